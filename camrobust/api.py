@@ -1,0 +1,209 @@
+"""In process, without Ray: for notebooks, tests and twenty images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from camrobust.aggregate import scan_scores, summarise
+from camrobust.core.cams import CAMS
+from camrobust.core.draws import Draws
+from camrobust.core.evidence import collect, frozen
+from camrobust.core.evidence import explain as all_maps
+from camrobust.core.perturb import make_variants, variants
+from camrobust.core.segments import quickshift
+from camrobust.errors import UserError
+from camrobust.io.images import ImageError, decode
+from camrobust.io.results import make_table
+from camrobust.io.runs import open_run
+from camrobust.measure import Sample, Settings, measure
+from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
+from camrobust.schema import SCORES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Photographs = Tensor | Sequence["str | Path | NDArray[Any] | Tensor"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on some images.
+
+    Attributes:
+        scores: one row per image, CAM and variant; columns as `schema.SCORES`.
+        controls: names of the CAMs that are a floor.
+    """
+
+    scores: pl.DataFrame
+    controls: tuple[str, ...]
+
+    def summary(self, by: str = "by_cam", average: str = "macro") -> pl.DataFrame:
+        """Consistency, responsiveness and robustness with intervals.
+
+        Args:
+            by: by_level, by_perturbation, by_cam, by_model or by_dataset.
+            average: "macro" (per image first) or "micro" (over all pairs).
+
+        Raises:
+            UserError: there is no such table.
+        """
+        tables = summarise(self.scores.lazy(), average, self.controls)
+        if by not in tables:
+            raise UserError(f"summary: by must be one of {', '.join(tables)}, got '{by}'")
+        return tables[by]
+
+
+def load_run(uri: str) -> Evaluation:
+    """The scores of a run folder, local or on S3.
+
+    Raises:
+        UserError: there is no run in that folder.
+    """
+    folder = open_run(uri)
+    document = folder.run()
+    files, options = folder.score_files(folder.committed())
+    return Evaluation(scan_scores(files, options).collect(), tuple(document["controls"]))
+
+
+def _model(model: nn.Module | str | Model, target_layer: str | None, image_size: int, **keywords: Any) -> Model:
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str):
+        name = model.partition(":")[2] or model
+        return load_model(ModelSpec(name, model, target_layer=target_layer), image_size=image_size)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
+    return wrap(model, target_layer=target_layer, image_size=image_size, **keywords)
+
+
+def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Tensor]:
+    """Image ids and (B, 3, H, W) uint8."""
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+        scaled = images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
+        return [str(number) for number in range(len(scaled))], scaled.cpu()
+    names, pixels = [], []
+    for number, image in enumerate(images):
+        if isinstance(image, (str, Path)):
+            names.append(str(image))
+            try:
+                pixels.append(torch.from_numpy(decode(Path(image).read_bytes(), resize, crop).pixels))
+            except (ImageError, OSError) as error:
+                raise UserError(f"images: '{image}' cannot be used: {getattr(error, 'message', error)}") from error
+        else:
+            tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
+            names.append(str(number))
+            pixels.append(_pixels(tensor[None], resize, crop)[1][0])
+    if not pixels:
+        raise UserError("images: must hold at least one image, got none")
+    return names, torch.stack(pixels)
+
+
+def evaluate(
+    model: nn.Module | str | Model,
+    images: Photographs,
+    cams: Sequence[str] = ("gradcam",),
+    perturbations: Sequence[str | Mapping[str, object]] = ("gaussian_noise:1-5",),
+    labels: Sequence[int] | None = None,
+    seed: int = 0,
+    *,
+    target_layer: str | None = None,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    resize: int = 256,
+    crop: int = 224,
+    rbo_p: float = 0.9,
+    ties: str = "b",
+) -> Evaluation:
+    """Measure how robust a model's maps are to noise, in this process.
+
+    Args:
+        model: a classifier, or its name. A module's parameters and mode are put back afterwards.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or paths and (3, H, W) arrays.
+        cams: names from `camrobust list cams`.
+        perturbations: as in a configuration.
+        labels: true classes, one per image.
+        seed: of every random draw.
+        target_layer: dotted name of a submodule, None to discover it.
+        mean: of the normalisation, for a module.
+        std: of the normalisation, for a module.
+        resize: shorter side of files after resizing, px.
+        crop: side of the centre crop of files, px.
+        rbo_p: persistence of rank-biased overlap.
+        ties: its tie rule.
+
+    Raises:
+        UserError: an unknown name, or a file that is no image.
+        ValueError: images of another shape, or as many labels as there are not images.
+    """
+    planned = variants(perturbations)
+    settings = Settings(tuple(CAMS[name].name for name in cams), seed, rbo_p, ties)
+    names, pixels = _pixels(images, resize, crop)
+    if labels is not None and len(labels) != len(names):
+        raise ValueError(f"labels: must be one per image ({len(names)}), got {len(labels)}; pass None where unknown")
+    columns: dict[str, list[object]] = {column.name: [] for column in SCORES}
+    module = model if isinstance(model, nn.Module) else nn.Identity()
+    with frozen(module):
+        ready = _model(model, target_layer, pixels.shape[-1], mean=mean, std=std)
+        for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
+            label = None if labels is None else int(labels[number])
+            sample = Sample("images", name, label, quickshift(image[None])[0])
+            found, _ = measure(ready, sample, make_variants(image, planned, name, "images", seed), planned, settings)
+            for column, values in found.items():
+                columns[column].extend(values)
+    scores = pl.from_arrow(make_table(SCORES, columns))
+    return Evaluation(scores, tuple(one for one in cams if CAMS[one].control))  # type: ignore[arg-type]
+
+
+def explain(
+    model: nn.Module | str | Model,
+    images: Tensor,
+    cams: Sequence[str] = ("gradcam",),
+    target_layer: str | None = None,
+    *,
+    targets: Sequence[int] | None = None,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Raw low-resolution maps of some images, all from one pass.
+
+    Args:
+        model: a classifier, or its name. A module's parameters and mode are put back afterwards.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation.
+        cams: names from `camrobust list cams`.
+        target_layer: dotted name of a submodule, None to discover it.
+        targets: the class to explain on each image, None for the predicted one.
+        mean: of the normalisation, for a module.
+        std: of the normalisation, for a module.
+        seed: of the methods that draw.
+
+    Returns:
+        (B, h, w) float32 on the model's device, by CAM; not normalised.
+
+    Raises:
+        UserError: an unknown CAM or layer.
+        ValueError: images of another shape.
+    """
+    functions = [CAMS[name].function for name in cams]
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+    if targets is not None and len(targets) != len(images):
+        raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
+    module = model if isinstance(model, nn.Module) else nn.Identity()
+    with frozen(module):
+        ready = _model(model, target_layer, images.shape[-1], mean=mean, std=std)
+        names = [str(number) for number in range(len(images))]
+        draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
+        wanted = None if targets is None else torch.tensor(list(targets), device=ready.device)
+        choose = (lambda logits: logits.argmax(dim=1)) if wanted is None else (lambda _: wanted)
+        evidence = collect(ready.network, ready.normalise(images), choose, draws)
+        maps = all_maps(evidence, functions)
+    return {name: maps[:, number] for number, name in enumerate(cams)}

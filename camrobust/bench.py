@@ -1,0 +1,166 @@
+"""Speed as ratios within one process, interleaved, so that a noisy machine slows both sides alike.
+
+Imports the core, the models and the measure only: runs where ray, polars and boto3 are not installed.
+"""
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camrobust.core.cams import CAMS
+from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
+from camrobust.measure import Sample, Settings, explain_variants, measure
+from camrobust.models import Model, ModelSpec, load_model
+
+BATCH = {"cpu": 8, "cuda": 64}
+SHARED = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam")
+"""Methods that are compared with the peers, one peer call each."""
+
+
+def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dict[str, Any]:
+    """Time the shared pass and the perturbations on a ResNet-50 with random weights.
+
+    Args:
+        device: "cpu" or "cuda".
+        peers: also time grad-cam, torchcam and captum, where they are installed.
+        repeats: interleaved repetitions; medians are reported.
+
+    Returns:
+        Facts about the machine, and ratios to a plain inference_mode forward pass of the same batch.
+
+    Raises:
+        UserError: no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        from camrobust.errors import UserError
+
+        raise UserError("bench: this machine has no CUDA device; use --device cpu")
+    model = load_model(ModelSpec("resnet50", "torchvision:resnet50@none"), device=device)
+    planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
+    image = _image()
+    pixels = make_variants(image, planned, "bench", "bench", 0)
+    sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
+    settings = Settings(tuple(CAMS.names()), batch=BATCH[device])
+    inputs = model.normalise(pixels)
+    candidates: dict[str, Callable[[], object]] = {
+        "plain forward": lambda: _plain(model, inputs),
+        "ten CAMs": lambda: explain_variants(model, sample, pixels, planned, settings),
+        "ten CAMs, ranks, RBO, rows": lambda: measure(model, sample, pixels, planned, settings),
+    }
+    if peers:
+        candidates |= _peers(model, inputs)
+    seconds = interleaved(candidates, repeats, device)
+    plain = seconds["plain forward"]
+    return {
+        "machine": _machine(device),
+        "model": "resnet50, random weights, 224 px",
+        "batch": BATCH[device],
+        "cams": len(CAMS),
+        "repeats": repeats,
+        "plain_forward_ms_per_image": round(statistics.median(plain) * 1000 / BATCH[device], 3),
+        "ratios": {name: round(_ratio(times, plain), 3) for name, times in seconds.items()},
+        "perturbation_ms_per_image": _perturbation_ms(image, device),
+    }
+
+
+def _ratio(times: list[float], plain: list[float]) -> float:
+    """Median of the ratios of neighbouring measurements."""
+    return statistics.median(one / other for one, other in zip(times, plain, strict=True))
+
+
+def _image() -> Tensor:
+    """A smooth picture, (3, 224, 224) uint8: noise interpolated, the same everywhere."""
+    coarse = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
+    return (smooth[0] * 255).to(torch.uint8)
+
+
+def _grid(size: int, cells: int = 6) -> Tensor:
+    """Square segments, 36 of them: about what Quickshift gives on a photo."""
+    row = torch.arange(size) * cells // size
+    return row[:, None] * cells + row[None, :]
+
+
+def _plain(model: Model, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = model.network.module(inputs)
+    return logits
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each candidate, measured in turns after one round of warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(repeats + 1):
+        for name, work in candidates.items():
+            _wait(device)
+            start = time.perf_counter()
+            work()
+            _wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
+    """Milliseconds for one image at severity 3, the fastest of three."""
+    found = {}
+    for name in PERTURBATIONS.names():
+        planned = variants([f"{name}:3"])
+        work = {name: lambda planned=planned: make_variants(image.to(device), planned, "bench", "bench", 0)}
+        found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)  # type: ignore[arg-type]
+    return found
+
+
+def _peers(model: Model, inputs: Tensor) -> dict[str, Callable[[], object]]:
+    """The same methods by other libraries, one after the other, each as its users call it."""
+    work: dict[str, Callable[[], object]] = {}
+    try:
+        import pytorch_grad_cam as pgc
+    except ImportError:
+        return work
+    names = {
+        "gradcam": pgc.GradCAM, "gradcam++": pgc.GradCAMPlusPlus, "xgradcam": pgc.XGradCAM,
+        "hirescam": pgc.HiResCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM,
+        "eigengradcam": pgc.EigenGradCAM,
+    }  # fmt: skip
+    for name, method in names.items():
+        explainer = method(model=model.network.module, target_layers=[model.network.layer])
+        work[f"grad-cam: {name}"] = lambda explainer=explainer: explainer(input_tensor=inputs)
+    return work
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, CPU",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Print the results as two plain Markdown tables."""
+    machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    lines = [
+        f"{machine}; {results['model']}, batch {results['batch']}, median of {results['repeats']}",
+        "",
+        "| work on one batch | × plain forward |",
+        "|---|---|",
+        *(f"| {name} | {ratio:.2f} |" for name, ratio in results["ratios"].items()),
+        "",
+        "| perturbation at severity 3 | ms per image |",
+        "|---|---|",
+        *(f"| {name} | {ms:.2f} |" for name, ms in results["perturbation_ms_per_image"].items()),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")

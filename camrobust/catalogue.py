@@ -1,0 +1,82 @@
+"""The registries as plain rows, for `camrobust list` and the tables in docs/."""
+
+from typing import Any
+
+from camrobust.core.cams import CAMS
+from camrobust.core.perturb import PERTURBATIONS
+from camrobust.core.similarity import SIMILARITIES
+
+KINDS = ("cams", "perturbations", "similarities", "models")
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """One row per entry of a registry, with the facts that a user chooses by.
+
+    Args:
+        kind: one of `KINDS`.
+    """
+    return {"cams": _cams, "perturbations": _perturbations, "similarities": _similarities, "models": _models}[kind]()
+
+
+def _cams() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": one.name,
+            "needs": one.needs,
+            "map": "signed" if one.signed else "not negative",
+            "year": one.year,
+            "source": one.source,
+        }
+        for one in CAMS
+    ]
+
+
+def _perturbations() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": one.name,
+            "family": one.family,
+            "parameter": ", ".join(one.parameters),
+            "unit": one.unit,
+            "severity 1 to 5": " ".join(_strength(strength) for strength in one.severities),
+            "random": "yes" if one.random else "no",
+            "source": one.source,
+        }
+        for one in PERTURBATIONS
+    ]
+
+
+def _strength(strength: Any) -> str:
+    return ",".join(f"{value:g}" for value in strength) if isinstance(strength, tuple) else f"{strength:g}"
+
+
+def _similarities() -> list[dict[str, Any]]:
+    rbo = {"name": "rbo, rbo_adjusted", "range": "0 to 1; adjusted: 0 = chance", "same map gives": 1.0,
+           "unit": "overlap of segment rankings", "source": "Webber 2010; Corsi & Urbano 2024"}  # fmt: skip
+    return [
+        rbo,
+        *(
+            {
+                "name": one.name,
+                "range": f"{one.low:g} to {one.high:g}",
+                "same map gives": one.same,
+                "unit": one.unit,
+                "source": one.source,
+            }
+            for one in SIMILARITIES
+        ),
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from torchvision import models
+
+    rows = [
+        {"builder": f"torchvision:{name}", "weights": ", ".join(models.get_model_weights(name).__members__)}
+        for name in models.list_models(module=models)
+    ]
+    try:
+        import timm
+    except ImportError:
+        return rows
+    return rows + [{"builder": f"timm:{name}", "weights": "published"} for name in timm.list_models(pretrained=True)]

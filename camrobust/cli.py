@@ -1,0 +1,263 @@
+"""The command line. Exit codes: 0 ok, 1 the run is incomplete or a check failed, 2 the user's mistake (one line)."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from camrobust.errors import UserError
+
+Arguments = argparse.Namespace
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in arguments are one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        given = _parser().parse_args(arguments)
+        command: Callable[[Arguments], int] = given.command
+        return command(given)
+    except UserError as error:
+        _error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _error("interrupted; run the same command again to resume")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _error(message: str) -> None:
+    sys.stderr.write(f"camrobust: {' '.join(message.split())}\n")
+
+
+def _print(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="camrobust", description="How robust are class activation maps to noise?")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, command: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(command=command)
+        return one
+
+    def add_json(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--json", action="store_true", help="print data instead of text")
+
+    def add_config(one: argparse.ArgumentParser) -> None:
+        one.add_argument("config", help="YAML file, see jobs/configs")
+        one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, in YAML")
+        one.add_argument("--output", help="override the output folder")
+
+    def add_running(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--address", default="local", help="local, auto, or the address of a Ray cluster")
+        one.add_argument("--verbose", action="store_true", help="show what Ray prints")
+        one.add_argument("--quiet", action="store_true", help="show no progress")
+
+    one = add("run", _run, "measure, verify, aggregate and report; resumes what is there")
+    add_config(one)
+    add_running(one)
+    one.add_argument("--fresh", action="store_true", help="start in a new folder beside an existing run")
+    add_json(one)
+    one = add("demo", _demo, "a small real run on photos and weights from installed packages")
+    one.add_argument("--output", default="demo-run", help="folder for its results")
+    add_running(one)
+    add_json(one)
+    one = add("plan", _plan, "count and estimate a run; spends nothing")
+    add_config(one)
+    one.add_argument("--forwards-per-s", type=float, help="forward passes per second and worker; default: measured here")
+    one.add_argument("--workers", type=int, default=1, help="Explain workers to divide the time by")
+    add_json(one)
+    for name, command, text in (
+        ("verify", _verify, "is every planned row there exactly once, or its image named in failures?"),
+        ("aggregate", _aggregate, "reduce the scores to summary tables"),
+        ("report", _report, "draw report/index.html"),
+    ):
+        one = add(name, command, text)
+        one.add_argument("run", help="output folder of a run")
+        add_json(one)
+    one = add("list", _list, "what the registries hold")
+    one.add_argument("kind", choices=("cams", "perturbations", "similarities", "models"))
+    add_json(one)
+    one = add("explain", _explain, "a picture of CAMs, and how they move under noise, for one photo")
+    one.add_argument("image", help="an image file")
+    one.add_argument("--model", required=True, help="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
+    one.add_argument("--weights", help=".safetensors or .pth file")
+    one.add_argument("--target-layer", help="dotted name of a submodule")
+    one.add_argument("--cam", action="append", required=True, help="name of a CAM; may be repeated")
+    one.add_argument("--perturb", nargs="*", default=[], metavar="NAME:LEVEL", help="perturbations to compare with")
+    one.add_argument("--output", default="explain.png", help="picture to write")
+    one = add("bench", _bench, "time against a plain forward pass, as ratios within this process")
+    one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    one.add_argument("--peers", action="store_true", help="also grad-cam, torchcam and captum, where installed")
+    one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
+    add_json(one)
+    return parser
+
+
+def _run(given: Arguments) -> int:
+    from camrobust.config import load_config
+
+    return _carry_out(load_config(given.config, given.set, given.output), given, fresh=given.fresh)
+
+
+def _demo(given: Arguments) -> int:
+    from camrobust.demo import demo_config
+
+    return _carry_out(demo_config(given.output), given, fresh=False)
+
+
+def _carry_out(config: Any, given: Arguments, *, fresh: bool) -> int:
+    from camrobust import workflow
+    from camrobust.terminal import Meter, say
+
+    quiet = given.quiet or given.json
+    outcome = workflow.run(
+        config,
+        address=given.address,
+        fresh=fresh,
+        verbose=given.verbose,
+        say=(lambda _: None) if quiet else say,
+        progress=Meter(quiet=quiet),
+    )
+    if given.json:
+        _print({"output": outcome.folder.uri, "measured": outcome.measured, **outcome.verdict.as_dict()})
+        return outcome.exit_code
+    _show_verdict(outcome.verdict, outcome.folder.uri)
+    if outcome.verdict.complete and outcome.verdict.score_rows:
+        _show_leaderboard(workflow.summaries(outcome.folder)["by_cam"])
+        say(f"report: {outcome.folder.store.locate('report/index.html')}")
+    if outcome.too_many_failures:
+        share = f"{outcome.verdict.failure_share:.1%}"
+        say(f"{share} of the images failed, more than max_failures ({config.max_failures:.1%}); see failures/")
+    return outcome.exit_code
+
+
+def _show_verdict(verdict: Any, uri: str) -> None:
+    from camrobust.terminal import say
+
+    failed = f", {verdict.failed_images} images failed" if verdict.failed_images else ""
+    if verdict.complete:
+        say(f"complete: {verdict.score_rows:,} of {verdict.planned_rows:,} rows scored{failed} ({uri})")
+        return
+    say(
+        f"incomplete: {verdict.score_rows:,} of {verdict.planned_rows:,} rows, {verdict.missing} image-model pairs "
+        f"missing, {verdict.surplus} surplus{failed}; for example {', '.join(verdict.examples)} ({uri})"
+    )
+
+
+def _show_leaderboard(by_cam: Any) -> None:
+    from camrobust.terminal import show_table
+
+    columns = ["dataset", "model", "cam", "robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted",
+               "robustness", "flip_rate", "flat_share", "n_images"]  # fmt: skip
+    titles = ["dataset", "model", "CAM", "RM adj.", "cons. adj.", "resp. adj.", "RM raw", "flips", "flat", "images"]
+    best = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
+    show_table("Robustness of the maps (adjusted: 1 = same ranking, 0 = chance)", titles, best.select(columns).rows())
+
+
+def _plan(given: Arguments) -> int:
+    from camrobust.config import load_config
+    from camrobust.estimate import estimate
+    from camrobust.terminal import show_table
+
+    config = load_config(given.config, given.set, given.output)
+    rows = estimate(config, given.forwards_per_s, given.workers)
+    if given.json:
+        _print(rows)
+    else:
+        show_table("Plan", ["what", "amount"], [(name.replace("_", " "), value) for name, value in rows.items()])
+    return 0
+
+
+def _verify(given: Arguments) -> int:
+    from camrobust.io.runs import open_run
+    from camrobust.verify import verify
+
+    folder = open_run(given.run)
+    verdict = verify(folder)
+    if given.json:
+        _print(verdict.as_dict())
+    else:
+        _show_verdict(verdict, folder.uri)
+    return 0 if verdict.complete else 1
+
+
+def _aggregate(given: Arguments) -> int:
+    from camrobust import workflow
+    from camrobust.io.runs import open_run
+    from camrobust.verify import verify
+
+    folder = open_run(given.run)
+    verdict = verify(folder)
+    if not verdict.complete:
+        _show_verdict(verdict, folder.uri)
+        return 1
+    tables = workflow.aggregate(folder)
+    if given.json:
+        _print({name: table.to_dicts() for name, table in tables.items()})
+    else:
+        _show_leaderboard(tables["by_cam"])
+    return 0
+
+
+def _report(given: Arguments) -> int:
+    from camrobust import workflow
+    from camrobust.io.runs import open_run
+
+    address = workflow.report(open_run(given.run))
+    if given.json:
+        _print({"report": address})
+    else:
+        sys.stdout.write(f"{address}\n")
+    return 0
+
+
+def _list(given: Arguments) -> int:
+    from camrobust.catalogue import catalogue
+    from camrobust.terminal import show_table
+
+    rows = catalogue(given.kind)
+    if given.json:
+        _print(rows)
+    else:
+        show_table(given.kind, list(rows[0]), [list(row.values()) for row in rows])
+    return 0
+
+
+def _explain(given: Arguments) -> int:
+    from camrobust.picture import explain_picture
+
+    explain_picture(
+        given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
+        cams=given.cam, perturbations=given.perturb,
+    )  # fmt: skip
+    sys.stdout.write(f"{given.output}\n")
+    return 0
+
+
+def _bench(given: Arguments) -> int:
+    from camrobust.bench import bench, show
+
+    results = bench(given.device, peers=given.peers, repeats=given.repeats)
+    if given.json:
+        _print(results)
+    else:
+        show(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

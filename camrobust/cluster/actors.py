@@ -1,0 +1,275 @@
+"""What runs on the cluster's machines: thin, load once, call the science.
+
+Batches are dictionaries of numpy arrays and may be read-only (Ray hands out shared memory), so nothing writes in place.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from camrobust.config import RunConfig
+from camrobust.core.perturb import Variant, make_variants
+from camrobust.core.segments import quickshift
+from camrobust.io.images import ImageError, Photo, characteristics, decode
+from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
+from camrobust.io.store import MissingObjectError, open_store, read_object
+from camrobust.measure import Columns, Explained, Sample, measure
+from camrobust.models import Model
+from camrobust.plan import build, settings_of
+from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
+
+Batch = dict[str, Any]
+UNKNOWN_LABEL = -1
+FETCHERS = 16
+GALLERY_VARIANTS = 12
+"""Most variants of a gallery image whose maps are kept."""
+AUTO_BATCH = {"cpu": 8, "cuda": 64}
+
+PROPERTIES = ("brightness", "contrast", "colourfulness", "edge_density", "high_frequency")
+KEYS = ("dataset", "image_id", "label", "parts")
+ERROR = ("stage", "kind", "message")
+
+
+class Load:
+    """Fetch, decode, crop, segment: one row per image; an image that cannot be used goes on as a failure."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Rows of the manifest to rows with pixels (3, H, W) and segments (H, W)."""
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            contents = list(pool.map(_fetch, batch["uri"]))
+        rows = [self._load(content) for content in contents]
+        loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: batch[name] for name in KEYS} | loaded
+
+    def _load(self, content: bytes | ImageError) -> dict[str, Any]:
+        image, crop = self.config.image, self.config.image.crop
+        try:
+            if isinstance(content, ImageError):
+                raise content
+            photo = decode(content, image.resize, image.crop)
+        except ImageError as error:
+            empty = Photo(np.zeros((3, crop, crop), np.uint8), 0, 0)
+            return self._row(empty, np.zeros((crop, crop), np.int32), ("load", error.kind, error.message))
+        settings = self.config.segments
+        labels = quickshift(
+            torch.from_numpy(photo.pixels)[None], settings.kernel_size, settings.max_dist, settings.ratio
+        )
+        return self._row(photo, labels[0].numpy().astype(np.int32), ("", "", ""))
+
+    def _row(self, photo: Photo, segments: NDArray[np.int32], error: tuple[str, str, str]) -> dict[str, Any]:
+        row: dict[str, Any] = {"pixels": photo.pixels, "segments": segments}
+        row |= {"width": photo.width, "height": photo.height}
+        row |= characteristics(photo.pixels)
+        return row | dict(zip(ERROR, error, strict=True))
+
+
+def _fetch(uri: str) -> bytes | ImageError:
+    """The bytes; an object that is not there is the image's failure, a store that fails is the run's."""
+    try:
+        return read_object(str(uri))
+    except MissingObjectError as error:
+        return ImageError(str(error), "missing")
+
+
+class Perturb:
+    """One image to its variants, clean first: one row per part that is still to be measured."""
+
+    def __init__(self, config: RunConfig, parts: Sequence[Sequence[Variant]], device: str) -> None:
+        self.config, self.parts, self.device = config, parts, device
+        self.size = 1 + max(len(part) for part in parts)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Rows with pixels (3, H, W) to rows with variants (P+1, 3, H, W), padded to the largest part."""
+        rows, parts, stacks = [], [], []
+        for row in range(len(batch["image_id"])):
+            for part in map(int, str(batch["parts"][row]).split(",")):
+                rows.append(row)
+                parts.append(part)
+                stacks.append(self._variants(batch, row, part))
+        kept = {name: values[rows] for name, values in batch.items() if name not in ("pixels", "parts")}
+        return kept | {"part": np.array(parts), "variants": np.stack(stacks)}
+
+    def _variants(self, batch: Batch, row: int, part: int) -> NDArray[np.uint8]:
+        pixels = torch.from_numpy(batch["pixels"][row].copy())
+        stack = np.zeros((self.size, *pixels.shape), np.uint8)
+        if not batch["kind"][row]:
+            made = make_variants(
+                pixels.to(self.device),
+                self.parts[part],
+                str(batch["image_id"][row]),
+                str(batch["dataset"][row]),
+                self.config.seed,
+            )
+            stack[: len(made)] = made.cpu().numpy()
+        return stack
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One image's part as it reaches the Explain actor."""
+
+    sample: Sample
+    part: int
+    pixels: torch.Tensor
+    properties: dict[str, Any]
+    error: dict[str, str] | None
+
+
+class Explain:
+    """All models of the run on one device: variants in, packed result tables out, one row per image and part."""
+
+    def __init__(
+        self, config: RunConfig, parts: Sequence[Sequence[Variant]], gallery: frozenset[tuple[str, str]], device: str
+    ) -> None:
+        self.config, self.parts, self.gallery = config, parts, gallery
+        self.models = [build(one, config.image.crop, device) for one in config.models]
+        batch = AUTO_BATCH[device] if config.cluster.batch == "auto" else config.cluster.batch
+        self.settings = settings_of(config, batch)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Rows with variants to rows of four packed tables, named as the fields of `io.results.Unit`."""
+        rows = [self._measure(_row(batch, number)) for number in range(len(batch["image_id"]))]
+        return {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
+
+    def _measure(self, row: _Row) -> dict[str, Any]:
+        scores: list[pa.Table] = [make_table(SCORES, [])]
+        failures: list[dict[str, Any]] = []
+        maps: list[dict[str, Any]] = []
+        sample, variants = row.sample, self.parts[row.part]
+        if row.error is not None:
+            failures += [_failure(sample, None, row.error)] if row.part == 0 else []
+        else:
+            for model in self.models:
+                found = self._one_model(model, row, variants)
+                if isinstance(found, str):
+                    error = {"stage": "explain", "kind": "error", "message": found}
+                    failures.append(_failure(sample, model.name, error))
+                    continue
+                columns, explained = found
+                scores.append(make_table(SCORES, columns))
+                if row.part == 0 and (sample.dataset, sample.image_id) in self.gallery:
+                    maps += _gallery(model, row, variants, explained, first=model is self.models[0], config=self.config)
+        image = [row.properties] if row.part == 0 and row.error is None else []
+        return {
+            "dataset": sample.dataset,
+            "image_id": sample.image_id,
+            "part": row.part,
+            "scores": pack(pa.concat_tables(scores)),
+            "images": pack(make_table(IMAGES, image)),
+            "failures": pack(make_table(FAILURES, failures)),
+            "maps": pack(make_table(MAPS, maps)),
+        }
+
+    def _one_model(
+        self, model: Model, row: _Row, variants: Sequence[Variant]
+    ) -> tuple[Columns, Explained] | str:
+        """Scores and maps, or what went wrong: one model's trouble with one image must not end the run."""
+        try:
+            return measure(model, row.sample, row.pixels[: len(variants) + 1], variants, self.settings)
+        except Exception as error:  # noqa: BLE001 - any model code may raise anything; it becomes a failure row
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _row(batch: Batch, number: int) -> _Row:
+    cells = {name: values[number] for name, values in batch.items()}
+    label = None if int(cells["label"]) == UNKNOWN_LABEL else int(cells["label"])
+    segments = torch.from_numpy(cells["segments"].astype(np.int64))
+    sample = Sample(str(cells["dataset"]), str(cells["image_id"]), label, segments)
+    properties: dict[str, Any] = {
+        "dataset": sample.dataset,
+        "image_id": sample.image_id,
+        "label": label,
+        "width": int(cells["width"]),
+        "height": int(cells["height"]),
+        "segments": int(segments.max()) + 1,
+        **{name: float(cells[name]) for name in PROPERTIES},
+    }
+    error = {name: str(cells[name]) for name in ERROR} if cells["kind"] else None
+    return _Row(sample, int(cells["part"]), torch.from_numpy(cells["variants"].copy()), properties, error)
+
+
+def _failure(sample: Sample, model: str | None, error: dict[str, str]) -> dict[str, Any]:
+    return {"dataset": sample.dataset, "image_id": sample.image_id, "model": model, **error}
+
+
+def _gallery(
+    model: Model, row: _Row, variants: Sequence[Variant], explained: Explained, *, first: bool, config: RunConfig
+) -> list[dict[str, Any]]:
+    """Rows of `schema.MAPS`: the clean variant and at most `GALLERY_VARIANTS` of the others, evenly chosen."""
+    chosen = np.unique(np.linspace(1, len(variants), min(GALLERY_VARIANTS, len(variants))).round().astype(int))
+    maps = explained.maps.cpu().numpy().astype("<f2")
+    rows = []
+    for place in (0, *chosen.tolist()):
+        variant = variants[place - 1] if place else None
+        rows.append(
+            {
+                "dataset": row.sample.dataset,
+                "image_id": row.sample.image_id,
+                "model": model.name,
+                "perturbation": variant.perturbation if variant else CLEAN,
+                "severity": variant.severity if variant else None,
+                "parameter": variant.parameter if variant else "",
+                "replicate": variant.replicate if variant else 0,
+                "predicted": int(explained.predictions[place]),
+                "confidence": float(explained.confidences[place]),
+                "photo": _jpeg(row.pixels[place].numpy()),
+                "outlines": _outlines(row.sample.segments.numpy()) if first and not place else None,
+                "cams": ",".join(config.cams),
+                "height": maps.shape[2],
+                "width": maps.shape[3],
+                "maps": maps[place].tobytes(),
+            }
+        )
+    return rows
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    sink = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(sink, "JPEG", quality=80)
+    return sink.getvalue()
+
+
+def _outlines(segments: NDArray[np.int64]) -> bytes:
+    """A one-bit PNG that is white on the border between two segments."""
+    border = np.zeros(segments.shape, bool)
+    border[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+    border[1:] |= segments[1:] != segments[:-1]
+    sink = BytesIO()
+    Image.fromarray(border).save(sink, "PNG", optimize=True)
+    return sink.getvalue()
+
+
+class Commit:
+    """Results of some images to the store, as one commit; what goes back to the driver is only counts."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Rows of packed tables to one row of counts."""
+        units = [
+            Unit(
+                str(batch["dataset"][row]),
+                str(batch["image_id"][row]),
+                int(batch["part"][row]),
+                *(unpack(batch[name][row]) for name in ("scores", "images", "failures", "maps")),
+            )
+            for row in range(len(batch["image_id"]))
+        ]
+        write_commit(open_store(self.output), units)
+        return {
+            "units": np.array([len(units)]),
+            "rows": np.array([sum(unit.scores.num_rows for unit in units)]),
+            "failures": np.array([sum(unit.failures.num_rows for unit in units)]),
+        }

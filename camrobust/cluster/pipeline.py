@@ -1,0 +1,204 @@
+"""The run on one page: what is pending, load → perturb → explain → commit, progress."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import polars as pl
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.errors import UserError
+from camrobust.io.runs import RunFolder
+from camrobust.io.store import arrow_filesystem
+from camrobust.plan import ROW_BYTES, Plan
+
+IMAGES_PER_LOAD = 8
+COMMIT_BYTES = 64 * 2**20
+"""Size of a score file to aim at when there is enough of it."""
+COMMIT_SHARE = 100
+"""No commit holds more than this fraction of the run, so that little is lost when the driver dies."""
+
+Report = Callable[[int, int, int], None]
+"""Called with (images and parts done now, all that were pending, failure rows) after every commit."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How wide each stage runs and what one of its workers asks for."""
+
+    device: str
+    explain: dict[str, Any]
+    perturb: dict[str, Any]
+    load: dict[str, Any]
+    explainers: tuple[int, int]
+    perturbers: tuple[int, int]
+
+
+def place(plan: Plan) -> Placement:
+    """Resources of each stage, from the configuration and what the cluster has now."""
+    wanted = plan.config.cluster
+    cluster = ray.cluster_resources()
+    gpus, cpus = int(cluster.get("GPU", 0)), max(1, int(cluster.get("CPU", 1)))
+    on_gpu = gpus > 0 if wanted.gpus_per_explainer is None else wanted.gpus_per_explainer > 0
+    if on_gpu:
+        explain: dict[str, Any] = {"num_gpus": wanted.gpus_per_explainer or 0.8, "num_cpus": 1}
+        perturb: dict[str, Any] = {
+            "num_gpus": 0.2 if wanted.gpus_per_perturber is None else wanted.gpus_per_perturber,
+            "num_cpus": 1,
+        }
+        if wanted.accelerator:
+            explain["accelerator_type"] = perturb["accelerator_type"] = wanted.accelerator
+    else:
+        # Fractions of a core let loading, perturbing and explaining share two cores without starving each other.
+        explain, perturb = {"num_cpus": 0.5}, {"num_cpus": 0.25}
+    load: dict[str, Any] = {"num_cpus": wanted.cpus_per_loader or (1 if on_gpu else 0.5)}
+    if wanted.loader_labels:
+        load["label_selector"] = wanted.loader_labels
+    most = max(8, gpus) if on_gpu else cpus
+    return Placement(
+        device="cuda" if on_gpu else "cpu",
+        explain=explain,
+        perturb=perturb,
+        load=load,
+        explainers=wanted.explainers or (max(1, most // 2) if not on_gpu else 1, most),
+        perturbers=wanted.perturbers or (1, most if on_gpu else max(1, cpus // 2)),
+    )
+
+
+def _pool(size: tuple[int, int]) -> ActorPoolStrategy:
+    return ActorPoolStrategy(min_size=size[0], max_size=size[1], max_tasks_in_flight_per_actor=2)
+
+
+def images_per_commit(plan: Plan, pending: int) -> int:
+    """Images in one commit: files of a good size for an object store, but never much of the run at once."""
+    bytes_per_image = plan.rows_per_image * ROW_BYTES
+    return max(1, min(COMMIT_BYTES // bytes_per_image, -(-pending // COMMIT_SHARE)))
+
+
+def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
+    """The images whose maps are kept: those with the smallest hash, so the same ones on every attempt."""
+    keys = plan.manifest.select("dataset", "image_id").rows()
+    ranked = sorted(keys, key=lambda key: sha256(f"{plan.config.seed}\0{key[0]}\0{key[1]}".encode()).digest())
+    return frozenset(ranked[: plan.config.gallery])
+
+
+def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
+    """The streaming job from pending images to commits.
+
+    Actors restart and their batches are retried without end, which is Ray Data's default; a finite number would turn a
+    lost node into a failed run.
+    """
+    config, where = plan.config, place(plan)
+    images_per_load = max(1, min(IMAGES_PER_LOAD, pending // (4 * where.explainers[1])))
+    rows_per_explain = max(1, 32 // (1 + len(plan.parts[0])))
+    return (
+        ray.data.read_parquet(source, filesystem=arrow_filesystem(source))
+        .repartition(target_num_rows_per_block=images_per_load)
+        .map_batches(Load(config), batch_size=images_per_load, batch_format="numpy", **where.load)
+        .map_batches(
+            Perturb,
+            fn_constructor_args=(config, plan.parts, where.device),
+            batch_size=1,
+            batch_format="numpy",
+            compute=_pool(where.perturbers),
+            **where.perturb,
+        )
+        .map_batches(
+            Explain,
+            fn_constructor_args=(config, plan.parts, gallery(plan), where.device),
+            batch_size=rows_per_explain,
+            batch_format="numpy",
+            compute=_pool(where.explainers),
+            **where.explain,
+        )
+        .map_batches(
+            Commit(folder.uri), batch_size=images_per_commit(plan, pending), batch_format="numpy", num_cpus=0.1
+        )
+    )
+
+
+def measure_pending(plan: Plan, folder: RunFolder, pending: pl.DataFrame, report: Report) -> None:
+    """Measure and commit every pending image; returns when all are committed.
+
+    Args:
+        plan: the run.
+        folder: where its results go.
+        pending: images and their missing parts, from `io.runs.pending_units`.
+        report: called after every commit.
+
+    Raises:
+        UserError: the store or a model fails for good, in one sentence.
+    """
+    table = pending.with_columns(
+        pl.col("parts").cast(pl.List(pl.String)).list.join(","), pl.col("label").fill_null(UNKNOWN_LABEL)
+    )
+    source = folder.write_table("pending.parquet", table)
+    total = int(pending["parts"].list.len().sum())
+    done = failures = 0
+    report(done, total, failures)
+    with _plain_errors():
+        for counts in stages(plan, folder, source, total).iter_rows():
+            done += int(counts["units"])
+            failures += int(counts["failures"])
+            report(done, total, failures)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Hand on the user's mistake that a worker met, without Ray's layers around it."""
+    try:
+        yield
+    except Exception as error:
+        mistake = _user_error(error)
+        if mistake is not None:
+            raise UserError(str(mistake)) from error
+        raise
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "cause", None)
+        if type(error) is UserError:
+            return error
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def session(address: str, *, no_progress_timeout_s: float, verbose: bool = False) -> Iterator[None]:
+    """Ray, started here or joined, quiet, and left as it was found.
+
+    Args:
+        address: "local" for a cluster of this machine that ends with the session, "auto", or an address.
+        no_progress_timeout_s: the run fails when nothing moved for so long.
+        verbose: let Ray print what it likes to.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "2")
+    keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
+    if address == "local":
+        keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(logging_level="info" if verbose else "error", **keywords)
+    except ConnectionError as error:
+        raise UserError(
+            f"cluster: there is no Ray cluster at '{address}'; start one, or use --address local"
+        ) from error
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = no_progress_timeout_s
+    if not verbose:
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()

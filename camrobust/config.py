@@ -1,0 +1,257 @@
+"""The configuration of a run: typed, frozen, from YAML plus overrides; and the digest of what changes numbers."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from camrobust.errors import UserError
+from camrobust.registry import unknown
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _shorthand(value: Any) -> Any:
+    """A model may be written as its builder alone."""
+    return {"builder": value} if isinstance(value, str) else value
+
+
+class DatasetConfig(_Strict):
+    """Where photographs are."""
+
+    name: Name = Field(description="as it stands in the results")
+    images: Name = Field(description="folder, s3://bucket/prefix, or a csv/parquet manifest with a column uri")
+    labels: str | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
+
+
+class ModelConfig(_Strict):
+    """One classifier."""
+
+    name: Name = Field("", validate_default=False, description="as it stands in the results; default: the builder")
+    builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
+    weights: str | None = Field(None, description=".safetensors or .pth file, a path or s3://…")
+    target_layer: str | None = Field(None, description="dotted name of a submodule; default: discovered")
+    mean: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
+    std: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("builder"), str):
+            return {**data, "name": re.sub(r"^(torchvision|timm):", "", data["builder"])}
+        return data
+
+
+class ImageConfig(_Strict):
+    """Geometry of the crop that everything acts on."""
+
+    resize: int = Field(256, ge=1, le=4096, description="shorter side after resizing, px")
+    crop: int = Field(224, ge=8, le=4096, description="side of the centre crop, px")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.crop > self.resize:
+            raise ValueError(f"crop must be at most resize ({self.resize} px), got {self.crop}")
+        return self
+
+
+class MetricConfig(_Strict):
+    """How two maps are compared and averaged."""
+
+    rbo_p: float = Field(0.9, gt=0, lt=1, description="persistence of rank-biased overlap: weight of the top ranks")
+    ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
+    target: Literal["predicted", "clean"] = Field("predicted", description="class explained on the perturbed image")
+    average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
+
+
+class SegmentsConfig(_Strict):
+    """Quickshift."""
+
+    kernel_size: float = Field(4, gt=0, le=50, description="width of the density kernel, px")
+    max_dist: float = Field(200, gt=0, description="cut-off of the tree, larger gives fewer segments")
+    ratio: float = Field(0.2, ge=0, le=1, description="weight of colour against position")
+
+
+class ClusterConfig(_Strict):
+    """Where and how wide the work runs; changes no number."""
+
+    gpus_per_explainer: float | None = Field(None, ge=0, description="default: 0.8 where the cluster has a GPU, else 0")
+    gpus_per_perturber: float | None = Field(None, ge=0, description="default: 0.2 where the cluster has a GPU, else 0")
+    explainers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
+    perturbers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
+    cpus_per_loader: float | None = Field(None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU")
+    accelerator: str | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
+    loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
+    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass")
+    no_progress_timeout_s: float = Field(900, gt=0, description="give up when nothing moved for so long")
+
+    @field_validator("explainers", "perturbers")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 1 <= value[0] <= value[1]:
+            raise ValueError(f"must be [least, most] with 1 <= least <= most, got {list(value)}")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be auto or at least 1, got {value}")
+        return value
+
+
+class RunConfig(_Strict):
+    """Everything that a run is made from."""
+
+    output: Name = Field(description="folder or s3://bucket/prefix for this run's results")
+    seed: int = Field(0, ge=0, lt=2**63, description="of every random draw")
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    models: tuple[Annotated[ModelConfig, BeforeValidator(_shorthand)], ...] = Field(min_length=1)
+    image: ImageConfig = ImageConfig()
+    cams: tuple[str, ...] = Field(min_length=1, description="names from `camrobust list cams`")
+    perturbations: tuple[str | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
+    metric: MetricConfig = MetricConfig()
+    segments: SegmentsConfig = SegmentsConfig()
+    gallery: int = Field(64, ge=0, description="images whose maps are kept for the report")
+    max_failures: float = Field(0.01, ge=0, le=1, description="share of failed images above which the run fails")
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        for what, names in (
+            ("datasets", [one.name for one in self.datasets]),
+            ("models", [one.name for one in self.models]),
+            ("cams", list(self.cams)),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} must have different names, got '{twice[0]}' twice")
+        return self
+
+    def numbers(self) -> dict[str, Any]:
+        """The part that changes numbers, as plain data."""
+        return self.model_dump(mode="json", exclude={"output", "cluster", "gallery", "max_failures"})
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name the numbers of this configuration."""
+        return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> RunConfig:
+    """Read a YAML file and apply `a.b=c` overrides.
+
+    Args:
+        path: of the YAML file.
+        overrides: each `dotted.key=value`, the value in YAML.
+        output: replaces the output of the file.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key (with the nearest one), a value out of its range.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"config: there is no file '{path}'; give the path of a YAML file")
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config: '{path}' is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(data, dict):
+        raise UserError(f"config: '{path}' must hold keys and values, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    if output is not None:
+        data["output"] = output
+    return parse_config(data)
+
+
+def parse_config(data: Mapping[str, Any]) -> RunConfig:
+    """A checked configuration from plain data; one sentence for the first mistake.
+
+    Raises:
+        UserError: an unknown key (with the nearest one), a missing key, a value out of its range.
+    """
+    try:
+        return RunConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise _first_mistake(error) from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set must be key=value, got '{override}'; for example --set metric.rbo_p=0.95")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: '{text}' is not YAML; quote it") from error
+    *parents, last = key.split(".")
+    place: Any = data
+    for parent in parents:
+        place = _step(place, parent, override)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _step(place: Any, key: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, key, override)]
+    below = place.setdefault(key, {})
+    if not isinstance(below, (dict, list)):
+        raise UserError(f"--set {override}: '{key}' holds a single value, so nothing can be set inside it")
+    return below
+
+
+def _index(place: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(place):
+        raise UserError(f"--set {override}: '{key}' must be a position from 0 to {len(place) - 1}")
+    return int(key)
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    """The keys that the configuration knows at a place."""
+    places: dict[str, type[_Strict]] = {
+        "datasets": DatasetConfig, "models": ModelConfig, "image": ImageConfig, "metric": MetricConfig,
+        "segments": SegmentsConfig, "cluster": ClusterConfig,
+    }  # fmt: skip
+    model = places.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
+    return list(model.model_fields)
+
+
+def _first_mistake(error: ValidationError) -> UserError:
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if part not in ("str", "dict[str,any]")]
+    where = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        place = ".".join(str(part) for part in location[:-1])
+        message = str(unknown("key", location[-1], _keys_at(location)))
+        return UserError(f"config{': ' + place if place else ''}: {message}")
+    if first["type"] == "missing":
+        return UserError(f"config: the key '{where}' is missing")
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = first["input"]
+    shown = "" if isinstance(given, (dict, BaseModel)) or "got" in message else f", got {given!r}"
+    return UserError(f"config: {where + ': ' if where else ''}{message}{shown}")
+
+
+def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the keys in which two plain structures differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [found for key in keys for found in differing_keys(old.get(key), new.get(key), f"{prefix}{key}.")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [found for place, (a, b) in pairs for found in differing_keys(a, b, f"{prefix}{place}.")]
+    return [] if old == new else [prefix.removesuffix(".")]

@@ -1,0 +1,1 @@
+"""Pure tensor functions: no Ray, no files, no clock, no global random state."""

@@ -1,0 +1,121 @@
+"""Random streams: a draw is a pure function of what it is for, never of batch, order, worker or machine.
+
+Philox-4x32-10 (Salmon et al. 2011) in integer tensor operations, keyed per image by a hash of (run seed, dataset,
+image id, purpose, strength, replicate). Nothing here touches a global generator.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MASK = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+
+
+def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
+    """Philox-4x32-10.
+
+    Args:
+        counters: (N, 4) int64, each value in [0, 2**32).
+        key: two values in [0, 2**32).
+
+    Returns:
+        (N, 4) int64, each value in [0, 2**32): 128 random bits per counter.
+
+    References:
+        Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+    """
+    c0, c1, c2, c3 = counters.unbind(dim=1)
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        # The 64-bit products wrap around in int64; shifting and masking still gives their true upper halves.
+        first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c2 = (second >> 32) & MASK ^ c1 ^ k0, (first >> 32) & MASK ^ c3 ^ k1
+        c1, c3 = second & MASK, first & MASK
+        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
+    return torch.stack((c0, c1, c2, c3), dim=1)
+
+
+def _words(fields: Sequence[object]) -> tuple[int, int, int, int]:
+    """128 bits that name a stream; every field is preceded by its length, so that no two lists collide."""
+    digest = hashlib.blake2b(digest_size=16)
+    for field in fields:
+        text = str(field).encode()
+        digest.update(len(text).to_bytes(8, "little") + text)
+    value = digest.digest()
+    first, second, third, fourth = (int.from_bytes(value[place : place + 4], "little") for place in (0, 4, 8, 12))
+    return first, second, third, fourth
+
+
+class Draws:
+    """One random stream per image; every call takes the next numbers of each stream.
+
+    Uniform numbers have 24 bits and are exact. Normal numbers are computed in float64 and rounded to float32, so that
+    a last-place difference in a logarithm or cosine (another machine, a GPU) survives in about one of 10**8 numbers
+    and then changes the last place only.
+
+    Args:
+        words: for each image the 128 bits that name its stream.
+        device: where numbers are made.
+    """
+
+    def __init__(self, words: Sequence[tuple[int, int, int, int]], device: str | torch.device = "cpu") -> None:
+        self._words = list(words)
+        self.device = torch.device(device)
+        self._call = 0
+
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        dataset: str,
+        image_ids: Sequence[str],
+        purpose: str,
+        strength: str,
+        replicate: int,
+        device: str | torch.device = "cpu",
+    ) -> "Draws":
+        """Streams of some images for one purpose, for example a perturbation at one strength."""
+        words = [_words((seed, dataset, image, purpose, strength, replicate)) for image in image_ids]
+        return cls(words, device)
+
+    @classmethod
+    def join(cls, parts: Sequence["Draws"]) -> "Draws":
+        """The streams of several, in their order, from their beginning."""
+        return cls([words for part in parts for words in part._words], parts[0].device)  # noqa: SLF001 - its own class
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def _bits(self, count: int, call: int) -> Tensor:
+        """(B, count) int64 with 32 random bits each."""
+        blocks = torch.arange(-(-count // 4), device=self.device)
+        rows = []
+        for k0, k1, c2, c3 in self._words:
+            counters = torch.stack(
+                (blocks, torch.full_like(blocks, call), torch.full_like(blocks, c2), torch.full_like(blocks, c3)), dim=1
+            )
+            rows.append(philox4x32(counters, (k0, k1)).flatten()[:count])
+        return torch.stack(rows)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) float32 in [0, 1), multiples of 2**-24, bit-equal on every device."""
+        bits = self._bits(math.prod(shape), self._call)
+        self._call += 1
+        return ((bits >> 8).float() * 2.0**-24).reshape(len(self), *shape)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) float32, mean 0, standard deviation 1 (Box-Muller)."""
+        count = math.prod(shape)
+        half = (count + 1) // 2
+        bits = (self._bits(2 * half, self._call) >> 8).double()
+        self._call += 1
+        radius = ((bits[:, :half] + 1) * 2.0**-24).log().mul_(-2).sqrt()
+        angle = bits[:, half:] * (2.0**-24 * 2 * math.pi)
+        values = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :count]
+        return values.float().reshape(len(self), *shape)

@@ -1,0 +1,16 @@
+"""The perturbations: one decorated function each, in any module of this package.
+
+A new perturbation is one function under `@perturbation(...)`; it then appears in `camrobust list perturbations`, in
+the configuration and in the tests that run over the registry.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation
+from camrobust.core.perturb.variants import PRESETS, Variant, make_variants, perturb, variants
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["PERTURBATIONS", "PRESETS", "Perturbation", "Variant", "make_variants", "perturb", "perturbation", "variants"]

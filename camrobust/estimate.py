@@ -1,0 +1,77 @@
+"""What a run would cost, measured on this machine without touching a cluster."""
+
+import time
+from typing import Any
+
+import torch
+
+from camrobust.cluster.actors import AUTO_BATCH
+from camrobust.config import ModelConfig, RunConfig
+from camrobust.core.draws import Draws
+from camrobust.core.segments import quickshift
+from camrobust.measure import Sample, explain_variants
+from camrobust.plan import ROW_BYTES, Plan, build, make_plan, settings_of
+
+PASSES = 3
+
+
+def estimate(config: RunConfig, forwards_per_s: float | None = None, workers: int = 1) -> dict[str, Any]:
+    """Counts, hours and bytes of a run.
+
+    Args:
+        config: the run.
+        forwards_per_s: shared passes per second and Explain worker; None to time a few here, per model.
+        workers: Explain workers that share the work.
+
+    Returns:
+        Planned counts, seconds of the slowest stage and bytes written, by name.
+
+    Raises:
+        UserError: whatever the run itself would refuse.
+    """
+    plan = make_plan(config)
+    counts = plan.counts()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if forwards_per_s is None:
+        seconds_per_image = sum(_seconds_per_image(plan, one, device) for one in config.models)
+    else:
+        seconds_per_image = counts["forwards"] / max(1, counts["images"]) / forwards_per_s
+    segment_s = _segment_seconds(plan)
+    return {
+        **counts,
+        "explain_worker_hours": round(seconds_per_image * counts["images"] / 3600, 3),
+        "explain_hours_on_these_workers": round(seconds_per_image * counts["images"] / 3600 / workers, 3),
+        "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
+        "score_bytes": counts["rows"] * ROW_BYTES,
+        "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
+    }
+
+
+def _probe(plan: Plan) -> torch.Tensor:
+    crop = plan.config.image.crop
+    return torch.randint(0, 256, (1, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
+    """Seconds to explain all variants of one image under one model, from a few timed passes."""
+    model = build(config, plan.config.image.crop, device)
+    settings = settings_of(plan.config, AUTO_BATCH[device])
+    variants = plan.parts[0][: settings.batch - 1]
+    pixels = _probe(plan).expand(len(variants) + 1, -1, -1, -1)
+    sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
+    times = []
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        explain_variants(model, sample, pixels, variants, settings).confidences.sum().item()
+        times.append(time.perf_counter() - start)
+    return min(times) / len(pixels) * (len(plan.variants) + len(plan.parts))
+
+
+def _segment_seconds(plan: Plan) -> float:
+    """Seconds of Quickshift for one image of smooth noise, on one core."""
+    segments, crop = plan.config.segments, plan.config.image.crop
+    coarse = Draws.of(0, "", ["probe"], "estimate", "", 0).uniform((3, 14, 14))
+    image = torch.nn.functional.interpolate(coarse, size=(crop, crop), mode="bilinear")
+    start = time.perf_counter()
+    quickshift(image, segments.kernel_size, segments.max_dist, segments.ratio)
+    return time.perf_counter() - start

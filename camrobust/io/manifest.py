@@ -1,0 +1,144 @@
+"""What is to be measured: from a folder, a prefix or a manifest to one table of images."""
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import PurePosixPath
+
+import polars as pl
+
+from camrobust.errors import UserError
+from camrobust.io.store import MissingObjectError, open_object, open_store, read_object
+from camrobust.registry import unknown
+
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+    ".webp",
+)  # fmt: skip
+TABLES = (".csv", ".parquet")
+SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
+
+
+def list_images(name: str, images: str, labels: str | None = None) -> pl.DataFrame:
+    """All images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
+
+    Args:
+        name: of the dataset.
+        images: a folder, an s3:// prefix, or a csv/parquet manifest with a column uri and perhaps image_id and label.
+            Relative paths in a manifest count from the manifest's own place.
+        labels: csv or parquet with image_id (or file) and label (or class_index).
+
+    Raises:
+        UserError: nothing there, no image among it, a missing column, an image_id twice, labels that are no integers.
+    """
+    table = _from_manifest(images) if images.lower().endswith(TABLES) else _from_listing(images)
+    if table.is_empty():
+        raise UserError(
+            f"dataset '{name}': there are no images in {images}; files must end in {', '.join(SUFFIXES[:6])}, …"
+        )
+    if labels is not None:
+        table = _with_labels(table.drop("label"), labels, name)
+    twice = table.filter(pl.col("image_id").is_duplicated())
+    if not twice.is_empty():
+        raise UserError(f"dataset '{name}': image_id '{twice['image_id'][0]}' occurs twice; give each image its own")
+    return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
+
+
+def _from_listing(images: str) -> pl.DataFrame:
+    store = open_store(images)
+    keys = [entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES]
+    return pl.DataFrame(
+        {"image_id": keys, "uri": [store.locate(key) for key in keys], "label": [None] * len(keys)},
+        schema={"image_id": pl.String, "uri": pl.String, "label": pl.Int32},
+    )
+
+
+def read_table(uri: str, what: str) -> pl.DataFrame:
+    """A csv or parquet table from anywhere.
+
+    Raises:
+        UserError: not there or not such a table.
+    """
+    try:
+        content = read_object(uri)
+    except MissingObjectError as error:
+        raise UserError(f"{what}: {error}; mend the path") from error
+    try:
+        if uri.lower().endswith(".parquet"):
+            return pl.read_parquet(BytesIO(content))
+        return pl.read_csv(BytesIO(content), infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{what}: {uri} is not a readable table ({str(error).splitlines()[0]})") from error
+
+
+def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) -> str:
+    for name in names:
+        if name in table.columns:
+            return name
+    raise UserError(f"{what}: {unknown(f'column of {uri}', ' or '.join(names), table.columns)}")
+
+
+def _absolute(uri: str, manifest: str) -> str:
+    """An address as written, or relative to the manifest's place."""
+    if "://" in uri or uri.startswith("/"):
+        return uri
+    store, _ = open_object(manifest)
+    return store.locate(uri)
+
+
+def _labelled(column: pl.Series, what: str) -> pl.Series:
+    try:
+        return column.cast(pl.Int32)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{what}: labels must be class indices (integers), got {column.dtype}; map names first") from error
+
+
+def _from_manifest(manifest: str) -> pl.DataFrame:
+    what = "manifest"
+    table = read_table(manifest, what)
+    uri = _column(table, ("uri",), what, manifest)
+    if table[uri].null_count() or (table[uri].cast(pl.String) == "").any():
+        raise UserError(f"{what}: {manifest} has rows without a uri; fill or drop them")
+    identity = table["image_id"] if "image_id" in table.columns else table[uri]
+    label = _labelled(table["label"], what) if "label" in table.columns else pl.Series([None] * table.height)
+    return pl.DataFrame(
+        {
+            "image_id": identity.cast(pl.String),
+            "uri": [_absolute(one, manifest) for one in table[uri].cast(pl.String)],
+            "label": label.cast(pl.Int32),
+        }
+    )
+
+
+def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
+    what = f"labels of dataset '{name}'"
+    given = read_table(labels, what)
+    key = _column(given, ("image_id", "file"), what, labels)
+    value = _column(given, ("label", "class_index"), what, labels)
+    known = pl.DataFrame({"image_id": given[key].cast(pl.String), "label": _labelled(given[value], what)})
+    joined = table.join(known.unique("image_id"), on="image_id", how="left")
+    if joined["label"].null_count() == joined.height:
+        raise UserError(f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id")
+    return joined
+
+
+def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
+    """Refuse labels that some model has no class for.
+
+    Args:
+        table: the manifest.
+        classes: number of classes by model name.
+
+    Raises:
+        UserError: a label is negative or too large.
+    """
+    known = table.drop_nulls("label")
+    for model, count in classes.items():
+        outside = known.filter((pl.col("label") < 0) | (pl.col("label") >= count))
+        if not outside.is_empty():
+            row = outside.row(0, named=True)
+            raise UserError(
+                f"labels: label must be 0 to {count - 1} for model '{model}', got {row['label']} for "
+                f"'{row['image_id']}'; mend the labels or leave them out"
+            )
+
+

@@ -1,0 +1,194 @@
+"""Results: written as one commit per group of images, read by what the commits name.
+
+A commit is a set of parquet files (scores by dataset and model, images, failures, maps) and, put last and atomically,
+`commits/TOKEN.parquet`, which lists the images it holds and the files with their sizes. Readers trust commits only:
+a file that no commit names (its writer died) does not exist for them, and a commit whose files are not all there as
+listed is void, so its images are measured again. The token is a hash of the images, so a task that runs twice writes
+the same files twice, not two sets.
+
+Why not Ray's own checkpoint (see docs/architecture.md): it commits one table only and never looks at a data file
+again, so a deleted file stays lost.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from urllib.parse import quote
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from camrobust.io.store import Store
+from camrobust.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES, Column
+
+FILES_KEY = b"camrobust.files"
+TABLES = {"images": IMAGES, "failures": FAILURES, "maps": MAPS}
+FOLDERS = ("scores/", "images/", "failures/", "maps/", "commits/")
+READERS = 32
+PARTITION = ("dataset", "model")
+
+_ARROW = {
+    "string": pa.string(), "binary": pa.binary(), "bool": pa.bool_(), "int8": pa.int8(), "int16": pa.int16(),
+    "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(),
+}  # fmt: skip
+
+
+def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The Arrow schema of some schema columns."""
+    return pa.schema([(column.name, _ARROW[column.type]) for column in columns])
+
+
+def make_table(columns: Sequence[Column], data: Mapping[str, object] | Sequence[Mapping[str, object]]) -> pa.Table:
+    """An Arrow table with exactly these columns, from columns or from rows."""
+    schema = arrow_schema(columns)
+    if isinstance(data, Mapping):
+        return pa.table({field.name: pa.array(data[field.name], field.type) for field in schema}, schema=schema)
+    return pa.Table.from_pylist(list(data), schema=schema)
+
+
+def pack(table: pa.Table) -> bytes:
+    """A table as bytes, to travel in one cell of a row."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def unpack(content: bytes) -> pa.Table:
+    """The table that `pack` made bytes of."""
+    with pa.ipc.open_stream(content) as reader:
+        return reader.read_all()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is committed at once or not at all: one group of variants of one image, with all models.
+
+    Attributes:
+        dataset: its dataset.
+        image_id: the image.
+        part: number of the group of variants.
+        scores: score rows, `schema.SCORES`.
+        images: none or one row, `schema.IMAGES`.
+        failures: failure rows, `schema.FAILURES`.
+        maps: gallery rows, `schema.MAPS`.
+    """
+
+    dataset: str
+    image_id: str
+    part: int
+    scores: pa.Table
+    images: pa.Table
+    failures: pa.Table
+    maps: pa.Table
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _token(units: Sequence[Unit]) -> str:
+    keys = sorted((unit.dataset, unit.image_id, unit.part) for unit in units)
+    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]
+
+
+def write_commit(store: Store, units: Sequence[Unit]) -> str:
+    """Write the files of some units, then the commit that makes them count; returns its token."""
+    token = _token(units)
+    files: dict[str, int] = {}
+
+    def put(key: str, table: pa.Table) -> None:
+        content = _parquet(table)
+        store.write(key, content)
+        files[key] = len(content)
+
+    scores = pl.from_arrow(pa.concat_tables([unit.scores for unit in units]))
+    for (dataset, model), rows in scores.partition_by(PARTITION, as_dict=True, include_key=False).items():  # type: ignore[union-attr]
+        schema = pa.schema([field for field in arrow_schema(SCORES) if field.name not in PARTITION])
+        folder = f"scores/dataset={quote(str(dataset), safe='')}/model={quote(str(model), safe='')}"
+        put(f"{folder}/{token}.parquet", rows.to_arrow().select(schema.names).cast(schema))
+    for name in TABLES:
+        table = pa.concat_tables([getattr(unit, name) for unit in units])
+        if table.num_rows:
+            put(f"{name}/{token}.parquet", table)
+    rows = [
+        (unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units
+    ]
+    commit = make_table(COMMITS, [dict(zip((c.name for c in COMMITS), row, strict=True)) for row in rows])
+    commit = commit.replace_schema_metadata({FILES_KEY: json.dumps(files, sort_keys=True).encode()})
+    store.write(f"commits/{token}.parquet", _parquet(commit))
+    return token
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a run folder holds for certain.
+
+    Attributes:
+        units: one row per committed unit, `schema.COMMITS`.
+        files: keys of the data files that valid commits name, sorted.
+        stale: keys of data files and commits that do not count: left by a writer that died, or by a commit one of
+            whose files is gone.
+    """
+
+    units: pl.DataFrame
+    files: list[str]
+    stale: list[str]
+
+    def tables(self, name: str) -> list[str]:
+        """Keys of one table's files: scores, images, failures or maps."""
+        return [key for key in self.files if key.startswith(f"{name}/")]
+
+
+def read_committed(store: Store) -> Committed:
+    """One listing per folder, and every commit in it."""
+    sizes = {entry.key: entry.size_bytes for folder in FOLDERS for entry in store.list(folder)}
+    commits = [key for key in sizes if key.startswith("commits/")]
+    with ThreadPoolExecutor(READERS) as pool:
+        contents = list(pool.map(lambda key: _read_commit(store, key), commits))
+    frames: list[pl.DataFrame] = []
+    files: set[str] = set()
+    seen: set[tuple[str, str, int]] = set()
+    for key, found in zip(commits, contents, strict=True):
+        if found is None or any(sizes.get(name) != size for name, size in found[1].items()):
+            continue
+        keys = set(found[0].select("dataset", "image_id", "part").iter_rows())
+        if keys & seen:
+            continue
+        seen |= keys
+        frames.append(found[0])
+        files |= {key, *found[1]}
+    empty = pl.from_arrow(arrow_schema(COMMITS).empty_table())
+    units = pl.concat([empty, *frames])  # type: ignore[list-item]
+    return Committed(units, sorted(files - set(commits)), sorted(set(sizes) - files))
+
+
+def _read_commit(store: Store, key: str) -> tuple[pl.DataFrame, dict[str, int]] | None:
+    """A commit's units and files; None where it is damaged."""
+    try:
+        table = pq.read_table(BytesIO(store.read(key)))
+        files = json.loads(table.schema.metadata[FILES_KEY])
+    except (pa.ArrowException, OSError, KeyError, TypeError, json.JSONDecodeError):
+        return None
+    return pl.from_arrow(table.replace_schema_metadata(None)), files  # type: ignore[return-value]
+
+
+def clear_stale(store: Store, committed: Committed) -> None:
+    """Remove what does not count, commits first, so that whoever reads the folder without us sees no row twice."""
+    for key in sorted(committed.stale, key=lambda key: not key.startswith("commits/")):
+        store.delete(key)
+
+
+def read_small(store: Store, name: str, keys: Iterable[str]) -> pl.DataFrame:
+    """All rows of the images, failures or maps table; these are small next to the scores."""
+    empty = pl.from_arrow(arrow_schema(TABLES[name]).empty_table())
+    with ThreadPoolExecutor(READERS) as pool:
+        contents = list(pool.map(store.read, keys))
+    return pl.concat([empty, *(pl.read_parquet(BytesIO(content)) for content in contents)])  # type: ignore[list-item]

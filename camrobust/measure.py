@@ -1,0 +1,248 @@
+"""The science on one page: an image's variants in, columns of score rows out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camrobust.core.cams import CAMS
+from camrobust.core.draws import Draws
+from camrobust.core.evidence import Choose, collect, explain, predicted
+from camrobust.core.perturb import Variant
+from camrobust.core.ranks import agreement
+from camrobust.core.segments import segment_matrix
+from camrobust.core.similarity import SIMILARITIES, flat
+from camrobust.models import Model
+
+Columns = dict[str, list[object]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers beside model, image and variants.
+
+    Attributes:
+        cams: names of the methods, K of them.
+        seed: of the methods that draw.
+        rbo_p: persistence of rank-biased overlap.
+        ties: its tie rule.
+        target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        batch: variants in one forward pass; halved where the device's memory does not hold them.
+    """
+
+    cams: tuple[str, ...]
+    seed: int = 0
+    rbo_p: float = 0.9
+    ties: str = "b"
+    target: str = "predicted"
+    batch: int = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: its key, and the segments that its maps are ranked over.
+
+    Attributes:
+        dataset: name of its dataset.
+        image_id: unique within the dataset.
+        label: true class, None where unknown.
+        segments: (H, W) int64, 0 … m-1.
+    """
+
+    dataset: str
+    image_id: str
+    label: int | None
+    segments: Tensor
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Maps and predictions of an image's variants, on the model's device; variant 0 is the clean one.
+
+    Attributes:
+        maps: (V+1, K, h, w) float32.
+        predictions: (V+1,) int64.
+        confidences: (V+1,) float32, softmax probability of the prediction.
+    """
+
+    maps: Tensor
+    predictions: Tensor
+    confidences: Tensor
+
+
+def explain_variants(
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings
+) -> Explained:
+    """All maps of one image's variants, in forward passes of at most `settings.batch`.
+
+    Args:
+        model: the classifier.
+        sample: the image.
+        pixels: (V+1, 3, H, W) uint8, the clean variant first.
+        variants: the V perturbed ones.
+        settings: which CAMs, of which class.
+    """
+    functions = [CAMS[name].function for name in settings.cams]
+    strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
+    choose = _choose(settings.target)
+    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+    start = 0
+    batch = settings.batch
+    while start < len(pixels):
+        chunk = slice(start, start + batch)
+        draws = _draws(sample, strengths[chunk], settings.seed, model.device)
+        try:
+            evidence = collect(model.network, model.normalise(pixels[chunk]), choose, draws)
+            maps = explain(evidence, functions)
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = (batch + 1) // 2
+            torch.cuda.empty_cache()
+            continue
+        classes = predicted(evidence.logits)
+        confidences = evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
+        pieces.append((maps, classes, confidences))
+        start += batch
+    maps, classes, confidences = (torch.cat(column) for column in zip(*pieces, strict=True))
+    return Explained(maps, classes, confidences)
+
+
+def _choose(target: str) -> Choose:
+    """Which class is explained, across the passes of one image."""
+    if target == "predicted":
+        return predicted
+    clean: list[Tensor] = []
+
+    def clean_class(logits: Tensor) -> Tensor:
+        if not clean:
+            clean.append(predicted(logits)[:1])
+        return clean[0].expand(len(logits))
+
+    return clean_class
+
+
+def _draws(sample: Sample, strengths: Sequence[str], seed: int, device: torch.device) -> Draws:
+    """One stream per variant, for CAMs that draw."""
+    return Draws.join(
+        [Draws.of(seed, sample.dataset, [sample.image_id], "cam", strength, 0, device) for strength in strengths]
+    )
+
+
+def compare(explained: Explained, segments: Tensor, settings: Settings) -> dict[str, Tensor]:
+    """Agreement of every perturbed map with its clean one.
+
+    Args:
+        explained: maps of V+1 variants.
+        segments: (H, W) int64.
+        settings: how to compare.
+
+    Returns:
+        One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined, and the bool tensors
+        `flat` and `finite`.
+    """
+    maps = explained.maps
+    weights = segment_matrix(segments.to(maps.device), *maps.shape[-2:])
+    flattened = maps.flatten(2)
+    scores = flattened @ weights.T
+    clean, noisy = flattened[:1], flattened[1:]
+    found: dict[str, Tensor] = {}
+    found["rbo"], found["rbo_adjusted"] = agreement(scores[:1], scores[1:], settings.rbo_p, settings.ties)
+    for similarity in SIMILARITIES:
+        found[similarity.name] = similarity.function(clean, noisy)
+    finite = torch.isfinite(flattened).all(dim=-1)
+    constant = flat(flattened) | flat(scores)
+    found["flat"] = constant[:1] | constant[1:]
+    found["finite"] = finite[:1] & finite[1:]
+    ok = found["finite"] & ~found["flat"]
+    return {
+        name: value if value.dtype == torch.bool else torch.where(ok, value.float(), torch.nan)
+        for name, value in found.items()
+    }
+
+
+def measure(
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings
+) -> tuple[Columns, Explained]:
+    """Score rows of one image under one model: V variants × K CAMs, variant by variant.
+
+    Args:
+        model: the classifier.
+        sample: the image and its segments.
+        pixels: (V+1, 3, H, W) uint8, the clean variant first.
+        variants: the V perturbed ones.
+        settings: which CAMs, and how to compare.
+
+    Returns:
+        Columns named and ordered as `schema.SCORES`, each of V·K values, undefined numbers as None; and the maps.
+    """
+    explained = explain_variants(model, sample, pixels, variants, settings)
+    compared = {name: value.cpu().numpy().reshape(-1) for name, value in
+                compare(explained, sample.segments, settings).items()}  # fmt: skip
+    K = len(settings.cams)
+    classes = explained.predictions.tolist()
+    confidences = explained.confidences.tolist()
+    each = _repeater(len(variants), K)
+    columns: Columns = {
+        "dataset": each([sample.dataset] * len(variants)),
+        "model": each([model.name] * len(variants)),
+        "image_id": each([sample.image_id] * len(variants)),
+        "cam": list(settings.cams) * len(variants),
+        "perturbation": each([one.perturbation for one in variants]),
+        "severity": each([one.severity for one in variants]),
+        "parameter": each([one.parameter for one in variants]),
+        "replicate": each([one.replicate for one in variants]),
+        "predicted_clean": each([classes[0]] * len(variants)),
+        "predicted_perturbed": each(classes[1:]),
+        "confidence_clean": each([confidences[0]] * len(variants)),
+        "confidence_perturbed": each(confidences[1:]),
+        "label": each([sample.label] * len(variants)),
+        "same": each([one == classes[0] for one in classes[1:]]),
+        "segments": each([int(sample.segments.max()) + 1] * len(variants)),
+        "status": _status(compared.pop("flat"), compared.pop("finite")),
+    }
+    for name, values in compared.items():
+        columns[name] = [None if np.isnan(value) else value for value in values.tolist()]
+    return columns, explained
+
+
+def _repeater(V: int, K: int) -> Callable[[Sequence[object]], list[object]]:
+    """Spreads V values over V·K rows, variant by variant."""
+
+    def repeat(values: Sequence[object]) -> list[object]:
+        if len(values) != V:
+            raise ValueError(f"measure: pixels must hold {V + 1} variants, got {len(values) + 1}; clean comes first")
+        return [value for value in values for _ in range(K)]
+
+    return repeat
+
+
+def _status(flat_maps: np.ndarray, finite: np.ndarray) -> list[object]:
+    return ["not_finite" if not good else "flat_map" if level else "ok" for level, good in zip(flat_maps, finite, strict=True)]
+
+
+def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, str]:
+    """Which CAMs give the same map for this model and layer, found by trying.
+
+    Args:
+        model: the classifier.
+        cams: names in the order of the configuration.
+        pixels: (B, 3, H, W) uint8, some images.
+
+    Returns:
+        For each CAM that equals one earlier in the list on every image (min-max maps within 1e-5): that one's name.
+    """
+    draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
+    evidence = collect(model.network, model.normalise(pixels), draws=draws)
+    maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
+    low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
+    scaled = (maps - low) / (high - low)
+    same: dict[str, str] = {}
+    for later, name in enumerate(cams):
+        for earlier in range(later):
+            if (scaled[:, later] - scaled[:, earlier]).abs().max() <= 1e-5:
+                same[name] = cams[earlier]
+                break
+    return same

@@ -1,0 +1,310 @@
+"""Models by name: builder, weights, target layer and preprocessing tied together in one row.
+
+"torchvision:resnet50@IMAGENET1K_V2", "timm:tf_efficientnet_lite0" or "package.module:function", each with an optional
+weights file. Where bytes come from is not this room's business: a weights file arrives as its content.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from io import BytesIO
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from camrobust.core.evidence import Network, frozen, logits_of
+from camrobust.core.targets import build_network
+from camrobust.errors import UserError
+from camrobust.registry import unknown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+UNTRAINED = "none"
+"""`torchvision:NAME@none` and `timm:NAME@none` leave the weights random."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a configuration says about one model.
+
+    Attributes:
+        name: as it stands in the results.
+        builder: "torchvision:NAME[@WEIGHTS]", "timm:NAME[@none]" or "package.module:function".
+        weights: where a weights file is (.safetensors, or .pth/.pt read with weights_only), None for the builder's own.
+        target_layer: dotted name of a submodule, None to discover it.
+        mean: per-channel mean of the normalisation, None for the builder's own.
+        std: per-channel standard deviation of the normalisation, None for the builder's own.
+        arguments: keyword arguments for the builder.
+    """
+
+    name: str
+    builder: str
+    weights: str | None = None
+    target_layer: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to be measured.
+
+    Attributes:
+        name: as it stands in the results.
+        network: the module, its target layer and the tail behind it.
+        mean: (3, 1, 1) on the model's device.
+        std: (3, 1, 1) on the model's device.
+        classes: number of logits.
+    """
+
+    name: str
+    network: Network
+    mean: Tensor
+    std: Tensor
+    classes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.mean.device
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
+        images = images.to(self.device)
+        scaled = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+        return (scaled - self.mean) / self.std
+
+
+@dataclass
+class _Built:
+    """What a builder gave: the module and, where it knows them, its normalisation."""
+
+    module: nn.Module
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+def load_model(
+    spec: ModelSpec, weights: bytes | None = None, image_size: int = 224, device: str | torch.device = "cpu"
+) -> Model:
+    """Build a model, fill it, find or check its target layer.
+
+    Args:
+        spec: what to build.
+        weights: content of the weights file that the spec names, None where it names none.
+        image_size: side of the square crop, px; one dummy image of that size is passed through.
+        device: where to put the model.
+
+    Returns:
+        The model in evaluation mode with frozen parameters.
+
+    Raises:
+        UserError: unknown builder, weights that do not fit, no such target layer, an output that is not logits.
+    """
+    built = _build(spec, own_weights=weights is None)
+    if weights is not None:
+        _fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
+    return wrap(
+        built.module,
+        name=spec.name,
+        target_layer=spec.target_layer,
+        mean=spec.mean or built.mean,
+        std=spec.std or built.std,
+        image_size=image_size,
+        device=device,
+    )
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    name: str = "model",
+    target_layer: str | None = None,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    image_size: int = 224,
+    device: str | torch.device | None = None,
+) -> Model:
+    """Make any classifier measurable; freezes it for good (use `core.evidence.frozen` to get it back unchanged).
+
+    Args:
+        module: takes (B, 3, H, W), returns logits (B, n), a tuple that begins with them, or an object with `.logits`.
+        name: as it stands in the results.
+        target_layer: dotted name of a submodule, None to discover it.
+        mean: of the normalisation.
+        std: of the normalisation.
+        image_size: side of the square crop, px.
+        device: where to put it, None to leave it where it is.
+
+    Raises:
+        UserError: no such target layer, or an output that is not logits.
+    """
+    if device is None:
+        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    module = module.to(device).eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    sample = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad(), frozen(module):
+        try:
+            classes = logits_of(module(sample)).shape[1]
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(
+                f"model '{name}': cannot take an image of {image_size} px: {_first_line(error)}; check image.crop"
+            ) from error
+    return Model(
+        name=name,
+        network=build_network(module, sample, target_layer),
+        mean=torch.tensor(mean, device=device).reshape(-1, 1, 1),
+        std=torch.tensor(std, device=device).reshape(-1, 1, 1),
+        classes=classes,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _build(spec: ModelSpec, *, own_weights: bool) -> _Built:
+    """Call the builder; `own_weights` says whether its published weights are wanted."""
+    kind, _, rest = spec.builder.partition(":")
+    if not rest:
+        raise UserError(
+            f"model '{spec.name}': builder must be torchvision:NAME, timm:NAME or package.module:function, "
+            f"got '{spec.builder}'"
+        )
+    name, _, tag = rest.partition("@")
+    builders: dict[str, Callable[[ModelSpec, str, str], _Built]] = {"torchvision": _torchvision, "timm": _timm}
+    build = builders.get(kind)
+    if build is None:
+        return _function(spec, kind, rest)
+    return build(spec, name, tag or ("DEFAULT" if own_weights else UNTRAINED))
+
+
+def _download(spec: ModelSpec, build: Callable[[], nn.Module]) -> nn.Module:
+    """Call a builder that may fetch its published weights from the network."""
+    try:
+        return build()
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"model '{spec.name}': its published weights could not be fetched ({_first_line(error)}); "
+            "name a weights file with `weights:`, or let this machine reach the network once"
+        ) from error
+
+
+def _torchvision(spec: ModelSpec, name: str, tag: str) -> _Built:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise unknown("torchvision model", name, models.list_models(module=models))
+    if tag == UNTRAINED:
+        keywords = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        return _Built(models.get_model(name, weights=None, **keywords, **spec.arguments))
+    published = models.get_model_weights(name)
+    if tag not in published.__members__:
+        raise unknown(f"weights of torchvision model '{name}'", tag, [*published.__members__, UNTRAINED])
+    entry = published[tag]
+    preset = entry.transforms()
+    module = _download(spec, lambda: models.get_model(name, weights=entry, **spec.arguments))
+    return _Built(module, tuple(preset.mean), tuple(preset.std))
+
+
+def _timm(spec: ModelSpec, name: str, tag: str) -> _Built:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"model '{spec.name}': timm is not installed; pip install 'camrobust[timm]'") from error
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models())
+    create = lambda: timm.create_model(name, pretrained=tag != UNTRAINED, **spec.arguments)  # noqa: E731
+    module = create() if tag == UNTRAINED else _download(spec, create)
+    settings = getattr(module, "pretrained_cfg", {})
+    return _Built(module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD)))
+
+
+def _function(spec: ModelSpec, module_name: str, function_name: str) -> _Built:
+    """The user's own builder; it runs because the configuration names it."""
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"model '{spec.name}': cannot import '{module_name}' ({_first_line(error)}); "
+            "is it installed, or in the working directory that the job was submitted with?"
+        ) from error
+    if not callable(getattr(module, function_name, None)):
+        raise unknown(f"function in {module_name}", function_name, [key for key in vars(module) if key[:1] != "_"])
+    built = getattr(module, function_name)(**spec.arguments)
+    if not isinstance(built, nn.Module):
+        raise UserError(
+            f"model '{spec.name}': {spec.builder} must return a torch.nn.Module, got {type(built).__name__}"
+        )
+    mean, std = getattr(built, "mean", None), getattr(built, "std", None)
+    if isinstance(mean, tuple) and isinstance(std, tuple):
+        return _Built(built, mean, std)
+    return _Built(built)
+
+
+def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a weights file; never runs code from it.
+
+    Args:
+        content: of a .safetensors file, or of a .pth/.pt file as torch.save wrote it.
+        name: the file's name, for messages and for its suffix.
+
+    Raises:
+        UserError: it cannot be read, or holds no tensors by name.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        loaded = (
+            load(content)
+            if name.endswith(".safetensors")
+            else torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
+        raise UserError(
+            f"weights: '{name}' cannot be read ({_first_line(error)}); "
+            "save a state dict as .safetensors, or as .pth with torch.save(model.state_dict(), …)"
+        ) from error
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"weights: '{name}' must hold tensors by name, got {type(loaded).__name__}; save a state dict")
+    return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(keys[:3])
+    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None:
+    """Load every weight or say which do not fit."""
+    own = module.state_dict()
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in weights if key not in own]
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    complaints = [
+        f"{what} {_some(keys)}"
+        for what, keys in (("missing:", missing), ("not in the model:", surplus), ("other shape:", shapes))
+        if keys
+    ]
+    if complaints:
+        raise UserError(
+            f"model '{spec.name}': weights '{spec.weights}' do not fit {spec.builder} ({'; '.join(complaints)}); "
+            "name the architecture they were trained with"
+        )
+    module.load_state_dict(weights, strict=False)
+
+

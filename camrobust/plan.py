@@ -1,0 +1,130 @@
+"""What a configuration amounts to, before anything is spent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+
+from camrobust.config import ModelConfig, RunConfig
+from camrobust.core.cams import CAMS
+from camrobust.core.perturb import Variant, variants
+from camrobust.errors import UserError
+from camrobust.io.manifest import check_labels, list_images
+from camrobust.io.store import MissingObjectError, read_object
+from camrobust.measure import Settings, coinciding
+from camrobust.models import Model, ModelSpec, load_model
+
+GROUP_BYTES = 32 * 2**20
+"""Most bytes of variants that travel together; an image with more of them is measured in several parts."""
+ROW_BYTES = 40
+"""A score row in a compressed file, about; `camrobust demo` prints what its own rows took."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration, resolved to what will be done.
+
+    Attributes:
+        config: the configuration.
+        variants: every perturbed variant of an image.
+        parts: the same in groups that travel together.
+        manifest: one row per image, `schema.MANIFEST`.
+    """
+
+    config: RunConfig
+    variants: tuple[Variant, ...]
+    parts: tuple[tuple[Variant, ...], ...]
+    manifest: pl.DataFrame
+
+    @property
+    def rows_per_image(self) -> int:
+        """Score rows of one image under one model."""
+        return len(self.variants) * len(self.config.cams)
+
+    def counts(self) -> dict[str, int]:
+        """Planned numbers, as they stand in run.json."""
+        images, models = self.manifest.height, len(self.config.models)
+        return {
+            "images": images,
+            "models": models,
+            "cams": len(self.config.cams),
+            "variants": len(self.variants),
+            "parts": len(self.parts),
+            "forwards": images * models * (len(self.variants) + len(self.parts)),
+            "rows": images * models * self.rows_per_image,
+        }
+
+
+def make_plan(config: RunConfig, manifest: pl.DataFrame | None = None) -> Plan:
+    """Check names and list images.
+
+    Args:
+        config: the configuration.
+        manifest: images listed before, None to list them now.
+
+    Raises:
+        UserError: an unknown CAM or perturbation, no images, a manifest that is none.
+    """
+    for name in config.cams:
+        CAMS[name]
+    every = variants(config.perturbations)
+    size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
+    parts = tuple(every[start : start + size] for start in range(0, len(every), size))
+    if manifest is None:
+        manifest = pl.concat([list_images(one.name, one.images, one.labels) for one in config.datasets])
+    return Plan(config, every, parts, manifest)
+
+
+def settings_of(config: RunConfig, batch: int) -> Settings:
+    """The part of a configuration that measuring needs."""
+    metric = config.metric
+    return Settings(config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch)
+
+
+def spec_of(config: ModelConfig) -> ModelSpec:
+    """A model's part of the configuration, without pydantic."""
+    return ModelSpec(**config.model_dump())
+
+
+def build(config: ModelConfig, image_size: int, device: str = "cpu") -> Model:
+    """Fetch a model's weights and load it.
+
+    Raises:
+        UserError: whatever does not fit, in one sentence.
+    """
+    try:
+        weights = None if config.weights is None else read_object(config.weights)
+    except MissingObjectError as error:
+        raise UserError(f"model '{config.name}': {error}; mend weights") from error
+    return load_model(spec_of(config), weights, image_size, device)
+
+
+def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Load every model once, on the CPU, so that mistakes show before the cluster is asked for anything.
+
+    Returns:
+        For each model its target layer, number of classes and CAMs that coincide.
+
+    Raises:
+        UserError: a model cannot be built, or labels are out of its range.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    crop = plan.config.image.crop
+    probe = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for config in plan.config.models:
+        model = build(config, crop)
+        facts[config.name] = {
+            "target_layer": model.network.layer_name,
+            "classes": model.classes,
+            "tail": "cut" if model.network.tail is not None else "full passes",
+            "same_as": coinciding(model, plan.config.cams, probe),
+        }
+    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items()})
+    return facts
+
+
+def controls(cams: Sequence[str]) -> list[str]:
+    """The CAMs of a list that are a floor, not an explanation."""
+    return [name for name in cams if CAMS[name].control]

@@ -1,0 +1,149 @@
+"""Every result column: name, type, meaning. The only place where a column is named.
+
+Types are written as in Arrow ("string", "int8", "float32", "bool", "binary"); `camrobust.io.results` turns them into
+Arrow schemas. Dictionary encoding and compression are the file's business, not the schema's.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a result table."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(*row) for row in rows)
+
+
+CLEAN = "clean"
+"""Name under which the unperturbed variant travels; it never appears as a score row."""
+
+MANIFEST = _columns(
+    ("dataset", "string", "name of the dataset in the config"),
+    ("image_id", "string", "path below the dataset's folder or prefix, or the manifest's image_id or uri"),
+    ("uri", "string", "where the bytes are: a local path or s3://bucket/key"),
+    ("label", "int32", "true class index, null where unknown"),
+)
+
+KEYS = _columns(
+    ("dataset", "string", "partition: name of the dataset"),
+    ("model", "string", "partition: name of the model"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("cam", "string", "name of the CAM method"),
+    ("perturbation", "string", "name of the perturbation"),
+    ("severity", "int8", "1 to 5, null when the strength was given by parameter"),
+    ("parameter", "string", "the strength in physical terms, for example sigma=0.08"),
+    ("replicate", "int16", "number of the repetition with another random draw, from 0"),
+)
+
+SIMILARITIES = _columns(
+    ("rbo", "float32", "extrapolated rank-biased overlap of the two segment rankings, [0, 1], 1 = same ranking"),
+    ("rbo_adjusted", "float32", "(rbo - E) / (1 - E), E = what chance gives: 1 = same ranking, 0 = chance"),
+    ("pearson", "float32", "linear correlation of the two low-resolution maps, [-1, 1]"),
+    ("spearman", "float32", "rank correlation of the two low-resolution maps, [-1, 1]"),
+    ("l1", "float32", "half the summed absolute difference of the two maps, each min-max scaled to sum 1; 0 = same"),
+    ("topk_iou", "float32", "overlap of the strongest 20 % of positions, intersection over union, [0, 1]"),
+)
+
+SCORES = (
+    *KEYS,
+    *_columns(
+        ("predicted_clean", "int32", "class predicted for the clean image"),
+        ("predicted_perturbed", "int32", "class predicted for the perturbed image"),
+        ("confidence_clean", "float32", "softmax probability of predicted_clean on the clean image"),
+        ("confidence_perturbed", "float32", "softmax probability of predicted_perturbed on the perturbed image"),
+        ("label", "int32", "true class, null where unknown"),
+        ("same", "bool", "predicted_perturbed equals predicted_clean"),
+        ("segments", "int32", "number m of segments that were ranked"),
+        ("status", "string", "ok, flat_map (no ranking to compare) or not_finite; see STATUS"),
+    ),
+    *SIMILARITIES,
+)
+
+STATUS = {
+    "ok": "both maps carry a ranking and were compared",
+    "flat_map": "a map is constant (or the image is one segment), so there is no ranking to compare; scores are null",
+    "not_finite": "a map holds NaN or infinity; scores are null",
+}
+
+IMAGES = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("label", "int32", "true class, null where unknown"),
+    ("width", "int32", "width of the decoded photo before resizing, px"),
+    ("height", "int32", "height of the decoded photo before resizing, px"),
+    ("segments", "int32", "number m of Quickshift segments of the crop"),
+    ("brightness", "float32", "mean luminance of the crop, [0, 1]"),
+    ("contrast", "float32", "standard deviation of the crop's luminance, [0, 0.5]"),
+    ("colourfulness", "float32", "Hasler and Suesstrunk 2003 on the [0, 255] scale, 0 = grey"),
+    ("edge_density", "float32", "share of pixels whose Sobel gradient of luminance exceeds 0.1"),
+    ("high_frequency", "float32", "share of the luminance's spectral energy above a quarter of the sampling rate"),
+)
+
+FAILURES = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("model", "string", "the model that could not score it; null: no model could"),
+    ("stage", "string", "load, perturb or explain"),
+    ("kind", "string", "missing, empty, not_an_image, truncated, too_large, label, error"),
+    ("message", "string", "what went wrong, one sentence"),
+)
+
+MAPS = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("model", "string", "name of the model"),
+    ("perturbation", "string", "name of the perturbation, or clean"),
+    ("severity", "int8", "1 to 5, null when given by parameter or clean"),
+    ("parameter", "string", "the strength in physical terms, empty for clean"),
+    ("replicate", "int16", "number of the repetition, from 0"),
+    ("predicted", "int32", "class predicted for this variant"),
+    ("confidence", "float32", "softmax probability of that class"),
+    ("photo", "binary", "JPEG of this variant"),
+    ("outlines", "binary", "PNG mask of the segment borders, on the clean row of the first model only, else null"),
+    ("cams", "string", "names of the CAMs in maps, joined by a comma"),
+    ("height", "int16", "h of every map"),
+    ("width", "int16", "w of every map"),
+    ("maps", "binary", "float16 little-endian, (K, h, w) in the order of cams"),
+)
+
+COMMITS = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image that this commit holds"),
+    ("part", "int16", "number of the group of variants that this commit holds"),
+    ("rows", "int32", "score rows of that part, all models"),
+    ("failures", "int32", "failure rows of that part"),
+)
+
+SUMMARY_MEASURES = _columns(
+    ("consistency", "float64", "mean rbo over pairs that kept their class"),
+    ("responsiveness", "float64", "mean 1 - rbo over pairs whose class flipped"),
+    ("robustness", "float64", "RM = consistency x responsiveness; null where either is"),
+    ("consistency_adjusted", "float64", "the same from rbo_adjusted: 1 = same ranking, 0 = chance"),
+    ("responsiveness_adjusted", "float64", "mean 1 - rbo_adjusted over flipped pairs; 1 = as far apart as chance"),
+    ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted"),
+)
+
+SUMMARY_COUNTS = _columns(
+    ("n_images", "int64", "images in the group"),
+    ("n_pairs", "int64", "(clean, perturbed) pairs in the group, per CAM and model"),
+    ("n_same", "int64", "scored pairs that kept their class"),
+    ("n_flipped", "int64", "scored pairs whose class flipped"),
+    ("flip_rate", "float64", "share of pairs whose class flipped, flat maps included"),
+    ("flat_share", "float64", "share of pairs without a ranking to compare"),
+    ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
+)
+
+SUMMARIES: dict[str, tuple[str, ...]] = {
+    "by_level": ("dataset", "model", "cam", "perturbation", "severity", "parameter"),
+    "by_perturbation": ("dataset", "model", "cam", "perturbation"),
+    "by_cam": ("dataset", "model", "cam"),
+    "by_model": ("dataset", "model"),
+    "by_dataset": ("dataset",),
+}
+"""Each summary table and the columns it groups by; each measure also has `_lower` and `_upper`."""

@@ -1,0 +1,96 @@
+"""Estimates and intervals in which the image is the block: rows of one image are not independent."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RatioSums:
+    """Sums over the images of a group for one ratio estimate Σa/Σb; each an array with one value per group.
+
+    Attributes:
+        images: G, images that contribute (b > 0).
+        a: Σ a_i.
+        b: Σ b_i.
+        aa: Σ a_i².
+        ab: Σ a_i·b_i.
+        bb: Σ b_i².
+    """
+
+    images: Array
+    a: Array
+    b: Array
+    aa: Array
+    ab: Array
+    bb: Array
+
+    @property
+    def estimate(self) -> Array:
+        """Σa/Σb, NaN where nothing contributes."""
+        return _divide(self.a, self.b)
+
+    def variance(self) -> Array:
+        """Variance of the estimate, clustered by image: G/(G-1)·Σ e², e_i = (a_i - C·b_i)/Σb.
+
+        NaN where fewer than two images contribute.
+
+        References:
+            Cochran 1977, "Sampling Techniques", §2.11, the linearised ratio estimate.
+        """
+        C = self.estimate
+        squares = self.aa - 2 * C * self.ab + C**2 * self.bb
+        return np.maximum(squares, 0) / np.square(_positive(self.b)) * _correction(self.images)
+
+
+def _positive(values: Array) -> Array:
+    return np.where(values > 0, values, np.nan)
+
+
+def _divide(a: Array, b: Array) -> Array:
+    return a / _positive(b)
+
+
+def _correction(images: Array) -> Array:
+    """G/(G-1), NaN below two images."""
+    return np.where(images > 1, images / np.where(images > 1, images - 1, 1), np.nan)
+
+
+def covariance(first: RatioSums, second: RatioSums, cross: tuple[Array, Array, Array, Array], images: Array) -> Array:
+    """Covariance of two ratio estimates over the same images.
+
+    Args:
+        first: sums of C = Σa/Σb.
+        second: sums of R = Σc/Σd.
+        cross: Σ a·c, Σ a·d, Σ b·c, Σ b·d.
+        images: images in the group.
+    """
+    ac, ad, bc, bd = cross
+    C, R = first.estimate, second.estimate
+    return (ac - R * ad - C * bc + C * R * bd) / (_positive(first.b) * _positive(second.b)) * _correction(images)
+
+
+def product_variance(C: Array, R: Array, var_c: Array, var_r: Array, cov: Array) -> Array:
+    """Variance of C·R by the delta method: R²·Var C + C²·Var R + 2·C·R·Cov."""
+    return np.maximum(R**2 * var_c + C**2 * var_r + 2 * C * R * cov, 0)
+
+
+def interval(
+    estimate: Array, variance: Array, images: Array, level: float = 0.95, low: float = -np.inf, high: float = np.inf
+) -> tuple[Array, Array]:
+    """Bounds by Student's t with G-1 degrees of freedom, clipped to what the measure can be.
+
+    Args:
+        estimate: one value per group.
+        variance: of the estimate; NaN gives NaN bounds.
+        images: G, images behind the estimate.
+        level: confidence, (0, 1).
+        low: least possible value.
+        high: largest possible value.
+    """
+    half = student.ppf((1 + level) / 2, np.maximum(images - 1, 1)) * np.sqrt(variance)
+    return np.clip(estimate - half, low, high), np.clip(estimate + half, low, high)

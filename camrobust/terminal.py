@@ -1,0 +1,80 @@
+"""What a person sees in the terminal: progress and tables, on standard error and standard output."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+INTERVAL_S = 10
+"""Between two progress lines where standard error is not a terminal."""
+
+
+def say(line: str) -> None:
+    """A line for the person, on standard error, so that standard output stays data."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(line))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on standard output; numbers to three decimals, null as a dash."""
+    table = Table(title=title, title_justify="left")
+    numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
+    for column, right in zip(columns, numeric, strict=True):
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"  # noqa: RUF001 - a dash for "undefined"
+    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+
+
+class Meter:
+    """Progress of a run: a bar on a terminal, else a line now and then.
+
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.started = self.last = time.monotonic()
+        self.bar: Progress | None = None
+
+    def __call__(self, done: int, total: int, failures: int) -> None:
+        """Take in the state of the run; see `workflow.Progress`."""
+        if self.quiet:
+            return
+        show: Callable[[int, int, int], None] = self._draw if sys.stderr.isatty() else self._line
+        show(done, total, failures)
+
+    def _draw(self, done: int, total: int, failures: int) -> None:
+        if self.bar is None:
+            self.bar = Progress(
+                TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"),
+                TextColumn("{task.fields[failures]} failed,"), TimeElapsedColumn(), TextColumn("left"),
+                TimeRemainingColumn(), console=Console(stderr=True),
+            )  # fmt: skip
+            self.bar.add_task("", total=total, failures=failures)
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total, failures=failures)
+        if done >= total:
+            self.bar.stop()
+
+    def _line(self, done: int, total: int, failures: int) -> None:
+        passed = time.monotonic()
+        if done and done < total and passed - self.last < INTERVAL_S:
+            return
+        self.last = passed
+        rate = done / max(passed - self.started, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        say(f"measured {done} of {total} images, {failures} failed, {passed - self.started:.0f} s{left}")

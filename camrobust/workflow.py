@@ -1,0 +1,198 @@
+"""A whole run, as the command line and the jobs call it: measure, verify, aggregate, report."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from camrobust.aggregate import scan_scores, summarise
+from camrobust.config import RunConfig
+from camrobust.io.results import clear_stale
+from camrobust.io.runs import RunFolder, fresh_folder, hardware, now, open_run, pending_units, versions
+from camrobust.report.page import build_report
+from camrobust.schema import SUMMARIES
+from camrobust.verify import Verdict, verify
+
+Progress = Callable[[int, int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: its run folder.
+        verdict: planned against found.
+        measured: images and parts that were measured now; 0 when there was nothing to do.
+        too_many_failures: a larger share of the images failed than the configuration allows.
+    """
+
+    folder: RunFolder
+    verdict: Verdict
+    measured: int
+    too_many_failures: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 1 rows are missing or too many images failed."""
+        return 0 if self.verdict.complete and not self.too_many_failures else 1
+
+
+def run(
+    config: RunConfig,
+    *,
+    address: str = "local",
+    fresh: bool = False,
+    verbose: bool = False,
+    say: Say = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Outcome:
+    """Measure what is missing, then verify, aggregate and report; resumes by default.
+
+    Args:
+        config: the run.
+        address: of the Ray cluster, see `cluster.pipeline.session`.
+        fresh: start over in a new folder beside an existing one.
+        verbose: let Ray print.
+        say: takes lines for the user.
+        progress: takes (done, pending, failures) after every commit.
+
+    Raises:
+        UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
+    """
+    folder = fresh_folder(config.output) if fresh else open_run(config.output)
+    pending = _prepare(config, folder, say)
+    if pending.is_empty() and folder.done() is not None:
+        say(f"nothing to do: {folder.uri} is complete")
+        verdict = verify(folder)
+        return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
+    started = time.monotonic()
+    if not pending.is_empty():
+        _measure(config, folder, pending, address, verbose, progress)
+    return finish(folder, config.max_failures, measured=_count(pending), started=started)
+
+
+def _count(pending: pl.DataFrame) -> int:
+    return int(pending["parts"].list.len().sum())
+
+
+def _prepare(config: RunConfig, folder: RunFolder, say: Say) -> pl.DataFrame:
+    """Check or write run.json, put the folder in order, and return what is pending."""
+    document = folder.read_json("run.json")
+    if document is None:
+        document = _begin(config, folder, say)
+    else:
+        folder.check_same(document, config)
+    committed = folder.committed()
+    if committed.stale:
+        say(f"setting aside {len(committed.stale)} files that no complete commit names")
+        clear_stale(folder.store, committed)
+    pending = pending_units(folder.manifest(), document["planned"]["parts"], committed)
+    if committed.units.height and not pending.is_empty():
+        say(f"resuming: {committed.units.height} of {committed.units.height + _count(pending)} images are committed")
+    return pending
+
+
+def _begin(config: RunConfig, folder: RunFolder, say: Say) -> dict[str, Any]:
+    """List images, check every model, and write the manifest and run.json."""
+    from camrobust.plan import check_models, controls, make_plan
+
+    say("listing images and checking models …")
+    plan = make_plan(config)
+    facts = check_models(plan)
+    document = {
+        "version": versions()["camrobust"],
+        "digest": config.digest(),
+        "config": config.model_dump(mode="json"),
+        "numbers": config.numbers(),
+        "planned": plan.counts(),
+        "models": [one.name for one in config.models],
+        "cams": list(config.cams),
+        "controls": controls(config.cams),
+        "variants": [
+            {"perturbation": one.perturbation, "severity": one.severity, "parameter": one.parameter,
+             "replicate": one.replicate}
+            for one in plan.variants
+        ],
+        "target_layers": {name: fact["target_layer"] for name, fact in facts.items()},
+        "tails": {name: fact["tail"] for name, fact in facts.items()},
+        "same_as": {name: fact["same_as"] for name, fact in facts.items()},
+        "versions": versions(),
+        "hardware": hardware(),
+        "started": now(),
+    }  # fmt: skip
+    folder.write_table("manifest.parquet", plan.manifest)
+    folder.write_json("run.json", document)
+    counts = plan.counts()
+    say(
+        f"{counts['images']} images × {counts['models']} models × {counts['variants']} variants × {counts['cams']} CAMs "
+        f"= {counts['rows']:,} rows"
+    )
+    return document
+
+
+def _measure(
+    config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, progress: Progress
+) -> None:
+    from camrobust.cluster.pipeline import measure_pending, session
+    from camrobust.plan import make_plan
+
+    plan = make_plan(config, folder.manifest())
+    with session(address, no_progress_timeout_s=config.cluster.no_progress_timeout_s, verbose=verbose):
+        measure_pending(plan, folder, pending, progress)
+
+
+def finish(folder: RunFolder, max_failures: float, *, measured: int, started: float) -> Outcome:
+    """Verify; where the run is complete, aggregate, report, and write done.json last."""
+    verdict = verify(folder)
+    if verdict.complete:
+        if verdict.score_rows:
+            aggregate(folder)
+            report(folder)
+        seconds = round(time.monotonic() - started, 1)
+        folder.write_json("done.json", {**verdict.as_dict(), "finished": now(), "seconds": seconds})
+    return Outcome(folder, verdict, measured, verdict.failure_share > max_failures)
+
+
+def aggregate(folder: RunFolder) -> dict[str, pl.DataFrame]:
+    """Reduce a run's scores to its summary tables and write them as parquet and csv.
+
+    Raises:
+        UserError: there is no run, or it has no scores.
+    """
+    document = folder.run()
+    files, options = folder.score_files(folder.committed())
+    average = document["config"]["metric"]["average"]
+    tables = summarise(scan_scores(files, options), average, document["controls"])
+    for name, table in tables.items():
+        folder.write_table(f"summary/{name}.parquet", table)
+        folder.write_csv(f"summary/{name}.csv", table)
+    return tables
+
+
+def summaries(folder: RunFolder) -> dict[str, pl.DataFrame]:
+    """The summary tables as they were written.
+
+    Raises:
+        UserError: they were not.
+    """
+    return {name: pl.read_parquet(folder.store.read(f"summary/{name}.parquet")) for name in SUMMARIES}
+
+
+def report(folder: RunFolder) -> str:
+    """Draw the page from the summary tables; returns its address."""
+    document = folder.run()
+    committed = folder.committed()
+    page = build_report(
+        {**document, "finished": now()},
+        summaries(folder),
+        scan_scores(*folder.score_files(committed)),
+        folder.table("images", committed),
+        folder.table("failures", committed),
+        folder.table("maps", committed),
+    )
+    folder.store.write("report/index.html", page.encode())
+    return folder.store.locate("report/index.html")

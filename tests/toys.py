@@ -1,0 +1,101 @@
+"""Small classifiers with known structure; builders for tests that need a `package.module:function`."""
+
+import torch
+from torch import nn
+
+
+def seeded(module, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    return module
+
+
+class Pooled(nn.Module):
+    """Convolutions, global average pooling, one linear layer: the closed form applies at `features`."""
+
+    def __init__(self, classes=10, channels=8):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, channels, 3, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 3, 4, 1), nn.ReLU()
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, images):
+        return self.fc(self.pool(self.features(images)).flatten(1))
+
+
+class Dense(nn.Module):
+    """A head with a hidden layer and an in-place ReLU directly behind the target layer: no closed form."""
+
+    def __init__(self, classes=10, channels=6):
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 7, 8, 3)
+        self.body = nn.Conv2d(channels, channels, 3, 4, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(channels * 49, 16), nn.ReLU(inplace=True), nn.Linear(16, classes))
+
+    def forward(self, images):
+        return self.head(self.relu(self.body(self.stem(images).relu())))
+
+
+class Branching(Dense):
+    """Its forward looks at values, so no tracer can cut it."""
+
+    def forward(self, images):
+        if images.mean() > 1e6:
+            return self.head(images)
+        return super().forward(images)
+
+
+class Twice(nn.Module):
+    """Runs one layer twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, 1, 1)
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, images):
+        return self.fc(self.conv(self.conv(images)).mean(dim=(2, 3)))
+
+
+class Logits:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Wrapped(nn.Module):
+    """Gives logits inside an object, as Hugging Face models do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        return Logits(self.inner(images))
+
+
+def pooled(classes=10):
+    return seeded(Pooled(classes))
+
+
+def dense():
+    return seeded(Dense())
+
+
+def not_a_model():
+    return 3
+
+
+def crashing():
+    """Raises on every image but the sample that it is tried with."""
+    return Crashing()
+
+
+class Crashing(Pooled):
+    def forward(self, images):
+        if images.shape[0] != 2:
+            raise RuntimeError("this model does not like\nyour image")
+        return super().forward(images)
