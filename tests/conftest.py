@@ -1,16 +1,86 @@
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "shared"))
+NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
 @pytest.fixture(scope="session")
 def shared_data():
     """The offline data pack; a test that needs it is skipped where it is not, but never in CI."""
-    if not SHARED.is_dir():
+    if not (SHARED / "data").is_dir():
         if os.environ.get("CI"):
-            pytest.fail(f"CI must have the data pack at {SHARED}")
-        pytest.skip(f"needs the data pack at {SHARED}, which is not on this machine")
-    return SHARED
+            pytest.fail(f"CI must have the data pack at {SHARED / 'data'}")
+        pytest.skip(f"needs the data pack at {SHARED / 'data'}, which is not on this machine")
+    return SHARED / "data"
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _radosgw(folder):
+    """Ceph's gateway, a real S3 store in memory, by the tool of the shared folder; None where it is not installed."""
+    tool = SHARED / "tools" / "object-store"
+    if not (tool.is_file() and shutil.which("radosgw")):
+        return None
+    command = [str(tool), "up", str(folder), str(free_port()), str(free_port())]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pairs = [line.removeprefix("export ").split("=", 1) for line in printed.splitlines() if "=" in line]
+    found = {name: value.strip("'\"") for name, value in pairs if name in NAMES or name == "AWS_DEFAULT_REGION"}
+    return found, lambda: subprocess.run([str(tool), "down", str(folder)], check=True, capture_output=True)
+
+
+def _moto():
+    """A mock of S3 on loopback."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(200):
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+
+    def stop():
+        process.kill()
+        process.wait()
+
+    keys = {"AWS_ACCESS_KEY_ID": "camrobusttest", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
+    return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}, stop
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory):
+    """An S3 store on loopback: Ceph's radosgw where it is installed, else moto; its environment variables."""
+    found, stop = _radosgw(tmp_path_factory.mktemp("store") / "radosgw") or _moto()
+    yield {"AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", **found}
+    stop()
+
+
+@pytest.fixture
+def bucket(object_store, monkeypatch):
+    """A new bucket, with the environment set to reach it."""
+    import boto3
+
+    from camrobust.io import store
+
+    for name, value in object_store.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    store._client.cache_clear()
+    name = f"bucket-{time.time_ns()}"
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=name)
+    yield name
+    client.close()
+    store._client.cache_clear()

@@ -8,7 +8,6 @@ import polars as pl
 
 from camrobust.errors import UserError
 from camrobust.io.store import MissingObjectError, open_object, open_store, read_object
-from camrobust.registry import unknown
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -74,7 +73,8 @@ def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) ->
     for name in names:
         if name in table.columns:
             return name
-    raise UserError(f"{what}: {unknown(f'column of {uri}', ' or '.join(names), table.columns)}")
+    wanted = " or ".join(f"'{name}'" for name in names)
+    raise UserError(f"{what}: {uri} has no column {wanted}, only {', '.join(table.columns[:10])}; rename or add it")
 
 
 def _absolute(uri: str, manifest: str) -> str:

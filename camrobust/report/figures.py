@@ -18,6 +18,8 @@ MEASURES = {
 TEXT = "currentColor"
 """Charts take the page's text colour, so that they read in light and dark."""
 COLUMNS = 3
+VISIBLE = [-0.25, 1.1]
+"""Range of every panel: intervals from two or three images reach far beyond what a measure can mean."""
 
 
 def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> dict[str, Any] | None:
@@ -40,11 +42,12 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
         x=alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0)),
         color=alt.Color("cam:N", title="CAM", scale=alt.Scale(domain=list(cams), scheme="tableau10")),
     )
-    band = base.mark_area(opacity=0.12).encode(
-        y=alt.Y("lower:Q", title=None), y2="upper:Q", tooltip=alt.value(None)
+    scale = alt.Scale(domain=VISIBLE, nice=False)
+    band = base.mark_area(opacity=0.12, clip=True).encode(
+        y=alt.Y("lower:Q", title=None, scale=scale), y2="upper:Q", tooltip=alt.value(None)
     )
-    line = base.mark_line(point=alt.OverlayMarkDef(size=26)).encode(
-        y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+    line = base.mark_line(point=alt.OverlayMarkDef(size=26), clip=True).encode(
+        y=alt.Y("value:Q", title=None, scale=scale),
         strokeDash=alt.condition(
             alt.FieldOneOfPredicate(field="cam", oneOf=list(controls)), alt.value([5, 4]), alt.value([1, 0])
         ),
@@ -92,7 +95,7 @@ def _plain(chart: alt.FacetChart) -> dict[str, Any]:
             labelColor=TEXT, titleColor=TEXT, domainColor="#8886", tickColor="#8886", gridColor="#8883", labelFontSize=11
         )
         .configure_header(labelColor=TEXT, labelFontSize=13, labelFontWeight="bold")
-        .configure_legend(labelColor=TEXT, titleColor=TEXT, labelFontSize=12, symbolType="stroke")
+        .configure_legend(labelColor=TEXT, titleColor=TEXT, labelFontSize=12, symbolStrokeWidth=3, symbolOpacity=1)
     )
     specification: dict[str, Any] = configured.to_dict()
     return specification

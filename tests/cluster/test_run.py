@@ -1,0 +1,203 @@
+"""Whole runs through Ray on this machine, with faults caused for real."""
+
+import json
+import os
+import shutil
+import signal
+
+import polars as pl
+import pytest
+
+from camrobust.schema import SCORES
+from tests.photos import write_photos
+from tests.runs import camrobust, config, descendants, end, failures, named, scores, start, wait_for
+
+pytestmark = pytest.mark.cluster
+GOOD = 8
+PER_UNIT = 5 * 5  # CAMs × variants
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder / "set" / "wnid", GOOD)
+    (folder / "set" / "empty.jpg").write_bytes(b"")
+    (folder / "set" / "page.png").write_text("<html>503</html>")
+    whole = (folder / "set" / "wnid" / "photo-000.jpg").read_bytes()
+    (folder / "set" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "set" / "notes.txt").write_text("not an image by its name")
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, photos):
+    folder = tmp_path_factory.mktemp("run")
+    path = config(folder, photos, max_failures=0.5)
+    first = camrobust("run", path, "--json")
+    assert first.returncode == 0, first.stderr
+    return path, folder / "out", json.loads(first.stdout)
+
+
+def test_every_row_is_there_once_and_bad_files_are_failure_rows(done, photos):
+    _, out, printed = done
+    rows = scores(out)
+    assert rows.height == GOOD * 2 * PER_UNIT
+    assert rows.select("model", "image_id", "cam", "perturbation", "parameter", "replicate").is_unique().all()
+    assert set(rows.columns) == {column.name for column in SCORES}
+    assert set(rows["model"]) == {"toy/a", "007"}
+    assert set(rows["dataset"]) == {"made up"}
+    assert rows["image_id"].unique().sort().to_list() == sorted(f"wnid/photo-{n:03}.jpg" for n in range(GOOD))
+    kinds = dict(failures(out).select("image_id", "kind").rows())
+    assert kinds == {"empty.jpg": "empty", "page.png": "not_an_image", "cut.jpg": "truncated"}
+    assert failures(out)["model"].null_count() == 3
+    assert printed["complete"]
+    assert printed["planned_rows"] == (GOOD + 3) * 2 * PER_UNIT == printed["score_rows"] + printed["failed_rows"]
+
+
+def test_the_folder_holds_what_design_promises(done):
+    _, out, _ = done
+    run = json.loads((out / "run.json").read_text())
+    assert run["planned"]["rows"] == (GOOD + 3) * 2 * PER_UNIT
+    assert run["target_layers"] == {"toy/a": "features", "007": "relu"}
+    assert run["same_as"]["toy/a"] == {}
+    assert json.loads((out / "done.json").read_text())["score_rows"] == GOOD * 2 * PER_UNIT
+    images = pl.read_parquet(f"{out}/images/*.parquet")
+    assert images.height == GOOD
+    assert images["segments"].min() > 1
+    maps = pl.read_parquet(f"{out}/maps/*.parquet")
+    assert maps.select("image_id").n_unique() <= 3
+    for name in ("by_level", "by_perturbation", "by_cam", "by_model", "by_dataset"):
+        assert (out / "summary" / f"{name}.parquet").is_file()
+        assert (out / "summary" / f"{name}.csv").is_file()
+    assert "<html" in (out / "report" / "index.html").read_text()
+
+
+def test_verify_aggregate_and_report_agree_from_the_command_line(done):
+    _, out, _ = done
+    assert camrobust("verify", out).returncode == 0
+    by_cam = json.loads(camrobust("aggregate", out, "--json").stdout)["by_cam"]
+    assert {(row["model"], row["cam"]) for row in by_cam} == {
+        (model, cam) for model in ("toy/a", "007")
+        for cam in ("gradcam", "gradcam++", "eigencam", "ablationcam", "random")
+    }  # fmt: skip
+    assert camrobust("report", out).stdout.strip() == str(out / "report" / "index.html")
+
+
+def test_a_second_run_does_nothing_and_says_so(done):
+    path, out, _ = done
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+    again = camrobust("run", path)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stderr
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_a_deleted_score_file_is_restored_to_the_bit(done, tmp_path):
+    path, out, _ = done
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    before = scores(copy)
+    next(copy.glob("scores/*/*/*.parquet")).unlink()
+    assert camrobust("verify", copy).returncode == 1
+    again = camrobust("run", path, "--output", copy)
+    assert again.returncode == 0, again.stderr
+    assert "resuming" in again.stderr
+    assert scores(copy).equals(before)
+
+
+def test_too_many_failures_is_exit_code_1(done):
+    path, _, _ = done
+    again = camrobust("run", path, "--set", "max_failures=0.1")
+    assert again.returncode == 1
+    assert "27.3% of the images failed, more than max_failures (10.0%)" in again.stderr
+
+
+def test_another_configuration_is_refused_and_fresh_starts_beside_it(done):
+    path, out, _ = done
+    refused = camrobust("run", path, "--set", "metric.rbo_p=0.8", "--set", "seed=3")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines()[-1] == (
+        f"camrobust: output: {out} holds a run of another configuration (different: metric.rbo_p, seed); choose another "
+        "output, or --fresh to start in a new folder beside it"
+    )
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    write_photos(folder / "set", 40, seed=1)
+    return folder / "set"
+
+
+def test_kill_9_of_an_explain_worker_loses_nothing(tmp_path, many):
+    path = config(tmp_path, many, perturbations=["gaussian_noise:1-5", "salt_pepper:1-5"])
+    out = tmp_path / "out"
+    process = start("run", path)
+    try:
+        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 2, process)
+        (victim, *_) = wait_for(lambda: named(descendants(process.pid), "ray::MapWorker(MapBatches(Explain))"), process)
+        os.kill(victim, signal.SIGKILL)
+        output, _ = process.communicate(timeout=300)
+    finally:
+        end([*descendants(process.pid), process.pid])
+    assert process.returncode == 0, output
+    rows = scores(out)
+    assert rows.height == 40 * 2 * 5 * 10
+    assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
+    assert not (out / "failures").exists()
+
+
+def test_kill_9_of_the_driver_then_a_rerun_is_exact_and_keeps_what_was_committed(tmp_path, many):
+    path = config(tmp_path, many, perturbations=["gaussian_noise:1-5", "salt_pepper:1-5"])
+    out = tmp_path / "out"
+    process = start("run", path)
+    try:
+        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 5, process)
+        below = descendants(process.pid)
+        process.kill()
+        process.communicate()
+    finally:
+        end(below)
+    kept = {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
+    assert 5 <= len(kept) < 40
+    again = camrobust("run", path)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming: {len(kept)} of 40 images are committed" in again.stderr
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    rows = scores(out)
+    assert rows.height == 40 * 2 * 5 * 10
+    assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
+
+
+def test_a_model_that_raises_becomes_failure_rows_and_the_others_go_on(tmp_path, photos):
+    path = config(
+        tmp_path, photos / "wnid", models=["tests.toys:pooled", {"name": "bad", "builder": "tests.toys:crashing"}],
+        max_failures=1,
+    )  # fmt: skip
+    result = camrobust("run", path)
+    assert result.returncode == 0, result.stderr
+    found = failures(tmp_path / "out")
+    assert found.height == GOOD
+    assert set(found["model"]) == {"bad"}
+    assert set(found["message"]) == {"RuntimeError: this model does not like your image"}
+    assert scores(tmp_path / "out").height == GOOD * PER_UNIT
+
+
+@pytest.mark.data
+def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, shared_data):
+    folder = tmp_path / "set"
+    shutil.copytree(shared_data / "bad", folder)
+    write_photos(folder, 3)
+    names = {file.name for file in (shared_data / "bad").iterdir()}
+    path = config(tmp_path, folder, max_failures=1, models=["tests.toys:pooled"])
+    result = camrobust("run", path)
+    assert result.returncode == 0, result.stderr
+    scored = set(scores(tmp_path / "out")["image_id"]) - {f"photo-{n:03}.jpg" for n in range(3)}
+    failed = dict(failures(tmp_path / "out").select("image_id", "kind").rows())
+    assert scored | failed.keys() == names
+    assert not scored & failed.keys()
+    assert len(scored) + len(failed) == 21
+    assert failed["bomb_50000x50000_1bit.png"] == failed["bomb_header_only.png"] == "too_large"
+    assert failed["html_error_page.jpg"] == "not_an_image"
+    assert failed["truncated_half.jpg"] == failed["corrupt_idat_crc.png"] == "truncated"
+    assert {"alpha.png", "animated.gif", "cmyk.jpg", "gray16.png", "one_pixel.png", "palette.png"} <= scored

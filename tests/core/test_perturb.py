@@ -1,0 +1,219 @@
+import re
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from camrobust.core.draws import Draws
+from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, perturb, variants
+from camrobust.errors import UserError
+from tests.reference import perturb as reference
+
+NAMES = PERTURBATIONS.names()
+RANDOM = [one.name for one in PERTURBATIONS if one.random]
+NORMAL = ("gaussian_noise", "speckle_noise")
+
+
+def photos(count=2, size=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), generator=generator).float() / 255
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    from skimage.data import astronaut
+
+    return torch.from_numpy(astronaut()[:224, 100:324].copy()).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "jpeg_compression"])
+def test_equals_the_float64_loop(name, severity):
+    entry, images = PERTURBATIONS[name], photos()
+    found = perturb(images, f"{name}:{severity}", ["p", "q"], seed=7, dataset="d")
+    (strength,) = entry.severities[severity - 1]
+    for number, one in enumerate(["p", "q"]):
+        arguments = []
+        if entry.random:
+            draws = Draws.of(7, "d", [one], name, f"{entry.parameters[0]}={strength:g}", 0)
+            shape = (1, 24, 24) if name == "salt_pepper" else (3, 24, 24)
+            arguments = [(draws.normal if name in NORMAL else draws.uniform)(shape)[0].numpy()]
+        wanted = getattr(reference, name)(images[number].double().numpy(), strength, *arguments)
+        np.testing.assert_allclose(found[number].numpy(), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+def test_gaussian_blur_equals_scikit_image(severity, astronaut):
+    from skimage.filters import gaussian
+
+    (sigma,) = PERTURBATIONS["gaussian_blur"].severities[severity - 1]
+    wanted = gaussian(astronaut[0].double().permute(1, 2, 0).numpy(), sigma, mode="nearest", channel_axis=-1)
+    found = perturb(astronaut, f"gaussian_blur:{severity}", ["a"])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("severity", [1, 5])
+def test_brightness_equals_scikit_images_hsv(severity, astronaut):
+    from skimage.color import hsv2rgb, rgb2hsv
+
+    (shift,) = PERTURBATIONS["brightness"].severities[severity - 1]
+    hsv = rgb2hsv(astronaut[0].double().permute(1, 2, 0).numpy())
+    hsv[..., 2] = np.clip(hsv[..., 2] + shift, 0, 1)
+    found = perturb(astronaut, f"brightness:{severity}", ["a"])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(found.numpy(), hsv2rgb(hsv), atol=2e-6)
+
+
+@pytest.mark.parametrize("severity", [1, 5])
+def test_jpeg_is_pillows(severity, astronaut):
+    (quality,) = PERTURBATIONS["jpeg_compression"].severities[severity - 1]
+    sink = BytesIO()
+    pixels = (astronaut[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(sink, "JPEG", quality=int(quality))
+    found = (perturb(astronaut, f"jpeg_compression:{severity}", ["a"])[0] * 255).round().permute(1, 2, 0)
+    np.testing.assert_array_equal(found.numpy(), np.asarray(Image.open(sink)))
+
+
+@pytest.mark.parametrize("rate", [3, 60, 900])
+def test_shot_noise_counts_are_poisson(rate):
+    level = 0.4
+    image = torch.full((1, 3, 150, 150), level)
+    # Above full brightness counts are clipped, so the distribution is compared below it.
+    counts = perturb(image, f"shot_noise:rate={rate}", ["a"]).flatten().numpy() * rate
+    mean = round(level * 255) / 255 * rate
+    assert np.allclose(counts, counts.round(), atol=1e-3 * max(1, rate))
+    top = int(rate)
+    steps = np.arange(0, top)
+    found = np.array([(counts.round() <= k).mean() for k in steps])
+    assert np.abs(found - stats.poisson.cdf(steps, mean)).max(initial=0) < 1.63 / np.sqrt(counts.size)
+
+
+@pytest.mark.parametrize(("name", "share"), [("impulse_noise", 0.27), ("salt_pepper", 0.2)])
+def test_share_of_replaced_values(name, share):
+    grey = torch.full((1, 3, 200, 200), 0.5)
+    found = perturb(grey, f"{name}:5", ["a"])
+    assert abs(float((found == 0).float().mean()) - share / 2) < 0.01
+    assert abs(float((found == 1).float().mean()) - share / 2) < 0.01
+    together = (found[0, 0] != 0.5) & (found[0, 1] != 0.5)
+    expected = share if name == "salt_pepper" else share**2
+    assert abs(float(together.float().mean()) - expected) < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_properties(name):
+    images = photos(3)
+    kept = images.clone()
+    found = perturb(images, f"{name}:4", ["a", "b", "c"], seed=3)
+    assert torch.equal(images, kept)
+    assert found.shape == images.shape
+    assert found.dtype == torch.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert found.data_ptr() != images.data_ptr()
+    assert torch.equal(found, perturb(images, f"{name}:4", ["a", "b", "c"], seed=3))
+    backwards = perturb(images.flip(0), f"{name}:4", ["c", "b", "a"], seed=3).flip(0)
+    alone = torch.cat([perturb(images[n : n + 1], f"{name}:4", [one], seed=3) for n, one in enumerate("abc")])
+    # A mean over a batch may round in the last place; what is drawn may not differ by a bit.
+    if PERTURBATIONS[name].random:
+        assert torch.equal(found, backwards)
+        assert torch.equal(found, alone)
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stronger_is_further(name, astronaut):
+    distances = [float((perturb(astronaut, f"{name}:{s}", ["a"]) - astronaut).abs().mean()) for s in range(1, 6)]
+    assert distances == sorted(distances)
+    assert distances[0] > 0.001
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_seed_image_dataset_and_replicate_draw_anew(name):
+    images = photos(1)
+    base = perturb(images, f"{name}:3", ["a"])
+    others = [
+        perturb(images, f"{name}:3", ["a"], seed=1),
+        perturb(images, f"{name}:3", ["b"]),
+        perturb(images, f"{name}:3", ["a"], replicate=1),
+        perturb(images, f"{name}:3", ["a"], dataset="e"),
+    ]
+    assert not any(torch.equal(base, other) for other in others)
+
+
+def test_a_severity_and_its_parameter_are_the_same_draw():
+    images = photos(1)
+    assert torch.equal(perturb(images, "gaussian_noise:1", ["a"]), perturb(images, "gaussian_noise:sigma=0.08", ["a"]))
+
+
+def test_variants_are_clean_first_and_8_bit():
+    image = (photos(1)[0] * 255).to(torch.uint8)
+    planned = variants(["gaussian_noise:1,5", "contrast:2"])
+    found = make_variants(image, planned, "a", "d", 0)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found[0], image)
+    single = perturb(image[None].float() / 255, planned[1], ["a"], dataset="d")
+    assert torch.equal(found[2], (single[0] * 255).round().to(torch.uint8))
+
+
+def test_what_a_specification_may_say():
+    assert [v.severity for v in variants(["gaussian_noise"])] == [1, 2, 3, 4, 5]
+    assert [v.severity for v in variants(["contrast:1,3-4"])] == [1, 3, 4]
+    assert variants(["contrast:factor=0.5"])[0] == Variant("contrast", None, (0.5,), 0)
+    assert variants([{"contrast": {"factor": [0.5, 0.6]}}])[1].parameter == "factor=0.6"
+    found = variants([{"gaussian_noise": [1, 3], "replicates": 2}])
+    assert [(v.severity, v.replicate) for v in found] == [(1, 0), (3, 0), (1, 1), (3, 1)]
+    assert len(variants(["preset:noise"])) == 30
+    assert len(variants(["preset:all"])) == 5 * len(PERTURBATIONS)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("gausian_noise:3", "unknown perturbation 'gausian_noise'; did you mean 'gaussian_noise'? known: brightness,"),
+        (
+            "gaussian_noise:7",
+            "perturbations: severity must be 1 to 5, got 7 in 'gaussian_noise:7'; give a physical value as "
+            "gaussian_noise:sigma=…",
+        ),
+        ("contrast:0", "perturbations: severity must be 1 to 5, got 0 in 'contrast:0'"),
+        ("contrast:high", "perturbations: levels must be like 3, 1-5 or 1,3,5, got 'high' in 'contrast:high'"),
+        ("contrast:sigma=1", "unknown parameter of contrast 'sigma'; known: factor"),
+        ("contrast:factor=much", "perturbations: contrast: factor must be a number, got 'much'"),
+        (
+            "gaussian_noise:sigma=-1",
+            "perturbations: gaussian_noise: sigma must be at least 0 (share of the pixel range), got -1; choose another "
+            "strength",
+        ),
+        ("gaussian_noise:sigma=nan", "gaussian_noise: sigma must be at least 0 (share of the pixel range), got nan"),
+        ("jpeg_compression:quality=101", "jpeg_compression: quality must be 1 to 100 (JPEG quality), got 101"),
+        ("salt_pepper:amount=1.5", "salt_pepper: amount must be 0 to 1 (share of the pixels), got 1.5"),
+        ("shot_noise:rate=0", "shot_noise: rate must be 0.01 to 10000 (photons at full brightness), got 0"),
+        ("preset:nois", "unknown preset 'nois'; did you mean 'noise'? known: all, noise, quick"),
+        ({"contrast": 1, "replicates": 2}, "'contrast' draws nothing at random, so its replicates would be identical"),
+        ({"gaussian_noise": 1, "replicates": 0}, "perturbations: replicates must be 1 to 1000, got 0"),
+        ({"gaussian_noise": 1, "contrast": 1}, "must name one perturbation (and replicates), got gaussian_noise, contrast"),
+    ],
+)
+def test_mistakes_are_one_sentence(spec, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        variants([spec])
+
+
+def test_a_variant_twice_and_none_at_all():
+    with pytest.raises(UserError, match=re.escape("'gaussian_noise' at sigma=0.08 occurs twice; for more draws")):
+        variants(["gaussian_noise:1", "gaussian_noise:sigma=0.08"])
+    with pytest.raises(UserError, match="perturbations: must name at least one"):
+        variants([])
+
+
+def test_wrong_shapes_are_told():
+    with pytest.raises(ValueError, match=re.escape("perturb: images must have the shape (B, 3, H, W), got (3, 8, 8)")):
+        perturb(torch.zeros(3, 8, 8), "contrast:1", ["a"])
+    with pytest.raises(ValueError, match=re.escape("perturb: image_ids must be one per image (1), got 2")):
+        perturb(torch.zeros(1, 3, 8, 8), "contrast:1", ["a", "b"])
+    with pytest.raises(UserError, match="'contrast' must be a single strength, got 5; add :1 to :5"):
+        perturb(torch.zeros(1, 3, 8, 8), "contrast", ["a"])
+    with pytest.raises(ValueError, match=re.escape("gaussian_noise: draws must hold one stream per image (2), got 1")):
+        PERTURBATIONS["gaussian_noise"].function(photos(2), 0.1, Draws.of(0, "", ["a"], "", "", 0))

@@ -1,0 +1,108 @@
+"""Running the command line as a user does, and looking at what it left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+ROOT = Path(__file__).parents[1]
+KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "parameter", "replicate"]
+
+
+def config(folder, images, **changes):
+    data = {
+        "output": str(folder / "out"),
+        "datasets": [{"name": "made up", "images": str(images)}],
+        "models": [
+            {"name": "toy/a", "builder": "tests.toys:pooled"},
+            {"name": "007", "builder": "tests.toys:dense"},
+        ],
+        "cams": ["gradcam", "gradcam++", "eigencam", "ablationcam", "random"],
+        "perturbations": ["gaussian_noise:1,5", "contrast:5", {"salt_pepper": [3], "replicates": 2}],
+        "gallery": 3,
+    } | changes
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "camrobust.cli", *map(str, arguments)]
+
+
+def environment(**changes):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **changes}
+
+
+def camrobust(*arguments, **changes):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=environment(**changes),
+                          cwd=ROOT, timeout=400)  # fmt: skip
+
+
+def start(*arguments):
+    return subprocess.Popen(command(*arguments), env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+
+def scores(out):
+    return pl.read_parquet(f"{out}/scores/**/*.parquet", hive_partitioning=True,
+                           hive_schema={"dataset": pl.String, "model": pl.String}).sort(KEYS)  # fmt: skip
+
+
+def failures(out):
+    return pl.read_parquet(f"{out}/failures/*.parquet")
+
+
+def wait_for(condition, process, seconds=240):
+    """Poll until the condition holds; fail when the process ends or the time is over first."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended first:\n{process.stdout.read()}")
+        if time.monotonic() > end:
+            raise AssertionError("the condition never held")
+        time.sleep(0.05)
+    return found
+
+
+def descendants(pid):
+    """Processes below a process, by /proc."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found, fresh = set(), {pid}
+    while fresh:
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return found
+
+
+def named(pids, text):
+    """Those whose title holds a text; Ray titles a worker after what it runs."""
+    found = []
+    for pid in pids:
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in title:
+            found.append(pid)
+    return found
+
+
+def end(pids):
+    """Kill processes that this test started and that outlived their driver."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

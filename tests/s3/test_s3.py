@@ -1,0 +1,144 @@
+"""The same job from and to an object store on loopback; and what a user is told when the store refuses."""
+
+import json
+
+import boto3
+import polars as pl
+import pytest
+
+from camrobust.cli import main
+from camrobust.errors import UserError
+from camrobust.io import store as stores
+from camrobust.io.store import MissingObjectError, open_store, read_object
+from tests.photos import write_photos
+from tests.runs import camrobust, config
+
+pytestmark = pytest.mark.s3
+
+
+def test_a_bucket_is_a_store(bucket):
+    store = open_store(f"s3://{bucket}/a/b")
+    store.write("x/one.txt", b"1")
+    store.write("x/two words.txt", b"22")
+    store.write("y", b"")
+    assert [(entry.key, entry.size_bytes) for entry in store.list()] == [
+        ("x/one.txt", 1), ("x/two words.txt", 2), ("y", 0)
+    ]  # fmt: skip
+    assert [entry.key for entry in store.list("x/o")] == ["x/one.txt"]
+    assert store.read("x/two words.txt") == b"22"
+    assert read_object(f"s3://{bucket}/a/b/x/one.txt") == b"1"
+    assert store.locate("y") == f"s3://{bucket}/a/b/y"
+    store.delete("y")
+    store.delete("y")
+    with pytest.raises(MissingObjectError, match=f"there is no object s3://{bucket}/a/b/y"):
+        store.read("y")
+
+
+def test_listings_go_beyond_a_thousand(bucket):
+    store = open_store(f"s3://{bucket}/many")
+    for number in range(1005):
+        store.write(f"{number:05}", b"")
+    assert len(list(store.list())) == 1005
+
+
+def test_from_and_to_s3(bucket, object_store, tmp_path):
+    write_photos(tmp_path / "set", 4)
+    client = boto3.client("s3")
+    for path in (tmp_path / "set").iterdir():
+        client.upload_file(str(path), bucket, f"photos/{path.name}")
+    client.put_object(Bucket=bucket, Key="photos/broken.jpg", Body=b"no image")
+    client.put_object(Bucket=bucket, Key="labels.csv", Body=b"image_id,label\nphoto-000.jpg,3\n")
+    client.close()
+    photos = [{"name": "s3", "images": f"s3://{bucket}/photos", "labels": f"s3://{bucket}/labels.csv"}]
+    path = config(tmp_path, "", datasets=photos, output=f"s3://{bucket}/runs/one", max_failures=0.5)
+    first = camrobust("run", path, "--json", **object_store)
+    assert first.returncode == 0, first.stderr
+    printed = json.loads(first.stdout)
+    assert printed["complete"]
+    assert (printed["score_rows"], printed["failed_images"]) == (4 * 2 * 25, 1)
+    again = camrobust("run", path, **object_store)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stderr
+    run = open_store(f"s3://{bucket}/runs/one")
+    keys = {entry.key for entry in run.list()}
+    assert {"run.json", "done.json", "manifest.parquet", "summary/by_cam.csv", "report/index.html"} <= keys
+    secret = object_store["AWS_SECRET_ACCESS_KEY"].encode()
+    assert not any(secret in run.read(key) for key in keys)
+    assert secret.decode() not in first.stderr + first.stdout
+
+    victim = next(key for key in sorted(keys) if key.startswith("scores/"))
+    run.delete(victim)
+    assert camrobust("verify", f"s3://{bucket}/runs/one", **object_store).returncode == 1
+    healed = camrobust("run", path, "--json", **object_store)
+    assert healed.returncode == 0, healed.stderr
+    assert json.loads(healed.stdout)["score_rows"] == 4 * 2 * 25
+
+    import camrobust as package
+
+    scores = package.load_run(f"s3://{bucket}/runs/one").scores
+    assert scores.height == 4 * 2 * 25
+    assert scores.filter(pl.col("image_id") == "photo-000.jpg")["label"].unique().to_list() == [3]
+
+
+def told(uri, capsys, tmp_path):
+    path = config(tmp_path, "", datasets=[{"name": "x", "images": uri}], output=str(tmp_path / "out"))
+    code = main(["run", str(path), "--quiet"])
+    lines = capsys.readouterr().err.splitlines()
+    return code, [line for line in lines if line.startswith("camrobust: ")]
+
+
+def test_a_bucket_that_is_not_there(bucket, capsys, tmp_path):
+    code, lines = told(f"s3://no-{bucket}/x", capsys, tmp_path)
+    sentence = f"camrobust: s3: there is no bucket 'no-{bucket}' (s3://no-{bucket}/x); create it or mend the address"
+    assert (code, lines) == (2, [sentence])
+
+
+def test_no_credentials(bucket, capsys, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    code, lines = told(f"s3://{bucket}/x", capsys, tmp_path)
+    sentence = (
+        f"camrobust: s3: no credentials for s3://{bucket}/x; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile "
+        "or a role"
+    )
+    assert (code, lines) == (2, [sentence])
+
+
+def test_an_empty_prefix(bucket, capsys, tmp_path):
+    code, lines = told(f"s3://{bucket}/nothing", capsys, tmp_path)
+    assert code == 2
+    assert lines[0].startswith(f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; files must end in")
+
+
+def test_an_endpoint_that_is_not_there(bucket, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(stores, "ATTEMPTS", 1)
+    code, lines = told(f"s3://{bucket}/x", capsys, tmp_path)
+    sentence = f"camrobust: s3: cannot reach the endpoint for s3://{bucket}/x; check AWS_ENDPOINT_URL and the network"
+    assert (code, lines) == (2, [sentence])
+
+
+def test_wrong_secret_and_no_permission(bucket, object_store, capsys, tmp_path, monkeypatch):
+    if "moto" in object_store.get("AWS_ACCESS_KEY_ID", "") or object_store["AWS_ACCESS_KEY_ID"] == "camrobusttest":
+        pytest.skip("moto accepts every secret; needs radosgw (apt-get install radosgw)")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    code, lines = told(f"s3://{bucket}/x", capsys, tmp_path)
+    assert code == 2
+    assert "the credentials are refused" in lines[0] or "no permission" in lines[0]
+
+
+def test_answers_of_a_store_are_explained():
+    refused = stores._refused("AccessDenied", "s3://b/k")
+    assert isinstance(refused, UserError)
+    assert str(refused) == "s3: no permission for s3://b/k; these credentials need read, list and write on it"
+    assert isinstance(stores._refused("NoSuchKey", "s3://b/k"), MissingObjectError)
+    assert "answered SlowDown; the store may be overloaded, run again to resume" in str(
+        stores._refused("SlowDown", "s3://b/k")
+    )
+
+
+def test_an_address_without_a_bucket():
+    with pytest.raises(UserError, match="names no bucket; write s3://bucket/prefix"):
+        open_store("s3:///x")

@@ -1,0 +1,123 @@
+import math
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from camrobust.aggregate import scan_scores, summarise
+from camrobust.errors import UserError
+from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES
+from tests.reference.aggregate import group
+from tests.synthetic import frame, score_rows, scores
+
+
+def same_number(found, wanted):
+    return (found is None and wanted is None) or (found is not None and math.isclose(found, wanted, abs_tol=1e-6))
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+@pytest.mark.parametrize("table", SUMMARIES)
+def test_every_table_equals_the_loops(table, average):
+    rows = score_rows(images=7, models=("m", "n"), datasets=("d", "e"), perturbations=("p", "q"), seed=4)
+    found = summarise(frame(SCORES, rows).lazy(), average)[table]
+    keys = SUMMARIES[table]
+    used = rows if "cam" in keys else [row for row in rows if row["cam"] != "random"]
+    groups = {tuple(row[key] for key in keys) for row in used}
+    assert found.height == len(groups)
+    for line in found.iter_rows(named=True):
+        members = [row for row in used if tuple(row[key] for key in keys) == tuple(line[key] for key in keys)]
+        for form, column in (("", "rbo"), ("_adjusted", "rbo_adjusted")):
+            for name, (value, low, high) in group(members, column, average).items():
+                assert same_number(line[f"{name}{form}"], value), (name, form)
+                assert same_number(line[f"{name}{form}_lower"], low), (name, form)
+                assert same_number(line[f"{name}{form}_upper"], high), (name, form)
+        ok = [row for row in members if row["status"] == "ok"]
+        assert line["n_pairs"] == len(members)
+        assert line["n_images"] == len({(row["dataset"], row["image_id"]) for row in members})
+        assert line["n_same"] == sum(row["same"] for row in ok)
+        assert line["n_flipped"] == sum(not row["same"] for row in ok)
+        assert math.isclose(line["flip_rate"], sum(not row["same"] for row in members) / len(members))
+        assert math.isclose(line["flat_share"], sum(r["status"] == "flat_map" for r in members) / len(members))
+        assert math.isclose(line["not_finite_share"], sum(r["status"] == "not_finite" for r in members) / len(members))
+
+
+def tiny(*pairs):
+    """Rows of one CAM from (image, same, rbo)."""
+    (row, *_) = score_rows(images=1, cams=("gradcam",), levels=(1,), bad=0)
+    return frame(SCORES, [row | {"image_id": i, "same": s, "rbo": r, "rbo_adjusted": r, "status": "ok", "replicate": n}
+                          for n, (i, s, r) in enumerate(pairs)])  # fmt: skip
+
+
+def test_macro_and_micro_by_hand():
+    table = tiny(("a", True, 1.0), ("a", True, 0.5), ("b", True, 0.25), ("a", False, 0.5), ("b", False, 0.0))
+    macro, micro = (summarise(table.lazy(), average)["by_cam"].row(0, named=True) for average in ("macro", "micro"))
+    assert macro["consistency"] == pytest.approx((0.75 + 0.25) / 2)
+    assert micro["consistency"] == pytest.approx(1.75 / 3)
+    assert macro["responsiveness"] == micro["responsiveness"] == pytest.approx(0.75)
+    assert macro["robustness"] == pytest.approx(0.5 * 0.75)
+
+
+def test_without_a_flip_responsiveness_and_rm_are_null_and_never_0_or_1():
+    line = summarise(tiny(("a", True, 0.5), ("b", True, 0.7)).lazy())["by_cam"].row(0, named=True)
+    assert line["consistency"] == pytest.approx(0.6)
+    assert line["responsiveness"] is None
+    assert line["robustness"] is None
+    assert line["robustness_adjusted"] is None
+    assert (line["n_same"], line["n_flipped"], line["flip_rate"]) == (2, 0, 0)
+    line = summarise(tiny(("a", False, 0.5)).lazy())["by_cam"].row(0, named=True)
+    assert line["consistency"] is None
+    assert line["responsiveness"] == 0.5
+    assert line["responsiveness_lower"] is None
+
+
+def test_columns_are_the_schemas_and_rows_order_changes_nothing():
+    table = scores(images=9, seed=2)
+    first = summarise(table.lazy())
+    second = summarise(table.sample(fraction=1, shuffle=True, seed=1).lazy())
+    measures = [f"{one.name}{end}" for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
+    for name, keys in SUMMARIES.items():
+        assert first[name].columns == [*keys, *measures, *(one.name for one in SUMMARY_COUNTS)]
+        assert first[name].drop(keys).to_numpy() == pytest.approx(second[name].drop(keys).to_numpy(), nan_ok=True)
+
+
+def test_the_floor_stays_out_of_roll_ups_over_cams():
+    table = scores(cams=("gradcam", "random"), bad=0)
+    alone = scores(cams=("gradcam", "random"), bad=0).filter(pl.col("cam") == "gradcam")
+    assert summarise(table.lazy())["by_model"].equals(summarise(alone.lazy())["by_model"])
+    assert set(summarise(table.lazy())["by_cam"]["cam"]) == {"gradcam", "random"}
+
+
+def test_intervals_cover_the_truth_in_95_of_100_samples():
+    # Images differ in how easy they are, so pairs of one image are alike; an interval over pairs would be too short.
+    generator = np.random.default_rng(0)
+    repeats, images, pairs = 300, 40, 10
+    ease = generator.normal(0, 0.12, (repeats, images, 1))
+    same = generator.random((repeats, images, pairs)) < 0.6
+    value = 0.5 + ease + generator.normal(0, 0.08, (repeats, images, pairs))
+    grid = [axis.ravel() for axis in np.meshgrid(range(repeats), range(images), range(pairs), indexing="ij")]
+    table = pl.DataFrame(
+        {"dataset": [str(n) for n in grid[0]], "model": "m", "cam": "gradcam", "perturbation": "p", "severity": 1,
+         "parameter": "x", "image_id": [str(n) for n in grid[1]], "same": same.ravel(), "status": "ok",
+         "rbo": value.ravel(), "rbo_adjusted": value.ravel()}
+    )  # fmt: skip
+    for average in ("macro", "micro"):
+        found = summarise(table.lazy(), average)["by_cam"]
+        for name, truth in (("consistency", 0.5), ("responsiveness", 0.5), ("robustness", 0.25)):
+            inside = (found[f"{name}_lower"] <= truth) & (found[f"{name}_upper"] >= truth)
+            assert 0.91 <= inside.mean() <= 0.985, (average, name, inside.mean())
+
+
+def test_names_come_back_from_folders_as_they_were(tmp_path):
+    folder = tmp_path / "scores" / "dataset=a%2Fb%20c" / "model=007"
+    folder.mkdir(parents=True)
+    scores().drop("dataset", "model").write_parquet(folder / "x.parquet")
+    found = scan_scores([str(folder / "x.parquet")]).collect()
+    assert (found["dataset"][0], found["model"][0]) == ("a/b c", "007")
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="summarise: average must be macro or micro, got 'mean'"):
+        summarise(scores().lazy(), "mean")
+    with pytest.raises(UserError, match=re.escape("scores: the run holds no score rows; see its failures, or run it")):
+        scan_scores([])

@@ -1,0 +1,310 @@
+"""A user's mistakes are one line and exit code 2; none of these needs a cluster."""
+
+import json
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from camrobust.cli import main
+from camrobust.core.cams import CAMS
+from camrobust.core.perturb import PERTURBATIONS
+from tests.photos import write_photos
+from tests.runs import ROOT
+from tests.toys import pooled
+
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def base(tmp_path):
+    write_photos(tmp_path / "photos", 2)
+    return {
+        "output": str(tmp_path / "out"),
+        "datasets": [{"name": "made up", "images": str(tmp_path / "photos")}],
+        "models": ["tests.toys:pooled"],
+        "cams": ["gradcam"],
+        "perturbations": ["gaussian_noise:1"],
+    }
+
+
+def run(tmp_path, capsys, data, *arguments):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(data))
+    code = main(["run", str(path), *arguments])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("camrobust: ")]
+    return code, lines
+
+
+def with_model(data, **model):
+    return data | {"models": [{"name": "m", "builder": "tests.toys:pooled"} | model]}
+
+
+MISTAKES = {
+    "unknown CAM": (lambda d, p: d | {"cams": ["gradcm"]}, "unknown CAM 'gradcm'; did you mean 'gradcam'? known: "),
+    "unknown perturbation": (
+        lambda d, p: d | {"perturbations": ["gausian_noise:1"]},
+        "unknown perturbation 'gausian_noise'; did you mean 'gaussian_noise'? known: ",
+    ),
+    "severity 7": (
+        lambda d, p: d | {"perturbations": ["gaussian_noise:7"]},
+        "perturbations: severity must be 1 to 5, got 7 in 'gaussian_noise:7'; give a physical value as "
+        "gaussian_noise:sigma=…",
+    ),
+    "unknown key": (lambda d, p: d | {"cam": 1}, "config: unknown key 'cam'; did you mean 'cams'? known: "),
+    "unknown nested key": (
+        lambda d, p: d | {"metric": {"rbop": 1}},
+        "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, rbo_p, target, ties",
+    ),
+    "missing key": (lambda d, p: {k: v for k, v in d.items() if k != "cams"}, "config: the key 'cams' is missing"),
+    "value out of range": (
+        lambda d, p: d | {"metric": {"rbo_p": 2}},
+        "config: metric.rbo_p: input should be less than 1, got 2",
+    ),
+    "unknown torchvision model": (
+        lambda d, p: d | {"models": ["torchvision:resnet19@none"]},
+        "unknown torchvision model 'resnet19'; did you mean 'resnet",
+    ),
+    "unknown timm model": (
+        lambda d, p: d | {"models": ["timm:tf_eficientnet_lite0@none"]},
+        "unknown timm model 'tf_eficientnet_lite0'; did you mean 'tf_efficientnet_lite0'? known: ",
+    ),
+    "unknown weights": (
+        lambda d, p: d | {"models": ["torchvision:resnet18@V9"]},
+        "unknown weights of torchvision model 'resnet18' 'V9'; known: DEFAULT, IMAGENET1K_V1, none",
+    ),
+    "unknown function": (
+        lambda d, p: d | {"models": ["tests.toys:poled"]},
+        "unknown function in tests.toys 'poled'; did you mean 'pooled'? known: ",
+    ),
+    "unknown module": (
+        lambda d, p: d | {"models": ["tests.toyz:pooled"]},
+        "model 'tests.toyz:pooled': cannot import 'tests.toyz' (No module named 'tests.toyz'); is it installed, or in "
+        "the working directory that the job was submitted with?",
+    ),
+    "a builder that returns something else": (
+        lambda d, p: d | {"models": ["tests.toys:not_a_model"]},
+        "model 'tests.toys:not_a_model': tests.toys:not_a_model must return a torch.nn.Module, got int",
+    ),
+    "no such builder": (
+        lambda d, p: d | {"models": ["resnet18"]},
+        "model 'resnet18': builder must be torchvision:NAME, timm:NAME or package.module:function, got 'resnet18'",
+    ),
+    "no such layer": (
+        lambda d, p: with_model(d, target_layer="featres"),
+        "target_layer: the model has no layer 'featres'; near names: features",
+    ),
+    "a layer without a spatial output": (
+        lambda d, p: with_model(d, target_layer="fc"),
+        "target_layer: 'fc' must put out a feature map (B, C, h, w), got (2, 10); choose a convolutional layer",
+    ),
+    "weights that do not fit": (
+        lambda d, p: with_model(d, weights=str(p / "other.safetensors")),
+        "(missing: fc.weight; not in the model: fc.wait; other shape: fc.bias is (3,), not (10,)); name the architecture",
+    ),
+    "weights that are no weights": (
+        lambda d, p: with_model(d, weights=str(p / "broken.pth")),
+        "broken.pth' cannot be read (",
+    ),
+    "weights that would run code": (
+        lambda d, p: with_model(d, weights=str(p / "code.pth")),
+        "code.pth' cannot be read (",
+    ),
+    "weights that are not there": (
+        lambda d, p: with_model(d, weights=str(p / "nowhere.pth")),
+        "nowhere.pth; mend weights",
+    ),
+    "a folder that is not there": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
+        "dataset 'x': there are no images in ",
+    ),
+    "a folder without images": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "empty")}]},
+        "files must end in .avif, .bmp, .gif, .jfif, .jpe, .jpeg, …",
+    ),
+    "a manifest without the column": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "bad.csv")}]},
+        "bad.csv has no column 'uri', only url, label; rename or add it",
+    ),
+    "a manifest that is none": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "broken.parquet")}]},
+        "broken.parquet is not a readable table (",
+    ),
+    "an image twice": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "twice.csv")}]},
+        "dataset 'x': image_id 'photos/photo-000.jpg' occurs twice; give each image its own",
+    ),
+    "labels out of range": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
+        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",
+    ),
+    "labels that are names": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "named.csv")}]},
+        "manifest: labels must be class indices (integers), got String; map names first",
+    ),
+    "labels of other images": (
+        lambda d, p: d | {"datasets": [d["datasets"][0] | {"labels": str(p / "others.csv")}]},
+        "names an image; use their image_id",
+    ),
+    "another scheme": (
+        lambda d, p: d | {"output": "ftp://host/x"},
+        "store: 'ftp://host/x' must be a path, file:// or s3://, got ftp://; copy it to one of these",
+    ),
+    "a crop that does not fit": (
+        lambda d, p: d | {"image": {"resize": 64, "crop": 224}},
+        "config: image: crop must be at most resize (64 px), got 224",
+    ),
+}
+
+
+class Runs:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("url,label\na.jpg,1\n")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1nonsense")
+    (tmp_path / "twice.csv").write_text("uri\nphotos/photo-000.jpg\nphotos/photo-000.jpg\n")
+    (tmp_path / "high.csv").write_text("uri,label\nphotos/photo-000.jpg,10\n")
+    (tmp_path / "named.csv").write_text("uri,label\nphotos/photo-000.jpg,cat\n")
+    (tmp_path / "others.csv").write_text("image_id,label\nelsewhere.jpg,1\n")
+    weights = dict(pooled().state_dict())
+    weights["fc.wait"] = weights.pop("fc.weight")
+    weights["fc.bias"] = torch.zeros(3)
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.pth").write_bytes(b"nonsense")
+    torch.save({"a": Runs()}, tmp_path / "code.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
+    change, sentence = MISTAKES[mistake]
+    code, lines = run(files, capsys, change(base, files))
+    assert code == 2
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert not Path(base["output"], "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "nowhere.yaml"], "config: there is no file 'nowhere.yaml'; give the path of a YAML file"),
+        (["verify", "nowhere"], "holds no run.json; give the output folder of a run"),
+        (["report", "nowhere"], "holds no run.json; give the output folder of a run"),
+        (["list", "cam"], "camrobust list: argument kind: invalid choice: 'cam'"),
+        (["runn"], "invalid choice: 'runn'"),
+        ([], "the following arguments are required: COMMAND; see camrobust --help"),
+        (["bench", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
+        (
+            ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
+            "nowhere.jpg; mend the path",
+        ),
+        (
+            ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcm"],
+            "unknown CAM 'gradcm'; did you mean 'gradcam'?",
+        ),
+    ],
+)
+def test_mistakes_in_arguments(arguments, sentence, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert sentence in captured.err
+    assert captured.out == ""
+
+
+def test_set_overrides_and_its_mistakes(base, tmp_path, capsys):
+    code, lines = run(tmp_path, capsys, base, "--set", "metric.rbo_p=7")
+    assert (code, lines) == (2, ["camrobust: config: metric.rbo_p: input should be less than 1, got 7"])
+    code, lines = run(tmp_path, capsys, base, "--set", "seed")
+    assert (code, lines) == (
+        2, ["camrobust: --set must be key=value, got 'seed'; for example --set metric.rbo_p=0.95"]
+    )  # fmt: skip
+    code, lines = run(tmp_path, capsys, base, "--set", "cams.4=gradcam")
+    assert (code, lines) == (2, ["camrobust: --set cams.4=gradcam: '4' must be a position from 0 to 0"])
+    code, lines = run(tmp_path, capsys, base, "--set", "models.0=tests.toys:poled")
+    assert lines[0].startswith("camrobust: unknown function in tests.toys 'poled'")
+
+
+def test_plan_counts_and_spends_nothing(base, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    assert main(["plan", str(path), "--json", "--forwards-per-s", "10"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["rows"], found["forwards"]) == (2, 2, 4)
+    assert found["explain_worker_hours"] == round(4 / 10 / 3600, 3)
+    assert main(["plan", str(path)]) == 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["cams", "perturbations", "similarities", "models"])
+def test_list_shows_the_registries(kind, capsys):
+    assert main(["list", kind, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    if kind == "cams":
+        assert [row["name"] for row in rows] == CAMS.names()
+    if kind == "perturbations":
+        assert [row["name"] for row in rows] == PERTURBATIONS.names()
+    assert main(["list", kind]) == 0
+    assert "source" in capsys.readouterr().out or kind == "models"
+
+
+def test_explain_draws_a_picture(tmp_path, capsys):
+    from PIL import Image
+
+    write_photos(tmp_path, 1)
+    output = tmp_path / "grid.png"
+    arguments = ["explain", str(tmp_path / "photo-000.jpg"), "--model", "tests.toys:pooled", "--cam", "gradcam"]
+    assert main([*arguments, "--perturb", "gaussian_noise:3", "contrast:5", "--output", str(output)]) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    with Image.open(output) as picture:
+        assert picture.width > 3 * 224
+    assert main([*arguments, "--output", str(tmp_path / "grid.xyz")]) == 2
+
+
+def test_every_configuration_that_is_shipped_is_valid():
+    from camrobust.config import load_config
+    from camrobust.core.perturb import variants
+
+    shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+    assert {path.stem for path in shipped} >= {"demo", "paper", "spot"}
+    for path in shipped:
+        config = load_config(path)
+        assert variants(config.perturbations)
+        assert all(name in CAMS for name in config.cams)
+
+
+def test_the_cluster_file_is_valid_by_rays_own_schema():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+
+
+def test_labels_that_some_images_lack_stay_unknown(tmp_path):
+    from camrobust.io.manifest import list_images
+
+    write_photos(tmp_path / "photos", 2)
+    (tmp_path / "labels.csv").write_text("file,class_index\nphoto-001.jpg,7\n")
+    table = list_images("d", str(tmp_path / "photos"), str(tmp_path / "labels.csv"))
+    assert table.select("image_id", "label").rows() == [("photo-000.jpg", None), ("photo-001.jpg", 7)]
+
+
+def test_a_parquet_manifest_keeps_its_ids_and_labels(tmp_path):
+    from camrobust.io.manifest import list_images
+
+    write_photos(tmp_path / "photos", 2)
+    table = pl.DataFrame({"uri": ["photos/photo-001.jpg", "s3://b/k.jpg"], "image_id": ["x", "y"], "label": [1, None]})
+    table.write_parquet(tmp_path / "manifest.parquet")
+    found = list_images("d", str(tmp_path / "manifest.parquet"))
+    assert found["uri"].to_list() == [str(tmp_path / "photos/photo-001.jpg"), "s3://b/k.jpg"]
+    assert found["label"].to_list() == [1, None]
