@@ -87,8 +87,7 @@ def _per_image(rows: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
     ]
     group = list(dict.fromkeys((*keys, *IMAGE)))
     defined = [
-        pl.when(pl.col(column).is_nan()).then(None).otherwise(pl.col(column)).alias(column)
-        for column in FORMS.values()
+        pl.when(pl.col(column).is_nan()).then(None).otherwise(pl.col(column)).alias(column) for column in FORMS.values()
     ]
     return rows.with_columns(defined).group_by(group).agg(*measures, *counts)
 

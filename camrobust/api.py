@@ -158,8 +158,8 @@ def evaluate(
             found, _ = measure(ready, sample, make_variants(image, planned, name, "images", seed), planned, settings)
             for column, values in found.items():
                 columns[column].extend(values)
-    scores = pl.from_arrow(make_table(SCORES, columns))
-    return Evaluation(scores, tuple(one for one in cams if CAMS[one].control))  # type: ignore[arg-type]
+    scores = pl.DataFrame(make_table(SCORES, columns))
+    return Evaluation(scores, tuple(one for one in cams if CAMS[one].control))
 
 
 def explain(

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     for name in PERTURBATIONS.names():
         planned = variants([f"{name}:3"])
         work = {name: lambda planned=planned: make_variants(image.to(device), planned, "bench", "bench", 0)}
-        found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)  # type: ignore[arg-type]
+        found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
     return found
 
 
@@ -136,7 +137,7 @@ def _peers(model: Model, inputs: Tensor) -> dict[str, Callable[[], object]]:
     }  # fmt: skip
     for name, method in names.items():
         explainer = method(model=model.network.module, target_layers=[model.network.layer])
-        work[f"grad-cam: {name}"] = lambda explainer=explainer: explainer(input_tensor=inputs)
+        work[f"grad-cam: {name}"] = partial(explainer, input_tensor=inputs)
     return work
 
 

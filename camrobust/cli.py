@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     add_json(one)
     one = add("plan", _plan, "count and estimate a run; spends nothing")
     add_config(one)
-    one.add_argument("--forwards-per-s", type=float, help="forward passes per second and worker; default: measured here")
+    one.add_argument(
+        "--forwards-per-s", type=float, help="forward passes per second and worker; default: measured here"
+    )
     one.add_argument("--workers", type=int, default=1, help="Explain workers to divide the time by")
     add_json(one)
     for name, command, text in (

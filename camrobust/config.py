@@ -89,7 +89,9 @@ class ClusterConfig(_Strict):
     gpus_per_perturber: float | None = Field(None, ge=0, description="default: 0.2 where the cluster has a GPU, else 0")
     explainers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
     perturbers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
-    cpus_per_loader: float | None = Field(None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU")
+    cpus_per_loader: float | None = Field(
+        None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU"
+    )
     accelerator: str | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
     loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
     batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass")

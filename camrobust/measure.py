@@ -189,7 +189,7 @@ def measure(
         "dataset": each([sample.dataset] * len(variants)),
         "model": each([model.name] * len(variants)),
         "image_id": each([sample.image_id] * len(variants)),
-        "cam": list(settings.cams) * len(variants),
+        "cam": [name for _ in variants for name in settings.cams],
         "perturbation": each([one.perturbation for one in variants]),
         "severity": each([one.severity for one in variants]),
         "parameter": each([one.parameter for one in variants]),
@@ -220,7 +220,10 @@ def _repeater(V: int, K: int) -> Callable[[Sequence[object]], list[object]]:
 
 
 def _status(flat_maps: np.ndarray, finite: np.ndarray) -> list[object]:
-    return ["not_finite" if not good else "flat_map" if level else "ok" for level, good in zip(flat_maps, finite, strict=True)]
+    return [
+        "not_finite" if not good else "flat_map" if level else "ok"
+        for level, good in zip(flat_maps, finite, strict=True)
+    ]
 
 
 def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, str]:

@@ -6,6 +6,7 @@ weights file. Where bytes come from is not this room's business: a weights file 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from io import BytesIO
 from pickle import UnpicklingError
@@ -220,8 +221,8 @@ def _timm(spec: ModelSpec, name: str, tag: str) -> _Built:
         raise UserError(f"model '{spec.name}': timm is not installed; pip install 'camrobust[timm]'") from error
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
-    create = lambda: timm.create_model(name, pretrained=tag != UNTRAINED, **spec.arguments)  # noqa: E731
-    module = create() if tag == UNTRAINED else _download(spec, create)
+    create = partial(timm.create_model, name, pretrained=tag != UNTRAINED, **spec.arguments)
+    module: nn.Module = create() if tag == UNTRAINED else _download(spec, create)
     settings = getattr(module, "pretrained_cfg", {})
     return _Built(module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD)))
 
@@ -306,5 +307,3 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> Non
             "name the architecture they were trained with"
         )
     module.load_state_dict(weights, strict=False)
-
-

@@ -34,7 +34,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 def _cell(value: object) -> str:
     if value is None:
-        return "–"  # noqa: RUF001 - a dash for "undefined"
+        return "–"
     return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
 
 

@@ -71,9 +71,7 @@ def verify(folder: RunFolder) -> Verdict:
     joined = joined.with_columns(pl.col("rows", "wrong").fill_null(0), pl.col("failed").fill_null(value=False))
     unplanned = found.join(planned, on=UNIT, how="anti")
     missing = joined.filter(~pl.col("failed") & (pl.col("rows") < rows))
-    surplus = joined.filter(
-        (pl.col("wrong") > 0) | (pl.col("rows") > rows) | (pl.col("failed") & (pl.col("rows") > 0))
-    )
+    surplus = joined.filter((pl.col("wrong") > 0) | (pl.col("rows") > rows) | (pl.col("failed") & (pl.col("rows") > 0)))
     surplus = pl.concat([surplus.select(UNIT), unplanned.select(UNIT)]).unique()
     examples = [" / ".join(row) for row in pl.concat([missing.select(UNIT), surplus]).head(5).rows()]
     return Verdict(
@@ -92,7 +90,9 @@ def _failed_units(planned: pl.DataFrame, failures: pl.DataFrame) -> pl.DataFrame
     """Units named in failures; a failure without a model names the image's units under every model."""
     every = failures.filter(pl.col("model").is_null()).select("dataset", "image_id").unique()
     one = failures.drop_nulls("model").unique()
-    named = pl.concat([planned.join(every, on=["dataset", "image_id"], how="semi"), planned.join(one, on=UNIT, how="semi")])
+    named = pl.concat(
+        [planned.join(every, on=["dataset", "image_id"], how="semi"), planned.join(one, on=UNIT, how="semi")]
+    )
     return named.unique().with_columns(failed=pl.lit(value=True))
 
 
@@ -116,8 +116,6 @@ def _found_units(folder: RunFolder, run: Mapping[str, Any], any_scores: bool) ->
 
 
 def _planned_variants(cams: Sequence[str], variants: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    rows = [
-        {"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants
-    ]
+    rows = [{"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants]
     schema = {"cam": pl.String, "perturbation": pl.String, "parameter": pl.String, "replicate": pl.Int16}
     return pl.DataFrame(rows, schema=schema).with_row_index("number")

@@ -128,8 +128,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> dict[str, Any]:
     folder.write_json("run.json", document)
     counts = plan.counts()
     say(
-        f"{counts['images']} images × {counts['models']} models × {counts['variants']} variants × {counts['cams']} CAMs "
-        f"= {counts['rows']:,} rows"
+        f"{counts['images']} images × {counts['models']} models × {counts['variants']} variants × "
+        f"{counts['cams']} CAMs = {counts['rows']:,} rows"
     )
     return document
 

@@ -24,7 +24,9 @@ def score_rows(
                     for level in levels:
                         same = bool(generator.random() > flip)
                         for cam in cams:
-                            status = "ok" if generator.random() > bad else str(generator.choice(["flat_map", "not_finite"]))
+                            status = (
+                                "ok" if generator.random() > bad else str(generator.choice(["flat_map", "not_finite"]))
+                            )
                             value = float(np.clip(0.7 + ease - 0.05 * level + generator.normal(0, 0.1), 0, 1))
                             ok = status == "ok"
                             rows.append(

@@ -104,7 +104,7 @@ MISTAKES = {
     ),
     "weights that do not fit": (
         lambda d, p: with_model(d, weights=str(p / "other.safetensors")),
-        "(missing: fc.weight; not in the model: fc.wait; other shape: fc.bias is (3,), not (10,)); name the architecture",
+        "(missing: fc.weight; not in the model: fc.wait; other shape: fc.bias is (3,), not (10,)); name the architecture",  # noqa: E501
     ),
     "weights that are no weights": (
         lambda d, p: with_model(d, weights=str(p / "broken.pth")),
@@ -140,7 +140,7 @@ MISTAKES = {
     ),
     "labels out of range": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
-        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",
+        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",  # noqa: E501
     ),
     "labels that are names": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "named.csv")}]},

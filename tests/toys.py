@@ -34,7 +34,9 @@ class Dense(nn.Module):
         self.stem = nn.Conv2d(3, channels, 7, 8, 3)
         self.body = nn.Conv2d(channels, channels, 3, 4, 1)
         self.relu = nn.ReLU(inplace=True)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(channels * 49, 16), nn.ReLU(inplace=True), nn.Linear(16, classes))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels * 49, 16), nn.ReLU(inplace=True), nn.Linear(16, classes)
+        )
 
     def forward(self, images):
         return self.head(self.relu(self.body(self.stem(images).relu())))

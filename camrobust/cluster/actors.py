@@ -171,9 +171,7 @@ class Explain:
             "maps": pack(make_table(MAPS, maps)),
         }
 
-    def _one_model(
-        self, model: Model, row: _Row, variants: Sequence[Variant]
-    ) -> tuple[Columns, Explained] | str:
+    def _one_model(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | str:
         """Scores and maps, or what went wrong: one model's trouble with one image must not end the run."""
         try:
             return measure(model, row.sample, row.pixels[: len(variants) + 1], variants, self.settings)

@@ -187,7 +187,7 @@ def session(address: str, *, no_progress_timeout_s: float, verbose: bool = False
     if address == "local":
         keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
     try:
-        ray.init(logging_level="info" if verbose else "error", **keywords)
+        ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
     except ConnectionError as error:
         raise UserError(
             f"cluster: there is no Ray cluster at '{address}'; start one, or use --address local"

@@ -35,7 +35,9 @@ def _contributions(scores: Tensor, ties: str) -> Tensor:
     depths = torch.arange(1, m + 1, device=scores.device, dtype=torch.float64)
     if ties == "index":
         order = scores.argsort(dim=-1, descending=True, stable=True)
-        ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(1, m + 1, device=scores.device).expand_as(order))
+        ranks = torch.empty_like(order).scatter_(
+            -1, order, torch.arange(1, m + 1, device=scores.device).expand_as(order)
+        )
         return (depths >= ranks[..., None]).double()
     ascending = scores.sort(dim=-1).values.contiguous()
     first = m - torch.searchsorted(ascending, scores.contiguous(), right=True) + 1
@@ -142,7 +144,9 @@ def rbo_lists(first: Sequence[object], second: Sequence[object], p: float = 0.9)
         raise ValueError(f"rbo_lists: p must be between 0 and 1, got {p:g}; 0.9 puts 86 % of the weight on the top 10")
     for items in (first, second):
         if not items or len(set(items)) != len(items):
-            raise ValueError(f"rbo_lists: each list must hold different items, got {list(items)}; drop the repeated ones")
+            raise ValueError(
+                f"rbo_lists: each list must hold different items, got {list(items)}; drop the repeated ones"
+            )
     short, long = sorted((list(first), list(second)), key=len)
     s, depth = len(short), len(long)
     shared = [len(set(short[:d]) & set(long[:d])) for d in range(1, depth + 1)]

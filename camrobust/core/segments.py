@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def quickshift(
-    images: Tensor, kernel_size: float = 4, max_dist: float = 200, ratio: float = 0.2
-) -> Tensor:
+def quickshift(images: Tensor, kernel_size: float = 4, max_dist: float = 200, ratio: float = 0.2) -> Tensor:
     """Quickshift segments of every image, by scikit-image.
 
     Args:

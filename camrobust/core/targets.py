@@ -1,12 +1,14 @@
 """The target layer: found or checked, and the model cut behind it.
 
-The discovered layer is the last one whose output is still a feature map of more than one position, before the first
-layer that already puts out one channel per class (SqueezeNet ends in such a convolution) and leaving out layers that
-only pool or pass on.
+The discovered layer is the last one whose output is still a feature map of more than one position, leaving out layers
+that only pool or pass on and, where the model ends in a convolution with one channel per class instead of a linear
+layer (SqueezeNet), the layers from that convolution on.
 """
 
+from collections import Counter
 from difflib import get_close_matches
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,9 +16,17 @@ from torch import Tensor, fx, nn
 from camrobust.core.evidence import Linear, Network, Tail, collect, frozen, logits_of, replaced
 from camrobust.errors import UserError
 
-PASS_ON = (nn.Identity, nn.modules.dropout._DropoutNd, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+PASS_ON = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest logit, at which a cut or a closed form counts as the model itself."""
+
+
+class _Ran(NamedTuple):
+    """A layer that finished: its name, the shape of its output, and whether it is a linear layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    linear: bool
 
 
 def build_network(module: nn.Module, sample: Tensor, target_layer: str | None = None) -> Network:
@@ -51,35 +61,36 @@ def discover(module: nn.Module, sample: Tensor) -> str:
     Raises:
         UserError: no layer puts out a feature map.
     """
-    ran: list[tuple[str, torch.Size]] = []
-    counts: dict[str, int] = {}
-
-    def watch(name: str) -> Any:
-        def hook(part: nn.Module, _inputs: object, output: object) -> None:
-            counts[name] = counts.get(name, 0) + 1
-            if isinstance(output, Tensor) and not isinstance(part, PASS_ON):
-                ran.append((name, output.shape))
-
-        return hook
-
-    handles = [part.register_forward_hook(watch(name)) for name, part in module.named_modules() if name]
+    ran: list[_Ran] = []
+    handles = [part.register_forward_hook(partial(_note, ran, name)) for name, part in module.named_modules() if name]
     try:
         with torch.no_grad(), frozen(module):
             classes = logits_of(module(sample)).shape[1]
     finally:
         for handle in handles:
             handle.remove()
-    found = ""
-    for name, shape in ran:
-        if len(shape) > 1 and shape[1] == classes:
-            break
-        if len(shape) == 4 and shape[2] * shape[3] > 1 and counts[name] == 1:
-            found = name
+    found = _last_spatial(ran, classes)
     if not found:
         raise UserError(
             "target_layer: no layer with a spatial output was found in this model; name one with `target_layer:`"
         )
     return found
+
+
+def _note(ran: list[_Ran], name: str, part: nn.Module, _inputs: object, output: object) -> None:
+    """A hook: what finished, in order, with the shape of its output."""
+    if isinstance(output, Tensor) and not isinstance(part, PASS_ON):
+        ran.append(_Ran(name, tuple(output.shape), isinstance(part, nn.Linear)))
+
+
+def _last_spatial(ran: list[_Ran], classes: int) -> str:
+    """Name of the last feature map that is not yet a map of classes; a layer that ran twice is left out."""
+    counts = Counter(one.name for one in ran)
+    linear_head = any(one.linear and one.shape[-1] == classes for one in ran)
+    maps = [one for one in ran if len(one.shape) == 4 and one.shape[2] * one.shape[3] > 1 and counts[one.name] == 1]
+    while maps and not linear_head and maps[-1].shape[1] == classes:
+        maps.pop()
+    return maps[-1].name if maps else ""
 
 
 class _OutsideOnly(fx.Tracer):
@@ -161,5 +172,3 @@ def closed_form(network: Network, activations: Tensor, images: Tensor) -> Linear
             if close(noise.mean(dim=(2, 3)) @ head.weight.T + bias, logits):
                 return Linear(head.weight, bias)
     return None
-
-

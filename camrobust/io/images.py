@@ -100,9 +100,7 @@ def _centre_crop(image: Image.Image, resize: int, crop: int) -> Image.Image:
     short = min(width, height)
     if max(width, height) * resize // short > MAX_STRETCH:
         raise ImageError(f"{width} x {height} px is too narrow to be resized to {resize} px", "too_large")
-    size = (
-        (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
-    )
+    size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
     resized = image.resize(size, Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + crop, top + crop))
@@ -146,5 +144,3 @@ def _high_frequency(luma: NDArray[np.float64]) -> float:
     radius = np.hypot(rows[:, None], columns[None, :])
     total = energy.sum()
     return float(energy[radius > 0.25].sum() / total) if total > 0 else 0.0
-
-

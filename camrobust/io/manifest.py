@@ -89,7 +89,9 @@ def _labelled(column: pl.Series, what: str) -> pl.Series:
     try:
         return column.cast(pl.Int32)
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{what}: labels must be class indices (integers), got {column.dtype}; map names first") from error
+        raise UserError(
+            f"{what}: labels must be class indices (integers), got {column.dtype}; map names first"
+        ) from error
 
 
 def _from_manifest(manifest: str) -> pl.DataFrame:
@@ -140,5 +142,3 @@ def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
                 f"labels: label must be 0 to {count - 1} for model '{model}', got {row['label']} for "
                 f"'{row['image_id']}'; mend the labels or leave them out"
             )
-
-

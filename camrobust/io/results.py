@@ -42,6 +42,11 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([(column.name, _ARROW[column.type]) for column in columns])
 
 
+def empty_frame(columns: Sequence[Column]) -> pl.DataFrame:
+    """A polars table with these columns and no row."""
+    return pl.DataFrame(arrow_schema(columns).empty_table())
+
+
 def make_table(columns: Sequence[Column], data: Mapping[str, object] | Sequence[Mapping[str, object]]) -> pa.Table:
     """An Arrow table with exactly these columns, from columns or from rows."""
     schema = arrow_schema(columns)
@@ -109,8 +114,8 @@ def write_commit(store: Store, units: Sequence[Unit]) -> str:
         store.write(key, content)
         files[key] = len(content)
 
-    scores = pl.from_arrow(pa.concat_tables([unit.scores for unit in units]))
-    for (dataset, model), rows in scores.partition_by(PARTITION, as_dict=True, include_key=False).items():  # type: ignore[union-attr]
+    scores = pl.DataFrame(pa.concat_tables([unit.scores for unit in units]))
+    for (dataset, model), rows in scores.partition_by(PARTITION, as_dict=True, include_key=False).items():
         schema = pa.schema([field for field in arrow_schema(SCORES) if field.name not in PARTITION])
         folder = f"scores/dataset={quote(str(dataset), safe='')}/model={quote(str(model), safe='')}"
         put(f"{folder}/{token}.parquet", rows.to_arrow().select(schema.names).cast(schema))
@@ -118,10 +123,8 @@ def write_commit(store: Store, units: Sequence[Unit]) -> str:
         table = pa.concat_tables([getattr(unit, name) for unit in units])
         if table.num_rows:
             put(f"{name}/{token}.parquet", table)
-    rows = [
-        (unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units
-    ]
-    commit = make_table(COMMITS, [dict(zip((c.name for c in COMMITS), row, strict=True)) for row in rows])
+    counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
+    commit = make_table(COMMITS, [dict(zip((c.name for c in COMMITS), row, strict=True)) for row in counts])
     commit = commit.replace_schema_metadata({FILES_KEY: json.dumps(files, sort_keys=True).encode()})
     store.write(f"commits/{token}.parquet", _parquet(commit))
     return token
@@ -165,8 +168,7 @@ def read_committed(store: Store) -> Committed:
         seen |= keys
         frames.append(found[0])
         files |= {key, *found[1]}
-    empty = pl.from_arrow(arrow_schema(COMMITS).empty_table())
-    units = pl.concat([empty, *frames])  # type: ignore[list-item]
+    units = pl.concat([empty_frame(COMMITS), *frames])
     return Committed(units, sorted(files - set(commits)), sorted(set(sizes) - files))
 
 
@@ -177,7 +179,7 @@ def _read_commit(store: Store, key: str) -> tuple[pl.DataFrame, dict[str, int]] 
         files = json.loads(table.schema.metadata[FILES_KEY])
     except (pa.ArrowException, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None
-    return pl.from_arrow(table.replace_schema_metadata(None)), files  # type: ignore[return-value]
+    return pl.DataFrame(table.replace_schema_metadata(None)), files
 
 
 def clear_stale(store: Store, committed: Committed) -> None:
@@ -188,7 +190,6 @@ def clear_stale(store: Store, committed: Committed) -> None:
 
 def read_small(store: Store, name: str, keys: Iterable[str]) -> pl.DataFrame:
     """All rows of the images, failures or maps table; these are small next to the scores."""
-    empty = pl.from_arrow(arrow_schema(TABLES[name]).empty_table())
     with ThreadPoolExecutor(READERS) as pool:
         contents = list(pool.map(store.read, keys))
-    return pl.concat([empty, *(pl.read_parquet(BytesIO(content)) for content in contents)])  # type: ignore[list-item]
+    return pl.concat([empty_frame(TABLES[name]), *(pl.read_parquet(BytesIO(content)) for content in contents)])

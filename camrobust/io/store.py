@@ -6,7 +6,7 @@ profile, instance role) and the endpoint from `AWS_ENDPOINT_URL`; neither is eve
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,9 @@ class MissingObjectError(Exception):
 class Store(Protocol):
     """A place for bytes by key; keys are relative, with forward slashes."""
 
-    uri: str
+    @property
+    def uri(self) -> str:
+        """Its address."""
 
     def read(self, key: str) -> bytes:
         """The content; raises MissingObjectError."""
@@ -80,7 +82,8 @@ class Folder:
                 os.fsync(file.fileno())
             beside.replace(path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             raise UserError(f"store: cannot write {path} ({error.strerror}); choose a writable output") from error
 
     def list(self, prefix: str = "") -> Iterator[Entry]:

@@ -37,7 +37,9 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
     if data.is_empty():
         return None
     chosen = [_choice("measure", list(MEASURES.values()))]
-    chosen += [_choice(key, data[key].unique().sort().to_list()) for key in ("model", "dataset") if data[key].n_unique() > 1]
+    chosen += [
+        _choice(key, data[key].unique().sort().to_list()) for key in ("model", "dataset") if data[key].n_unique() > 1
+    ]
     base = alt.Chart(alt.Data(values=data.to_dicts())).encode(
         x=alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0)),
         color=alt.Color("cam:N", title="CAM", scale=alt.Scale(domain=list(cams), scheme="tableau10")),
@@ -70,7 +72,8 @@ def _choice(key: str, options: list[str]) -> alt.Parameter:
 
 def _long(by_level: pl.DataFrame) -> pl.DataFrame:
     """One row per group and measure, where it is defined."""
-    keys = ["dataset", "model", "cam", "perturbation", "severity", "parameter", pl.col("n_images").alias("images")]
+    keys = [*map(pl.col, ("dataset", "model", "cam", "perturbation", "severity", "parameter"))]
+    keys.append(pl.col("n_images").alias("images"))
     parts = []
     for name, title in MEASURES.items():
         bounds = [f"{name}_lower", f"{name}_upper"]
@@ -92,7 +95,12 @@ def _plain(chart: alt.FacetChart) -> dict[str, Any]:
         chart.configure(background="transparent", font="system-ui, sans-serif")
         .configure_view(stroke=None)
         .configure_axis(
-            labelColor=TEXT, titleColor=TEXT, domainColor="#8886", tickColor="#8886", gridColor="#8883", labelFontSize=11
+            labelColor=TEXT,
+            titleColor=TEXT,
+            domainColor="#8886",
+            tickColor="#8886",
+            gridColor="#8883",
+            labelFontSize=11,
         )
         .configure_header(labelColor=TEXT, labelFontSize=13, labelFontWeight="bold")
         .configure_legend(labelColor=TEXT, titleColor=TEXT, labelFontSize=12, symbolStrokeWidth=3, symbolOpacity=1)

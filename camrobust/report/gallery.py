@@ -14,7 +14,8 @@ from PIL import Image
 from camrobust.schema import CLEAN
 
 RAMP = np.array(
-    [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)],
+    [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39),
+     (252, 255, 164)],
     dtype=np.float64,
 )  # fmt: skip
 """Eight points of the perceptually uniform ramp "inferno"."""

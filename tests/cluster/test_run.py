@@ -117,7 +117,7 @@ def test_another_configuration_is_refused_and_fresh_starts_beside_it(done):
     refused = camrobust("run", path, "--set", "metric.rbo_p=0.8", "--set", "seed=3")
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines()[-1] == (
-        f"camrobust: output: {out} holds a run of another configuration (different: metric.rbo_p, seed); choose another "
+        f"camrobust: output: {out} holds a run of another configuration (different: metric.rbo_p, seed); choose another "  # noqa: E501
         "output, or --fresh to start in a new folder beside it"
     )
 

@@ -107,7 +107,7 @@ def test_equals_torchcam(name, case):
 
 def test_ablation_equals_grad_cam_where_its_baseline_is_zero(case):
     # grad-cam ablates to the layer's minimum, not to 0: the same thing only where that minimum is 0.
-    model, inputs, evidence, maps = case
+    model, _, evidence, maps = case
     if float(evidence.activations.min()) != 0 or model.name in ("resnet18-layer3",):
         pytest.skip("the layer's minimum is not 0, so grad-cam's Ablation-CAM is another method here")
     theirs = peer_maps("AblationCAM", case)
@@ -125,7 +125,7 @@ def test_gradcam_plus_plus_equals_grad_cam_with_its_epsilon_put_back(case):
 
 
 def test_closed_form_equals_the_tail_re_run(case):
-    model, inputs, evidence, maps = case
+    model, _, evidence, maps = case
     if model.network.head is None:
         pytest.skip("no closed form for this head")
     evidence.head, head = None, evidence.head

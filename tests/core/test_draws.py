@@ -75,7 +75,8 @@ def test_every_call_takes_new_numbers_and_repeats_with_the_stream():
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 2}, {"dataset": "e"}, {"purpose": "other"}, {"strength": "sigma=2"}, {"replicate": 1}, {"ids": "xyz"}]
+    "change",
+    [{"seed": 2}, {"dataset": "e"}, {"purpose": "other"}, {"strength": "sigma=2"}, {"replicate": 1}, {"ids": "xyz"}],
 )
 def test_everything_that_names_a_stream_changes_it(change):
     assert not torch.equal(streams().uniform((20,)), streams(**change).uniform((20,)))

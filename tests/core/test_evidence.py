@@ -75,7 +75,9 @@ def test_gradients_are_those_of_the_activations_that_are_handed_out():
     torch.testing.assert_close(evidence.gradients, wanted)
 
 
-@pytest.mark.parametrize(("kind", "closed"), [("pooled", True), ("wrapped", True), ("dense", False), ("branching", False)])
+@pytest.mark.parametrize(
+    ("kind", "closed"), [("pooled", True), ("wrapped", True), ("dense", False), ("branching", False)]
+)
 def test_the_closed_form_is_found_by_trying(kind, closed):
     assert (MODELS[kind]().head is not None) == closed
 
@@ -112,9 +114,14 @@ def test_flags_modes_gradients_and_hooks_are_put_back():
     before = [(p.requires_grad, p.grad) for p in module.parameters()], [m.training for m in module.modules()]
     weights = [p.clone() for p in module.parameters()]
     net = network_of_training(module)
-    with frozen(module), pytest.raises(RuntimeError, match="stop"):
-        collect(net, images())
+
+    def fail(_):
         raise RuntimeError("stop")
+
+    with frozen(module), pytest.raises(RuntimeError, match="stop"):
+        collect(net, images(), choose=fail)
+    with frozen(module):
+        collect(net, images())
     assert ([(p.requires_grad, p.grad) for p in module.parameters()], [m.training for m in module.modules()]) == before
     assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
     assert not any(m._forward_hooks for m in module.modules())
@@ -207,7 +214,10 @@ def test_gradcam_plus_plus_keeps_gradients_of_1e_minus_6():
     ("layer", "sentence"),
     [
         ("bdy", "target_layer: the model has no layer 'bdy'; near names: body"),
-        ("head", "target_layer: 'head' must put out a feature map (B, C, h, w), got (2, 10); choose a convolutional layer"),
+        (
+            "head",
+            "target_layer: 'head' must put out a feature map (B, C, h, w), got (2, 10); choose a convolutional layer",
+        ),
     ],
 )
 def test_a_mistaken_target_layer_is_one_sentence(layer, sentence):
@@ -241,3 +251,14 @@ def test_outputs_that_hold_logits_are_opened():
         logits_of(logits[..., None])
     with pytest.raises(UserError, match="got dict; wrap the model"):
         logits_of({})
+
+
+@pytest.mark.parametrize("classes", [6, 8, 10])
+def test_as_many_classes_as_channels_do_not_hide_the_feature_map(classes):
+    assert network(seeded(Pooled(classes, channels=8))).layer_name == "features"
+
+
+def test_a_model_that_ends_in_a_convolution_is_explained_before_it():
+    body = nn.Sequential(nn.Conv2d(3, 5, 3, 8, 1), nn.ReLU())
+    head = nn.Sequential(nn.Dropout(), nn.Conv2d(5, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert network(seeded(nn.Sequential(body, head))).layer_name == "0"

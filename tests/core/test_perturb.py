@@ -183,7 +183,7 @@ def test_what_a_specification_may_say():
         ("contrast:factor=much", "perturbations: contrast: factor must be a number, got 'much'"),
         (
             "gaussian_noise:sigma=-1",
-            "perturbations: gaussian_noise: sigma must be at least 0 (share of the pixel range), got -1; choose another "
+            "perturbations: gaussian_noise: sigma must be at least 0 (share of the pixel range), got -1; choose another "  # noqa: E501
             "strength",
         ),
         ("gaussian_noise:sigma=nan", "gaussian_noise: sigma must be at least 0 (share of the pixel range), got nan"),
@@ -193,7 +193,10 @@ def test_what_a_specification_may_say():
         ("preset:nois", "unknown preset 'nois'; did you mean 'noise'? known: all, noise, quick"),
         ({"contrast": 1, "replicates": 2}, "'contrast' draws nothing at random, so its replicates would be identical"),
         ({"gaussian_noise": 1, "replicates": 0}, "perturbations: replicates must be 1 to 1000, got 0"),
-        ({"gaussian_noise": 1, "contrast": 1}, "must name one perturbation (and replicates), got gaussian_noise, contrast"),
+        (
+            {"gaussian_noise": 1, "contrast": 1},
+            "must name one perturbation (and replicates), got gaussian_noise, contrast",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(spec, sentence):

@@ -15,9 +15,7 @@ def tied(count, m, seed=0, levels=3):
     return torch.randint(0, levels, (count, m), generator=torch.Generator().manual_seed(seed)).float()
 
 
-@pytest.mark.parametrize(
-    ("order", "wanted"), [("abcde", 1), ("edcba", 0.737775), ("bacde", 0.9), ("abced", 0.981775)]
-)
+@pytest.mark.parametrize(("order", "wanted"), [("abcde", 1), ("edcba", 0.737775), ("bacde", 0.9), ("abced", 0.981775)])
 @pytest.mark.parametrize("ties", TIES)
 def test_known_values_without_ties(order, wanted, ties):
     assert float(rbo(scores_of("abcde"), scores_of(order), ties=ties)) == pytest.approx(wanted, abs=1e-9)
@@ -56,9 +54,10 @@ def test_equals_the_loop_for_many_segments(ties):
     a, b = torch.rand(4, 40, generator=torch.Generator().manual_seed(3)), tied(4, 40, 4, levels=40)
     if ties in ("a", "b"):
         b = torch.rand(4, 40, generator=torch.Generator().manual_seed(5))
-        orders = [sorted(range(40), key=lambda i, s=s: -s[i]) for s in a.tolist()], [
-            sorted(range(40), key=lambda i, s=s: -s[i]) for s in b.tolist()
-        ]
+        orders = (
+            [sorted(range(40), key=lambda i, s=s: -s[i]) for s in a.tolist()],
+            [sorted(range(40), key=lambda i, s=s: -s[i]) for s in b.tolist()],
+        )
         wanted = [reference.overlap(x, y, 0.9) for x, y in zip(*orders, strict=True)]
     else:
         wanted = [reference.rbo(x, y, 0.9, ties) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
@@ -85,7 +84,7 @@ def test_adjusted_is_0_on_average_under_ties(ties):
     a, b = tied(1, 12, 1, levels=4), tied(1, 12, 2, levels=3)
     generator = torch.Generator().manual_seed(0)
     renamed = torch.stack([b[0, torch.randperm(12, generator=generator)] for _ in range(20_000)])
-    # "index" breaks ties by the item's number in both lists alike, which is more than chance: the inflation it is known for.
+    # "index" breaks ties by the item's number in both lists alike, which is more than chance: its known inflation.
     found = float(agreement(a, renamed, 0.9, ties)[1].mean())
     assert (found > 0.02) if ties == "index" else abs(found) < 0.01
 
@@ -139,7 +138,7 @@ def test_weight_of_the_top_ranks(p, depth, weight):
     # Agreement on the first `depth` ranks and on nothing later is at least this weight.
     same = list(range(depth))
     first, second = same + [f"a{n}" for n in range(2000)], same + [f"b{n}" for n in range(2000)]
-    lower = rbo_lists(first[: depth], second[: depth], p).low
+    lower = rbo_lists(first[:depth], second[:depth], p).low
     assert lower == pytest.approx(weight, abs=1e-4)
 
 
@@ -148,7 +147,10 @@ def test_weight_of_the_top_ranks(p, depth, weight):
     [
         ((torch.zeros(3), torch.zeros(4)), "rbo: both lists must score the same items, got 3 and 4; use rbo_lists"),
         ((torch.zeros(3), torch.zeros(3), 1.0), "rbo: p must be between 0 and 1, got 1; 0.9 puts 86 % of the weight"),
-        ((torch.zeros(3), torch.zeros(3), 0.9, "c"), "rbo: ties must be one of b, a, w, index, got 'c'; b is the default"),
+        (
+            (torch.zeros(3), torch.zeros(3), 0.9, "c"),
+            "rbo: ties must be one of b, a, w, index, got 'c'; b is the default",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, sentence):

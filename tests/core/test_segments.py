@@ -23,10 +23,7 @@ def test_equals_upsampling_and_a_mean_per_segment(shape):
     for map_number in range(3):
         for segment in range(9):
             pixels = [
-                float(upsampled[map_number, y, x])
-                for y in range(40)
-                for x in range(56)
-                if int(labels[y, x]) == segment
+                float(upsampled[map_number, y, x]) for y in range(40) for x in range(56) if int(labels[y, x]) == segment
             ]
             assert float(found[map_number, segment]) == pytest.approx(sum(pixels) / len(pixels), abs=1e-6)
 

@@ -10,8 +10,15 @@ from camrobust.report.page import build_report
 from camrobust.schema import MAPS, SCORES
 from tests.synthetic import failures, frame, images, maps, scores
 
-HOSTILE = ['<script>alert("x")</script>.jpg', "it's \"quoted\" & more.png", "\u202egpj.exe", "a" * 300, "</script><b>", "e"]
-RUN = {"digest": "d1", "config": {"gallery": 4, "seed": 0}, "models": ["m<i>"], "cams": ["gradcam", "random"], "controls": ["random"],
+HOSTILE = [
+    '<script>alert("x")</script>.jpg',
+    'it\'s "quoted" & more.png',
+    "\u202egpj.exe",
+    "a" * 300,
+    "</script><b>",
+    "e",
+]
+RUN = {"digest": "d1", "config": {"gallery": 4, "seed": 0}, "models": ["m<i>"], "cams": ["gradcam", "random"], "controls": ["random"],  # noqa: E501
        "variants": [{}] * 3, "same_as": {"m<i>": {}}, "target_layers": {"m<i>": "layer4"}, "versions": {"torch": "2"},
        "hardware": {"system": "x"}}  # fmt: skip
 

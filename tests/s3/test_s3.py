@@ -100,7 +100,7 @@ def test_no_credentials(bucket, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     code, lines = told(f"s3://{bucket}/x", capsys, tmp_path)
     sentence = (
-        f"camrobust: s3: no credentials for s3://{bucket}/x; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile "
+        f"camrobust: s3: no credentials for s3://{bucket}/x; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile "  # noqa: E501
         "or a role"
     )
     assert (code, lines) == (2, [sentence])
@@ -109,7 +109,9 @@ def test_no_credentials(bucket, capsys, tmp_path, monkeypatch):
 def test_an_empty_prefix(bucket, capsys, tmp_path):
     code, lines = told(f"s3://{bucket}/nothing", capsys, tmp_path)
     assert code == 2
-    assert lines[0].startswith(f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; files must end in")
+    assert lines[0].startswith(
+        f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; files must end in"
+    )
 
 
 def test_an_endpoint_that_is_not_there(bucket, capsys, tmp_path, monkeypatch):

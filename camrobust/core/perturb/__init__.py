@@ -13,4 +13,13 @@ from camrobust.core.perturb.variants import PRESETS, Variant, make_variants, per
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["PERTURBATIONS", "PRESETS", "Perturbation", "Variant", "make_variants", "perturb", "perturbation", "variants"]
+__all__ = [
+    "PERTURBATIONS",
+    "PRESETS",
+    "Perturbation",
+    "Variant",
+    "make_variants",
+    "perturb",
+    "perturbation",
+    "variants",
+]

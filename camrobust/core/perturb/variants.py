@@ -162,7 +162,12 @@ def _apply(images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: 
 
 
 def perturb(
-    images: Tensor, variant: str | Variant, image_ids: Sequence[str], seed: int = 0, replicate: int = 0, dataset: str = ""
+    images: Tensor,
+    variant: str | Variant,
+    image_ids: Sequence[str],
+    seed: int = 0,
+    replicate: int = 0,
+    dataset: str = "",
 ) -> Tensor:
     """Perturb some images.
 
@@ -185,7 +190,9 @@ def perturb(
         ValueError: images of another shape, or as many ids as there are not images.
     """
     if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"perturb: images must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+        raise ValueError(
+            f"perturb: images must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis"
+        )
     if len(image_ids) != len(images):
         raise ValueError(f"perturb: image_ids must be one per image ({len(images)}), got {len(image_ids)}")
     if isinstance(variant, str):

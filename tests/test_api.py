@@ -1,0 +1,145 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import camrobust
+from camrobust.core.cams import CAMS
+from camrobust.errors import UserError
+from camrobust.schema import SCORES
+from tests.photos import write_photos
+from tests.toys import pooled
+
+
+def images(count=3, size=96, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+
+
+def test_evaluate_gives_the_schemas_rows_and_puts_the_model_back():
+    model = pooled().train()
+    result = camrobust.evaluate(model, images(), cams=["gradcam", "random"], labels=[1, 2, 3])
+    assert result.scores.columns == [column.name for column in SCORES]
+    assert result.scores.height == 3 * 2 * 5
+    assert result.scores["label"].unique().sort().to_list() == [1, 2, 3]
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert result.summary().height == 2
+    assert result.summary("by_dataset")["n_pairs"].to_list() == [15]
+    with pytest.raises(UserError, match="summary: by must be one of by_level"):
+        result.summary("by_cams")
+
+
+def test_evaluate_is_the_same_for_one_image_and_many():
+    model = pooled()
+    together = camrobust.evaluate(model, images(), seed=3).scores
+    again = camrobust.evaluate(model, images(), seed=3).scores
+    assert together.equals(again)
+    alone = camrobust.evaluate(model, images()[:1], seed=3).scores
+    first = together.filter(together["image_id"] == "0")
+    np.testing.assert_allclose(alone["rbo"].to_numpy(), first["rbo"].to_numpy(), atol=1e-4)
+
+
+def test_evaluate_takes_files_and_arrays(tmp_path):
+    write_photos(tmp_path, 2)
+    files = sorted(tmp_path.iterdir())
+    scores = camrobust.evaluate(pooled(), files, perturbations=["contrast:3"]).scores
+    assert scores["image_id"].to_list() == [str(file) for file in files]
+    arrays = [image.numpy() for image in images(2)]
+    assert camrobust.evaluate(pooled(), arrays, perturbations=["contrast:3"]).scores.height == 2
+
+
+@pytest.mark.parametrize("target", ["predicted", "clean"])
+def test_the_explained_class_follows_the_setting(target):
+    from camrobust.core.perturb import variants
+    from camrobust.measure import Sample, Settings, explain_variants
+    from camrobust.models import wrap
+
+    module = pooled()
+    # One class per channel, centred on these images, so that the four images are of different classes.
+    module.fc = torch.nn.Linear(8, 8)
+    module.fc.weight.data, module.fc.bias.data = torch.eye(8), torch.zeros(8)
+    model, planned = wrap(module, image_size=96), variants(["gaussian_noise:5", "contrast:5", "brightness:5"])
+    stripes = (torch.arange(96) // torch.tensor([[1], [3], [8], [40]]) % 2)[:, None, None, :].expand(4, 3, 96, 96)
+    pixels = ((images(4) * torch.tensor([1.0, 0.2, 0.6])[:, None, None] + stripes) / 2 * 255).to(torch.uint8)
+    features = module.features(model.normalise(pixels)).mean(dim=(2, 3))
+    module.fc.bias.data = -features.mean(dim=0)
+    sample = Sample("d", "a", None, torch.zeros(96, 96, dtype=torch.int64))
+    settings = Settings(("gradcam",), target=target, batch=2)
+    found = explain_variants(model, sample, pixels, planned, settings)
+    clean = int(found.predictions[0])
+    wanted = [clean] * 4 if target == "clean" else found.predictions.tolist()
+    maps = camrobust.explain(model, pixels, targets=wanted)["gradcam"]
+    torch.testing.assert_close(found.maps[:, 0], maps, rtol=1e-4, atol=1e-6)
+    assert len(set(found.predictions.tolist())) > 1
+
+
+def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
+    from camrobust.measure import Explained, Settings, compare
+
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(4, 2, 7, 7, generator=generator)
+    maps[1, 0] = 0
+    maps[2, 1, 0, 0] = torch.nan
+    segments = torch.arange(32 * 32).reshape(32, 32) // 128
+    found = compare(Explained(maps, torch.zeros(4), torch.zeros(4)), segments, Settings(("a", "b")))
+    assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
+    assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]
+    for name, values in found.items():
+        if name not in ("flat", "finite"):
+            assert values.isnan().tolist() == [[True, False], [False, True], [False, False]], name
+    one = compare(
+        Explained(maps, torch.zeros(4), torch.zeros(4)), torch.zeros(32, 32, dtype=torch.int64), Settings(("a",))
+    )
+    assert one["flat"].all()
+
+
+def test_explain_gives_maps_of_one_pass():
+    model = pooled()
+    maps = camrobust.explain(model, images(2), cams=CAMS.names())
+    assert list(maps) == CAMS.names()
+    assert all(value.shape == maps["gradcam"].shape for value in maps.values())
+    first = camrobust.explain(model, images(2), targets=[0, 0])["gradcam"]
+    other = camrobust.explain(model, images(2), targets=[1, 1])["gradcam"]
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: camrobust.explain(pooled(), torch.zeros(3, 96, 96)),
+            "images: must have the shape (B, 3, H, W), got (3,",
+        ),
+        (
+            lambda: camrobust.explain(pooled(), images(2), targets=[1]),
+            "targets: must be one class per image (2), got 1",
+        ),
+        (lambda: camrobust.evaluate(pooled(), images(2), labels=[1]), "labels: must be one per image (2), got 1; pass"),
+    ],
+)
+def test_mistakes_in_values(call, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        call()
+
+
+def test_mistakes_in_names_and_files(tmp_path):
+    with pytest.raises(UserError, match="unknown CAM 'gradcm'; did you mean 'gradcam'"):
+        camrobust.evaluate(pooled(), images(1), cams=["gradcm"])
+    (tmp_path / "x.jpg").write_text("no")
+    with pytest.raises(UserError, match=r"x\.jpg' cannot be used: not an image that Pillow can read"):
+        camrobust.evaluate(pooled(), [tmp_path / "x.jpg"])
+    with pytest.raises(UserError, match="images: must hold at least one image, got none"):
+        camrobust.evaluate(pooled(), [])
+
+
+@pytest.mark.gpu
+def test_maps_and_scores_on_the_gpu_equal_the_cpus():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    on_cpu = camrobust.explain(pooled(), images(4), cams=CAMS.names())
+    on_gpu = camrobust.explain(pooled().cuda(), images(4), cams=CAMS.names())
+    for name, values in on_cpu.items():
+        torch.testing.assert_close(on_gpu[name].cpu(), values, rtol=1e-3, atol=1e-4)
