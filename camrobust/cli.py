@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(given)
     except UserError as error:
         _error(str(error))
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         _error("interrupted; run the same command again to resume")
         return 1

@@ -1,6 +1,7 @@
 """What a configuration amounts to, before anything is spent."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +32,14 @@ class Plan:
         variants: every perturbed variant of an image.
         parts: the same in groups that travel together.
         manifest: one row per image, `schema.MANIFEST`.
+        weights: SHA-256 of every model's weights file as it was when the run began, where known.
     """
 
     config: RunConfig
     variants: tuple[Variant, ...]
     parts: tuple[tuple[Variant, ...], ...]
     manifest: pl.DataFrame
+    weights: Mapping[str, str | None]
 
     @property
     def rows_per_image(self) -> int:
@@ -57,12 +60,15 @@ class Plan:
         }
 
 
-def make_plan(config: RunConfig, manifest: pl.DataFrame | None = None) -> Plan:
+def make_plan(
+    config: RunConfig, manifest: pl.DataFrame | None = None, weights: Mapping[str, str | None] | None = None
+) -> Plan:
     """Check names and list images.
 
     Args:
         config: the configuration.
         manifest: images listed before, None to list them now.
+        weights: SHA-256 of the models' weights files as recorded in run.json.
 
     Raises:
         UserError: an unknown CAM or perturbation, no images, a manifest that is none.
@@ -74,7 +80,7 @@ def make_plan(config: RunConfig, manifest: pl.DataFrame | None = None) -> Plan:
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
         manifest = pl.concat([list_images(one.name, one.images, one.labels) for one in config.datasets])
-    return Plan(config, every, parts, manifest)
+    return Plan(config, every, parts, manifest, weights or {})
 
 
 def settings_of(config: RunConfig, batch: int) -> Settings:
@@ -88,17 +94,41 @@ def spec_of(config: ModelConfig) -> ModelSpec:
     return ModelSpec(**config.model_dump())
 
 
-def build(config: ModelConfig, image_size: int, device: str = "cpu") -> Model:
+def fetch_weights(config: ModelConfig) -> bytes | None:
+    """The content of a model's weights file, None where it names none.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        return None if config.weights is None else read_object(config.weights)
+    except MissingObjectError as error:
+        raise UserError(f"model '{config.name}': {error}; mend weights") from error
+
+
+def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: str | None = None) -> Model:
     """Fetch a model's weights and load it.
+
+    Args:
+        config: the model.
+        image_size: side of the crop, px.
+        device: where to put it.
+        sha256: of the weights file when the run began, None to take it as it is.
 
     Raises:
         UserError: whatever does not fit, in one sentence.
     """
-    try:
-        weights = None if config.weights is None else read_object(config.weights)
-    except MissingObjectError as error:
-        raise UserError(f"model '{config.name}': {error}; mend weights") from error
+    weights = fetch_weights(config)
+    if sha256 is not None and fingerprint(weights) != sha256:
+        raise UserError(
+            f"model '{config.name}': {config.weights} has changed since this run began; put it back, or use --fresh"
+        )
     return load_model(spec_of(config), weights, image_size, device)
+
+
+def fingerprint(weights: bytes | None) -> str | None:
+    """SHA-256 of a weights file, in hexadecimal digits."""
+    return None if weights is None else hashlib.sha256(weights).hexdigest()
 
 
 def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -114,10 +144,12 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
     crop = plan.config.image.crop
     probe = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for config in plan.config.models:
-        model = build(config, crop)
+        weights = fetch_weights(config)
+        model = load_model(spec_of(config), weights, crop)
         facts[config.name] = {
             "target_layer": model.network.layer_name,
             "classes": model.classes,
+            "weights_sha256": fingerprint(weights),
             "tail": "cut" if model.network.tail is not None else "full passes",
             "same_as": coinciding(model, plan.config.cams, probe),
         }

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from camrobust.aggregate import scan_scores
+from camrobust.io.results import Committed
 from camrobust.io.runs import RunFolder
 
 UNIT = ["dataset", "image_id", "model"]
@@ -65,7 +66,7 @@ def verify(folder: RunFolder) -> Verdict:
     models = pl.DataFrame({"model": run["models"]}, schema={"model": pl.String})
     planned = manifest.join(models, how="cross")
     failed = _failed_units(planned, failures)
-    found = _found_units(folder, run, committed.tables("scores") != [])
+    found = _found_units(folder, run, committed)
     rows = run["planned"]["rows"] // max(1, planned.height)
     joined = planned.join(found, on=UNIT, how="full", coalesce=True).join(failed, on=UNIT, how="left")
     joined = joined.with_columns(pl.col("rows", "wrong").fill_null(0), pl.col("failed").fill_null(value=False))
@@ -96,17 +97,17 @@ def _failed_units(planned: pl.DataFrame, failures: pl.DataFrame) -> pl.DataFrame
     return named.unique().with_columns(failed=pl.lit(value=True))
 
 
-def _found_units(folder: RunFolder, run: Mapping[str, Any], any_scores: bool) -> pl.DataFrame:
+def _found_units(folder: RunFolder, run: Mapping[str, Any], committed: Committed) -> pl.DataFrame:
     """Rows of each unit, and how many of them are not exactly the planned variants once.
 
     A row's variant is found in the plan by joining; a variant that occurs twice shows as fewer different variants than
     rows.
     """
     schema = {"dataset": pl.String, "image_id": pl.String, "model": pl.String, "rows": pl.Int64, "wrong": pl.Int64}
-    if not any_scores:
+    if not committed.tables("scores"):
         return pl.DataFrame(schema=schema)
     variants = _planned_variants(run["cams"], run["variants"])
-    scores = scan_scores(*folder.score_files(folder.committed())).select(*UNIT, *VARIANT)
+    scores = scan_scores(*folder.score_files(committed)).select(*UNIT, *VARIANT)
     numbered = scores.join(variants.lazy(), on=VARIANT, how="left")
     groups = numbered.group_by(UNIT).agg(
         rows=pl.len().cast(pl.Int64),

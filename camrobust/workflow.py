@@ -118,6 +118,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> dict[str, Any]:
             for one in plan.variants
         ],
         "target_layers": {name: fact["target_layer"] for name, fact in facts.items()},
+        "weights_sha256": {name: fact["weights_sha256"] for name, fact in facts.items()},
         "tails": {name: fact["tail"] for name, fact in facts.items()},
         "same_as": {name: fact["same_as"] for name, fact in facts.items()},
         "versions": versions(),
@@ -140,7 +141,7 @@ def _measure(
     from camrobust.cluster.pipeline import measure_pending, session
     from camrobust.plan import make_plan
 
-    plan = make_plan(config, folder.manifest())
+    plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
     with session(address, no_progress_timeout_s=config.cluster.no_progress_timeout_s, verbose=verbose):
         measure_pending(plan, folder, pending, progress)
 

@@ -3,7 +3,7 @@
 Batches are dictionaries of numpy arrays and may be read-only (Ray hands out shared memory), so nothing writes in place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -130,10 +130,15 @@ class Explain:
     """All models of the run on one device: variants in, packed result tables out, one row per image and part."""
 
     def __init__(
-        self, config: RunConfig, parts: Sequence[Sequence[Variant]], gallery: frozenset[tuple[str, str]], device: str
+        self,
+        config: RunConfig,
+        parts: Sequence[Sequence[Variant]],
+        gallery: frozenset[tuple[str, str]],
+        weights: Mapping[str, str | None],
+        device: str,
     ) -> None:
         self.config, self.parts, self.gallery = config, parts, gallery
-        self.models = [build(one, config.image.crop, device) for one in config.models]
+        self.models = [build(one, config.image.crop, device, sha256=weights.get(one.name)) for one in config.models]
         batch = AUTO_BATCH[device] if config.cluster.batch == "auto" else config.cluster.batch
         self.settings = settings_of(config, batch)
 

@@ -13,7 +13,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
-from camrobust.errors import UserError
+from camrobust.errors import RunFailed, UserError
 from camrobust.io.runs import RunFolder
 from camrobust.io.store import arrow_filesystem
 from camrobust.plan import ROW_BYTES, Plan
@@ -111,7 +111,7 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
         )
         .map_batches(
             Explain,
-            fn_constructor_args=(config, plan.parts, gallery(plan), where.device),
+            fn_constructor_args=(config, plan.parts, gallery(plan), plan.weights, where.device),
             batch_size=rows_per_explain,
             batch_format="numpy",
             compute=_pool(where.explainers),
@@ -151,22 +151,25 @@ def measure_pending(plan: Plan, folder: RunFolder, pending: pl.DataFrame, report
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Hand on the user's mistake that a worker met, without Ray's layers around it."""
+    """Tell what a worker met in one sentence, without Ray's layers around it."""
     try:
         yield
     except Exception as error:
-        mistake = _user_error(error)
-        if mistake is not None:
-            raise UserError(str(mistake)) from error
-        raise
+        told = _user_error(error)
+        if told is not None:
+            raise type(told)(str(told)) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+        raise RunFailed(f"run: stopped by {why}; run again to resume, with --verbose to see all of it") from error
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
+    """The sentence somewhere among the causes of an error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         inner = getattr(error, "cause", None)
-        if type(error) is UserError:
+        if isinstance(error, UserError) and type(error) in (UserError, RunFailed):
             return error
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None

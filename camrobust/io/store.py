@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from camrobust.errors import UserError
+from camrobust.errors import RunFailed, UserError
 
 ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 10
@@ -250,7 +250,7 @@ def _refused(code: str, where: str) -> Exception:
         return UserError(f"s3: no permission for {where}; these credentials need read, list and write on it")
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
         return UserError(f"s3: the credentials are refused for {where} ({code}); renew or mend them")
-    return UserError(f"s3: {where} answered {code}; the store may be overloaded, run again to resume")
+    return RunFailed(f"s3: {where} answered {code}; the store may be overloaded, run again to resume")
 
 
 def polars_options(uri: str) -> dict[str, str] | None:

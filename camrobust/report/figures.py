@@ -20,6 +20,8 @@ TEXT = "currentColor"
 COLUMNS = 3
 VISIBLE = [-0.25, 1.1]
 """Range of every panel: intervals from two or three images reach far beyond what a measure can mean."""
+BAND_IMAGES = 10
+"""Fewest images from which an interval is drawn."""
 
 
 def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> dict[str, Any] | None:
@@ -36,13 +38,16 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
     data = _long(by_level.drop_nulls("severity"))
     if data.is_empty():
         return None
+    drawn = set(data["cam"])
     chosen = [_choice("measure", list(MEASURES.values()))]
     chosen += [
         _choice(key, data[key].unique().sort().to_list()) for key in ("model", "dataset") if data[key].n_unique() > 1
     ]
     base = alt.Chart(alt.Data(values=data.to_dicts())).encode(
         x=alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("cam:N", title="CAM", scale=alt.Scale(domain=list(cams), scheme="tableau10")),
+        color=alt.Color(
+            "cam:N", title="CAM", scale=alt.Scale(domain=[cam for cam in cams if cam in drawn], scheme="tableau10")
+        ),
     )
     scale = alt.Scale(domain=VISIBLE, nice=False)
     band = base.mark_area(opacity=0.12, clip=True).encode(
@@ -74,7 +79,7 @@ def _long(by_level: pl.DataFrame) -> pl.DataFrame:
     """One row per group and measure, where it is defined."""
     keys = [*map(pl.col, ("dataset", "model", "cam", "perturbation", "severity", "parameter"))]
     keys.append(pl.col("n_images").alias("images"))
-    parts = []
+    parts, enough = [], pl.col("n_images") >= BAND_IMAGES
     for name, title in MEASURES.items():
         bounds = [f"{name}_lower", f"{name}_upper"]
         known = [pl.col(one) if one in by_level.columns else pl.lit(None, pl.Float64) for one in bounds]
@@ -83,8 +88,8 @@ def _long(by_level: pl.DataFrame) -> pl.DataFrame:
                 *keys,
                 pl.lit(title).alias("measure"),
                 pl.col(name).round(4).alias("value"),
-                known[0].round(4).alias("lower"),
-                known[1].round(4).alias("upper"),
+                pl.when(enough).then(known[0].round(4)).alias("lower"),
+                pl.when(enough).then(known[1].round(4)).alias("upper"),
             )
         )
     return pl.concat(parts).drop_nulls("value")

@@ -58,7 +58,8 @@ def build_report(
     """
     controls, by_cam = list(run.get("controls", [])), summaries["by_cam"]
     ranked = by_cam.sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
-    chosen = _chosen(ranked, controls)
+    chosen, twins = _chosen(ranked, controls), _twins(run)
+    alone = summaries["by_level"].filter(~pl.struct("model", "cam").is_in(twins))
     gallery = exhibits(maps, scores, *chosen) if chosen is not None and not maps.is_empty() else {}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
@@ -66,7 +67,7 @@ def build_report(
     return template.render(
         verdict=verdict(run, ranked, summaries["by_level"]),
         rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
-        chart=_safe_json(severity_curves(summaries["by_level"], run.get("cams", []), controls)),
+        chart=_safe_json(severity_curves(alone, run.get("cams", []), controls)),
         vega=Markup(_vega()),
         gallery=gallery,
         chosen=chosen,
@@ -81,6 +82,11 @@ def build_report(
 
 def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
+
+
+def _twins(run: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Models and CAMs that give the same maps as a CAM before them."""
+    return [{"model": model, "cam": cam} for model, same in run.get("same_as", {}).items() for cam in same]
 
 
 def _chosen(ranked: pl.DataFrame, controls: Sequence[str]) -> tuple[str, str] | None:
@@ -108,7 +114,7 @@ def verdict(run: Mapping[str, Any], ranked: pl.DataFrame, by_level: pl.DataFrame
     if not rows.height:
         return ["No CAM was scored, so there is nothing to compare."]
     best = rows.row(0, named=True)
-    return [_best(best, run), _flips(rows), *_worst(by_level, best)]
+    return [_best(best, run), _flips(rows, _twins(run)), *_worst(by_level, best)]
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
@@ -131,15 +137,16 @@ def _best(best: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return "No pair of maps could be compared; see the shares of flat maps and of flips in the table."
 
 
-def _flips(rows: pl.DataFrame) -> str:
+def _flips(rows: pl.DataFrame, twins: list[dict[str, str]]) -> str:
     pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].to_numpy()
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
-    overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null())
+    overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
     text = f"{flips:.0%} of the perturbed images changed their predicted class"
     if overlap.height > 1:
         reach = overlap["robustness_adjusted_lower"][0]
         level = int((overlap["robustness_adjusted_upper"][1:] >= reach).sum())
         text += f"; the intervals of {level} of the other {overlap.height - 1} rows overlap with that of the first"
+        text += " (methods with the same maps counted once)" if twins else ""
     return text + "."
 
 

@@ -136,9 +136,9 @@ def test_answers_of_a_store_are_explained():
     assert isinstance(refused, UserError)
     assert str(refused) == "s3: no permission for s3://b/k; these credentials need read, list and write on it"
     assert isinstance(stores._refused("NoSuchKey", "s3://b/k"), MissingObjectError)
-    assert "answered SlowDown; the store may be overloaded, run again to resume" in str(
-        stores._refused("SlowDown", "s3://b/k")
-    )
+    slow = stores._refused("SlowDown", "s3://b/k")
+    assert str(slow) == "s3: s3://b/k answered SlowDown; the store may be overloaded, run again to resume"
+    assert slow.exit_code == 1
 
 
 def test_an_address_without_a_bucket():

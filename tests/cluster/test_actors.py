@@ -1,0 +1,113 @@
+"""The stages as plain objects, without Ray: what goes in and out of each, and many variants in several parts."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from camrobust import plan as plans
+from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.cluster.pipeline import gallery, images_per_commit
+from camrobust.config import parse_config
+from camrobust.errors import UserError
+from camrobust.io.results import read_committed
+from camrobust.io.runs import pending_units
+from camrobust.io.store import open_store
+from tests.photos import write_photos
+from tests.runs import scores
+
+DATA = {
+    "models": ["tests.toys:pooled"],
+    "cams": ["gradcam", "random"],
+    "perturbations": ["gaussian_noise:1-5", "salt_pepper:1-5"],
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Measure a folder of three photos and a broken one; returns the output folder."""
+    write_photos(tmp_path / "set", 3)
+    (tmp_path / "set" / "broken.jpg").write_bytes(b"no")
+
+    def measure(name, group_variants, **changes):
+        monkeypatch.setattr(plans, "GROUP_BYTES", group_variants * 3 * 224 * 224)
+        datasets = [{"name": "d", "images": str(tmp_path / "set")}]
+        config = parse_config(DATA | {"output": str(tmp_path / name), "datasets": datasets} | changes)
+        plan = plans.make_plan(config)
+        store = open_store(config.output)
+        pending = pending_units(plan.manifest, len(plan.parts), read_committed(store))
+        rows = {
+            "uri": pending["uri"].to_numpy(),
+            "dataset": pending["dataset"].to_numpy(),
+            "image_id": pending["image_id"].to_numpy(),
+            "label": pending["label"].fill_null(UNKNOWN_LABEL).to_numpy(),
+            "parts": np.array([",".join(map(str, parts)) for parts in pending["parts"]], dtype=object),
+        }
+        perturbed = Perturb(config, plan.parts, "cpu")(Load(config)(rows))
+        assert perturbed["variants"].shape[1] == 1 + max(map(len, plan.parts))
+        explained = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")(perturbed)
+        counts = Commit(config.output)(explained)
+        return tmp_path / name, plan, int(counts["rows"][0])
+
+    return measure
+
+
+def test_many_variants_in_several_parts_give_the_same_rows(run):
+    one, plan, rows = run("one", 100)
+    assert len(plan.parts) == 1
+    several, plan, again = run("several", 4)
+    assert [len(part) for part in plan.parts] == [4, 4, 2]
+    assert plan.counts()["forwards"] == 4 * (10 + 3)
+    assert rows == again == 3 * 2 * 10
+    a, b = scores(one), scores(several)
+    exact = [name for name, kind in a.schema.items() if not kind.is_float()]
+    assert a.select(exact).equals(b.select(exact))
+    for name in ("rbo", "pearson", "confidence_perturbed"):
+        np.testing.assert_allclose(a[name].to_numpy(), b[name].to_numpy(), atol=1e-4)
+    for folder in (one, several):
+        assert pl.read_parquet(f"{folder}/images/*.parquet").height == 3
+        assert pl.read_parquet(f"{folder}/failures/*.parquet").height == 1
+
+
+def test_a_part_that_is_missing_is_measured_alone(run):
+    several, plan, _ = run("several", 4)
+    store = open_store(str(several))
+    units = read_committed(store).units
+    assert units.height == 4 * 3
+    before = scores(several)
+    for entry in list(store.list("commits/")):
+        store.delete(entry.key)
+    assert pending_units(plan.manifest, 3, read_committed(store)).height == 4
+    run("several", 4)
+    assert scores(several).equals(before)
+
+
+def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):
+    from safetensors.torch import save_file
+
+    from tests.toys import pooled
+
+    file = tmp_path / "w.safetensors"
+    save_file(pooled().state_dict(), file)
+    _, plan, _ = run("w", 100, models=[{"name": "m", "builder": "tests.toys:pooled", "weights": str(file)}])
+    config = plan.config.models[0]
+    known = plans.fingerprint(plans.fetch_weights(config))
+    assert plans.build(config, 224, sha256=known).name == "m"
+    save_file({name: value + 1 for name, value in pooled().state_dict().items()}, file)
+    sentence = "has changed since this run began; put it back, or use --fresh"
+    with pytest.raises(UserError, match=sentence):
+        plans.build(config, 224, sha256=known)
+
+
+def test_the_gallery_is_the_same_on_every_attempt_and_as_large_as_asked(run):
+    _, plan, _ = run("g", 100, gallery=2)
+    assert len(gallery(plan)) == 2
+    assert gallery(plan) == gallery(plan)
+    _, other, _ = run("h", 100, gallery=2, seed=5)
+    assert len(gallery(other)) == 2
+
+
+def test_commits_are_large_but_never_much_of_the_run(run):
+    _, plan, _ = run("c", 100)
+    assert images_per_commit(plan, 4) == 1
+    assert images_per_commit(plan, 50_000) == 500
+    assert images_per_commit(plan, 10**9) * plan.rows_per_image * plans.ROW_BYTES <= 64 * 2**20
