@@ -4,10 +4,12 @@ Imports the core, the models and the measure only: runs where ray, polars and bo
 """
 
 import platform
+import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -20,8 +22,6 @@ from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
 
 BATCH = {"cpu": 8, "cuda": 64}
-SHARED = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam")
-"""Methods that are compared with the peers, one peer call each."""
 
 
 def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
 
     Args:
         device: "cpu" or "cuda".
-        peers: also time grad-cam, torchcam and captum, where they are installed.
+        peers: also time grad-cam, where it is installed.
         repeats: interleaved repetitions; medians are reported.
 
     Returns:
@@ -95,13 +95,18 @@ def _plain(model: Model, inputs: Tensor) -> Tensor:
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each candidate, measured in turns after one round of warming up."""
+    """Seconds of each candidate, in turns after one round of warming up.
+
+    Every turn has another order, so that none always runs in the wake (and in the warm or cold caches) of the same one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 1):
-        for name, work in candidates.items():
+        names = list(candidates)
+        random.Random(turn).shuffle(names)
+        for name in names:
             _wait(device)
             start = time.perf_counter()
-            work()
+            candidates[name]()
             _wait(device)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
@@ -124,20 +129,21 @@ def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
 
 
 def _peers(model: Model, inputs: Tensor) -> dict[str, Callable[[], object]]:
-    """The same methods by other libraries, one after the other, each as its users call it."""
+    """The same methods by grad-cam, one after the other, as its users call it: on a model that is not frozen."""
     work: dict[str, Callable[[], object]] = {}
     try:
         import pytorch_grad_cam as pgc
     except ImportError:
         return work
+    module = deepcopy(model.network.module).requires_grad_(True)
     names = {
         "gradcam": pgc.GradCAM, "gradcam++": pgc.GradCAMPlusPlus, "xgradcam": pgc.XGradCAM,
         "hirescam": pgc.HiResCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM,
         "eigengradcam": pgc.EigenGradCAM,
     }  # fmt: skip
     for name, method in names.items():
-        explainer = method(model=model.network.module, target_layers=[model.network.layer])
-        work[f"grad-cam: {name}"] = partial(explainer, input_tensor=inputs)
+        explainer = method(model=module, target_layers=[module.get_submodule(model.network.layer_name)])
+        work[f"grad-cam: {name}"] = partial(explainer, input_tensor=inputs, targets=None)
     return work
 
 

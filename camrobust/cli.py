@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--output", default="explain.png", help="picture to write")
     one = add("bench", _bench, "time against a plain forward pass, as ratios within this process")
     one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    one.add_argument("--peers", action="store_true", help="also grad-cam, torchcam and captum, where installed")
+    one.add_argument("--peers", action="store_true", help="also the same methods by grad-cam, where it is installed")
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
     add_json(one)
     return parser

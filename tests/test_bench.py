@@ -1,0 +1,26 @@
+import json
+
+import pytest
+
+from camrobust import bench
+from camrobust.cli import main
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
+    monkeypatch.setitem(bench.BATCH, "cpu", 2)
+    assert main(["bench", "--repeats", "1", "--peers", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ratios"]["plain forward"] == 1
+    assert found["ratios"]["ten CAMs, ranks, RBO, rows"] > 0
+    assert sum(name.startswith("grad-cam: ") for name in found["ratios"]) == 7
+    bench.show(found)
+    assert "| ten CAMs |" in capsys.readouterr().out
+
+
+def test_candidates_take_turns():
+    order = []
+    seconds = bench.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 9, "cpu")
+    turns = ["".join(order[start : start + 2]) for start in range(0, 20, 2)]
+    assert set(turns) == {"ab", "ba"}
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 9, "b": 9}
