@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from io import BytesIO
+from pathlib import PurePath
 from pickle import UnpicklingError
+from traceback import extract_tb
 from typing import Any
 from zipfile import BadZipFile
 
@@ -106,7 +108,16 @@ def load_model(
     Raises:
         UserError: unknown builder, weights that do not fit, no such target layer, an output that is not logits.
     """
-    built = _build(spec, own_weights=weights is None)
+    try:
+        built = _build(spec, own_weights=weights is None)
+    except UserError:
+        raise
+    except Exception as error:  # a builder is the user's code: whatever it raises is told, not traced
+        place = extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {_first_line(error)} "
+            f"({PurePath(place.filename).name}, line {place.lineno}); mend the builder or its arguments"
+        ) from error
     if weights is not None:
         _fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
     return wrap(

@@ -129,8 +129,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> dict[str, Any]:
     folder.write_json("run.json", document)
     counts = plan.counts()
     say(
-        f"{counts['images']} images × {counts['models']} models × {counts['variants']} variants × "
-        f"{counts['cams']} CAMs = {counts['rows']:,} rows"
+        f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "
+        f"{counts['cams']} = {counts['rows']:,} rows"
     )
     return document
 

@@ -90,6 +90,18 @@ MISTAKES = {
         lambda d, p: d | {"models": ["tests.toys:not_a_model"]},
         "model 'tests.toys:not_a_model': tests.toys:not_a_model must return a torch.nn.Module, got int",
     ),
+    "a builder that raises": (
+        lambda d, p: d | {"models": ["tests.toys:failing"]},
+        "model 'tests.toys:failing': tests.toys:failing raised RuntimeError: no such depth (toys.py, line ",
+    ),
+    "arguments that the builder does not take": (
+        lambda d, p: with_model(d, arguments={"width": 3}),
+        "tests.toys:pooled raised TypeError: pooled() got an unexpected keyword argument 'width'",
+    ),
+    "arguments that torchvision does not take": (
+        lambda d, p: with_model(d, builder="torchvision:resnet18@none", arguments={"wdth": 3}),
+        "torchvision:resnet18@none raised TypeError: ",
+    ),
     "no such builder": (
         lambda d, p: d | {"models": ["resnet18"]},
         "model 'resnet18': builder must be torchvision:NAME, timm:NAME or package.module:function, got 'resnet18'",

@@ -1,5 +1,7 @@
 """Small classifiers with known structure; builders for tests that need a `package.module:function`."""
 
+import os
+
 import torch
 from torch import nn
 
@@ -89,6 +91,17 @@ def dense():
 
 def not_a_model():
     return 3
+
+
+def failing(depth=1):
+    raise RuntimeError("no such depth")
+
+
+def only_on_the_driver():
+    """Builds where the run is prepared and fails where it is carried out."""
+    if "RAY_RAYLET_PID" in os.environ:
+        raise RuntimeError("this worker has no such file")
+    return pooled()
 
 
 def crashing():

@@ -133,7 +133,7 @@ def measure_pending(plan: Plan, folder: RunFolder, pending: pl.DataFrame, report
         report: called after every commit.
 
     Raises:
-        UserError: the store or a model fails for good, in one sentence.
+        RunFailed: the store or a model fails for good, in one sentence.
     """
     table = pending.with_columns(
         pl.col("parts").cast(pl.List(pl.String)).list.join(","), pl.col("label").fill_null(UNKNOWN_LABEL)
@@ -151,13 +151,13 @@ def measure_pending(plan: Plan, folder: RunFolder, pending: pl.DataFrame, report
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Tell what a worker met in one sentence, without Ray's layers around it."""
+    """Tell what stopped the run in one sentence, without Ray's layers around it; what was committed is kept."""
     try:
         yield
     except Exception as error:
         told = _user_error(error)
         if told is not None:
-            raise type(told)(str(told)) from error
+            raise RunFailed(str(told)) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
         raise RunFailed(f"run: stopped by {why}; run again to resume, with --verbose to see all of it") from error
@@ -200,7 +200,7 @@ def session(address: str, *, no_progress_timeout_s: float, verbose: bool = False
     if not verbose:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         yield
     finally:

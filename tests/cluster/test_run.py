@@ -183,6 +183,15 @@ def test_a_model_that_raises_becomes_failure_rows_and_the_others_go_on(tmp_path,
     assert scores(tmp_path / "out").height == GOOD * PER_UNIT
 
 
+def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, photos):
+    path = config(tmp_path, photos / "wnid", models=["tests.toys:only_on_the_driver"])
+    result = camrobust("run", path)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("camrobust: ")
+    assert "tests.toys:only_on_the_driver raised RuntimeError: this worker has no such file (toys.py, line " in last
+
+
 @pytest.mark.data
 def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, shared_data):
     folder = tmp_path / "set"
