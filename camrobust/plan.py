@@ -19,8 +19,8 @@ from camrobust.models import Model, ModelSpec, load_model
 
 GROUP_BYTES = 32 * 2**20
 """Most bytes of variants that travel together; an image with more of them is measured in several parts."""
-ROW_BYTES = 40
-"""A score row in a compressed file, about; `camrobust demo` prints what its own rows took."""
+ROW_BYTES = 45
+"""A score row in a compressed file of some hundred rows, about; in a file of many thousand it is about half."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 from camrobust import plan as plans
+from camrobust.cluster import pipeline
 from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
-from camrobust.cluster.pipeline import gallery, images_per_commit
+from camrobust.cluster.pipeline import gallery, images_per_commit, place
 from camrobust.config import parse_config
 from camrobust.errors import UserError
 from camrobust.io.results import read_committed
@@ -111,3 +112,32 @@ def test_commits_are_large_but_never_much_of_the_run(run):
     assert images_per_commit(plan, 4) == 1
     assert images_per_commit(plan, 50_000) == 500
     assert images_per_commit(plan, 10**9) * plan.rows_per_image * plans.ROW_BYTES <= 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("resources", "cluster", "device", "explain", "perturb", "load"),
+    [
+        ({"CPU": 2.0}, {}, "cpu", {"num_cpus": 0.5}, {"num_cpus": 0.25}, {"num_cpus": 0.5}),
+        ({"CPU": 64.0, "GPU": 4.0}, {}, "cuda", {"num_gpus": 0.8, "num_cpus": 1}, {"num_gpus": 0.2, "num_cpus": 1},
+         {"num_cpus": 1}),
+        ({"CPU": 8.0, "GPU": 1.0}, {"gpus_per_explainer": 0}, "cpu", {"num_cpus": 0.5}, {"num_cpus": 0.25},
+         {"num_cpus": 0.5}),
+        # An autoscaling cluster has no GPU yet: what the configuration asks for decides, so that it scales up.
+        ({"CPU": 0.0}, {"gpus_per_explainer": 0.5, "gpus_per_perturber": 0.25, "accelerator": "A10G",
+                        "loader_labels": {"role": "cpu"}, "cpus_per_loader": 2},
+         "cuda", {"num_gpus": 0.5, "num_cpus": 1, "accelerator_type": "A10G"},
+         {"num_gpus": 0.25, "num_cpus": 1, "accelerator_type": "A10G"},
+         {"num_cpus": 2, "label_selector": {"role": "cpu"}}),
+    ],
+)  # fmt: skip
+def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
+    run, monkeypatch, resources, cluster, device, explain, perturb, load
+):
+    _, plan, _ = run("p", 100, cluster=cluster)
+    monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda: resources)
+    found = place(plan)
+    assert (found.device, found.explain, found.perturb, found.load) == (device, explain, perturb, load)
+    # On a small machine everything must fit at once, or a stage would wait for ever.
+    if resources == {"CPU": 2.0}:
+        need = found.explainers[1] * 0.5 + found.perturbers[1] * 0.25 + 0.5 + 0.1
+        assert need <= 2
