@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from heapq import nsmallest
 from typing import Any
 
 import polars as pl
@@ -83,9 +84,11 @@ def images_per_commit(plan: Plan, pending: int) -> int:
 
 def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
     """The images whose maps are kept: those with the smallest hash, so the same ones on every attempt."""
-    keys = plan.manifest.select("dataset", "image_id").rows()
-    ranked = sorted(keys, key=lambda key: sha256(f"{plan.config.seed}\0{key[0]}\0{key[1]}".encode()).digest())
-    return frozenset(ranked[: plan.config.gallery])
+
+    def rank(key: tuple[str, str]) -> bytes:
+        return sha256(f"{plan.config.seed}\0{key[0]}\0{key[1]}".encode()).digest()
+
+    return frozenset(nsmallest(plan.config.gallery, plan.manifest.select("dataset", "image_id").iter_rows(), key=rank))
 
 
 def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
