@@ -6,6 +6,7 @@ image first, `micro` over all pairs. Where a group has no such pair the measure 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
 above 1."""
 
 
-def scan_scores(files: Sequence[str], storage_options: dict[str, str] | None = None) -> pl.LazyFrame:
+def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = None) -> pl.LazyFrame:
     """The score rows of some files.
 
     Args:

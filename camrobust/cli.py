@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add_config(one)
     add_running(one)
     one.add_argument("--fresh", action="store_true", help="start in a new folder beside an existing run")
+    one.add_argument("--retry-failures", action="store_true", help="measure the images again that failed before")
     add_json(one)
     one = add("demo", _demo, "a small real run on photos and weights from installed packages")
     one.add_argument("--output", default="demo-run", help="folder for its results")
@@ -112,16 +113,18 @@ def _parser() -> argparse.ArgumentParser:
 def _run(given: Arguments) -> int:
     from camrobust.config import load_config
 
-    return _carry_out(load_config(given.config, given.set, given.output), given, fresh=given.fresh)
+    return _carry_out(
+        load_config(given.config, given.set, given.output), given, fresh=given.fresh, retry=given.retry_failures
+    )
 
 
 def _demo(given: Arguments) -> int:
     from camrobust.demo import demo_config
 
-    return _carry_out(demo_config(given.output), given, fresh=False)
+    return _carry_out(demo_config(given.output), given, fresh=False, retry=False)
 
 
-def _carry_out(config: Any, given: Arguments, *, fresh: bool) -> int:
+def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> int:
     from camrobust import workflow
     from camrobust.terminal import Meter, say
 
@@ -130,6 +133,7 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool) -> int:
         config,
         address=given.address,
         fresh=fresh,
+        retry_failures=retry,
         verbose=given.verbose,
         say=(lambda _: None) if quiet else say,
         progress=Meter(quiet=quiet),

@@ -31,6 +31,9 @@ class DatasetConfig(_Strict):
     name: Name = Field(description="as it stands in the results")
     images: Name = Field(description="folder, s3://bucket/prefix, or a csv/parquet manifest with a column uri")
     labels: str | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
+    access: Literal["credentials", "anonymous", "requester_pays"] = Field(
+        "credentials", description="how images on S3 are read: a public bucket may need anonymous"
+    )
 
 
 class ModelConfig(_Strict):
@@ -142,7 +145,8 @@ class RunConfig(_Strict):
 
     def numbers(self) -> dict[str, Any]:
         """The part that changes numbers, as plain data."""
-        return self.model_dump(mode="json", exclude={"output", "cluster", "gallery", "max_failures"})
+        ways = {"output": True, "cluster": True, "gallery": True, "max_failures": True}
+        return self.model_dump(mode="json", exclude={**ways, "datasets": {"__all__": {"access"}}})
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the numbers of this configuration."""

@@ -13,7 +13,8 @@ from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.errors import UserError
 from camrobust.io.images import ImageError, decode
-from camrobust.io.store import MissingObjectError, read_object
+from camrobust.io.objects import MissingObjectError
+from camrobust.io.store import read_object
 from camrobust.measure import Sample, Settings, compare, explain_variants
 from camrobust.models import ModelSpec, load_model
 from camrobust.report.gallery import overlay

@@ -13,7 +13,8 @@ from camrobust.core.cams import CAMS
 from camrobust.core.perturb import Variant, variants
 from camrobust.errors import UserError
 from camrobust.io.manifest import check_labels, list_images
-from camrobust.io.store import MissingObjectError, read_object
+from camrobust.io.objects import MissingObjectError
+from camrobust.io.store import read_object
 from camrobust.measure import Settings, coinciding
 from camrobust.models import Model, ModelSpec, load_model
 
@@ -79,7 +80,7 @@ def make_plan(
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
-        manifest = pl.concat([list_images(one.name, one.images, one.labels) for one in config.datasets])
+        manifest = pl.concat([list_images(one.name, one.images, one.labels, one.access) for one in config.datasets])
     return Plan(config, every, parts, manifest, weights or {})
 
 

@@ -1,7 +1,7 @@
 """A whole run, as the command line and the jobs call it: measure, verify, aggregate, report."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ import polars as pl
 
 from camrobust.aggregate import scan_scores, summarise
 from camrobust.config import RunConfig
-from camrobust.io.results import clear_stale
+from camrobust.io.lease import held
+from camrobust.io.results import clear_stale, retract
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, now, open_run, pending_units, versions
 from camrobust.report.page import build_report
 from camrobust.schema import SUMMARIES
@@ -46,6 +47,7 @@ def run(
     *,
     address: str = "local",
     fresh: bool = False,
+    retry_failures: bool = False,
     verbose: bool = False,
     say: Say = lambda _: None,
     progress: Progress = lambda *_: None,
@@ -56,6 +58,7 @@ def run(
         config: the run.
         address: of the Ray cluster, see `cluster.pipeline.session`.
         fresh: start over in a new folder beside an existing one.
+        retry_failures: measure the images again that are named in failures.
         verbose: let Ray print.
         say: takes lines for the user.
         progress: takes (done, pending, failures) after every commit.
@@ -64,40 +67,60 @@ def run(
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
     """
     folder = fresh_folder(config.output) if fresh else open_run(config.output)
-    pending = _prepare(config, folder, say)
-    if pending.is_empty() and folder.done() is not None:
-        say(f"nothing to do: {folder.uri} is complete")
-        verdict = verify(folder)
-        return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
+    found = folder.read_json("run.json")
+    if found is None:
+        begin = _begin(config, say)
+    else:
+        folder.check_same(found, config)
+        if not retry_failures and folder.done() is not None and _is_whole(folder, found):
+            say(f"nothing to do: {folder.uri} is complete")
+            verdict = verify(folder)
+            return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
     started = time.monotonic()
-    if not pending.is_empty():
-        _measure(config, folder, pending, address, verbose, progress)
-    return finish(folder, config.max_failures, measured=_count(pending), started=started)
+    with held(folder.store, say) as lease:
+        if found is None:
+            begin(folder)
+        pending = _pending(folder, say, retry_failures=retry_failures)
+
+        def watched(done: int, total: int, failures: int) -> None:
+            lease.check()
+            progress(done, total, failures)
+
+        if not pending.is_empty():
+            _measure(config, folder, pending, address, verbose, watched)
+        lease.check()
+        return finish(folder, config.max_failures, measured=_count(pending), started=started)
 
 
 def _count(pending: pl.DataFrame) -> int:
     return int(pending["parts"].list.len().sum())
 
 
-def _prepare(config: RunConfig, folder: RunFolder, say: Say) -> pl.DataFrame:
-    """Check or write run.json, put the folder in order, and return what is pending."""
-    document = folder.read_json("run.json")
-    if document is None:
-        document = _begin(config, folder, say)
-    else:
-        folder.check_same(document, config)
+def _is_whole(folder: RunFolder, run: Mapping[str, Any]) -> bool:
+    """Nothing is pending and nothing lies about; reads only."""
+    committed = folder.committed()
+    return not committed.stale and pending_units(folder.manifest(), run["planned"]["parts"], committed).is_empty()
+
+
+def _pending(folder: RunFolder, say: Say, *, retry_failures: bool) -> pl.DataFrame:
+    """Put the folder in order, and return what is still to be measured."""
     committed = folder.committed()
     if committed.stale:
         say(f"setting aside {len(committed.stale)} files that no complete commit names")
         clear_stale(folder.store, committed)
-    pending = pending_units(folder.manifest(), document["planned"]["parts"], committed)
+    if retry_failures:
+        failed = folder.table("failures", committed).select("dataset", "image_id").unique()
+        say(f"measuring {failed.height} failed images again")
+        retract(folder.store, committed, failed)
+        committed = folder.committed()
+    pending = pending_units(folder.manifest(), folder.run()["planned"]["parts"], committed)
     if committed.units.height and not pending.is_empty():
         say(f"resuming: {committed.units.height} of {committed.units.height + _count(pending)} images are committed")
     return pending
 
 
-def _begin(config: RunConfig, folder: RunFolder, say: Say) -> dict[str, Any]:
-    """List images, check every model, and write the manifest and run.json."""
+def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
+    """List images and check every model; returns what writes the manifest and run.json."""
     from camrobust.plan import check_models, controls, make_plan
 
     say("listing images and checking models …")
@@ -125,14 +148,22 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> dict[str, Any]:
         "hardware": hardware(),
         "started": now(),
     }  # fmt: skip
-    folder.write_table("manifest.parquet", plan.manifest)
-    folder.write_json("run.json", document)
     counts = plan.counts()
     say(
         f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "
         f"{counts['cams']} = {counts['rows']:,} rows"
     )
-    return document
+
+    def begin(folder: RunFolder) -> None:
+        """Another driver may have begun in the meantime."""
+        found = folder.read_json("run.json")
+        if found is None:
+            folder.write_table("manifest.parquet", plan.manifest)
+            folder.write_json("run.json", document)
+        else:
+            folder.check_same(found, config)
+
+    return begin
 
 
 def _measure(

@@ -72,15 +72,15 @@ def bucket(object_store, monkeypatch):
     """A new bucket, with the environment set to reach it."""
     import boto3
 
-    from camrobust.io import store
+    from camrobust.io import s3
 
     for name, value in object_store.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    store._client.cache_clear()
+    s3._client.cache_clear()
     name = f"bucket-{time.time_ns()}"
     client = boto3.client("s3")
     client.create_bucket(Bucket=name)
     yield name
     client.close()
-    store._client.cache_clear()
+    s3._client.cache_clear()

@@ -27,7 +27,7 @@ BELOW["plan"] = {"errors", "registry", "schema", "config", "core", "models", "me
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
-TOP = {"api", "cli", "demo", "estimate", "picture", "terminal", "workflow", "__init__"}
+TOP = {"api", "chaos", "cli", "demo", "estimate", "picture", "terminal", "workflow", "__init__"}
 FOREIGN = {
     "ray": {"cluster"},
     "boto3": {"io"},

@@ -19,8 +19,9 @@ from camrobust.config import RunConfig
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import quickshift
 from camrobust.io.images import ImageError, Photo, characteristics, decode
+from camrobust.io.objects import MissingObjectError
 from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
-from camrobust.io.store import MissingObjectError, open_store, read_object
+from camrobust.io.store import open_store, read_object
 from camrobust.measure import Columns, Explained, Sample, measure
 from camrobust.models import Model
 from camrobust.plan import build, settings_of
@@ -43,14 +44,22 @@ class Load:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.access = {one.name: one.access for one in config.datasets}
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows of the manifest to rows with pixels (3, H, W) and segments (H, W)."""
         with ThreadPoolExecutor(FETCHERS) as pool:
-            contents = list(pool.map(_fetch, batch["uri"]))
+            contents = list(pool.map(self._fetch, batch["uri"], batch["dataset"]))
         rows = [self._load(content) for content in contents]
         loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return {name: batch[name] for name in KEYS} | loaded
+
+    def _fetch(self, uri: str, dataset: str) -> bytes | ImageError:
+        """The bytes; an object that is not there is the image's failure, a store that fails is the run's."""
+        try:
+            return read_object(str(uri), self.access[str(dataset)])
+        except MissingObjectError as error:
+            return ImageError(str(error), "missing")
 
     def _load(self, content: bytes | ImageError) -> dict[str, Any]:
         image, crop = self.config.image, self.config.image.crop
@@ -72,14 +81,6 @@ class Load:
         row |= {"width": photo.width, "height": photo.height}
         row |= characteristics(photo.pixels)
         return row | dict(zip(ERROR, error, strict=True))
-
-
-def _fetch(uri: str) -> bytes | ImageError:
-    """The bytes; an object that is not there is the image's failure, a store that fails is the run's."""
-    try:
-        return read_object(str(uri))
-    except MissingObjectError as error:
-        return ImageError(str(error), "missing")
 
 
 class Perturb:

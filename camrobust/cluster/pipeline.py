@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.runs import RunFolder
-from camrobust.io.store import arrow_filesystem
+from camrobust.io.s3 import arrow_filesystem
 from camrobust.plan import ROW_BYTES, Plan
 
 IMAGES_PER_LOAD = 8

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from camrobust.errors import UserError
-from camrobust.io.store import MissingObjectError, open_object, open_store, read_object
+from camrobust.io.objects import Access, MissingObjectError
+from camrobust.io.store import open_object, open_store, read_object
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -17,7 +18,7 @@ TABLES = (".csv", ".parquet")
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
 
-def list_images(name: str, images: str, labels: str | None = None) -> pl.DataFrame:
+def list_images(name: str, images: str, labels: str | None = None, access: Access = "credentials") -> pl.DataFrame:
     """All images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
 
     Args:
@@ -25,11 +26,12 @@ def list_images(name: str, images: str, labels: str | None = None) -> pl.DataFra
         images: a folder, an s3:// prefix, or a csv/parquet manifest with a column uri and perhaps image_id and label.
             Relative paths in a manifest count from the manifest's own place.
         labels: csv or parquet with image_id (or file) and label (or class_index).
+        access: how the images are listed and read, where they are on S3.
 
     Raises:
         UserError: nothing there, no image among it, a missing column, an image_id twice, labels that are no integers.
     """
-    table = _from_manifest(images) if images.lower().endswith(TABLES) else _from_listing(images)
+    table = _from_manifest(images, access) if images.lower().endswith(TABLES) else _from_listing(images, access)
     if table.is_empty():
         raise UserError(
             f"dataset '{name}': there are no images in {images}; files must end in {', '.join(SUFFIXES[:6])}, …"
@@ -42,8 +44,8 @@ def list_images(name: str, images: str, labels: str | None = None) -> pl.DataFra
     return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
 
-def _from_listing(images: str) -> pl.DataFrame:
-    store = open_store(images)
+def _from_listing(images: str, access: Access) -> pl.DataFrame:
+    store = open_store(images, access)
     keys = [entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES]
     return pl.DataFrame(
         {"image_id": keys, "uri": [store.locate(key) for key in keys], "label": [None] * len(keys)},
@@ -51,14 +53,14 @@ def _from_listing(images: str) -> pl.DataFrame:
     )
 
 
-def read_table(uri: str, what: str) -> pl.DataFrame:
+def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFrame:
     """A csv or parquet table from anywhere.
 
     Raises:
         UserError: not there or not such a table.
     """
     try:
-        content = read_object(uri)
+        content = read_object(uri, access)
     except MissingObjectError as error:
         raise UserError(f"{what}: {error}; mend the path") from error
     try:
@@ -94,9 +96,9 @@ def _labelled(column: pl.Series, what: str) -> pl.Series:
         ) from error
 
 
-def _from_manifest(manifest: str) -> pl.DataFrame:
+def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
     what = "manifest"
-    table = read_table(manifest, what)
+    table = read_table(manifest, what, access)
     uri = _column(table, ("uri",), what, manifest)
     if table[uri].null_count() or (table[uri].cast(pl.String) == "").any():
         raise UserError(f"{what}: {manifest} has rows without a uri; fill or drop them")

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camrobust.io.store import Store
+from camrobust.io.objects import Store
 from camrobust.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES, Column
 
 FILES_KEY = b"camrobust.files"
@@ -99,13 +99,22 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _token(units: Sequence[Unit]) -> str:
-    keys = sorted((unit.dataset, unit.image_id, unit.part) for unit in units)
+def _token(units: pl.DataFrame) -> str:
+    keys = units.select("dataset", "image_id", "part").sort(pl.all()).rows()
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]
 
 
 def write_commit(store: Store, units: Sequence[Unit]) -> str:
     """Write the files of some units, then the commit that makes them count; returns its token."""
+    names = [column.name for column in COMMITS]
+    counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
+    table = make_table(COMMITS, [dict(zip(names, row, strict=True)) for row in counts])
+    small = {name: pa.concat_tables([getattr(unit, name) for unit in units]) for name in TABLES}
+    return _put(store, pl.DataFrame(table), pl.DataFrame(pa.concat_tables([unit.scores for unit in units])), small)
+
+
+def _put(store: Store, units: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table]) -> str:
+    """Data files first, the commit that names them last."""
     token = _token(units)
     files: dict[str, int] = {}
 
@@ -114,17 +123,14 @@ def write_commit(store: Store, units: Sequence[Unit]) -> str:
         store.write(key, content)
         files[key] = len(content)
 
-    scores = pl.DataFrame(pa.concat_tables([unit.scores for unit in units]))
     for (dataset, model), rows in scores.partition_by(PARTITION, as_dict=True, include_key=False).items():
         schema = pa.schema([field for field in arrow_schema(SCORES) if field.name not in PARTITION])
         folder = f"scores/dataset={quote(str(dataset), safe='')}/model={quote(str(model), safe='')}"
         put(f"{folder}/{token}.parquet", rows.to_arrow().select(schema.names).cast(schema))
-    for name in TABLES:
-        table = pa.concat_tables([getattr(unit, name) for unit in units])
+    for name, table in small.items():
         if table.num_rows:
             put(f"{name}/{token}.parquet", table)
-    counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
-    commit = make_table(COMMITS, [dict(zip((c.name for c in COMMITS), row, strict=True)) for row in counts])
+    commit = units.to_arrow().cast(arrow_schema(COMMITS))
     commit = commit.replace_schema_metadata({FILES_KEY: json.dumps(files, sort_keys=True).encode()})
     store.write(f"commits/{token}.parquet", _parquet(commit))
     return token
@@ -135,13 +141,15 @@ class Committed:
     """What a run folder holds for certain.
 
     Attributes:
-        units: one row per committed unit, `schema.COMMITS`.
+        units: one row per committed unit, `schema.COMMITS` and `commit`, the place of its commit in `commits`.
+        commits: keys of the commits that count.
         files: keys of the data files that valid commits name, sorted.
         stale: keys of data files and commits that do not count: left by a writer that died, or by a commit one of
             whose files is gone.
     """
 
     units: pl.DataFrame
+    commits: list[str]
     files: list[str]
     stale: list[str]
 
@@ -156,20 +164,34 @@ def read_committed(store: Store) -> Committed:
     commits = [key for key in sizes if key.startswith("commits/")]
     with ThreadPoolExecutor(READERS) as pool:
         contents = list(pool.map(lambda key: _read_commit(store, key), commits))
-    frames: list[pl.DataFrame] = []
-    files: set[str] = set()
-    seen: set[tuple[str, str, int]] = set()
-    for key, found in zip(commits, contents, strict=True):
-        if found is None or any(sizes.get(name) != size for name, size in found[1].items()):
-            continue
-        keys = set(found[0].select("dataset", "image_id", "part").iter_rows())
-        if keys & seen:
-            continue
-        seen |= keys
-        frames.append(found[0])
-        files |= {key, *found[1]}
-    units = pl.concat([empty_frame(COMMITS), *frames])
-    return Committed(units, sorted(files - set(commits)), sorted(set(sizes) - files))
+    whole = {
+        key: found
+        for key, found in zip(commits, contents, strict=True)
+        if found is not None and all(sizes.get(name) == size for name, size in found[1].items())
+    }
+    units = _count_once(whole)
+    counting = [key for place, key in enumerate(whole) if place in set(units["commit"].unique())]
+    units = units.with_columns(
+        pl.col("commit").replace_strict({list(whole).index(key): place for place, key in enumerate(counting)})
+    )
+    files = {name for key in counting for name in whole[key][1]}
+    return Committed(units, counting, sorted(files), sorted(set(sizes) - files - set(counting)))
+
+
+def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -> pl.DataFrame:
+    """All units; of two commits that share one, the later is void as a whole."""
+    frames = [found[0].with_columns(commit=pl.lit(place, pl.Int32)) for place, found in enumerate(commits.values())]
+    units = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames])
+    shared = units.filter(pl.struct("dataset", "image_id", "part").is_duplicated())
+    void: set[int] = set()
+    seen: set[tuple[object, ...]] = set()
+    for (place,), rows in shared.sort("commit").group_by("commit", maintain_order=True):
+        keys = set(rows.select("dataset", "image_id", "part").iter_rows())
+        if keys & seen or len(keys) < rows.height:
+            void.add(int(str(place)))
+        else:
+            seen |= keys
+    return units.filter(~pl.col("commit").is_in(void)) if void else units
 
 
 def _read_commit(store: Store, key: str) -> tuple[pl.DataFrame, dict[str, int]] | None:
@@ -180,6 +202,58 @@ def _read_commit(store: Store, key: str) -> tuple[pl.DataFrame, dict[str, int]] 
     except (pa.ArrowException, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None
     return pl.DataFrame(table.replace_schema_metadata(None)), files
+
+
+def retract(store: Store, committed: Committed, images: pl.DataFrame) -> int:
+    """Take images out of their commits, so that they are measured again; the rest of a commit is written anew.
+
+    Whatever dies in between leaves two commits that share units, of which one counts.
+
+    Args:
+        store: of the run folder.
+        committed: what it holds.
+        images: columns dataset and image_id.
+
+    Returns:
+        Units that no longer count.
+    """
+    key = ["dataset", "image_id"]
+    gone = committed.units.join(images, on=key, how="semi")
+    for place in gone["commit"].unique().sort():
+        commit = committed.commits[place]
+        found = _read_commit(store, commit)
+        if found is None:
+            continue
+        units, files = found
+        tables = {name: pl.read_parquet(BytesIO(store.read(name))) for name in files}
+        kept = {name: table.join(images, on=key, how="anti") for name, table in _with_keys(tables).items()}
+        rest = units.join(images, on=key, how="anti")
+        if rest.height:
+            small = {name: _gathered(name, columns, kept).to_arrow() for name, columns in TABLES.items()}
+            _put(
+                store,
+                rest,
+                _gathered("scores", SCORES, kept),
+                {name: table.cast(arrow_schema(TABLES[name])) for name, table in small.items()},
+            )
+        for name in (commit, *files):
+            store.delete(name)
+    return gone.height
+
+
+def _gathered(name: str, columns: Sequence[Column], tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    order = [column.name for column in columns]
+    parts = [table.select(order) for file, table in tables.items() if file.startswith(f"{name}/")]
+    return pl.concat([empty_frame(columns), *parts])
+
+
+def _with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """Score tables with the dataset and the model that their path holds."""
+    whole = {}
+    for name, table in tables.items():
+        places = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
+        whole[name] = table.with_columns(**{key: pl.lit(unquote(value)) for key, value in places.items()})
+    return whole
 
 
 def clear_stale(store: Store, committed: Committed) -> None:

@@ -14,8 +14,10 @@ import polars as pl
 
 from camrobust.config import RunConfig, differing_keys
 from camrobust.errors import UserError
+from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.results import Committed, read_committed, read_small
-from camrobust.io.store import MissingObjectError, Store, open_store, polars_options
+from camrobust.io.s3 import polars_options
+from camrobust.io.store import open_store
 
 PACKAGES = ("camrobust", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "scikit-image", "pillow")
 
@@ -109,7 +111,7 @@ class RunFolder:
         """The images, failures or maps table."""
         return read_small(self.store, name, committed.tables(name))
 
-    def score_files(self, committed: Committed) -> tuple[list[str], dict[str, str] | None]:
+    def score_files(self, committed: Committed) -> tuple[list[str], dict[str, Any] | None]:
         """Addresses of the score files and what polars needs to open them."""
         return [self.store.locate(key) for key in committed.tables("scores")], polars_options(self.uri)
 

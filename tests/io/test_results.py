@@ -1,11 +1,25 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
 from camrobust.errors import UserError
-from camrobust.io.results import Unit, clear_stale, make_table, pack, read_committed, read_small, unpack, write_commit
+from camrobust.io.objects import MissingObjectError
+from camrobust.io.results import (
+    Unit,
+    clear_stale,
+    make_table,
+    pack,
+    read_committed,
+    read_small,
+    retract,
+    unpack,
+    write_commit,
+)
 from camrobust.io.runs import fresh_folder, open_run, pending_units
-from camrobust.io.store import MissingObjectError, open_store
+from camrobust.io.store import open_store
 from camrobust.schema import FAILURES, IMAGES, MAPS, SCORES
+from tests.runs import scores
 from tests.synthetic import score_rows
 
 
@@ -81,6 +95,37 @@ def test_an_image_in_two_commits_counts_once(store):
     assert found.units.height == 2
     clear_stale(store, found)
     assert read_committed(store).stale == []
+
+
+def test_retracted_images_are_pending_again_and_the_rest_of_their_commit_stays(store):
+    failed = make_table(FAILURES, [{"dataset": "d", "image_id": "b", "model": "m", "stage": "explain", "kind": "error",
+                                    "message": "x"}])  # fmt: skip
+    write_commit(store, [unit("a", part=0), replace(unit("b", models=("n/o",)), failures=failed), unit("c")])
+    write_commit(store, [unit("z")])
+    before = scores(store.uri)
+    gone = pl.DataFrame({"dataset": ["d"], "image_id": ["b"]})
+    assert retract(store, read_committed(store), gone) == 1
+    found = read_committed(store)
+    assert sorted(found.units["image_id"]) == ["a", "c", "z"]
+    assert found.units.sort("image_id")["rows"].to_list() == [12, 12, 12]
+    assert found.stale == []
+    assert found.tables("failures") == []
+    assert scores(store.uri).equals(before.filter(pl.col("image_id") != "b"))
+    assert retract(store, found, gone) == 0
+    assert retract(store, found, pl.DataFrame({"dataset": ["d"], "image_id": ["z"]})) == 1
+    assert sorted(read_committed(store).units["image_id"]) == ["a", "c"]
+
+
+def test_a_retraction_that_dies_halfway_loses_nothing(store, monkeypatch):
+    write_commit(store, [unit("a"), unit("b")])
+    monkeypatch.setattr(type(store), "delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        retract(store, read_committed(store), pl.DataFrame({"dataset": ["d"], "image_id": ["b"]}))
+    monkeypatch.undo()
+    found = read_committed(store)
+    assert sorted(found.units["image_id"]) in (["a"], ["a", "b"])
+    clear_stale(store, found)
+    assert sorted(scores(store.uri)["image_id"].unique()) == sorted(found.units["image_id"])
 
 
 def test_pending_are_the_parts_that_no_commit_holds(store):

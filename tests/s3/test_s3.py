@@ -8,8 +8,9 @@ import pytest
 
 from camrobust.cli import main
 from camrobust.errors import UserError
-from camrobust.io import store as stores
-from camrobust.io.store import MissingObjectError, open_store, read_object
+from camrobust.io import s3 as stores
+from camrobust.io.objects import MissingObjectError
+from camrobust.io.store import open_store, read_object
 from tests.photos import write_photos
 from tests.runs import camrobust, config
 

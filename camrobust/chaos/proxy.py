@@ -1,0 +1,132 @@
+"""A store that fails on purpose: an HTTP proxy on loopback in front of an S3 endpoint."""
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+FAULTS = ("refuse", "slow", "cut", "deaf")
+"""503 SlowDown; an answer that comes late; one that breaks off; one that is lost after the store has acted."""
+HOP = {"connection", "keep-alive", "transfer-encoding", "proxy-connection"}
+SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>on purpose</Message></Error>"
+SLOW_S = 1.5
+
+
+@dataclass
+class Faults:
+    """How often which fault strikes; may be changed while the proxy runs.
+
+    Attributes:
+        shares: probability per request, by name in `FAULTS`.
+        dice: decides.
+        struck: how often each has struck.
+        requests: requests seen.
+    """
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    dice: random.Random = field(default_factory=random.Random)
+    struck: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+
+    def draw(self) -> str:
+        """The fault of the next request, or nothing."""
+        self.requests += 1
+        left = self.dice.random()
+        for name, share in self.shares.items():
+            if left < share:
+                self.struck[name] += 1
+                return name
+            left -= share
+        return ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    upstream = ""
+    faults = Faults()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def relay(self) -> None:
+        """Pass one request on, or fail it."""
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.faults.draw()
+        if fault == "refuse":
+            self.close_connection = True
+            self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
+            return
+        if fault == "slow":
+            time.sleep(SLOW_S)
+        status, headers, body = self._ask(content)
+        if fault == "deaf":
+            self.close_connection = True
+            return
+        length = len(body)
+        if fault == "cut":
+            self.close_connection = True
+            body = body[: length // 2]
+        self._answer(status, headers, body, length)
+
+    def _ask(self, content: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self.upstream, timeout=60)
+        try:
+            # The host that the client signed goes through as it is.
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in HOP | {"expect"}:
+                    connection.putheader(name, value)
+            connection.endheaders(content or None)
+            answer = connection.getresponse()
+            headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP]
+            return answer.status, headers, answer.read()
+        finally:
+            connection.close()
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() != "content-length":
+                self.send_header(name, value)
+        # A HEAD's length is that of the object that it does not send.
+        known = {name.lower(): value for name, value in headers}.get("content-length")
+        self.send_header("Content-Length", known if known and self.command == "HEAD" else str(length))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+for _verb in ("GET", "PUT", "HEAD", "POST", "DELETE"):
+    setattr(_Handler, f"do_{_verb}", _Handler.relay)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away, or a store that did, is what this is about."""
+
+
+@contextmanager
+def failing_store(endpoint: str, faults: Faults) -> Iterator[str]:
+    """The address of a proxy on loopback that fails as told.
+
+    Args:
+        endpoint: of the real store, http://host:port.
+        faults: what strikes, and counts of it.
+    """
+    handler = type("_Bound", (_Handler,), {"upstream": urlsplit(endpoint).netloc, "faults": faults})
+    server = _Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

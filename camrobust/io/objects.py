@@ -1,0 +1,46 @@
+"""What every store is: bytes by key."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Access = Literal["credentials", "anonymous", "requester_pays"]
+"""How a bucket is read: with the user's credentials, without any, or with credentials and at the reader's cost."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing."""
+
+    key: str
+    size_bytes: int
+
+
+class MissingObjectError(Exception):
+    """There is no such object; takes one string, so that it unpickles."""
+
+
+class Store(Protocol):
+    """A place for bytes by key; keys are relative, with forward slashes."""
+
+    @property
+    def uri(self) -> str:
+        """Its address."""
+
+    def read(self, key: str) -> bytes:
+        """The content; raises MissingObjectError."""
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put the content there, all or nothing."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Put the content there only if nothing is; False where something else is. Of two writers one gets True."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object whose key begins with the prefix, sorted by key."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def locate(self, key: str) -> str:
+        """Address of an object, as polars and Ray take it."""

@@ -1,0 +1,106 @@
+"""A store that refuses, dawdles, breaks off and loses answers, by a proxy in front of a real one."""
+
+import random
+
+import polars as pl
+import pytest
+
+from camrobust.chaos.proxy import FAULTS, Faults, failing_store
+from camrobust.errors import RunFailed
+from camrobust.io import s3
+from camrobust.io.store import open_store
+from tests.photos import write_photos
+from tests.runs import camrobust, config, scores
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture
+def faults(object_store, bucket, monkeypatch):
+    """Faults to set, with this process's client behind them."""
+    found = Faults(dice=random.Random(1))
+    with failing_store(object_store["AWS_ENDPOINT_URL"], found) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        s3._client.cache_clear()
+        yield found
+    s3._client.cache_clear()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_got_over(faults, bucket, fault, monkeypatch):
+    monkeypatch.setattr("camrobust.chaos.proxy.SLOW_S", 0.2)
+    store = open_store(f"s3://{bucket}/x")
+    faults.shares = {fault: 0.3}
+    content = bytes(range(256)) * 4096
+    for number in range(10):
+        store.write(f"{number}", content)
+        assert store.create(f"new/{number}", content)
+        assert store.read(f"{number}") == content
+    assert len(list(store.list("new/"))) == 10
+    assert faults.struck[fault] >= 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("refuse", "answered SlowDown; the store may be overloaded, run again to resume"),
+        ("cut", "did not answer in full"),
+        ("deaf", "did not answer in full"),
+    ],
+)
+def test_a_fault_that_stays_is_one_sentence_and_exit_code_1(faults, bucket, fault, sentence, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    s3._client.cache_clear()
+    store = open_store(f"s3://{bucket}/x")
+    store.write("a", b"content")
+    faults.shares = {fault: 1}
+    with pytest.raises(RunFailed, match=sentence) as caught:
+        store.read("a")
+    assert caught.value.exit_code == 1
+
+
+def test_an_object_that_trickles_is_given_up(faults, bucket, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3, "OBJECT_TIMEOUT_S", -1)
+    s3._client.cache_clear()
+    store = open_store(f"s3://{bucket}/x")
+    store.write("a", b"content")
+    with pytest.raises(RunFailed, match="did not answer in full"):
+        store.read("a")
+
+
+@pytest.mark.cluster
+def test_a_run_on_a_bad_store_ends_or_is_resumed_and_is_exact(faults, bucket, object_store, tmp_path, monkeypatch):
+    write_photos(tmp_path / "set", 6)
+    source = open_store(f"s3://{bucket}/photos")
+    for path in (tmp_path / "set").iterdir():
+        source.write(path.name, path.read_bytes())
+    path = config(tmp_path, "", datasets=[{"name": "s3", "images": f"s3://{bucket}/photos"}],
+                  models=["tests.toys:pooled"], output=f"s3://{bucket}/runs/one")  # fmt: skip
+    through = {**object_store, "AWS_ENDPOINT_URL": s3.client().meta.endpoint_url}
+    faults.shares = {"refuse": 0.1, "cut": 0.1, "deaf": 0.05}
+    for _ in range(3):
+        found = camrobust("run", path, "--quiet", **through)
+        assert found.returncode in (0, 1), found.stderr
+        assert "Traceback" not in found.stderr
+        if found.returncode == 0:
+            break
+    assert faults.struck.keys() == {"refuse", "cut", "deaf"}
+    faults.shares = {"refuse": 1}
+    refused = camrobust("verify", f"s3://{bucket}/runs/one", **through, AWS_MAX_ATTEMPTS="2")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
+    faults.shares = {}
+    last = camrobust("run", path, "--quiet", **through)
+    assert last.returncode == 0, last.stderr
+    assert camrobust("verify", f"s3://{bucket}/runs/one", **through).returncode == 0
+    local = config(tmp_path, tmp_path / "set", datasets=[{"name": "s3", "images": str(tmp_path / "set")}],
+                   models=["tests.toys:pooled"])  # fmt: skip
+    assert camrobust("run", local, "--quiet").returncode == 0
+    import camrobust as package
+
+    keys = ["image_id", "cam", "perturbation", "parameter", "replicate"]
+    remote = package.load_run(f"s3://{bucket}/runs/one").scores.sort(keys)
+    here = scores(tmp_path / "out").sort(keys)
+    assert remote.select(sorted(here.columns)).equals(
+        here.select(sorted(here.columns)).cast(dict(pl.DataFrame(remote).schema))
+    )
