@@ -147,7 +147,10 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
         say(f"report: {outcome.folder.store.locate('report/index.html')}")
     if outcome.too_many_failures:
         share = f"{outcome.verdict.failure_share:.1%}"
-        say(f"{share} of the images failed, more than max_failures ({config.max_failures:.1%}); see failures/")
+        say(
+            f"{share} of the images failed, more than max_failures ({config.max_failures:.1%}); see failures/, and "
+            "run with --retry-failures when the cause is mended"
+        )
     return outcome.exit_code
 
 

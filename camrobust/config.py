@@ -98,6 +98,9 @@ class ClusterConfig(_Strict):
     accelerator: str | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
     loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
     batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass")
+    image_timeout_s: float = Field(
+        600, gt=0, description="a worker that is longer at one image (in Explain: and one model) is ended"
+    )
     no_progress_timeout_s: float = Field(900, gt=0, description="give up when nothing moved for so long")
 
     @field_validator("explainers", "perturbers")

@@ -112,7 +112,7 @@ def load_model(
         built = _build(spec, own_weights=weights is None)
     except UserError:
         raise
-    except Exception as error:  # a builder is the user's code: whatever it raises is told, not traced
+    except (Exception, SystemExit) as error:  # a builder is the user's code: whatever it raises is told, not traced
         place = extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {_first_line(error)} "

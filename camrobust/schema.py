@@ -90,7 +90,7 @@ FAILURES = _columns(
     ("image_id", "string", "the image, unique within its dataset"),
     ("model", "string", "the model that could not score it; null: no model could"),
     ("stage", "string", "load, perturb or explain"),
-    ("kind", "string", "missing, empty, not_an_image, truncated, too_large, label, error"),
+    ("kind", "string", "missing, denied, empty, not_an_image, truncated, too_large, error, quarantined"),
     ("message", "string", "what went wrong, one sentence"),
 )
 

@@ -23,7 +23,7 @@ class Verdict:
         score_rows: score rows that are there.
         failed_rows: planned rows whose image is named in failures.
         missing: units without all their rows and not named in failures.
-        surplus: units with a row twice, a row that was not planned, or rows and a failure.
+        surplus: units with a row twice, a row that was not planned, or all rows and a failure.
         images: images planned.
         failed_images: images named in failures, for at least one model.
         examples: the first few missing or surplus units, as text.
@@ -72,13 +72,16 @@ def verify(folder: RunFolder) -> Verdict:
     joined = joined.with_columns(pl.col("rows", "wrong").fill_null(0), pl.col("failed").fill_null(value=False))
     unplanned = found.join(planned, on=UNIT, how="anti")
     missing = joined.filter(~pl.col("failed") & (pl.col("rows") < rows))
-    surplus = joined.filter((pl.col("wrong") > 0) | (pl.col("rows") > rows) | (pl.col("failed") & (pl.col("rows") > 0)))
+    # An image that travels in parts may have rows of some and failures of others.
+    surplus = joined.filter(
+        (pl.col("wrong") > 0) | (pl.col("rows") >= pl.when("failed").then(rows).otherwise(rows + 1))
+    )
     surplus = pl.concat([surplus.select(UNIT), unplanned.select(UNIT)]).unique()
     examples = [" / ".join(row) for row in pl.concat([missing.select(UNIT), surplus]).head(5).rows()]
     return Verdict(
         planned_rows=planned.height * rows,
         score_rows=int(found["rows"].sum()),
-        failed_rows=failed.height * rows,
+        failed_rows=int(joined.filter("failed").select((rows - pl.col("rows")).clip(0).sum()).item()),
         missing=missing.height,
         surplus=surplus.height,
         images=manifest.height,

@@ -173,7 +173,7 @@ def _measure(
     from camrobust.plan import make_plan
 
     plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
-    with session(address, no_progress_timeout_s=config.cluster.no_progress_timeout_s, verbose=verbose):
+    with session(address, config.cluster, verbose=verbose):
         measure_pending(plan, folder, pending, progress)
 
 

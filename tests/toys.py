@@ -1,6 +1,9 @@
 """Small classifiers with known structure; builders for tests that need a `package.module:function`."""
 
 import os
+import signal
+import sys
+import time
 
 import torch
 from torch import nn
@@ -114,3 +117,29 @@ class Crashing(Pooled):
         if images.shape[0] != 2:
             raise RuntimeError("this model does not like\nyour image")
         return super().forward(images)
+
+
+class Fragile(Pooled):
+    """Dies, or hangs, at a photo of one colour: black kills the process, white never ends."""
+
+    def forward(self, images):
+        if images.shape[0] != 2 and images[0].flatten(1).std(1).max() < 1e-3:
+            if images[0].mean() < 0:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(10**6)
+        return super().forward(images)
+
+
+def fragile():
+    return seeded(Fragile())
+
+
+class Quitting(Pooled):
+    def forward(self, images):
+        if images.shape[0] != 2:
+            sys.exit(3)
+        return super().forward(images)
+
+
+def quitting():
+    return seeded(Quitting())

@@ -6,6 +6,7 @@ Batches are dictionaries of numpy arrays and may be read-only (Ray hands out sha
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from camrobust.cluster.quarantine import Watch
 from camrobust.config import RunConfig
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import quickshift
 from camrobust.io.images import ImageError, Photo, characteristics, decode
-from camrobust.io.objects import MissingObjectError
+from camrobust.io.objects import DeniedObjectError, MissingObjectError
 from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
 from camrobust.io.store import open_store, read_object
 from camrobust.measure import Columns, Explained, Sample, measure
@@ -30,6 +32,7 @@ from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
 Batch = dict[str, Any]
 UNKNOWN_LABEL = -1
 FETCHERS = 16
+QUARANTINED = "quarantined"
 GALLERY_VARIANTS = 12
 """Most variants of a gallery image whose maps are kept."""
 AUTO_BATCH = {"cpu": 8, "cuda": 64}
@@ -42,39 +45,52 @@ ERROR = ("stage", "kind", "message")
 class Load:
     """Fetch, decode, crop, segment: one row per image; an image that cannot be used goes on as a failure."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, ledger: Any = None) -> None:
         self.config = config
+        self.watch = Watch("load", ledger, config.cluster.image_timeout_s)
         self.access = {one.name: one.access for one in config.datasets}
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows of the manifest to rows with pixels (3, H, W) and segments (H, W)."""
         with ThreadPoolExecutor(FETCHERS) as pool:
             contents = list(pool.map(self._fetch, batch["uri"], batch["dataset"]))
-        rows = [self._load(content) for content in contents]
+        rows = [
+            self.watch.over(dataset, image_id, partial(self._load, content), self._refused)
+            for dataset, image_id, content in zip(batch["dataset"], batch["image_id"], contents, strict=True)
+        ]
         loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return {name: batch[name] for name in KEYS} | loaded
 
     def _fetch(self, uri: str, dataset: str) -> bytes | ImageError:
-        """The bytes; an object that is not there is the image's failure, a store that fails is the run's."""
+        """The bytes; that an object is gone or forbidden is its failure, a failing store the run's."""
         try:
             return read_object(str(uri), self.access[str(dataset)])
         except MissingObjectError as error:
             return ImageError(str(error), "missing")
+        except DeniedObjectError as error:
+            return ImageError(str(error), "denied")
 
     def _load(self, content: bytes | ImageError) -> dict[str, Any]:
-        image, crop = self.config.image, self.config.image.crop
+        image = self.config.image
         try:
             if isinstance(content, ImageError):
                 raise content
             photo = decode(content, image.resize, image.crop)
         except ImageError as error:
-            empty = Photo(np.zeros((3, crop, crop), np.uint8), 0, 0)
-            return self._row(empty, np.zeros((crop, crop), np.int32), ("load", error.kind, error.message))
+            return self._failed(error.kind, error.message)
         settings = self.config.segments
         labels = quickshift(
             torch.from_numpy(photo.pixels)[None], settings.kernel_size, settings.max_dist, settings.ratio
         )
         return self._row(photo, labels[0].numpy().astype(np.int32), ("", "", ""))
+
+    def _refused(self, why: str) -> dict[str, Any]:
+        return self._failed(QUARANTINED, why)
+
+    def _failed(self, kind: str, message: str) -> dict[str, Any]:
+        crop = self.config.image.crop
+        empty = Photo(np.zeros((3, crop, crop), np.uint8), 0, 0)
+        return self._row(empty, np.zeros((crop, crop), np.int32), ("load", kind, message))
 
     def _row(self, photo: Photo, segments: NDArray[np.int32], error: tuple[str, str, str]) -> dict[str, Any]:
         row: dict[str, Any] = {"pixels": photo.pixels, "segments": segments}
@@ -86,24 +102,44 @@ class Load:
 class Perturb:
     """One image to its variants, clean first: one row per part that is still to be measured."""
 
-    def __init__(self, config: RunConfig, parts: Sequence[Sequence[Variant]], device: str) -> None:
+    def __init__(self, config: RunConfig, parts: Sequence[Sequence[Variant]], device: str, ledger: Any = None) -> None:
         self.config, self.parts, self.device = config, parts, device
+        self.watch = Watch("perturb", ledger, config.cluster.image_timeout_s)
         self.size = 1 + max(len(part) for part in parts)
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows with pixels (3, H, W) to rows with variants (P+1, 3, H, W), padded to the largest part."""
-        rows, parts, stacks = [], [], []
+        rows, parts, stacks, errors = [], [], [], []
         for row in range(len(batch["image_id"])):
             for part in map(int, str(batch["parts"][row]).split(",")):
+                stack, error = self._guarded(batch, row, part)
                 rows.append(row)
                 parts.append(part)
-                stacks.append(self._variants(batch, row, part))
-        kept = {name: values[rows] for name, values in batch.items() if name not in ("pixels", "parts")}
-        return kept | {"part": np.array(parts), "variants": np.stack(stacks)}
+                stacks.append(stack)
+                errors.append(error)
+        kept = {name: values[rows] for name, values in batch.items() if name not in ("pixels", "parts", *ERROR)}
+        told = {
+            name: np.array(values, dtype=object) for name, values in zip(ERROR, zip(*errors, strict=True), strict=True)
+        }
+        return kept | told | {"part": np.array(parts), "variants": np.stack(stacks)}
+
+    def _guarded(self, batch: Batch, row: int, part: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Variants and the error that stands for them: the one from loading, or this stage's own."""
+        error = tuple(str(batch[name][row]) for name in ERROR)
+        return self.watch.over(
+            batch["dataset"][row],
+            batch["image_id"][row],
+            lambda: (self._variants(batch, row, part), error),
+            lambda why: (self._empty(), ("perturb", QUARANTINED, why)),
+        )
+
+    def _empty(self) -> NDArray[np.uint8]:
+        crop = self.config.image.crop
+        return np.zeros((self.size, 3, crop, crop), np.uint8)
 
     def _variants(self, batch: Batch, row: int, part: int) -> NDArray[np.uint8]:
         pixels = torch.from_numpy(batch["pixels"][row].copy())
-        stack = np.zeros((self.size, *pixels.shape), np.uint8)
+        stack = self._empty()
         if not batch["kind"][row]:
             made = make_variants(
                 pixels.to(self.device),
@@ -127,6 +163,14 @@ class _Row:
     error: dict[str, str] | None
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """Why one model has no scores of one image."""
+
+    kind: str
+    message: str
+
+
 class Explain:
     """All models of the run on one device: variants in, packed result tables out, one row per image and part."""
 
@@ -137,8 +181,10 @@ class Explain:
         gallery: frozenset[tuple[str, str]],
         weights: Mapping[str, str | None],
         device: str,
+        ledger: Any = None,
     ) -> None:
         self.config, self.parts, self.gallery = config, parts, gallery
+        self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
         self.models = [build(one, config.image.crop, device, sha256=weights.get(one.name)) for one in config.models]
         batch = AUTO_BATCH[device] if config.cluster.batch == "auto" else config.cluster.batch
         self.settings = settings_of(config, batch)
@@ -154,12 +200,13 @@ class Explain:
         maps: list[dict[str, Any]] = []
         sample, variants = row.sample, self.parts[row.part]
         if row.error is not None:
-            failures += [_failure(sample, None, row.error)] if row.part == 0 else []
+            # What failed in loading failed for every part.
+            failures += [_failure(sample, None, row.error)] if row.part == 0 or row.error["stage"] != "load" else []
         else:
             for model in self.models:
-                found = self._one_model(model, row, variants)
-                if isinstance(found, str):
-                    error = {"stage": "explain", "kind": "error", "message": found}
+                found = self._guarded(model, row, variants)
+                if isinstance(found, _Failed):
+                    error = {"stage": "explain", "kind": found.kind, "message": found.message}
                     failures.append(_failure(sample, model.name, error))
                     continue
                 columns, explained = found
@@ -177,12 +224,20 @@ class Explain:
             "maps": pack(make_table(MAPS, maps)),
         }
 
-    def _one_model(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | str:
+    def _guarded(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:
+        return self.watch.over(
+            row.sample.dataset,
+            f"{row.sample.image_id}\0{model.name}",
+            lambda: self._one_model(model, row, variants),
+            lambda why: _Failed(QUARANTINED, why),
+        )
+
+    def _one_model(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:
         """Scores and maps, or what went wrong: one model's trouble with one image must not end the run."""
         try:
             return measure(model, row.sample, row.pixels[: len(variants) + 1], variants, self.settings)
-        except Exception as error:  # noqa: BLE001 - any model code may raise anything; it becomes a failure row
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - model code may raise anything; it becomes a failure row
+            return _Failed("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
 def _row(batch: Batch, number: int) -> _Row:

@@ -14,7 +14,10 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.cluster.quarantine import DEATHS, open_ledger
+from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.objects import DeniedObjectError
 from camrobust.io.runs import RunFolder
 from camrobust.io.s3 import arrow_filesystem
 from camrobust.plan import ROW_BYTES, Plan
@@ -95,18 +98,18 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
     """The streaming job from pending images to commits.
 
     Actors restart and their batches are retried without end, which is Ray Data's default; a finite number would turn a
-    lost node into a failed run.
+    lost node into a failed run. The ledger finds the images that are the cause.
     """
-    config, where = plan.config, place(plan)
+    config, where, ledger = plan.config, place(plan), open_ledger()
     images_per_load = max(1, min(IMAGES_PER_LOAD, pending // (4 * where.explainers[1])))
     rows_per_explain = max(1, 32 // (1 + len(plan.parts[0])))
     return (
         ray.data.read_parquet(source, filesystem=arrow_filesystem(source))
         .repartition(target_num_rows_per_block=images_per_load)
-        .map_batches(Load(config), batch_size=images_per_load, batch_format="numpy", **where.load)
+        .map_batches(Load(config, ledger), batch_size=images_per_load, batch_format="numpy", **where.load)
         .map_batches(
             Perturb,
-            fn_constructor_args=(config, plan.parts, where.device),
+            fn_constructor_args=(config, plan.parts, where.device, ledger),
             batch_size=1,
             batch_format="numpy",
             compute=_pool(where.perturbers),
@@ -114,7 +117,7 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
         )
         .map_batches(
             Explain,
-            fn_constructor_args=(config, plan.parts, gallery(plan), plan.weights, where.device),
+            fn_constructor_args=(config, plan.parts, gallery(plan), plan.weights, where.device, ledger),
             batch_size=rows_per_explain,
             batch_format="numpy",
             compute=_pool(where.explainers),
@@ -172,19 +175,19 @@ def _user_error(error: BaseException | None) -> UserError | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         inner = getattr(error, "cause", None)
-        if isinstance(error, UserError) and type(error) in (UserError, RunFailed):
+        if isinstance(error, UserError) and type(error) in (UserError, RunFailed, DeniedObjectError):
             return error
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None
 
 
 @contextmanager
-def session(address: str, *, no_progress_timeout_s: float, verbose: bool = False) -> Iterator[None]:
+def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     """Ray, started here or joined, quiet, and left as it was found.
 
     Args:
         address: "local" for a cluster of this machine that ends with the session, "auto", or an address.
-        no_progress_timeout_s: the run fails when nothing moved for so long.
+        cluster: how long the run may stand still; at least long enough to find an image that hangs.
         verbose: let Ray print what it likes to.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -199,7 +202,7 @@ def session(address: str, *, no_progress_timeout_s: float, verbose: bool = False
             f"cluster: there is no Ray cluster at '{address}'; start one, or use --address local"
         ) from error
     context = DataContext.get_current()
-    context.execution_no_progress_timeout_s = no_progress_timeout_s
+    context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
     if not verbose:
         context.enable_progress_bars = False
         context.print_on_execution_start = False

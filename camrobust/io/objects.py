@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from camrobust.errors import UserError
+
 Access = Literal["credentials", "anonymous", "requester_pays"]
 """How a bucket is read: with the user's credentials, without any, or with credentials and at the reader's cost."""
 
@@ -18,6 +20,10 @@ class Entry:
 
 class MissingObjectError(Exception):
     """There is no such object; takes one string, so that it unpickles."""
+
+
+class DeniedObjectError(UserError):
+    """These credentials may not read or write it."""
 
 
 class Store(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
-from camrobust.io.objects import Access, Entry, MissingObjectError
+from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError
 
 ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 10
@@ -207,7 +207,7 @@ def _refused(code: str, where: str) -> Exception:
     if code == "NoSuchBucket":
         return UserError(f"s3: there is no bucket '{bucket}' ({where}); create it or mend the address")
     if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
-        return UserError(f"s3: no permission for {where}; these credentials need read, list and write on it")
+        return DeniedObjectError(f"s3: no permission for {where}; these credentials need read, list and write on it")
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
         return UserError(f"s3: the credentials are refused for {where} ({code}); renew or mend them")
     return RunFailed(f"s3: {where} answered {code}; the store may be overloaded, run again to resume")

@@ -7,6 +7,7 @@ import signal
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from camrobust.schema import SCORES
 from tests.photos import write_photos
@@ -190,6 +191,45 @@ def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, 
     last = result.stderr.splitlines()[-1]
     assert last.startswith("camrobust: ")
     assert "tests.toys:only_on_the_driver raised RuntimeError: this worker has no such file (toys.py, line " in last
+
+
+def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_again(tmp_path, photos):
+    folder = tmp_path / "set"
+    shutil.copytree(photos / "wnid", folder)
+    Image.new("RGB", (256, 256), (0, 0, 0)).save(folder / "black.png")
+    Image.new("RGB", (256, 256), (255, 255, 255)).save(folder / "white.png")
+    models = ["tests.toys:pooled", {"name": "fragile", "builder": "tests.toys:fragile"}]
+    path = config(tmp_path, folder, models=models, max_failures=1, cluster={"image_timeout_s": 5})
+    result = camrobust("run", path)
+    assert result.returncode == 0, result.stderr
+    found = failures(tmp_path / "out").sort("image_id")
+    assert found.select("image_id", "model", "stage", "kind").rows() == [
+        (name, "fragile", "explain", "quarantined") for name in ("black.png", "white.png")
+    ]
+    sentence = "the worker died 3 times at this image (crash, out of memory, or more than 5 s in the stage explain)"
+    assert set(found["message"]) == {sentence}
+    rows = scores(tmp_path / "out")
+    assert rows.group_by("model").len().sort("model").rows() == [
+        ("fragile", GOOD * PER_UNIT), ("tests.toys:pooled", (GOOD + 2) * PER_UNIT)
+    ]  # fmt: skip
+    assert "2 images failed" in result.stderr
+    for name in ("black.png", "white.png"):
+        shutil.copy(folder / "photo-000.jpg", folder / name)
+    again = camrobust("run", path, "--retry-failures")
+    assert again.returncode == 0, again.stderr
+    assert "measuring 2 failed images again" in again.stderr
+    after = scores(tmp_path / "out")
+    assert after.height == 2 * (GOOD + 2) * PER_UNIT
+    assert not list((tmp_path / "out" / "failures").glob("*.parquet"))
+    whole = ~pl.col("image_id").is_in(["black.png", "white.png"])
+    assert after.filter(whole).equals(rows.filter(whole))
+
+
+def test_a_model_that_calls_exit_becomes_failure_rows(tmp_path, photos):
+    path = config(tmp_path, photos / "wnid", models=[{"name": "bad", "builder": "tests.toys:quitting"}], max_failures=1)
+    result = camrobust("run", path)
+    assert result.returncode == 0, result.stderr
+    assert set(failures(tmp_path / "out")["message"]) == {"SystemExit: 3"}
 
 
 @pytest.mark.data
