@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -106,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     one.add_argument("--peers", action="store_true", help="also the same methods by grad-cam, where it is installed")
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
+    one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
+    one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
     add_json(one)
     return parser
 
@@ -124,10 +127,16 @@ def _demo(given: Arguments) -> int:
     return _carry_out(demo_config(given.output), given, fresh=False, retry=False)
 
 
+def _terminate(*_: object) -> NoReturn:
+    """A scheduler's SIGTERM ends a run as Ctrl-C does: the lease is given back, what is committed stays."""
+    raise KeyboardInterrupt
+
+
 def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> int:
     from camrobust import workflow
     from camrobust.terminal import Meter, say
 
+    signal.signal(signal.SIGTERM, _terminate)
     quiet = given.quiet or given.json
     outcome = workflow.run(
         config,
@@ -258,6 +267,8 @@ def _explain(given: Arguments) -> int:
 
 
 def _bench(given: Arguments) -> int:
+    if given.chaos:
+        return _chaos(given)
     from camrobust.bench import bench, show
 
     results = bench(given.device, peers=given.peers, repeats=given.repeats)
@@ -266,6 +277,29 @@ def _bench(given: Arguments) -> int:
     else:
         show(results)
     return 0
+
+
+def _chaos(given: Arguments) -> int:
+    from camrobust.chaos.harness import chaos, summary
+    from camrobust.terminal import say, show_table
+
+    def show(line: dict[str, Any]) -> None:
+        end = "exact" if line["exact"] else f"NOT EXACT {line['last']}"
+        injected = ", ".join(line["injected"]) or "nothing"
+        say(
+            f"{line['trial']:3} {line['config']} {line['store']}: {injected}; exits {line['exits']}, "
+            f"{line['seconds']} s, {end}"
+        )
+
+    lines = chaos(given.chaos, given.seed, show)
+    if given.json:
+        _print(lines)
+    else:
+        titles = ["injected", "times", "done at once", "most attempts", "rows lost", "doubled", "different"]
+        show_table(f"{len(lines)} runs, seed {given.seed}", titles, summary(lines))
+        seconds = sum(line["seconds"] for line in lines)
+        say(f"{sum(line['exact'] for line in lines)} of {len(lines)} runs exact in the end, {seconds:.0f} s")
+    return 0 if all(line["exact"] for line in lines) else 1
 
 
 if __name__ == "__main__":

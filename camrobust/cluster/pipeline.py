@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
+from threading import current_thread, main_thread
 from typing import Any
 
 import polars as pl
@@ -23,6 +25,8 @@ from camrobust.io.s3 import arrow_filesystem
 from camrobust.plan import ROW_BYTES, Plan
 
 IMAGES_PER_LOAD = 8
+READ_CPUS = 0.25
+"""Ray's default is a whole core, which a small node full of actors never has."""
 COMMIT_BYTES = 64 * 2**20
 """Size of a score file to aim at when there is enough of it."""
 COMMIT_SHARE = 100
@@ -104,7 +108,7 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
     images_per_load = max(1, min(IMAGES_PER_LOAD, pending // (4 * where.explainers[1])))
     rows_per_explain = max(1, 32 // (1 + len(plan.parts[0])))
     return (
-        ray.data.read_parquet(source, filesystem=arrow_filesystem(source))
+        ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
         .repartition(target_num_rows_per_block=images_per_load)
         .map_batches(Load(config, ledger), batch_size=images_per_load, batch_format="numpy", **where.load)
         .map_batches(
@@ -195,12 +199,16 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
     keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
     if address == "local":
         keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
     except ConnectionError as error:
         raise UserError(
             f"cluster: there is no Ray cluster at '{address}'; start one, or use --address local"
         ) from error
+    if current_thread() is main_thread():
+        # Ray's own handler would end the process with code 15 and no word.
+        signal.signal(signal.SIGTERM, terminated)
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
     if not verbose:

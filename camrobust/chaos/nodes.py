@@ -1,0 +1,140 @@
+"""Several Ray nodes on one machine, each with its own processes, so that one can be killed alone."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from camrobust.chaos.processes import descendants, kill, title
+from camrobust.errors import RunFailed
+
+START_S = 90.0
+STORE_BYTES = 200 * 2**20
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@dataclass
+class Node:
+    """One raylet with its workers.
+
+    Attributes:
+        process: the `ray start --block` that keeps it.
+        known: every process ever seen below it.
+    """
+
+    process: subprocess.Popen[bytes]
+    known: set[int] = field(default_factory=set)
+
+    def below(self) -> set[int]:
+        """Its processes; a worker whose raylet died is still known."""
+        self.known |= descendants(self.process.pid)
+        return {pid for pid in self.known if title(pid)}
+
+    def workers(self, *stages: str) -> list[int]:
+        """Its worker processes that run a stage."""
+        return sorted(pid for pid in self.below() if any(f"({stage})" in title(pid) for stage in stages))
+
+    def kill(self) -> None:
+        """As a machine whose power is cut."""
+        below = self.below()
+        kill({self.process.pid, *below})
+        self.process.wait()
+
+
+class Nodes:
+    """A head that holds no work and some worker nodes.
+
+    Args:
+        environment: of every process.
+        cpus: of each worker node.
+    """
+
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
+        self.folder = tempfile.mkdtemp(prefix="cr-")
+        self.cpus = cpus
+        self.environment = {
+            **os.environ, **environment, "RAY_AUTH_MODE": "disabled", "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",
+            "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_initial_delay_ms": "2000",
+        }  # fmt: skip
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.workers: list[Node] = []
+        self.head = self._start(
+            "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.folder}"
+        )
+
+    def _start(self, *arguments: str) -> Node:
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
+                   "--node-ip-address=127.0.0.1",
+                   f"--object-store-memory={STORE_BYTES}", *arguments]  # fmt: skip
+        log = Path(self.folder, f"start-{time.monotonic_ns()}.log")
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                command, env=self.environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        end = time.monotonic() + START_S
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if process.poll() is not None or time.monotonic() > end:
+                lines = log.read_text(errors="replace").strip().splitlines()[-3:]
+                raise RunFailed(f"chaos: a Ray node did not start ({' '.join(lines)}); see {log}")
+            time.sleep(0.1)
+        node = Node(process)
+        node.below()
+        return node
+
+    def add(self) -> Node:
+        """Another worker node."""
+        self.workers.append(self._start(f"--address={self.address}", f"--num-cpus={self.cpus}"))
+        return self.workers[-1]
+
+    def lose(self, node: Node) -> None:
+        """Kill a worker node."""
+        node.kill()
+        self.workers.remove(node)
+
+    def drain(self, node: Node, seconds: int) -> None:
+        """Announce that a node will be taken away, as a spot market does."""
+        found = re.findall(r"--node[-_]id=([0-9a-f]{56})", " ".join(title(pid) for pid in node.below()))
+        if not found:
+            raise RunFailed(
+                "chaos: a node's id is not among its processes' arguments; this Ray starts them differently"
+            )
+        subprocess.run(
+            [str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}",
+             f"--node-id={found[0]}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=chaos",
+             f"--deadline-remaining-seconds={seconds}"],
+            env=self.environment, capture_output=True, check=False,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """End every process that was started here."""
+        for node in (*self.workers, self.head):
+            node.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def nodes(count: int, environment: Mapping[str, str], cpus: int = 1) -> Iterator[Nodes]:
+    """A head and some worker nodes for as long as the block runs."""
+    cluster = Nodes(environment, cpus)
+    try:
+        for _ in range(count):
+            cluster.add()
+        yield cluster
+    finally:
+        cluster.stop()
