@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         one = add(name, command, text)
         one.add_argument("run", help="output folder of a run")
         add_json(one)
+    one = add("watch-spot", _watch_spot, "drain this machine's Ray node when the cloud announces to take it back")
+    one.add_argument("--metadata", default="http://169.254.169.254", help="base address of the metadata service")
+    one.add_argument("--interval", type=float, default=5.0, help="seconds between two questions")
+    one.add_argument("--node-id", help="of the Ray node; default: the one on this machine")
+    one.add_argument("--address", help="of the cluster, with --node-id")
     one = add("list", _list, "what the registries hold")
     one.add_argument("kind", choices=("cams", "perturbations", "similarities", "models"))
     add_json(one)
@@ -211,6 +216,16 @@ def _verify(given: Arguments) -> int:
     else:
         _show_verdict(verdict, folder.uri)
     return 0 if verdict.complete else 1
+
+
+def _watch_spot(given: Arguments) -> int:
+    from camrobust.cluster.spot import watch
+    from camrobust.terminal import say
+
+    if (given.node_id is None) != (given.address is None):
+        raise UserError("watch-spot: --node-id and --address belong together; give both or neither")
+    watch(given.metadata, given.interval, say, (given.node_id, given.address) if given.node_id else None)
+    return 0
 
 
 def _aggregate(given: Arguments) -> int:

@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from camrobust.chaos.processes import descendants, kill, title
+from camrobust.cluster.spot import drain
 from camrobust.errors import RunFailed
 
 START_S = 90.0
@@ -61,9 +62,10 @@ class Nodes:
     Args:
         environment: of every process.
         cpus: of each worker node.
+        job_server: also start the dashboard with the job server, at the attribute of that name.
     """
 
-    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False) -> None:
         self.folder = tempfile.mkdtemp(prefix="cr-")
         self.cpus = cpus
         self.environment = {
@@ -74,14 +76,17 @@ class Nodes:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.workers: list[Node] = []
+        self.job_server = f"http://127.0.0.1:{free_port()}"
         self.head = self._start(
-            "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.folder}"
-        )
+            "--head", f"--port={self.port}", "--num-cpus=0", f"--temp-dir={self.folder}", "--dashboard-host=127.0.0.1",
+            f"--include-dashboard={str(job_server).lower()}", f"--dashboard-port={self.job_server.rpartition(':')[2]}",
+        )  # fmt: skip
 
     def _start(self, *arguments: str) -> Node:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
                    "--node-ip-address=127.0.0.1",
-                   f"--object-store-memory={STORE_BYTES}", *arguments]  # fmt: skip
+                   f"--object-store-memory={STORE_BYTES}",
+                   f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
         log = Path(self.folder, f"start-{time.monotonic_ns()}.log")
         with log.open("wb") as sink:
             process = subprocess.Popen(
@@ -109,17 +114,16 @@ class Nodes:
 
     def drain(self, node: Node, seconds: int) -> None:
         """Announce that a node will be taken away, as a spot market does."""
+        # Once every node is lost or drained there is nobody to tell.
+        with suppress(RunFailed):
+            drain(self.identity(node), self.address, seconds)
+
+    def identity(self, node: Node) -> str:
+        """A node's id in Ray, from the arguments of its processes."""
         found = re.findall(r"--node[-_]id=([0-9a-f]{56})", " ".join(title(pid) for pid in node.below()))
         if not found:
-            raise RunFailed(
-                "chaos: a node's id is not among its processes' arguments; this Ray starts them differently"
-            )
-        subprocess.run(
-            [str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}",
-             f"--node-id={found[0]}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=chaos",
-             f"--deadline-remaining-seconds={seconds}"],
-            env=self.environment, capture_output=True, check=False,
-        )  # fmt: skip
+            raise RunFailed("chaos: a node's id is not among its processes' arguments; this Ray starts them otherwise")
+        return str(found[0])
 
     def stop(self) -> None:
         """End every process that was started here."""
@@ -129,9 +133,9 @@ class Nodes:
 
 
 @contextmanager
-def nodes(count: int, environment: Mapping[str, str], cpus: int = 1) -> Iterator[Nodes]:
+def nodes(count: int, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False) -> Iterator[Nodes]:
     """A head and some worker nodes for as long as the block runs."""
-    cluster = Nodes(environment, cpus)
+    cluster = Nodes(environment, cpus, job_server=job_server)
     try:
         for _ in range(count):
             cluster.add()

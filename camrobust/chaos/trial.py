@@ -260,7 +260,7 @@ def carry_out(trial: Trial, faults: list[tuple[float, Callable[[Trial], str]]]) 
             break
         trial.injected.append(fault(trial))
     trial.finish()
-    while trial.exits[-1] != 0 or trial.repairs:
+    while trial.exits[-1] != 0 or trial.repairs or _lost_afterwards(trial):
         if len(trial.exits) == ATTEMPTS:
             return
         if trial.faults is not None:
@@ -270,6 +270,11 @@ def carry_out(trial: Trial, faults: list[tuple[float, Callable[[Trial], str]]]) 
         trial.repairs.clear()
         trial.start("--retry-failures")
         trial.finish()
+
+
+def _lost_afterwards(trial: Trial) -> bool:
+    """A file was deleted when the run had already proved itself complete; verify must see it, a rerun heal it."""
+    return any("score file" in told for told in trial.injected) and not verify(open_run(trial.output)).complete
 
 
 def rows_of(output: str) -> pl.DataFrame:
