@@ -22,6 +22,7 @@ from camrobust.chaos.trial import Trial, carry_out, choose, judge, rows_of, writ
 from camrobust.core.draws import Draws
 from camrobust.errors import RunFailed
 from camrobust.io.objects import Store
+from camrobust.io.s3 import client
 from camrobust.io.store import open_store
 
 IMAGES = 24
@@ -141,10 +142,8 @@ def write_photos(store: Store) -> None:
 
 
 def _new_bucket() -> str:
-    import boto3
-
     name = f"camrobust-chaos-{time.time_ns()}"
-    boto3.client("s3", region_name=os.environ.get("AWS_REGION", "us-east-1")).create_bucket(Bucket=name)
+    client().create_bucket(Bucket=name)
     return name
 
 
