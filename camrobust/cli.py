@@ -83,8 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         "--forwards-per-s", type=float, help="forward passes per second and worker; default: measured here"
     )
     one.add_argument("--workers", type=int, default=1, help="Explain workers to divide the time by")
+    one.add_argument("--images", type=int, help="take so many images as given; default: list them")
+    one.add_argument("--dollars-per-hour", type=float, help="price of one Explain worker, such as a spot GPU")
     add_json(one)
     for name, command, text in (
+        ("status", _status, "how far a run is, running or stopped"),
         ("verify", _verify, "is every planned row there exactly once, or its image named in failures?"),
         ("aggregate", _aggregate, "reduce the scores to summary tables"),
         ("report", _report, "draw report/index.html"),
@@ -114,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
     one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
     one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
+    one.add_argument("--overhead", type=int, metavar="N", help="instead: the job against a bare loop, over N images")
+    one.add_argument("--scale", type=int, metavar="N", help="instead: all but the measuring, at N synthetic images")
     add_json(one)
     return parser
 
@@ -197,11 +202,33 @@ def _plan(given: Arguments) -> int:
     from camrobust.terminal import show_table
 
     config = load_config(given.config, given.set, given.output)
-    rows = estimate(config, given.forwards_per_s, given.workers)
+    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
     if given.json:
         _print(rows)
     else:
         show_table("Plan", ["what", "amount"], [(name.replace("_", " "), value) for name, value in rows.items()])
+    return 0
+
+
+def _status(given: Arguments) -> int:
+    from camrobust.io.runs import open_run
+    from camrobust.status import status
+    from camrobust.terminal import say, show_table
+
+    found = status(open_run(given.run))
+    if given.json:
+        _print(found.as_dict())
+        return 0
+    say(found.sentence)
+    updated = "" if found.updated is None else f", last written down {found.updated}"
+    say(f"{found.failures} failure rows, {found.stale} files outside commits, {found.attempts} attempts{updated}")
+    seconds = 0.0 if found.latest is None else found.latest.seconds
+    rows = [
+        (name, stage.images, stage.busy_s, stage.images / stage.busy_s if stage.busy_s else None, stage.busy)
+        for name, stage in found.stages.items()
+    ]
+    titles = ["stage", "images", "busy s", "images per busy s", "busy now"]
+    show_table(f"Stages, all attempts (the last one: {seconds:.0f} s)", titles, rows)
     return 0
 
 
@@ -284,6 +311,8 @@ def _explain(given: Arguments) -> int:
 def _bench(given: Arguments) -> int:
     if given.chaos:
         return _chaos(given)
+    if given.overhead or given.scale:
+        return _around(given)
     from camrobust.bench import bench, show
 
     results = bench(given.device, peers=given.peers, repeats=given.repeats)
@@ -291,6 +320,25 @@ def _bench(given: Arguments) -> int:
         _print(results)
     else:
         show(results)
+    return 0
+
+
+def _around(given: Arguments) -> int:
+    """What the machinery around the measuring costs."""
+    from camrobust.terminal import say, show_table
+
+    if given.overhead:
+        from camrobust.overhead import overhead
+
+        rows, title = overhead(given.overhead, say), f"{given.overhead} images, 15 variants, resnet18, 4 CAMs"
+    else:
+        from camrobust.scale import scale
+
+        rows, title = scale(given.scale, say), f"{given.scale:,} images"
+    if given.json:
+        _print(rows)
+    else:
+        show_table(title, [name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
     return 0
 
 

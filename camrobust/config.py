@@ -96,8 +96,14 @@ class ClusterConfig(_Strict):
         None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU"
     )
     accelerator: str | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
+    gpu_labels: dict[str, str] | None = Field(
+        None, description="Ray label selector of Perturb and Explain workers, for example {role: gpu}"
+    )
+    gpu_resources: dict[str, float] | None = Field(
+        None, description="custom Ray resources that each Perturb and Explain worker takes"
+    )
     loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
-    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass")
+    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass; auto: by the memory")
     image_timeout_s: float = Field(
         600, gt=0, description="a worker that is longer at one image (in Explain: and one model) is ended"
     )

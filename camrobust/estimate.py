@@ -3,25 +3,35 @@
 import time
 from typing import Any
 
+import polars as pl
 import torch
 
 from camrobust.cluster.actors import AUTO_BATCH
 from camrobust.config import ModelConfig, RunConfig
 from camrobust.core.draws import Draws
 from camrobust.core.segments import quickshift
+from camrobust.io.manifest import SCHEMA
 from camrobust.measure import Sample, explain_variants
 from camrobust.plan import ROW_BYTES, Plan, build, make_plan, settings_of
 
 PASSES = 3
 
 
-def estimate(config: RunConfig, forwards_per_s: float | None = None, workers: int = 1) -> dict[str, Any]:
-    """Counts, hours and bytes of a run.
+def estimate(
+    config: RunConfig,
+    forwards_per_s: float | None = None,
+    workers: int = 1,
+    images: int | None = None,
+    dollars_per_hour: float | None = None,
+) -> dict[str, Any]:
+    """Counts, hours, bytes and, with a price, dollars of a run.
 
     Args:
         config: the run.
         forwards_per_s: shared passes per second and Explain worker; None to time a few here, per model.
         workers: Explain workers that share the work.
+        images: how many there are; None to list them.
+        dollars_per_hour: what one Explain worker costs.
 
     Returns:
         Planned counts, seconds of the slowest stage and bytes written, by name.
@@ -29,7 +39,7 @@ def estimate(config: RunConfig, forwards_per_s: float | None = None, workers: in
     Raises:
         UserError: whatever the run itself would refuse.
     """
-    plan = make_plan(config)
+    plan = make_plan(config, None if images is None else _unlisted(images))
     counts = plan.counts()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if forwards_per_s is None:
@@ -37,14 +47,23 @@ def estimate(config: RunConfig, forwards_per_s: float | None = None, workers: in
     else:
         seconds_per_image = counts["forwards"] / max(1, counts["images"]) / forwards_per_s
     segment_s = _segment_seconds(plan)
+    hours = seconds_per_image * counts["images"] / 3600
+    price = {} if dollars_per_hour is None else {"explain_dollars": round(hours * dollars_per_hour, 2)}
     return {
         **counts,
-        "explain_worker_hours": round(seconds_per_image * counts["images"] / 3600, 3),
-        "explain_hours_on_these_workers": round(seconds_per_image * counts["images"] / 3600 / workers, 3),
+        "explain_worker_hours": round(hours, 3),
+        "explain_hours_on_these_workers": round(hours / workers, 3),
+        **price,
         "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
         "score_bytes": counts["rows"] * ROW_BYTES,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
     }
+
+
+def _unlisted(images: int) -> pl.DataFrame:
+    """A manifest of images that nobody looked for."""
+    names = pl.int_range(images, eager=True).cast(pl.String)
+    return pl.DataFrame({"dataset": "unlisted", "image_id": names, "uri": "", "label": None}, schema=SCHEMA)
 
 
 def _probe(plan: Plan) -> torch.Tensor:

@@ -177,6 +177,25 @@ def wrap(
     )
 
 
+def bytes_per_image(model: Model, image_size: int) -> int:
+    """What every layer puts out for one image, in bytes: about what a pass over it takes, tail re-runs left out."""
+    total = 0
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal total
+        total += output.numel() * output.element_size() if isinstance(output, Tensor) else 0
+
+    leaves = [module for module in model.network.module.modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(count) for module in leaves]
+    try:
+        with torch.no_grad():
+            model.network.module(torch.zeros(1, 3, image_size, image_size, device=model.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 

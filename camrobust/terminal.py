@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from camrobust.io.progress import Progress as State
+
 INTERVAL_S = 10
 """Between two progress lines where standard error is not a terminal."""
 
@@ -47,34 +49,46 @@ class Meter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.started = self.last = time.monotonic()
+        self.last: float | None = None
         self.bar: Progress | None = None
 
-    def __call__(self, done: int, total: int, failures: int) -> None:
-        """Take in the state of the run; see `workflow.Progress`."""
+    def __call__(self, now: State) -> None:
+        """Take in the state of the run; see `workflow.Show`."""
         if self.quiet:
             return
-        show: Callable[[int, int, int], None] = self._draw if sys.stderr.isatty() else self._line
-        show(done, total, failures)
+        show: Callable[[State], None] = self._draw if sys.stderr.isatty() else self._line
+        show(now)
 
-    def _draw(self, done: int, total: int, failures: int) -> None:
+    def _draw(self, now: State) -> None:
         if self.bar is None:
             self.bar = Progress(
                 TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"),
                 TextColumn("{task.fields[failures]} failed,"), TimeElapsedColumn(), TextColumn("left"),
-                TimeRemainingColumn(), console=Console(stderr=True),
+                TimeRemainingColumn(), TextColumn("{task.fields[stages]}"), console=Console(stderr=True),
             )  # fmt: skip
-            self.bar.add_task("", total=total, failures=failures)
+            self.bar.add_task("", total=now.total, failures=now.failures, stages="")
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total, failures=failures)
-        if done >= total:
+        self.bar.update(
+            self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, stages=stage_line(now)
+        )
+        if now.done >= now.total:
             self.bar.stop()
 
-    def _line(self, done: int, total: int, failures: int) -> None:
+    def _line(self, now: State) -> None:
         passed = time.monotonic()
-        if done and done < total and passed - self.last < INTERVAL_S:
+        if now.done < now.total and self.last is not None and passed - self.last < INTERVAL_S:
             return
         self.last = passed
-        rate = done / max(passed - self.started, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        say(f"measured {done} of {total} images, {failures} failed, {passed - self.started:.0f} s{left}")
+        left = "" if now.left_s is None or now.done == now.total else f", {now.left_s:.0f} s left"
+        say(
+            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s{left}; "
+            f"{stage_line(now)}"
+        )
+
+
+def stage_line(now: State) -> str:
+    """Per stage: images that are through, and how many workers were busy on average."""
+    return ", ".join(
+        f"{name} {stage.images:.0f} ({stage.busy_s / max(now.seconds, 1e-9):.1f} busy)"
+        for name, stage in now.stages.items()
+    )

@@ -2,22 +2,28 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
 
 from camrobust.aggregate import scan_scores, summarise
 from camrobust.config import RunConfig
+from camrobust.errors import UserError
 from camrobust.io.lease import held
+from camrobust.io.progress import Progress, in_all, read_progress, write_progress
 from camrobust.io.results import clear_stale, retract
-from camrobust.io.runs import RunFolder, fresh_folder, hardware, now, open_run, pending_units, versions
+from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.report.page import build_report
 from camrobust.schema import SUMMARIES
 from camrobust.verify import Verdict, verify
 
-Progress = Callable[[int, int, int], None]
+Show = Callable[[Progress], None]
 Say = Callable[[str], None]
+
+WRITE_S = 10.0
+"""Between two writes of how far the run is."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def run(
     retry_failures: bool = False,
     verbose: bool = False,
     say: Say = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Show = lambda _: None,
 ) -> Outcome:
     """Measure what is missing, then verify, aggregate and report; resumes by default.
 
@@ -61,7 +67,7 @@ def run(
         retry_failures: measure the images again that are named in failures.
         verbose: let Ray print.
         say: takes lines for the user.
-        progress: takes (done, pending, failures) after every commit.
+        progress: takes how far the run is every few seconds, from another thread.
 
     Raises:
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
@@ -76,20 +82,15 @@ def run(
             say(f"nothing to do: {folder.uri} is complete")
             verdict = verify(folder)
             return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
-    started = time.monotonic()
     with held(folder.store, say) as lease:
         if found is None:
             begin(folder)
         pending = _pending(folder, say, retry_failures=retry_failures)
-
-        def watched(done: int, total: int, failures: int) -> None:
-            lease.check()
-            progress(done, total, failures)
-
         if not pending.is_empty():
-            _measure(config, folder, pending, address, verbose, watched)
+            show = _written_down(folder, lease.number, progress)
+            _measure(config, folder, pending, address, verbose, show, lease.check)
         lease.check()
-        return finish(folder, config.max_failures, measured=_count(pending), started=started)
+        return finish(folder, config.max_failures, measured=_count(pending))
 
 
 def _count(pending: pl.DataFrame) -> int:
@@ -146,7 +147,7 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
         "same_as": {name: fact["same_as"] for name, fact in facts.items()},
         "versions": versions(),
         "hardware": hardware(),
-        "started": now(),
+        "started": utc(),
     }  # fmt: skip
     counts = plan.counts()
     say(
@@ -166,26 +167,55 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
     return begin
 
 
+def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
+    """Shows the progress, and writes it into the run folder now and then; that the store fails ends nothing."""
+    written = float("-inf")
+
+    def show(now: Progress) -> None:
+        nonlocal written
+        progress(now)
+        if now.seconds - written >= WRITE_S or now.done == now.total:
+            written = now.seconds
+            with suppress(UserError):
+                write_progress(folder.store, attempt, now, utc())
+
+    return show
+
+
 def _measure(
-    config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, progress: Progress
-) -> None:
+    config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, show: Show,
+    check: Callable[[], None],
+) -> None:  # fmt: skip
     from camrobust.cluster.pipeline import measure_pending, session
     from camrobust.plan import make_plan
 
     plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
     with session(address, config.cluster, verbose=verbose):
-        measure_pending(plan, folder, pending, progress)
+        measure_pending(plan, folder, pending, show, check)
 
 
-def finish(folder: RunFolder, max_failures: float, *, measured: int, started: float) -> Outcome:
+def finish(folder: RunFolder, max_failures: float, *, measured: int) -> Outcome:
     """Verify; where the run is complete, aggregate, report, and write done.json last."""
-    verdict = verify(folder)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, step: Callable[[RunFolder], Any]) -> Any:
+        start = time.monotonic()
+        found = step(folder)
+        seconds[name] = round(time.monotonic() - start, 1)
+        return found
+
+    verdict: Verdict = timed("verify", verify)
     if verdict.complete:
         if verdict.score_rows:
-            aggregate(folder)
-            report(folder)
-        seconds = round(time.monotonic() - started, 1)
-        folder.write_json("done.json", {**verdict.as_dict(), "finished": now(), "seconds": seconds})
+            timed("aggregate", aggregate)
+            timed("report", report)
+        attempts = [attempt for attempt, _ in read_progress(folder.store)]
+        times = {
+            "attempts": len(attempts),
+            "seconds": {"measure": round(sum(attempt.seconds for attempt in attempts), 1), **seconds},
+            "stages": {name: asdict(stage) for name, stage in in_all(attempts).items()},
+        }
+        folder.write_json("done.json", {**verdict.as_dict(), "finished": utc(), **times})
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failures)
 
 
@@ -219,7 +249,7 @@ def report(folder: RunFolder) -> str:
     document = folder.run()
     committed = folder.committed()
     page = build_report(
-        {**document, "finished": now()},
+        {**document, "finished": utc()},
         summaries(folder),
         scan_scores(*folder.score_files(committed)),
         folder.table("images", committed),

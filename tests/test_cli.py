@@ -11,8 +11,9 @@ import yaml
 from safetensors.torch import save_file
 
 from camrobust.cli import main
+from camrobust.config import load_config
 from camrobust.core.cams import CAMS
-from camrobust.core.perturb import PERTURBATIONS
+from camrobust.core.perturb import PERTURBATIONS, variants
 from tests.photos import write_photos
 from tests.runs import ROOT
 from tests.toys import pooled
@@ -255,8 +256,20 @@ def test_plan_counts_and_spends_nothing(base, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["images"], found["rows"], found["forwards"]) == (2, 2, 4)
     assert found["explain_worker_hours"] == round(4 / 10 / 3600, 3)
+    assert "explain_dollars" not in found
+    price = ["--images", "50000", "--workers", "4", "--dollars-per-hour", "0.5"]
+    assert main(["plan", str(path), "--json", "--forwards-per-s", "10", *price]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["rows"], found["forwards"]) == (50000, 50000, 100000)
+    assert found["explain_hours_on_these_workers"] == round(100000 / 10 / 3600 / 4, 3)
+    assert found["explain_dollars"] == round(100000 / 10 / 3600 * 0.5, 2)
     assert main(["plan", str(path)]) == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_the_config_of_the_scale_page_is_what_it_says():
+    config = load_config(ROOT / "jobs" / "configs" / "imagenet-val.yaml")
+    assert (len(variants(config.perturbations)), len(config.cams), len(config.models)) == (95, 10, 5)
 
 
 @pytest.mark.parametrize("kind", ["cams", "perturbations", "similarities", "models"])

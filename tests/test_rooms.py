@@ -21,13 +21,14 @@ BELOW = {
     "stats": {"errors", "registry", "schema"},
     "aggregate": {"errors", "registry", "schema", "stats"},
     "report": {"errors", "registry", "schema", "stats", "aggregate"},
+    "status": {"errors", "config", "io"},
     "verify": {"errors", "registry", "schema", "config", "io", "stats", "aggregate"},
 }
 BELOW["plan"] = {"errors", "registry", "schema", "config", "core", "models", "measure", "io"}
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
-TOP = {"api", "chaos", "cli", "demo", "estimate", "picture", "terminal", "workflow", "__init__"}
+TOP = {"api", "chaos", "cli", "demo", "estimate", "overhead", "picture", "scale", "terminal", "workflow", "__init__"}
 FOREIGN = {
     "ray": {"cluster"},
     "boto3": {"io"},

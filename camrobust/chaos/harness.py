@@ -130,11 +130,11 @@ class _Bench:
         return self.expected[wide]
 
 
-def write_photos(store: Store) -> None:
+def write_photos(store: Store, count: int = IMAGES, height: int = 72, width: int = 80) -> None:
     """Smooth random colours as JPEG, the same every time."""
-    for number in range(IMAGES):
+    for number in range(count):
         coarse = Draws.of(0, "", [str(number)], "chaos", "", 0).uniform((3, 5, 6))
-        fine = torch.nn.functional.interpolate(coarse, size=(72, 80), mode="bicubic").clamp(0, 1)
+        fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
         pixels = (fine[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         sink = BytesIO()
         Image.fromarray(pixels).save(sink, "JPEG", quality=90)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +63,14 @@ class Nodes:
         environment: of every process.
         cpus: of each worker node.
         job_server: also start the dashboard with the job server, at the attribute of that name.
+        offers: further arguments of `ray start` for worker nodes: labels, resources.
     """
 
-    def __init__(self, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False, offers: Sequence[str] = ()
+    ) -> None:
         self.folder = tempfile.mkdtemp(prefix="cr-")
-        self.cpus = cpus
+        self.cpus, self.offers = cpus, offers
         self.environment = {
             **os.environ, **environment, "RAY_AUTH_MODE": "disabled", "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
@@ -104,7 +107,7 @@ class Nodes:
 
     def add(self) -> Node:
         """Another worker node."""
-        self.workers.append(self._start(f"--address={self.address}", f"--num-cpus={self.cpus}"))
+        self.workers.append(self._start(f"--address={self.address}", f"--num-cpus={self.cpus}", *self.offers))
         return self.workers[-1]
 
     def lose(self, node: Node) -> None:
@@ -133,9 +136,11 @@ class Nodes:
 
 
 @contextmanager
-def nodes(count: int, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False) -> Iterator[Nodes]:
-    """A head and some worker nodes for as long as the block runs."""
-    cluster = Nodes(environment, cpus, job_server=job_server)
+def nodes(
+    count: int, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False, offers: Sequence[str] = ()
+) -> Iterator[Nodes]:
+    """A head and some worker nodes for as long as the block runs; arguments as of `Nodes`."""
+    cluster = Nodes(environment, cpus, job_server=job_server, offers=offers)
     try:
         for _ in range(count):
             cluster.add()

@@ -3,11 +3,14 @@
 Batches are dictionaries of numpy arrays and may be read-only (Ray hands out shared memory), so nothing writes in place.
 """
 
+import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from camrobust.cluster.quarantine import Watch
+from camrobust.cluster.ledger import Watch
 from camrobust.config import RunConfig
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import quickshift
@@ -25,7 +28,7 @@ from camrobust.io.objects import DeniedObjectError, MissingObjectError
 from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
 from camrobust.io.store import open_store, read_object
 from camrobust.measure import Columns, Explained, Sample, measure
-from camrobust.models import Model
+from camrobust.models import Model, bytes_per_image
 from camrobust.plan import build, settings_of
 from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
 
@@ -35,7 +38,11 @@ FETCHERS = 16
 QUARANTINED = "quarantined"
 GALLERY_VARIANTS = 12
 """Most variants of a gallery image whose maps are kept."""
+GPUS_PER_EXPLAINER = 0.8
 AUTO_BATCH = {"cpu": 8, "cuda": 64}
+"""Most variants in one forward pass, where memory holds them."""
+MEMORY_SHARE = 0.5
+"""Of the memory that is free when a worker starts: what one forward pass may take."""
 
 PROPERTIES = ("brightness", "contrast", "colourfulness", "edge_density", "high_frequency")
 KEYS = ("dataset", "image_id", "label", "parts")
@@ -171,6 +178,34 @@ class _Failed:
     message: str
 
 
+def auto_batch(models: Sequence[Model], config: RunConfig, device: str, free_bytes: int | None = None) -> int:
+    """Variants in one forward pass, by the memory that a worker has.
+
+    Args:
+        models: of the run, loaded.
+        config: of the run.
+        device: cpu or cuda.
+        free_bytes: this worker's share of the device's memory, None to look.
+    """
+    if free_bytes is None:
+        free_bytes = _free_bytes(config, device)
+    need = max(bytes_per_image(model, config.image.crop) for model in models)
+    return int(max(1, min(AUTO_BATCH[device], MEMORY_SHARE * free_bytes // max(1, need))))
+
+
+def _free_bytes(config: RunConfig, device: str) -> int:
+    """Free memory of the device; a GPU is shared by fractions, a machine's memory by its cores."""
+    if device == "cuda":
+        share = config.cluster.gpus_per_explainer or GPUS_PER_EXPLAINER
+        return int(torch.cuda.mem_get_info()[0] * min(1.0, share))
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return available // (os.cpu_count() or 1)
+
+
 class Explain:
     """All models of the run on one device: variants in, packed result tables out, one row per image and part."""
 
@@ -186,8 +221,8 @@ class Explain:
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
         self.models = [build(one, config.image.crop, device, sha256=weights.get(one.name)) for one in config.models]
-        batch = AUTO_BATCH[device] if config.cluster.batch == "auto" else config.cluster.batch
-        self.settings = settings_of(config, batch)
+        batch = config.cluster.batch
+        self.settings = settings_of(config, auto_batch(self.models, config, device) if batch == "auto" else batch)
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows with variants to rows of four packed tables, named as the fields of `io.results.Unit`."""
@@ -317,6 +352,7 @@ class Commit:
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows of packed tables to one row of counts."""
+        start = time.monotonic()
         units = [
             Unit(
                 str(batch["dataset"][row]),
@@ -331,4 +367,5 @@ class Commit:
             "units": np.array([len(units)]),
             "rows": np.array([sum(unit.scores.num_rows for unit in units)]),
             "failures": np.array([sum(unit.failures.num_rows for unit in units)]),
+            "seconds": np.array([time.monotonic() - start]),
         }

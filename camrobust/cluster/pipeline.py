@@ -15,8 +15,9 @@ import polars as pl
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
-from camrobust.cluster.quarantine import DEATHS, open_ledger
+from camrobust.cluster.actors import GPUS_PER_EXPLAINER, UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.cluster.ledger import DEATHS, open_ledger
+from camrobust.cluster.observer import Observer, Report, observing
 from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError
@@ -27,13 +28,14 @@ from camrobust.plan import ROW_BYTES, Plan
 IMAGES_PER_LOAD = 8
 READ_CPUS = 0.25
 """Ray's default is a whole core, which a small node full of actors never has."""
+COMMIT_CPUS = 0.1
+STANDING_CPUS = 0.375
+"""Share of the cores that workers which are always there may ask for. With more taken Ray Data, which keeps half of all
+for its own balance, never starts to load: two Explain workers on two cores stood still for ever."""
 COMMIT_BYTES = 64 * 2**20
 """Size of a score file to aim at when there is enough of it."""
 COMMIT_SHARE = 100
 """No commit holds more than this fraction of the run, so that little is lost when the driver dies."""
-
-Report = Callable[[int, int, int], None]
-"""Called with (images and parts done now, all that were pending, failure rows) after every commit."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def place(plan: Plan) -> Placement:
     gpus, cpus = int(cluster.get("GPU", 0)), max(1, int(cluster.get("CPU", 1)))
     on_gpu = gpus > 0 if wanted.gpus_per_explainer is None else wanted.gpus_per_explainer > 0
     if on_gpu:
-        explain: dict[str, Any] = {"num_gpus": wanted.gpus_per_explainer or 0.8, "num_cpus": 1}
+        explain: dict[str, Any] = {"num_gpus": wanted.gpus_per_explainer or GPUS_PER_EXPLAINER, "num_cpus": 1}
         perturb: dict[str, Any] = {
             "num_gpus": 0.2 if wanted.gpus_per_perturber is None else wanted.gpus_per_perturber,
             "num_cpus": 1,
@@ -65,18 +67,20 @@ def place(plan: Plan) -> Placement:
     else:
         # Fractions of a core let loading, perturbing and explaining share two cores without starving each other.
         explain, perturb = {"num_cpus": 0.5}, {"num_cpus": 0.25}
+    asked = {"label_selector": wanted.gpu_labels, "resources": wanted.gpu_resources}
+    for stage in (explain, perturb):
+        stage |= {name: value for name, value in asked.items() if value}
     load: dict[str, Any] = {"num_cpus": wanted.cpus_per_loader or (1 if on_gpu else 0.5)}
     if wanted.loader_labels:
         load["label_selector"] = wanted.loader_labels
     most = max(8, gpus) if on_gpu else cpus
-    return Placement(
-        device="cuda" if on_gpu else "cpu",
-        explain=explain,
-        perturb=perturb,
-        load=load,
-        explainers=wanted.explainers or (max(1, most // 2) if not on_gpu else 1, most),
-        perturbers=wanted.perturbers or (1, most if on_gpu else max(1, cpus // 2)),
-    )
+    explainers = wanted.explainers or (max(1, most // 2) if not on_gpu else 1, most)
+    perturbers = wanted.perturbers or (1, most if on_gpu else max(1, cpus // 2))
+    if not on_gpu:
+        need = explainers[0] * explain["num_cpus"] + perturbers[0] * perturb["num_cpus"]
+        for stage in (explain, perturb):
+            stage["num_cpus"] = round(stage["num_cpus"] * min(1.0, STANDING_CPUS * cpus / need), 3)
+    return Placement("cuda" if on_gpu else "cpu", explain, perturb, load, explainers, perturbers)
 
 
 def _pool(size: tuple[int, int]) -> ActorPoolStrategy:
@@ -98,13 +102,13 @@ def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
     return frozenset(nsmallest(plan.config.gallery, plan.manifest.select("dataset", "image_id").iter_rows(), key=rank))
 
 
-def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
+def stages(plan: Plan, folder: RunFolder, source: str, pending: int, ledger: Any) -> Dataset:
     """The streaming job from pending images to commits.
 
     Actors restart and their batches are retried without end, which is Ray Data's default; a finite number would turn a
     lost node into a failed run. The ledger finds the images that are the cause.
     """
-    config, where, ledger = plan.config, place(plan), open_ledger()
+    config, where = plan.config, place(plan)
     images_per_load = max(1, min(IMAGES_PER_LOAD, pending // (4 * where.explainers[1])))
     rows_per_explain = max(1, 32 // (1 + len(plan.parts[0])))
     return (
@@ -128,19 +132,22 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int) -> Dataset:
             **where.explain,
         )
         .map_batches(
-            Commit(folder.uri), batch_size=images_per_commit(plan, pending), batch_format="numpy", num_cpus=0.1
+            Commit(folder.uri), batch_size=images_per_commit(plan, pending), batch_format="numpy", num_cpus=COMMIT_CPUS
         )
     )
 
 
-def measure_pending(plan: Plan, folder: RunFolder, pending: pl.DataFrame, report: Report) -> None:
+def measure_pending(
+    plan: Plan, folder: RunFolder, pending: pl.DataFrame, report: Report, check: Callable[[], None] = lambda: None
+) -> None:
     """Measure and commit every pending image; returns when all are committed.
 
     Args:
         plan: the run.
         folder: where its results go.
         pending: images and their missing parts, from `io.runs.pending_units`.
-        report: called after every commit.
+        report: takes the progress every few seconds, from another thread.
+        check: called after every commit; what it raises ends the run.
 
     Raises:
         RunFailed: the store or a model fails for good, in one sentence.
@@ -150,13 +157,12 @@ def measure_pending(plan: Plan, folder: RunFolder, pending: pl.DataFrame, report
     )
     source = folder.write_table("pending.parquet", table)
     total = int(pending["parts"].list.len().sum())
-    done = failures = 0
-    report(done, total, failures)
-    with _plain_errors():
-        for counts in stages(plan, folder, source, total).iter_rows():
-            done += int(counts["units"])
-            failures += int(counts["failures"])
-            report(done, total, failures)
+    ledger = open_ledger(folder.uri)
+    observer = Observer(ledger, folder.uri, pending.height, total, len(plan.config.models), report)
+    with _plain_errors(), observing(observer):
+        for commit in stages(plan, folder, source, total, ledger).iter_rows():
+            observer.add(commit)
+            check()
 
 
 @contextmanager

@@ -185,6 +185,22 @@ def acquire(store: Store, say: Say = lambda _: None) -> Lease:
     return Lease(store, number + 1, holder)
 
 
+def is_held(store: Store) -> bool:
+    """Whether a driver is at work in a run folder; watches its lease for up to two beats where it may be."""
+    machine, number = _machine(), _newest(store)
+    found = _read(store, number)
+    if _free(found, machine):
+        return False
+    if found.get("machine") == machine:
+        return True
+    end = time.monotonic() + 2 * term_s() / BEATS
+    while time.monotonic() < end:
+        time.sleep(term_s() / BEATS / 4)
+        if _newest(store) != number or _read(store, number) != found:
+            return True
+    return False
+
+
 @contextmanager
 def held(store: Store, say: Say = lambda _: None) -> Iterator[Lease]:
     """The lease of a run folder for as long as the block runs.

@@ -110,11 +110,20 @@ def write_commit(store: Store, units: Sequence[Unit]) -> str:
     counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
     table = make_table(COMMITS, [dict(zip(names, row, strict=True)) for row in counts])
     small = {name: pa.concat_tables([getattr(unit, name) for unit in units]) for name in TABLES}
-    return _put(store, pl.DataFrame(table), pl.DataFrame(pa.concat_tables([unit.scores for unit in units])), small)
+    return put_commit(
+        store, pl.DataFrame(table), pl.DataFrame(pa.concat_tables([unit.scores for unit in units])), small
+    )
 
 
-def _put(store: Store, units: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table]) -> str:
-    """Data files first, the commit that names them last."""
+def put_commit(store: Store, units: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table]) -> str:
+    """Data files first, the commit that names them last; returns its token.
+
+    Args:
+        store: of the run folder.
+        units: `schema.COMMITS`.
+        scores: rows of all units, `schema.SCORES`.
+        small: the other tables by name.
+    """
     token = _token(units)
     files: dict[str, int] = {}
 
@@ -170,9 +179,11 @@ def read_committed(store: Store) -> Committed:
         if found is not None and all(sizes.get(name) == size for name, size in found[1].items())
     }
     units = _count_once(whole)
-    counting = [key for place, key in enumerate(whole) if place in set(units["commit"].unique())]
+    keys = list(whole)
+    places = units["commit"].unique().sort().to_list()
+    counting = [keys[place] for place in places]
     units = units.with_columns(
-        pl.col("commit").replace_strict({list(whole).index(key): place for place, key in enumerate(counting)})
+        pl.col("commit").replace_strict({place: rank for rank, place in enumerate(places)}, return_dtype=pl.Int32)
     )
     files = {name for key in counting for name in whole[key][1]}
     return Committed(units, counting, sorted(files), sorted(set(sizes) - files - set(counting)))
@@ -230,7 +241,7 @@ def retract(store: Store, committed: Committed, images: pl.DataFrame) -> int:
         rest = units.join(images, on=key, how="anti")
         if rest.height:
             small = {name: _gathered(name, columns, kept).to_arrow() for name, columns in TABLES.items()}
-            _put(
+            put_commit(
                 store,
                 rest,
                 _gathered("scores", SCORES, kept),

@@ -22,7 +22,7 @@ from camrobust.io.store import open_store
 PACKAGES = ("camrobust", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "scikit-image", "pillow")
 
 
-def now() -> str:
+def utc() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 

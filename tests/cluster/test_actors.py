@@ -6,13 +6,14 @@ import pytest
 
 from camrobust import plan as plans
 from camrobust.cluster import pipeline
-from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb, auto_batch
 from camrobust.cluster.pipeline import gallery, images_per_commit, place
 from camrobust.config import parse_config
 from camrobust.errors import UserError
 from camrobust.io.results import read_committed
 from camrobust.io.runs import pending_units
 from camrobust.io.store import open_store
+from camrobust.models import bytes_per_image
 from tests.photos import write_photos
 from tests.runs import scores
 
@@ -128,6 +129,9 @@ def test_commits_are_large_but_never_much_of_the_run(run):
          "cuda", {"num_gpus": 0.5, "num_cpus": 1, "accelerator_type": "A10G"},
          {"num_gpus": 0.25, "num_cpus": 1, "accelerator_type": "A10G"},
          {"num_cpus": 2, "label_selector": {"role": "cpu"}}),
+        ({"CPU": 2.0}, {"gpu_labels": {"role": "gpu"}, "gpu_resources": {"slot": 1}}, "cpu",
+         {"num_cpus": 0.5, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}},
+         {"num_cpus": 0.25, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}}, {"num_cpus": 0.5}),
     ],
 )  # fmt: skip
 def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
@@ -137,7 +141,29 @@ def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda: resources)
     found = place(plan)
     assert (found.device, found.explain, found.perturb, found.load) == (device, explain, perturb, load)
+    assert found.explainers[0] >= 1
     # On a small machine everything must fit at once, or a stage would wait for ever.
     if resources == {"CPU": 2.0}:
         need = found.explainers[1] * 0.5 + found.perturbers[1] * 0.25 + 0.5 + 0.1
         assert need <= 2
+
+
+def test_the_batch_is_as_large_as_memory_holds(run):
+    _, plan, _ = run("b", 100)
+    model = plans.build(plan.config.models[0], 224)
+    # Pooled: four layers of 8 × 56 × 56 and 8 × 14 × 14 values, a pooled vector, ten logits.
+    need = 4 * (2 * 8 * 56 * 56 + 2 * 8 * 14 * 14 + 8 + 10)
+    assert bytes_per_image(model, 224) == need
+    for free, batch in ((0, 1), (2 * need, 1), (6 * need, 3), (10**12, 8)):
+        assert auto_batch([model], plan.config, "cpu", free) == batch
+    assert auto_batch([model], plan.config, "cuda", 10**12) == 64
+    assert 1 <= auto_batch([model], plan.config, "cpu") <= 8
+
+
+def test_workers_that_are_always_there_leave_room_to_load(run, monkeypatch):
+    _, plan, _ = run("r", 100, cluster={"explainers": [2, 2], "perturbers": [2, 2]})
+    for cores in (2.0, 1.0, 64.0):
+        monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda cores=cores: {"CPU": cores})
+        found = place(plan)
+        workers = 2 * (found.explain["num_cpus"] + found.perturb["num_cpus"])
+        assert 0 < workers <= 0.375 * cores + 0.01

@@ -2,11 +2,14 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -156,9 +159,15 @@ def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_f
     for path in (tmp_path / "set").iterdir():
         photos.write(path.name, path.read_bytes())
     data = {"datasets": [{"name": "s3", "images": f"s3://{bucket}/photos"}], "models": ["tests.toys:pooled"]}
-    good = config(tmp_path, "", output=f"s3://{bucket}/runs/job", **data)
-    with nodes(1, object_store, cpus=2, job_server=True) as cluster:
+    placed = {"gpu_labels": {"role": "gpu"}, "gpu_resources": {"slot": 0.5}, "loader_labels": {"role": "gpu"}}
+    good = config(tmp_path, "", output=f"s3://{bucket}/runs/job", cluster=placed, **data)
+    offers = ("--labels=role=gpu", '--resources={"slot": 8}')
+    with nodes(1, object_store, cpus=2, job_server=True, offers=offers) as cluster, scraped(cluster) as metrics:
         done = submit(cluster, good, tmp_path)
+        for name in ("steps", "busy_seconds", "workers_busy"):
+            pattern = rf'camrobust_{name}\w*{{[^}}]*stage="explain"[^}}]*}} [0-9.]+'
+            assert re.search(pattern, metrics[-1]), metrics[-1][-2000:]
+        assert re.search(r"camrobust_units_committed{[^}]*} [0-9.]+", metrics[-1])
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in done.stdout
         assert b"<html" in open_store(f"s3://{bucket}/runs/job").read("report/index.html")
@@ -167,6 +176,29 @@ def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_f
         failed = submit(cluster, bad, tmp_path)
         assert failed.returncode == 1
         assert f"camrobust: s3: there is no bucket 'no-{bucket}'" in failed.stdout
+
+
+@contextmanager
+def scraped(cluster):
+    """What Ray's Prometheus endpoints say of us, fullest last, as long as the block runs."""
+    found, stop = [""], threading.Event()
+
+    def scrape():
+        while not stop.wait(0.5):
+            text = ""
+            for file in Path(cluster.folder).rglob("prom_metrics_service_discovery.json"):
+                for target in [target for one in json.loads(file.read_text()) for target in one["targets"]]:
+                    with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
+                        text += answer.read().decode()
+            ours = "\n".join(line for line in text.splitlines() if "camrobust_" in line)
+            if len(ours) >= len(found[-1]):
+                found.append(ours)
+
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    yield found
+    stop.set()
+    thread.join()
 
 
 def submit(cluster, config, folder):

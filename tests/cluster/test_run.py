@@ -148,19 +148,26 @@ def test_kill_9_of_an_explain_worker_loses_nothing(tmp_path, many):
     assert not (out / "failures").exists()
 
 
-def test_kill_9_of_the_driver_then_a_rerun_is_exact_and_keeps_what_was_committed(tmp_path, many):
+def test_kill_9_of_everything_at_half_then_a_rerun_is_exact_and_does_only_the_rest(tmp_path, many):
     path = config(tmp_path, many, perturbations=["gaussian_noise:1-5", "salt_pepper:1-5"])
     out = tmp_path / "out"
     process = start("run", path)
     try:
-        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 5, process)
+        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 1, process)
+        running = json.loads(camrobust("status", out, "--json").stdout)
+        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 20, process)
         below = descendants(process.pid)
-        process.kill()
+        end([process.pid, *below])
         process.communicate()
     finally:
-        end(below)
+        end([*descendants(process.pid), process.pid])
+    assert running["state"] == "running"
+    assert running["committed"] < running["units"] == 40
     kept = {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
-    assert 5 <= len(kept) < 40
+    assert 20 <= len(kept) < 40
+    stopped = json.loads(camrobust("status", out, "--json").stdout)
+    assert (stopped["state"], stopped["committed"], stopped["attempts"]) == ("stopped", len(kept), 1)
+    assert 0 < stopped["stages"]["load"]["images"] <= 40
     again = camrobust("run", path)
     assert again.returncode == 0, again.stderr
     assert f"resuming: {len(kept)} of 40 images are committed" in again.stderr
@@ -168,6 +175,15 @@ def test_kill_9_of_the_driver_then_a_rerun_is_exact_and_keeps_what_was_committed
     rows = scores(out)
     assert rows.height == 40 * 2 * 5 * 10
     assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
+    done = json.loads((out / "done.json").read_text())
+    redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
+    assert redone["done"] == redone["total"] == 40 - len(kept) <= 0.55 * 40
+    assert redone["stages"]["explain"]["images"] == redone["total"]
+    assert done["attempts"] == 2
+    assert done["stages"]["commit"]["images"] >= redone["total"]
+    finished = camrobust("status", out)
+    assert "complete: 40 of 40 images and parts (100.0%)" in finished.stderr
+    assert "explain" in finished.stdout
 
 
 def test_a_model_that_raises_becomes_failure_rows_and_the_others_go_on(tmp_path, photos):

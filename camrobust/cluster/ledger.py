@@ -1,20 +1,25 @@
-"""An image that kills its worker (segfault, out of memory) or never ends is found and named, not retried for ever.
+"""Every stage tells a ledger which image it begins and which it has ended, and how long that took.
 
-Ray Data retries a batch whose worker died without end, which is right for machines that vanish and wrong for an image
-that is the cause. So every stage tells a ledger which image it begins and which it has ended. An image whose worker
-died `DEATHS` times, on nodes that lived on, becomes a failure row.
+So an image that kills its worker (segfault, out of memory) or never ends is found and named. Ray Data retries a batch
+whose worker died without end, which is right for machines that vanish and wrong for an image that is the cause: an
+image whose worker died `DEATHS` times, on nodes that lived on, becomes a failure row. And so it is known what each
+stage has done, for progress lines, `camrobust status`, done.json, and Ray's Prometheus endpoint.
 """
 
 import faulthandler
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
+from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from camrobust.errors import RunFailed
 
+STAGES = ("load", "perturb", "explain")
 DEATHS = 3
 MOST = 32
 """More images than this in quarantine mean that the machine or a model is broken, not the images."""
@@ -26,12 +31,23 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """Which image is being worked on where; an actor, one per run."""
+    """Which image is being worked on where; an actor, one per run.
 
-    def __init__(self) -> None:
+    Args:
+        run: address of the run folder, as it stands in Ray's metrics.
+    """
+
+    def __init__(self, run: str = "") -> None:
         self.open: dict[Key, str] = {}
         self.deaths: dict[Key, int] = {}
         self.condemned: set[Key] = set()
+        self.ended: Counter[str] = Counter()
+        self.busy_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.run = run
+        keys = ("run", "stage")
+        self.steps = metrics.Counter("camrobust_steps", "images (in Explain: and models) that are through", keys)
+        self.seconds = metrics.Counter("camrobust_busy_seconds", "seconds of work, summed over workers", keys)
+        self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are at an image", keys)
 
     def begin(self, key: Key, node: str) -> tuple[int, int]:
         """Take down that an image is begun; returns how often its worker died, and how many images are condemned."""
@@ -44,22 +60,36 @@ class Ledger:
             self.condemned.add(key)
         return deaths, len(self.condemned)
 
-    def end(self, key: Key) -> None:
+    def end(self, key: Key, seconds: float) -> None:
         """Take down that an image's worker lived to its end."""
         self.open.pop(key, None)
         if key not in self.condemned:
             self.deaths.pop(key, None)
+        stage = key[0]
+        self.ended[stage] += 1
+        self.busy_s[stage] += seconds
+        tags = {"run": self.run, "stage": stage}
+        self.steps.inc(1, tags)
+        self.seconds.inc(max(seconds, 1e-9), tags)
+        self.workers.set(self._busy(stage), tags)
+
+    def look(self) -> dict[str, tuple[int, float, int]]:
+        """Per stage: images that are through, seconds of work, images in work."""
+        return {stage: (self.ended[stage], self.busy_s[stage], self._busy(stage)) for stage in STAGES}
+
+    def _busy(self, stage: str) -> int:
+        return sum(key[0] == stage for key in self.open)
 
 
 def _living_nodes() -> set[str]:
     return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
 
 
-def open_ledger() -> Any:
+def open_ledger(run: str) -> Any:
     """The ledger of this run, beside its driver where that is possible."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(Ledger)
-    return actor.options(scheduling_strategy=here).remote()
+    return actor.options(scheduling_strategy=here).remote(run)
 
 
 class Watch:
@@ -84,6 +114,7 @@ class Watch:
             return work()
         key = (self.stage, str(dataset), str(image_id))
         deaths, condemned = self._begin(key)
+        start = time.monotonic()
         try:
             if condemned > MOST:
                 raise RunFailed(
@@ -97,7 +128,7 @@ class Watch:
                 )
             return self._timed(work)
         finally:
-            self.ledger.end.remote(key)
+            self.ledger.end.remote(key, time.monotonic() - start)
 
     def _begin(self, key: Key) -> tuple[int, int]:
         """A ledger that is being restarted knows nothing, and stops nobody."""
