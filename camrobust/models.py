@@ -25,6 +25,7 @@ from camrobust.registry import unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PROBES = 2
 UNTRAINED = "none"
 """`torchvision:NAME@none` and `timm:NAME@none` leave the weights random."""
 
@@ -160,7 +161,7 @@ def wrap(
     module = module.to(device).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    sample = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    sample = _probe(image_size).to(device)
     with torch.no_grad(), frozen(module):
         try:
             classes = logits_of(module(sample)).shape[1]
@@ -178,7 +179,10 @@ def wrap(
 
 
 def bytes_per_image(model: Model, image_size: int) -> int:
-    """What every layer puts out for one image, in bytes: about what a pass over it takes, tail re-runs left out."""
+    """What every layer puts out for one image, in bytes: about what a pass over it takes, tail re-runs left out.
+
+    Looks at the images that `load_model` has tried, as a model may fail at others.
+    """
     total = 0
 
     def count(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -189,11 +193,15 @@ def bytes_per_image(model: Model, image_size: int) -> int:
     hooks = [module.register_forward_hook(count) for module in leaves]
     try:
         with torch.no_grad():
-            model.network.module(torch.zeros(1, 3, image_size, image_size, device=model.device))
+            model.network.module(_probe(image_size).to(model.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return total
+    return total // PROBES
+
+
+def _probe(image_size: int) -> Tensor:
+    return torch.rand(PROBES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
 
 def _first_line(error: BaseException) -> str:
