@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from camrobust.cluster.actors import Batch, Commit
-from camrobust.cluster.pipeline import IMAGES_PER_LOAD, READ_CPUS, session
+from camrobust.cluster.actors import Batch
+from camrobust.cluster.pipeline import session, stream
 from camrobust.config import RunConfig, parse_config
 from camrobust.io.manifest import list_images
 from camrobust.io.results import empty_frame, make_table, pack, put_commit
@@ -178,20 +178,12 @@ class _Stub:
 
 def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
-    import ray
-
     count = min(most, images // 2)
     source = f"{folder}/some.parquet"
     pl.scan_parquet(_run(folder).store.locate("pending.parquet")).head(count).sink_parquet(source)
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
-        rows = (
-            ray.data.read_parquet(source, num_cpus=READ_CPUS)
-            .repartition(target_num_rows_per_block=IMAGES_PER_LOAD)
-            .map_batches(_Stub(), batch_size=IMAGES_PER_LOAD, batch_format="numpy", num_cpus=0.5)
-            .map_batches(Commit(f"{folder}/streamed"), batch_size=IMAGES_PER_COMMIT, batch_format="numpy", num_cpus=0.1)
-        )
-        done = sum(int(commit["units"]) for commit in rows.iter_rows())
+        done = stream(source, f"{folder}/streamed", _Stub(), IMAGES_PER_COMMIT)
         seconds = time.monotonic() - start
     entries = list(open_store(f"{folder}/streamed").list("scores/"))
     mean = sum(entry.size_bytes for entry in entries) / len(entries) / 1024

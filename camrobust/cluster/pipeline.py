@@ -137,6 +137,24 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int, ledger: Any
     )
 
 
+def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str, Any]], commit: int) -> int:
+    """The job with one stage in the place of load, perturb and explain; returns how many images were committed.
+
+    Args:
+        source: parquet with the pending images.
+        output: folder of the commits.
+        stage: rows of the source to rows as Explain gives them.
+        commit: images in one commit.
+    """
+    rows = (
+        ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
+        .repartition(target_num_rows_per_block=IMAGES_PER_LOAD)
+        .map_batches(stage, batch_size=IMAGES_PER_LOAD, batch_format="numpy", num_cpus=0.5)
+        .map_batches(Commit(output), batch_size=commit, batch_format="numpy", num_cpus=COMMIT_CPUS)
+    )
+    return sum(int(one["units"]) for one in rows.iter_rows())
+
+
 def measure_pending(
     plan: Plan, folder: RunFolder, pending: pl.DataFrame, report: Report, check: Callable[[], None] = lambda: None
 ) -> None:
