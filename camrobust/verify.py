@@ -1,17 +1,22 @@
 """Proof that a run is complete: every planned row exactly once, or its image named in failures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from camrobust.aggregate import scan_scores
-from camrobust.io.results import Committed
+from camrobust.io.results import partition_of
 from camrobust.io.runs import RunFolder
 
-UNIT = ["dataset", "image_id", "model"]
+IMAGE = ["dataset", "image_id"]
 VARIANT = ["cam", "perturbation", "parameter", "replicate"]
+EXAMPLES = 5
+ROWS_AT_ONCE = 10_000_000
+"""Score rows that are counted together: this and the list of images bound the memory, whatever the size of the run."""
 
 
 @dataclass(frozen=True)
@@ -53,73 +58,148 @@ class Verdict:
         return {"complete": self.complete, **asdict(self), "examples": list(self.examples)}
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """What every image is to have under every model.
+
+    Attributes:
+        variants: columns of `VARIANT`, `number`, and `mark`, a random number for each.
+        rows: how many there are.
+        marks: sum of all marks.
+    """
+
+    variants: pl.DataFrame
+    rows: int
+    marks: int
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Score rows of one dataset and model, by the place of the image in the manifest.
+
+    Attributes:
+        rows: (images,) how many.
+        wrong: (images,) how many of them are not planned, or there before.
+        marks: (images,) sum of the marks: with as many rows as planned it is right only if all are different, even
+            where the image's rows lie in files that were counted apart.
+        unplanned: image_id and rows of images that are not in the manifest.
+    """
+
+    rows: NDArray[np.int64]
+    wrong: NDArray[np.int64]
+    marks: NDArray[np.int64]
+    unplanned: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """One dataset and model: the sums of a verdict."""
+
+    score_rows: int
+    failed_rows: int
+    missing: int
+    surplus: int
+    examples: list[str]
+
+
 def verify(folder: RunFolder) -> Verdict:
-    """Compare a run folder with its plan; reads every score row once, streaming.
+    """Compare a run folder with its plan; reads every score row once, one dataset and model after the other.
 
     Raises:
         UserError: there is no run in that folder.
     """
-    run = folder.run()
-    committed = folder.committed()
-    manifest = folder.manifest().select("dataset", "image_id")
-    failures = folder.table("failures", committed).select(UNIT)
-    models = pl.DataFrame({"model": run["models"]}, schema={"model": pl.String})
-    planned = manifest.join(models, how="cross")
-    failed = _failed_units(planned, failures)
-    found = _found_units(folder, run, committed)
-    rows = run["planned"]["rows"] // max(1, planned.height)
-    joined = planned.join(found, on=UNIT, how="full", coalesce=True).join(failed, on=UNIT, how="left")
-    joined = joined.with_columns(pl.col("rows", "wrong").fill_null(0), pl.col("failed").fill_null(value=False))
-    unplanned = found.join(planned, on=UNIT, how="anti")
-    missing = joined.filter(~pl.col("failed") & (pl.col("rows") < rows))
-    # An image that travels in parts may have rows of some and failures of others.
-    surplus = joined.filter(
-        (pl.col("wrong") > 0) | (pl.col("rows") >= pl.when("failed").then(rows).otherwise(rows + 1))
-    )
-    surplus = pl.concat([surplus.select(UNIT), unplanned.select(UNIT)]).unique()
-    examples = [" / ".join(row) for row in pl.concat([missing.select(UNIT), surplus]).head(5).rows()]
+    run, committed = folder.run(), folder.committed()
+    files = committed.tables("scores")
+    files_at_once = max(1, ROWS_AT_ONCE * len(files) // max(1, int(committed.units["rows"].sum())))
+    manifest = folder.manifest().select(IMAGE)
+    failures = folder.table("failures", committed).select(*IMAGE, "model")
+    del committed
+    planned = _planned(run["cams"], run["variants"], run["planned"]["rows"] // (manifest.height * len(run["models"])))
+    images = {
+        str(name): rows.select("image_id") for (name,), rows in manifest.partition_by("dataset", as_dict=True).items()
+    }
+    found: dict[tuple[str, str], list[str]] = {(dataset, model): [] for dataset in images for model in run["models"]}
+    for key in files:
+        found.setdefault(partition_of(key), []).append(key)
+    tallies = []
+    for (dataset, model), keys in found.items():
+        known = images[dataset] if dataset in images and model in run["models"] else manifest.clear().select("image_id")
+        named = failures.filter(pl.col("dataset") == dataset, pl.col("model").is_null() | (pl.col("model") == model))
+        counts = _count(known, _grouped(folder, keys, planned.variants, files_at_once))
+        tallies.append(_tally((dataset, model), known, counts, named, planned))
     return Verdict(
-        planned_rows=planned.height * rows,
-        score_rows=int(found["rows"].sum()),
-        failed_rows=int(joined.filter("failed").select((rows - pl.col("rows")).clip(0).sum()).item()),
-        missing=missing.height,
-        surplus=surplus.height,
+        planned_rows=manifest.height * len(run["models"]) * planned.rows,
+        score_rows=sum(tally.score_rows for tally in tallies),
+        failed_rows=sum(tally.failed_rows for tally in tallies),
+        missing=sum(tally.missing for tally in tallies),
+        surplus=sum(tally.surplus for tally in tallies),
         images=manifest.height,
-        failed_images=failed.select("dataset", "image_id").unique().height,
-        examples=tuple(examples),
+        failed_images=failures.select(IMAGE).unique().join(manifest, on=IMAGE, how="semi").height,
+        examples=tuple(example for tally in tallies for example in tally.examples)[:EXAMPLES],
     )
 
 
-def _failed_units(planned: pl.DataFrame, failures: pl.DataFrame) -> pl.DataFrame:
-    """Units named in failures; a failure without a model names the image's units under every model."""
-    every = failures.filter(pl.col("model").is_null()).select("dataset", "image_id").unique()
-    one = failures.drop_nulls("model").unique()
-    named = pl.concat(
-        [planned.join(every, on=["dataset", "image_id"], how="semi"), planned.join(one, on=UNIT, how="semi")]
-    )
-    return named.unique().with_columns(failed=pl.lit(value=True))
-
-
-def _found_units(folder: RunFolder, run: Mapping[str, Any], committed: Committed) -> pl.DataFrame:
-    """Rows of each unit, and how many of them are not exactly the planned variants once.
-
-    A row's variant is found in the plan by joining; a variant that occurs twice shows as fewer different variants than
-    rows.
-    """
-    schema = {"dataset": pl.String, "image_id": pl.String, "model": pl.String, "rows": pl.Int64, "wrong": pl.Int64}
-    if not committed.tables("scores"):
-        return pl.DataFrame(schema=schema)
-    variants = _planned_variants(run["cams"], run["variants"])
-    scores = scan_scores(*folder.score_files(committed)).select(*UNIT, *VARIANT)
-    numbered = scores.join(variants.lazy(), on=VARIANT, how="left")
-    groups = numbered.group_by(UNIT).agg(
-        rows=pl.len().cast(pl.Int64),
-        wrong=(pl.len() - pl.col("number").drop_nulls().n_unique()).cast(pl.Int64),
-    )
-    return groups.collect(engine="streaming").select(list(schema))
-
-
-def _planned_variants(cams: Sequence[str], variants: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    rows = [{"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants]
+def _planned(cams: Sequence[str], variants: Sequence[Mapping[str, Any]], rows: int) -> _Planned:
+    named = [{"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants]
     schema = {"cam": pl.String, "perturbation": pl.String, "parameter": pl.String, "replicate": pl.Int16}
-    return pl.DataFrame(rows, schema=schema).with_row_index("number")
+    # Small enough that a sum over all rows of an image does not overflow.
+    marks = np.random.default_rng(0).integers(1, 2**40, len(named))
+    table = (
+        pl.DataFrame(named, schema=schema).with_row_index("number").with_columns(mark=pl.Series(marks, dtype=pl.Int64))
+    )
+    return _Planned(table, rows, int(marks.sum()))
+
+
+def _grouped(
+    folder: RunFolder, keys: Sequence[str], variants: pl.DataFrame, files_at_once: int
+) -> Iterator[pl.DataFrame]:
+    """Per image of some files: its rows, how many of them are wrong, and the sum of their marks."""
+    for start in range(0, len(keys), files_at_once):
+        files, options = folder.addresses(keys[start : start + files_at_once])
+        scores = scan_scores(files, options).select("image_id", *VARIANT).join(variants.lazy(), on=VARIANT, how="left")
+        counts = scores.group_by("image_id").agg(
+            rows=pl.len().cast(pl.Int64),
+            wrong=(pl.len() - pl.col("number").drop_nulls().n_unique()).cast(pl.Int64),
+            marks=pl.col("mark").sum(),
+        )
+        yield counts.collect(engine="streaming")
+
+
+def _count(images: pl.DataFrame, groups: Iterator[pl.DataFrame]) -> _Counts:
+    """Add up what the files hold; images: column image_id, in the manifest's order."""
+    placed = images.with_row_index("place")
+    sums = {name: np.zeros(images.height, np.int64) for name in ("rows", "wrong", "marks")}
+    unplanned = [pl.DataFrame(schema={"image_id": pl.String, "rows": pl.Int64})]
+    for group in groups:
+        known = group.join(placed, on="image_id", how="inner")
+        for name, column in sums.items():
+            np.add.at(column, known["place"].to_numpy(), known[name].to_numpy())
+        if known.height < group.height:
+            unplanned.append(group.join(known, on="image_id", how="anti").select("image_id", "rows"))
+    return _Counts(**sums, unplanned=pl.concat(unplanned).group_by("image_id", maintain_order=True).sum())
+
+
+def _tally(
+    pair: tuple[str, str], images: pl.DataFrame, counts: _Counts, failures: pl.DataFrame, planned: _Planned
+) -> _Tally:
+    failed = images["image_id"].is_in(failures["image_id"].unique().implode()).to_numpy()
+    missing = ~failed & (counts.rows < planned.rows)
+    # An image that travels in parts may have rows of some and failures of others.
+    surplus = (
+        (counts.wrong > 0)
+        | (counts.rows > planned.rows)
+        | (failed & (counts.rows == planned.rows))
+        | ((counts.rows == planned.rows) & (counts.marks != planned.marks))
+    )
+    wrong = [
+        *images["image_id"].gather(np.flatnonzero(missing | surplus)[:EXAMPLES]),
+        *counts.unplanned["image_id"][:EXAMPLES],
+    ]
+    dataset, model = pair
+    return _Tally(
+        score_rows=int(counts.rows.sum() + counts.unplanned["rows"].sum()),
+        failed_rows=int((planned.rows - counts.rows[failed]).clip(0).sum()),
+        missing=int(missing.sum()),
+        surplus=int(surplus.sum()) + counts.unplanned.height,
+        examples=[f"{dataset} / {image_id} / {model}" for image_id in wrong],
+    )

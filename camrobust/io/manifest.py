@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from camrobust.errors import UserError
-from camrobust.io.objects import Access, MissingObjectError
+from camrobust.io.objects import Access, MissingObjectError, Store
 from camrobust.io.store import open_object, open_store, read_object
 
 SUFFIXES = (
@@ -46,11 +46,9 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
 
 def _from_listing(images: str, access: Access) -> pl.DataFrame:
     store = open_store(images, access)
-    keys = [entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES]
-    return pl.DataFrame(
-        {"image_id": keys, "uri": [store.locate(key) for key in keys], "label": [None] * len(keys)},
-        schema={"image_id": pl.String, "uri": pl.String, "label": pl.Int32},
-    )
+    keys = (entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES)
+    names = pl.Series("image_id", keys, pl.String)
+    return pl.select(names, _below(store, names).alias("uri"), pl.lit(None, pl.Int32).alias("label"))
 
 
 def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFrame:
@@ -79,12 +77,16 @@ def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) ->
     raise UserError(f"{what}: {uri} has no column {wanted}, only {', '.join(table.columns[:10])}; rename or add it")
 
 
-def _absolute(uri: str, manifest: str) -> str:
-    """An address as written, or relative to the manifest's place."""
-    if "://" in uri or uri.startswith("/"):
-        return uri
+def _below(store: Store, keys: pl.Series) -> pl.Series:
+    """Addresses of some keys of a store, as its `locate` gives them one by one."""
+    return pl.select(pl.lit(store.locate("").rstrip("/") + "/") + keys).to_series()
+
+
+def _absolute(uris: pl.Series, manifest: str) -> pl.Series:
+    """Addresses as written, or relative to the manifest's place."""
     store, _ = open_object(manifest)
-    return store.locate(uri)
+    whole = uris.str.contains("://", literal=True) | uris.str.starts_with("/")
+    return pl.select(pl.when(whole).then(uris).otherwise(_below(store, uris))).to_series()
 
 
 def _labelled(column: pl.Series, what: str) -> pl.Series:
@@ -103,11 +105,15 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
     if table[uri].null_count() or (table[uri].cast(pl.String) == "").any():
         raise UserError(f"{what}: {manifest} has rows without a uri; fill or drop them")
     identity = table["image_id"] if "image_id" in table.columns else table[uri]
-    label = _labelled(table["label"], what) if "label" in table.columns else pl.Series([None] * table.height)
+    label = (
+        _labelled(table["label"], what)
+        if "label" in table.columns
+        else pl.repeat(None, table.height, dtype=pl.Int32, eager=True)
+    )
     return pl.DataFrame(
         {
             "image_id": identity.cast(pl.String),
-            "uri": [_absolute(one, manifest) for one in table[uri].cast(pl.String)],
+            "uri": _absolute(table[uri].cast(pl.String), manifest),
             "label": label.cast(pl.Int32),
         }
     )

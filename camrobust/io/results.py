@@ -192,8 +192,10 @@ def read_committed(store: Store) -> Committed:
 def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -> pl.DataFrame:
     """All units; of two commits that share one, the later is void as a whole."""
     frames = [found[0].with_columns(commit=pl.lit(place, pl.Int32)) for place, found in enumerate(commits.values())]
-    units = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames])
-    shared = units.filter(pl.struct("dataset", "image_id", "part").is_duplicated())
+    units = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames], rechunk=True)
+    # Hashes first: of millions of units, the few that may be there twice are left.
+    unit = pl.struct("dataset", "image_id", "part")
+    shared = units.filter(unit.hash().is_duplicated()).filter(unit.is_duplicated())
     void: set[int] = set()
     seen: set[tuple[object, ...]] = set()
     for (place,), rows in shared.sort("commit").group_by("commit", maintain_order=True):
@@ -258,12 +260,18 @@ def _gathered(name: str, columns: Sequence[Column], tables: Mapping[str, pl.Data
     return pl.concat([empty_frame(columns), *parts])
 
 
+def partition_of(key: str) -> tuple[str, str]:
+    """Dataset and model of a score file, from its key."""
+    places = dict(part.split("=", 1) for part in key.split("/") if "=" in part)
+    return unquote(places["dataset"]), unquote(places["model"])
+
+
 def _with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """Score tables with the dataset and the model that their path holds."""
     whole = {}
     for name, table in tables.items():
-        places = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
-        whole[name] = table.with_columns(**{key: pl.lit(unquote(value)) for key, value in places.items()})
+        known = dict(zip(PARTITION, partition_of(name), strict=True)) if name.startswith("scores/") else {}
+        whole[name] = table.with_columns(**{key: pl.lit(value) for key, value in known.items()})
     return whole
 
 

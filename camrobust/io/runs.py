@@ -113,7 +113,11 @@ class RunFolder:
 
     def score_files(self, committed: Committed) -> tuple[list[str], dict[str, Any] | None]:
         """Addresses of the score files and what polars needs to open them."""
-        return [self.store.locate(key) for key in committed.tables("scores")], polars_options(self.uri)
+        return self.addresses(committed.tables("scores"))
+
+    def addresses(self, keys: Sequence[str]) -> tuple[list[str], dict[str, Any] | None]:
+        """Addresses of some files and what polars needs to open them."""
+        return [self.store.locate(key) for key in keys], polars_options(self.uri)
 
     def check_same(self, run: Mapping[str, Any], config: RunConfig) -> None:
         """Refuse to go on in the folder of another configuration.
@@ -151,8 +155,9 @@ def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> p
     Returns:
         The manifest's columns and `parts`, a list of part numbers, in the manifest's order.
     """
-    planned = manifest.with_columns(parts=pl.lit(list(range(parts)), dtype=pl.List(pl.Int16))).explode("parts")
-    done = committed.units.select("dataset", "image_id", parts=pl.col("part"))
-    missing = planned.join(done, on=["dataset", "image_id", "parts"], how="anti", maintain_order="left")
-    keys: Sequence[str] = manifest.columns
-    return missing.group_by(keys, maintain_order=True).agg("parts")
+    placed = manifest.with_row_index("place")
+    numbers = pl.DataFrame({"part": range(parts)}, schema={"part": pl.Int16})
+    planned = placed.select("place", "dataset", "image_id").join(numbers, how="cross")
+    missing = planned.join(committed.units, on=["dataset", "image_id", "part"], how="anti").sort("place", "part")
+    gathered = missing.group_by("place", maintain_order=True).agg(parts="part")
+    return manifest[gathered["place"]].with_columns(gathered["parts"])
