@@ -1,0 +1,93 @@
+"""Draw the pictures of docs/ that are made from a photo: `python docs/pictures.py` (needs the extra `demo`)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from camrobust.core.perturb import make_variants, variants
+from camrobust.core.segments import quickshift, segment_matrix
+from camrobust.demo import efficientnet_lite0, photos
+from camrobust.io.images import decode
+from camrobust.measure import Sample, Settings, compare, explain_variants
+from camrobust.models import wrap
+from camrobust.report.gallery import overlay
+
+HERE = Path(__file__).parent
+SIDE, MARGIN, TEXT, RANKS = 336, 10, 44, 10
+
+
+def metric_picture(noise: str = "gaussian_noise:1") -> Image.Image:
+    """A photo, its noisy variant, both maps, and the ranks of the first segments on each."""
+    (photo,) = [path for path in photos() if path.stem == "chelsea"]
+    pixels = torch.from_numpy(decode(photo.read_bytes(), 256, 224).pixels)
+    segments = quickshift(pixels[None])[0]
+    planned, settings = variants([noise]), Settings(("gradcam",))
+    model = wrap(efficientnet_lite0(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    sample = Sample("docs", photo.stem, None, segments)
+    stack = make_variants(pixels, planned, photo.stem, "docs", 0)
+    explained = explain_variants(model, sample, stack, planned, settings)
+    found = {name: float(value[0, 0]) for name, value in compare(explained, segments, settings).items()}
+    weights = segment_matrix(segments, *explained.maps.shape[-2:])
+    ranks = [(weights @ one.flatten()).argsort(descending=True).argsort().numpy() + 1 for one in explained.maps[:, 0]]
+    kept = "kept" if explained.predictions[0] == explained.predictions[1] else "flipped"
+    captions = [
+        f"1  the photo, cut into {int(segments.max()) + 1} segments",
+        f"2, 3  its Grad-CAM, the first {RANKS} ranks",
+        f"{planned[0].perturbation}, {planned[0].parameter}: class {kept}",
+        f"4  its Grad-CAM: RBO {found['rbo']:.2f}, adjusted {found['rbo_adjusted']:.2f}",
+    ]
+    outlined = _outlined(stack[0].numpy(), segments.numpy())
+    maps = explained.maps[:, 0].numpy()
+    panels = [
+        outlined,
+        _ranked(overlay(_photo(stack[0]), maps[0]), segments.numpy(), ranks[0]),
+        Image.fromarray(_photo(stack[1])),
+        _ranked(overlay(_photo(stack[1]), maps[1]), segments.numpy(), ranks[1]),
+    ]
+    return _side_by_side(panels, captions)
+
+
+def _photo(pixels: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(pixels.numpy().transpose(1, 2, 0))
+
+
+def _borders(segments: np.ndarray) -> np.ndarray:
+    border = np.zeros(segments.shape, bool)
+    border[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+    border[1:] |= segments[1:] != segments[:-1]
+    return border
+
+
+def _outlined(pixels: np.ndarray, segments: np.ndarray) -> Image.Image:
+    picture = np.ascontiguousarray(pixels.transpose(1, 2, 0)).copy()
+    picture[_borders(segments)] = 255
+    return Image.fromarray(picture)
+
+
+def _ranked(picture: Image.Image, segments: np.ndarray, ranks: np.ndarray) -> Image.Image:
+    """The picture at full size, with the rank of each of the first segments at its middle pixel."""
+    large = picture.resize((SIDE, SIDE))
+    draw, font = ImageDraw.Draw(large), ImageFont.load_default(17)
+    for segment in np.flatnonzero(ranks <= RANKS):
+        rows, columns = np.nonzero(segments == segment)
+        middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+        place = (columns[middle] * SIDE / segments.shape[1], rows[middle] * SIDE / segments.shape[0])
+        draw.text(place, str(ranks[segment]), "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
+    return large
+
+
+def _side_by_side(panels: list[Image.Image], captions: list[str]) -> Image.Image:
+    step = SIDE + MARGIN
+    whole = Image.new("RGB", (2 * step - MARGIN, 2 * (SIDE + TEXT)), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(16)
+    for number, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
+        left, top = number % 2 * step, number // 2 * (SIDE + TEXT)
+        whole.paste(panel.resize((SIDE, SIDE)), (left, top))
+        draw.text((left + 4, top + SIDE + 8), caption, "black", font)
+    return whole
+
+
+if __name__ == "__main__":
+    metric_picture().save(HERE / "metric.jpg", quality=88)
