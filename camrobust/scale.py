@@ -18,20 +18,21 @@ import polars as pl
 import pyarrow as pa
 
 from camrobust.cluster.actors import Batch
-from camrobust.cluster.pipeline import session, stream
+from camrobust.cluster.pipeline import in_rounds, session, stream
 from camrobust.config import RunConfig, parse_config
 from camrobust.io.manifest import list_images
 from camrobust.io.results import empty_frame, make_table, pack, put_commit
 from camrobust.io.runs import RunFolder, open_run, pending_units
-from camrobust.io.store import open_store
 from camrobust.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES
 from camrobust.verify import verify
 
 IMAGES_PER_COMMIT = 1500
 """About what a run of 95 variants and 10 CAMs puts into one commit: so there are as many files as in a real run."""
 LEVELS = 4
-STREAMED = 40_000
+STREAMED = 10_000
 """The stream is timed over so many images at most, with twice as many to see whether the driver grows."""
+ROUND = 5_000
+"""Images in one round of it; the job's are larger, and what its driver holds grows with the round, not with the run."""
 
 Say = Callable[[str], None]
 
@@ -178,14 +179,14 @@ class _Stub:
 
 def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
-    count = min(most, images // 2)
-    source = f"{folder}/some.parquet"
-    pl.scan_parquet(_run(folder).store.locate("pending.parquet")).head(count).sink_parquet(source)
+    some = pl.scan_parquet(_run(folder).store.locate("pending.parquet")).head(min(most, images // 2)).collect()
+    aside = open_run(f"{folder}/streamed-{some.height}")
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
-        done = stream(source, f"{folder}/streamed", _Stub(), IMAGES_PER_COMMIT)
+        commits = in_rounds(aside, some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
+        done = sum(int(commit["units"]) for commit in commits)
         seconds = time.monotonic() - start
-    entries = list(open_store(f"{folder}/streamed").list("scores/"))
+    entries = list(aside.store.list("scores/"))
     mean = sum(entry.size_bytes for entry in entries) / len(entries) / 1024
     return (
         f"{done:,} images, {done / seconds:.0f} per s; the driver grew by {_resident_mib() - before} MiB; "

@@ -34,6 +34,9 @@ STANDING_CPUS = 0.375
 for its own balance, never starts to load: two Explain workers on two cores stood still for ever."""
 COMMIT_BYTES = 64 * 2**20
 """Size of a score file to aim at when there is enough of it."""
+IMAGES_PER_ROUND = 200_000
+"""What the engine streams at a time. Its driver keeps something of every block until the stream ends (about a KiB per
+image, measured), so ten million images in one stream would need ten GiB there."""
 COMMIT_SHARE = 100
 """No commit holds more than this fraction of the run, so that little is lost when the driver dies."""
 
@@ -137,8 +140,8 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int, ledger: Any
     )
 
 
-def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str, Any]], commit: int) -> int:
-    """The job with one stage in the place of load, perturb and explain; returns how many images were committed.
+def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str, Any]], commit: int) -> Dataset:
+    """The job with one stage in the place of load, perturb and explain: counts of every commit.
 
     Args:
         source: parquet with the pending images.
@@ -146,13 +149,27 @@ def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str,
         stage: rows of the source to rows as Explain gives them.
         commit: images in one commit.
     """
-    rows = (
+    return (
         ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
         .repartition(target_num_rows_per_block=IMAGES_PER_LOAD)
         .map_batches(stage, batch_size=IMAGES_PER_LOAD, batch_format="numpy", num_cpus=0.5)
         .map_batches(Commit(output), batch_size=commit, batch_format="numpy", num_cpus=COMMIT_CPUS)
     )
-    return sum(int(one["units"]) for one in rows.iter_rows())
+
+
+def in_rounds(
+    folder: RunFolder, pending: pl.DataFrame, round_: Callable[[str], Dataset], most: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of one stream after the other, each over some of the pending images.
+
+    Args:
+        folder: holds pending.parquet, the images of the round.
+        pending: all images.
+        round_: address of pending.parquet to the stream over it.
+        most: images in a round.
+    """
+    for some in pending.iter_slices(most):
+        yield from round_(folder.write_table("pending.parquet", some)).iter_rows()
 
 
 def measure_pending(
@@ -173,12 +190,14 @@ def measure_pending(
     table = pending.with_columns(
         pl.col("parts").cast(pl.List(pl.String)).list.join(","), pl.col("label").fill_null(UNKNOWN_LABEL)
     )
-    source = folder.write_table("pending.parquet", table)
     total = int(pending["parts"].list.len().sum())
     ledger = open_ledger(folder.uri)
     observer = Observer(ledger, folder.uri, pending.height, total, len(plan.config.models), report)
     with _plain_errors(), observing(observer):
-        for commit in stages(plan, folder, source, total, ledger).iter_rows():
+        streamed = in_rounds(
+            folder, table, lambda source: stages(plan, folder, source, total, ledger), IMAGES_PER_ROUND
+        )
+        for commit in streamed:
             observer.add(commit)
             check()
 

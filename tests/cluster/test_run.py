@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import polars as pl
 import pytest
@@ -11,7 +13,19 @@ from PIL import Image
 
 from camrobust.schema import SCORES
 from tests.photos import write_photos
-from tests.runs import camrobust, config, descendants, end, failures, named, scores, start, wait_for
+from tests.runs import (
+    ROOT,
+    camrobust,
+    config,
+    descendants,
+    end,
+    environment,
+    failures,
+    named,
+    scores,
+    start,
+    wait_for,
+)  # fmt: skip
 
 pytestmark = pytest.mark.cluster
 GOOD = 8
@@ -53,6 +67,21 @@ def test_every_row_is_there_once_and_bad_files_are_failure_rows(done, photos):
     assert failures(out)["model"].null_count() == 3
     assert printed["complete"]
     assert printed["planned_rows"] == (GOOD + 3) * 2 * PER_UNIT == printed["score_rows"] + printed["failed_rows"]
+
+
+def test_several_rounds_give_the_same_rows_as_one(done, photos, tmp_path):
+    _, whole, _ = done
+    path = config(tmp_path, photos, max_failures=0.5)
+    code = (
+        "import sys; from camrobust.cluster import pipeline; pipeline.IMAGES_PER_ROUND = 4\n"
+        "from camrobust.cli import main; sys.exit(main(['run', sys.argv[1]]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False,
+                           env=environment(), cwd=ROOT, timeout=400)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "rows scored, 3 images failed" in ended.stdout + ended.stderr
+    assert scores(tmp_path / "out").equals(scores(whole))
+    assert pl.read_parquet(tmp_path / "out" / "pending.parquet").height == (GOOD + 3) % 4
 
 
 def test_the_folder_holds_what_design_promises(done):
