@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: azurite demo test lint bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
 
 test: $(VENV)/dev
 	$(BIN)/pytest
+
+# Azure Blob Storage on loopback, for the tests that read from it.
+azurite:
+	npm install --prefix $(VENV)/azurite --no-audit --no-fund --ignore-scripts --silent azurite@3.37.0
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -199,9 +199,11 @@ def _show_leaderboard(by_cam: Any) -> None:
 def _plan(given: Arguments) -> int:
     from camrobust.config import load_config
     from camrobust.estimate import estimate
+    from camrobust.io.runs import open_run
     from camrobust.terminal import show_table
 
     config = load_config(given.config, given.set, given.output)
+    open_run(config.output)
     rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
     if given.json:
         _print(rows)

@@ -29,10 +29,13 @@ class DatasetConfig(_Strict):
     """Where photographs are."""
 
     name: Name = Field(description="as it stands in the results")
-    images: Name = Field(description="folder, s3://bucket/prefix, or a csv/parquet manifest with a column uri")
+    images: Name = Field(
+        description="folder, s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri"
+    )
     labels: str | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
     access: Literal["credentials", "anonymous", "requester_pays"] = Field(
-        "credentials", description="how images on S3 are read: a public bucket may need anonymous"
+        "credentials",
+        description="how a bucket is read: a public one may need anonymous; requester_pays is for S3",
     )
 
 
@@ -41,7 +44,7 @@ class ModelConfig(_Strict):
 
     name: Name = Field("", validate_default=False, description="as it stands in the results; default: the builder")
     builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
-    weights: str | None = Field(None, description=".safetensors or .pth file, a path or s3://…")
+    weights: str | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
     target_layer: str | None = Field(None, description="dotted name of a submodule; default: discovered")
     mean: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
     std: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
@@ -127,7 +130,7 @@ class ClusterConfig(_Strict):
 class RunConfig(_Strict):
     """Everything that a run is made from."""
 
-    output: Name = Field(description="folder or s3://bucket/prefix for this run's results")
+    output: Name = Field(description="folder or s3://bucket/prefix for this run's results; no gs:// or az://")
     seed: int = Field(0, ge=0, lt=2**63, description="of every random draw")
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     models: tuple[Annotated[ModelConfig, BeforeValidator(_shorthand)], ...] = Field(min_length=1)

@@ -39,7 +39,7 @@ def explain_picture(
     """Draw the maps of a photo and of its perturbed variants.
 
     Args:
-        image: path or s3:// address of the photo.
+        image: path or address of the photo.
         output: picture to write; its suffix decides the format.
         model: builder, as in a configuration.
         cams: names of the CAMs, one row each.

@@ -26,7 +26,7 @@ CLEAN = "clean"
 MANIFEST = _columns(
     ("dataset", "string", "name of the dataset in the config"),
     ("image_id", "string", "path below the dataset's folder or prefix, or the manifest's image_id or uri"),
-    ("uri", "string", "where the bytes are: a local path or s3://bucket/key"),
+    ("uri", "string", "where the bytes are: a local path, s3://bucket/key, gs://bucket/key or az://container/key"),
     ("label", "int32", "true class index, null where unknown"),
 )
 

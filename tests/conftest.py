@@ -40,21 +40,27 @@ def _radosgw(folder):
     return found, lambda: subprocess.run([str(tool), "down", str(folder)], check=True, capture_output=True)
 
 
-def _moto():
-    """A mock of S3 on loopback."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(200):
+def _serve(command, port, folder=None):
+    """Start a server, wait until it listens, and return what ends it."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    for _ in range(300):
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)) == 0:
                 break
+        assert process.poll() is None, command
         time.sleep(0.1)
 
     def stop():
         process.kill()
         process.wait()
 
+    return stop
+
+
+def _moto():
+    """A mock of S3 on loopback."""
+    port = free_port()
+    stop = _serve([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port)
     keys = {"AWS_ACCESS_KEY_ID": "camrobusttest", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
     return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}, stop
 
@@ -64,6 +70,39 @@ def object_store(tmp_path_factory):
     """An S3 store on loopback: Ceph's radosgw where it is installed, else moto; its environment variables."""
     found, stop = _radosgw(tmp_path_factory.mktemp("store") / "radosgw") or _moto()
     yield {"AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", **found}
+    stop()
+
+
+@pytest.fixture(scope="session")
+def google_store():
+    """An emulator of Google Cloud Storage on loopback; its environment variables."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("gcp-storage-emulator"), "start", "-M", "-q", "-H", "127.0.0.1"]
+    stop = _serve([*map(str, command), "--port", str(port)], port)
+    yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GOOGLE_CLOUD_PROJECT": "test"}
+    stop()
+
+
+@pytest.fixture(scope="session")
+def azure_store(tmp_path_factory):
+    """Azurite, Microsoft's own implementation of Azure Blob Storage, on loopback; its environment variables."""
+    here = Path(__file__).parents[1] / ".venv" / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+    tool = shutil.which("azurite-blob") or (str(here) if here.exists() else None)
+    if tool is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have Azurite: make azurite")
+        pytest.skip("needs Azurite: make azurite")
+    port = free_port()
+    command = [tool, "--blobPort", str(port), "--inMemoryPersistence", "--extentMemoryLimit", "256", "--silent",
+               "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
+    stop = _serve(command, port, tmp_path_factory.mktemp("azurite"))
+    # The account and key that every Azurite has, which its documentation prints.
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    endpoint = f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"
+    yield {
+        "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;{endpoint}",
+        "AZURE_STORAGE_KEY": key,
+    }
     stop()
 
 

@@ -165,7 +165,12 @@ MISTAKES = {
     ),
     "another scheme": (
         lambda d, p: d | {"output": "ftp://host/x"},
-        "store: 'ftp://host/x' must be a path, file:// or s3://, got ftp://; copy it to one of these",
+        "store: 'ftp://host/x' must be a path, file://, s3://, gs:// or az://, got ftp://; copy it to one of these",
+    ),
+    "an output that cannot be made sure of": (
+        lambda d, p: d | {"output": "gs://bucket/runs/x"},
+        "output: 'gs://bucket/runs/x' must be a folder or s3://bucket/prefix; gs:// and az:// can only be read, as a run's lease "  # noqa: E501
+        "needs a conditional create there; write to one of these and copy it afterwards",
     ),
     "a crop that does not fit": (
         lambda d, p: d | {"image": {"resize": 64, "crop": 224}},

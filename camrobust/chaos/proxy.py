@@ -60,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.faults.draw()
         if fault == "refuse":
             self.close_connection = True
-            self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
+            told = b"" if self.command == "HEAD" else SLOW_DOWN
+            self._answer(503, [("Content-Type", "application/xml")] if told else [], told, len(told))
             return
         if fault == "slow":
             time.sleep(SLOW_S)

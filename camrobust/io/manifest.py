@@ -23,10 +23,10 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
 
     Args:
         name: of the dataset.
-        images: a folder, an s3:// prefix, or a csv/parquet manifest with a column uri and perhaps image_id and label.
-            Relative paths in a manifest count from the manifest's own place.
+        images: a folder, an s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri and perhaps
+            image_id and label. Relative paths in a manifest count from the manifest's own place.
         labels: csv or parquet with image_id (or file) and label (or class_index).
-        access: how the images are listed and read, where they are on S3.
+        access: how the images are listed and read, where they are not in a folder.
 
     Raises:
         UserError: nothing there, no image among it, a missing column, an image_id twice, labels that are no integers.

@@ -14,6 +14,7 @@ import polars as pl
 
 from camrobust.config import RunConfig, differing_keys
 from camrobust.errors import UserError
+from camrobust.io.clouds import Cloud, refuse_output
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.results import Committed, read_committed, read_small
 from camrobust.io.s3 import polars_options
@@ -135,8 +136,15 @@ class RunFolder:
 
 
 def open_run(uri: str) -> RunFolder:
-    """The run folder at an address."""
-    return RunFolder(open_store(uri))
+    """The run folder at an address.
+
+    Raises:
+        UserError: no run can be there.
+    """
+    store = open_store(uri)
+    if isinstance(store, Cloud):
+        refuse_output(uri)
+    return RunFolder(store)
 
 
 def fresh_folder(uri: str) -> RunFolder:

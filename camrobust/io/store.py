@@ -1,4 +1,4 @@
-"""Where bytes live: a folder or an S3 prefix, behind one small interface.
+"""Where bytes live: a folder, an S3 prefix, a Google bucket or an Azure container, behind one small interface.
 
 Writes are atomic: a reader sees the whole object or none.
 """
@@ -13,6 +13,7 @@ from threading import get_ident
 from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.clouds import SCHEMES, open_cloud
 from camrobust.io.objects import Access, Entry, MissingObjectError, Store
 from camrobust.io.s3 import Bucket
 
@@ -100,22 +101,26 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def open_store(uri: str, access: Access = "credentials") -> Store:
-    """The store at a local path, file:// or s3:// address.
+    """The store at a local path, file://, s3://, gs://, az:// or abfs:// address.
 
     Args:
         uri: its address.
-        access: how to read it, where it is on S3.
+        access: how to read it, where it is not a folder.
 
     Raises:
-        UserError: another scheme, or no bucket in the address.
+        UserError: another scheme, no bucket in the address, or an access that this store does not know.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return Folder(str(Path(uri).expanduser().resolve()))
     if scheme == "file":
         return Folder(str(Path(rest).resolve()))
+    if scheme in SCHEMES:
+        return open_cloud(uri, access)
     if scheme != "s3":
-        raise UserError(f"store: '{uri}' must be a path, file:// or s3://, got {scheme}://; copy it to one of these")
+        raise UserError(
+            f"store: '{uri}' must be a path, file://, s3://, gs:// or az://, got {scheme}://; copy it to one of these"
+        )
     if not urlsplit(uri).netloc:
         raise UserError(f"store: '{uri}' names no bucket; write s3://bucket/prefix")
     return Bucket(uri.rstrip("/"), access)
