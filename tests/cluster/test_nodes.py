@@ -220,7 +220,7 @@ def test_the_kubernetes_manifest_names_what_there_is():
         assert (ROOT / path.removeprefix("/home/ray/camrobust/")).is_file()
     assert cluster["rayVersion"] in (ROOT / "cluster.yaml").read_text()
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    roles = {group["groupName"]: group["rayStartParams"]["labels"] for group in cluster["workerGroupSpecs"]}
-    assert roles == {"gpu-spot": "role=gpu", "cpu-spot": "role=cpu"}
+    roles = {group["groupName"]: group["labels"]["role"] for group in cluster["workerGroupSpecs"]}
+    assert roles == {"gpu-spot": "gpu", "cpu-spot": "cpu"}
     loader = yaml.safe_load((ROOT / "jobs" / "configs" / "spot.yaml").read_text())["cluster"]["loader_labels"]
     assert loader == {"role": "cpu"}

@@ -1,0 +1,166 @@
+"""jobs/rayjob.yaml against what KubeRay 1.5 to 1.6 says of a RayJob, written down by hand, and Ray's own reading of it.
+
+Not the CRD: the keys that a person may use of a RayJob, its cluster and its groups, with their types, and the rules
+that the operator checks before it starts anything. The pod templates are Kubernetes' own and are looked at only where
+the operator or Ray does.
+"""
+
+import logging
+import re
+
+import pytest
+import yaml
+
+from tests.runs import ROOT
+
+TEXTS, MAP, NUMBER = dict[str, str], dict, (int, float)
+JOB = {
+    "activeDeadlineSeconds": int, "backoffLimit": int, "rayClusterSpec": MAP, "submitterPodTemplate": MAP,
+    "metadata": TEXTS, "clusterSelector": TEXTS, "submitterConfig": MAP, "managedBy": str, "deletionStrategy": MAP,
+    "entrypoint": str, "runtimeEnvYAML": str, "jobId": str, "submissionMode": str, "entrypointResources": str,
+    "entrypointNumCpus": NUMBER, "entrypointNumGpus": NUMBER, "ttlSecondsAfterFinished": int,
+    "shutdownAfterJobFinishes": bool, "suspend": bool,
+}  # fmt: skip
+CLUSTER = {
+    "upgradeStrategy": MAP, "authOptions": MAP, "suspend": bool, "managedBy": str, "autoscalerOptions": MAP,
+    "headServiceAnnotations": TEXTS, "enableInTreeAutoscaling": bool, "gcsFaultToleranceOptions": MAP,
+    "headGroupSpec": MAP, "rayVersion": str, "workerGroupSpecs": list,
+}  # fmt: skip
+GROUP = {"rayStartParams": TEXTS, "labels": TEXTS, "resources": TEXTS, "template": MAP}
+HEAD = {**GROUP, "serviceType": str, "headService": MAP, "enableIngress": bool}
+WORKERS = {
+    **GROUP, "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int,
+    "idleTimeoutSeconds": int, "scaleStrategy": MAP, "suspend": bool,
+}  # fmt: skip
+MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+KEY = re.compile(rf"([a-z0-9.-]{{1,253}}/)?{VALUE.pattern}")
+MEASURED = ("num-cpus", "num-gpus", "memory", "resources")
+
+
+def of_type(value, kind):
+    if kind is TEXTS:
+        return isinstance(value, dict) and all(isinstance(one, str) for pair in value.items() for one in pair)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def keys(where, found, known, needed):
+    """What is wrong with the keys of one mapping."""
+    told = [f"{where}: no key {key}" for key in found if key not in known]
+    wrong = [key for key, kind in known.items() if key in found and not of_type(found[key], kind)]
+    told += [f"{where}.{key}: wrong type" for key in wrong]
+    return told + [f"{where}: {key} is missing" for key in needed if key not in found]
+
+
+def group_mistakes(where, group):
+    told, started = [], group.get("rayStartParams", {})
+    if "labels" in started:
+        told.append(f"{where}: labels belong to the group, not to rayStartParams")
+    if group.get("resources") and any(name in started for name in MEASURED):
+        told.append(f"{where}: resources are in rayStartParams and in the group")
+    for key, value in group.get("labels", {}).items():
+        if not KEY.fullmatch(key) or not VALUE.fullmatch(value):
+            told.append(f"{where}: {key}={value} is no label")
+    return told + pod_mistakes(where, group.get("template", {}).get("spec", {}))
+
+
+def pod_mistakes(where, pod):
+    told = []
+    if not pod.get("containers"):
+        return [*told, f"{where}: no container"]
+    if pod.get("restartPolicy", "Never") != "Never":
+        told.append(f"{where}: restartPolicy must be Never with the autoscaler")
+    for container in pod["containers"]:
+        asked = container.get("resources", {})
+        amounts = {**asked.get("requests", {}), **asked.get("limits", {})}
+        if not {"name", "image"} <= container.keys() or not of_type(amounts, TEXTS):
+            told.append(f"{where}: a container needs name, image and amounts as text")
+    return told
+
+
+def mistakes(document):
+    """Everything that KubeRay would refuse of a RayJob, as far as it is written above."""
+    job, name = document.get("spec", {}), document.get("metadata", {}).get("name", "")
+    told = [] if (document.get("apiVersion"), document.get("kind")) == ("ray.io/v1", "RayJob") else ["not a RayJob"]
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?", name):
+        told.append(f"metadata.name: {name} is no name of at most 47 characters")
+    told += keys("spec", job, JOB, ["entrypoint", "rayClusterSpec"])
+    if job.get("submissionMode", MODES[0]) not in MODES:
+        told.append("spec.submissionMode: unknown")
+    if job.get("ttlSecondsAfterFinished") and not job.get("shutdownAfterJobFinishes"):
+        told.append("spec.ttlSecondsAfterFinished: needs shutdownAfterJobFinishes")
+    told += [
+        f"spec.{key}: negative"
+        for key, value in job.items()
+        if JOB.get(key) is int and of_type(value, int) and value < 0
+    ]
+    cluster = job.get("rayClusterSpec", {})
+    told += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
+    head = cluster.get("headGroupSpec", {})
+    told += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
+    groups = cluster.get("workerGroupSpecs", [])
+    if len({group.get("groupName") for group in groups}) < len(groups):
+        told.append("cluster.workerGroupSpecs: two groups of one name")
+    for group in groups:
+        where = group.get("groupName", "?")
+        told += keys(where, group, WORKERS, ["groupName", "minReplicas", "maxReplicas", "template"])
+        told += group_mistakes(where, group)
+        if not 0 <= group.get("minReplicas", 0) <= group.get("replicas", 0) <= group.get("maxReplicas", 0):
+            told.append(f"{where}: minReplicas, replicas and maxReplicas must rise")
+    return told
+
+
+def job():
+    return yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text())
+
+
+def test_the_manifest_is_what_kuberay_takes():
+    assert mistakes(job()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (["spec", "entryPoint"], "python x.py", "spec: no key entryPoint"),
+        (["spec", "backoffLimit"], "3", "spec.backoffLimit: wrong type"),
+        (["spec", "shutdownAfterJobFinishes"], False, "spec.ttlSecondsAfterFinished: needs shutdownAfterJobFinishes"),
+        (["spec", "submissionMode"], "K8SJobMode", "spec.submissionMode: unknown"),
+        (["spec", "rayClusterSpec", "rayVersion"], 2.6, "cluster.rayVersion: wrong type"),
+        (["spec", "backoffLimit"], -1, "spec.backoffLimit: negative"),
+        (["spec", "rayClusterSpec", "headGroupSpec", "rayStartParams"], {"num-cpus": 0},
+         "head.rayStartParams: wrong type"),
+        (["spec", "rayClusterSpec", "headGroupSpec", "rayStartParams"], {"labels": "role=head"},
+         "head: labels belong to the group, not to rayStartParams"),
+        (["spec", "rayClusterSpec", "workerGroupSpecs", 0, "labels"], {"role": "g p u"},
+         "gpu-spot: role=g p u is no label"),
+        (["spec", "rayClusterSpec", "workerGroupSpecs", 0, "groupName"], "cpu-spot",
+         "cluster.workerGroupSpecs: two groups of one name"),
+        (["spec", "rayClusterSpec", "workerGroupSpecs", 1, "maxReplicas"], 0,
+         "cpu-spot: minReplicas, replicas and maxReplicas must rise"),
+        (["metadata", "name"], "Cam_Robust", "metadata.name: Cam_Robust is no name of at most 47 characters"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_manifest_would_be_seen(path, value, sentence):
+    document = job()
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert mistakes(document) == [sentence]
+
+
+def test_rays_autoscaler_reads_the_groups_as_the_configuration_wants_them(caplog):
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    spec = job()["spec"]["rayClusterSpec"]
+    with caplog.at_level(logging.WARNING):
+        read = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "x", "namespace": "y"}, "spec": spec})
+    assert "Ignoring labels" not in caplog.text
+    types = read["available_node_types"]
+    wanted = yaml.safe_load((ROOT / "jobs" / "configs" / "spot.yaml").read_text())["cluster"]
+    loaders = wanted["loader_labels"].items()
+    assert [name for name, one in types.items() if loaders <= one["labels"].items()] == ["cpu-spot"]
+    assert types["gpu-spot"]["resources"]["GPU"] == 1
+    assert types["headgroup"]["resources"]["CPU"] == 0
+    on_vms = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    assert {one["labels"]["role"] for one in on_vms.values()} == {one["labels"]["role"] for one in types.values()}
