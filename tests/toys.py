@@ -134,6 +134,24 @@ def fragile():
     return seeded(Fragile())
 
 
+class Greedy(Pooled):
+    """Takes more and more memory at a black photo, up to eight gigabytes, and gives up when nobody ends it."""
+
+    def forward(self, images):
+        if images.shape[0] != 2 and images[0].flatten(1).std(1).max() < 1e-3:
+            taken = []
+            for _ in range(64):
+                taken.append(torch.ones(2**25))
+                time.sleep(0.02)
+            time.sleep(20)
+            raise RuntimeError("took eight gigabytes and lived")
+        return super().forward(images)
+
+
+def greedy():
+    return seeded(Greedy())
+
+
 class Quitting(Pooled):
     def forward(self, images):
         if images.shape[0] != 2:
