@@ -16,7 +16,7 @@ from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, frozen
 from camrobust.core.evidence import explain as all_maps
 from camrobust.core.perturb import make_variants, variants
-from camrobust.core.segments import quickshift
+from camrobust.core.segments import segment
 from camrobust.errors import UserError
 from camrobust.io.images import ImageError, decode
 from camrobust.io.results import make_table
@@ -121,6 +121,7 @@ def evaluate(
     crop: int = 224,
     rbo_p: float = 0.9,
     ties: str = "b",
+    segments: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
 
@@ -138,6 +139,7 @@ def evaluate(
         crop: side of the centre crop of files, px.
         rbo_p: persistence of rank-biased overlap.
         ties: its tie rule.
+        segments: how images are cut, as in a configuration: {"method": "slic", "n_segments": 40}; None for Quickshift.
 
     Raises:
         UserError: an unknown name, or a file that is no image.
@@ -154,7 +156,7 @@ def evaluate(
         ready = _model(model, target_layer, pixels.shape[-1], mean=mean, std=std)
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
             label = None if labels is None else int(labels[number])
-            sample = Sample("images", name, label, quickshift(image[None])[0])
+            sample = Sample("images", name, label, segment(image[None], **(segments or {}))[0])
             found, _ = measure(ready, sample, make_variants(image, planned, name, "images", seed), planned, settings)
             for column, values in found.items():
                 columns[column].extend(values)

@@ -18,10 +18,14 @@ from torch import Tensor
 
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
+from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
 
 BATCH = {"cpu": 8, "cuda": 64}
+SEGMENT_BATCH, SEGMENT_REPEATS = 8, 3
+SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
+"""kernel_size, max_dist, ratio: ours, an earlier work's, scikit-image's."""
 
 
 def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         "plain_forward_ms_per_image": round(statistics.median(plain) * 1000 / BATCH[device], 3),
         "ratios": {name: round(_ratio(times, plain), 3) for name, times in seconds.items()},
         "perturbation_ms_per_image": _perturbation_ms(image, device),
+        "segments": segments(device, min(repeats, SEGMENT_REPEATS)),
     }
 
 
@@ -128,6 +133,57 @@ def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     return found
 
 
+def segments(device: str, repeats: int) -> list[dict[str, Any]]:
+    """Quickshift of one batch of photos against scikit-image, one image after the other, in turns.
+
+    Args:
+        device: of ours; scikit-image runs on one core.
+        repeats: interleaved repetitions; medians are reported.
+
+    Returns:
+        One row per setting; none where scikit-image is not installed.
+    """
+    try:
+        from skimage.segmentation import quickshift as theirs
+    except ImportError:
+        return []
+    photos = _photos()[: BATCH[device]]
+    images = [photo.movedim(0, -1).double().div(255).numpy() for photo in photos]
+    here = photos.to(device)
+    rows = []
+    for kernel_size, max_dist, ratio in SEGMENT_SETTINGS:
+        setting = {"kernel_size": kernel_size, "max_dist": max_dist, "ratio": ratio}
+        ours = partial(quickshift, here, **setting)
+        one_by_one = partial(_one_by_one, partial(theirs, rng=42, **setting), images)
+        seconds = interleaved({"ours": ours, "scikit-image": one_by_one}, repeats, device)
+        equal = [bool((a.cpu().numpy() == b).all()) for a, b in zip(ours(), one_by_one(), strict=True)]
+        rows.append(
+            {
+                **setting,
+                "batch": len(photos),
+                "ms_per_image": round(statistics.median(seconds["ours"]) * 1000 / len(photos), 2),
+                "scikit_image_ms_per_image": round(statistics.median(seconds["scikit-image"]) * 1000 / len(photos), 1),
+                "times_faster": round(_ratio(seconds["scikit-image"], seconds["ours"]), 1),
+                "equal_labels": sum(equal),
+            }
+        )
+    return rows
+
+
+def _one_by_one(function: Callable[..., Any], images: list[Any]) -> list[Any]:
+    return [function(image) for image in images]
+
+
+def _photos() -> Tensor:
+    """Two opposite corners of four photos that scikit-image brings along, (8, 3, 224, 224) uint8."""
+    from skimage import data
+
+    names = ("astronaut", "chelsea", "coffee", "rocket")
+    whole = [torch.from_numpy(getattr(data, name)()).movedim(-1, 0) for name in names]
+    corners = [corner for one in whole for corner in (one[:, :224, :224], one[:, -224:, -224:])]
+    return torch.stack(corners)[:SEGMENT_BATCH]
+
+
 def _peers(model: Model, inputs: Tensor) -> dict[str, Callable[[], object]]:
     """The same methods by grad-cam, one after the other, as its users call it: on a model that is not frozen."""
     work: dict[str, Callable[[], object]] = {}
@@ -156,8 +212,14 @@ def _machine(device: str) -> dict[str, Any]:
     }
 
 
+def _segment_line(row: Mapping[str, Any]) -> str:
+    setting = f"{row['kernel_size']:g}, {row['max_dist']:g}, {row['ratio']:g}"
+    milliseconds = f"{row['ms_per_image']:.1f} | {row['scikit_image_ms_per_image']:.0f}"
+    return f"| {setting} | {milliseconds} | {row['times_faster']:.1f} | {row['equal_labels']} of {row['batch']} |"
+
+
 def show(results: Mapping[str, Any]) -> None:
-    """Print the results as two plain Markdown tables."""
+    """Print the results as plain Markdown tables."""
     machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     lines = [
         f"{machine}; {results['model']}, batch {results['batch']}, median of {results['repeats']}",
@@ -169,5 +231,9 @@ def show(results: Mapping[str, Any]) -> None:
         "| perturbation at severity 3 | ms per image |",
         "|---|---|",
         *(f"| {name} | {ms:.2f} |" for name, ms in results["perturbation_ms_per_image"].items()),
+        "",
+        "| Quickshift: kernel_size, max_dist, ratio | ms per image | scikit-image | × faster | equal labels |",
+        "|---|---|---|---|---|",
+        *(_segment_line(row) for row in results["segments"]),
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -5,8 +5,9 @@ from typing import Any
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS
 from camrobust.core.similarity import SIMILARITIES
+from camrobust.segmenters import SEGMENTERS
 
-KINDS = ("cams", "perturbations", "similarities", "models")
+KINDS = ("cams", "perturbations", "similarities", "segments", "models")
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
@@ -15,7 +16,14 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     Args:
         kind: one of `KINDS`.
     """
-    return {"cams": _cams, "perturbations": _perturbations, "similarities": _similarities, "models": _models}[kind]()
+    rows = {
+        "cams": _cams,
+        "perturbations": _perturbations,
+        "similarities": _similarities,
+        "segments": _segments,
+        "models": _models,
+    }
+    return rows[kind]()
 
 
 def _cams() -> list[dict[str, Any]]:
@@ -65,6 +73,18 @@ def _similarities() -> list[dict[str, Any]]:
             }
             for one in SIMILARITIES
         ),
+    ]
+
+
+def _segments() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": one.name,
+            "parameters": "; ".join(f"{p.name} = {p.default:g} ({p.meaning})" for p in one.parameters),
+            "deterministic": "yes" if one.deterministic else "no",
+            "source": one.source,
+        }
+        for one in SEGMENTERS
     ]
 
 

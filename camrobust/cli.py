@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--node-id", help="of the Ray node; default: the one on this machine")
     one.add_argument("--address", help="of the cluster, with --node-id")
     one = add("list", _list, "what the registries hold")
-    one.add_argument("kind", choices=("cams", "perturbations", "similarities", "models"))
+    one.add_argument("kind", choices=("cams", "perturbations", "similarities", "segments", "models"))
     add_json(one)
     one = add("explain", _explain, "a picture of CAMs, and how they move under noise, for one photo")
     one.add_argument("image", help="an image file")

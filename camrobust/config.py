@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from camrobust.errors import UserError
 from camrobust.registry import unknown
+from camrobust.segmenters import DEFAULT, SEGMENTERS
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -80,12 +81,29 @@ class MetricConfig(_Strict):
     average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
 
 
-class SegmentsConfig(_Strict):
-    """Quickshift."""
+class SegmentsConfig(BaseModel):
+    """How an image is cut into segments; the other keys are the method's parameters, all of them once checked."""
 
-    kernel_size: float = Field(4, gt=0, le=50, description="width of the density kernel, px")
-    max_dist: float = Field(200, gt=0, description="cut-off of the tree, larger gives fewer segments")
-    ratio: float = Field(0.2, ge=0, le=1, description="weight of colour against position")
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: str = Field(DEFAULT, description="name from `camrobust list segments`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        method = data.get("method", DEFAULT)
+        given = {name: value for name, value in data.items() if name != "method"}
+        try:
+            return {"method": method, **SEGMENTERS[str(method)].resolve(given)}
+        except UserError as error:
+            raise UserError(f"config: {error}") from error
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of the method, by name."""
+        return dict(self.model_extra or {})
 
 
 class ClusterConfig(_Strict):
@@ -241,7 +259,7 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
     """The keys that the configuration knows at a place."""
     places: dict[str, type[_Strict]] = {
         "datasets": DatasetConfig, "models": ModelConfig, "image": ImageConfig, "metric": MetricConfig,
-        "segments": SegmentsConfig, "cluster": ClusterConfig,
+        "cluster": ClusterConfig,
     }  # fmt: skip
     model = places.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
     return list(model.model_fields)

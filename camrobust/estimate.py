@@ -9,7 +9,7 @@ import torch
 from camrobust.cluster.actors import AUTO_BATCH
 from camrobust.config import ModelConfig, RunConfig
 from camrobust.core.draws import Draws
-from camrobust.core.segments import quickshift
+from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
 from camrobust.measure import Sample, explain_variants
 from camrobust.plan import ROW_BYTES, Plan, build, make_plan, settings_of
@@ -87,10 +87,10 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
 
 
 def _segment_seconds(plan: Plan) -> float:
-    """Seconds of Quickshift for one image of smooth noise, on one core."""
+    """Seconds of cutting one image of smooth noise, on one core."""
     segments, crop = plan.config.segments, plan.config.image.crop
     coarse = Draws.of(0, "", ["probe"], "estimate", "", 0).uniform((3, 14, 14))
     image = torch.nn.functional.interpolate(coarse, size=(crop, crop), mode="bilinear")
     start = time.perf_counter()
-    quickshift(image, segments.kernel_size, segments.max_dist, segments.ratio)
+    segment(image, segments.method, **segments.parameters)
     return time.perf_counter() - start

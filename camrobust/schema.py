@@ -77,7 +77,7 @@ IMAGES = _columns(
     ("label", "int32", "true class, null where unknown"),
     ("width", "int32", "width of the decoded photo before resizing, px"),
     ("height", "int32", "height of the decoded photo before resizing, px"),
-    ("segments", "int32", "number m of Quickshift segments of the crop"),
+    ("segments", "int32", "number m of segments of the crop"),
     ("brightness", "float32", "mean luminance of the crop, [0, 1]"),
     ("contrast", "float32", "standard deviation of the crop's luminance, [0, 0.5]"),
     ("colourfulness", "float32", "Hasler and Suesstrunk 2003 on the [0, 255] scale, 0 = grey"),

@@ -20,7 +20,13 @@ def table(rows: list[dict[str, object]]) -> str:
 def catalogue_page() -> str:
     """docs/catalogue.md."""
     parts = ["# Catalogue", "What `camrobust list` shows, generated from the registries by docs/generate.py."]
-    for kind, title in (("cams", "CAMs"), ("perturbations", "Perturbations"), ("similarities", "Similarities")):
+    kinds = {
+        "cams": "CAMs",
+        "perturbations": "Perturbations",
+        "similarities": "Similarities",
+        "segments": "Segments",
+    }
+    for kind, title in kinds.items():
         parts += [f"## {title}", table(catalogue(kind))]
     return "\n\n".join(parts) + "\n"
 

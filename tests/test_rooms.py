@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "camrobust"
 BELOW = {
     "errors": set(),
     "registry": {"errors"},
+    "segmenters": {"errors", "registry"},
     "schema": set(),
-    "config": {"errors", "registry"},
-    "core": {"errors", "registry", "schema"},
+    "config": {"errors", "registry", "segmenters"},
+    "core": {"errors", "registry", "schema", "segmenters"},
     "models": {"errors", "registry", "schema", "core"},
     "measure": {"errors", "registry", "schema", "core", "models"},
     "io": {"errors", "registry", "schema", "config"},

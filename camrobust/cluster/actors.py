@@ -22,7 +22,7 @@ from PIL import Image
 from camrobust.cluster.ledger import Watch
 from camrobust.config import RunConfig
 from camrobust.core.perturb import Variant, make_variants
-from camrobust.core.segments import quickshift
+from camrobust.core.segments import segment
 from camrobust.io.images import ImageError, Photo, characteristics, decode
 from camrobust.io.objects import DeniedObjectError, MissingObjectError
 from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
@@ -86,9 +86,7 @@ class Load:
         except ImageError as error:
             return self._failed(error.kind, error.message)
         settings = self.config.segments
-        labels = quickshift(
-            torch.from_numpy(photo.pixels)[None], settings.kernel_size, settings.max_dist, settings.ratio
-        )
+        labels = segment(torch.from_numpy(photo.pixels)[None], settings.method, **settings.parameters)
         return self._row(photo, labels[0].numpy().astype(np.int32), ("", "", ""))
 
     def _refused(self, why: str) -> dict[str, Any]:
