@@ -153,21 +153,28 @@ def segments(device: str, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for kernel_size, max_dist, ratio in SEGMENT_SETTINGS:
         setting = {"kernel_size": kernel_size, "max_dist": max_dist, "ratio": ratio}
-        ours = partial(quickshift, here, **setting)
-        one_by_one = partial(_one_by_one, partial(theirs, rng=42, **setting), images)
-        seconds = interleaved({"ours": ours, "scikit-image": one_by_one}, repeats, device)
-        equal = [bool((a.cpu().numpy() == b).all()) for a, b in zip(ours(), one_by_one(), strict=True)]
+        found: dict[str, Any] = {}
+        work = {
+            "ours": partial(_keep, found, "ours", partial(quickshift, here, **setting)),
+            "theirs": partial(_keep, found, "theirs", partial(_one_by_one, partial(theirs, rng=42, **setting), images)),
+        }
+        seconds = interleaved(work, repeats, device)
+        pairs = zip(found["ours"].cpu().numpy(), found["theirs"], strict=True)
         rows.append(
             {
                 **setting,
                 "batch": len(photos),
                 "ms_per_image": round(statistics.median(seconds["ours"]) * 1000 / len(photos), 2),
-                "scikit_image_ms_per_image": round(statistics.median(seconds["scikit-image"]) * 1000 / len(photos), 1),
-                "times_faster": round(_ratio(seconds["scikit-image"], seconds["ours"]), 1),
-                "equal_labels": sum(equal),
+                "scikit_image_ms_per_image": round(statistics.median(seconds["theirs"]) * 1000 / len(photos), 1),
+                "times_faster": round(_ratio(seconds["theirs"], seconds["ours"]), 1),
+                "equal_labels": sum(bool((a == b).all()) for a, b in pairs),
             }
         )
     return rows
+
+
+def _keep(found: dict[str, Any], name: str, function: Callable[[], Any]) -> None:
+    found[name] = function()
 
 
 def _one_by_one(function: Callable[..., Any], images: list[Any]) -> list[Any]:

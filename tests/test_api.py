@@ -6,6 +6,7 @@ import torch
 
 import camrobust
 from camrobust.core.cams import CAMS
+from camrobust.core.segments import quickshift
 from camrobust.errors import UserError
 from camrobust.schema import SCORES
 from tests.photos import write_photos
@@ -49,6 +50,17 @@ def test_evaluate_takes_files_and_arrays(tmp_path):
     assert scores["image_id"].to_list() == [str(file) for file in files]
     arrays = [image.numpy() for image in images(2)]
     assert camrobust.evaluate(pooled(), arrays, perturbations=["contrast:3"]).scores.height == 2
+
+
+def test_evaluate_cuts_images_as_asked_and_records_how_many_segments_each_has():
+    def segments(**given):
+        return camrobust.evaluate(pooled(), images(2), perturbations=["contrast:3"], **given).scores["segments"]
+
+    assert segments(segments={"method": "grid", "cells": 5}).unique().to_list() == [25]
+    wanted = [int(labels.max()) + 1 for labels in quickshift((images(2) * 255).round().to(torch.uint8), max_dist=5)]
+    assert segments(segments={"max_dist": 5}).to_list() == wanted
+    with pytest.raises(UserError, match="unknown segmenter 'gird'; did you mean 'grid'"):
+        segments(segments={"method": "gird"})
 
 
 @pytest.mark.parametrize("target", ["predicted", "clean"])

@@ -9,13 +9,19 @@ from camrobust.cli import main
 @pytest.mark.filterwarnings("ignore")
 def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
+    monkeypatch.setattr(bench, "SEGMENT_SETTINGS", bench.SEGMENT_SETTINGS[-1:])
     assert main(["bench", "--repeats", "1", "--peers", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ratios"]["plain forward"] == 1
     assert found["ratios"]["ten CAMs, ranks, RBO, rows"] > 0
     assert sum(name.startswith("grad-cam: ") for name in found["ratios"]) == 7
+    assert [row["equal_labels"] for row in found["segments"]] == [2]
+    assert all(row["times_faster"] > 0 for row in found["segments"])
     bench.show(found)
-    assert "| ten CAMs |" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "| ten CAMs |" in text
+    assert "| 5, 10, 1 | " in text
+    assert " | 2 of 2 |" in text
 
 
 def test_candidates_take_turns():

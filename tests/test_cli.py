@@ -277,7 +277,7 @@ def test_the_config_of_the_scale_page_is_what_it_says():
     assert (len(variants(config.perturbations)), len(config.cams), len(config.models)) == (95, 10, 5)
 
 
-@pytest.mark.parametrize("kind", ["cams", "perturbations", "similarities", "models"])
+@pytest.mark.parametrize("kind", ["cams", "perturbations", "similarities", "segments", "models"])
 def test_list_shows_the_registries(kind, capsys):
     assert main(["list", kind, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

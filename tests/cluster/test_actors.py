@@ -70,6 +70,18 @@ def test_many_variants_in_several_parts_give_the_same_rows(run):
         assert pl.read_parquet(f"{folder}/failures/*.parquet").height == 1
 
 
+def test_images_are_cut_as_configured_and_each_ones_number_of_segments_is_recorded(run):
+    for segments, wanted in (({"method": "grid", "cells": 6}, {36}), ({"method": "slic", "n_segments": 12}, None)):
+        folder, _, _ = run(segments["method"], 100, segments=segments)
+        images = pl.read_parquet(f"{folder}/images/*.parquet")
+        by_image = scores(folder).group_by("image_id").agg(pl.col("segments").unique())
+        assert {row["image_id"]: [row["segments"]] for row in images.iter_rows(named=True)} == dict(
+            by_image.iter_rows()
+        )
+        assert wanted is None or set(images["segments"]) == wanted
+        assert images["segments"].min() > 1
+
+
 def test_a_part_that_is_missing_is_measured_alone(run):
     several, plan, _ = run("several", 4)
     store = open_store(str(several))
