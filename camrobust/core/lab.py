@@ -1,5 +1,9 @@
 """CIE L*a*b* colours."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,33 +16,47 @@ WHITE = (0.95047, 1.0, 1.08883)
 def lab(images: Tensor) -> Tensor:
     """CIE L*a*b* of sRGB pixels under D65.
 
+    On a CPU powers, roots and the matrix product are numpy's, so that every bit is that of `skimage.color.rgb2lab` on
+    the same machine: of two pixels at the same distance, the last bit of a colour decides which is the parent. On
+    another device they are the device's, within 1e-12 of these.
+
     Args:
         images: (B, 3, H, W), float in [0, 1] or uint8.
 
     Returns:
-        (B, 3, H, W) float64: L* in [0, 100], a* and b* about ±100.
+        (B, 3, H, W) float64 on the images' device: L* in [0, 100], a* and b* about ±100.
 
     References:
-        IEC 61966-2-1 (sRGB); CIE 15:2004 (L*a*b*). Constants rounded as in `skimage.color.rgb2lab`.
+        IEC 61966-2-1 (sRGB); CIE 15:2004 (L*a*b*).
     """
     if images.dtype == torch.uint8:
-        levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-        linear = _linear(levels)[images.long()]
+        linear = _linear(torch.arange(256, dtype=torch.float64) / 255).to(images.device)[images.long()]
     else:
         linear = _linear(images.double())
-    red, green, blue = linear.unbind(1)
-    # Not a matrix product: equal pixels must get equal bits wherever they lie.
-    x, y, z = (
-        _lightness((r * red + g * green + b * blue) / white) for (r, g, b), white in zip(FROM_RGB, WHITE, strict=True)
-    )
+    shares = _mixed(linear) / torch.tensor(WHITE, dtype=torch.float64, device=images.device)
+    roots = _apply(np.cbrt, lambda values: values.pow(1 / 3), shares)
+    x, y, z = torch.where(shares > 0.008856, roots, 7.787 * shares + 16 / 116).unbind(-1)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=1)
 
 
 def _linear(values: Tensor) -> Tensor:
     """Share of full light from an sRGB value in [0, 1]."""
-    return torch.where(values > 0.04045, ((values + 0.055) / 1.055).pow(2.4), values / 12.92)
+    powers = _apply(lambda one: np.power(one, 2.4), lambda one: one.pow(2.4), (values + 0.055) / 1.055)
+    return torch.where(values > 0.04045, powers, values / 12.92)
 
 
-def _lightness(share: Tensor) -> Tensor:
-    """Cube root of a share of white, linear near black."""
-    return torch.where(share > 0.008856, share.pow(1 / 3), 7.787 * share + 16 / 116)
+def _mixed(linear: Tensor) -> Tensor:
+    """(B, 3, H, W) light to (B, H, W, 3) XYZ."""
+    pixels = linear.movedim(1, -1).contiguous()
+    matrix = np.array(FROM_RGB).T
+    # Not a matrix product on a GPU: equal pixels must get equal bits wherever they lie.
+    return _apply(
+        lambda one: one @ matrix,
+        lambda one: sum(one[..., c, None] * one.new_tensor(matrix[c]) for c in range(3)),
+        pixels,
+    )
+
+
+def _apply(on_cpu: Callable[[Any], Any], elsewhere: Callable[[Tensor], Any], values: Tensor) -> Tensor:
+    found: Tensor = torch.from_numpy(on_cpu(values.numpy())) if values.device.type == "cpu" else elsewhere(values)
+    return found
