@@ -28,6 +28,9 @@ from camrobust.schema import SCORES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SEGMENT_BATCH = 8
+"""Images that are cut at once, on as many threads as torch has."""
+
 Photographs = Tensor | Sequence["str | Path | NDArray[Any] | Tensor"]
 
 
@@ -154,9 +157,10 @@ def evaluate(
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
         ready = _model(model, target_layer, pixels.shape[-1], mean=mean, std=std)
+        cut = torch.cat([segment(part, **(segments or {})) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
             label = None if labels is None else int(labels[number])
-            sample = Sample("images", name, label, segment(image[None], **(segments or {}))[0])
+            sample = Sample("images", name, label, cut[number])
             found, _ = measure(ready, sample, make_variants(image, planned, name, "images", seed), planned, settings)
             for column, values in found.items():
                 columns[column].extend(values)

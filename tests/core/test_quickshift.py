@@ -74,6 +74,18 @@ def test_blocks_change_no_label(monkeypatch):
         assert torch.equal(quickshift(images), found)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_no_label_and_stay_as_they_were(threads):
+    before, images = torch.get_num_threads(), pictures(5, (40, 53))
+    wanted = torch.cat([quickshift(image[None]) for image in images])
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(quickshift(images), wanted)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_gpu_gives_the_labels_of_a_cpu(setting):
