@@ -113,9 +113,9 @@ SEGMENTERS.add(
         "felzenszwalb",
         "camrobust.core.segments:felzenszwalb",
         (
-            Parameter("scale", 300.0, 1e-6, 1e9, "larger gives larger segments"),
+            Parameter("scale", 200.0, 1e-6, 1e9, "larger gives larger segments"),
             Parameter("sigma", 0.8, 0, 50, "px, smoothing before"),
-            Parameter("min_size", 200, 1, 10**9, "px, smaller segments are merged"),
+            Parameter("min_size", 100, 1, 10**9, "px, smaller segments are merged"),
         ),
         deterministic=True,
         source="Felzenszwalb & Huttenlocher 2004, by scikit-image",

@@ -72,7 +72,7 @@ def slic(images: Tensor, n_segments: int = 50, compactness: float = 10, sigma: f
     )
 
 
-def felzenszwalb(images: Tensor, scale: float = 300, sigma: float = 0.8, min_size: int = 200) -> Tensor:
+def felzenszwalb(images: Tensor, scale: float = 200, sigma: float = 0.8, min_size: int = 100) -> Tensor:
     """Minimum spanning trees of the pixel graph, cut by an adaptive threshold; by scikit-image on the CPU.
 
     Args:
