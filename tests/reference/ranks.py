@@ -48,6 +48,54 @@ def rbo(a, b, p, ties):
 
 
 def chance(a, b, p, ties):
-    """Mean over every renaming of the second list's items."""
-    found = [rbo(a, [b[i] for i in order], p, ties) for order in permutations(range(len(b)))]
+    """Mean over every renaming of the second list's items; under "index", of both lists' items."""
+    first = list(permutations(a)) if ties == "index" else [a]
+    found = [rbo(one, other, p, ties) for one in first for other in permutations(b)]
     return sum(found) / len(found)
+
+
+def flat(ranking):
+    """Groups of a list in which a set is a tie group."""
+    return [sorted(one) if isinstance(one, set) else [one] for one in ranking]
+
+
+def completed(first, second, unseen, depth):
+    """Both lists continued to `depth` groups: with items of their own ("low"), or so that they agree most ("high")."""
+    short, long = sorted((flat(first), flat(second)), key=lambda groups: sum(map(len, groups)))
+    has = [{item for group in groups for item in group} for groups in (short, long)]
+    if unseen == "low":
+        ends = [[[f"{side}{n}"] for n in range(depth)] for side in "st"]
+    else:
+        only_long = [[item] for group in long for item in group if item not in has[0]]
+        only_short = [[item] for group in short for item in group if item not in has[1]]
+        new = [[f"new{n}"] for n in range(depth)]
+        ends = [only_long + new, only_short + new]
+    return [groups + end for groups, end in zip((short, long), ends, strict=True)]
+
+
+def top(groups, d, ties):
+    """c(d) of the items that have begun to enter."""
+    shares, seen = {}, 0
+    for group in groups:
+        if seen >= d:
+            break
+        shares |= dict.fromkeys(group, 1.0 if ties == "w" else min(1.0, (d - seen) / len(group)))
+        seen += len(group)
+    return shares
+
+
+def rbo_of_lists(first, second, p, ties, unseen, depth=160):
+    """Σ (1-p) p^(d-1) A_d of the completed lists, down to a depth that weighs nothing."""
+    total = 0.0
+    groups = completed(first, second, unseen, depth)
+    for d in range(1, depth):
+        c, e = (top(one, d, ties) for one in groups)
+        shared = sum(share * e.get(item, 0) for item, share in c.items())
+        if ties == "a":
+            by = d
+        elif ties == "w":
+            by = (len(c) + len(e)) / 2
+        else:
+            by = (sum(x * x for x in c.values()) * sum(y * y for y in e.values())) ** 0.5
+        total += (1 - p) * p ** (d - 1) * shared / by
+    return total
