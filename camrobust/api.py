@@ -125,6 +125,7 @@ def evaluate(
     rbo_p: float = 0.9,
     ties: str = "b",
     segments: Mapping[str, Any] | None = None,
+    similarities: Sequence[str] | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
 
@@ -144,12 +145,17 @@ def evaluate(
         ties: its tie rule.
         segments: how images are cut, as in a configuration: {"method": "slic", "n_segments": 40}; None for Quickshift.
 
+
+        similarities: measures beside rank-biased overlap, from `camrobust list similarities`; None for all that cost
+            little. The columns of the others hold null.
+
     Raises:
         UserError: an unknown name, or a file that is no image.
         ValueError: images of another shape, or as many labels as there are not images.
     """
     planned = variants(perturbations)
-    settings = Settings(tuple(CAMS[name].name for name in cams), seed, rbo_p, ties)
+    measures = None if similarities is None else tuple(similarities)
+    settings = Settings(tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, similarities=measures)
     names, pixels = _pixels(images, resize, crop)
     if labels is not None and len(labels) != len(names):
         raise ValueError(f"labels: must be one per image ({len(names)}), got {len(labels)}; pass None where unknown")

@@ -1,5 +1,6 @@
 """The registries as plain rows, for `camrobust list` and the tables in docs/."""
 
+from math import isinf
 from typing import Any
 
 from camrobust.core.cams import CAMS
@@ -59,16 +60,19 @@ def _strength(strength: Any) -> str:
 
 
 def _similarities() -> list[dict[str, Any]]:
-    rbo = {"name": "rbo, rbo_adjusted", "range": "0 to 1; adjusted: 0 = chance", "same map gives": 1.0,
-           "unit": "overlap of segment rankings", "source": "Webber 2010; Corsi & Urbano 2024"}  # fmt: skip
+    rbo = {"name": "rbo, rbo_adjusted", "compares": "segments", "range": "0 to 1; adjusted: 0 = chance",
+           "direction": "higher = more alike", "unit": "overlap of segment rankings", "measured": "always",
+           "source": "Webber 2010; Corsi & Urbano 2024"}  # fmt: skip
     return [
         rbo,
         *(
             {
                 "name": one.name,
-                "range": f"{one.low:g} to {one.high:g}",
-                "same map gives": one.same,
+                "compares": one.takes,
+                "range": f"{one.low:g} to {_bound(one.high)}",
+                "direction": one.direction,
                 "unit": one.unit,
+                "measured": "by default" if one.default else "if asked for",
                 "source": one.source,
             }
             for one in SIMILARITIES
@@ -86,6 +90,10 @@ def _segments() -> list[dict[str, Any]]:
         }
         for one in SEGMENTERS
     ]
+
+
+def _bound(value: float) -> str:
+    return "∞" if isinf(value) else f"{value:g}"
 
 
 def _models() -> list[dict[str, Any]]:

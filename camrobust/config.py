@@ -79,6 +79,9 @@ class MetricConfig(_Strict):
     ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
     target: Literal["predicted", "clean"] = Field("predicted", description="class explained on the perturbed image")
     average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
+    similarities: tuple[str, ...] | None = Field(
+        None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
+    )
 
 
 class SegmentsConfig(BaseModel):

@@ -13,7 +13,8 @@ from camrobust.core.evidence import Choose, collect, explain, predicted
 from camrobust.core.perturb import Variant
 from camrobust.core.ranks import agreement
 from camrobust.core.segments import segment_matrix
-from camrobust.core.similarity import SIMILARITIES, flat
+from camrobust.core.similarity import SIMILARITIES, Similarity, flat
+from camrobust.core.similarity.sensitivity import Change, Seen, change_between
 from camrobust.models import Model
 
 Columns = dict[str, list[object]]
@@ -30,6 +31,7 @@ class Settings:
         ties: its tie rule.
         target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
         batch: variants in one forward pass; halved where the device's memory does not hold them.
+        similarities: names of the measures beside rank-biased overlap, None for all that cost next to nothing.
     """
 
     cams: tuple[str, ...]
@@ -38,6 +40,13 @@ class Settings:
     ties: str = "b"
     target: str = "predicted"
     batch: int = 32
+    similarities: tuple[str, ...] | None = None
+
+    def measures(self) -> list[Similarity]:
+        """The measures beside rank-biased overlap; raises UserError for an unknown name."""
+        if self.similarities is None:
+            return [one for one in SIMILARITIES if one.default]
+        return [SIMILARITIES[name] for name in self.similarities]
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,13 @@ class Explained:
         maps: (V+1, K, h, w) float32.
         predictions: (V+1,) int64.
         confidences: (V+1,) float32, softmax probability of the prediction.
+        change: how far the V perturbed variants are from the clean one, None where that is not known.
     """
 
     maps: Tensor
     predictions: Tensor
     confidences: Tensor
+    change: Change | None = None
 
 
 def explain_variants(
@@ -88,13 +99,16 @@ def explain_variants(
     strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
     choose = _choose(settings.target)
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+    changes: list[Change] = []
+    clean: Seen | None = None
     start = 0
     batch = settings.batch
     while start < len(pixels):
         chunk = slice(start, start + batch)
+        images = pixels[chunk].to(model.device)
         draws = _draws(sample, strengths[chunk], settings.seed, model.device)
         try:
-            evidence = collect(model.network, model.normalise(pixels[chunk]), choose, draws)
+            evidence = collect(model.network, model.normalise(images), choose, draws)
             maps = explain(evidence, functions)
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
@@ -105,9 +119,12 @@ def explain_variants(
         classes = predicted(evidence.logits)
         confidences = evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
         pieces.append((maps, classes, confidences))
+        seen = Seen(images, evidence.logits, evidence.activations)
+        clean = clean or seen.first()
+        changes.append(change_between(clean, seen))
         start += batch
     maps, classes, confidences = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return Explained(maps, classes, confidences)
+    return Explained(maps, classes, confidences, Change.cat(changes).without_first())
 
 
 def _choose(target: str) -> Choose:
@@ -140,18 +157,26 @@ def compare(explained: Explained, segments: Tensor, settings: Settings) -> dict[
         settings: how to compare.
 
     Returns:
-        One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined, and the bool tensors
-        `flat` and `finite`.
+        One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined or not asked for, and the bool
+        tensors `flat` and `finite`.
     """
     maps = explained.maps
     weights = segment_matrix(segments.to(maps.device), *maps.shape[-2:])
     flattened = maps.flatten(2)
     scores = flattened @ weights.T
     clean, noisy = flattened[:1], flattened[1:]
-    found: dict[str, Tensor] = {}
+    inputs = {
+        "positions": (clean, noisy),
+        "grid": (maps[:1], maps[1:], tuple(segments.shape)),
+        "segments": (scores[:1], scores[1:]),
+        "change": (clean, noisy, explained.change),
+    }
+    undefined = torch.full(noisy.shape[:2], torch.nan, device=maps.device)
+    found = dict.fromkeys(SIMILARITIES.names(), undefined)
     found["rbo"], found["rbo_adjusted"] = agreement(scores[:1], scores[1:], settings.rbo_p, settings.ties)
-    for similarity in SIMILARITIES:
-        found[similarity.name] = similarity.function(clean, noisy)
+    for similarity in settings.measures():
+        if similarity.takes != "change" or explained.change is not None:
+            found[similarity.name] = similarity.function(*inputs[similarity.takes])
     finite = torch.isfinite(flattened).all(dim=-1)
     constant = flat(flattened) | flat(scores)
     found["flat"] = constant[:1] | constant[1:]

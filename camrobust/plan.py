@@ -72,10 +72,11 @@ def make_plan(
         weights: SHA-256 of the models' weights files as recorded in run.json.
 
     Raises:
-        UserError: an unknown CAM or perturbation, no images, a manifest that is none.
+        UserError: an unknown CAM, perturbation or similarity, no images, a manifest that is none.
     """
     for name in config.cams:
         CAMS[name]
+    settings_of(config, 1).measures()
     every = variants(config.perturbations)
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
@@ -87,7 +88,7 @@ def make_plan(
 def settings_of(config: RunConfig, batch: int) -> Settings:
     """The part of a configuration that measuring needs."""
     metric = config.metric
-    return Settings(config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch)
+    return Settings(config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch, metric.similarities)
 
 
 def spec_of(config: ModelConfig) -> ModelSpec:

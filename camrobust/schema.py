@@ -46,9 +46,24 @@ SIMILARITIES = _columns(
     ("rbo_adjusted", "float32", "(rbo - E) / (1 - E), E = what chance gives: 1 = same ranking, 0 = chance"),
     ("pearson", "float32", "linear correlation of the two low-resolution maps, [-1, 1]"),
     ("spearman", "float32", "rank correlation of the two low-resolution maps, [-1, 1]"),
+    ("kendall", "float32", "rank correlation tau-b of the segments' scores, [-1, 1]"),
+    ("cosine", "float32", "cosine of the angle between the two raw maps, [-1, 1]"),
     ("l1", "float32", "half the summed absolute difference of the two maps, each min-max scaled to sum 1; 0 = same"),
+    ("js", "float32", "Jensen-Shannon distance, base 2, of the two maps scaled in the same way; 0 = same, 1 = apart"),
     ("topk_iou", "float32", "overlap of the strongest 20 % of positions, intersection over union, [0, 1]"),
+    ("com_shift", "float32", "shift of the map's centre of mass, share of the image's diagonal; 0 = none"),
+    ("ssim", "float32", "structural similarity of the maps at the image's size, [-1, 1]; only where asked for"),
+    ("procrustes", "float32", "Procrustes disparity of the maps, [0, 1], 0 = same; only where asked for"),
+    ("sensitivity", "float32", "norm of the map's change over the clean map's norm; 0 = stable; see STABILITY"),
+    ("lipschitz", "float32", "change of the map, its largest magnitude 1, per change of the pixels; 0 = stable"),
+    ("continuity", "float32", "the same with the map's change summed; 0 = stable"),
+    ("ris", "float32", "relative change of the map per relative change of the pixels; 0 = stable"),
+    ("ros", "float32", "relative change of the map per change of the logits; 0 = stable"),
+    ("rrs", "float32", "relative change of the map per relative change of the target layer; 0 = stable"),
 )
+
+STABILITY = ("sensitivity", "lipschitz", "continuity", "ris", "ros", "rrs")
+"""Similarities whose maximum and mean over an image's variants are the robustness metrics of the literature."""
 
 SCORES = (
     *KEYS,

@@ -7,7 +7,13 @@ import polars as pl
 from PIL import Image
 
 from camrobust.io.results import arrow_schema
-from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
+from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES, SIMILARITIES
+
+
+def similarities(rbo):
+    """A value for every similarity column, rbo's given, the others' made up."""
+    known = {"rbo": rbo, "rbo_adjusted": (rbo - 0.3) / 0.7}
+    return {column.name: 0.5 for column in SIMILARITIES} | known
 
 
 def score_rows(
@@ -36,10 +42,8 @@ def score_rows(
                                     "parameter": f"sigma={level / 10:g}", "replicate": 0, "predicted_clean": 1,
                                     "predicted_perturbed": 1 if same else 2, "confidence_clean": 0.9,
                                     "confidence_perturbed": 0.5, "label": None, "same": same, "segments": 30,
-                                    "status": status, "rbo": value if ok else None,
-                                    "rbo_adjusted": (value - 0.3) / 0.7 if ok else None, "pearson": 0.5 if ok else None,
-                                    "spearman": 0.5 if ok else None, "l1": 0.2 if ok else None,
-                                    "topk_iou": 0.5 if ok else None,
+                                    "status": status,
+                                    **{name: number if ok else None for name, number in similarities(value).items()},
                                 }
                             )  # fmt: skip
     return rows

@@ -8,9 +8,11 @@ import camrobust
 from camrobust.core.cams import CAMS
 from camrobust.core.segments import quickshift
 from camrobust.errors import UserError
-from camrobust.schema import SCORES
+from camrobust.schema import SCORES, SIMILARITIES
 from tests.photos import write_photos
 from tests.toys import pooled
+
+SIMILAR = [column.name for column in SIMILARITIES]
 
 
 def images(count=3, size=96, seed=0):
@@ -89,6 +91,8 @@ def test_the_explained_class_follows_the_setting(target):
 
 
 def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
+    from camrobust.core.similarity import SIMILARITIES
+    from camrobust.core.similarity.sensitivity import Change
     from camrobust.measure import Explained, Settings, compare
 
     generator = torch.Generator().manual_seed(0)
@@ -96,16 +100,45 @@ def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     maps[1, 0] = 0
     maps[2, 1, 0, 0] = torch.nan
     segments = torch.arange(32 * 32).reshape(32, 32) // 128
-    found = compare(Explained(maps, torch.zeros(4), torch.zeros(4)), segments, Settings(("a", "b")))
+    settings = Settings(("a", "b"), similarities=tuple(SIMILARITIES.names()))
+    explained = Explained(maps, torch.zeros(4), torch.zeros(4), Change(*torch.ones(5, 3, 1)))
+    found = compare(explained, segments, settings)
     assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
     assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]
     for name, values in found.items():
         if name not in ("flat", "finite"):
             assert values.isnan().tolist() == [[True, False], [False, True], [False, False]], name
-    one = compare(
-        Explained(maps, torch.zeros(4), torch.zeros(4)), torch.zeros(32, 32, dtype=torch.int64), Settings(("a",))
+    assert compare(explained, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
+
+
+def test_measures_that_were_not_asked_for_are_null():
+    few = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:5"], similarities=["ssim"]).scores
+    usual = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:5"]).scores
+    assert few.columns == usual.columns
+    empty = {name for name in SIMILAR if few[name].null_count() == few.height}
+    assert empty == {*SIMILAR} - {"rbo", "rbo_adjusted", "ssim"}
+    assert {name for name in SIMILAR if usual[name].null_count() == usual.height} == {"ssim", "procrustes"}
+    with pytest.raises(UserError, match="unknown similarity 'sim'; did you mean 'ssim'"):
+        camrobust.evaluate(pooled(), images(1), similarities=["sim"])
+
+
+def test_what_changed_does_not_depend_on_the_batch():
+    from camrobust.core.perturb import make_variants, variants
+    from camrobust.measure import Sample, Settings, explain_variants
+    from camrobust.models import wrap
+
+    planned = variants(["gaussian_noise:1-5", "contrast:1-3"])
+    pixels = make_variants((images(1)[0] * 255).to(torch.uint8), planned, "0", "images", 0)
+    model = wrap(pooled(), image_size=96)
+    sample = Sample("images", "0", None, torch.zeros(96, 96, dtype=torch.int64))
+    one, many = (
+        explain_variants(model, sample, pixels, planned, Settings(("gradcam",), batch=batch)).change
+        for batch in (2, 32)
     )
-    assert one["flat"].all()
+    assert one.pixels.shape == (8, 1)
+    assert torch.equal(one.pixels, many.pixels)
+    for name in ("relative_pixels", "logits", "representation"):
+        torch.testing.assert_close(getattr(one, name), getattr(many, name), rtol=1e-4, atol=0)
 
 
 def test_explain_gives_maps_of_one_pass():

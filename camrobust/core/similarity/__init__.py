@@ -1,0 +1,15 @@
+"""Similarity of two maps beside rank-biased overlap: one decorated function each, in any module of this package.
+
+A new measure is one function under `@similarity(...)` and a column in `schema.SIMILARITIES`; it then appears in
+`camrobust list similarities`, in the configuration and in the tests that run over the registry.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from camrobust.core.similarity.catalogue import SIMILARITIES, TAKES, Similarity, flat, similarity
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["SIMILARITIES", "TAKES", "Similarity", "flat", "similarity"]

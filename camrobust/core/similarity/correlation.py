@@ -1,0 +1,72 @@
+"""Correlations: how alike two maps are whatever their scale."""
+
+import torch
+from torch import Tensor
+
+from camrobust.core.similarity.catalogue import chunks, similarity, undefined_where_flat
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    norm = torch.sqrt(a.square().sum(dim=-1) * b.square().sum(dim=-1))
+    return ((a * b).sum(dim=-1) / norm).clamp(-1, 1)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.double(), b.double()
+    return _cosine(a - a.mean(dim=-1, keepdim=True), b - b.mean(dim=-1, keepdim=True))
+
+
+@similarity(
+    "pearson", takes="positions", low=-1, high=1, same=1, unit="linear correlation of positions", source="Pearson 1895"
+)
+def pearson(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Linear correlation over positions, [-1, 1]."""
+    return undefined_where_flat(_correlation(clean, noisy), clean, noisy)
+
+
+def average_ranks(values: Tensor) -> Tensor:
+    """Ranks from 1, ascending, ties share their mean rank; (…, n) float64."""
+    ascending = values.sort(dim=-1).values.contiguous()
+    below = torch.searchsorted(ascending, values.contiguous(), right=False)
+    not_above = torch.searchsorted(ascending, values.contiguous(), right=True)
+    return (below + not_above + 1).double() / 2
+
+
+@similarity(
+    "spearman", takes="positions", low=-1, high=1, same=1, unit="rank correlation of positions", source="Spearman 1904"
+)
+def spearman(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Rank correlation over positions, [-1, 1]; ties share their mean rank."""
+    return undefined_where_flat(_correlation(average_ranks(clean), average_ranks(noisy)), clean, noisy)
+
+
+@similarity(
+    "cosine", takes="positions", low=-1, high=1, same=1, unit="cosine of the angle between the maps",
+    source="Salton & McGill 1983",
+)  # fmt: skip
+def cosine(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Cosine of the angle between the raw maps, [-1, 1]; unlike pearson it sees where 0 is."""
+    return undefined_where_flat(_cosine(clean.double(), noisy.double()), clean, noisy)
+
+
+@similarity(
+    "kendall", takes="segments", low=-1, high=1, same=1, unit="rank correlation tau-b of segments",
+    source="Kendall 1945",
+)  # fmt: skip
+def kendall(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Kendall's τ-b of the segments' scores, [-1, 1].
+
+    Pairs of segments in the same order less pairs in opposite order, over √(pairs not tied in one list · pairs not tied
+    in the other).
+    """
+    m = clean.shape[-1]
+    found = chunks(clean, noisy, _tau_b, 1, 3 * 4 * m * m)
+    return undefined_where_flat(found, clean, noisy)
+
+
+def _tau_b(clean: Tensor, noisy: Tensor) -> Tensor:
+    """(N, m) twice to (N,)."""
+    a, b = (torch.sign(scores[:, :, None] - scores[:, None, :]) for scores in (clean, noisy))
+    order = (a * b).sum(dim=(1, 2), dtype=torch.float64)
+    untied = [signs.abs().sum(dim=(1, 2), dtype=torch.float64) for signs in (a, b)]
+    return (order / torch.sqrt(untied[0] * untied[1])).clamp(-1, 1)
