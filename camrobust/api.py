@@ -24,6 +24,7 @@ from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
 from camrobust.schema import SCORES
+from camrobust.stability import per_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +61,17 @@ class Evaluation:
         if by not in tables:
             raise UserError(f"summary: by must be one of {', '.join(tables)}, got '{by}'")
         return tables[by]
+
+    def stability(self, *, same_class: bool = True) -> pl.DataFrame:
+        """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.
+
+        Args:
+            same_class: only variants that kept the predicted class.
+
+        Returns:
+            One row per image and CAM, columns as `schema.IMAGE_STABILITY`.
+        """
+        return per_image(self.scores.lazy(), same_class=same_class).collect()
 
 
 def load_run(uri: str) -> Evaluation:
@@ -144,8 +156,6 @@ def evaluate(
         rbo_p: persistence of rank-biased overlap.
         ties: its tie rule.
         segments: how images are cut, as in a configuration: {"method": "slic", "n_segments": 40}; None for Quickshift.
-
-
         similarities: measures beside rank-biased overlap, from `camrobust list similarities`; None for all that cost
             little. The columns of the others hold null.
 

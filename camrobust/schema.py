@@ -135,6 +135,16 @@ COMMITS = _columns(
     ("failures", "int32", "failure rows of that part"),
 )
 
+IMAGE_STABILITY = _columns(
+    ("n_pairs", "int64", "the image's variants with a map to compare"),
+    *(
+        (f"{kind}_{name}", "float32", f"{word} {name} over the image's variants; null where none has one")
+        for name in STABILITY
+        for kind, word in (("max", "largest"), ("mean", "mean"))
+    ),
+)
+"""What `camrobust.stability.per_image` gives; no file of a run."""
+
 SUMMARY_MEASURES = _columns(
     ("consistency", "float64", "mean rbo over pairs that kept their class"),
     ("responsiveness", "float64", "mean 1 - rbo over pairs whose class flipped"),
