@@ -12,7 +12,7 @@ from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
 from camrobust.measure import Sample, explain_variants
-from camrobust.plan import ROW_BYTES, Plan, build, make_plan, settings_of
+from camrobust.plan import Plan, build, make_plan, settings_of
 
 PASSES = 3
 
@@ -55,7 +55,7 @@ def estimate(
         "explain_hours_on_these_workers": round(hours / workers, 3),
         **price,
         "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
-        "score_bytes": counts["rows"] * ROW_BYTES,
+        "score_bytes": counts["rows"] * plan.row_bytes,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
     }
 

@@ -20,8 +20,9 @@ from camrobust.models import Model, ModelSpec, load_model
 
 GROUP_BYTES = 32 * 2**20
 """Most bytes of variants that travel together; an image with more of them is measured in several parts."""
-ROW_BYTES = 45
-"""A score row in a compressed file of some hundred rows, about; in a file of many thousand it is about half."""
+ROW_BYTES, MEASURE_BYTES = 20, 6
+"""A score row in a compressed file of some hundred rows, about, without and per measure; in a file of many thousand it
+is less."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Plan:
     def rows_per_image(self) -> int:
         """Score rows of one image under one model."""
         return len(self.variants) * len(self.config.cams)
+
+    @property
+    def row_bytes(self) -> int:
+        """What a score row takes in a file, about."""
+        return ROW_BYTES + MEASURE_BYTES * len(settings_of(self.config, 1).measures())
 
     def counts(self) -> dict[str, int]:
         """Planned numbers, as they stand in run.json."""

@@ -54,7 +54,7 @@ SIMILARITIES = _columns(
     ("com_shift", "float32", "shift of the map's centre of mass, share of the image's diagonal; 0 = none"),
     ("ssim", "float32", "structural similarity of the maps at the image's size, [-1, 1]; only where asked for"),
     ("procrustes", "float32", "Procrustes disparity of the maps, [0, 1], 0 = same; only where asked for"),
-    ("sensitivity", "float32", "norm of the map's change over the clean map's norm; 0 = stable; see STABILITY"),
+    ("sensitivity", "float32", "norm of the map's change over the clean map's norm; 0 = stable"),
     ("lipschitz", "float32", "change of the map, its largest magnitude 1, per change of the pixels; 0 = stable"),
     ("continuity", "float32", "the same with the map's change summed; 0 = stable"),
     ("ris", "float32", "relative change of the map per relative change of the pixels; 0 = stable"),

@@ -46,6 +46,10 @@ def with_model(data, **model):
 
 
 MISTAKES = {
+    "unknown similarity": (
+        lambda d, p: d | {"metric": {"similarities": ["kendal"]}},
+        "unknown similarity 'kendal'; did you mean 'kendall'? known: ",
+    ),
     "unknown CAM": (lambda d, p: d | {"cams": ["gradcm"]}, "unknown CAM 'gradcm'; did you mean 'gradcam'? known: "),
     "unknown perturbation": (
         lambda d, p: d | {"perturbations": ["gausian_noise:1"]},

@@ -23,7 +23,7 @@ from camrobust.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError
 from camrobust.io.runs import RunFolder
 from camrobust.io.s3 import arrow_filesystem
-from camrobust.plan import ROW_BYTES, Plan
+from camrobust.plan import Plan
 
 IMAGES_PER_LOAD = 8
 READ_CPUS = 0.25
@@ -92,7 +92,7 @@ def _pool(size: tuple[int, int]) -> ActorPoolStrategy:
 
 def images_per_commit(plan: Plan, pending: int) -> int:
     """Images in one commit: files of a good size for an object store, but never much of the run at once."""
-    bytes_per_image = plan.rows_per_image * ROW_BYTES
+    bytes_per_image = plan.rows_per_image * plan.row_bytes
     return max(1, min(COMMIT_BYTES // bytes_per_image, -(-pending // COMMIT_SHARE)))
 
 

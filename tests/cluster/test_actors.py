@@ -124,7 +124,7 @@ def test_commits_are_large_but_never_much_of_the_run(run):
     _, plan, _ = run("c", 100)
     assert images_per_commit(plan, 4) == 1
     assert images_per_commit(plan, 50_000) == 500
-    assert images_per_commit(plan, 10**9) * plan.rows_per_image * plans.ROW_BYTES <= 64 * 2**20
+    assert images_per_commit(plan, 10**9) * plan.rows_per_image * plan.row_bytes <= 64 * 2**20
 
 
 @pytest.mark.parametrize(
