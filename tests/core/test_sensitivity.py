@@ -201,7 +201,7 @@ def test_a_layer_that_is_silent_on_the_clean_image_gives_no_ratio():
     assert ratios("ros", maps(), change).isfinite().all()
 
 
-def test_pixels_are_compared_in_whole_grey_levels():
+def test_what_changed_by_hand():
     photos = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     photos[1, :, 0, 0] = 255
     everything = Seen(photos, torch.tensor([[0.0, 3.0], [4.0, 0.0]]), torch.ones(2, 1, 2, 2))

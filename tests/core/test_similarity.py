@@ -180,3 +180,12 @@ def test_ranks_share_ties():
 def test_flat_allows_for_rounding_only():
     values = torch.tensor([[0.0, 0, 0], [1, 1, 1 + 1e-7], [1, 1, 1.00001], [0, 0, 1e-30], [-3, -3, -3], [-1, 1, 1]])
     assert flat(values).tolist() == [True, True, False, False, True, False]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", COMPARED)
+def test_equals_the_cpu_on_the_gpu(name):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    a, b = maps(seed=1, levels=4), maps(seed=2)
+    torch.testing.assert_close(compare(name, a.cuda(), b.cuda()).cpu(), compare(name, a, b), rtol=1e-5, atol=1e-5)

@@ -19,7 +19,24 @@ def _window(size: int, like: Tensor) -> Tensor:
     rows = torch.arange(size - WINDOW + 1, device=like.device)
     matrix = torch.zeros(len(rows), size, device=like.device, dtype=torch.float64)
     places = rows[:, None] + torch.arange(WINDOW, device=like.device)
-    return matrix.scatter_(1, places, weights.expand(len(rows), WINDOW)).float()
+    return matrix.scatter_(1, places, weights.expand(len(rows), WINDOW))
+
+
+def _filters(cells: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """What the window makes of enlarged cells, and of products of two of them.
+
+    A pixel mixes two neighbouring cells, so the product of two enlarged maps is a sum over pairs of neighbours, and the
+    filtered product follows from the low-resolution maps alone.
+
+    Returns:
+        (size - 10, cells), (size - 10, q), and the cells of the q pairs.
+    """
+    eye = torch.eye(cells, device=like.device, dtype=torch.float64)
+    enlarge = interpolate(eye[None], size, mode="linear", align_corners=False)[0].T
+    number = torch.arange(cells, device=like.device)
+    one, other = torch.where((number[:, None] - number).abs() <= 1)
+    window = _window(size, like)
+    return (window @ enlarge).float(), (window @ (enlarge[:, one] * enlarge[:, other])).float(), (one, other)
 
 
 def _scaled(maps: Tensor) -> Tensor:
@@ -41,12 +58,17 @@ def ssim(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if min(size) < WINDOW:
         return torch.full_like(clean[..., 0, 0] + noisy[..., 0, 0], torch.nan)
-    down, across = _window(size[0], clean), _window(size[1], clean)
+    down, down_pairs, rows = _filters(clean.shape[-2], size[0], clean)
+    across, across_pairs, columns = _filters(clean.shape[-1], size[1], clean)
 
-    def pictures(one: Tensor, other: Tensor) -> Tensor:
-        a, b = (interpolate(side[:, None], size, mode="bilinear", align_corners=False)[:, 0] for side in (one, other))
-        mean_a, mean_b, aa, bb, ab = (down @ picture @ across.T for picture in (a, b, a * a, b * b, a * b))
-        var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        """The window's mean of the product of two pictures."""
+        cells = a[:, rows[0]][:, :, columns[0]] * b[:, rows[1]][:, :, columns[1]]
+        return down_pairs @ cells @ across_pairs.T
+
+    def pictures(a: Tensor, b: Tensor) -> Tensor:
+        mean_a, mean_b = (down @ side @ across.T for side in (a, b))
+        var_a, var_b, cov = product(a, a) - mean_a**2, product(b, b) - mean_b**2, product(a, b) - mean_a * mean_b
         above = (2 * mean_a * mean_b + C1) * (2 * cov + C2)
         below = (mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2)
         return (above / below).mean(dim=(1, 2))
