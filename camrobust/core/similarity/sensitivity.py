@@ -72,7 +72,8 @@ class Seen:
 def _norm(values: Tensor) -> Tensor:
     """‖·‖₂ of all but the first dimension, (V, 1) float64; row by row first, which is fast and exact enough."""
     rows = torch.linalg.vector_norm(values, dim=-1).double()
-    return torch.linalg.vector_norm(rows.reshape(len(values), -1), dim=1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(rows.reshape(len(values), -1), dim=1, keepdim=True)
+    return norms
 
 
 def _at_least(clean: Tensor, dims: tuple[int, ...]) -> Tensor:
