@@ -65,8 +65,8 @@ class Seen:
     activations: Tensor
 
     def first(self) -> "Seen":
-        """The first variant alone."""
-        return Seen(self.pixels[:1], self.logits[:1], self.activations[:1])
+        """The first variant alone, a copy: the others' memory is not held."""
+        return Seen(self.pixels[:1].clone(), self.logits[:1].clone(), self.activations[:1].clone())
 
 
 def _norm(values: Tensor) -> Tensor:
