@@ -1,25 +1,67 @@
-"""Scores to summary tables: lazy, streaming, one pass over the rows.
+"""Scores to summary tables: blocks of whole images, one pass, memory that does not grow with the run.
 
 Consistency is the mean agreement r over pairs that kept their class, responsiveness the mean of 1 - r over pairs whose
 class flipped, robustness (RM) their product; raw from `rbo`, adjusted from `rbo_adjusted`. `macro` averages within an
 image first, `micro` over all pairs. Where a group has no such pair the measure is null, never 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from camrobust.coded import COLUMNS, Block, Rows, blocks_of
 from camrobust.errors import UserError
-from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES
-from camrobust.stats import Array, RatioSums, covariance, interval, product_variance
+from camrobust.moments import FORMS, SIDES, Array, Groups, PairSums, medians, pair_sums, starts_of
+from camrobust.profiles import Profile, Profiles
+from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
+from camrobust.stats import RatioSums, covariance, image_weights, interval, percentiles, product_variance
 
-IMAGE = ("dataset", "image_id")
-FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}
 RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
 """Raw measures lie in [0, 1]. Adjusted ones are not clipped: less agreement than chance is below 0, and so 1 - r is
 above 1."""
+RESAMPLES = 1000
+"""Of the bootstrap over images."""
+KEPT = 60_000_000
+"""Numbers per image, summed over images, that are kept for tests and characteristics: 240 MB."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows become summaries.
+
+    Attributes:
+        average: "macro" (per image first) or "micro" (over all pairs).
+        controls: CAMs that explain nothing; they stay out of by_model and by_dataset, which average over CAMs.
+        intervals: "delta" or "bootstrap".
+        seed: of the bootstrap.
+        level: confidence of the intervals, (0, 1).
+        families: perturbation to family, for characteristics; a perturbation that is not named is its own family.
+    """
+
+    average: str = "macro"
+    controls: tuple[str, ...] = ("random",)
+    intervals: str = "delta"
+    seed: int = 0
+    level: float = 0.95
+    families: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What the rows of a run come to.
+
+    Attributes:
+        tables: by name of `schema.SUMMARIES`.
+        profiles: per image measures of every dataset and model, for tests and characteristics.
+    """
+
+    tables: dict[str, pl.DataFrame]
+    profiles: list[Profile]
 
 
 def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = None) -> pl.LazyFrame:
@@ -41,119 +83,169 @@ def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = N
 def summarise(
     scores: pl.LazyFrame, average: str = "macro", controls: Sequence[str] = ("random",), level: float = 0.95
 ) -> dict[str, pl.DataFrame]:
-    """The summary tables of `schema.SUMMARIES`.
+    """The summary tables of rows in memory, see `reduce_scores`.
 
     Args:
         scores: rows as `schema.SCORES`.
         average: "macro" (per image first) or "micro" (over all pairs).
-        controls: CAMs that explain nothing; they stay out of by_model and by_dataset, which average over CAMs.
+        controls: CAMs that stay out of by_model and by_dataset.
         level: confidence of the intervals, (0, 1).
-
-    Returns:
-        By name: the group's columns, every measure of `schema.SUMMARY_MEASURES` with `_lower` and `_upper`, and the
-        counts. The intervals are clustered by image: Student's t around linearised ratio estimates, the delta method
-        for RM.
 
     Raises:
         ValueError: another average.
     """
-    if average not in ("macro", "micro"):
-        raise ValueError(f"summarise: average must be macro or micro, got '{average}'")
-    tables = {}
-    for name, keys in SUMMARIES.items():
-        rows = scores if "cam" in keys else scores.filter(~pl.col("cam").is_in(list(controls)))
-        sums = _sums(rows, keys, average).collect(engine="streaming")
-        tables[name] = _table(sums, keys, level)
-    return tables
+    return reduce_frame(scores, Settings(average, tuple(controls), level=level)).tables
 
 
-def _per_image(rows: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
-    """Sums within every image of a group: s_, agreement over same pairs; f_, disagreement over flipped pairs."""
-    ok, same = pl.col("status") == "ok", pl.col("same")
-    measures = []
-    for form, column in FORMS.items():
-        r = pl.col(column).cast(pl.Float64)
-        measures += [
-            r.filter(ok & same).sum().alias(f"s{form}"),
-            (1 - r).filter(ok & ~same).sum().alias(f"f{form}"),
-            # Adjusted agreement is undefined where every segment is tied or there is one segment only.
-            r.filter(ok & same).count().cast(pl.Float64).alias(f"ns{form}"),
-            r.filter(ok & ~same).count().cast(pl.Float64).alias(f"nf{form}"),
-        ]
-    counts = [
-        pl.len().alias("pairs"),
-        (~same).sum().alias("flips"),
-        (pl.col("status") == "flat_map").sum().alias("flat"),
-        (pl.col("status") == "not_finite").sum().alias("bad"),
-    ]
-    group = list(dict.fromkeys((*keys, *IMAGE)))
-    defined = [
-        pl.when(pl.col(column).is_nan()).then(None).otherwise(pl.col(column)).alias(column) for column in FORMS.values()
-    ]
-    return rows.with_columns(defined).group_by(group).agg(*measures, *counts)
+def reduce_frame(scores: pl.LazyFrame, settings: Settings) -> Reduction:
+    """`reduce_scores` of rows that fit into memory."""
+    known = [name for name in ("dataset", "model", *COLUMNS) if name in scores.collect_schema().names()]
+    return reduce_scores(blocks_of(scores.select(known).collect()), settings)
 
 
-def _sums(rows: pl.LazyFrame, keys: Sequence[str], average: str) -> pl.LazyFrame:
-    """What the estimates, variances and covariances of a group are made from."""
-    images = _per_image(rows, keys)
-    columns: list[pl.Expr] = []
-    for form in FORMS:
-        ratios = {}
-        for side in ("s", "f"):
-            total, count = pl.col(f"{side}{form}"), pl.col(f"n{side}{form}")
-            has = count > 0
-            if average == "macro":
-                a = pl.when(has).then(total / count).otherwise(0.0)
-                b = has.cast(pl.Float64)
-            else:
-                a, b = total, count
-            ratios[side] = (a, b)
-            names = (f"{side}{form}_{kind}" for kind in ("n", "a", "b", "aa", "ab", "bb"))
-            parts = (has.cast(pl.Float64), a, b, a * a, a * b, b * b)
-            columns += [part.sum().alias(name) for name, part in zip(names, parts, strict=True)]
-        (a, b), (c, d) = ratios["s"], ratios["f"]
-        crossed = {"ac": a * c, "ad": a * d, "bc": b * c, "bd": b * d}
-        columns += [part.sum().alias(f"x{form}_{kind}") for kind, part in crossed.items()]
-    counts = [
-        pl.len().alias("n_images"),
-        pl.col("pairs").sum().alias("n_pairs"),
-        pl.col("ns").sum().cast(pl.Int64).alias("n_same"),
-        pl.col("nf").sum().cast(pl.Int64).alias("n_flipped"),
-        (pl.col("flips").sum() / pl.col("pairs").sum()).alias("flip_rate"),
-        (pl.col("flat").sum() / pl.col("pairs").sum()).alias("flat_share"),
-        (pl.col("bad").sum() / pl.col("pairs").sum()).alias("not_finite_share"),
-    ]
-    return images.group_by(list(keys)).agg(*columns, *counts)
+def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.0) -> Reduction:
+    """All summary tables in one pass over the rows.
+
+    Args:
+        blocks: whole images each; read when they are asked for.
+        settings: how to average, and which intervals.
+        share: of the images, chosen by a hash of their id, that are kept for tests and characteristics; see `share_kept`.
+
+    Returns:
+        Per table of `schema.SUMMARIES`: the group's columns, every measure of `schema.SUMMARY_MEASURES` with `_lower`
+        and `_upper`, spread and counts. The intervals are clustered by image: Student's t around linearised ratio
+        estimates with the delta method for RM, or percentiles of a bootstrap over images.
+
+    Raises:
+        ValueError: another average, or other intervals.
+    """
+    if settings.average not in ("macro", "micro"):
+        raise ValueError(f"summarise: average must be macro or micro, got '{settings.average}'")
+    if settings.intervals not in ("delta", "bootstrap"):
+        raise ValueError(f"summarise: intervals must be delta or bootstrap, got '{settings.intervals}'")
+    resamples = RESAMPLES if settings.intervals == "bootstrap" else 0
+    groups = {name: Groups(settings.average, resamples) for name in SUMMARIES}
+    profiles = Profiles(settings.families)
+    for block in blocks:
+        weights = image_weights(block.dataset, block.images, settings.seed, resamples) if resamples else None
+        profiles.begin(block, _kept(block.images, share))
+        _add_block(block, groups, settings.controls, weights, profiles)
+    tables = {name: _table(groups[name], keys, settings.level) for name, keys in SUMMARIES.items()}
+    return Reduction(tables, profiles.finished())
 
 
-def _table(sums: pl.DataFrame, keys: Sequence[str], level: float) -> pl.DataFrame:
+def share_kept(images: int, numbers_per_image: int) -> float:
+    """Which share of the images can be kept for tests and characteristics, within `KEPT`."""
+    return min(1.0, KEPT / max(1, images * numbers_per_image))
+
+
+def _kept(images: Sequence[str], share: float) -> NDArray[np.bool_]:
+    if share >= 1:
+        return np.ones(len(images), bool)
+    return np.array([crc32(image.encode()) < share * 2**32 for image in images], bool)
+
+
+def _add_block(
+    block: Block, groups: Mapping[str, Groups], controls: Sequence[str], weights: Array | None, profiles: Profiles
+) -> None:
+    over_models: PairSums | None = None
+    for model, rows in block.rows:
+        where = (block.dataset, model)
+        levels, cells = pair_sums(rows, len(block.images))
+        groups["by_level"].add([(*where, *cell) for cell in cells], levels, weights)
+        starts, strengths = starts_of([cell[:2] for cell in cells])
+        perturbations = levels.rolled(starts)
+        groups["by_perturbation"].add([(*where, *key) for key in strengths], perturbations, weights)
+        starts, cams = starts_of([key[:1] for key in strengths])
+        by_cam = perturbations.rolled(starts)
+        groups["by_cam"].add([(*where, *key) for key in cams], by_cam, weights)
+        profiles.add(model, perturbations, [(str(cam), str(name)) for cam, name in strengths], _confidence(rows, block))
+        explaining = np.array([key[0] not in controls for key in cams], bool)
+        if explaining.any():
+            over_cams = by_cam.of(explaining).rolled([0])
+            groups["by_model"].add([where], over_cams, weights)
+            over_models = over_cams if over_models is None else over_models + over_cams
+    if over_models is not None:
+        groups["by_dataset"].add([(block.dataset,)], over_models, weights)
+
+
+def _confidence(rows: Rows, block: Block) -> Array:
+    found = np.full(len(block.images), np.nan)
+    found[rows.image] = rows.numbers["confidence_clean"]
+    return found
+
+
+def _table(groups: Groups, keys: Sequence[str], level: float) -> pl.DataFrame:
     """Estimates with their intervals, in the order of the schema, sorted by group."""
-    found: dict[str, Array] = {}
-    total = sums["n_images"].cast(pl.Float64).to_numpy()
-    for form in FORMS:
-        column = {name: sums[name].to_numpy() for name in sums.columns if name.startswith((f"s{form}_", f"f{form}_"))}
-        same, flipped = (_ratio(column, f"{side}{form}") for side in ("s", "f"))
-        crossed = tuple(sums[f"x{form}_{kind}"].to_numpy() for kind in ("ac", "ad", "bc", "bd"))
+    found = _spread(groups)
+    for form, suffix in enumerate(FORMS):
+        same, flipped = (RatioSums(*groups.moments[:, form, side, :6].T) for side in range(len(SIDES)))
         C, R = same.estimate, flipped.estimate
-        var_c, var_r = same.variance(), flipped.variance()
-        cov = covariance(same, flipped, crossed, total)  # type: ignore[arg-type]
-        rows = (
-            ("consistency", C, var_c, same.images),
-            ("responsiveness", R, var_r, flipped.images),
-            ("robustness", C * R, product_variance(C, R, var_c, var_r, cov), np.minimum(same.images, flipped.images)),
+        bounds = (
+            _resampled(groups, form, (same, flipped), level)
+            if groups.resamples
+            else _linearised(groups, form, (same, flipped), level, RANGE[suffix])
         )
-        for name, estimate, variance, images in rows:
-            found |= _with_bounds(f"{name}{form}", estimate, interval(estimate, variance, images, level, *RANGE[form]))
-    measures = [f"{one.name}{end}" for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
-    table = pl.DataFrame({name: found[name] for name in measures}).fill_nan(None)
-    counts = sums.select(one.name for one in SUMMARY_COUNTS)
-    joined = pl.concat([sums.select(keys), table, counts], how="horizontal")
-    return joined.with_columns(pl.col("n_images", "n_pairs").cast(pl.Int64)).sort(keys, nulls_last=True)
+        for name, estimate in {"consistency": C, "responsiveness": R, "robustness": C * R}.items():
+            low, high = bounds[name]
+            found |= {f"{name}{suffix}": estimate, f"{name}{suffix}_lower": low, f"{name}{suffix}_upper": high}
+    names = [f"{one.name}{end}" for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
+    names += [one.name for one in SUMMARY_SPREAD]
+    table = pl.DataFrame({name: found[name] for name in names}, schema=dict.fromkeys(names, pl.Float64)).fill_nan(None)
+    schema = {key: pl.Int8 if key == "severity" else pl.String for key in keys}
+    labels = pl.DataFrame(list(groups.keys), schema=schema, orient="row")
+    return pl.concat([labels, table, _counts(groups.counts)], how="horizontal").sort(keys, nulls_last=True)
 
 
-def _with_bounds(name: str, estimate: Array, bounds: tuple[Array, Array]) -> Mapping[str, Array]:
-    return {name: estimate, f"{name}_lower": bounds[0], f"{name}_upper": bounds[1]}
+def _spread(groups: Groups) -> dict[str, Array]:
+    """Median and standard deviation over images of the mean of each image."""
+    found = {f"{name}_median": values for name, values in medians(groups.histogram).items()}
+    for form, suffix in enumerate(FORMS):
+        for side, name in enumerate(SIDES):
+            n, total, squares = (groups.moments[:, form, side, place] for place in (0, 6, 7))
+            several = np.where(n > 1, n, np.nan)
+            variance = (squares - total**2 / several) / (several - 1)
+            found[f"{name}{suffix}_sd"] = np.sqrt(np.maximum(variance, 0))
+    return found
 
 
-def _ratio(columns: Mapping[str, Array], prefix: str) -> RatioSums:
-    return RatioSums(*(columns[f"{prefix}_{kind}"] for kind in ("n", "a", "b", "aa", "ab", "bb")))
+def _linearised(
+    groups: Groups, form: int, sides: tuple[RatioSums, RatioSums], level: float, span: tuple[float, float]
+) -> dict[str, tuple[Array, Array]]:
+    same, flipped = sides
+    C, R = same.estimate, flipped.estimate
+    var_c, var_r = same.variance(), flipped.variance()
+    ac, ad, bc, bd = groups.crossed[:, form].T
+    cov = covariance(same, flipped, (ac, ad, bc, bd), groups.counts[:, 0])
+    fewer = np.minimum(same.images, flipped.images)
+    return {
+        "consistency": interval(C, var_c, same.images, level, *span),
+        "responsiveness": interval(R, var_r, flipped.images, level, *span),
+        "robustness": interval(C * R, product_variance(C, R, var_c, var_r, cov), fewer, level, *span),
+    }
+
+
+def _resampled(
+    groups: Groups, form: int, sides: tuple[RatioSums, RatioSums], level: float
+) -> dict[str, tuple[Array, Array]]:
+    a, b, c, d = groups.resampled[:, form].transpose(1, 0, 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        C, R = a / b, c / d
+    images = [side.images for side in sides]
+    return {
+        "consistency": percentiles(C, images[0], level),
+        "responsiveness": percentiles(R, images[1], level),
+        "robustness": percentiles(C * R, np.minimum(*images), level),
+    }
+
+
+def _counts(counts: Array) -> pl.DataFrame:
+    images, pairs, same, flipped, *events = counts.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        columns = [images, pairs, same, flipped, *(event / pairs for event in events)]
+    types = {one.name: pl.Int64 if one.type == "int64" else pl.Float64 for one in SUMMARY_COUNTS}
+    return pl.DataFrame(
+        {name: column.astype(np.int64) if kind == pl.Int64 else column
+         for (name, kind), column in zip(types.items(), columns, strict=True)},
+        schema=types,
+    )  # fmt: skip

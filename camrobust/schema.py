@@ -154,6 +154,17 @@ SUMMARY_MEASURES = _columns(
     ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted"),
 )
 
+SUMMARY_SPREAD = _columns(
+    ("consistency_median", "float64", "median over images of the mean rbo of each, to 0.0005"),
+    ("consistency_sd", "float64", "standard deviation over images of the mean rbo of each"),
+    ("responsiveness_median", "float64", "median over images of the mean 1 - rbo of each, to 0.0005"),
+    ("responsiveness_sd", "float64", "standard deviation over images of the mean 1 - rbo of each"),
+    ("consistency_adjusted_median", "float64", "the same from rbo_adjusted, to 0.0005 above -1"),
+    ("consistency_adjusted_sd", "float64", "the same from rbo_adjusted"),
+    ("responsiveness_adjusted_median", "float64", "the same from rbo_adjusted, to 0.0005 below 2"),
+    ("responsiveness_adjusted_sd", "float64", "the same from rbo_adjusted"),
+)
+
 SUMMARY_COUNTS = _columns(
     ("n_images", "int64", "images in the group"),
     ("n_pairs", "int64", "(clean, perturbed) pairs in the group, per CAM and model"),

@@ -1,6 +1,8 @@
 """Estimates and intervals in which the image is the block: rows of one image are not independent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,3 +96,45 @@ def interval(
     """
     half = student.ppf((1 + level) / 2, np.maximum(images - 1, 1)) * np.sqrt(variance)
     return np.clip(estimate - half, low, high), np.clip(estimate + half, low, high)
+
+
+def image_weights(dataset: str, images: Sequence[str], seed: int, resamples: int) -> Array:
+    """How often each image is drawn in each resample of the bootstrap.
+
+    Poisson(1) counts of a stream that is keyed by the image, so that they do not depend on which images are read
+    together; like drawing N of N images with replacement, but for the number drawn, which varies.
+
+    Args:
+        dataset: of the images.
+        images: I ids.
+        seed: of the run.
+        resamples: R.
+
+    Returns:
+        (R, I).
+
+    References:
+        Chamandy, Muralidharan, Najmi & Naidu 2012, "Estimating Uncertainty for Massive Data Streams".
+    """
+    weights = np.empty((len(images), resamples))
+    for place, image in enumerate(images):
+        key = blake2b(f"{seed}\0{dataset}\0{image}".encode(), digest_size=16).digest()
+        stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        weights[place] = stream.poisson(1.0, resamples)
+    return weights.T
+
+
+def percentiles(resampled: Array, images: Array, level: float = 0.95) -> tuple[Array, Array]:
+    """Bounds that hold the middle of the resampled estimates; NaN below two images.
+
+    Args:
+        resampled: (G, R), NaN in a resample that drew no image with such a pair.
+        images: (G,) images behind the estimate.
+        level: confidence, (0, 1).
+    """
+    low, high = np.full(len(resampled), np.nan), np.full(len(resampled), np.nan)
+    for place in np.flatnonzero(images > 1):
+        known = resampled[place][~np.isnan(resampled[place])]
+        if known.size:
+            low[place], high[place] = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return low, high

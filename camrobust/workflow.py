@@ -8,9 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from camrobust.aggregate import scan_scores, summarise
+from camrobust.aggregate import Settings, reduce_scores, scan_scores
 from camrobust.config import RunConfig
 from camrobust.errors import UserError
+from camrobust.io.blocks import score_blocks
 from camrobust.io.lease import held
 from camrobust.io.progress import Progress, in_all, read_progress, write_progress
 from camrobust.io.results import clear_stale, retract
@@ -225,10 +226,9 @@ def aggregate(folder: RunFolder) -> dict[str, pl.DataFrame]:
     Raises:
         UserError: there is no run, or it has no scores.
     """
-    document = folder.run()
-    files, options = folder.score_files(folder.committed())
-    average = document["config"]["metric"]["average"]
-    tables = summarise(scan_scores(files, options), average, document["controls"])
+    document, committed = folder.run(), folder.committed()
+    settings = Settings(document["config"]["metric"]["average"], tuple(document["controls"]))
+    tables = reduce_scores(score_blocks([(folder.store, committed)]), settings).tables
     for name, table in tables.items():
         folder.write_table(f"summary/{name}.parquet", table)
         folder.write_csv(f"summary/{name}.csv", table)

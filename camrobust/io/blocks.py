@@ -1,0 +1,164 @@
+"""Score rows of one or more run folders, read in blocks of whole images: memory does not grow with the run.
+
+An image's rows may lie in several commits (its variants travelled in parts, or several runs measured it), so a commit
+cannot be averaged alone. Commits are taken in the order of their first image; a block is the images that begin in some
+successive commits, and is read from every commit that holds one of them. As each commit holds neighbours, few files are
+read twice.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from camrobust.coded import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows
+from camrobust.io.objects import Store
+from camrobust.io.results import Committed
+
+ROWS = 2_000_000
+"""Rows of one model that a block holds, unless a single commit has more; about 30 bytes each, and as many to add up."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A score file, and whether all its images are in the block."""
+
+    store: Store
+    key: str
+    whole: bool
+
+
+def score_blocks(runs: Sequence[tuple[Store, Committed]], rows: int = ROWS) -> Iterator[Block]:
+    """All score rows of some runs.
+
+    Args:
+        runs: the store and what it holds for certain, of each.
+        rows: about how many of one model a block may hold.
+    """
+    units, files = _units(runs), _files(runs)
+    with ThreadPoolExecutor(1) as ahead:
+        for (dataset,), here in units.partition_by("dataset", as_dict=True, maintain_order=True).items():
+            names = {key: keys for key, keys in files.items() if key[1] == dataset}
+            for images, commits in _cut(here, rows, max((len(keys) for keys in names.values()), default=1)):
+                models: dict[str, list[_File]] = {}
+                for run, token, whole in commits:
+                    for model, key in names.get((run, str(dataset), token), ()):
+                        models.setdefault(model, []).append(_File(runs[run][0], key, whole))
+                yield Block(str(dataset), images, _ahead(ahead, models, images))
+
+
+def image_counts(runs: Sequence[tuple[Store, Committed]]) -> dict[str, int]:
+    """Images with score rows, by dataset."""
+    counted = _units(runs).group_by("dataset").agg(pl.col("image_id").n_unique())
+    return dict(counted.iter_rows())
+
+
+def _units(runs: Sequence[tuple[Store, Committed]]) -> pl.DataFrame:
+    frames = []
+    for number, (_, committed) in enumerate(runs):
+        tokens = pl.Series([Path(key).stem for key in committed.commits], dtype=pl.String)
+        units = committed.units.filter(pl.col("rows") > 0)
+        frames.append(units.select("dataset", "image_id", "rows", run=pl.lit(number), token=tokens[units["commit"]]))
+    return pl.concat(frames).sort("dataset", maintain_order=True)
+
+
+def _files(runs: Sequence[tuple[Store, Committed]]) -> dict[tuple[int, str, str], list[tuple[str, str]]]:
+    """(run, dataset, token) to the models and keys of its score files."""
+    found: dict[tuple[int, str, str], list[tuple[str, str]]] = {}
+    for number, (_, committed) in enumerate(runs):
+        for key in committed.tables("scores"):
+            parts = dict(part.split("=", 1) for part in key.split("/") if "=" in part)
+            place = (number, unquote(parts["dataset"]), Path(key).stem)
+            found.setdefault(place, []).append((unquote(parts["model"]), key))
+    return found
+
+
+def _cut(units: pl.DataFrame, rows: int, models: int) -> Iterator[tuple[list[str], list[tuple[int, str, bool]]]]:
+    """Images of each block, and the commits that hold them: run, token, and whether it holds no other image."""
+    commits = units.group_by("run", "token").agg(pl.col("image_id").min().alias("first"), pl.col("rows").sum())
+    commits = commits.sort("first", "run", "token").with_row_index("place")
+    commits = commits.with_columns(block=(pl.col("rows").cum_sum() - pl.col("rows")) // (rows * models))
+    placed = units.join(commits.select("run", "token", "place", "block"), on=["run", "token"])
+    owner = placed.group_by("image_id").agg(pl.col("block").min().alias("owner"))
+    held = placed.join(owner, on="image_id").group_by("owner", "run", "token", "place")
+    held_by = held.agg(pl.col("image_id").n_unique().alias("images"))
+    sizes = placed.group_by("place").agg(pl.col("image_id").n_unique().alias("size"))
+    held_by = held_by.join(sizes, on="place").sort("owner", "place")
+    images = owner.sort("owner", "image_id").partition_by("owner", as_dict=True, include_key=False)
+    for (block,), some in held_by.partition_by("owner", as_dict=True, maintain_order=True).items():
+        commits_here = some.select("run", "token", pl.col("images") == pl.col("size")).rows()
+        yield images[(block,)]["image_id"].to_list(), commits_here
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, models: Mapping[str, Sequence[_File]], images: Sequence[str]
+) -> Iterator[tuple[str, Rows]]:
+    """Model by model, the next one being read while the caller works on this one."""
+    places = {image: place for place, image in enumerate(images)}
+    names = sorted(models)
+    waiting = [pool.submit(partial(_read, models[name], places)) for name in names[:1]]
+    for number, name in enumerate(names):
+        rows = waiting.pop().result()
+        if number + 1 < len(names):
+            waiting.append(pool.submit(partial(_read, models[names[number + 1]], places)))
+        yield name, rows
+
+
+def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
+    tables = [_table(file, places) for file in files]
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    image = _coded(table["image_id"])
+    lookup = np.array([places[name] for name in image.values], dtype=np.int32)
+    severity = pc.fill_null(table["severity"].cast(pa.int16()), NO_SEVERITY)
+    return Rows(
+        image=lookup[image.codes],
+        text={name: _coded(table[name]) for name in TEXT},
+        severity=_numpy(severity),
+        same=_numpy(table["same"]),
+        numbers={name: _numpy(table[name]) for name in NUMBERS},
+    )
+
+
+def _table(file: _File, places: Mapping[str, int]) -> pa.Table:
+    address = file.store.locate(file.key)
+    source: Any = BytesIO(file.store.read(file.key)) if "://" in address else address
+    table = pq.read_table(
+        source, columns=list(COLUMNS), read_dictionary=["image_id", *TEXT], partitioning=None, use_threads=False
+    )
+    if file.whole:
+        return table
+    wanted = pa.array(list(places), pa.string())
+    return table.filter(pc.is_in(table["image_id"].cast(pa.string()), value_set=wanted))
+
+
+def _coded(column: pa.ChunkedArray) -> Coded:
+    """Only the texts that occur: a filtered column keeps its whole dictionary."""
+    chunk = column.combine_chunks()
+    chunks = chunk.chunks if isinstance(chunk, pa.ChunkedArray) else [chunk]
+    if not chunks:
+        return Coded(np.empty(0, np.int32), ())
+    (array,) = chunks
+    codes = array.indices.to_numpy()
+    values = array.dictionary.to_pylist()
+    used = np.zeros(len(values), bool)
+    used[codes] = True
+    if used.all():
+        return Coded(codes, values)
+    renumbered = (np.cumsum(used) - 1).astype(np.int32)
+    return Coded(renumbered[codes], [value for value, kept in zip(values, used, strict=True) if kept])
+
+
+def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
+    values: NDArray[Any] = column.to_numpy()
+    return values

@@ -1,0 +1,132 @@
+"""What each image gives under each model and CAM: the blocks of the tests, and what characteristics are held against."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camrobust.coded import Block
+from camrobust.moments import Array, PairSums, starts_of
+
+Kept = NDArray[np.float32]
+MEASURES = ("consistency", "consistency_adjusted", "responsiveness_adjusted")
+KEPT_MEASURES = len(MEASURES)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Means of N images under one model; NaN where an image has no such pair.
+
+    Attributes:
+        dataset: its name.
+        model: its name.
+        images: N ids, the same for all models of a dataset.
+        cams: K names.
+        families: F names of perturbation families.
+        measures: (N, K) by name of `MEASURES`.
+        by_family: (N, K, F) adjusted consistency.
+        confidence: (N,) probability of the class predicted for the clean image.
+    """
+
+    dataset: str
+    model: str
+    images: list[str]
+    cams: list[str]
+    families: list[str]
+    measures: Mapping[str, Kept]
+    by_family: Kept
+    confidence: Kept
+
+    def measure(self, name: str) -> Kept:
+        """(N, K); an image's robustness is its consistency times its responsiveness."""
+        if name == "robustness_adjusted":
+            return self.measures["consistency_adjusted"] * self.measures["responsiveness_adjusted"]
+        return self.measures[name]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A block's part of a profile: vectors by (cam, column)."""
+
+    columns: Mapping[tuple[str, str], Kept]
+    confidence: Kept
+
+
+@dataclass
+class Profiles:
+    """Profiles as they grow, block by block.
+
+    Attributes:
+        families: perturbation to family; one that is not named is its own.
+    """
+
+    families: Mapping[str, str]
+    _images: dict[str, list[list[str]]] = field(default_factory=dict)
+    _pieces: dict[tuple[str, str], dict[int, _Piece]] = field(default_factory=dict)
+    _dataset: str = ""
+    _kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    def begin(self, block: Block, kept: NDArray[np.bool_]) -> None:
+        """Take up a block, of which some images are kept."""
+        self._dataset, self._kept = block.dataset, kept
+        images = [image for image, wanted in zip(block.images, kept, strict=True) if wanted]
+        self._images.setdefault(block.dataset, []).append(images)
+
+    def add(self, model: str, pairs: PairSums, groups: Sequence[tuple[str, str]], confidence: Array) -> None:
+        """Take one model's sums over the images of the block, by (CAM, perturbation)."""
+        sums, counts = pairs.sums[:, :, self._kept], pairs.counts[:, :, self._kept]
+        starts, cams = starts_of([group[:1] for group in groups])
+        columns: dict[tuple[str, str], Kept] = {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = np.add.reduceat(sums, starts, axis=-1) / np.add.reduceat(counts, starts, axis=-1)
+            for place, (cam,) in enumerate(cams):
+                for name, (form, side) in zip(MEASURES, ((0, 0), (1, 0), (1, 1)), strict=True):
+                    columns[cam, name] = means[form, side, :, place].astype(np.float32)
+            for (cam, family), members in self._by_family(groups).items():
+                total, n = (part[1, 0][:, members].sum(axis=1) for part in (sums, counts))
+                columns[cam, f"family {family}"] = (total / n).astype(np.float32)
+        number = len(self._images[self._dataset]) - 1
+        piece = _Piece(columns, confidence[self._kept].astype(np.float32))
+        self._pieces.setdefault((self._dataset, model), {})[number] = piece
+
+    def _by_family(self, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, (cam, perturbation) in enumerate(groups):
+            found.setdefault((cam, self.families.get(perturbation, perturbation)), []).append(place)
+        return found
+
+    def finished(self) -> list[Profile]:
+        """All of them, sorted by dataset and model."""
+        return [self._profile(dataset, model) for dataset, model in sorted(self._pieces)]
+
+    def _profile(self, dataset: str, model: str) -> Profile:
+        pieces, blocks = self._pieces[dataset, model], self._images[dataset]
+        named = sorted({key for piece in pieces.values() for key in piece.columns})
+        cams = sorted({cam for cam, _ in named})
+        families = sorted({name.removeprefix("family ") for _, name in named if name.startswith("family ")})
+
+        def whole(cam: str, name: str) -> Kept:
+            parts = [
+                pieces[number].columns.get((cam, name), _missing(images)) if number in pieces else _missing(images)
+                for number, images in enumerate(blocks)
+            ]
+            return np.concatenate(parts)
+
+        confidence = [
+            pieces[number].confidence if number in pieces else _missing(images) for number, images in enumerate(blocks)
+        ]
+        return Profile(
+            dataset,
+            model,
+            [image for images in blocks for image in images],
+            cams,
+            families,
+            {name: np.stack([whole(cam, name) for cam in cams], axis=1) for name in MEASURES},
+            np.stack([np.stack([whole(cam, f"family {one}") for one in families], axis=1) for cam in cams], axis=1),
+            np.concatenate(confidence),
+        )
+
+
+def _missing(images: Sequence[str]) -> Kept:
+    return np.full(len(images), np.nan, np.float32)
