@@ -26,8 +26,8 @@ RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
 above 1."""
 RESAMPLES = 1000
 """Of the bootstrap over images."""
-KEPT = 60_000_000
-"""Numbers per image, summed over images, that are kept for tests and characteristics: 240 MB."""
+KEPT = 20_000
+"""Images of a dataset that tests and characteristics look at; estimates and their intervals are made from all."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.
     return Reduction(tables, profiles.finished())
 
 
-def share_kept(images: int, numbers_per_image: int) -> float:
-    """Which share of the images can be kept for tests and characteristics, within `KEPT`."""
-    return min(1.0, KEPT / max(1, images * numbers_per_image))
+def share_kept(images: Mapping[str, int]) -> float:
+    """Which share of the images is kept for tests and characteristics, given how many each dataset has."""
+    return min(1.0, KEPT / max(1, *images.values(), 1))
 
 
 def _kept(images: Sequence[str], share: float) -> NDArray[np.bool_]:

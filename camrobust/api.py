@@ -10,7 +10,9 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from camrobust.aggregate import scan_scores, summarise
+from camrobust.aggregate import Settings as Averaging
+from camrobust.aggregate import reduce_frame, scan_scores
+from camrobust.comparison import compare
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, frozen
@@ -23,7 +25,7 @@ from camrobust.io.results import make_table
 from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
-from camrobust.schema import SCORES
+from camrobust.schema import SCORES, SUMMARIES
 from camrobust.stability import per_image
 
 if TYPE_CHECKING:
@@ -47,20 +49,21 @@ class Evaluation:
     scores: pl.DataFrame
     controls: tuple[str, ...]
 
-    def summary(self, by: str = "by_cam", average: str = "macro") -> pl.DataFrame:
-        """Consistency, responsiveness and robustness with intervals.
+    def summary(self, by: str = "by_cam", average: str = "macro", intervals: str = "delta") -> pl.DataFrame:
+        """Consistency, responsiveness and robustness with intervals; or tests of their differences.
 
         Args:
-            by: by_level, by_perturbation, by_cam, by_model or by_dataset.
+            by: by_level, by_perturbation, by_cam, by_model, by_dataset or tests.
             average: "macro" (per image first) or "micro" (over all pairs).
+            intervals: "delta" or "bootstrap", clustered by image either way.
 
         Raises:
             UserError: there is no such table.
         """
-        tables = summarise(self.scores.lazy(), average, self.controls)
-        if by not in tables:
-            raise UserError(f"summary: by must be one of {', '.join(tables)}, got '{by}'")
-        return tables[by]
+        if by not in (*SUMMARIES, "tests"):
+            raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
+        reduction = reduce_frame(self.scores.lazy(), Averaging(average, self.controls, intervals))
+        return compare(reduction.profiles) if by == "tests" else reduction.tables[by]
 
     def stability(self, *, same_class: bool = True) -> pl.DataFrame:
         """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.

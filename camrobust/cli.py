@@ -89,12 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("status", _status, "how far a run is, running or stopped"),
         ("verify", _verify, "is every planned row there exactly once, or its image named in failures?"),
-        ("aggregate", _aggregate, "reduce the scores to summary tables"),
         ("report", _report, "draw report/index.html"),
     ):
         one = add(name, command, text)
         one.add_argument("run", help="output folder of a run")
         add_json(one)
+    one = add("aggregate", _aggregate, "reduce the scores of one run, or of several that measured alike, to summary tables")
+    one.add_argument("runs", nargs="+", metavar="RUN", help="output folders of runs")
+    one.add_argument("--output", help="folder for the tables of several runs")
+    one.add_argument("--intervals", choices=("delta", "bootstrap"), help="default: as the run was configured")
+    add_json(one)
     one = add("watch-spot", _watch_spot, "drain this machine's Ray node when the cloud announces to take it back")
     one.add_argument("--metadata", default="http://169.254.169.254", help="base address of the metadata service")
     one.add_argument("--interval", type=float, default=5.0, help="seconds between two questions")
@@ -119,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
     one.add_argument("--overhead", type=int, metavar="N", help="instead: the job against a bare loop, over N images")
     one.add_argument("--scale", type=int, metavar="N", help="instead: all but the measuring, at N synthetic images")
+    one.add_argument("--aggregate", type=int, metavar="ROWS", help="instead: all summaries of ROWS synthetic score rows")
     add_json(one)
     return parser
 
@@ -262,12 +267,18 @@ def _aggregate(given: Arguments) -> int:
     from camrobust.io.runs import open_run
     from camrobust.verify import verify
 
-    folder = open_run(given.run)
-    verdict = verify(folder)
-    if not verdict.complete:
-        _show_verdict(verdict, folder.uri)
-        return 1
-    tables = workflow.aggregate(folder)
+    if (len(given.runs) > 1) != (given.output is not None):
+        raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
+    folders = [open_run(uri) for uri in given.runs]
+    for folder in folders:
+        verdict = verify(folder)
+        if not verdict.complete:
+            _show_verdict(verdict, folder.uri)
+            return 1
+    if given.output is None:
+        tables = workflow.aggregate(folders[0], given.intervals)
+    else:
+        tables = workflow.combine(folders, open_run(given.output), given.intervals)
     if given.json:
         _print({name: table.to_dicts() for name, table in tables.items()})
     else:
@@ -313,7 +324,7 @@ def _explain(given: Arguments) -> int:
 def _bench(given: Arguments) -> int:
     if given.chaos:
         return _chaos(given)
-    if given.overhead or given.scale:
+    if given.overhead or given.scale or given.aggregate:
         return _around(given)
     from camrobust.bench import bench, show
 
@@ -333,6 +344,10 @@ def _around(given: Arguments) -> int:
         from camrobust.overhead import overhead
 
         rows, title = overhead(given.overhead, say), f"{given.overhead} images, 15 variants, resnet18, 4 CAMs"
+    elif given.aggregate:
+        from camrobust.volume import volume
+
+        rows, title = volume(given.aggregate, say), f"{given.aggregate:,} score rows"
     else:
         from camrobust.scale import scale
 

@@ -82,6 +82,9 @@ class MetricConfig(_Strict):
     similarities: tuple[str, ...] | None = Field(
         None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
     )
+    intervals: Literal["delta", "bootstrap"] = Field(
+        "delta", description="of the summaries, clustered by image: linearised, or resampled over images; changes no row"
+    )
 
 
 class SegmentsConfig(BaseModel):
@@ -178,7 +181,7 @@ class RunConfig(_Strict):
 
     def numbers(self) -> dict[str, Any]:
         """The part that changes numbers, as plain data."""
-        ways = {"output": True, "cluster": True, "gallery": True, "max_failures": True}
+        ways = {"output": True, "cluster": True, "gallery": True, "max_failures": True, "metric": {"intervals"}}
         return self.model_dump(mode="json", exclude={**ways, "datasets": {"__all__": {"access"}}})
 
     def digest(self) -> str:

@@ -5,7 +5,7 @@ neighbouring cells of the same image, so the rows are looked at once. Over the i
 what the estimates, their intervals clustered by image, and the spread of the images are made from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,44 +32,44 @@ Cell = tuple[str, str, int | None, str]
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sums over the pairs of I images in G groups, per form of the measure and side.
+    """Sums over the pairs of I images in G groups.
 
     Attributes:
-        sums: (2, 2, I, G), Σ r over same pairs, Σ (1 - r) over flipped ones; raw, then adjusted.
-        counts: (2, 2, I, G), pairs in which that is defined.
+        sums: by form, (2, I, G): Σ r over same pairs, Σ (1 - r) over flipped ones.
+        counts: by form, (2, I, G): pairs in which that is defined; one array for both forms where they agree.
         pairs: (I, G), all pairs.
         events: (3, G), pairs that flipped, that are flat, that are not finite.
     """
 
-    sums: Array
-    counts: Array
+    sums: tuple[Array, Array]
+    counts: tuple[Array, Array]
     pairs: Array
     events: Array
+
+    def mapped(self, change: Callable[[Array], Array]) -> "PairSums":
+        """The same change of the last axis of all parts."""
+        raw, adjusted = self.counts
+        counts = change(raw)
+        both = (counts, counts if adjusted is raw else change(adjusted))
+        return PairSums((change(self.sums[0]), change(self.sums[1])), both, change(self.pairs), change(self.events))
 
     def rolled(self, starts: Sequence[int]) -> "PairSums":
         """Groups of neighbouring groups, each from one start to the next."""
         if len(starts) == self.pairs.shape[1]:
             return self
-        parts = (np.add.reduceat(part, starts, axis=-1) for part in (self.sums, self.counts, self.pairs, self.events))
-        return PairSums(*parts)
+        return self.mapped(lambda part: np.add.reduceat(part, starts, axis=-1))
 
     def of(self, groups: NDArray[np.bool_]) -> "PairSums":
         """Some of the groups."""
-        if groups.all():
-            return self
-        return PairSums(self.sums[..., groups], self.counts[..., groups], self.pairs[:, groups], self.events[:, groups])
+        return self if groups.all() else self.mapped(lambda part: part[..., groups])
 
     def __add__(self, other: "PairSums") -> "PairSums":
-        mine, theirs = (
-            (one.sums, one.counts, one.pairs, one.events) for one in (self, other)
+        return PairSums(
+            (self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]),
+            (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1]),
+            self.pairs + other.pairs,
+            self.events + other.events,
         )
-        return PairSums(*(a + b for a, b in zip(mine, theirs, strict=True)))
-
-    def means(self) -> Array:
-        """(2, 2, I, G), mean of every image, NaN where it has no such pair."""
-        with np.errstate(invalid="ignore"):
-            means: Array = self.sums / np.where(self.counts > 0, self.counts, np.nan)
-        return means
 
 
 def pair_sums(rows: Rows, images: int) -> tuple[PairSums, list[Cell]]:
@@ -84,32 +84,48 @@ def pair_sums(rows: Rows, images: int) -> tuple[PairSums, list[Cell]]:
     """
     cell, cells = _cells(rows)
     L, size = len(cells), images * len(cells)
-    index = rows.image.astype(np.int64) * L + cell
-    sided = index + size * ~rows.same
+    index = rows.image * np.int64(L)
+    index += cell
+    flipped = ~rows.same
+    sided = index + np.multiply(flipped, size, dtype=np.int64)
     status = rows.text["status"]
     ok = _is(status.codes, status.values, "ok")
-    sums, counts = np.empty((2, 2, images, L)), np.empty((2, 2, images, L))
-    before = None
-    for form, column in enumerate(FORMS.values()):
-        values = rows.numbers[column]
-        good = ok & ~np.isnan(values)
-        places = sided if good.all() else sided[good]
-        sums[form] = np.bincount(places, values if good.all() else values[good], 2 * size).reshape(2, images, L)
-        if before is not None and np.array_equal(good, before):
-            counts[form] = counts[0]
-        else:
-            counts[form] = np.bincount(places, minlength=2 * size).reshape(2, images, L)
-        sums[form, 1] = counts[form, 1] - sums[form, 1]
-        before = good
-    pairs = np.bincount(index, minlength=size).reshape(images, L).astype(np.float64)
-    happened = (~rows.same, *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite")))
-    events = np.stack([np.bincount(cell[event], minlength=L) for event in happened]).astype(np.float64)
-    return PairSums(sums, counts, pairs, events), cells
+    raw, adjusted = (rows.numbers[column] for column in FORMS.values())
+    good = [ok & ~np.isnan(values) for values in (raw, adjusted)]
+    shape = (2, images, L)
+    n = _added(sided, None, good[0], shape)
+    both = (n, n if np.array_equal(*good) else _added(sided, None, good[1], shape))
+    sums = [_added(sided, values, kept, shape) for values, kept in zip((raw, adjusted), good, strict=True)]
+    for total, count in zip(sums, both, strict=True):
+        np.subtract(count[1], total[1], out=total[1])
+    if good[0].all():
+        pairs = n.sum(axis=0)
+    else:
+        pairs = np.bincount(index, minlength=size).reshape(images, L).astype(np.float64)
+    happened = (flipped, *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite")))
+    events = np.stack([_counted(cell, event, L) for event in happened])
+    return PairSums((sums[0], sums[1]), both, pairs, events), cells
 
 
 def _is(codes: NDArray[np.int32], values: Sequence[str], wanted: str) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.array([value == wanted for value in values], bool)[codes]
+    chosen = np.array([value == wanted for value in values], bool)
+    if chosen.all() or not chosen.any():
+        return np.full(len(codes), bool(chosen.size) and bool(chosen[0]))
+    found: NDArray[np.bool_] = chosen[codes]
     return found
+
+
+def _added(
+    places: NDArray[np.int64], values: NDArray[np.floating[Any]] | None, kept: NDArray[np.bool_], shape: tuple[int, ...]
+) -> Array:
+    """Values, or ones, added up where they belong."""
+    if not kept.all():
+        places, values = places[kept], None if values is None else values[kept]
+    return np.bincount(places, values, int(np.prod(shape))).reshape(shape).astype(np.float64, copy=False)
+
+
+def _counted(cell: NDArray[np.int64], event: NDArray[np.bool_], cells: int) -> Array:
+    return np.bincount(cell[event], minlength=cells).astype(np.float64) if event.any() else np.zeros(cells)
 
 
 def _cells(rows: Rows) -> tuple[NDArray[np.int64], list[Cell]]:
@@ -184,14 +200,16 @@ class Groups:
             weights: (R, I), how often each image is drawn in each resample.
         """
         places = self._places(keys)
-        means, has = pairs.means(), pairs.counts > 0
-        offset = 0
-        for form in range(2):
-            a, b, c, d = self._ratios(pairs, means, has, form)
+        known, has = None, pairs.counts[0]
+        for form, (sums, counts) in enumerate(zip(pairs.sums, pairs.counts, strict=True)):
+            if known is None or counts is not pairs.counts[0]:
+                known = counts > 0
+                has = known.astype(np.float64)
+            means = np.divide(sums, counts, out=np.zeros_like(sums), where=known)
+            (a, c), (b, d) = (sums, counts) if self.average == "micro" else (means, has)
             for side, (x, y) in enumerate(((a, b), (c, d))):
-                known, mean = has[form, side], np.nan_to_num(means[form, side])
-                self.moments[places, form, side] += self._side(x, y, mean, known)
-                offset = self._fill(places, mean, known, form, side, offset)
+                self.moments[places, form, side] += self._side(x, y, means[side], has[side])
+                self._fill(places, means[side], known[side], form, side)
             self.crossed[places, form] += np.stack([_dot(a, c), _dot(a, d), _dot(b, c), _dot(b, d)], axis=-1)
             if weights is not None:
                 self.resampled[places, form] += np.stack([weights @ part for part in (a, b, c, d)]).transpose(2, 0, 1)
@@ -208,33 +226,29 @@ class Groups:
                 setattr(self, name, np.concatenate([old, np.zeros((fresh, *old.shape[1:]), old.dtype)]))
         return places
 
-    def _ratios(
-        self, pairs: PairSums, means: Array, has: NDArray[np.bool_], form: int
-    ) -> tuple[Array, Array, Array, Array]:
-        if self.average == "micro":
-            (a, c), (b, d) = pairs.sums[form], pairs.counts[form]
-        else:
-            (a, c), (b, d) = np.nan_to_num(means[form]), has[form].astype(np.float64)
-        return a, b, c, d
-
-    def _side(self, x: Array, y: Array, mean: Array, known: NDArray[np.bool_]) -> Array:
-        n, total, squares = known.sum(0), x.sum(0), _dot(x, x)
+    def _side(self, x: Array, y: Array, mean: Array, has: Array) -> Array:
+        n, total, squares = has.sum(0), x.sum(0), _dot(x, x)
         if self.average == "macro":
             return np.stack([n, total, n, squares, total, n, total, squares], axis=-1)
-        return np.stack(
-            [n, total, y.sum(0), squares, _dot(x, y), _dot(y, y), mean.sum(0), _dot(mean, mean)], axis=-1
-        )
+        return np.stack([n, total, y.sum(0), squares, _dot(x, y), _dot(y, y), mean.sum(0), _dot(mean, mean)], axis=-1)
 
-    def _fill(
-        self, places: NDArray[np.int64], mean: Array, known: NDArray[np.bool_], form: int, side: int, offset: int
-    ) -> int:
-        name = f"{SIDES[side]}{list(FORMS)[form]}"
-        low, bins = RANGES[name][0], BINS[name]
+    def _fill(self, places: NDArray[np.int64], mean: Array, known: NDArray[np.bool_], form: int, side: int) -> None:
+        offset, low, bins = _columns(form, side)
         G = mean.shape[1]
-        bin_ = np.clip((mean - low) / STEP + 0.5, 0, bins - 1).astype(np.int64) + np.arange(G) * bins
-        filled = np.bincount(bin_.ravel() if known.all() else bin_[known], minlength=G * bins).reshape(G, bins)
+        place = mean / STEP
+        place += 0.5 - low / STEP
+        np.clip(place, 0, bins - 1, out=place)
+        whole = place.astype(np.int64)
+        whole += np.arange(G) * bins
+        filled = np.bincount(whole[known], minlength=G * bins).reshape(G, bins)
         self.histogram[places, offset : offset + bins] += filled.astype(np.uint32)
-        return offset + bins
+
+
+def _columns(form: int, side: int) -> tuple[int, int, int]:
+    """Where a measure's bins begin in the histogram, at which value, and how many there are."""
+    names = [f"{name}{suffix}" for suffix in FORMS for name in SIDES]
+    place = form * len(SIDES) + side
+    return sum(BINS[name] for name in names[:place]), RANGES[names[place]][0], BINS[names[place]]
 
 
 def _dot(x: Array, y: Array) -> Array:
@@ -248,14 +262,12 @@ def medians(histogram: NDArray[np.uint32]) -> dict[str, Array]:
     Args:
         histogram: (G, bins of all measures).
     """
-    found, offset = {}, 0
-    for form in FORMS:
-        for side in SIDES:
-            name = f"{side}{form}"
-            part = np.cumsum(histogram[:, offset : offset + BINS[name]], axis=1, dtype=np.int64)
-            offset += BINS[name]
+    found = {}
+    for form, suffix in enumerate(FORMS):
+        for side, name in enumerate(SIDES):
+            offset, low, bins = _columns(form, side)
+            part = np.cumsum(histogram[:, offset : offset + bins], axis=1, dtype=np.int64)
             n = part[:, -1]
             ends = [(part < half[:, None]).sum(1) for half in ((n + 1) // 2, n // 2 + 1)]
-            middle = RANGES[name][0] + np.add(*ends) / 2 * STEP
-            found[name] = np.where(n > 0, middle, np.nan)
+            found[f"{name}{suffix}"] = np.where(n > 0, low + np.add(*ends) / 2 * STEP, np.nan)
     return found

@@ -10,7 +10,7 @@ import torch
 
 from camrobust.config import ModelConfig, RunConfig
 from camrobust.core.cams import CAMS
-from camrobust.core.perturb import Variant, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, variants
 from camrobust.errors import UserError
 from camrobust.io.manifest import check_labels, list_images
 from camrobust.io.objects import MissingObjectError
@@ -168,3 +168,9 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
 def controls(cams: Sequence[str]) -> list[str]:
     """The CAMs of a list that are a floor, not an explanation."""
     return [name for name in cams if CAMS[name].control]
+
+
+def families(planned: Sequence[Variant]) -> dict[str, str]:
+    """The family of every perturbation; one that no registry knows is its own."""
+    names = dict.fromkeys(one.perturbation for one in planned)
+    return {name: PERTURBATIONS[name].family if name in PERTURBATIONS else name for name in names}

@@ -75,16 +75,21 @@ class Profiles:
 
     def add(self, model: str, pairs: PairSums, groups: Sequence[tuple[str, str]], confidence: Array) -> None:
         """Take one model's sums over the images of the block, by (CAM, perturbation)."""
-        sums, counts = pairs.sums[:, :, self._kept], pairs.counts[:, :, self._kept]
+        sums, counts = (
+            [part if self._kept.all() else part[:, self._kept] for part in parts] for parts in (pairs.sums, pairs.counts)
+        )
         starts, cams = starts_of([group[:1] for group in groups])
         columns: dict[tuple[str, str], Kept] = {}
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = np.add.reduceat(sums, starts, axis=-1) / np.add.reduceat(counts, starts, axis=-1)
+            means = [
+                np.add.reduceat(total, starts, axis=-1) / np.add.reduceat(n, starts, axis=-1)
+                for total, n in zip(sums, counts, strict=True)
+            ]
             for place, (cam,) in enumerate(cams):
                 for name, (form, side) in zip(MEASURES, ((0, 0), (1, 0), (1, 1)), strict=True):
-                    columns[cam, name] = means[form, side, :, place].astype(np.float32)
+                    columns[cam, name] = means[form][side, :, place].astype(np.float32)
             for (cam, family), members in self._by_family(groups).items():
-                total, n = (part[1, 0][:, members].sum(axis=1) for part in (sums, counts))
+                total, n = (part[1][0][:, members].sum(axis=1) for part in (sums, counts))
                 columns[cam, f"family {family}"] = (total / n).astype(np.float32)
         number = len(self._images[self._dataset]) - 1
         piece = _Piece(columns, confidence[self._kept].astype(np.float32))

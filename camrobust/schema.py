@@ -183,3 +183,49 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
     "by_dataset": ("dataset",),
 }
 """Each summary table and the columns it groups by; each measure also has `_lower` and `_upper`."""
+
+TESTS = _columns(
+    ("factor", "string", "what is compared: cam (within an image), model (within an image) or dataset (between images)"),
+    ("dataset", "string", "where the images come from, null when datasets are compared"),
+    ("model", "string", "whose maps, null when models are compared"),
+    ("cam", "string", "which CAM, null when CAMs are compared"),
+    ("measure", "string", "consistency_adjusted, responsiveness_adjusted or robustness_adjusted of every image"),
+    ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta"),
+    ("first", "string", "of a pair; also whose mean rank; null for a test of all at once"),
+    ("second", "string", "of a pair, else null"),
+    ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank, mean_rank_difference, rank_biserial, cliffs_delta"),
+    ("effect", "float64", "its value; of a pair: positive where the first is higher, or ranks better"),
+    ("effect_lower", "float64", "lower end of its 95 % interval, null where there is none"),
+    ("effect_upper", "float64", "upper end"),
+    ("difference", "float64", "mean of the first minus mean of the second, in the measure's own unit; pairs only"),
+    ("difference_lower", "float64", "lower end of its 95 % interval over images"),
+    ("difference_upper", "float64", "upper end"),
+    ("statistic", "float64", "chi squared, F, H, q, t, the sum of positive ranks, or U"),
+    ("df", "float64", "degrees of freedom, of the numerator for F, null where there are none"),
+    ("p", "float64", "probability of a statistic at least as extreme where nothing differs"),
+    ("p_corrected", "float64", "Holm over all pairs of one comparison, over all comparisons for tests of all at once"),
+    ("n_groups", "int64", "how many are compared"),
+    ("n_images", "int64", "images that have all of them (between datasets: images of both)"),
+    ("n_dropped", "int64", "images left out because a value is missing"),
+)
+
+CHARACTERISTICS = _columns(
+    ("dataset", "string", "where the images come from, null for all datasets pooled"),
+    ("model", "string", "whose maps"),
+    ("cam", "string", "which CAM"),
+    ("family", "string", "perturbation family, or all"),
+    ("measure", "string", "consistency or consistency_adjusted of every image"),
+    ("analysis", "string", "spearman, all_properties (rank regression), dataset or dataset_given_segments"),
+    ("property", "string", "of the image, see images/, or confidence of the model; for datasets: FIRST - SECOND"),
+    ("effect", "float64", "rank correlation; for datasets: mean of the first minus the second; null for all_properties"),
+    ("effect_lower", "float64", "lower end of its 95 % interval"),
+    ("effect_upper", "float64", "upper end"),
+    ("share", "float64", "share of the variance explained (of ranks; of values for datasets), [0, 1]"),
+    ("share_lower", "float64", "lower end of its 95 % interval, for all_properties"),
+    ("share_upper", "float64", "upper end"),
+    ("share_alone", "float64", "what the share of all properties loses without this one"),
+    ("p", "float64", "probability of an effect at least as large where there is none"),
+    ("p_corrected", "float64", "Holm over the properties of one row group"),
+    ("n_images", "int64", "images with both"),
+)
+"""What the characteristics of images explain; see docs/statistics.md."""

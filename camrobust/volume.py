@@ -119,7 +119,7 @@ def _commit(uri: str, dataset: int, first: int, images: int) -> None:
     )  # fmt: skip
     frames = []
     for model in range(MODELS):
-        same = (generator.random((n, levels)) > 0.1 + 0.1 * np.arange(levels) % SEVERITIES / SEVERITIES)[image, level]
+        same = (generator.random((n, levels)) > 0.1 + 0.1 * (np.arange(levels) % SEVERITIES))[image, level]
         mean = _means()[dataset, model].reshape(CAMS, levels)[cam, level]
         noise = generator.uniform(-0.1, 0.1, len(image))
         r = (mean + np.where(same, 1, -1) * ease[image] + noise).astype(np.float32)

@@ -1,23 +1,25 @@
 """A whole run, as the command line and the jobs call it: measure, verify, aggregate, report."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from typing import Any
 
 import polars as pl
 
-from camrobust.aggregate import Settings, reduce_scores, scan_scores
+from camrobust.aggregate import scan_scores
+from camrobust.combine import combined_document, reduce_runs
 from camrobust.config import RunConfig
 from camrobust.errors import UserError
-from camrobust.io.blocks import score_blocks
 from camrobust.io.lease import held
+from camrobust.io.objects import MissingObjectError
 from camrobust.io.progress import Progress, in_all, read_progress, write_progress
-from camrobust.io.results import clear_stale, retract
+from camrobust.io.results import clear_stale, empty_frame, retract
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.report.page import build_report
-from camrobust.schema import SUMMARIES
+from camrobust.schema import MAPS, SUMMARIES
 from camrobust.verify import Verdict, verify
 
 Show = Callable[[Progress], None]
@@ -123,7 +125,7 @@ def _pending(folder: RunFolder, say: Say, *, retry_failures: bool) -> pl.DataFra
 
 def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
     """List images and check every model; returns what writes the manifest and run.json."""
-    from camrobust.plan import check_models, controls, make_plan
+    from camrobust.plan import check_models, controls, families, make_plan
 
     say("listing images and checking models …")
     plan = make_plan(config)
@@ -137,6 +139,7 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
         "models": [one.name for one in config.models],
         "cams": list(config.cams),
         "controls": controls(config.cams),
+        "families": families(plan.variants),
         "variants": [
             {"perturbation": one.perturbation, "severity": one.severity, "parameter": one.parameter,
              "replicate": one.replicate}
@@ -220,15 +223,37 @@ def finish(folder: RunFolder, max_failures: float, *, measured: int) -> Outcome:
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failures)
 
 
-def aggregate(folder: RunFolder) -> dict[str, pl.DataFrame]:
+def aggregate(folder: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
     """Reduce a run's scores to its summary tables and write them as parquet and csv.
 
     Raises:
         UserError: there is no run, or it has no scores.
     """
-    document, committed = folder.run(), folder.committed()
-    settings = Settings(document["config"]["metric"]["average"], tuple(document["controls"]))
-    tables = reduce_scores(score_blocks([(folder.store, committed)]), settings).tables
+    return _written(folder, reduce_runs([folder], intervals))
+
+
+def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
+    """Reduce several runs to one set of summary tables with one report, in a folder of their own.
+
+    Raises:
+        UserError: the runs do not go together, or the output holds a run.
+    """
+    if output.read_json("run.json") is not None:
+        raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
+    tables = _written(output, reduce_runs(folders, intervals))
+    document = combined_document({folder.uri: folder.run() for folder in folders})
+    output.write_json("combined.json", {**document, "finished": utc()})
+    parts = [(folder, folder.committed()) for folder in folders]
+    images, failures = (
+        pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
+    )
+    images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
+    page = build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS))
+    output.store.write("report/index.html", page.encode())
+    return tables
+
+
+def _written(folder: RunFolder, tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     for name, table in tables.items():
         folder.write_table(f"summary/{name}.parquet", table)
         folder.write_csv(f"summary/{name}.csv", table)
@@ -241,7 +266,11 @@ def summaries(folder: RunFolder) -> dict[str, pl.DataFrame]:
     Raises:
         UserError: they were not.
     """
-    return {name: pl.read_parquet(folder.store.read(f"summary/{name}.parquet")) for name in SUMMARIES}
+    names = (*SUMMARIES, "tests", "characteristics")
+    try:
+        return {name: pl.read_parquet(BytesIO(folder.store.read(f"summary/{name}.parquet"))) for name in names}
+    except MissingObjectError as error:
+        raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
 
 
 def report(folder: RunFolder) -> str:

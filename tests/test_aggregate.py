@@ -7,7 +7,7 @@ import pytest
 
 from camrobust.aggregate import scan_scores, summarise
 from camrobust.errors import UserError
-from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES
+from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
 from tests.reference.aggregate import group
 from tests.synthetic import frame, score_rows, scores
 
@@ -77,7 +77,7 @@ def test_columns_are_the_schemas_and_rows_order_changes_nothing():
     second = summarise(table.sample(fraction=1, shuffle=True, seed=1).lazy())
     measures = [f"{one.name}{end}" for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
     for name, keys in SUMMARIES.items():
-        assert first[name].columns == [*keys, *measures, *(one.name for one in SUMMARY_COUNTS)]
+        assert first[name].columns == [*keys, *measures, *(one.name for one in (*SUMMARY_SPREAD, *SUMMARY_COUNTS))]
         assert first[name].drop(keys).to_numpy() == pytest.approx(second[name].drop(keys).to_numpy(), nan_ok=True)
 
 

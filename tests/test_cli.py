@@ -63,7 +63,8 @@ MISTAKES = {
     "unknown key": (lambda d, p: d | {"cam": 1}, "config: unknown key 'cam'; did you mean 'cams'? known: "),
     "unknown nested key": (
         lambda d, p: d | {"metric": {"rbop": 1}},
-        "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, rbo_p, similarities, target, ties",
+        "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, intervals, rbo_p, similarities, "
+        "target, ties",
     ),
     "missing key": (lambda d, p: {k: v for k, v in d.items() if k != "cams"}, "config: the key 'cams' is missing"),
     "value out of range": (

@@ -18,11 +18,17 @@ BELOW = {
     "core": {"errors", "registry", "schema", "segmenters"},
     "models": {"errors", "registry", "schema", "core"},
     "measure": {"errors", "registry", "schema", "core", "models"},
-    "io": {"errors", "registry", "schema", "config"},
+    "coded": set(),
+    "io": {"errors", "registry", "schema", "config", "coded"},
     "stats": {"errors", "registry", "schema"},
-    "aggregate": {"errors", "registry", "schema", "stats", "stability"},
     "stability": {"schema"},
-    "report": {"errors", "registry", "schema", "stats", "aggregate", "stability"},
+    "ranktests": set(),
+    "moments": {"coded"},
+    "profiles": {"coded", "moments"},
+    "comparison": {"schema", "profiles", "ranktests"},
+    "characteristics": {"schema", "profiles", "ranktests"},
+    "aggregate": {"errors", "registry", "schema", "stats", "coded", "moments", "profiles"},
+    "report": {"errors", "registry", "schema", "stats", "aggregate", "ranktests"},
     "status": {"errors", "config", "io"},
     "verify": {"errors", "registry", "schema", "config", "io", "stats", "aggregate"},
 }
@@ -30,12 +36,18 @@ BELOW["plan"] = {"errors", "registry", "schema", "config", "core", "models", "me
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
-TOP = {"api", "chaos", "cli", "demo", "estimate", "overhead", "picture", "scale", "terminal", "workflow", "__init__"}
+TOP = {
+    "api", "chaos", "cli", "combine", "demo", "estimate", "overhead", "picture", "scale", "terminal", "volume", "workflow",
+    "__init__",
+}  # fmt: skip
 FOREIGN = {
     "ray": {"cluster"},
     "boto3": {"io"},
     "botocore": {"io"},
-    "polars": {"io", "stats", "stability", "aggregate", "report", "verify", "plan", "cluster", *TOP},
+    "polars": {
+        "coded", "io", "stability", "aggregate", "comparison", "characteristics", "report", "verify", "plan", "cluster",
+        *TOP,
+    },
     "pyarrow": {"io", "cluster", *TOP},
     "pydantic": {"config"},
     "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},

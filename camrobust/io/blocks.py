@@ -119,7 +119,7 @@ def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
     tables = [_table(file, places) for file in files]
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     image = _coded(table["image_id"])
-    lookup = np.array([places[name] for name in image.values], dtype=np.int32)
+    lookup = np.array([places[name] for name in image.values], dtype=np.int64)
     severity = pc.fill_null(table["severity"].cast(pa.int16()), NO_SEVERITY)
     return Rows(
         image=lookup[image.codes],

@@ -39,9 +39,9 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
     if data.is_empty():
         return None
     drawn = set(data["cam"])
-    chosen = [_choice("measure", list(MEASURES.values()))]
+    chosen = [choice("measure", list(MEASURES.values()))]
     chosen += [
-        _choice(key, data[key].unique().sort().to_list()) for key in ("model", "dataset") if data[key].n_unique() > 1
+        choice(key, data[key].unique().sort().to_list()) for key in ("model", "dataset") if data[key].n_unique() > 1
     ]
     base = alt.Chart(alt.Data(values=data.to_dicts())).encode(
         x=alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0)),
@@ -64,15 +64,20 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
             alt.Tooltip("upper:Q", format=".3f"), alt.Tooltip("images:Q", title="images"),
         ],
     )  # fmt: skip
-    picked = " && ".join(f"datum.{param.name.removeprefix('pick_')} == {param.name}" for param in chosen)
-    layered = alt.layer(band, line).properties(width=250, height=170).transform_filter(picked)
+    layered = alt.layer(band, line).properties(width=250, height=170).transform_filter(picked(chosen))
     chart = layered.facet(facet=alt.Facet("perturbation:N", title=None), columns=COLUMNS).add_params(*chosen)
-    return _plain(chart)
+    return plain(chart)
 
 
-def _choice(key: str, options: list[str]) -> alt.Parameter:
+def choice(key: str, options: list[str]) -> alt.Parameter:
+    """A list to pick one value of a key from."""
     bind = alt.binding_select(options=options, name=f"{key} ")
     return alt.param(name=f"pick_{key}", value=options[0], bind=bind)
+
+
+def picked(chosen: Sequence[alt.Parameter]) -> str:
+    """The filter that keeps the rows of what was picked."""
+    return " && ".join(f"datum.{param.name.removeprefix('pick_')} == {param.name}" for param in chosen)
 
 
 def _long(by_level: pl.DataFrame) -> pl.DataFrame:
@@ -95,7 +100,8 @@ def _long(by_level: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts).drop_nulls("value")
 
 
-def _plain(chart: alt.FacetChart) -> dict[str, Any]:
+def plain(chart: alt.FacetChart | alt.LayerChart) -> dict[str, Any]:
+    """The specification of a chart in the page's colours."""
     configured = (
         chart.configure(background="transparent", font="system-ui, sans-serif")
         .configure_view(stroke=None)

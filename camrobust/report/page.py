@@ -12,7 +12,9 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
+from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.figures import severity_curves
+from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
 
 FAILURES_SHOWN = 50
@@ -47,7 +49,7 @@ def build_report(
 
     Args:
         run: run.json.
-        summaries: tables of `schema.SUMMARIES`.
+        summaries: tables of `schema.SUMMARIES`; `tests` and `characteristics` where there are any.
         scores: all score rows.
         images: `schema.IMAGES`.
         failures: `schema.FAILURES`.
@@ -61,6 +63,7 @@ def build_report(
     chosen, twins = _chosen(ranked, controls), _twins(run)
     alone = summaries["by_level"].filter(~pl.struct("model", "cam").is_in(twins))
     gallery = exhibits(maps, scores, *chosen) if chosen is not None and not maps.is_empty() else {}
+    tests, traits = summaries.get("tests"), summaries.get("characteristics")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
     template = environment.from_string(files("camrobust.report").joinpath("page.html.jinja").read_text("utf-8"))
@@ -68,6 +71,10 @@ def build_report(
         verdict=verdict(run, ranked, summaries["by_level"]),
         rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
         chart=_safe_json(severity_curves(alone, run.get("cams", []), controls)),
+        ranks=_safe_json(None if tests is None else critical_differences(tests)),
+        traits=_safe_json(None if traits is None else characteristics_chart(traits)),
+        tested=[] if tests is None else test_sentences(tests, controls),
+        explained=[] if traits is None else characteristics_sentences(traits, controls),
         vega=Markup(_vega()),
         gallery=gallery,
         chosen=chosen,

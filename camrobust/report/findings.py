@@ -1,0 +1,182 @@
+"""What tests and characteristics say, in sentences that lead with effect size and interval."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+SHOWN = 12
+"""Most groups that sentences are written for; the tables have all."""
+WORDS = {
+    "consistency_adjusted": "consistency",
+    "responsiveness_adjusted": "responsiveness",
+    "robustness_adjusted": "robustness",
+}
+Row = Mapping[str, Any]
+
+
+def probability(p: float | None) -> str:
+    """A p-value as it is written in a sentence."""
+    return "p unknown" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _span(row: Row, name: str, digits: int = 2, suffix: str = "") -> str:
+    value = f"{row[name]:.{digits}f}{suffix}"
+    low, high = row[f"{name}_lower"], row[f"{name}_upper"]
+    return value if low is None or high is None else f"{value} (95 % interval {low:.{digits}f} to {high:.{digits}f})"
+
+
+def test_sentences(tests: pl.DataFrame, controls: Sequence[str]) -> list[str]:
+    """Which differences are more than chance.
+
+    Args:
+        tests: `schema.TESTS`.
+        controls: CAMs that are a floor.
+    """
+    groups = tests.filter(pl.col("factor") == "cam").select("dataset", "model").unique(maintain_order=True)
+    found = []
+    for dataset, model in groups.head(SHOWN).iter_rows():
+        here = tests.filter((pl.col("dataset") == dataset) & (pl.col("model") == model) & (pl.col("factor") == "cam"))
+        for measure in ("consistency_adjusted", "robustness_adjusted"):
+            found += _cams(here.filter(pl.col("measure") == measure), f"{model} on {dataset}", WORDS[measure], controls)
+    if groups.height > SHOWN:
+        found.append(f"{groups.height - SHOWN} more pairs of model and dataset are in summary/tests.csv.")
+    return [*found, *_others(tests)]
+
+
+def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) -> list[str]:
+    ranks = here.filter(pl.col("test") == "mean_rank").sort("effect", "first")
+    if ranks.is_empty():
+        return []
+    n, dropped = int(ranks["n_images"][0]), int(ranks["n_dropped"][0])
+    text = f"{where}, {what}, {n:,} images that have a value for all {ranks.height} CAMs"
+    text += f" ({dropped:,} lack one and are left out): " if dropped else ": "
+    omnibus = here.filter(pl.col("test") == "friedman")
+    if omnibus.height:
+        one, other = omnibus.row(0, named=True), here.filter(pl.col("test") == "iman_davenport").row(0, named=True)
+        if one["effect"] is not None:
+            F = "∞" if other["statistic"] is None else f"{other['statistic']:.1f}"
+            text += (
+                f"Kendall's W of the CAMs' ranks is {one['effect']:.2f} (0: images rank them at random, 1: all alike; "
+                f"Friedman χ² = {one['statistic']:.1f}, Iman-Davenport F = {F}, {probability(other['p'])}). "
+            )
+    pairs = here.filter(pl.col("test") == "wilcoxon")
+    return [text + _first_two(pairs, ranks) + _floor(pairs, controls)]
+
+
+def _pair(pairs: pl.DataFrame, first: str, second: str) -> Row | None:
+    """A pair's row, turned so that the first comes first."""
+    for a, b, sign in ((first, second, 1), (second, first, -1)):
+        row = pairs.filter((pl.col("first") == a) & (pl.col("second") == b))
+        if row.height:
+            one = row.row(0, named=True)
+            if sign == 1:
+                return one
+            turned = dict(one)
+            for name in ("effect", "difference"):
+                low, high = one[f"{name}_lower"], one[f"{name}_upper"]
+                turned[name] = -one[name]
+                turned[f"{name}_lower"] = None if high is None else -high
+                turned[f"{name}_upper"] = None if low is None else -low
+            return turned
+    return None
+
+
+def _first_two(pairs: pl.DataFrame, ranks: pl.DataFrame) -> str:
+    best, second = ranks["first"].to_list()[:2]
+    row = _pair(pairs, best, second)
+    if row is None:
+        return ""
+    return (
+        f"{best} ranks first, {second} second; their difference is {_span(row, 'difference', 3)}, rank-biserial "
+        f"{_span(row, 'effect')}, {probability(row['p_corrected'])} after Holm."
+    )
+
+
+def _floor(pairs: pl.DataFrame, controls: Sequence[str]) -> str:
+    """How many CAMs lie above the floor."""
+    floor = next((one for one in controls if one in pairs["first"] or one in pairs["second"]), None)
+    if floor is None:
+        return ""
+    names = sorted({*pairs["first"], *pairs["second"]} - set(controls))
+    rows = [row for name in names if (row := _pair(pairs, name, floor)) is not None]
+    above = [row for row in rows if row["effect"] > 0 and row["p_corrected"] is not None and row["p_corrected"] < 0.05]
+    return f" {len(above)} of {len(rows)} CAMs lie above the floor ({floor}) at 5 % after Holm."
+
+
+def _others(tests: pl.DataFrame) -> list[str]:
+    """Models within images and datasets between them: how large the differences are at most."""
+    found = []
+    for factor, test, name in (("model", "wilcoxon", "rank-biserial"), ("dataset", "cliffs_delta", "Cliff's δ")):
+        rows = tests.filter(
+            (pl.col("factor") == factor) & (pl.col("test") == test) & (pl.col("measure") == "consistency_adjusted")
+        ).sort(pl.col("effect").abs(), descending=True, nulls_last=True)
+        if rows.height:
+            row = rows.row(0, named=True)
+            where = row["cam"] if factor == "model" else f"{row['cam']} of {row['model']}"
+            found.append(
+                f"The largest difference in consistency between two {factor}s is that of {row['first']} and "
+                f"{row['second']} ({where}): {_span(row, 'difference', 3)}, {name} {_span(row, 'effect')}, "
+                f"{probability(row['p_corrected'])} after Holm, {row['n_images']:,} images."
+            )
+    return found
+
+
+def characteristics_sentences(characteristics: pl.DataFrame, controls: Sequence[str]) -> list[str]:
+    """To which extent characteristics explain stability.
+
+    Args:
+        characteristics: `schema.CHARACTERISTICS`.
+        controls: CAMs that are a floor; they are not summed up.
+    """
+    rows = characteristics.filter(
+        ~pl.col("cam").is_in(list(controls))
+        & (pl.col("family") == "all")
+        & (pl.col("measure") == "consistency_adjusted")
+    )
+    if rows.is_empty():
+        return ["Too few images, or images too much alike, to relate their characteristics to the stability of maps."]
+    return [*_shares(rows), *_strongest(rows), *_between(rows)]
+
+
+def _shares(rows: pl.DataFrame) -> list[str]:
+    whole = rows.filter(pl.col("analysis") == "all_properties").drop_nulls("dataset").sort("share")
+    if whole.is_empty():
+        return []
+    least, most = whole.row(0, named=True), whole.row(-1, named=True)
+    return [
+        "Together the properties of an image, and the model's confidence in it, explain between "
+        f"{_percent(least)} ({least['cam']} of {least['model']} on {least['dataset']}) and {_percent(most)} "
+        f"({most['cam']} of {most['model']} on {most['dataset']}) of the variance of its maps' consistency."
+    ]
+
+
+def _percent(row: Row) -> str:
+    return f"{row['share']:.0%} (95 % interval {row['share_lower']:.0%} to {row['share_upper']:.0%})"
+
+
+def _strongest(rows: pl.DataFrame) -> list[str]:
+    alone = rows.filter(pl.col("analysis") == "spearman").drop_nulls("dataset")
+    if alone.is_empty():
+        return []
+    row = alone.sort(pl.col("effect").abs(), descending=True).row(0, named=True)
+    clear = int((alone["p_corrected"] < 0.05).sum())
+    return [
+        f"The property most strongly tied to consistency is {row['property']}: rank correlation {_span(row, 'effect')} "
+        f"for {row['cam']} of {row['model']} on {row['dataset']} ({row['n_images']:,} images); {clear} of "
+        f"{alone.height} correlations differ from 0 at 5 % after Holm."
+    ]
+
+
+def _between(rows: pl.DataFrame) -> list[str]:
+    keys = ["model", "cam", "property"]
+    plain, given = (rows.filter(pl.col("analysis") == name) for name in ("dataset", "dataset_given_segments"))
+    both = plain.join(given, on=keys, suffix="_given").sort(pl.col("effect").abs(), descending=True)
+    if both.is_empty():
+        return []
+    row = both.row(0, named=True)
+    after = {name: row[f"{name}_given"] for name in ("effect", "effect_lower", "effect_upper")}
+    return [
+        f"Between datasets the consistency of {row['cam']} of {row['model']} differs by {_span(row, 'effect', 3)} "
+        f"({row['property']}), and at the same number of segments by {_span(after, 'effect', 3)}."
+    ]
