@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from camrobust.coded import COLUMNS, Block, Rows, blocks_of
 from camrobust.errors import UserError
-from camrobust.moments import FORMS, SIDES, Array, Groups, PairSums, medians, pair_sums, starts_of
+from camrobust.moments import SIDES, Groups, medians
+from camrobust.pairs import FORMS, Array, PairSums, Placed, starts_of
 from camrobust.profiles import Profile, Profiles
 from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
 from camrobust.stats import RatioSums, covariance, image_weights, interval, percentiles, product_variance
@@ -26,7 +27,7 @@ RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
 above 1."""
 RESAMPLES = 1000
 """Of the bootstrap over images."""
-KEPT = 20_000
+KEPT = 10_000
 """Images of a dataset that tests and characteristics look at; estimates and their intervals are made from all."""
 
 
@@ -109,7 +110,7 @@ def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.
     Args:
         blocks: whole images each; read when they are asked for.
         settings: how to average, and which intervals.
-        share: of the images, chosen by a hash of their id, that are kept for tests and characteristics; see `share_kept`.
+        share: of the images, chosen by a hash of their id, that are kept for tests and characteristics.
 
     Returns:
         Per table of `schema.SUMMARIES`: the group's columns, every measure of `schema.SUMMARY_MEASURES` with `_lower`
@@ -151,10 +152,16 @@ def _add_block(
     over_models: PairSums | None = None
     for model, rows in block.rows:
         where = (block.dataset, model)
-        levels, cells = pair_sums(rows, len(block.images))
-        groups["by_level"].add([(*where, *cell) for cell in cells], levels, weights)
-        starts, strengths = starts_of([cell[:2] for cell in cells])
-        perturbations = levels.rolled(starts)
+        placed = Placed.of(rows)
+        images, keys = len(block.images), [(*where, *cell) for cell in placed.cells]
+        starts, strengths = starts_of([cell[:2] for cell in placed.cells])
+        if weights is None and placed.single(images):
+            groups["by_level"].add_single(keys, placed)
+            perturbations = placed.sums(images, starts)
+        else:
+            levels = placed.sums(images, range(len(keys)))
+            groups["by_level"].add(keys, levels, weights)
+            perturbations = levels.rolled(starts)
         groups["by_perturbation"].add([(*where, *key) for key in strengths], perturbations, weights)
         starts, cams = starts_of([key[:1] for key in strengths])
         by_cam = perturbations.rolled(starts)

@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from camrobust.profiles import Profile
 from camrobust.ranktests import holm
 from camrobust.schema import CHARACTERISTICS, IMAGES
 
 Array = NDArray[np.float64]
-PROPERTIES = tuple(one.name for one in IMAGES if one.name not in ("dataset", "image_id", "label") and one.type != "string")
+KEYS = ("dataset", "image_id", "label")
+PROPERTIES = tuple(one.name for one in IMAGES if one.name not in KEYS and one.type != "string")
 """Every number of the images table but the label."""
 ALL = "all"
 FEWEST = 4
 """Images below which no correlation is taken: its interval needs n > 3."""
 LEVEL = 0.95
+COLLINEAR = 1e-8
+"""Share of the variance of standardised columns below which a direction of them counts as none."""
 Line = dict[str, Any]
 
 
@@ -127,54 +130,73 @@ def _explained(group: Line, columns: Mapping[str, Array], ranked: Array) -> list
     table /= np.sqrt((table**2).sum(axis=1, keepdims=True))
     whole = table @ table.T
     S, r = whole[:-1, :-1], np.clip(whole[:-1, -1], -1, 1)
-    R2 = share_explained(S, r)
     k = len(varying)
-    p = np.array([_p(rho, n) for rho in r])
-    corrected = holm(p)
-    lines: list[Line] = []
-    for place, name in enumerate(varying):
-        low, high = spearman_interval(r[place], n)
-        rest = [other for other in range(k) if other != place]
-        without = share_explained(S[np.ix_(rest, rest)], r[rest]) if rest else 0.0
-        lines.append(
-            {**group, "analysis": "spearman", "property": name, "effect": r[place], "effect_lower": low,
-             "effect_upper": high, "share": r[place] ** 2, "share_alone": max(0.0, R2 - without), "p": p[place],
-             "p_corrected": corrected[place]}
-        )  # fmt: skip
+    R2, alone = shares(S, r)
+    low, high = spearman_interval(r, n)
+    p = _p(r, n)
+    columns_of = {"effect": r, "effect_lower": low, "effect_upper": high, "share": r**2, "share_alone": alone, "p": p,
+                  "p_corrected": holm(p)}  # fmt: skip
+    lines: list[Line] = [
+        {
+            **group,
+            "analysis": "spearman",
+            "property": name,
+            **{key: float(one[place]) for key, one in columns_of.items()},
+        }
+        for place, name in enumerate(varying)
+    ]
     freedom = n - k - 1
     if freedom > 0:
         adjusted = max(0.0, 1 - (1 - R2) * (n - 1) / freedom)
-        low, high = share_interval(adjusted, n, k)
+        least, most = share_interval(adjusted, n, k)
         F = R2 / k / max(1e-300, (1 - R2) / freedom)
-        p_all = float(stats.f.sf(F, k, freedom))
+        p_all = float(special.fdtrc(k, freedom, F))
         lines.append(
-            {**group, "analysis": "all_properties", "property": ALL, "share": adjusted, "share_lower": low,
-             "share_upper": high, "p": p_all, "p_corrected": p_all}
+            {**group, "analysis": "all_properties", "property": ALL, "share": adjusted, "share_lower": least,
+             "share_upper": most, "p": p_all, "p_corrected": p_all}
         )  # fmt: skip
     return lines
 
 
-def share_explained(S: Array, r: Array) -> float:
-    """R² = rᵀ S⁻¹ r of a regression on standardised columns; collinear ones count once.
+def shares(S: Array, r: Array) -> tuple[float, Array]:
+    """R² = rᵀ S⁻¹ r of a regression on standardised columns, and what it loses without each of them.
 
     Args:
         S: (k, k) correlations of the columns.
         r: (k,) their correlations with what is explained.
+
+    Returns:
+        R² and the losses, (k,); of columns that say the same, each loses nothing.
     """
-    return float(np.clip(r @ np.linalg.pinv(S, rcond=1e-8, hermitian=True) @ r, 0, 1))
+    values, vectors = np.linalg.eigh(S)
+    if values[0] > COLLINEAR:
+        inverse = (vectors / values) @ vectors.T
+        weights = inverse @ r
+        return float(np.clip(r @ weights, 0, 1)), weights**2 / np.diag(inverse)
+    R2 = _explained_by(S, r)
+    rests = [np.delete(np.arange(len(r)), place) for place in range(len(r))]
+    losses = [R2 - (_explained_by(S[np.ix_(rest, rest)], r[rest]) if rest.size else 0.0) for rest in rests]
+    return R2, np.maximum(losses, 0)
 
 
-def spearman_interval(rho: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a rank correlation by Fisher's z with the variance of Bonett and Wright.
+def _explained_by(S: Array, r: Array) -> float:
+    return float(np.clip(r @ np.linalg.pinv(S, rcond=COLLINEAR, hermitian=True) @ r, 0, 1))
+
+
+def spearman_interval(rho: Array, n: int, level: float = LEVEL) -> tuple[Array, Array]:
+    """Intervals of rank correlations by Fisher's z with the variance of Bonett and Wright.
+
+    Args:
+        rho: correlations over the same images.
+        n: how many, at least 4.
+        level: confidence, (0, 1).
 
     References:
         Bonett & Wright 2000, Psychometrika 65: Var z = (1 + ρ²/2)/(n - 3).
     """
-    if n < FEWEST:
-        return float("nan"), float("nan")
     z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
-    half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((1 + rho**2 / 2) / (n - 3))
-    return float(np.tanh(z - half)), float(np.tanh(z + half))
+    half = special.ndtri((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    return np.tanh(z - half), np.tanh(z + half)
 
 
 def share_interval(R2: float, n: int, k: int, level: float = LEVEL) -> tuple[float, float]:
@@ -184,15 +206,14 @@ def share_interval(R2: float, n: int, k: int, level: float = LEVEL) -> tuple[flo
         Olkin & Finn 1995, Psychological Bulletin 118: Var R² = 4R²(1 - R²)²(n - k - 1)²/((n² - 1)(n + 3)).
     """
     variance = 4 * R2 * (1 - R2) ** 2 * (n - k - 1) ** 2 / ((n**2 - 1) * (n + 3))
-    half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt(variance)
+    half = float(special.ndtri((1 + level) / 2)) * np.sqrt(variance)
     return max(0.0, R2 - half), min(1.0, R2 + half)
 
 
-def _p(rho: float, n: int) -> float:
-    if abs(rho) >= 1:
-        return 0.0
-    t = rho * np.sqrt((n - 2) / (1 - rho**2))
-    return float(2 * stats.t.sf(abs(t), n - 2))
+def _p(rho: Array, n: int) -> Array:
+    t = rho * np.sqrt((n - 2) / np.maximum(1 - rho**2, 1e-300))
+    p: Array = 2 * special.stdtr(n - 2, -np.abs(t))
+    return p
 
 
 def _datasets(profiles: Sequence[Profile], parts: Sequence[Mapping[str, Array]], model: str) -> list[Line]:
@@ -222,8 +243,8 @@ def _difference(group: Line, values: Array, belongs: Array, segments: Array) -> 
         if found is None:
             continue
         effect, error, share, freedom = found
-        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-        p = float(2 * stats.t.sf(abs(effect) / error, freedom)) if error else 0.0
+        half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
+        p = float(2 * special.stdtr(freedom, -abs(effect) / error)) if error else 0.0
         lines.append(
             {**group, "analysis": analysis, "effect": effect, "effect_lower": effect - half,
              "effect_upper": effect + half, "share": share, "p": p, "p_corrected": p, "n_images": n}
@@ -251,14 +272,16 @@ def adjusted_difference(values: Array, columns: Sequence[Array]) -> tuple[float,
     scaled = [(column - column.mean()) / column.std() for column in kept[1:]]
     X = np.stack([kept[0], np.ones(len(values)), *scaled], axis=1)
     freedom = len(values) - X.shape[1]
-    if freedom < 1 or np.linalg.matrix_rank(X) < X.shape[1]:
+    gram = X.T @ X
+    size = np.sqrt(np.diag(gram))
+    if freedom < 1 or np.linalg.eigvalsh(gram / np.outer(size, size))[0] < COLLINEAR:
         return None
-    inverse = np.linalg.inv(X.T @ X)
-    beta = inverse @ X.T @ values
+    inverse = np.linalg.inv(gram)
+    beta = inverse @ (X.T @ values)
     left = values - X @ beta
     meat = (X * left[:, None] ** 2).T @ X
     error = float(np.sqrt((inverse @ meat @ inverse)[0, 0] * len(values) / freedom))
     others = X[:, 1:]
-    without = values - others @ np.linalg.lstsq(others, values, rcond=None)[0]
+    without = values - others @ np.linalg.solve(gram[1:, 1:], others.T @ values)
     total = float(((values - values.mean()) ** 2).sum())
     return float(beta[0]), error, float(without @ without - left @ left) / total, freedom

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         one = add(name, command, text)
         one.add_argument("run", help="output folder of a run")
         add_json(one)
-    one = add("aggregate", _aggregate, "reduce the scores of one run, or of several that measured alike, to summary tables")
+    one = add("aggregate", _aggregate, "reduce the scores of a run, or of runs that measured alike, to summary tables")
     one.add_argument("runs", nargs="+", metavar="RUN", help="output folders of runs")
     one.add_argument("--output", help="folder for the tables of several runs")
     one.add_argument("--intervals", choices=("delta", "bootstrap"), help="default: as the run was configured")
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
     one.add_argument("--overhead", type=int, metavar="N", help="instead: the job against a bare loop, over N images")
     one.add_argument("--scale", type=int, metavar="N", help="instead: all but the measuring, at N synthetic images")
-    one.add_argument("--aggregate", type=int, metavar="ROWS", help="instead: all summaries of ROWS synthetic score rows")
+    one.add_argument("--aggregate", type=int, metavar="ROWS", help="instead: all summaries of ROWS made-up rows")
     add_json(one)
     return parser
 

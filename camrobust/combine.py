@@ -74,7 +74,8 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
 
 def _differing(one: Document, other: Document) -> list[str]:
     """Settings that differ, and models or datasets that differ under the same name."""
-    keys = differing_keys(*({k: v for k, v in numbers.items() if k not in FREE} for numbers in (one, other)))
+    fixed, others = ({key: value for key, value in numbers.items() if key not in FREE} for numbers in (one, other))
+    keys = differing_keys(fixed, others)
     for what in ("models", "datasets"):
         mine, theirs = ({entry["name"]: entry for entry in numbers.get(what, ())} for numbers in (one, other))
         for name in mine.keys() & theirs.keys():

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from camrobust.profiles import Profile
 from camrobust.ranktests import (
     Effect,
     Omnibus,
+    RankSums,
     block_ranks,
     cliffs_delta,
     conover,
@@ -81,7 +82,7 @@ def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
     if n < FEWEST or k < 2:
         return []
     counts = {"n_groups": k, "n_images": n, "n_dropped": int((~np.isnan(values).all(axis=1)).sum()) - n}
-    ranks = block_ranks(whole)
+    ranks = RankSums.of(block_ranks(whole))
     lines = []
     if k > 2:
         lines += [
@@ -89,11 +90,10 @@ def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
             for name, result in zip(("friedman", "iman_davenport"), friedman(ranks), strict=True)
         ]
     half = critical_difference(k, n)
-    means = ranks.mean(axis=0)
     lines += [
         {**group, **counts, "test": "mean_rank", "first": name, "effect_name": "mean_rank", "effect": mean,
          "effect_lower": mean - half / 2, "effect_upper": mean + half / 2}
-        for name, mean in zip(names, means, strict=True)
+        for name, mean in zip(names, ranks.means.tolist(), strict=True)
     ]  # fmt: skip
     for first, second in combinations(range(k), 2):
         pair = {**group, "first": names[first], "second": names[second]}
@@ -128,7 +128,7 @@ def _independent(group: Line, names: Sequence[str], samples: Sequence[Values]) -
 
 
 def _difference(mean: float, variance: float, freedom: float) -> Line:
-    half = float(student.ppf(0.975, freedom) * np.sqrt(variance))
+    half = float(stdtrit(freedom, 0.975) * np.sqrt(variance))
     return {"difference": mean, "difference_lower": mean - half, "difference_upper": mean + half}
 
 

@@ -83,7 +83,7 @@ class MetricConfig(_Strict):
         None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
     )
     intervals: Literal["delta", "bootstrap"] = Field(
-        "delta", description="of the summaries, clustered by image: linearised, or resampled over images; changes no row"
+        "delta", description="of the summaries, clustered by image: linearised or resampled; changes no row"
     )
 
 
@@ -181,7 +181,8 @@ class RunConfig(_Strict):
 
     def numbers(self) -> dict[str, Any]:
         """The part that changes numbers, as plain data."""
-        ways = {"output": True, "cluster": True, "gallery": True, "max_failures": True, "metric": {"intervals"}}
+        ways: dict[str, Any] = {"output": True, "cluster": True, "gallery": True, "max_failures": True}
+        ways["metric"] = {"intervals"}
         return self.model_dump(mode="json", exclude={**ways, "datasets": {"__all__": {"access"}}})
 
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""What each image gives under each model and CAM: the blocks of the tests, and what characteristics are held against."""
+"""What each image gives under each model and CAM: blocks of the tests, and what characteristics are held against."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrobust.coded import Block
-from camrobust.moments import Array, PairSums, starts_of
+from camrobust.pairs import Array, PairSums, starts_of
 
 Kept = NDArray[np.float32]
 MEASURES = ("consistency", "consistency_adjusted", "responsiveness_adjusted")
@@ -76,7 +76,8 @@ class Profiles:
     def add(self, model: str, pairs: PairSums, groups: Sequence[tuple[str, str]], confidence: Array) -> None:
         """Take one model's sums over the images of the block, by (CAM, perturbation)."""
         sums, counts = (
-            [part if self._kept.all() else part[:, self._kept] for part in parts] for parts in (pairs.sums, pairs.counts)
+            [part if self._kept.all() else part[:, self._kept] for part in parts]
+            for parts in (pairs.sums, pairs.counts)
         )
         starts, cams = starts_of([group[:1] for group in groups])
         columns: dict[tuple[str, str], Kept] = {}

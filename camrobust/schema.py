@@ -185,7 +185,7 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
 """Each summary table and the columns it groups by; each measure also has `_lower` and `_upper`."""
 
 TESTS = _columns(
-    ("factor", "string", "what is compared: cam (within an image), model (within an image) or dataset (between images)"),
+    ("factor", "string", "what is compared: cam or model (within an image) or dataset (between images)"),
     ("dataset", "string", "where the images come from, null when datasets are compared"),
     ("model", "string", "whose maps, null when models are compared"),
     ("cam", "string", "which CAM, null when CAMs are compared"),
@@ -193,7 +193,7 @@ TESTS = _columns(
     ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta"),
     ("first", "string", "of a pair; also whose mean rank; null for a test of all at once"),
     ("second", "string", "of a pair, else null"),
-    ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank, mean_rank_difference, rank_biserial, cliffs_delta"),
+    ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank(_difference), rank_biserial, cliffs_delta"),
     ("effect", "float64", "its value; of a pair: positive where the first is higher, or ranks better"),
     ("effect_lower", "float64", "lower end of its 95 % interval, null where there is none"),
     ("effect_upper", "float64", "upper end"),
@@ -216,8 +216,8 @@ CHARACTERISTICS = _columns(
     ("family", "string", "perturbation family, or all"),
     ("measure", "string", "consistency or consistency_adjusted of every image"),
     ("analysis", "string", "spearman, all_properties (rank regression), dataset or dataset_given_segments"),
-    ("property", "string", "of the image, see images/, or confidence of the model; for datasets: FIRST - SECOND"),
-    ("effect", "float64", "rank correlation; for datasets: mean of the first minus the second; null for all_properties"),
+    ("property", "string", "of the image, or confidence of the model; for datasets: FIRST - SECOND"),
+    ("effect", "float64", "rank correlation; of datasets: difference of means; null for all_properties"),
     ("effect_lower", "float64", "lower end of its 95 % interval"),
     ("effect_upper", "float64", "upper end"),
     ("share", "float64", "share of the variance explained (of ranks; of values for datasets), [0, 1]"),

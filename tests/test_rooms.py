@@ -23,11 +23,12 @@ BELOW = {
     "stats": {"errors", "registry", "schema"},
     "stability": {"schema"},
     "ranktests": set(),
-    "moments": {"coded"},
-    "profiles": {"coded", "moments"},
+    "pairs": {"coded"},
+    "moments": {"pairs"},
+    "profiles": {"coded", "pairs"},
     "comparison": {"schema", "profiles", "ranktests"},
     "characteristics": {"schema", "profiles", "ranktests"},
-    "aggregate": {"errors", "registry", "schema", "stats", "coded", "moments", "profiles"},
+    "aggregate": {"errors", "registry", "schema", "stats", "coded", "pairs", "moments", "profiles"},
     "report": {"errors", "registry", "schema", "stats", "aggregate", "ranktests"},
     "status": {"errors", "config", "io"},
     "verify": {"errors", "registry", "schema", "config", "io", "stats", "aggregate"},
@@ -37,17 +38,15 @@ BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
 TOP = {
-    "api", "chaos", "cli", "combine", "demo", "estimate", "overhead", "picture", "scale", "terminal", "volume", "workflow",
-    "__init__",
+    "api", "chaos", "cli", "combine", "demo", "estimate", "overhead", "picture", "scale", "terminal", "volume",
+    "workflow", "__init__",
 }  # fmt: skip
+SUMMING = {"coded", "aggregate", "comparison", "characteristics"}
 FOREIGN = {
     "ray": {"cluster"},
     "boto3": {"io"},
     "botocore": {"io"},
-    "polars": {
-        "coded", "io", "stability", "aggregate", "comparison", "characteristics", "report", "verify", "plan", "cluster",
-        *TOP,
-    },
+    "polars": SUMMING | {"io", "stability", "report", "verify", "plan", "cluster", *TOP},
     "pyarrow": {"io", "cluster", *TOP},
     "pydantic": {"config"},
     "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},

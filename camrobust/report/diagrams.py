@@ -39,11 +39,14 @@ def critical_differences(tests: pl.DataFrame) -> dict[str, Any] | None:
         half = float((ordered["effect_upper"] - ordered["effect_lower"])[0])
         for row, line in enumerate(ordered.iter_rows(named=True)):
             label = f"{line['first']}  {line['effect']:.2f}"
-            rows.append({**where, "kind": "cam", "row": row, "from": line["effect"], "to": line["effect"], "label": label,
-                         "images": line["n_images"], "dropped": line["n_dropped"]})  # fmt: skip
+            rows.append(
+                {**where, "kind": "cam", "row": row, "from": line["effect"], "to": line["effect"], "label": label,
+                 "images": line["n_images"], "dropped": line["n_dropped"]}
+            )  # fmt: skip
         for number, (first, last) in enumerate(cliques(means, half)):
-            rows.append({**where, "kind": "level", "row": -1 - number / 2, "from": means[first] - 0.04,
-                         "to": means[last] + 0.04, "label": f"within the critical difference of {half:.3f}"})  # fmt: skip
+            label = f"within the critical difference of {half:.3f}"
+            ends = {"from": means[first] - 0.04, "to": means[last] + 0.04}
+            rows.append({**where, "kind": "level", "row": -1 - number / 2, "label": label, **ends})
     chosen = [
         choice(key, list(dict.fromkeys(row[key] for row in rows)))
         for key in ("measure", "model", "dataset")
@@ -51,8 +54,8 @@ def critical_differences(tests: pl.DataFrame) -> dict[str, Any] | None:
     ]
     most = max(row["row"] for row in rows)
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("row:Q", axis=None, scale=alt.Scale(reverse=True, nice=False)),
-        x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(zero=False, padding=30)),
+        y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[most + 0.8, -1.8], nice=False)),
+        x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(zero=False, padding=60)),
     )
     cam = base.transform_filter("datum.kind == 'cam'")
     level = base.transform_filter("datum.kind == 'level'")

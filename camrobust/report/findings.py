@@ -152,7 +152,8 @@ def _shares(rows: pl.DataFrame) -> list[str]:
 
 
 def _percent(row: Row) -> str:
-    return f"{row['share']:.0%} (95 % interval {row['share_lower']:.0%} to {row['share_upper']:.0%})"
+    share, low, high = (100 * row[name] for name in ("share", "share_lower", "share_upper"))
+    return f"{share:.0f} % (95 % interval {low:.0f} to {high:.0f} %)"
 
 
 def _strongest(rows: pl.DataFrame) -> list[str]:

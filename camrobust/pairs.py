@@ -1,0 +1,185 @@
+"""Pairs added up within images: a block of whole images becomes sums per (image, cell) or per (image, group of cells).
+
+A cell is one CAM at one strength. Cells are sorted, so that coarser groups are neighbouring cells, and the sums of a
+coarser group are sums of neighbouring columns: the rows are looked at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camrobust.coded import NO_SEVERITY, Rows
+
+Array = NDArray[np.float64]
+FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}
+"""Suffix of the measures to column of the score rows."""
+Cell = tuple[str, str, int | None, str]
+"""CAM, perturbation, severity, parameter."""
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """Sums over the pairs of I images in G groups.
+
+    Attributes:
+        sums: by form, (2, I, G): Σ r over same pairs, Σ (1 - r) over flipped ones.
+        counts: by form, (2, I, G): pairs in which that is defined; one array for both forms where they agree.
+        pairs: (I, G), all pairs.
+        events: (3, G), pairs that flipped, that are flat, that are not finite.
+    """
+
+    sums: tuple[Array, Array]
+    counts: tuple[Array, Array]
+    pairs: Array
+    events: Array
+
+    def mapped(self, change: Callable[[Array], Array]) -> "PairSums":
+        """The same change of the last axis of all parts."""
+        raw, adjusted = self.counts
+        counts = change(raw)
+        both = (counts, counts if adjusted is raw else change(adjusted))
+        return PairSums((change(self.sums[0]), change(self.sums[1])), both, change(self.pairs), change(self.events))
+
+    def rolled(self, starts: Sequence[int]) -> "PairSums":
+        """Groups of neighbouring groups, each from one start to the next."""
+        if len(starts) == self.pairs.shape[1]:
+            return self
+        return self.mapped(lambda part: np.add.reduceat(part, starts, axis=-1))
+
+    def of(self, groups: NDArray[np.bool_]) -> "PairSums":
+        """Some of the groups."""
+        return self if groups.all() else self.mapped(lambda part: part[..., groups])
+
+    def __add__(self, other: "PairSums") -> "PairSums":
+        return PairSums(
+            (self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]),
+            (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1]),
+            self.pairs + other.pairs,
+            self.events + other.events,
+        )
+
+
+@dataclass(frozen=True)
+class Placed:
+    """N rows, each in its cell.
+
+    Attributes:
+        image: (N,) places of the images.
+        cell: (N,) places of the cells.
+        cells: what they are, sorted, so that groups of them are neighbours.
+        flipped: (N,) bool.
+        values: by form, (N,) r.
+        good: by form, (N,) bool, r is defined; one array for both forms where they agree.
+        events: (3, cells), pairs that flipped, that are flat, that are not finite.
+    """
+
+    image: NDArray[np.integer[Any]]
+    cell: NDArray[np.int64]
+    cells: list[Cell]
+    flipped: NDArray[np.bool_]
+    values: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
+    good: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    events: Array
+
+    @classmethod
+    def of(cls, rows: Rows) -> "Placed":
+        """The rows of some images under one model."""
+        cell, cells = _cells(rows)
+        status = rows.text["status"]
+        ok = _is(status.codes, status.values, "ok")
+        raw, adjusted = (rows.numbers[column] for column in FORMS.values())
+        good, other = (ok & ~np.isnan(values) for values in (raw, adjusted))
+        flipped = ~rows.same
+        happened = (flipped, *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite")))
+        events = np.stack([_counted(cell, event, len(cells)) for event in happened])
+        both = (good, good if np.array_equal(good, other) else other)
+        return cls(rows.image, cell, cells, flipped, (raw, adjusted), both, events)
+
+    def single(self, images: int) -> bool:
+        """No image has two rows in one cell."""
+        seen = np.zeros(images * len(self.cells), bool)
+        seen[self.image * np.int64(len(self.cells)) + self.cell] = True
+        return int(np.count_nonzero(seen)) == len(self.cell)
+
+    def sums(self, images: int, starts: Sequence[int]) -> PairSums:
+        """Sums per image and group of neighbouring cells, each from one start to the next."""
+        G = len(starts)
+        group = np.zeros(len(self.cells), np.int64)
+        group[starts[1:]] = 1
+        shape, size = (2, images, G), images * G
+        index = self.image * np.int64(G) + np.cumsum(group)[self.cell]
+        sided = index + np.multiply(self.flipped, size, dtype=np.int64)
+        counts = _added(sided, None, self.good[0], shape)
+        both = (counts, counts if self.good[1] is self.good[0] else _added(sided, None, self.good[1], shape))
+        sums = [_added(sided, values, good, shape) for values, good in zip(self.values, self.good, strict=True)]
+        for total, count in zip(sums, both, strict=True):
+            np.subtract(count[1], total[1], out=total[1])
+        if self.good[0].all():
+            pairs = counts.sum(axis=0)
+        else:
+            pairs = np.bincount(index, minlength=size).reshape(images, G).astype(np.float64)
+        return PairSums((sums[0], sums[1]), both, pairs, np.add.reduceat(self.events, starts, axis=1))
+
+
+def _is(codes: NDArray[np.int32], values: Sequence[str], wanted: str) -> NDArray[np.bool_]:
+    chosen = np.array([value == wanted for value in values], bool)
+    if chosen.all() or not chosen.any():
+        return np.full(len(codes), bool(chosen.size) and bool(chosen[0]))
+    found: NDArray[np.bool_] = chosen[codes]
+    return found
+
+
+def _added(
+    places: NDArray[np.int64], values: NDArray[np.floating[Any]] | None, kept: NDArray[np.bool_], shape: tuple[int, ...]
+) -> Array:
+    """Values, or ones, added up where they belong."""
+    if not kept.all():
+        places, values = places[kept], None if values is None else values[kept]
+    return np.bincount(places, values, int(np.prod(shape))).reshape(shape).astype(np.float64, copy=False)
+
+
+def _counted(cell: NDArray[np.int64], event: NDArray[np.bool_], cells: int) -> Array:
+    return np.bincount(cell[event], minlength=cells).astype(np.float64) if event.any() else np.zeros(cells)
+
+
+def _cells(rows: Rows) -> tuple[NDArray[np.int64], list[Cell]]:
+    """The cell of every row, and the cells that occur, sorted, so that groups of them are neighbours."""
+    cam, perturbation, parameter = (rows.text[name] for name in ("cam", "perturbation", "parameter"))
+    low = int(rows.severity.min(initial=NO_SEVERITY))
+    severities = int(rows.severity.max(initial=NO_SEVERITY)) - low + 1
+    shape = (len(cam.values), len(perturbation.values), severities, len(parameter.values))
+    key = cam.codes.astype(np.int64)
+    rest: tuple[NDArray[Any], ...] = (perturbation.codes, rows.severity - low, parameter.codes)
+    for codes, size in zip(rest, shape[1:], strict=True):
+        key = key * size + codes
+    if np.prod(shape, dtype=np.float64) <= 2 * key.size + 1_000_000:
+        seen = np.zeros(int(np.prod(shape)), bool)
+        seen[key] = True
+        present = np.flatnonzero(seen)
+    else:
+        present = np.unique(key)
+    found = [
+        (cam.values[c], perturbation.values[p], None if s + low == NO_SEVERITY else int(s + low), parameter.values[q])
+        for c, p, s, q in zip(*np.unravel_index(present, shape), strict=True)
+    ]
+    order = sorted(range(len(found)), key=lambda place: _sortable(found[place]))
+    rank = np.empty(len(found), np.int64)
+    rank[order] = np.arange(len(found))
+    if present.size and present[-1] < 2 * key.size + 1_000_000:
+        lookup = np.zeros(int(present[-1]) + 1, np.int64)
+        lookup[present] = rank
+        return lookup[key], [found[place] for place in order]
+    return rank[np.searchsorted(present, key)], [found[place] for place in order]
+
+
+def _sortable(cell: Cell) -> tuple[str, str, int, str]:
+    return cell[0], cell[1], NO_SEVERITY if cell[2] is None else cell[2], cell[3]
+
+
+def starts_of(keys: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[tuple[Any, ...]]]:
+    """Where each run of equal neighbours begins, and its key."""
+    starts = [place for place, key in enumerate(keys) if not place or key != keys[place - 1]]
+    return starts, [keys[place] for place in starts]
