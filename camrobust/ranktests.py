@@ -215,7 +215,8 @@ def cliffs_delta(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
     """P(first > second) - P(first < second) of independent images, with Mann and Whitney's test.
 
     Returns:
-        δ, +1 where every image of the first exceeds every one of the second; NaN bounds below two images in a group.
+        δ, +1 where every image of the first exceeds every one of the second; NaN bounds there and below two images
+        in a group.
 
     References:
         Cliff 1993, Psychological Bulletin 114; Feng & Cliff 2004 (the asymmetric interval).

@@ -48,9 +48,9 @@ def volume(rows: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
     images = max(COMMIT_IMAGES, rows // (PER_IMAGE * DATASETS))
     steps: list[tuple[str, Callable[[str, int], str]]] = [
         ("write", _write),
-        ("aggregate: all tables", _aggregate),
-        ("planted means", _planted),
-        ("brute force on a sample", _compare),
+        ("aggregate: all tables", aggregate),
+        ("planted means", planted),
+        ("brute force on a sample", compare),
     ]
     found = []
     with tempfile.TemporaryDirectory(prefix="camrobust-volume-") as folder:
@@ -78,21 +78,45 @@ def _run(folder: str) -> RunFolder:
 
 def _write(folder: str, images: int) -> str:
     run = _run(folder)
+    write_document(run, images)
+    starts = [(dataset, first) for dataset in range(DATASETS) for first in range(0, images, COMMIT_IMAGES)]
+    with ProcessPoolExecutor(WRITERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(write_commit, [run.uri] * len(starts), *zip(*starts, strict=True), [images] * len(starts)))
+    size = sum(entry.size_bytes for entry in run.store.list("scores/"))
+    return f"{DATASETS * images * PER_IMAGE:,} rows, {DATASETS * images:,} images, {size / 2**20:.0f} MiB of scores"
+
+
+def _floor() -> str:
+    """The CAM that is the floor: the last."""
+    return f"cam{CAMS - 1}"
+
+
+def write_document(run: RunFolder, images: int) -> None:
+    """run.json and the manifest of so many images per dataset."""
     numbers = {"metric": {"average": "macro"}}
+    manifest = [_names(dataset, 0, images) for dataset in range(DATASETS)]
+    keys = [pl.select(dataset=pl.lit(f"dataset{place}"), image_id=names) for place, names in enumerate(manifest)]
+    run.write_table("manifest.parquet", pl.concat(keys).with_columns(uri="image_id", label=pl.lit(None, pl.Int32)))
     run.write_json(
         "run.json",
         {
-            "config": {**numbers, "seed": 0}, "numbers": numbers, "controls": ["cam9"],
+            "config": {**numbers, "seed": 0}, "numbers": numbers, "controls": [_floor()],
             "models": [f"model{number}" for number in range(MODELS)], "cams": [f"cam{k}" for k in range(CAMS)],
-            "planned": {"images": DATASETS * images, "rows": DATASETS * images * PER_IMAGE},
+            "planned": {"images": DATASETS * images, "rows": DATASETS * images * PER_IMAGE, "parts": 1},
             "families": {f"perturbation{number}": f"family{number % 3}" for number in range(PERTURBATIONS)},
+            "variants": [
+                {"perturbation": f"perturbation{p}", "severity": s, "parameter": f"sigma={s}", "replicate": 0}
+                for p in range(PERTURBATIONS) for s in range(1, SEVERITIES + 1)
+            ],
         },
     )  # fmt: skip
-    starts = [(dataset, first) for dataset in range(DATASETS) for first in range(0, images, COMMIT_IMAGES)]
-    with ProcessPoolExecutor(WRITERS, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_commit, [run.uri] * len(starts), *zip(*starts, strict=True), [images] * len(starts)))
-    size = sum(entry.size_bytes for entry in run.store.list("scores/"))
-    return f"{DATASETS * images * PER_IMAGE:,} rows, {DATASETS * images:,} images, {size / 2**20:.0f} MiB of scores"
+
+
+def _names(dataset: int, first: int, count: int) -> pl.Series:
+    number = pl.int_range(first, first + count)
+    padded = number.cast(pl.String).str.zfill(8)
+    return pl.select(pl.format("train/n{}/n{}_{}.JPEG", (number // 1300).cast(pl.String).str.zfill(4), dataset, padded)
+                     ).to_series()  # fmt: skip
 
 
 def _means() -> NDArray[np.float64]:
@@ -101,12 +125,11 @@ def _means() -> NDArray[np.float64]:
     return 0.3 + 0.4 * np.random.default_rng(1).random(shape)
 
 
-def _commit(uri: str, dataset: int, first: int, images: int) -> None:
+def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
     """One commit: agreement = planted mean + what is particular to the image + noise, all within (0, 1)."""
     generator = np.random.default_rng([dataset, first])
     n, levels = min(COMMIT_IMAGES, images - first), PERTURBATIONS * SEVERITIES
-    names = pl.select(pl.format("train/n{}/n{}_{}.JPEG", (first + pl.int_range(n)) // 1300, dataset,
-                                (first + pl.int_range(n)).cast(pl.String).str.zfill(8))).to_series()  # fmt: skip
+    names = _names(dataset, first, n)
     ease = generator.uniform(-0.1, 0.1, n)
     segments = (40 + 150 * ease + generator.normal(0, 5, n)).round().clip(2)
     image, level, cam = (axis.ravel() for axis in np.indices((n, levels, CAMS)))
@@ -147,12 +170,13 @@ def _noise(generator: np.random.Generator, n: int, kind: str) -> NDArray[Any]:
     return generator.integers(1, 100, n) if kind.startswith("int") else generator.random(n)
 
 
-def _aggregate(folder: str, _: int) -> str:
+def aggregate(folder: str, _: int) -> str:
+    """`camrobust aggregate`, without `verify`."""
     tables = workflow.aggregate(_run(folder))
     return ", ".join(f"{name} {table.height:,}" for name, table in tables.items())
 
 
-def _planted(folder: str, _: int) -> str:
+def planted(folder: str, _: int) -> str:
     """How far the estimates of every level lie from the planted means."""
     found = workflow.summaries(_run(folder))["by_level"].sort(SUMMARIES["by_level"])
     error = np.abs(found["consistency"].to_numpy() - _means().ravel())
@@ -163,7 +187,7 @@ def _planted(folder: str, _: int) -> str:
     )
 
 
-def _compare(folder: str, images: int) -> str:
+def compare(folder: str, images: int) -> str:
     """The same reader and reduction over whole commits of a hundredth of the images, and plain loops over groups."""
     run = _run(folder)
     committed = run.committed()
@@ -174,11 +198,11 @@ def _compare(folder: str, images: int) -> str:
     files = [key for key in committed.files if key.rpartition("/")[2] in keys]
     units = committed.units.filter(pl.col("commit").is_in(list(chosen)))
     part = Committed(units, committed.commits, files, [])
-    tables = reduce_scores(score_blocks([(run.store, part)]), Settings(controls=("cam9",))).tables
+    tables = reduce_scores(score_blocks([(run.store, part)]), Settings(controls=(_floor(),))).tables
     rows = scan_scores(*run.score_files(part)).collect()
     worst, compared = 0.0, 0
     for name, keys_ in SUMMARIES.items():
-        used = rows if "cam" in keys_ else rows.filter(pl.col("cam") != "cam9")
+        used = rows if "cam" in keys_ else rows.filter(pl.col("cam") != _floor())
         brute = brute_force(used, keys_)
         joined = tables[name].join(brute, on=list(keys_), how="full", suffix="_brute", nulls_equal=True)
         for column in brute.columns[len(keys_) :]:

@@ -5,8 +5,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camrobust.aggregate import scan_scores, summarise
+from camrobust.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, share_kept, summarise
+from camrobust.coded import blocks_of
 from camrobust.errors import UserError
+from camrobust.pairs import Placed
 from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
 from tests.reference.aggregate import group
 from tests.synthetic import frame, score_rows, scores
@@ -108,6 +110,63 @@ def test_intervals_cover_the_truth_in_95_of_100_samples():
             assert 0.91 <= inside.mean() <= 0.985, (average, name, inside.mean())
 
 
+def test_median_and_deviation_are_over_the_means_of_images():
+    rows = score_rows(images=31, perturbations=("p", "q"), seed=8)
+    table = frame(SCORES, rows)
+    for name in ("by_level", "by_cam"):
+        for line in summarise(table.lazy())[name].iter_rows(named=True):
+            here = table.filter(
+                pl.all_horizontal(pl.col(key) == line[key] for key in SUMMARIES[name]) & (pl.col("status") == "ok")
+            ).with_columns(pl.col("rbo", "rbo_adjusted").cast(pl.Float64))
+            for side, same in (("consistency", True), ("responsiveness", False)):
+                for form, column in (("", "rbo"), ("_adjusted", "rbo_adjusted")):
+                    r = pl.col(column) if same else 1 - pl.col(column)
+                    means = here.filter(pl.col("same") == same).group_by("image_id").agg(r.mean().alias("mean"))["mean"]
+                    assert line[f"{side}{form}_median"] == pytest.approx(means.median(), abs=0.0005 + 1e-9)
+                    assert line[f"{side}{form}_sd"] == pytest.approx(means.std(), abs=1e-9)
+
+
+def test_levels_with_and_without_replicates_come_out_alike(monkeypatch):
+    table = scores(images=9, models=("m", "n"), perturbations=("p", "q"), seed=6)
+    short = summarise(table.lazy())
+    monkeypatch.setattr(Placed, "single", lambda *_: False)
+    long = summarise(table.lazy())
+    for name, keys in SUMMARIES.items():
+        assert short[name].select(keys).equals(long[name].select(keys))
+        np.testing.assert_allclose(short[name].drop(keys).to_numpy(), long[name].drop(keys).to_numpy(), atol=1e-12)
+
+
+def test_the_bootstrap_is_seeded_and_near_the_delta_method():
+    table = scores(images=60, bad=0, seed=2)
+
+    def by_cam(**settings):
+        return reduce_frame(table.lazy(), Settings(**settings)).tables["by_cam"].row(0, named=True)
+
+    plain, resampled = by_cam(), by_cam(intervals="bootstrap")
+    assert resampled == by_cam(intervals="bootstrap")
+    assert resampled != by_cam(intervals="bootstrap", seed=1)
+    for name in (one.name for one in SUMMARY_MEASURES):
+        assert resampled[name] == plain[name]
+        width = plain[f"{name}_upper"] - plain[f"{name}_lower"]
+        for end in ("lower", "upper"):
+            assert abs(resampled[f"{name}_{end}"] - plain[f"{name}_{end}"]) < 0.2 * width
+    one = (
+        reduce_frame(tiny(("a", True, 0.5)).lazy(), Settings(intervals="bootstrap")).tables["by_cam"].row(0, named=True)
+    )
+    assert (one["consistency"], one["consistency_lower"]) == (0.5, None)
+
+
+def test_a_share_of_the_images_is_kept_for_tests_and_always_the_same():
+    table = scores(images=200)
+    every = reduce_scores(blocks_of(table), Settings()).profiles[0].images
+    some = reduce_scores(blocks_of(table.reverse()), Settings(), share=0.3).profiles[0].images
+    assert len(every) == 200
+    assert 30 < len(some) < 90
+    assert some == reduce_scores(blocks_of(table), Settings(), share=0.3).profiles[0].images
+    assert share_kept({"d": 50_000, "e": 10}) == 0.2
+    assert share_kept({"d": 10}) == share_kept({}) == 1
+
+
 def test_names_come_back_from_folders_as_they_were(tmp_path):
     folder = tmp_path / "scores" / "dataset=a%2Fb%20c" / "model=007"
     folder.mkdir(parents=True)
@@ -119,5 +178,7 @@ def test_names_come_back_from_folders_as_they_were(tmp_path):
 def test_mistakes():
     with pytest.raises(ValueError, match="summarise: average must be macro or micro, got 'mean'"):
         summarise(scores().lazy(), "mean")
+    with pytest.raises(ValueError, match="summarise: intervals must be delta or bootstrap, got 'exact'"):
+        reduce_frame(scores().lazy(), Settings(intervals="exact"))
     with pytest.raises(UserError, match=re.escape("scores: the run holds no score rows; see its failures, or run it")):
         scan_scores([])

@@ -161,3 +161,61 @@ class Quitting(Pooled):
 
 def quitting():
     return seeded(Quitting())
+
+
+class Planted(nn.Module):
+    """Two classes, drawn anew for every change of the photo; what the maps do is planted.
+
+    `still`: one map whatever comes. `turning`: one map per class, the second the first turned upside down.
+    `restless`: a map drawn anew for every change of the photo, whatever the class.
+    """
+
+    def __init__(self, kind, side=7):
+        super().__init__()
+        self.features = PlantedMaps(kind, side)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2, 2)
+        same = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        self.fc.weight.data = torch.eye(2) if kind == "turning" else same
+        self.fc.bias.data = torch.zeros(2)
+
+    def forward(self, images):
+        logits = self.fc(self.pool(self.features(images)).flatten(1))
+        # The class hangs on the photo alone, not on the maps, and is far beyond what they add.
+        second = drawn(images.detach().double().mean(dim=(1, 2, 3))) > 0.5
+        return logits + 100 * torch.stack([~second, second], dim=1).to(logits)
+
+
+class PlantedMaps(nn.Module):
+    def __init__(self, kind, side):
+        super().__init__()
+        self.kind = kind
+        generator = torch.Generator().manual_seed(5)
+        self.register_buffer("pattern", torch.rand(1, 1, side, side, generator=generator))
+
+    def forward(self, images):
+        if self.kind == "restless":
+            cells = nn.functional.adaptive_avg_pool2d(
+                images.detach().double().mean(1, keepdim=True), self.pattern.shape[2:]
+            )
+            first = drawn(cells).to(images.dtype)
+        else:
+            first = self.pattern.expand(len(images), -1, -1, -1)
+        return torch.cat([first, 1 - first], dim=1)
+
+
+def drawn(values):
+    """A number in [0, 1) that any change of the value draws anew."""
+    return (torch.sin(values * 1e6) * 43758.5453) % 1
+
+
+def still():
+    return Planted("still")
+
+
+def turning():
+    return Planted("turning")
+
+
+def restless():
+    return Planted("restless")

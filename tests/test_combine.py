@@ -1,0 +1,138 @@
+import json
+import re
+
+import polars as pl
+import pytest
+
+from camrobust.cli import main
+from camrobust.combine import check_combinable
+from camrobust.config import parse_config
+from camrobust.errors import UserError
+from camrobust.io.results import empty_frame, put_commit
+from camrobust.io.runs import open_run
+from camrobust.schema import COMMITS, SUMMARIES
+from camrobust.workflow import aggregate, combine, report, summaries
+from tests.synthetic import images, scores
+
+LEVELS = (1, 3, 5)
+
+
+def write_run(folder, cams=("gradcam", "random"), models=("m",), levels=LEVELS, changes=()):
+    """A run folder with made-up rows, complete for `verify`."""
+    config = parse_config(
+        {
+            "output": str(folder), "datasets": [{"name": "d", "images": "photos"}],
+            "models": [{"name": name, "builder": "tests.toys:pooled"} for name in models], "cams": list(cams),
+            "perturbations": ["gaussian_noise:" + ",".join(map(str, levels))],
+        } | dict(changes)
+    )  # fmt: skip
+    run = open_run(str(folder))
+    table = scores(images=8, cams=cams, models=models, levels=levels)
+    variants = [{"perturbation": "gaussian_noise", "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
+                for n in levels]  # fmt: skip
+    run.write_json("run.json", {
+        "digest": config.digest(), "config": config.model_dump(mode="json"), "numbers": config.numbers(),
+        "models": list(models), "cams": list(cams), "controls": ["random"], "variants": variants,
+        "families": {"gaussian_noise": "noise"}, "planned": {"rows": table.height, "parts": 1}, "same_as": {},
+    })  # fmt: skip
+    photos = images(table)
+    run.write_table(
+        "manifest.parquet", photos.select("dataset", "image_id", uri="image_id", label=pl.lit(None, pl.Int32))
+    )
+    units = table.group_by("dataset", "image_id", maintain_order=True).agg(rows=pl.len())
+    units = units.with_columns(part=pl.lit(0), failures=pl.lit(0)).select(empty_frame(COMMITS).columns)
+    put_commit(run.store, units, table, {"images": photos.to_arrow()})
+    return run
+
+
+def test_runs_that_measured_alike_become_one_leaderboard(tmp_path, capsys):
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b", models=("n",))
+    assert (
+        main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "both"), "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    alone = [aggregate(run)["by_cam"] for run in (first, second)]
+    expected = pl.concat(alone).sort(SUMMARIES["by_cam"])
+    assert pl.DataFrame(found["by_cam"], schema=expected.schema).equals(expected)
+    assert {row["factor"] for row in found["tests"]} == {"cam", "model"}
+    assert set(summaries(open_run(str(tmp_path / "both")))) == {*SUMMARIES, "tests", "characteristics"}
+    combined = json.loads((tmp_path / "both" / "combined.json").read_text())
+    assert combined["combined"] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert combined["models"] == ["m", "n"]
+    page = (tmp_path / "both" / "report" / "index.html").read_text()
+    assert "2 models" in page
+
+
+def test_levels_may_be_spread_over_runs(tmp_path):
+    parts = [write_run(tmp_path / str(level), levels=(level,)) for level in LEVELS]
+    found = combine(parts, open_run(str(tmp_path / "all")))
+    assert found["by_level"]["severity"].unique().sort().to_list() == list(LEVELS)
+    assert set(found["by_cam"]["n_images"]) == {8}
+    assert set(found["by_cam"]["n_pairs"]) == {24}
+
+
+REFUSED = [
+    ({"metric": {"rbo_p": 0.8}, "segments": {"ratio": 0.5}},
+     "cannot be combined (different: metric.rbo_p, segments.ratio); combine runs of the same metric, segments and "
+     "image settings only"),
+    ({"models": [{"name": "m", "builder": "tests.toys:dense"}]}, "cannot be combined (different: models.m.builder); "),
+    ({"datasets": [{"name": "d", "images": "elsewhere"}]}, "cannot be combined (different: datasets.d.images); "),
+    ({}, "both hold gradcam of m on d under gaussian_noise sigma=0.1, replicate 0; leave one of them out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED)
+def test_runs_that_do_not_go_together_are_refused(tmp_path, capsys, changes, sentence):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", changes=changes)
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert not (tmp_path / "c").exists()
+
+
+def test_seeds_perturbations_and_intervals_may_differ():
+    numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
+                            "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip
+    assert "intervals" not in numbers["metric"]
+    one = {"numbers": numbers, "models": ["m"], "cams": ["gradcam"], "variants": []}
+    check_combinable({"a": one, "b": {**one, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}})
+
+
+def test_an_output_is_needed_for_several_and_only_then(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", models=("n",))
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert main(["aggregate", str(tmp_path / "a"), "--output", str(tmp_path / "c")]) == 2
+    sentence = "aggregate: several runs need --output, a folder for their tables; one run keeps its own"
+    assert capsys.readouterr().err.count(sentence) == 2
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "b")]) == 2
+    assert "holds a run; choose another --output" in capsys.readouterr().err
+
+
+def test_intervals_can_be_chosen_without_measuring_again(tmp_path, capsys):
+    run = write_run(tmp_path / "a")
+    plain = aggregate(run)["by_cam"]
+    assert main(["aggregate", str(tmp_path / "a"), "--intervals", "bootstrap"]) == 0
+    resampled = summaries(run)["by_cam"]
+    assert resampled["consistency"].equals(plain["consistency"])
+    assert not resampled["consistency_lower"].equals(plain["consistency_lower"])
+    assert resampled.equals(aggregate(run, "bootstrap")["by_cam"])
+
+
+def test_a_report_asks_for_tables_that_are_not_there(tmp_path):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(UserError, match=re.escape(f"run camrobust aggregate {run.uri} first")):
+        report(run)
+    aggregate(run)
+    assert report(run).endswith("index.html")
+
+
+def test_a_run_without_scores_says_so(tmp_path):
+    run = write_run(tmp_path / "a")
+    for file in (tmp_path / "a").glob("commits/*"):
+        file.unlink()
+    with pytest.raises(UserError, match="scores: the run holds no score rows"):
+        aggregate(run)

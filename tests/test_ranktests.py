@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+import scikit_posthocs
+from scipy import stats
+
+from camrobust.ranktests import (
+    RankSums,
+    block_ranks,
+    cliffs_delta,
+    cliques,
+    conover,
+    critical_difference,
+    friedman,
+    holm,
+    kruskal,
+    nemenyi,
+    wilcoxon,
+)
+
+TWO_BLOCKS = np.array([[1, 8, 6, 4, 7, 2, 5, 3, 9], [1, 6, 3, 9, 7, 2, 8, 4, 5]], float)
+
+
+def ties(n=30, k=4, seed=0):
+    return np.round(np.random.default_rng(seed).random((n, k)) + np.arange(k) * 0.1, 1)
+
+
+def test_ranks_are_scipys_from_the_top():
+    values = ties()
+    np.testing.assert_array_equal(block_ranks(values), stats.rankdata(-values, axis=1))
+
+
+def test_friedman_and_iman_davenport_of_the_published_example():
+    chi2, F = friedman(RankSums.of(block_ranks(-TWO_BLOCKS)))
+    assert chi2.statistic == pytest.approx(11.7333, abs=1e-4)
+    assert chi2.p == pytest.approx(0.163504, abs=1e-6)
+    assert (F.statistic, F.df) == (pytest.approx(2.75), 8)
+    assert F.p == pytest.approx(0.086969, abs=1e-6)
+    assert chi2.effect == F.effect == pytest.approx(11.7333 / (2 * 8), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_friedman_is_scipys_with_ties(seed):
+    values = ties(seed=seed)
+    found, _ = friedman(RankSums.of(block_ranks(values)))
+    wanted = stats.friedmanchisquare(*values.T)
+    assert (found.statistic, found.p) == pytest.approx((wanted.statistic, wanted.pvalue))
+
+
+def test_blocks_that_agree_fully_or_say_nothing():
+    chi2, F = friedman(RankSums.of(block_ranks(np.tile([3.0, 2.0, 1.0], (5, 1)))))
+    assert chi2.effect == pytest.approx(1)
+    assert (F.statistic, F.p) == (np.inf, 0)
+    for one in friedman(RankSums.of(np.full((5, 3), 2.0))):
+        assert np.isnan([one.statistic, one.p, one.effect]).all()
+
+
+def test_the_critical_difference_has_infinite_degrees_of_freedom():
+    assert critical_difference(9, 2) == pytest.approx(8.494, abs=5e-4)
+    q = [critical_difference(k, 6) / np.sqrt(k * (k + 1) / 36) for k in range(2, 11)]
+    assert q == pytest.approx([1.960, 2.344, 2.569, 2.728, 2.850, 2.948, 3.031, 3.102, 3.164], abs=6e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_post_hoc_tests_are_those_of_scikit_posthocs(seed):
+    values = ties(seed=seed)
+    sums = RankSums.of(block_ranks(values))
+    half = critical_difference(4, 30)
+    for wanted, test in (
+        (scikit_posthocs.posthoc_nemenyi_friedman(values), lambda i, j: nemenyi(sums, i, j, half)),
+        (scikit_posthocs.posthoc_conover_friedman(values), lambda i, j: conover(sums, i, j)),
+    ):
+        for i in range(4):
+            for j in range(i):
+                assert test(i, j).p == pytest.approx(wanted.iloc[i, j], abs=1e-6)
+                assert test(i, j).effect == -test(j, i).effect
+    a, b = nemenyi(sums, 0, 3, half), critical_difference(4, 30)
+    assert (a.lower, a.upper) == pytest.approx((a.effect - b, a.effect + b))
+    assert (a.lower > 0 or a.upper < 0) == (a.p < 0.05)
+
+
+def loops(d):
+    """The rank-biserial correlation by its definition, zeros ranked and then left out."""
+    ranks = stats.rankdata(np.abs(d))
+    plus, minus = ranks[d > 0].sum(), ranks[d < 0].sum()
+    return (plus - minus) / (plus + minus), plus
+
+
+@pytest.mark.parametrize(("seed", "n"), [(3, 14), (1, 60), (2, 200)])
+def test_wilcoxon_is_scipys_with_pratts_zeros_and_ties(seed, n):
+    d = np.round(np.random.default_rng(seed).normal(0.1, 0.3, n), 1)
+    assert (d == 0).any()
+    found = wilcoxon(d)
+    wanted = stats.wilcoxon(d, zero_method="pratt", method="asymptotic", correction=False)
+    assert found.p == pytest.approx(wanted.pvalue)
+    assert (found.effect, found.statistic) == pytest.approx(loops(d))
+    assert wilcoxon(-d).effect == pytest.approx(-found.effect)
+
+
+def test_few_images_get_the_exact_distribution():
+    d = np.random.default_rng(0).normal(0.3, 1, 9)
+    assert wilcoxon(d).p == pytest.approx(stats.wilcoxon(d, method="exact").pvalue)
+
+
+def test_differences_of_one_sign_or_none():
+    one = wilcoxon(np.arange(1.0, 9.0))
+    assert one.effect == 1
+    assert np.isnan([one.lower, one.upper]).all()
+    none = wilcoxon(np.zeros(5))
+    assert (none.effect, none.p) == (0, 1)
+
+
+def test_intervals_of_the_effect_sizes_cover_the_truth():
+    # Logistic differences shifted by s: the mean sign of d_i + d_j; normal samples: P(x > y) is known.
+    generator = np.random.default_rng(0)
+    many = generator.logistic(0.5, 1, 40_000)
+    truth = wilcoxon(many).effect
+    delta = 2 * stats.norm.cdf(0.5 / np.sqrt(2)) - 1
+    paired, free = [], []
+    for _ in range(400):
+        found = wilcoxon(generator.logistic(0.5, 1, 60))
+        paired.append(found.lower <= truth <= found.upper)
+        found = cliffs_delta(generator.normal(0.5, 1, 50), generator.normal(0, 1, 40))
+        free.append(found.lower <= delta <= found.upper)
+    assert 0.92 <= np.mean(paired) <= 0.98
+    assert 0.92 <= np.mean(free) <= 0.98
+
+
+def test_cliffs_delta_by_loops():
+    generator = np.random.default_rng(1)
+    x, y = np.round(generator.random(17), 1), np.round(generator.random(11) + 0.2, 1)
+    found = cliffs_delta(x, y)
+    assert found.effect == pytest.approx(np.mean([[np.sign(a - b) for b in y] for a in x]))
+    assert found.p == pytest.approx(stats.mannwhitneyu(x, y).pvalue)
+    apart = cliffs_delta(x + 5, y)
+    assert apart.effect == 1
+    assert np.isnan([apart.lower, apart.upper]).all()
+    assert np.isnan(cliffs_delta(x[:1], y).lower)
+
+
+def test_kruskal_is_scipys():
+    groups = [ties(n=9, k=1, seed=s)[:, 0] + s / 10 for s in range(3)]
+    found, wanted = kruskal(groups), stats.kruskal(*groups)
+    assert (found.statistic, found.p) == pytest.approx((wanted.statistic, wanted.pvalue))
+    assert found.effect == pytest.approx(wanted.statistic / 26)
+    assert np.isnan(kruskal([np.ones(3), np.ones(4)]).p)
+
+
+def test_holm_of_the_example_and_with_gaps():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    gaps = holm(np.array([0.5, np.nan, 0.9]))
+    assert gaps[[0, 2]] == pytest.approx([1, 1])
+    assert np.isnan(gaps[1])
+
+
+def test_cliques_join_what_is_not_told_apart():
+    assert cliques([1.0, 1.4, 1.9, 3.0], 0.6) == [(0, 1), (1, 2)]
+    assert cliques([1.0, 1.2, 1.4], 1) == [(0, 2)]
+    assert cliques([1.0, 3.0], 1) == []
