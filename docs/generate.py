@@ -38,9 +38,14 @@ def schema_part() -> str:
         columns = getattr(schema, name.upper())
         rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]
         parts += [f"## {name}/", table(rows)]
-    measures = (*schema.SUMMARY_MEASURES, *schema.SUMMARY_COUNTS)
-    rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in measures]
-    parts += ["## summary/", "Each measure also has `_lower` and `_upper`, its 95 % interval.", table(rows)]
+    measures = (*schema.SUMMARY_MEASURES, *schema.SUMMARY_SPREAD, *schema.SUMMARY_COUNTS)
+    for title, text, columns in (
+        ("summary/by_…", "Each measure also has `_lower` and `_upper`, its 95 % interval.", measures),
+        ("summary/tests", "See [statistics](statistics.md).", schema.TESTS),
+        ("summary/characteristics", "See [statistics](statistics.md).", schema.CHARACTERISTICS),
+    ):
+        rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]
+        parts += [f"## {title}", text, table(rows)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,0 +1,102 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from camrobust.aggregate import Settings, reduce_frame
+from camrobust.characteristics import characterise
+from camrobust.comparison import compare
+from camrobust.report.diagrams import characteristics_chart, critical_differences
+from camrobust.report.findings import characteristics_sentences, probability, test_sentences
+from camrobust.report.page import build_report
+from camrobust.schema import MAPS
+from tests.report.test_page import RUN
+from tests.synthetic import failures, frame, scores
+from tests.test_characteristics import photos
+
+sentences = test_sentences
+del test_sentences  # a function of the package, not a test
+
+
+@pytest.fixture(scope="module")
+def made():
+    table = scores(images=25, cams=("a", "b", "random"), models=("m", "n"), datasets=("d", "e"), seed=1)
+    pictures = photos(table)
+    reduction = reduce_frame(table.lazy(), Settings())
+    tables = {
+        **reduction.tables,
+        "tests": compare(reduction.profiles),
+        "characteristics": characterise(reduction.profiles, pictures),
+    }
+    return table, pictures, tables
+
+
+def test_sentences_say_what_the_table_says(made):
+    tests = made[2]["tests"]
+    first, *_ = sentences(tests, ["random"])
+    here = tests.filter(
+        (pl.col("model") == "m") & (pl.col("dataset") == "d") & (pl.col("measure") == "consistency_adjusted")
+        & (pl.col("factor") == "cam")
+    )  # fmt: skip
+    friedman = here.filter(pl.col("test") == "friedman").row(0, named=True)
+    ranks = here.filter(pl.col("test") == "mean_rank").sort("effect")
+    assert first.startswith("m on d, consistency, ")
+    assert f"{friedman['n_images']} images that have a value for all 3 CAMs" in first
+    assert f"Kendall's W of the CAMs' ranks is {friedman['effect']:.2f}" in first
+    assert f"{ranks['first'][0]} ranks first, {ranks['first'][1]} second" in first
+    assert "of 2 CAMs lie above the floor (random) at 5 % after Holm." in first
+    pair = here.filter((pl.col("test") == "wilcoxon") & pl.col("first").is_in(ranks["first"][:2].to_list())
+                       & pl.col("second").is_in(ranks["first"][:2].to_list())).row(0, named=True)  # fmt: skip
+    assert f"{abs(pair['difference']):.3f}" in first
+    assert "Cliff's δ" in sentences(tests, ["random"])[-1]
+
+
+def test_dropped_images_are_said():
+    table = scores(images=9, cams=("a", "b"), bad=0, flip=-1)
+    table = table.filter(~((pl.col("cam") == "b") & (pl.col("image_id") == "image-2")))
+    first, *_ = sentences(compare(reduce_frame(table.lazy(), Settings()).profiles), [])
+    assert "(1 lack one and are left out)" in first
+
+
+def test_sentences_of_the_characteristics(made):
+    table = made[2]["characteristics"]
+    shares, strongest, between = characteristics_sentences(table, ["random"])
+    rows = table.filter((pl.col("cam") != "random") & (pl.col("measure") == "consistency_adjusted"))
+    rows = rows.filter(pl.col("dataset").is_not_null())
+    assert f"{100 * rows.filter(pl.col('analysis') == 'all_properties')['share'].max():.0f} %" in shares
+    assert f"{rows.filter(pl.col('analysis') == 'spearman')['effect'].abs().max():.2f}" in strongest
+    assert "at the same number of segments by" in between
+    assert "d - e" in between
+    assert characteristics_sentences(table.clear(), []) == [
+        "Too few images, or images too much alike, to relate their characteristics to the stability of maps."
+    ]
+
+
+def test_charts_hold_the_tables_numbers(made):
+    tests, traits = made[2]["tests"], made[2]["characteristics"]
+    ranks = str(critical_differences(tests))
+    for value in tests.filter((pl.col("test") == "mean_rank") & (pl.col("factor") == "cam"))["effect"]:
+        assert f"{value:.2f}" in ranks
+    assert "within the critical difference of" in ranks
+    assert "pick_model" in ranks
+    drawn = str(characteristics_chart(traits))
+    assert str(round(traits.filter(pl.col("analysis") == "spearman")["effect"][0], 4)) in drawn
+    assert critical_differences(tests.clear()) is None
+    assert characteristics_chart(traits.clear()) is None
+
+
+def test_the_page_has_both_parts_and_still_builds_without_them(made):
+    table, pictures, tables = made
+    page = build_report(RUN, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
+    assert "More than chance?" in page
+    assert "What characteristics of the images explain" in page
+    assert 'id="ranks"' in page
+    assert 'id="traits"' in page
+    empty = {**tables, "tests": tables["tests"].clear(), "characteristics": tables["characteristics"].clear()}
+    page = build_report(RUN, empty, table.lazy(), pictures, failures(), frame(MAPS, []))
+    assert "More than chance?" not in page
+    assert "Too few images" in page
+
+
+def test_probabilities_in_words():
+    assert [probability(p) for p in (None, 0.0004, 0.0421)] == ["p unknown", "p < 0.001", "p = 0.042"]
+    assert probability(float(np.float64(0.5))) == "p = 0.500"
