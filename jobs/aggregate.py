@@ -1,8 +1,11 @@
-"""Reduce a run's scores again, and draw its report: `python jobs/aggregate.py RUN`."""
+"""Reduce the scores again and draw the report: `python jobs/aggregate.py RUN [RUN … --output DIR]`."""
 
 import sys
 
 from camrobust.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["aggregate", *sys.argv[1:]]) or main(["report", *sys.argv[1:2]]))
+    code = main(["aggregate", *sys.argv[1:]])
+    if code == 0 and "--output" not in sys.argv:
+        code = main(["report", *sys.argv[1:2]])
+    sys.exit(code)

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-SHOWN = 12
+SHOWN = 4
 """Most groups that sentences are written for; the tables have all."""
 WORDS = {
     "consistency_adjusted": "consistency",
@@ -40,7 +40,7 @@ def test_sentences(tests: pl.DataFrame, controls: Sequence[str]) -> list[str]:
         for measure in ("consistency_adjusted", "robustness_adjusted"):
             found += _cams(here.filter(pl.col("measure") == measure), f"{model} on {dataset}", WORDS[measure], controls)
     if groups.height > SHOWN:
-        found.append(f"{groups.height - SHOWN} more pairs of model and dataset are in summary/tests.csv.")
+        found.append(f"{groups.height - SHOWN} more pairs of a model and a dataset are in summary/tests.csv.")
     return [*found, *_others(tests)]
 
 
@@ -50,7 +50,8 @@ def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) ->
         return []
     n, dropped = int(ranks["n_images"][0]), int(ranks["n_dropped"][0])
     text = f"{where}, {what}, {n:,} images that have a value for all {ranks.height} CAMs"
-    text += f" ({dropped:,} lack one and are left out): " if dropped else ": "
+    left_out = "1 lacks one and is" if dropped == 1 else f"{dropped:,} lack one and are"
+    text += f" ({left_out} left out): " if dropped else ": "
     omnibus = here.filter(pl.col("test") == "friedman")
     if omnibus.height:
         one, other = omnibus.row(0, named=True), here.filter(pl.col("test") == "iman_davenport").row(0, named=True)

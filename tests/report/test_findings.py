@@ -54,7 +54,7 @@ def test_dropped_images_are_said():
     table = scores(images=9, cams=("a", "b"), bad=0, flip=-1)
     table = table.filter(~((pl.col("cam") == "b") & (pl.col("image_id") == "image-2")))
     first, *_ = sentences(compare(reduce_frame(table.lazy(), Settings()).profiles), [])
-    assert "(1 lack one and are left out)" in first
+    assert "(1 lacks one and is left out)" in first
 
 
 def test_sentences_of_the_characteristics(made):
