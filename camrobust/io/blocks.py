@@ -7,10 +7,10 @@ read twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -46,16 +46,51 @@ def score_blocks(runs: Sequence[tuple[Store, Committed]], rows: int = ROWS) -> I
         runs: the store and what it holds for certain, of each.
         rows: about how many of one model a block may hold.
     """
+    with ThreadPoolExecutor(1) as pool:
+        for (_, dataset, images), reads in groupby(_ahead(_reads(runs, rows, pool)), key=lambda one: one.block):
+            yield Block(dataset, images, ((one.model, one.rows.result()) for one in reads))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One model's rows of a block, on their way.
+
+    Attributes:
+        block: its number, dataset and images.
+        model: whose rows.
+        rows: them.
+    """
+
+    block: tuple[int, str, list[str]]
+    model: str
+    rows: Future[Rows]
+
+
+def _reads(runs: Sequence[tuple[Store, Committed]], rows: int, pool: ThreadPoolExecutor) -> Iterator[_Read]:
+    """Block by block and model by model; each is begun when it is asked for."""
     units, files = _units(runs), _files(runs)
-    with ThreadPoolExecutor(1) as ahead:
-        for (dataset,), here in units.partition_by("dataset", as_dict=True, maintain_order=True).items():
-            names = {key: keys for key, keys in files.items() if key[1] == dataset}
-            for images, commits in _cut(here, rows, max((len(keys) for keys in names.values()), default=1)):
-                models: dict[str, list[_File]] = {}
-                for run, token, whole in commits:
-                    for model, key in names.get((run, str(dataset), token), ()):
-                        models.setdefault(model, []).append(_File(runs[run][0], key, whole))
-                yield Block(str(dataset), images, _ahead(ahead, models, images))
+    number = 0
+    for (name,), here in units.partition_by("dataset", as_dict=True, maintain_order=True).items():
+        dataset = str(name)
+        most = max((len(found) for (_, owner, _), found in files.items() if owner == dataset), default=1)
+        for images, commits in _cut(here, rows, most):
+            models: dict[str, list[_File]] = {}
+            for run, token, whole in commits:
+                for model, key in files.get((run, dataset, token), ()):
+                    models.setdefault(model, []).append(_File(runs[run][0], key, whole))
+            places = {image: place for place, image in enumerate(images)}
+            for model in sorted(models):
+                yield _Read((number, dataset, images), model, pool.submit(_read, models[model], places))
+            number += 1
+
+
+def _ahead(reads: Iterator[_Read]) -> Iterator[_Read]:
+    """The same, the next one begun before this one is handed out."""
+    waiting = next(reads, None)
+    while waiting is not None:
+        following = next(reads, None)
+        yield waiting
+        waiting = following
 
 
 def image_counts(runs: Sequence[tuple[Store, Committed]]) -> dict[str, int]:
@@ -99,20 +134,6 @@ def _cut(units: pl.DataFrame, rows: int, models: int) -> Iterator[tuple[list[str
     for (block,), some in held_by.partition_by("owner", as_dict=True, maintain_order=True).items():
         commits_here = some.select("run", "token", pl.col("images") == pl.col("size")).rows()
         yield images[(block,)]["image_id"].to_list(), commits_here
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, models: Mapping[str, Sequence[_File]], images: Sequence[str]
-) -> Iterator[tuple[str, Rows]]:
-    """Model by model, the next one being read while the caller works on this one."""
-    places = {image: place for place, image in enumerate(images)}
-    names = sorted(models)
-    waiting = [pool.submit(partial(_read, models[name], places)) for name in names[:1]]
-    for number, name in enumerate(names):
-        rows = waiting.pop().result()
-        if number + 1 < len(names):
-            waiting.append(pool.submit(partial(_read, models[names[number + 1]], places)))
-        yield name, rows
 
 
 def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
