@@ -131,6 +131,8 @@ def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.
         weights = image_weights(block.dataset, block.images, settings.seed, resamples) if resamples else None
         profiles.begin(block, _kept(block.images, share))
         _add_block(block, groups, settings.controls, weights, profiles)
+    for one in groups.values():
+        one.trim()
     tables = {name: _table(groups[name], keys, settings.level) for name, keys in SUMMARIES.items()}
     return Reduction(tables, profiles.finished())
 

@@ -117,13 +117,24 @@ class Groups:
 
     def _places(self, keys: Sequence[tuple[Any, ...]]) -> NDArray[np.int64]:
         places = np.array([self.keys.setdefault(key, len(self.keys)) for key in keys], np.int64)
-        fresh = len(self.keys) - len(self.moments)
-        if fresh:
-            self.resampled = self.resampled if self.resampled.size else np.zeros((0, 2, 4, self.resamples))
-            for name in ("moments", "crossed", "counts", "histogram", "resampled"):
-                old = getattr(self, name)
-                setattr(self, name, np.concatenate([old, np.zeros((fresh, *old.shape[1:]), old.dtype)]))
+        if len(self.keys) > len(self.moments):
+            self._resize(max(len(self.keys), 2 * len(self.moments)))
         return places
+
+    def trim(self) -> None:
+        """Give back the room that was kept for groups to come."""
+        self._resize(len(self.keys))
+
+    def _resize(self, groups: int) -> None:
+        """Room for so many groups; what is not used yet takes no memory, as the system gives zeros when touched."""
+        if not self.resampled.size:
+            self.resampled = np.zeros((0, 2, 4, self.resamples))
+        for name in ("moments", "crossed", "counts", "histogram", "resampled"):
+            old = getattr(self, name)
+            kept = min(groups, len(old))
+            new = np.zeros((groups, *old.shape[1:]), old.dtype)
+            new[:kept] = old[:kept]
+            setattr(self, name, new)
 
     def _side(self, x: Array, y: Array, mean: Array, has: Array) -> Array:
         n, total, squares = has.sum(0), x.sum(0), _dot(x, x)

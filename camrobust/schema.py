@@ -225,7 +225,7 @@ CHARACTERISTICS = _columns(
     ("share_upper", "float64", "upper end"),
     ("share_alone", "float64", "what the share of all properties loses without this one"),
     ("p", "float64", "probability of an effect at least as large where there is none"),
-    ("p_corrected", "float64", "Holm over the properties of one row group"),
+    ("p_corrected", "float64", "Holm over the properties of one comparison; else p itself"),
     ("n_images", "int64", "images with both"),
 )
 """What the characteristics of images explain; see docs/statistics.md."""
