@@ -15,6 +15,7 @@ MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+CACHED_BLOCKS = 2**15
 
 
 def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
@@ -30,15 +31,19 @@ def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
     References:
         Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
     """
-    c0, c1, c2, c3 = counters.unbind(dim=1)
-    k0, k1 = key
+    return torch.stack(_rounds(list(counters.unbind(dim=1)), *key), dim=1)
+
+
+def _rounds(counters: list[Tensor], k0: Tensor | int, k1: Tensor | int) -> list[Tensor]:
+    """The ten rounds on four words and two keys of any shapes that broadcast."""
+    c0, c1, c2, c3 = counters
     for _ in range(ROUNDS):
         # The 64-bit products wrap around in int64; shifting and masking still gives their true upper halves.
         first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c2 = (second >> 32) & MASK ^ c1 ^ k0, (first >> 32) & MASK ^ c3 ^ k1
         c1, c3 = second & MASK, first & MASK
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return torch.stack((c0, c1, c2, c3), dim=1)
+    return [c0, c1, c2, c3]
 
 
 def _words(fields: Sequence[object]) -> tuple[int, int, int, int]:
@@ -92,29 +97,34 @@ class Draws:
     def __len__(self) -> int:
         return len(self._words)
 
-    def _bits(self, count: int, call: int) -> Tensor:
-        """(B, count) int64 with 32 random bits each."""
-        blocks = torch.arange(-(-count // 4), device=self.device)
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) int64 with 32 random bits each, bit-equal on every device."""
+        count = math.prod(shape)
+        blocks = torch.arange(-(-count // 4), device=self.device)[None]
+        # On a CPU few blocks at a time stay in its cache; on a GPU all images go at once.
+        step = len(self) if self.device.type == "cuda" else max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
+        keys = torch.tensor(self._words, device=self.device).reshape(-1, 4, 1)
         rows = []
-        for k0, k1, c2, c3 in self._words:
-            counters = torch.stack(
-                (blocks, torch.full_like(blocks, call), torch.full_like(blocks, c2), torch.full_like(blocks, c3)), dim=1
-            )
-            rows.append(philox4x32(counters, (k0, k1)).flatten()[:count])
-        return torch.stack(rows)
+        for start in range(0, len(self), step):
+            k0, k1, c2, c3 = keys[start : start + step].unbind(dim=1)
+            words = _rounds([blocks, torch.full_like(blocks, self._call), c2, c3], k0, k1)
+            rows.append(torch.stack(words, dim=2).flatten(1)[:, :count])
+        self._call += 1
+        return torch.cat(rows).reshape(len(self), *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) float32 in [0, 1), multiples of 2**-24, bit-equal on every device."""
-        bits = self._bits(math.prod(shape), self._call)
-        self._call += 1
-        return ((bits >> 8).float() * 2.0**-24).reshape(len(self), *shape)
+        return (self.bits(shape) >> 8).float() * 2.0**-24
+
+    def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) int64 in [low, high), bit-equal on every device; uneven by less than (high - low) / 2**32."""
+        return low + (self.bits(shape) * (high - low) >> 32)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) float32, mean 0, standard deviation 1 (Box-Muller)."""
         count = math.prod(shape)
         half = (count + 1) // 2
-        bits = (self._bits(2 * half, self._call) >> 8).double()
-        self._call += 1
+        bits = (self.bits((2 * half,)) >> 8).double()
         radius = ((bits[:, :half] + 1) * 2.0**-24).log().mul_(-2).sqrt()
         angle = bits[:, half:] * (2.0**-24 * 2 * math.pi)
         values = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :count]

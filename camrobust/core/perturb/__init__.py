@@ -8,7 +8,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation
-from camrobust.core.perturb.variants import PRESETS, Variant, make_variants, perturb, variants
+from camrobust.core.perturb.specs import PRESETS, Variant, size_warnings, variants
+from camrobust.core.perturb.variants import make_variants, perturb
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -21,5 +22,6 @@ __all__ = [
     "make_variants",
     "perturb",
     "perturbation",
+    "size_warnings",
     "variants",
 ]

@@ -1,6 +1,6 @@
 """The registry of perturbations and the decorator that fills it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from camrobust.registry import Registry
 
 Function = Callable[..., Tensor]
 Check = Callable[..., None]
+Strength = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Perturbation:
         family: noise, blur, digital or weather.
         source: where the constants come from.
         check: raises ValueError for a strength outside the domain.
+        size: side of the images that the five strengths were chosen for, px; None where any size is as good.
+        ready: raises UserError where something that it needs is not installed.
     """
 
     name: str
@@ -36,28 +39,40 @@ class Perturbation:
     family: str
     source: str
     check: Check
+    size: int | None
+    ready: Callable[[], None]
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
 IMAGENET_C = "Hendrycks & Dietterich, arXiv 1903.12261"
+IMAGENET_C_SIZE = 224
+
+
+def _nothing_needed() -> None:
+    """For all that runs with what camrobust itself needs."""
 
 
 def perturbation(
     name: str,
     *,
-    parameter: str,
+    parameter: str | tuple[str, ...],
     unit: str,
-    severities: tuple[float, float, float, float, float],
+    severities: tuple[Strength, Strength, Strength, Strength, Strength],
     family: str,
     check: Check,
     random: bool = False,
     source: str = IMAGENET_C,
+    ready: Callable[[], None] = _nothing_needed,
 ) -> Callable[[Function], Function]:
-    """Register a function with one parameter as a perturbation; arguments as in `Perturbation`."""
+    """Register a function of one or several parameters as a perturbation; arguments as in `Perturbation`."""
 
     def register(function: Function) -> Function:
-        strengths = tuple((value,) for value in severities)
-        PERTURBATIONS.add(Perturbation(name, function, (parameter,), unit, strengths, random, family, source, check))
+        parameters = (parameter,) if isinstance(parameter, str) else parameter
+        strengths = tuple(one if isinstance(one, tuple) else (one,) for one in severities)
+        size = IMAGENET_C_SIZE if source == IMAGENET_C else None
+        PERTURBATIONS.add(
+            Perturbation(name, function, parameters, unit, strengths, random, family, source, check, size, ready)
+        )
         return function
 
     return register
@@ -73,3 +88,35 @@ def within(where: str, name: str, low: float, high: float, unit: str = "") -> Ch
             raise ValueError(f"{where}: {name} must be {bounds}{text}, got {value:g}; choose another strength")
 
     return check
+
+
+def whole(where: str, name: str, low: int, high: int, unit: str = "") -> Check:
+    """A check that a single strength is a whole number in [low, high]."""
+    inside = within(where, name, low, high, unit)
+
+    def check(value: float) -> None:
+        inside(value)
+        if value != int(value):
+            raise ValueError(f"{where}: {name} must be a whole number, got {value:g}; choose another strength")
+
+    return check
+
+
+def each(*checks: Check) -> Check:
+    """A check for a strength of several values, one check for each."""
+
+    def check(*values: float) -> None:
+        for one, value in zip(checks, values, strict=True):
+            one(value)
+
+    return check
+
+
+def check_streams(where: str, images: Tensor, draws: Sized) -> None:
+    """Refuse random streams that are not one per image.
+
+    Raises:
+        ValueError: draws does not hold B streams.
+    """
+    if len(draws) != len(images):
+        raise ValueError(f"{where}: draws must hold one stream per image ({len(images)}), got {len(draws)}")

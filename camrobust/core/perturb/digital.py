@@ -1,5 +1,6 @@
 """Perturbations by image processing and compression; deterministic."""
 
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -7,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camrobust.core.perturb.catalogue import perturbation, within
+from camrobust.core.perturb.catalogue import each, perturbation, whole, within
 
 
 @perturbation(
-    "brightness", parameter="shift", unit="added to V of HSV", severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="digital",
+    "brightness", parameter="shift", unit="added to V of HSV", severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="weather",
     check=within("brightness", "shift", -1, 1, "added to V of HSV"),
 )  # fmt: skip
 def brightness(images: Tensor, shift: float) -> Tensor:
@@ -58,8 +59,94 @@ def contrast(images: Tensor, factor: float) -> Tensor:
 
 
 @perturbation(
+    "saturate", parameter=("factor", "shift"), unit="times S of HSV, added to it",
+    severities=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), family="digital",
+    check=each(
+        within("saturate", "factor", 0, 1000, "times S of HSV"), within("saturate", "shift", -1, 1, "added to S of HSV")
+    ),
+)  # fmt: skip
+def saturate(images: Tensor, factor: float, shift: float) -> Tensor:
+    """Scale and shift the saturation of HSV, hue and value kept; a grey pixel has the hue red, as in scikit-image.
+
+    In closed form: a channel lies V·S·d below the value V, where d in [0, 1] depends on the hue only.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        factor: times the saturation.
+        shift: added to it.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1], a new tensor.
+
+    References:
+        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Saturate".
+    """
+    value = images.amax(dim=1, keepdim=True)
+    spread = value - images.amin(dim=1, keepdim=True)
+    grey = spread == 0
+    red = torch.tensor([0.0, 1.0, 1.0], device=images.device)[:, None, None]
+    depth = torch.where(grey, red, (value - images) / torch.where(grey, torch.ones_like(spread), spread))
+    saturation = spread / torch.where(value == 0, torch.ones_like(value), value)
+    wanted = (saturation * factor + shift).clamp(0, 1)
+    return (value * (1 - wanted * depth)).clamp(0, 1)
+
+
+PILLOW_BITS = 22
+"""Pillow's resampling works in whole numbers with weights of 22 bits."""
+
+
+@lru_cache(maxsize=32)
+def _box(size: int, wanted: int, device: torch.device) -> Tensor:
+    """(wanted, size) float64: Pillow's box filter, its weights times 2**22."""
+    scale = size / wanted
+    support = 0.5 * max(scale, 1)
+    matrix = np.zeros((wanted, size))
+    for row in range(wanted):
+        centre = (row + 0.5) * scale
+        first, last = max(0, int(centre - support + 0.5)), min(size, int(centre + support + 0.5))
+        offsets = (np.arange(first, last) - centre + 0.5) / max(scale, 1)
+        inside = ((offsets > -0.5) & (offsets <= 0.5)).astype(np.float64)
+        matrix[row, first:last] = np.floor(inside / inside.sum() * 2**PILLOW_BITS + 0.5)
+    return torch.from_numpy(matrix).to(device)
+
+
+@perturbation(
+    "pixelate", parameter="scale", unit="share of the side", severities=(0.6, 0.5, 0.4, 0.3, 0.25), family="digital",
+    check=within("pixelate", "scale", 0.01, 1, "share of the side"),
+)  # fmt: skip
+def pixelate(images: Tensor, scale: float) -> Tensor:
+    """Shrunk by averaging over boxes and enlarged again, on 8-bit values, as Pillow does, to the bit.
+
+    The original ImageNet-C enlarges by Pillow's BOX filter, as this does; imagecorruptions by NEAREST.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        scale: of the small picture's sides.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1], multiples of 1/255, a new tensor.
+
+    References:
+        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Pixelate".
+    """
+    H, W = images.shape[2:]
+    h, w = max(1, int(H * scale)), max(1, int(W * scale))
+    levels = (images * 255).round().double()
+    for side, small in ((W, w), (H, h)):
+        levels = _levels(levels @ _box(side, small, images.device).T).transpose(2, 3)
+    rows = _box(h, H, images.device).argmax(dim=1)
+    columns = _box(w, W, images.device).argmax(dim=1)
+    return (levels[:, :, rows][..., columns] / 255).float()
+
+
+def _levels(sums: Tensor) -> Tensor:
+    whole: Tensor = ((sums + 2 ** (PILLOW_BITS - 1)) * 2.0**-PILLOW_BITS).floor()
+    return whole.clamp(0, 255)
+
+
+@perturbation(
     "jpeg_compression", parameter="quality", unit="JPEG quality", severities=(25, 18, 15, 10, 7), family="digital",
-    check=within("jpeg_compression", "quality", 1, 100, "JPEG quality"),
+    check=whole("jpeg_compression", "quality", 1, 100, "JPEG quality"),
 )  # fmt: skip
 def jpeg_compression(images: Tensor, quality: float) -> Tensor:
     """Through a JPEG file and back, by Pillow, on 8-bit values.
@@ -74,13 +161,24 @@ def jpeg_compression(images: Tensor, quality: float) -> Tensor:
     References:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "JPEG compression".
     """
-    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    decoded = [np.asarray(_through_jpeg(image, int(quality))) for image in pixels]
-    stacked = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
-    return stacked.to(images.device).float() / 255
+    return through_jpeg((images * 255).round().to(torch.uint8), int(quality)).float() / 255
 
 
-def _through_jpeg(image: np.ndarray, quality: int) -> Image.Image:
+def through_jpeg(pixels: Tensor, quality: int) -> Tensor:
+    """8-bit images through JPEG files and back, by Pillow.
+
+    Args:
+        pixels: (B, 3, H, W) uint8.
+        quality: as Pillow's, 1 to 100.
+
+    Returns:
+        (B, 3, H, W) uint8, on the same device.
+    """
+    decoded = [_coded(image, quality) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    return torch.from_numpy(np.stack(decoded)).to(pixels.device).permute(0, 3, 1, 2).contiguous()
+
+
+def _coded(image: np.ndarray, quality: int) -> np.ndarray:
     sink = BytesIO()
     Image.fromarray(image).save(sink, "JPEG", quality=quality)
-    return Image.open(sink).convert("RGB")
+    return np.asarray(Image.open(sink).convert("RGB"))

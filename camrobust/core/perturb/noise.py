@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import perturbation, within
+from camrobust.core.perturb.catalogue import check_streams, perturbation, within
 
 INFINITE = float("inf")
 LEVELS = 256
-
-
-def _check_streams(where: str, images: Tensor, draws: Draws) -> None:
-    if len(draws) != len(images):
-        raise ValueError(f"{where}: draws must hold one stream per image ({len(images)}), got {len(draws)}")
 
 
 @perturbation(
@@ -43,7 +38,7 @@ def gaussian_noise(images: Tensor, sigma: float, draws: Draws) -> Tensor:
     References:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "Gaussian noise".
     """
-    _check_streams("gaussian_noise", images, draws)
+    check_streams("gaussian_noise", images, draws)
     return (images + sigma * draws.normal(images.shape[1:]).to(images.device)).clamp(0, 1)
 
 
@@ -92,7 +87,7 @@ def shot_noise(images: Tensor, rate: float, draws: Draws) -> Tensor:
     References:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "Shot noise".
     """
-    _check_streams("shot_noise", images, draws)
+    check_streams("shot_noise", images, draws)
     table = _poisson_table(float(rate)).to(images.device)
     levels = (images * (LEVELS - 1)).round().long()
     uniform = draws.uniform(images.shape[1:]).to(images.device)
@@ -129,7 +124,7 @@ def impulse_noise(images: Tensor, amount: float, draws: Draws) -> Tensor:
     References:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "Impulse noise".
     """
-    _check_streams("impulse_noise", images, draws)
+    check_streams("impulse_noise", images, draws)
     return _salt_and_pepper(images, draws.uniform(images.shape[1:]), amount)
 
 
@@ -151,7 +146,7 @@ def salt_pepper(images: Tensor, amount: float, draws: Draws) -> Tensor:
     Raises:
         ValueError: draws does not hold B streams.
     """
-    _check_streams("salt_pepper", images, draws)
+    check_streams("salt_pepper", images, draws)
     return _salt_and_pepper(images, draws.uniform((1, *images.shape[2:])), amount)
 
 
@@ -176,7 +171,7 @@ def speckle_noise(images: Tensor, sigma: float, draws: Draws) -> Tensor:
     References:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "Speckle noise".
     """
-    _check_streams("speckle_noise", images, draws)
+    check_streams("speckle_noise", images, draws)
     return (images + images * (sigma * draws.normal(images.shape[1:]).to(images.device))).clamp(0, 1)
 
 
@@ -199,6 +194,6 @@ def uniform_noise(images: Tensor, half_width: float, draws: Draws) -> Tensor:
     Raises:
         ValueError: draws does not hold B streams.
     """
-    _check_streams("uniform_noise", images, draws)
+    check_streams("uniform_noise", images, draws)
     noise = draws.uniform(images.shape[1:]).to(images.device) * 2 - 1
     return (images + half_width * noise).clamp(0, 1)

@@ -1,0 +1,139 @@
+"""What OpenCV gives on 8-bit planes, in whole numbers: edges after Canny, distances, equal histograms, small filters.
+
+Whole numbers leave nothing to round, so that every device and every batch has the same bits. All take (B, H, W).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+TANGENT_22 = 13573
+"""tan 22.5° in 1/32768."""
+UNIT = 65536
+"""A pixel in the fixed-point numbers of a distance."""
+STEPS = (
+    *(((dy, dx), 65536) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))),
+    *(((dy, dx), 91750) for dy in (-1, 1) for dx in (-1, 1)),
+    *(((dy, dx), 143976) for dy in (-1, 1) for dx in (-2, 2)),
+    *(((dy, dx), 143976) for dy in (-2, 2) for dx in (-1, 1)),
+)
+"""The moves of the 5 × 5 chamfer distance and their lengths 1, 1.4 and 2.1969 px."""
+
+
+def framed(planes: Tensor, mode: str) -> Tensor:
+    """One more pixel on every side, as int64: "replicate", "reflect" (about the last pixel) or zeros ("constant")."""
+    return pad(planes[:, None].double(), (1, 1, 1, 1), mode=mode)[:, 0].to(torch.int64)
+
+
+def filtered(planes: Tensor, kernel: Sequence[Sequence[int]], mode: str = "reflect") -> Tensor:
+    """Correlation with a 3 × 3 kernel of whole numbers, int64."""
+    H, W = planes.shape[1:]
+    wide = framed(planes, mode)
+    total = torch.zeros(planes.shape, dtype=torch.int64, device=planes.device)
+    for down, row in enumerate(kernel):
+        for right, weight in enumerate(row):
+            if weight:
+                total += wide[:, down : down + H, right : right + W] * weight
+    return total
+
+
+def canny(planes: Tensor, low: int, high: int) -> Tensor:
+    """Edges: where the gradient (3 × 3 Sobel, |x| + |y|) peaks across itself, above `high` or joined to such a place.
+
+    Args:
+        planes: (B, H, W) whole numbers 0 … 255.
+        low: least gradient of an edge.
+        high: gradient above which an edge stands by itself.
+
+    Returns:
+        (B, H, W) bool.
+
+    References:
+        Canny 1986, as OpenCV's `Canny(image, low, high)` has it.
+    """
+    across = filtered(planes, ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1)), "replicate")
+    down = filtered(planes, ((-1, -2, -1), (0, 0, 0), (1, 2, 1)), "replicate")
+    size = across.abs() + down.abs()
+    peaks = (size > low) & _peaks(size, across, down)
+    strong = peaks & (size > high)
+    while True:
+        grown = peaks & (max_pool2d(strong[:, None].float(), 3, 1, 1)[:, 0] > 0)
+        if torch.equal(grown, strong):
+            return strong
+        strong = grown
+
+
+def _peaks(size: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Where a gradient is larger than before it along its direction, one of four, and not smaller than behind it."""
+    H, W = size.shape[1:]
+    wide = framed(size, "constant")
+
+    def at(y: int, x: int) -> Tensor:
+        return wide[:, 1 + y : 1 + y + H, 1 + x : 1 + x + W]
+
+    x, y = across.abs(), down.abs() << 15
+    flat, steep = y < x * TANGENT_22, y > x * TANGENT_22 + (x << 16)
+    falling = (across ^ down) < 0
+    level = (size > at(0, -1)) & (size >= at(0, 1))
+    upright = (size > at(-1, 0)) & (size >= at(1, 0))
+    slanted = torch.where(falling, (size > at(-1, 1)) & (size > at(1, -1)), (size > at(-1, -1)) & (size > at(1, 1)))
+    return torch.where(flat, level, torch.where(steep, upright, slanted))
+
+
+def distance(edges: Tensor, farthest: int) -> Tensor:
+    """Chamfer distance to the nearest edge, at most `farthest`.
+
+    Along each of the sixteen moves by 1, 2, 4, … of them at a time: every shortest path is a sum of two moves, each
+    taken any number of times.
+
+    Args:
+        edges: (B, H, W) bool.
+        farthest: px.
+
+    Returns:
+        (B, H, W) int32, in 1/65536 px.
+
+    References:
+        Borgefors 1986, as OpenCV's `distanceTransform(…, DIST_L2, 5)` has it.
+    """
+    found = torch.where(edges, 0, farthest * UNIT).to(torch.int32)
+    for (dy, dx), length in STEPS:
+        times = 1
+        while times * length < farthest * UNIT:
+            here, there = _overlap(found, dy * times, dx * times)
+            torch.minimum(here, there + length * times, out=here)
+            times *= 2
+    return found
+
+
+def _overlap(planes: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
+    """Views of the planes: places that have one (dy, dx) away, and those."""
+    H, W = planes.shape[1:]
+    rows, columns = max(0, H - abs(dy)), max(0, W - abs(dx))
+    y, x = max(0, -dy), max(0, -dx)
+    there_y, there_x = max(0, dy), max(0, dx)
+    here = planes[:, y : y + rows, x : x + columns]
+    return here, planes[:, there_y : there_y + rows, there_x : there_x + columns]
+
+
+def equalised(planes: Tensor) -> Tensor:
+    """Levels spread so that each is about as frequent; a constant plane stays as it is.
+
+    Args:
+        planes: (B, H, W) int64, 0 … 255.
+
+    Returns:
+        (B, H, W) int64, 0 … 255; as OpenCV's `equalizeHist`.
+    """
+    flat = planes.flatten(1)
+    counts = torch.zeros(len(planes), 256, dtype=torch.int64, device=planes.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat))
+    lowest = flat.amin(dim=1, keepdim=True)
+    rest = flat.shape[1] - counts.gather(1, lowest)
+    scale = torch.tensor(255.0, device=planes.device) / rest.clamp(min=1).float()
+    above = counts.scatter(1, lowest, 0).cumsum(dim=1)
+    table = (above.float() * scale).round().long()
+    spread = table.gather(1, flat)
+    return torch.where(rest == 0, flat, spread).reshape(planes.shape)

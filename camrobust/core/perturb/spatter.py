@@ -1,0 +1,90 @@
+"""Spatter: drops of water or splashes of mud on the lens."""
+
+import torch
+from torch import Tensor
+
+from camrobust.core.draws import Draws
+from camrobust.core.perturb.catalogue import check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.edges import UNIT, canny, distance, equalised, filtered
+from camrobust.core.perturb.filters import smooth_exactly
+
+WATER = (175 / 255, 238 / 255, 238 / 255)
+MUD = (63 / 255, 42 / 255, 20 / 255)
+OPAQUE = 0.8
+"""Mud that covers less than this share of a place is left out."""
+LOW, HIGH = 50, 150
+FARTHEST_PX = 20
+BOX = ((1, 1, 1), (1, 1, 1), (1, 1, 1))
+EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
+
+
+@perturbation(
+    "spatter", parameter=("loc", "scale", "sigma", "threshold", "strength", "mud"),
+    unit="level, level, px, level, share (water) or px (mud), 0 water 1 mud",
+    severities=(
+        (0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
+        (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1),
+    ),
+    family="weather", random=True,
+    check=each(
+        within("spatter", "loc", 0, 1, "level"), within("spatter", "scale", 0, 10, "level"),
+        within("spatter", "sigma", 0, 100, "px"), within("spatter", "threshold", 0, 1, "level"),
+        within("spatter", "strength", 0, 20, "share (water) or px (mud)"), whole("spatter", "mud", 0, 1),
+    ),
+)  # fmt: skip
+def spatter(
+    images: Tensor, loc: float, scale: float, sigma: float, threshold: float, strength: float, mud: float, draws: Draws
+) -> Tensor:
+    """Drops on the lens, where smoothed noise rises above a threshold: water, lit from one side, or mud.
+
+    Smoothing, edges, distances and shading are exact sums and whole numbers.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        loc: mean of the noise.
+        scale: its standard deviation before smoothing.
+        sigma: of its smoothing, px.
+        threshold: noise below it is no drop.
+        strength: of the water's light; for mud the standard deviation of its rim, px.
+        mud: 1 for mud, 0 for water.
+        draws: one random stream per image.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1], a new tensor.
+
+    Raises:
+        ValueError: draws does not hold B streams.
+
+    References:
+        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Spatter".
+    """
+    check_streams("spatter", images, draws)
+    noise = smooth_exactly(draws.normal(images.shape[2:]).to(images.device), sigma) * scale + loc
+    liquid = torch.where(noise < threshold, 0.0, noise)
+    if mud:
+        cover = smooth_exactly((liquid > threshold).double(), strength)[:, None]
+        cover = torch.where(cover < OPAQUE, 0.0, cover).float()
+        return (images * (1 - cover) + cover * _colour(MUD, images)).clamp(0, 1)
+    return (images + water(liquid, strength)[:, None] * _colour(WATER, images)).clamp(0, 1)
+
+
+def _colour(values: tuple[float, float, float], images: Tensor) -> Tensor:
+    return torch.tensor(values, device=images.device)[:, None, None]
+
+
+def water(liquid: Tensor, strength: float) -> Tensor:
+    """Light on drops: their thickness times a relief of the distance to their outline.
+
+    Args:
+        liquid: (B, H, W) thickness in [0, 1], 0 where there is no drop.
+        strength: brightest light.
+
+    Returns:
+        (B, H, W) float32.
+    """
+    levels = (liquid * 255).floor().clamp(0, 255).long()
+    nearest = distance(canny(levels, LOW, HIGH), FARTHEST_PX)
+    even = filtered(nearest, BOX).div(9 * UNIT, rounding_mode="floor")
+    relief = filtered(equalised(even), EMBOSS).clamp(0, 255)
+    light = levels * (filtered(relief, BOX) * 2 + 9).div(18, rounding_mode="floor")
+    return light.float() / light.amax(dim=(1, 2), keepdim=True).clamp(min=1).float() * strength
