@@ -141,6 +141,7 @@ def evaluate(
     ties: str = "b",
     segments: Mapping[str, Any] | None = None,
     similarities: Sequence[str] | None = None,
+    jpeg_after: int | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
 
@@ -161,6 +162,7 @@ def evaluate(
         segments: how images are cut, as in a configuration: {"method": "slic", "n_segments": 40}; None for Quickshift.
         similarities: measures beside rank-biased overlap, from `camrobust list similarities`; None for all that cost
             little. The columns of the others hold null.
+        jpeg_after: quality of a JPEG file that perturbed images go through, as ImageNet-C's did (85); None for none.
 
     Raises:
         UserError: an unknown name, or a file that is no image.
@@ -180,7 +182,8 @@ def evaluate(
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
             label = None if labels is None else int(labels[number])
             sample = Sample("images", name, label, cut[number])
-            found, _ = measure(ready, sample, make_variants(image, planned, name, "images", seed), planned, settings)
+            stack = make_variants(image, planned, name, "images", seed, jpeg_after)
+            found, _ = measure(ready, sample, stack, planned, settings)
             for column, values in found.items():
                 columns[column].extend(values)
     scores = pl.DataFrame(make_table(SCORES, columns))

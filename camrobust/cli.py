@@ -115,10 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--cam", action="append", required=True, help="name of a CAM; may be repeated")
     one.add_argument("--perturb", nargs="*", default=[], metavar="NAME:LEVEL", help="perturbations to compare with")
     one.add_argument("--output", default="explain.png", help="picture to write")
+    one = add("sheet", _sheet, "a picture of perturbations at their five severities on one photo")
+    one.add_argument("image", help="an image file")
+    one.add_argument("--perturb", nargs="*", default=["preset:all"], metavar="NAME", help="which; default: all")
+    one.add_argument("--seed", type=int, default=0, help="of every random draw")
+    one.add_argument("--jpeg-after", type=int, metavar="QUALITY", help="through a JPEG file, as ImageNet-C with 85")
+    one.add_argument("--cell", type=int, default=160, help="side of one picture, px")
+    one.add_argument("--output", default="sheet.png", help="picture to write")
     one = add("bench", _bench, "time against a plain forward pass, as ratios within this process")
     one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     one.add_argument("--peers", action="store_true", help="also the same methods by grad-cam, where it is installed")
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
+    one.add_argument("--perturbations", action="store_true", help="instead: every perturbation at every severity")
     one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
     one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
     one.add_argument("--overhead", type=int, metavar="N", help="instead: the job against a bare loop, over N images")
@@ -321,10 +329,20 @@ def _explain(given: Arguments) -> int:
     return 0
 
 
+def _sheet(given: Arguments) -> int:
+    from camrobust.sheet import sheet
+
+    sheet(
+        given.image, given.output, perturbations=given.perturb, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell
+    )
+    sys.stdout.write(f"{given.output}\n")
+    return 0
+
+
 def _bench(given: Arguments) -> int:
     if given.chaos:
         return _chaos(given)
-    if given.overhead or given.scale or given.aggregate:
+    if given.overhead or given.scale or given.aggregate or given.perturbations:
         return _around(given)
     from camrobust.bench import bench, show
 
@@ -337,10 +355,15 @@ def _bench(given: Arguments) -> int:
 
 
 def _around(given: Arguments) -> int:
-    """What the machinery around the measuring costs."""
+    """What perturbing costs, or the machinery around the measuring."""
     from camrobust.terminal import say, show_table
 
-    if given.overhead:
+    if given.perturbations:
+        from camrobust.perturbing import BATCH, perturbing
+
+        rows = perturbing(given.device, given.repeats, peers=given.peers)
+        title = f"Severities 1 to 5 of one 224 px image, batch {BATCH}"
+    elif given.overhead:
         from camrobust.overhead import overhead
 
         rows, title = overhead(given.overhead, say), f"{given.overhead} images, 15 variants, resnet18, 4 CAMs"
@@ -355,7 +378,8 @@ def _around(given: Arguments) -> int:
     if given.json:
         _print(rows)
     else:
-        show_table(title, [name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+        columns = list(rows[0])
+        show_table(title, [name.replace("_", " ") for name in columns], [[*map(row.get, columns)] for row in rows])
     return 0
 
 

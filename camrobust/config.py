@@ -161,6 +161,9 @@ class RunConfig(_Strict):
     image: ImageConfig = ImageConfig()
     cams: tuple[str, ...] = Field(min_length=1, description="names from `camrobust list cams`")
     perturbations: tuple[str | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
+    jpeg_after: int | None = Field(
+        None, ge=1, le=100, description="quality of a JPEG file that perturbed images go through; ImageNet-C has 85"
+    )
     metric: MetricConfig = MetricConfig()
     segments: SegmentsConfig = SegmentsConfig()
     gallery: int = Field(64, ge=0, description="images whose maps are kept for the report")

@@ -8,7 +8,6 @@ from torch import nn
 
 from camrobust.config import RunConfig, parse_config
 from camrobust.core.cams import CAMS
-from camrobust.core.perturb import PERTURBATIONS
 from camrobust.errors import UserError
 from camrobust.io.store import open_store
 
@@ -16,6 +15,11 @@ PHOTOS = (
     "astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "motorcycle_left.png",
     "rocket.jpg",
 )  # fmt: skip
+PERTURBATIONS = (
+    "brightness", "contrast", "gaussian_blur", "gaussian_noise", "impulse_noise", "jpeg_compression", "salt_pepper",
+    "shot_noise", "speckle_noise", "uniform_noise",
+)  # fmt: skip
+"""The ten cheapest, so that the trial stays one of two minutes."""
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -55,7 +59,7 @@ def photos() -> list[Path]:
 
 
 def demo_config(output: str) -> RunConfig:
-    """The demo as a configuration: every CAM, every perturbation at severities 1, 3 and 5.
+    """The demo as a configuration: every CAM, ten perturbations at severities 1, 3 and 5.
 
     Writes the manifest of the photographs beside the results, so that the run can be resumed and repeated by name.
     """
@@ -75,6 +79,6 @@ def demo_config(output: str) -> RunConfig:
                 }
             ],
             "cams": CAMS.names(),
-            "perturbations": [f"{name}:1,3,5" for name in PERTURBATIONS.names()],
+            "perturbations": [f"{name}:1,3,5" for name in PERTURBATIONS],
         }
     )

@@ -53,13 +53,11 @@ def explain_picture(
     """
     planned = variants(list(perturbations)) if perturbations else ()
     settings = Settings(tuple(CAMS[name].name for name in cams), seed)
+    pixels = photo(image, "explain")
     try:
-        pixels = torch.from_numpy(decode(read_object(image), 256, 224).pixels)
         content = None if weights is None else read_object(weights)
     except MissingObjectError as error:
         raise UserError(f"explain: {error}; mend the path") from error
-    except ImageError as error:
-        raise UserError(f"explain: '{image}' cannot be used: {error.message}") from error
     ready = load_model(ModelSpec(model.partition(":")[2] or model, model, weights, target_layer), content)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels, planned, sample.image_id, sample.dataset, seed)
@@ -70,20 +68,39 @@ def explain_picture(
         f"class {label}, {confidence:.0%}"
         for label, confidence in zip(explained.predictions.tolist(), explained.confidences.tolist(), strict=True)
     ]
-    _write(output, _grid(stack.numpy(), explained.maps.cpu().numpy(), list(cams), titles, notes, agreement))
+    write(output, _grid(stack.numpy(), explained.maps.cpu().numpy(), list(cams), titles, notes, agreement))
 
 
-def _write(output: str, picture: Image.Image) -> None:
+def photo(image: str, command: str) -> torch.Tensor:
+    """(3, 224, 224) uint8 of a file or an object on S3.
+
+    Raises:
+        UserError: it is not there, or no photo.
+    """
+    try:
+        return torch.from_numpy(decode(read_object(image), 256, CELL).pixels)
+    except MissingObjectError as error:
+        raise UserError(f"{command}: {error}; mend the path") from error
+    except ImageError as error:
+        raise UserError(f"{command}: '{image}' cannot be used: {error.message}") from error
+
+
+def write(output: str, picture: Image.Image, command: str = "explain") -> None:
+    """Write a picture in the format of its suffix.
+
+    Raises:
+        UserError: a suffix of no such format, or a place that cannot be written.
+    """
     sink = BytesIO()
     suffix = Path(output).suffix.lower()
     formats = Image.registered_extensions()
     if formats.get(suffix) not in Image.SAVE:
-        raise UserError(f"explain: output must end in .png, .jpg or .webp, got '{output}'; name the picture")
+        raise UserError(f"{command}: output must end in .png, .jpg or .webp, got '{output}'; name the picture")
     picture.save(sink, formats[suffix])
     try:
         Path(output).write_bytes(sink.getvalue())
     except OSError as error:
-        raise UserError(f"explain: cannot write '{output}' ({error.strerror}); choose another --output") from error
+        raise UserError(f"{command}: cannot write '{output}' ({error.strerror}); choose another --output") from error
 
 
 def _grid(

@@ -10,7 +10,7 @@ import torch
 
 from camrobust.config import ModelConfig, RunConfig
 from camrobust.core.cams import CAMS
-from camrobust.core.perturb import PERTURBATIONS, Variant, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.errors import UserError
 from camrobust.io.manifest import check_labels, list_images
 from camrobust.io.objects import MissingObjectError
@@ -52,6 +52,11 @@ class Plan:
     def row_bytes(self) -> int:
         """What a score row takes in a file, about."""
         return ROW_BYTES + MEASURE_BYTES * len(settings_of(self.config, 1).measures())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the numbers before they are made."""
+        return size_warnings(self.variants, self.config.image.crop)
 
     def counts(self) -> dict[str, int]:
         """Planned numbers, as they stand in run.json."""

@@ -145,6 +145,7 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
              "replicate": one.replicate}
             for one in plan.variants
         ],
+        "warnings": list(plan.warnings),
         "target_layers": {name: fact["target_layer"] for name, fact in facts.items()},
         "weights_sha256": {name: fact["weights_sha256"] for name, fact in facts.items()},
         "tails": {name: fact["tail"] for name, fact in facts.items()},
@@ -153,6 +154,8 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
         "hardware": hardware(),
         "started": utc(),
     }  # fmt: skip
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
     counts = plan.counts()
     say(
         f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "

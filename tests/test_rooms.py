@@ -35,10 +35,11 @@ BELOW = {
 }
 BELOW["plan"] = {"errors", "registry", "schema", "config", "core", "models", "measure", "io"}
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
-BELOW["bench"] = BELOW["measure"] | {"measure"}
+BELOW["perturbing"] = BELOW["core"] | {"core"}
+BELOW["bench"] = BELOW["measure"] | {"measure", "perturbing"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
 TOP = {
-    "api", "chaos", "cli", "combine", "demo", "estimate", "overhead", "picture", "scale", "terminal", "volume",
+    "api", "chaos", "cli", "combine", "demo", "estimate", "overhead", "picture", "scale", "sheet", "terminal", "volume",
     "workflow", "__init__",
 }  # fmt: skip
 SUMMING = {"coded", "aggregate", "comparison", "characteristics"}
@@ -49,7 +50,7 @@ FOREIGN = {
     "polars": SUMMING | {"io", "stability", "report", "verify", "plan", "cluster", *TOP},
     "pyarrow": {"io", "cluster", *TOP},
     "pydantic": {"config"},
-    "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},
+    "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", "perturbing", *TOP},
     "altair": {"report"},
 }
 

@@ -152,6 +152,7 @@ class Perturb:
                 str(batch["image_id"][row]),
                 str(batch["dataset"][row]),
                 self.config.seed,
+                self.config.jpeg_after,
             )
             stack[: len(made)] = made.cpu().numpy()
         return stack

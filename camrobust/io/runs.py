@@ -20,7 +20,19 @@ from camrobust.io.results import Committed, read_committed, read_small
 from camrobust.io.s3 import polars_options
 from camrobust.io.store import open_store
 
-PACKAGES = ("camrobust", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "scikit-image", "pillow")
+PACKAGES = (
+    "camrobust",
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "scikit-image",
+    "pillow",
+    "imagecorruptions-imaug",
+)
 
 
 def utc() -> str:

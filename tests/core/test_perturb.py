@@ -15,6 +15,8 @@ from tests.reference import perturb as reference
 NAMES = PERTURBATIONS.names()
 RANDOM = [one.name for one in PERTURBATIONS if one.random]
 NORMAL = ("gaussian_noise", "speckle_noise")
+NOT_IN_ORDER = ("elastic_transform", "saturate", "spatter")
+"""Whose published strengths are of two kinds: 1 and 2 (or to 3) of one, the rest of another."""
 
 
 def photos(count=2, size=24, seed=0):
@@ -30,7 +32,7 @@ def astronaut():
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "jpeg_compression"])
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(reference, name)])
 def test_equals_the_float64_loop(name, severity):
     entry, images = PERTURBATIONS[name], photos()
     found = perturb(images, f"{name}:{severity}", ["p", "q"], seed=7, dataset="d")
@@ -122,7 +124,7 @@ def test_properties(name):
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_ORDER])
 def test_stronger_is_further(name, astronaut):
     distances = [float((perturb(astronaut, f"{name}:{s}", ["a"]) - astronaut).abs().mean()) for s in range(1, 6)]
     assert distances == sorted(distances)

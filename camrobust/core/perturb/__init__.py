@@ -7,9 +7,9 @@ the configuration and in the tests that run over the registry.
 from importlib import import_module
 from pkgutil import iter_modules
 
+from camrobust.core.perturb.apply import make_variants, perturb
 from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation
 from camrobust.core.perturb.specs import PRESETS, Variant, size_warnings, variants
-from camrobust.core.perturb.variants import make_variants, perturb
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

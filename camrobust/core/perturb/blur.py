@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from camrobust.core.perturb.catalogue import each, perturbation, whole, within
-from camrobust.core.perturb.filters import band, smooth
+from camrobust.core.perturb.filters import band, continued, smooth
 
 SMALL_DISK = 8
 """Radius, px, up to which the published kernel is 17 px wide and its rim is softened over 3 px, else over 5 px."""
@@ -83,8 +83,12 @@ def defocus_blur(images: Tensor, radius: float, alias: float) -> Tensor:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "Defocus blur".
     """
     H, W = images.shape[2:]
-    reach = min(max(int(radius), SMALL_DISK), H - 1, W - 1)
-    framed = pad(images, (reach, reach, reach, reach), mode="reflect")
+    reach = max(int(radius), SMALL_DISK)
+    rows, columns = (
+        torch.from_numpy(continued(np.arange(-reach, side + reach), side, "mirror")).to(images.device)
+        for side in (H, W)
+    )
+    framed = images[:, :, rows][..., columns]
     size = [_smooth_length(side) for side in framed.shape[2:]]
     spectrum = torch.fft.rfft2(framed, s=size) * _disk_spectrum(int(radius), alias, *size, images.device)
     blurred: Tensor = torch.fft.irfft2(spectrum, s=size)

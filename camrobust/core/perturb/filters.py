@@ -33,7 +33,7 @@ def quantised(weights: np.ndarray, bits: int = WEIGHT_BITS) -> np.ndarray:
     return scaled
 
 
-def _continued(places: np.ndarray, size: int, edge: str) -> np.ndarray:
+def continued(places: np.ndarray, size: int, edge: str) -> np.ndarray:
     """Which pixel stands at places outside: the last one, or the picture mirrored at its edge or at its last pixel."""
     if edge == "nearest":
         return places.clip(0, size - 1)
@@ -50,7 +50,7 @@ def band(weights: np.ndarray, size: int, edge: str) -> np.ndarray:
     matrix = np.zeros((size, size))
     rows = np.arange(size)
     for offset, weight in zip(range(-radius, radius + 1), weights, strict=True):
-        np.add.at(matrix, (rows, _continued(rows + offset, size, edge)), weight)
+        np.add.at(matrix, (rows, continued(rows + offset, size, edge)), weight)
     return matrix
 
 

@@ -160,9 +160,9 @@ def _from_mapping(spec: Mapping[str, object]) -> Iterator[Variant]:
     ((name, how),) = given.items()
     planned = list(_sequence(how) if name == "compose" else _one(PERTURBATIONS[str(name)], how))
     if replicates > 1 and not any(entry.random for variant in planned for entry in variant.entries):
+        which = planned[0].perturbation
         raise UserError(
-            f"perturbations: '{planned[0].perturbation}' draws nothing at random, so its replicates would be identical; "
-            "leave them out"
+            f"perturbations: '{which}' draws nothing at random, so its replicates would be identical; leave them out"
         )
     for replicate in range(replicates):
         yield from (replace(variant, replicate=replicate) for variant in planned)

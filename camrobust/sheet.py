@@ -1,0 +1,59 @@
+"""One photo under perturbations: a row for each, a column for each of its strengths."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from camrobust.core.perturb import Variant, make_variants, variants
+from camrobust.errors import UserError
+from camrobust.picture import photo, write
+
+LEFT = 170
+TEXT = 18
+MARGIN = 4
+LONGEST = 26
+"""Characters of a strength that fit under a picture; a longer one gives way to its severity."""
+
+
+def sheet(
+    image: str, output: str, *, perturbations: Sequence[str], seed: int = 0, jpeg: int | None = None, cell: int = 160
+) -> None:
+    """Draw a photo and what perturbations make of it.
+
+    Args:
+        image: path or s3:// address of the photo.
+        output: picture to write; its suffix decides the format.
+        perturbations: as in a configuration, such as fog, gaussian_noise:1,3 or preset:weather.
+        seed: of every random draw.
+        jpeg: quality of a JPEG file that the variants go through.
+        cell: side of one picture, px.
+
+    Raises:
+        UserError: an unknown name, a photo that cannot be read, an output that cannot be written, a value out of range.
+    """
+    if not 16 <= cell <= 1024:
+        raise UserError(f"sheet: cell must be 16 to 1024 (px), got {cell}; choose another size")
+    if jpeg is not None and not 1 <= jpeg <= 100:
+        raise UserError(f"sheet: jpeg-after must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality")
+    planned = variants(list(perturbations))
+    rows = [list(group) for _, group in groupby(planned, key=lambda one: one.perturbation)]
+    pixels = photo(image, "sheet")
+    step_x, step_y = cell + MARGIN, cell + TEXT + MARGIN
+    picture = Image.new("RGB", (LEFT + step_x * (1 + max(map(len, rows))), step_y * len(rows)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    for row, group in enumerate(rows):
+        made = make_variants(pixels, group, Path(image).name, "sheet", seed, jpeg).permute(0, 2, 3, 1).numpy()
+        draw.text((4, row * step_y + cell // 2), group[0].perturbation.replace("+", "\n+ "), "black", font)
+        for column, (title, one) in enumerate(zip(["clean", *map(_title, group)], made, strict=True)):
+            left = LEFT + column * step_x
+            picture.paste(Image.fromarray(one).resize((cell, cell), Image.Resampling.LANCZOS), (left, row * step_y))
+            draw.text((left, row * step_y + cell), title, "black", font)
+    write(output, picture, "sheet")
+
+
+def _title(variant: Variant) -> str:
+    if variant.severity is None or len(variant.parameter) <= LONGEST:
+        return variant.parameter if variant.severity is None else f"{variant.severity}: {variant.parameter}"
+    return f"severity {variant.severity}"
