@@ -36,14 +36,16 @@ def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
 
 def _rounds(counters: list[Tensor], k0: Tensor | int, k1: Tensor | int) -> list[Tensor]:
     """The ten rounds on four words and two keys of any shapes that broadcast."""
-    c0, c1, c2, c3 = counters
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
     for _ in range(ROUNDS):
-        # The 64-bit products wrap around in int64; shifting and masking still gives their true upper halves.
+        # The 64-bit products wrap around in int64; their lower 32 bits and, shifted, their upper ones are still true.
+        # What stands above 32 bits in c1 and c3 is cut off where they are next used.
         first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c2 = (second >> 32) & MASK ^ c1 ^ k0, (first >> 32) & MASK ^ c3 ^ k1
-        c1, c3 = second & MASK, first & MASK
+        c0 = (second >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(MASK)
+        c2 = (first >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(MASK)
+        c1, c3 = second, first
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return [c0, c1, c2, c3]
+    return [c0, c1.bitwise_and_(MASK), c2, c3.bitwise_and_(MASK)]
 
 
 def _words(fields: Sequence[object]) -> tuple[int, int, int, int]:
@@ -104,17 +106,18 @@ class Draws:
         # On a CPU few blocks at a time stay in its cache; on a GPU all images go at once.
         step = len(self) if self.device.type == "cuda" else max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
         keys = torch.tensor(self._words, device=self.device).reshape(-1, 4, 1)
-        rows = []
+        found = torch.empty(len(self), blocks.shape[1], 4, dtype=torch.int64, device=self.device)
         for start in range(0, len(self), step):
             k0, k1, c2, c3 = keys[start : start + step].unbind(dim=1)
             words = _rounds([blocks, torch.full_like(blocks, self._call), c2, c3], k0, k1)
-            rows.append(torch.stack(words, dim=2).flatten(1)[:, :count])
+            for place, word in enumerate(words):
+                found[start : start + step, :, place] = word
         self._call += 1
-        return torch.cat(rows).reshape(len(self), *shape)
+        return found.flatten(1)[:, :count].reshape(len(self), *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) float32 in [0, 1), multiples of 2**-24, bit-equal on every device."""
-        return (self.bits(shape) >> 8).float() * 2.0**-24
+        return self.bits(shape).bitwise_right_shift_(8).float().mul_(2.0**-24)
 
     def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
         """(B, *shape) int64 in [low, high), bit-equal on every device; uneven by less than (high - low) / 2**32."""
@@ -124,8 +127,10 @@ class Draws:
         """(B, *shape) float32, mean 0, standard deviation 1 (Box-Muller)."""
         count = math.prod(shape)
         half = (count + 1) // 2
-        bits = (self.bits((2 * half,)) >> 8).double()
-        radius = ((bits[:, :half] + 1) * 2.0**-24).log().mul_(-2).sqrt()
-        angle = bits[:, half:] * (2.0**-24 * 2 * math.pi)
-        values = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :count]
-        return values.float().reshape(len(self), *shape)
+        bits = self.bits((2 * half,)).bitwise_right_shift_(8).double()
+        radius = (bits[:, :half] + 1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+        angle = bits[:, half:].mul_(2.0**-24 * 2 * math.pi)
+        values = torch.empty(len(self), 2 * half, dtype=torch.float32, device=self.device)
+        values[:, :half] = angle.cos().mul_(radius)
+        values[:, half:] = angle.sin_().mul_(radius)
+        return values[:, :count].reshape(len(self), *shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from camrobust.core.perturb.catalogue import each, perturbation, whole, within
-from camrobust.core.perturb.filters import band, continued, smooth
+from camrobust.core.perturb.filters import band, mirrored, smooth
 
 SMALL_DISK = 8
 """Radius, px, up to which the published kernel is 17 px wide and its rim is softened over 3 px, else over 5 px."""
@@ -84,11 +84,7 @@ def defocus_blur(images: Tensor, radius: float, alias: float) -> Tensor:
     """
     H, W = images.shape[2:]
     reach = max(int(radius), SMALL_DISK)
-    rows, columns = (
-        torch.from_numpy(continued(np.arange(-reach, side + reach), side, "mirror")).to(images.device)
-        for side in (H, W)
-    )
-    framed = images[:, :, rows][..., columns]
+    framed = mirrored(images, reach)
     size = [_smooth_length(side) for side in framed.shape[2:]]
     spectrum = torch.fft.rfft2(framed, s=size) * _disk_spectrum(int(radius), alias, *size, images.device)
     blurred: Tensor = torch.fft.irfft2(spectrum, s=size)
@@ -151,9 +147,11 @@ def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
     """
     H, W = images.shape[2:]
     factors = np.arange(1, stop, step).tolist()
-    total = images.clone()
+    # As the channels of one picture that lie side by side in memory, all planes are enlarged by the same weights.
+    planes = images.reshape(1, -1, H, W).contiguous(memory_format=torch.channels_last)
+    total = planes.clone()
     for factor in factors:
         h, w = zoom_crop(H, factor), zoom_crop(W, factor)
         top, left = (H - h) // 2, (W - w) // 2
-        total += clipped_zoom(images[..., top : top + h, left : left + w], factor, (H, W))
-    return total.div_(len(factors) + 1).clamp_(0, 1)
+        total += clipped_zoom(planes[..., top : top + h, left : left + w], factor, (H, W))
+    return total.div_(len(factors) + 1).clamp_(0, 1).contiguous().reshape(images.shape)

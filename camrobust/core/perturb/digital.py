@@ -96,8 +96,8 @@ PILLOW_BITS = 22
 
 
 @lru_cache(maxsize=32)
-def _box(size: int, wanted: int, device: torch.device) -> Tensor:
-    """(wanted, size) float64: Pillow's box filter, its weights times 2**22."""
+def _box(size: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pillow's box filter: (size, wanted) float32, 1 inside a box; (wanted,) float64, the weight there times 2**22."""
     scale = size / wanted
     support = 0.5 * max(scale, 1)
     matrix = np.zeros((wanted, size))
@@ -106,8 +106,9 @@ def _box(size: int, wanted: int, device: torch.device) -> Tensor:
         first, last = max(0, int(centre - support + 0.5)), min(size, int(centre + support + 0.5))
         offsets = (np.arange(first, last) - centre + 0.5) / max(scale, 1)
         inside = ((offsets > -0.5) & (offsets <= 0.5)).astype(np.float64)
-        matrix[row, first:last] = np.floor(inside / inside.sum() * 2**PILLOW_BITS + 0.5)
-    return torch.from_numpy(matrix).to(device)
+        matrix[row, first:last] = inside
+    weights = np.floor(2**PILLOW_BITS / matrix.sum(axis=1) + 0.5)
+    return torch.from_numpy(matrix.T).float().contiguous().to(device), torch.from_numpy(weights).to(device)
 
 
 @perturbation(
@@ -131,12 +132,13 @@ def pixelate(images: Tensor, scale: float) -> Tensor:
     """
     H, W = images.shape[2:]
     h, w = max(1, int(H * scale)), max(1, int(W * scale))
-    levels = (images * 255).round().double()
+    levels = (images * 255).round()
     for side, small in ((W, w), (H, h)):
-        levels = _levels(levels @ _box(side, small, images.device).T).transpose(2, 3)
-    rows = _box(h, H, images.device).argmax(dim=1)
-    columns = _box(w, W, images.device).argmax(dim=1)
-    return (levels[:, :, rows][..., columns] / 255).float()
+        inside, weights = _box(side, small, images.device)
+        # Sums of 8-bit levels are exact in float32; their products with 22-bit weights are in float64.
+        levels = _levels((levels @ inside).double() * weights).float().transpose(2, 3)
+    rows, columns = (_box(small, side, images.device)[0] for side, small in ((H, h), (W, w)))
+    return (rows.T @ levels @ columns) / 255
 
 
 def _levels(sums: Tensor) -> Tensor:

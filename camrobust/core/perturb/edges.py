@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import pad
 
 TANGENT_22 = 13573
 """tan 22.5° in 1/32768."""
@@ -23,19 +23,29 @@ STEPS = (
 
 
 def framed(planes: Tensor, mode: str) -> Tensor:
-    """One more pixel on every side, as int64: "replicate", "reflect" (about the last pixel) or zeros ("constant")."""
-    return pad(planes[:, None].double(), (1, 1, 1, 1), mode=mode)[:, 0].to(torch.int64)
+    """One more pixel on every side: "replicate", "reflect" (about the last pixel) or zeros ("constant").
+
+    Args:
+        planes: (B, H, W) whole numbers below 2**24.
+        mode: what stands outside.
+
+    Returns:
+        (B, H + 2, W + 2) int32.
+    """
+    if mode == "constant":
+        return pad(planes, (1, 1, 1, 1))
+    return pad(planes[:, None].float(), (1, 1, 1, 1), mode=mode)[:, 0].to(torch.int32)
 
 
 def filtered(planes: Tensor, kernel: Sequence[Sequence[int]], mode: str = "reflect") -> Tensor:
-    """Correlation with a 3 × 3 kernel of whole numbers, int64."""
+    """Correlation with a 3 × 3 kernel of whole numbers, int32."""
     H, W = planes.shape[1:]
     wide = framed(planes, mode)
-    total = torch.zeros(planes.shape, dtype=torch.int64, device=planes.device)
+    total = torch.zeros(planes.shape, dtype=torch.int32, device=planes.device)
     for down, row in enumerate(kernel):
         for right, weight in enumerate(row):
             if weight:
-                total += wide[:, down : down + H, right : right + W] * weight
+                total.add_(wide[:, down : down + H, right : right + W], alpha=weight)
     return total
 
 
@@ -59,10 +69,18 @@ def canny(planes: Tensor, low: int, high: int) -> Tensor:
     peaks = (size > low) & _peaks(size, across, down)
     strong = peaks & (size > high)
     while True:
-        grown = peaks & (max_pool2d(strong[:, None].float(), 3, 1, 1)[:, 0] > 0)
+        grown = peaks & _dilated(strong)
         if torch.equal(grown, strong):
             return strong
         strong = grown
+
+
+def _dilated(mask: Tensor) -> Tensor:
+    """True where one of nine places is."""
+    tall = pad(mask, (0, 0, 1, 1))
+    tall = tall[:, :-2] | tall[:, 1:-1] | tall[:, 2:]
+    wide = pad(tall, (1, 1))
+    return wide[:, :, :-2] | wide[:, :, 1:-1] | wide[:, :, 2:]
 
 
 def _peaks(size: Tensor, across: Tensor, down: Tensor) -> Tensor:
@@ -73,7 +91,7 @@ def _peaks(size: Tensor, across: Tensor, down: Tensor) -> Tensor:
     def at(y: int, x: int) -> Tensor:
         return wide[:, 1 + y : 1 + y + H, 1 + x : 1 + x + W]
 
-    x, y = across.abs(), down.abs() << 15
+    x, y = across.abs(), down.abs() << 15  # at most 1020 · 2**15, and x · 2**16 + …: both below 2**31
     flat, steep = y < x * TANGENT_22, y > x * TANGENT_22 + (x << 16)
     falling = (across ^ down) < 0
     level = (size > at(0, -1)) & (size >= at(0, 1))
@@ -122,12 +140,12 @@ def equalised(planes: Tensor) -> Tensor:
     """Levels spread so that each is about as frequent; a constant plane stays as it is.
 
     Args:
-        planes: (B, H, W) int64, 0 … 255.
+        planes: (B, H, W) int32, 0 … 255.
 
     Returns:
-        (B, H, W) int64, 0 … 255; as OpenCV's `equalizeHist`.
+        (B, H, W) int32, 0 … 255; as OpenCV's `equalizeHist`.
     """
-    flat = planes.flatten(1)
+    flat = planes.flatten(1).long()
     counts = torch.zeros(len(planes), 256, dtype=torch.int64, device=planes.device)
     counts.scatter_add_(1, flat, torch.ones_like(flat))
     lowest = flat.amin(dim=1, keepdim=True)
@@ -136,4 +154,4 @@ def equalised(planes: Tensor) -> Tensor:
     above = counts.scatter(1, lowest, 0).cumsum(dim=1)
     table = (above.float() * scale).round().long()
     spread = table.gather(1, flat)
-    return torch.where(rest == 0, flat, spread).reshape(planes.shape)
+    return torch.where(rest == 0, flat, spread).reshape(planes.shape).int()

@@ -50,14 +50,14 @@ def elastic_transform(images: Tensor, alpha: float, sigma: float, affine: float,
     H, W = images.shape[2:]
     moves = (draws.uniform((3, 2)).double().cpu().numpy() * 2 - 1) * (affine * SIDE)
     backwards = torch.from_numpy(np.stack([inverse_map(H, W, move) for move in moves])).to(images.device)
-    x = torch.arange(W, dtype=torch.float64, device=images.device)
-    y = torch.arange(H, dtype=torch.float64, device=images.device)[:, None]
-    rows = backwards[:, :, :, None, None]
-    from_x, from_y = (rows[:, axis, 0] * x + rows[:, axis, 1] * y + rows[:, axis, 2] for axis in (0, 1))
+    x, y = (torch.arange(side, dtype=torch.float64, device=images.device) for side in (W, H))
+    from_x, from_y = (
+        (row[:, :1] * x)[:, None, :] + (row[:, 1:2] * y + row[:, 2:])[:, :, None] for row in backwards.unbind(dim=1)
+    )
     mapped = sampled(images, from_x, from_y, centred=True)
     field = draws.uniform((2, H, W)).to(images.device).double() * 2 - 1
     shift = (smooth_exactly(field, sigma * SIDE, "reflect", TRUNCATE) * (alpha * SIDE)).float()
-    return sampled(mapped, x + shift[:, 0], y + shift[:, 1], centred=False).clamp(0, 1)
+    return sampled(mapped, x.float() + shift[:, 0], y.float()[:, None] + shift[:, 1], centred=False).clamp(0, 1)
 
 
 def inverse_map(H: int, W: int, move: np.ndarray) -> np.ndarray:

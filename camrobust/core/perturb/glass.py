@@ -5,7 +5,7 @@ from torch import Tensor
 
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.catalogue import check_streams, each, perturbation, whole, within
-from camrobust.core.perturb.filters import smooth_exactly
+from camrobust.core.perturb.filters import smooth_exactly, smooth_in_order
 
 RANGE = 64.0
 """Levels 0 … 255 over this are below 8 and multiples of 2**-24, as `smooth_exactly` asks."""
@@ -43,13 +43,12 @@ def glass_blur(images: Tensor, sigma: float, delta: float, iterations: float, dr
     """
     check_streams("glass_blur", images, draws)
     _, _, H, W = images.shape
-    scale = 255 / RANGE
-    levels = (smooth_exactly(images.double() * scale, sigma) * RANGE).floor()
+    levels = (smooth_exactly(images.double() * (255 / RANGE), sigma) * RANGE).floor()
     source = torch.arange(H * W, device=images.device).expand(len(images), -1)
     for _ in range(int(iterations)):
         source = source.gather(1, overwritten(int(delta), H, W, draws))
     moved = levels.flatten(2).gather(2, source[:, None].expand(-1, 3, -1)).reshape(images.shape)
-    return (smooth_exactly(moved / RANGE, sigma) / scale).float().clamp(0, 1)
+    return smooth_in_order((moved / 255).float(), sigma).clamp(0, 1)
 
 
 def overwritten(delta: int, H: int, W: int, draws: Draws) -> Tensor:

@@ -4,7 +4,7 @@ All take images (B, 3, H, W) float32 in [0, 1], before the model's normalisation
 return a new tensor of the same shape in [0, 1].
 """
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -42,7 +42,36 @@ def gaussian_noise(images: Tensor, sigma: float, draws: Draws) -> Tensor:
     return (images + sigma * draws.normal(images.shape[1:]).to(images.device)).clamp(0, 1)
 
 
-@cache
+BUCKETS = 2048
+
+
+@lru_cache(maxsize=16)
+def _poisson_guide(rate: float, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """The table of `_poisson_table`, and for each level and 2048th of a uniform number the count, where certain.
+
+    Returns:
+        The table; (256·2048,) int16 counts, -1 where the count changes within the 2048th; columns of the table.
+    """
+    table = _poisson_table(rate)
+    columns = table.shape[1]
+    last = (torch.arange(1, BUCKETS + 1, dtype=torch.float64) / BUCKETS - 2.0**-24) + torch.arange(LEVELS)[:, None]
+    first = torch.arange(BUCKETS, dtype=torch.float64) / BUCKETS + torch.arange(LEVELS)[:, None]
+    low, high = (torch.searchsorted(table.flatten(), edge, right=True) for edge in (first, last))
+    counts = torch.where(low == high, low - torch.arange(LEVELS)[:, None] * columns, -1)
+    return table.flatten().to(device), counts.flatten().to(torch.int16).to(device), columns
+
+
+def _poisson(levels: Tensor, uniform: Tensor, rate: float) -> Tensor:
+    """Counts N with mean level/255·rate by inversion of uniform numbers of 24 bits; flat tensors, int64."""
+    table, guide, columns = _poisson_guide(rate, levels.device)
+    counts = guide[levels * BUCKETS + (uniform * BUCKETS).long()].long()
+    (unsure,) = torch.nonzero(counts < 0, as_tuple=True)
+    level = levels[unsure]
+    places = torch.searchsorted(table, uniform[unsure].double() + level, right=True)
+    counts[unsure] = places - level * columns
+    return counts.clamp_(0, columns - 1)
+
+
 def _poisson_table(rate: float) -> Tensor:
     """Cumulative Poisson probabilities of every 8-bit level, offset by the level, flat and sorted, float64.
 
@@ -88,12 +117,10 @@ def shot_noise(images: Tensor, rate: float, draws: Draws) -> Tensor:
         Hendrycks & Dietterich 2019, arXiv 1903.12261, "Shot noise".
     """
     check_streams("shot_noise", images, draws)
-    table = _poisson_table(float(rate)).to(images.device)
     levels = (images * (LEVELS - 1)).round().long()
     uniform = draws.uniform(images.shape[1:]).to(images.device)
-    places = torch.searchsorted(table.flatten(), uniform.double() + levels, right=True)
-    counts = places - levels * table.shape[1]
-    return (counts.clamp(0, table.shape[1] - 1).float() / rate).clamp(0, 1)
+    counts = _poisson(levels.flatten(), uniform.flatten(), float(rate)).reshape(images.shape)
+    return (counts.float() / rate).clamp(0, 1)
 
 
 def _salt_and_pepper(images: Tensor, uniform: Tensor, amount: float) -> Tensor:

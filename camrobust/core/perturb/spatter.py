@@ -82,7 +82,7 @@ def water(liquid: Tensor, strength: float) -> Tensor:
     Returns:
         (B, H, W) float32.
     """
-    levels = (liquid * 255).floor().clamp(0, 255).long()
+    levels = (liquid * 255).floor().clamp(0, 255).int()
     nearest = distance(canny(levels, LOW, HIGH), FARTHEST_PX)
     even = filtered(nearest, BOX).div(9 * UNIT, rounding_mode="floor")
     relief = filtered(equalised(even), EMBOSS).clamp(0, 255)

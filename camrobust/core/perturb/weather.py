@@ -92,13 +92,14 @@ def plasma(decay: float, size: int, draws: Draws) -> Tensor:
         half = stride // 2
         corners = clouds[:, ::stride, ::stride]
         pairs = corners + corners.roll(-1, 1)
-        random = steps * (wibble * wibble)
-        clouds[:, half::stride, half::stride] = (pairs + pairs.roll(-1, 2)) / 4 + random[:, half::stride, half::stride]
+        squares = steps[:, half::stride, half::stride]
+        reach = wibble * wibble
+        clouds[:, half::stride, half::stride] = (pairs + pairs.roll(-1, 2)) / 4 + squares * reach
         centres = clouds[:, half::stride, half::stride]
         beside = (centres + centres.roll(1, 1)) + (corners + corners.roll(-1, 2))
-        clouds[:, ::stride, half::stride] = beside / 4 + random[:, ::stride, half::stride]
+        clouds[:, ::stride, half::stride] = beside / 4 + steps[:, ::stride, half::stride] * reach
         beside = (centres + centres.roll(1, 2)) + (corners + corners.roll(-1, 1))
-        clouds[:, half::stride, ::stride] = beside / 4 + random[:, half::stride, ::stride]
+        clouds[:, half::stride, ::stride] = beside / 4 + steps[:, half::stride, ::stride] * reach
         stride, wibble = half, wibble / decay
     clouds -= clouds.amin(dim=(1, 2), keepdim=True)
     return clouds / clouds.amax(dim=(1, 2), keepdim=True)
