@@ -48,6 +48,7 @@ def _perturbations() -> list[dict[str, Any]]:
             "parameter": ", ".join(one.parameters),
             "unit": one.unit,
             "severity 1 to 5": " ".join(_strength(strength) for strength in one.severities),
+            "chosen for": "any size" if one.size is None else f"{one.size} px",
             "random": "yes" if one.random else "no",
             "source": one.source,
         }

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from camrobust import bench
 from camrobust.cli import main
@@ -30,3 +31,19 @@ def test_candidates_take_turns():
     turns = ["".join(order[start : start + 2]) for start in range(0, 20, 2)]
     assert set(turns) == {"ab", "ba"}
     assert {name: len(times) for name, times in seconds.items()} == {"a": 9, "b": 9}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
+    from camrobust import perturbing
+    from camrobust.core.perturb import PERTURBATIONS
+
+    monkeypatch.setattr(perturbing, "BATCH", 1)
+    assert main(["bench", "--perturbations", "--peers", "--repeats", "1", "--json"]) == 0
+    rows = {row["perturbation"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == {*PERTURBATIONS.names(), "these 19"}
+    compared = [row for name, row in rows.items() if "peer_ms" in row and name != "these 19"]
+    assert len(compared) == 19
+    assert sum(row["ms"] for row in compared) == pytest.approx(rows["these 19"]["ms"], abs=0.2)
+    assert rows["zoom_blur"]["times_faster"] > 1
+    assert main(["bench", "--perturbations", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)

@@ -14,6 +14,7 @@ from camrobust.cli import main
 from camrobust.config import load_config
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, variants
+from camrobust.errors import UserError
 from tests.photos import write_photos
 from tests.runs import ROOT
 from tests.toys import pooled
@@ -343,3 +344,58 @@ def test_a_parquet_manifest_keeps_its_ids_and_labels(tmp_path):
     found = list_images("d", str(tmp_path / "manifest.parquet"))
     assert found["uri"].to_list() == [str(tmp_path / "photos/photo-001.jpg"), "s3://b/k.jpg"]
     assert found["label"].to_list() == [1, None]
+
+
+def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_path, capsys):
+    from camrobust.io.runs import open_run
+    from camrobust.workflow import _begin
+
+    sentence = (
+        "image.crop is 64 px, but severities 1 to 5 of gaussian_noise are ImageNet-C's for 224 px; other sizes have "
+        "other strengths there, so these results are not ImageNet-C"
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base | {"image": {"resize": 64, "crop": 64}}))
+    assert main(["plan", str(path), "--json", "--forwards-per-s", "10"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == sentence
+    said = []
+    folder = open_run(str(tmp_path / "out"))
+    _begin(load_config(path), said.append)(folder)
+    assert f"warning: {sentence}" in said
+    assert folder.run()["warnings"] == [sentence]
+
+
+def test_jpeg_after_changes_the_digest_and_its_absence_does_not(base, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    plain = load_config(path)
+    assert "jpeg_after" not in plain.numbers()
+    assert load_config(path, ["jpeg_after=null"]).digest() == plain.digest()
+    assert load_config(path, ["jpeg_after=85"]).digest() != plain.digest()
+    with pytest.raises(UserError, match="config: jpeg_after: input should be less than or equal to 100, got 101"):
+        load_config(path, ["jpeg_after=101"])
+
+
+def test_sheet_draws_a_row_for_each_perturbation(tmp_path, capsys):
+    from PIL import Image
+
+    write_photos(tmp_path, 1)
+    output = tmp_path / "sheet.png"
+    arguments = ["sheet", str(tmp_path / "photo-000.jpg"), "--output", str(output), "--cell", "64"]
+    assert (
+        main([*arguments, "--perturb", "fog", "gaussian_blur:sigma=3", "fog:1+contrast:1", "--jpeg-after", "85"]) == 0
+    )
+    assert capsys.readouterr().out.strip() == str(output)
+    with Image.open(output) as picture:
+        assert picture.size == (170 + 68 * 6, 86 * 3)
+        row = picture.crop((170 + 68, 0, 170 + 68 * 6, 64)).convert("L")
+        assert sum(count > 0 for count in row.histogram()) > 50
+    for wrong, sentence in (
+        (["--cell", "5"], "sheet: cell must be 16 to 1024 (px), got 5; choose another size"),
+        (["--jpeg-after", "0"], "sheet: jpeg-after must be 1 to 100 (JPEG quality), got 0; choose another quality"),
+        (["--perturb", "fgo"], "unknown perturbation 'fgo'; did you mean 'fog'?"),
+        (["--output", "sheet.xyz"], "sheet: output must end in .png, .jpg or .webp, got 'sheet.xyz'"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main(["sheet", str(tmp_path / "none.jpg"), "--output", str(output)]) == 2

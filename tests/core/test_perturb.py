@@ -8,15 +8,15 @@ from PIL import Image
 from scipy import stats
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, perturb, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, perturb, size_warnings, variants
 from camrobust.errors import UserError
 from tests.reference import perturb as reference
 
 NAMES = PERTURBATIONS.names()
 RANDOM = [one.name for one in PERTURBATIONS if one.random]
 NORMAL = ("gaussian_noise", "speckle_noise")
-NOT_IN_ORDER = ("elastic_transform", "saturate", "spatter")
-"""Whose published strengths are of two kinds: 1 and 2 (or to 3) of one, the rest of another."""
+NOT_IN_ORDER = ("elastic_transform", "glass_blur", "saturate", "spatter")
+"""Whose published strengths are of two kinds, or change in several ways at once."""
 
 
 def photos(count=2, size=24, seed=0):
@@ -126,9 +126,14 @@ def test_properties(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_ORDER])
 def test_stronger_is_further(name, astronaut):
-    distances = [float((perturb(astronaut, f"{name}:{s}", ["a"]) - astronaut).abs().mean()) for s in range(1, 6)]
-    assert distances == sorted(distances)
+    names = [str(number) for number in range(12)]
+    images = astronaut[:, :, ::2, ::2].expand(12, -1, -1, -1)
+    distances = [float((perturb(images, f"{name}:{s}", names) - images).abs().mean()) for s in range(1, 6)]
     assert distances[0] > 0.001
+    if PERTURBATIONS[name].random and PERTURBATIONS[name].family == "weather":
+        assert distances[0] < distances[4]
+    else:
+        assert distances == sorted(distances)
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -167,6 +172,11 @@ def test_what_a_specification_may_say():
     found = variants([{"gaussian_noise": [1, 3], "replicates": 2}])
     assert [(v.severity, v.replicate) for v in found] == [(1, 0), (3, 0), (1, 1), (3, 1)]
     assert len(variants(["preset:noise"])) == 30
+    assert variants(["defocus_blur:radius=3,alias=0.1"])[0] == Variant("defocus_blur", None, (3, 0.1), 0)
+    curve = variants([{"defocus_blur": {"radius": [3, 5], "alias": 0.25}}])
+    assert [one.parameter for one in curve] == ["radius=3,alias=0.25", "radius=5,alias=0.25"]
+    close = variants([{"contrast": {"factor": [0.1234567, 0.1234568]}}])
+    assert [one.parameter for one in close] == ["factor=0.1234567", "factor=0.1234568"]
     assert len(variants(["preset:all"])) == 5 * len(PERTURBATIONS)
 
 
@@ -192,9 +202,49 @@ def test_what_a_specification_may_say():
         ("jpeg_compression:quality=101", "jpeg_compression: quality must be 1 to 100 (JPEG quality), got 101"),
         ("salt_pepper:amount=1.5", "salt_pepper: amount must be 0 to 1 (share of the pixels), got 1.5"),
         ("shot_noise:rate=0", "shot_noise: rate must be 0.01 to 10000 (photons at full brightness), got 0"),
-        ("preset:nois", "unknown preset 'nois'; did you mean 'noise'? known: all, noise, quick"),
+        ("preset:nois", "unknown preset 'nois'; did you mean 'noise'? known: all, blur, digital,"),
         ({"contrast": 1, "replicates": 2}, "'contrast' draws nothing at random, so its replicates would be identical"),
         ({"gaussian_noise": 1, "replicates": 0}, "perturbations: replicates must be 1 to 1000, got 0"),
+        (
+            {"defocus_blur": {"radius": 3}},
+            "perturbations: defocus_blur needs radius, alias; alias is missing",
+        ),
+        ("fog:amount=2", "perturbations: fog needs amount, decay; decay is missing"),
+        (
+            {"defocus_blur": {"radius": [3, 4], "alias": [0.1, 0.2, 0.3]}},
+            "defocus_blur: lists of parameters are taken value by value, so they must be equally long, or one value, "
+            "got radius 2, alias 3",
+        ),
+        (
+            "defocus_blur:radius=3.5,alias=0.1",
+            "perturbations: defocus_blur: radius must be a whole number, got 3.5; choose another strength",
+        ),
+        ("defocus_blur:radius=3,alias=-1", "defocus_blur: alias must be 0.01 to 10 (px), got -1; choose another"),
+        ("glass_blur:sigma=-1,delta=1,iterations=1", "glass_blur: sigma must be 0 to 100 (px), got -1"),
+        ("gaussian_blur:sigma=-2", "gaussian_blur: sigma must be 0 to 100 (px), got -2; choose another strength"),
+        (
+            "defocus_blur:6",
+            "must be 1 to 5, got 6 in 'defocus_blur:6'; give a physical value as defocus_blur:radius=…,alias=…",
+        ),
+        ({"fog": 0}, "perturbations: severity must be 1 to 5, got 0 in 'fog: 0'"),
+        ({"contrast": {"factor": True}}, "perturbations: contrast: factor must be a number, got True"),
+        ("preset:paper", "unknown preset 'paper'"),
+        (
+            {"compose": ["fog:2"]},
+            "perturbations: compose must be a list of two or more, as [fog:2, gaussian_noise:3], got ['fog:2']",
+        ),
+        (
+            {"compose": ["fog:1-2", "contrast:1-3"]},
+            "the steps of compose must have equally many strengths, or one, got fog 2, contrast 3; write one entry",
+        ),
+        (
+            {"compose": ["preset:noise", "contrast:1"]},
+            "a step of compose must be one perturbation without replicates, got 'preset:noise'; put replicates beside",
+        ),
+        (
+            {"compose": ["contrast:1", "gaussian_blur:1"], "replicates": 2},
+            "'contrast+gaussian_blur' draws nothing at random, so its replicates would be identical",
+        ),
         (
             {"gaussian_noise": 1, "contrast": 1},
             "must name one perturbation (and replicates), got gaussian_noise, contrast",
@@ -222,3 +272,92 @@ def test_wrong_shapes_are_told():
         perturb(torch.zeros(1, 3, 8, 8), "contrast", ["a"])
     with pytest.raises(ValueError, match=re.escape("gaussian_noise: draws must hold one stream per image (2), got 1")):
         PERTURBATIONS["gaussian_noise"].function(photos(2), 0.1, Draws.of(0, "", ["a"], "", "", 0))
+
+
+def test_presets_hold_the_published_lists():
+    names = [variant.perturbation for variant in variants(["preset:imagenet-c"])]
+    assert (len(names), len(set(names))) == (75, 15)
+    extra = {variant.perturbation for variant in variants(["preset:imagenet-c-extra"])}
+    assert extra == {"speckle_noise", "gaussian_blur", "spatter", "saturate"}
+    assert not extra & set(names)
+    for family in ("noise", "blur", "weather", "digital"):
+        found = {variant.perturbation for variant in variants([f"preset:{family}"])}
+        assert {PERTURBATIONS[name].family for name in found} == {family}
+    listed = {variant.perturbation for name in ("noise", "blur", "weather", "digital")
+              for variant in variants([f"preset:{name}"])}  # fmt: skip
+    assert listed | {"frost_procedural"} == set(NAMES)
+
+
+def test_a_sequence_is_one_after_the_other():
+    (both,) = variants([{"compose": ["gaussian_blur:2", "jpeg_compression:2"]}])
+    assert (both.perturbation, both.severity, both.parameter) == (
+        "gaussian_blur+jpeg_compression", 2, "sigma=2+quality=18",
+    )  # fmt: skip
+    images = photos(1)
+    wanted = perturb(perturb(images, "gaussian_blur:2", ["a"]), "jpeg_compression:2", ["a"])
+    assert torch.equal(perturb(images, "gaussian_blur:2+jpeg_compression:2", ["a"]), wanted)
+    assert variants(["gaussian_blur:2+jpeg_compression:2"]) == (both,)
+    levels = variants([{"compose": ["fog:1-5", "contrast:3"]}])
+    assert [one.severity for one in levels] == [None, None, 3, None, None]
+    assert len(variants([{"compose": ["fog:1-5", "contrast:3"], "replicates": 3}])) == 15
+
+
+def test_the_steps_of_a_sequence_draw_independently():
+    grey = torch.full((1, 3, 64, 64), 0.5)
+    single = perturb(grey, "gaussian_noise:sigma=0.01", ["a"]) - 0.5
+    double = perturb(grey, "gaussian_noise:sigma=0.01+gaussian_noise:sigma=0.01", ["a"]) - 0.5
+    # Twice the same numbers would have twice the deviation, two streams have the square root of two of it.
+    assert abs(float(double.std() / single.std()) - 2**0.5) < 0.05
+
+
+def test_jpeg_after_is_cut_to_8_bits_and_coded():
+    image = (photos(1, 32)[0] * 255).round().to(torch.uint8)
+    planned = variants(["gaussian_blur:1", "pixelate:2"])
+    found = make_variants(image, planned, "a", "d", 0, 85)
+    assert torch.equal(found[0], image)
+    for place, variant in enumerate(planned, start=1):
+        levels = perturb(image[None].float() / 255, variant, ["a"])[0].double().numpy() * 255
+        cut = np.floor(levels + 0.001).astype(np.uint8).transpose(1, 2, 0)
+        sink = BytesIO()
+        Image.fromarray(cut).save(sink, "JPEG", quality=85, optimize=True)
+        np.testing.assert_array_equal(found[place].permute(1, 2, 0).numpy(), np.asarray(Image.open(sink)))
+
+
+def test_another_image_size_is_told():
+    planned = variants(["fog:1", "salt_pepper:1", "gaussian_blur:sigma=2"])
+    assert size_warnings(planned, 224) == ()
+    assert size_warnings(planned, 64) == (
+        "image.crop is 64 px, but severities 1 to 5 of fog are ImageNet-C's for 224 px; other sizes have other "
+        "strengths there, so these results are not ImageNet-C",
+    )
+    assert size_warnings(variants(["fog:1+contrast:2"]), 64)[0].count("contrast, fog") == 1
+    assert size_warnings(planned[1:], 64) == ()
+
+
+def test_frost_without_its_photographs_is_refused(monkeypatch):
+    from camrobust.core.perturb import frost
+
+    monkeypatch.setattr(frost, "PACKAGE", "a_package_that_is_not_installed")
+    sentence = (
+        "perturbations: frost needs the photographs in the package imagecorruptions-imaug (Apache-2.0), which is not "
+        "installed; pip install 'camrobust[frost]', or take frost_procedural, which is not ImageNet-C"
+    )
+    for spec in ("frost:3", "preset:imagenet-c", "fog:1+frost:1"):
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            variants([spec])
+    assert variants(["frost_procedural:3"])
+
+
+def test_frost_covers_an_image_larger_than_its_photographs():
+    images = torch.zeros(1, 3, 640, 700)
+    assert float(perturb(images, "frost:5", ["a"]).min(dim=3).values.mean()) > 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(3, 33, 57), (3, 9, 8)])
+def test_any_size_will_do(name, shape):
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    for severity in (1, 5):
+        found = perturb(images, f"{name}:{severity}", ["a", "b"])
+        assert found.shape == images.shape
+        assert torch.isfinite(found).all()
