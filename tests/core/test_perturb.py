@@ -361,3 +361,23 @@ def test_any_size_will_do(name, shape):
         found = perturb(images, f"{name}:{severity}", ["a", "b"])
         assert found.shape == images.shape
         assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("edge", ["nearest", "reflect"])
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 2.44, 19.5, 170.8])
+def test_exact_sums_are_scipys_filter_and_whole_multiples(edge, sigma):
+    from scipy.ndimage import gaussian_filter
+
+    from camrobust.core.perturb.filters import smooth_exactly, smooth_in_order
+
+    planes = torch.rand(2, 70, 75, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = smooth_exactly(planes, sigma, edge, truncate=3)
+    wanted = gaussian_filter(planes.numpy(), (0, sigma, sigma), mode=edge, truncate=3) if sigma else planes.numpy()
+    np.testing.assert_allclose(found.numpy(), wanted, atol=2e-6)
+    assert torch.equal((found * 2.0**50).round() * 2.0**-50, found)
+    # In reversed order, hence with reversed sums, not a bit may differ.
+    assert torch.equal(smooth_exactly(planes.flip(1, 2), sigma, edge, truncate=3).flip(1, 2), found)
+    if edge == "nearest" and sigma < 5:
+        in_order = smooth_in_order(planes.float()[None], sigma)[0]
+        wanted = gaussian_filter(planes.numpy(), (0, sigma, sigma), mode=edge) if sigma else planes.numpy()
+        np.testing.assert_allclose(in_order.numpy(), wanted, atol=1e-6)

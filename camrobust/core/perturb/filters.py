@@ -88,13 +88,19 @@ def _block(sigma: float, truncate: float, device: torch.device) -> Tensor:
     return torch.from_numpy(matrix).to(device)
 
 
-def _by_blocks(planes: Tensor, sigma: float, truncate: float) -> Tensor:
-    """The exact filter along the last axis, edges continued by their last pixel; cheaper than the whole matrix."""
+def _by_blocks(planes: Tensor, sigma: float, truncate: float, edge: str) -> Tensor:
+    """The exact filter along the last axis; cheaper than the whole matrix where the kernel is short."""
     matrix = _block(sigma, truncate, planes.device)
     size, reach = planes.shape[-1], (len(matrix) - BLOCK) // 2
+    if edge == "nearest":
+        before, after = (
+            planes[..., place].expand(*planes.shape[:-1], reach) for place in (slice(0, 1), slice(-1, None))
+        )
+    else:
+        before, after = planes[..., :reach].flip(-1), planes[..., size - reach :].flip(-1)
     blocks = -(-size // BLOCK)
-    framed = pad(planes.reshape(-1, *planes.shape[-2:]), (reach, reach + blocks * BLOCK - size, 0, 0), mode="replicate")
-    found = framed.unfold(2, len(matrix), BLOCK).reshape(-1, len(matrix)) @ matrix
+    framed = pad(torch.cat((before, planes, after), dim=-1), (0, blocks * BLOCK - size))
+    found = framed.unfold(-1, len(matrix), BLOCK).reshape(-1, len(matrix)) @ matrix
     return found.reshape(*planes.shape[:-1], -1)[..., :size]
 
 
@@ -148,9 +154,9 @@ def smooth_exactly(planes: Tensor, sigma: float, edge: str = "nearest", truncate
         (…, H, W) float64, multiples of 2**-50.
     """
     H, W = planes.shape[-2:]
-    if edge == "nearest" and 2 * int(truncate * sigma + 0.5) + BLOCK < min(H, W):
-        across = _rounded(_by_blocks(_rounded(planes.double()), sigma, truncate))
-        return _by_blocks(across.transpose(-1, -2), sigma, truncate).transpose(-1, -2)
+    if edge in ("nearest", "reflect") and 2 * int(truncate * sigma + 0.5) + BLOCK < min(H, W):
+        across = _rounded(_by_blocks(_rounded(planes.double()), sigma, truncate, edge))
+        return _by_blocks(across.transpose(-1, -2), sigma, truncate, edge).transpose(-1, -2)
     across = _rounded(planes.double()) @ gaussian_matrix(sigma, W, planes.device, edge, truncate, exact=True).T
     return gaussian_matrix(sigma, H, planes.device, edge, truncate, exact=True) @ _rounded(across)
 
