@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camrobust.core.perturb import PERTURBATIONS, perturb, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, perturb, variants
 from camrobust.errors import UserError
 
 BATCH = 16
@@ -41,15 +42,12 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     scaled = images.to(device).float() / 255
     names = [str(number) for number in range(len(images))]
     for name in PERTURBATIONS.names():
-        planned = variants([name])
-        work["ours", name] = lambda planned=planned: [_eight_bits(scaled, one, names) for one in planned]
+        work["ours", name] = partial(_ours, scaled, variants([name]), names)
     if peers:
         corrupt, known = _peer()
         arrays = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
         for name in known:
-            work["peer", name] = lambda name=name: [
-                corrupt(array, severity, name) for array in arrays for severity in range(1, SEVERITIES + 1)
-            ]
+            work["peer", name] = partial(_theirs, corrupt, arrays, name)
     fastest = dict.fromkeys(work, float("inf"))
     for turn in range(repeats + 1):
         order = list(work)
@@ -71,9 +69,17 @@ def _pictures() -> Tensor:
     return (pictures * 255).to(torch.uint8)
 
 
-def _eight_bits(images: Tensor, variant: Any, names: list[str]) -> Tensor:
-    """Perturbed and brought to 8 bits, as a run does, and as the peer does."""
-    return (perturb(images, variant, names) * 255).round().to(torch.uint8)
+def _ours(images: Tensor, planned: Sequence[Variant], names: list[str]) -> None:
+    """All images at once at every strength, brought to 8 bits, as a run does and as the peer does."""
+    for variant in planned:
+        (perturb(images, variant, names) * 255).round().to(torch.uint8)
+
+
+def _theirs(corrupt: Callable[..., object], images: Sequence[np.ndarray], name: str) -> None:
+    """One image after the other at every severity."""
+    for image in images:
+        for severity in range(1, SEVERITIES + 1):
+            corrupt(image, severity, name)
 
 
 def _peer() -> tuple[Callable[..., object], list[str]]:

@@ -1,6 +1,7 @@
 import re
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -188,3 +189,17 @@ def test_maps_and_scores_on_the_gpu_equal_the_cpus():
     on_gpu = camrobust.explain(pooled().cuda(), images(4), cams=CAMS.names())
     for name, values in on_cpu.items():
         torch.testing.assert_close(on_gpu[name].cpu(), values, rtol=1e-3, atol=1e-4)
+
+
+def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
+    write_photos(tmp_path, 1)
+    perturbations = ["preset:imagenet-c", {"compose": ["fog:1", "gaussian_noise:2"], "replicates": 2}]
+    scores = camrobust.evaluate(
+        pooled(), [tmp_path / "photo-000.jpg"], perturbations=perturbations, resize=64, crop=64, jpeg_after=85
+    ).scores
+    assert scores.height == 77
+    composed = scores.filter(pl.col("perturbation") == "fog+gaussian_noise")
+    assert composed["parameter"].to_list() == ["amount=1.5,decay=2+sigma=0.12"] * 2
+    assert composed["replicate"].to_list() == [0, 1]
+    assert composed["severity"].to_list() == [None, None]
+    assert composed["rbo"][0] != composed["rbo"][1]
