@@ -202,4 +202,4 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
     assert composed["parameter"].to_list() == ["amount=1.5,decay=2+sigma=0.12"] * 2
     assert composed["replicate"].to_list() == [0, 1]
     assert composed["severity"].to_list() == [None, None]
-    assert composed["rbo"][0] != composed["rbo"][1]
+    assert composed["confidence_perturbed"].n_unique() == 2
