@@ -51,13 +51,18 @@ def elastic_transform(images: Tensor, alpha: float, sigma: float, affine: float,
     moves = (draws.uniform((3, 2)).double().cpu().numpy() * 2 - 1) * (affine * SIDE)
     backwards = torch.from_numpy(np.stack([inverse_map(H, W, move) for move in moves])).to(images.device)
     x, y = (torch.arange(side, dtype=torch.float64, device=images.device) for side in (W, H))
-    from_x, from_y = (
-        (row[:, :1] * x)[:, None, :] + (row[:, 1:2] * y + row[:, 2:])[:, :, None] for row in backwards.unbind(dim=1)
-    )
-    mapped = sampled(images, from_x, from_y, centred=True)
-    field = draws.uniform((2, H, W)).to(images.device).double() * 2 - 1
-    shift = (smooth_exactly(field, sigma * SIDE, "reflect", TRUNCATE) * (alpha * SIDE)).float()
-    return sampled(mapped, x.float() + shift[:, 0], y.float()[:, None] + shift[:, 1], centred=False).clamp(0, 1)
+    grid = torch.empty(len(images), H, W, 2, device=images.device)
+    # Scaled to -1 … 1, first and last pixel, as grid_sample wants it with align_corners.
+    for axis, side in enumerate((W, H)):
+        row = backwards[:, axis] * (2 / (side - 1))
+        grid[..., axis] = (row[:, :1] * x)[:, None, :] + (row[:, 1:2] * y + (row[:, 2:] - 1))[:, :, None]
+    mapped = grid_sample(images, grid, "bilinear", "reflection", align_corners=True)
+    field = draws.uniform((2, H, W)).to(images.device).double().mul_(2).sub_(1)
+    moved = smooth_exactly(field, sigma * SIDE, "reflect", TRUNCATE, rounded=True)
+    # Scaled to the outer edges of the picture, as without align_corners.
+    for axis, (side, base) in enumerate(((W, x[None, :]), (H, y[:, None]))):
+        grid[..., axis] = moved[:, axis] * (alpha * SIDE * 2 / side) + ((base * 2 + 1) / side - 1)
+    return grid_sample(mapped, grid, "bilinear", "reflection", align_corners=False).clamp(0, 1)
 
 
 def inverse_map(H: int, W: int, move: np.ndarray) -> np.ndarray:
@@ -77,23 +82,3 @@ def inverse_map(H: int, W: int, move: np.ndarray) -> np.ndarray:
     after = (points + move.astype(np.float32)).astype(np.float64)
     matrix: np.ndarray = np.linalg.solve(np.column_stack((after, np.ones(3))), points.astype(np.float64)).T
     return matrix
-
-
-def sampled(images: Tensor, x: Tensor, y: Tensor, *, centred: bool) -> Tensor:
-    """Pictures read linearly at places.
-
-    Args:
-        images: (B, C, H, W).
-        x: (B, H, W) column, px.
-        y: (B, H, W) row, px.
-        centred: outside, the picture is mirrored at the centre of its last pixel, else at that pixel's outer edge.
-
-    Returns:
-        (B, C, H, W).
-    """
-    H, W = images.shape[2:]
-    if centred:
-        grid = torch.stack((x * (2 / (W - 1)) - 1, y * (2 / (H - 1)) - 1), dim=3)
-    else:
-        grid = torch.stack(((x * 2 + 1) / W - 1, (y * 2 + 1) / H - 1), dim=3)
-    return grid_sample(images, grid.to(images.dtype), "bilinear", "reflection", align_corners=centred)

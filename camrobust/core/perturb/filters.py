@@ -141,7 +141,9 @@ def smooth_in_order(planes: Tensor, sigma: float) -> Tensor:
     return planes
 
 
-def smooth_exactly(planes: Tensor, sigma: float, edge: str = "nearest", truncate: float = 4.0) -> Tensor:
+def smooth_exactly(
+    planes: Tensor, sigma: float, edge: str = "nearest", truncate: float = 4.0, *, rounded: bool = False
+) -> Tensor:
     """Gaussian filter whose result is the same bit for bit on every device and in every batch.
 
     Args:
@@ -149,15 +151,17 @@ def smooth_exactly(planes: Tensor, sigma: float, edge: str = "nearest", truncate
         sigma: standard deviation, px.
         edge: how the picture goes on outside.
         truncate: where the kernel is cut, standard deviations.
+        rounded: the planes are such multiples already.
 
     Returns:
         (…, H, W) float64, multiples of 2**-50.
     """
     H, W = planes.shape[-2:]
-    if edge in ("nearest", "reflect") and 2 * int(truncate * sigma + 0.5) + BLOCK < min(H, W):
-        across = _rounded(_by_blocks(_rounded(planes.double()), sigma, truncate, edge))
+    planes = planes.double() if rounded else _rounded(planes.double())
+    if edge in ("nearest", "reflect") and int(truncate * sigma + 0.5) <= min(BLOCK, H, W):
+        across = _rounded(_by_blocks(planes, sigma, truncate, edge))
         return _by_blocks(across.transpose(-1, -2), sigma, truncate, edge).transpose(-1, -2)
-    across = _rounded(planes.double()) @ gaussian_matrix(sigma, W, planes.device, edge, truncate, exact=True).T
+    across = planes @ gaussian_matrix(sigma, W, planes.device, edge, truncate, exact=True).T
     return gaussian_matrix(sigma, H, planes.device, edge, truncate, exact=True) @ _rounded(across)
 
 

@@ -62,7 +62,7 @@ def spatter(
     noise = smooth_exactly(draws.normal(images.shape[2:]).to(images.device), sigma) * scale + loc
     liquid = torch.where(noise < threshold, 0.0, noise)
     if mud:
-        cover = smooth_exactly((liquid > threshold).double(), strength)[:, None]
+        cover = smooth_exactly((liquid > threshold).double(), strength, rounded=True)[:, None]
         cover = torch.where(cover < OPAQUE, 0.0, cover).float()
         return (images * (1 - cover) + cover * _colour(MUD, images)).clamp(0, 1)
     return (images + water(liquid, strength)[:, None] * _colour(WATER, images)).clamp(0, 1)
