@@ -119,10 +119,6 @@ class Draws:
         """(B, *shape) float32 in [0, 1), multiples of 2**-24, bit-equal on every device."""
         return self.bits(shape).bitwise_right_shift_(8).float().mul_(2.0**-24)
 
-    def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
-        """(B, *shape) int64 in [low, high), bit-equal on every device; uneven by less than (high - low) / 2**32."""
-        return low + (self.bits(shape) * (high - low) >> 32)
-
     def normal(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) float32, mean 0, standard deviation 1 (Box-Muller)."""
         count = math.prod(shape)
