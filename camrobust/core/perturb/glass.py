@@ -43,12 +43,12 @@ def glass_blur(images: Tensor, sigma: float, delta: float, iterations: float, dr
     """
     check_streams("glass_blur", images, draws)
     _, _, H, W = images.shape
-    levels = (smooth_exactly(images.double() * (255 / RANGE), sigma) * RANGE).floor()
+    levels = (smooth_exactly(images.double() * (255 / RANGE), sigma) * RANGE).floor().float()
     source = torch.arange(H * W, device=images.device).expand(len(images), -1)
     for _ in range(int(iterations)):
         source = source.gather(1, overwritten(int(delta), H, W, draws))
     moved = levels.flatten(2).gather(2, source[:, None].expand(-1, 3, -1)).reshape(images.shape)
-    return smooth_in_order((moved / 255).float(), sigma).clamp(0, 1)
+    return smooth_in_order(moved / 255, sigma).clamp(0, 1)
 
 
 def overwritten(delta: int, H: int, W: int, draws: Draws) -> Tensor:
