@@ -31,10 +31,10 @@ $(VENV)/demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-# quantus, an oracle, asks for opencv-python, which needs libGL and overwrites the headless one that grad-cam brings.
+# These oracles ask for opencv-python, which needs libGL and overwrites the headless one that grad-cam brings.
 $(VENV)/dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps quantus==0.6.0
+	$(BIN)/python -m pip install --quiet --no-deps quantus==0.6.0 imagecorruptions-imaug==1.1.5
 	touch $@ $(VENV)/demo
 
 clean:
