@@ -1,6 +1,7 @@
 """The summary tables of one run, or of several that measured alike."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from typing import Any
 
@@ -44,11 +45,10 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     )
     reduction = reduce_scores(score_blocks(runs), settings, share_kept(image_counts(runs)))
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
-    return {
-        **reduction.tables,
-        "tests": compare(reduction.profiles),
-        "characteristics": characterise(reduction.profiles, images),
-    }
+    with ThreadPoolExecutor(2) as pool:
+        tests = pool.submit(compare, reduction.profiles)
+        characteristics = pool.submit(characterise, reduction.profiles, images)
+        return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
 
 
 def check_combinable(documents: Mapping[str, Document]) -> None:

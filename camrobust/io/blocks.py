@@ -26,7 +26,7 @@ from camrobust.coded import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, R
 from camrobust.io.objects import Store
 from camrobust.io.results import Committed
 
-ROWS = 2_000_000
+ROWS = 3_000_000
 """Rows of one model that a block holds, unless a single commit has more; about 30 bytes each, and as many to add up."""
 
 
