@@ -88,7 +88,7 @@ def test_the_floor_is_what_the_random_cam_gives(measured):
     )  # fmt: skip
     assert pairs.select("first", "second").row(0) == ("gradcam", "random")
     assert pairs["effect"][0] == 1
-    assert pairs["p_corrected"][0] < 0.001
+    assert pairs["p_corrected"][0] < 0.01
 
 
 @pytest.mark.cluster
