@@ -176,7 +176,7 @@ def through_jpeg(pixels: Tensor, quality: int) -> Tensor:
     Returns:
         (B, 3, H, W) uint8, on the same device.
     """
-    decoded = [_coded(image, quality) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    decoded = [_coded(image, quality) for image in pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
     return torch.from_numpy(np.stack(decoded)).to(pixels.device).permute(0, 3, 1, 2).contiguous()
 
 
