@@ -89,15 +89,21 @@ def load_run(uri: str) -> Evaluation:
     return Evaluation(scan_scores(files, options).collect(), tuple(document["controls"]))
 
 
-def _model(model: nn.Module | str | Model, target_layer: str | None, image_size: int, **keywords: Any) -> Model:
+def _model(
+    model: nn.Module | str | Model, target_layer: str | None, image_size: tuple[int, int], **keywords: Any
+) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, str):
         name = model.partition(":")[2] or model
-        return load_model(ModelSpec(name, model, target_layer=target_layer), image_size=image_size)
+        return load_model(ModelSpec(name, model, target_layer=target_layer), image_size=image_size[1])
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
     return wrap(model, target_layer=target_layer, image_size=image_size, **keywords)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[2], images.shape[3]
 
 
 def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Tensor]:
@@ -177,7 +183,7 @@ def evaluate(
     columns: dict[str, list[object]] = {column.name: [] for column in SCORES}
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
-        ready = _model(model, target_layer, pixels.shape[-1], mean=mean, std=std)
+        ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
         cut = torch.cat([segment(part, **(segments or {})) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
             label = None if labels is None else int(labels[number])
@@ -227,7 +233,7 @@ def explain(
         raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
-        ready = _model(model, target_layer, images.shape[-1], mean=mean, std=std)
+        ready = _model(model, target_layer, _size(images), mean=mean, std=std)
         names = [str(number) for number in range(len(images))]
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         wanted = None if targets is None else torch.tensor(list(targets), device=ready.device)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camrobust.core.cams import CAMS
+from camrobust.core.cams import CLASSIC
 from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
@@ -51,7 +51,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
     image = _image()
     pixels = make_variants(image, planned, "bench", "bench", 0)
     sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
-    settings = Settings(tuple(CAMS.names()), batch=BATCH[device])
+    settings = Settings(CLASSIC, batch=BATCH[device])
     inputs = model.normalise(pixels)
     candidates: dict[str, Callable[[], object]] = {
         "plain forward": lambda: _plain(model, inputs),
@@ -66,7 +66,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         "machine": _machine(device),
         "model": "resnet50, random weights, 224 px",
         "batch": BATCH[device],
-        "cams": len(CAMS),
+        "cams": len(CLASSIC),
         "repeats": repeats,
         "plain_forward_ms_per_image": round(statistics.median(plain) * 1000 / BATCH[device], 3),
         "ratios": {name: round(_ratio(times, plain), 3) for name, times in seconds.items()},

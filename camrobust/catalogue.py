@@ -32,6 +32,7 @@ def _cams() -> list[dict[str, Any]]:
         {
             "name": one.name,
             "needs": one.needs,
+            "cost": one.cost,
             "map": "signed" if one.signed else "not negative",
             "year": one.year,
             "source": one.source,

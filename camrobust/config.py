@@ -160,6 +160,9 @@ class RunConfig(_Strict):
     models: tuple[Annotated[ModelConfig, BeforeValidator(_shorthand)], ...] = Field(min_length=1)
     image: ImageConfig = ImageConfig()
     cams: tuple[str, ...] = Field(min_length=1, description="names from `camrobust list cams`")
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        "fp32", description="in which the models' layers compute; maps and scores are float32 in all of them"
+    )
     perturbations: tuple[str | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
     jpeg_after: int | None = Field(
         None, ge=1, le=100, description="quality of a JPEG file that perturbed images go through; ImageNet-C has 85"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from camrobust.config import RunConfig, parse_config
-from camrobust.core.cams import CAMS
+from camrobust.core.cams import CLASSIC
 from camrobust.errors import UserError
 from camrobust.io.store import open_store
 
@@ -59,7 +59,7 @@ def photos() -> list[Path]:
 
 
 def demo_config(output: str) -> RunConfig:
-    """The demo as a configuration: every CAM, ten perturbations at severities 1, 3 and 5.
+    """The demo as a configuration: ten CAMs, ten perturbations at severities 1, 3 and 5.
 
     Writes the manifest of the photographs beside the results, so that the run can be resumed and repeated by name.
     """
@@ -78,7 +78,7 @@ def demo_config(output: str) -> RunConfig:
                     "std": [0.5] * 3,
                 }
             ],
-            "cams": CAMS.names(),
+            "cams": list(CLASSIC),
             "perturbations": [f"{name}:1,3,5" for name in PERTURBATIONS],
         }
     )

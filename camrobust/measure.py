@@ -1,7 +1,7 @@
 """The science on one page: an image's variants in, columns of score rows out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class Settings:
         target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
         batch: variants in one forward pass; halved where the device's memory does not hold them.
         similarities: names of the measures beside rank-biased overlap, None for all that cost next to nothing.
+        precision: in which the layers compute, of `core.precision.PRECISIONS`; maps are float32 in all of them.
     """
 
     cams: tuple[str, ...]
@@ -41,6 +42,7 @@ class Settings:
     target: str = "predicted"
     batch: int = 32
     similarities: tuple[str, ...] | None = None
+    precision: str = "fp32"
 
     def measures(self) -> list[Similarity]:
         """The measures beside rank-biased overlap; raises UserError for an unknown name."""
@@ -88,6 +90,8 @@ def explain_variants(
 ) -> Explained:
     """All maps of one image's variants, in forward passes of at most `settings.batch`.
 
+    A pass that runs out of the device's memory is made again in halves; the model remembers what it held.
+
     Args:
         model: the classifier.
         sample: the image.
@@ -101,19 +105,20 @@ def explain_variants(
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
     changes: list[Change] = []
     clean: Seen | None = None
+    network = replace(model.network, precision=settings.precision)
     start = 0
-    batch = settings.batch
+    batch = min(settings.batch, model.fits.images or settings.batch)
     while start < len(pixels):
         chunk = slice(start, start + batch)
         images = pixels[chunk].to(model.device)
         draws = _draws(sample, strengths[chunk], settings.seed, model.device)
         try:
-            evidence = collect(model.network, model.normalise(images), choose, draws)
+            evidence = collect(network, model.normalise(images), choose, draws)
             maps = explain(evidence, functions)
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
-            batch = (batch + 1) // 2
+            batch = model.fits.images = (min(batch, len(pixels) - start) + 1) // 2
             torch.cuda.empty_cache()
             continue
         classes = predicted(evidence.logits)

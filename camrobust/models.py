@@ -53,6 +53,13 @@ class ModelSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Fits:
+    """Images that one pass holds on this device, None until a pass ran out of memory."""
+
+    images: int | None = None
+
+
 @dataclass(frozen=True)
 class Model:
     """A model ready to be measured.
@@ -63,6 +70,7 @@ class Model:
         mean: (3, 1, 1) on the model's device.
         std: (3, 1, 1) on the model's device.
         classes: number of logits.
+        fits: what one pass was found to hold.
     """
 
     name: str
@@ -70,6 +78,7 @@ class Model:
     mean: Tensor
     std: Tensor
     classes: int
+    fits: Fits = field(default_factory=Fits)
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +148,7 @@ def wrap(
     target_layer: str | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
-    image_size: int = 224,
+    image_size: int | tuple[int, int] = 224,
     device: str | torch.device | None = None,
 ) -> Model:
     """Make any classifier measurable; freezes it for good (use `core.evidence.frozen` to get it back unchanged).
@@ -150,7 +159,7 @@ def wrap(
         target_layer: dotted name of a submodule, None to discover it.
         mean: of the normalisation.
         std: of the normalisation.
-        image_size: side of the square crop, px.
+        image_size: side of the square crop, or height and width, px.
         device: where to put it, None to leave it where it is.
 
     Raises:
@@ -158,16 +167,17 @@ def wrap(
     """
     if device is None:
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    module = module.to(device).eval()
+    module = _plain(module).to(device).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     sample = _probe(image_size).to(device)
+    shown = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
     with torch.no_grad(), frozen(module):
         try:
             classes = logits_of(module(sample)).shape[1]
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(
-                f"model '{name}': cannot take an image of {image_size} px: {_first_line(error)}; check image.crop"
+                f"model '{name}': cannot take an image of {shown} px: {_first_line(error)}; check image.crop"
             ) from error
     return Model(
         name=name,
@@ -200,8 +210,18 @@ def bytes_per_image(model: Model, image_size: int) -> int:
     return total // PROBES
 
 
-def _probe(image_size: int) -> Tensor:
-    return torch.rand(PROBES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+def _plain(module: nn.Module) -> nn.Module:
+    """The module inside torch.compile or DataParallel, whose layers can be hooked."""
+    for name in ("module", "_orig_mod"):
+        inner = getattr(module, name, None)
+        if isinstance(inner, nn.Module) and (name == "_orig_mod" or isinstance(module, nn.DataParallel)):
+            return _plain(inner)
+    return module
+
+
+def _probe(image_size: int | tuple[int, int]) -> Tensor:
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return torch.rand(PROBES, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _first_line(error: BaseException) -> str:

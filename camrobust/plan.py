@@ -99,7 +99,9 @@ def make_plan(
 def settings_of(config: RunConfig, batch: int) -> Settings:
     """The part of a configuration that measuring needs."""
     metric = config.metric
-    return Settings(config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch, metric.similarities)
+    return Settings(
+        config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch, metric.similarities, config.precision
+    )
 
 
 def spec_of(config: ModelConfig) -> ModelSpec:

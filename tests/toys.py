@@ -219,3 +219,114 @@ def turning():
 
 def restless():
     return Planted("restless")
+
+
+class Smooth(Pooled):
+    """A curved head (tanh), so that second derivatives are not zero."""
+
+    def __init__(self, classes=10, channels=8):
+        super().__init__(classes, channels)
+        self.hidden = nn.Linear(channels, channels)
+
+    def forward(self, images):
+        return self.fc(self.hidden(self.pool(self.features(images).tanh()).flatten(1)).tanh())
+
+
+class Separate(Pooled):
+    """Ends in a convolution with one channel per class, as SqueezeNet does."""
+
+    def __init__(self, classes=10, channels=8):
+        super().__init__(classes, channels)
+        self.fc = nn.Sequential(
+            nn.Dropout(), nn.Conv2d(channels, classes, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
+        )
+
+    def forward(self, images):
+        return self.fc(self.features(images)).flatten(1)
+
+
+class Circuit(nn.Module):
+    """A variational quantum circuit of some qubits, simulated: logits are the expectations of Z on each.
+
+    Angles enter by RY, a ring of CNOTs entangles, trainable RYs follow, twice. All amplitudes are real.
+    """
+
+    def __init__(self, qubits=4, layers=2):
+        super().__init__()
+        self.qubits = qubits
+        self.angles = nn.Parameter(torch.zeros(layers, qubits))
+
+    def _ry(self, state, qubit, angle):
+        state = state.movedim(qubit + 1, -1)
+        cosine, sine = (angle / 2).cos(), (angle / 2).sin()
+        shape = (-1, *[1] * (self.qubits - 1))
+        cosine, sine = cosine.reshape(shape), sine.reshape(shape)
+        low, high = state.unbind(-1)
+        return torch.stack((cosine * low - sine * high, sine * low + cosine * high), dim=-1).movedim(-1, qubit + 1)
+
+    def _cnot(self, state, control, target):
+        low, high = state.unbind(control + 1)
+        return torch.stack((low, high.flip(target if target > control else target + 1)), dim=control + 1)
+
+    def forward(self, inputs):
+        state = torch.zeros(len(inputs), *[2] * self.qubits, dtype=inputs.dtype, device=inputs.device)
+        state[(slice(None), *[0] * self.qubits)] = 1
+        for layer in self.angles:
+            for qubit in range(self.qubits):
+                state = self._ry(state, qubit, inputs[:, qubit])
+            for qubit in range(self.qubits - 1):
+                state = self._cnot(state, qubit, qubit + 1)
+            for qubit in range(self.qubits):
+                state = self._ry(state, qubit, layer[qubit].expand(len(inputs)))
+        chances = state**2
+        marginals = [chances.movedim(qubit + 1, 1).flatten(2).sum(dim=2) for qubit in range(self.qubits)]
+        return torch.stack([one[:, 0] - one[:, 1] for one in marginals], dim=1)
+
+
+class Hybrid(Pooled):
+    """A convolutional body and a quantum head."""
+
+    def __init__(self, qubits=4, channels=8):
+        super().__init__(qubits, channels)
+        self.circuit = Circuit(qubits)
+
+    def forward(self, images):
+        return self.circuit(super().forward(images))
+
+
+class Tokens(nn.Module):
+    """A vision transformer as Hugging Face writes one: blocks give tuples, the model a mapping with logits."""
+
+    def __init__(self, prefix=1, classes=5, width=16, blocks=2):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 8, 8)
+        self.prefix = nn.Parameter(torch.zeros(1, prefix, width))
+        self.place = nn.Parameter(torch.zeros(1, prefix + 16, width))
+        self.blocks = nn.ModuleList(TokenBlock(width) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.prefix.expand(len(images), -1, -1), tokens), dim=1) + self.place
+        for block in self.blocks:
+            tokens = block(tokens)[0]
+        tokens = self.norm(tokens)
+        return {"logits": self.head(tokens[:, 0] if self.prefix.shape[1] else tokens.mean(dim=1))}
+
+
+class TokenBlock(nn.Module):
+    def __init__(self, width, heads=2):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, tokens):
+        B, N, C = tokens.shape
+        q, k, v = self.qkv(self.norm1(tokens)).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = self.dropout(torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, dim=-1))
+        tokens = tokens + self.out((weights @ v).transpose(1, 2).reshape(B, N, C))
+        return (tokens + self.mlp(self.norm2(tokens)), weights)

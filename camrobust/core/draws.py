@@ -96,6 +96,10 @@ class Draws:
         """The streams of several, in their order, from their beginning."""
         return cls([words for part in parts for words in part._words], parts[0].device)  # noqa: SLF001 - its own class
 
+    def apart(self, purpose: str) -> "Draws":
+        """Streams of the same images for another purpose, from their beginning; these here stay where they are."""
+        return Draws([_words((*words, purpose)) for words in self._words], self.device)
+
     def __len__(self) -> int:
         return len(self._words)
 

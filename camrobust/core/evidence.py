@@ -5,7 +5,7 @@ layer. The clone keeps an in-place operation behind the layer (VGG, SqueezeNet) 
 changing the activations that the CAMs see.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from camrobust.core.draws import Draws
+from camrobust.core.layouts import FEATURE_MAP, Layout, tensor_in, with_tensor
+from camrobust.core.precision import GRADIENT_SCALE, arithmetic
+from camrobust.core.tails import FirstAffine, Linear, Tail
 from camrobust.errors import UserError
 
 Choose = Callable[[Tensor], Tensor]
 """Logits (B, n) to the class explained for each image (B,)."""
-
-Tail = Callable[[Tensor], Tensor]
-"""Activations (N, C, h, w) of the target layer to logits (N, n)."""
+CHUNK_BYTES = 128 * 2**20
+"""Most memory that the replaced activations, or the images, of one re-run may take."""
 
 
 def predicted(logits: Tensor) -> Tensor:
@@ -31,42 +33,21 @@ def predicted(logits: Tensor) -> Tensor:
 def logits_of(output: object) -> Tensor:
     """The (B, n) logits inside whatever a classifier returns.
 
-    Takes a tensor, a tuple whose first entry is one (Inception), or an object with `.logits` (Hugging Face).
+    Takes a tensor, a tuple whose first entry is one (Inception), an object with `.logits` (Hugging Face) or a mapping
+    that has `logits`.
 
     Raises:
         UserError: nothing of that kind is there.
     """
-    if isinstance(output, (tuple, list)) and output:
+    if isinstance(output, (tuple, list)) and output and not hasattr(output, "logits"):
         output = output[0]
+    if isinstance(output, Mapping) and not hasattr(output, "logits"):
+        output = output.get("logits", output)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"model: its output must be logits of shape (images, classes), got {shape}; wrap the model")
     return logits
-
-
-def spatial(output: object, layer: str) -> Tensor:
-    """The (B, C, h, w) feature map that a target layer put out.
-
-    This is the seam for transformers: a token grid would be folded into a feature map here.
-
-    Raises:
-        UserError: the layer's output is no feature map.
-    """
-    if isinstance(output, Tensor) and output.ndim == 4:
-        return output
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise UserError(
-        f"target_layer: '{layer}' must put out a feature map (B, C, h, w), got {shape}; choose a convolutional layer"
-    )
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Weight (n, C) and bias (n,) of a head that is exactly global average pooling and one linear layer."""
-
-    weight: Tensor
-    bias: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,15 +58,26 @@ class Network:
         module: takes normalised images (B, 3, H, W), in evaluation mode.
         layer: the target layer, a submodule of it.
         layer_name: its dotted name.
-        tail: the part behind the target layer as a function of its activations, None where it cannot be cut out.
+        layout: how the layer lays out positions and channels.
+        tail: the part behind the target layer as a function of its output, None where it cannot be cut out.
         head: set where that part is exactly global average pooling and one linear layer.
+        first: that part split at its first linear or convolutional layer, where only channel-wise work lies before it.
+        precision: in which the layers compute.
     """
 
     module: nn.Module
     layer: nn.Module
     layer_name: str
+    layout: Layout = FEATURE_MAP
     tail: Tail | None = None
     head: Linear | None = None
+    first: FirstAffine | None = None
+    precision: str = "fp32"
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, n) float32 of normalised images."""
+        with arithmetic(self.precision, images.device):
+            return logits_of(self.module(images)).float()
 
 
 @dataclass
@@ -97,8 +89,9 @@ class Evidence:
         gradients: g = dy_c/dA, (B, C, h, w) float32, y the logit.
         logits: (B, n) float32.
         targets: the explained class c of each image, (B,) int64.
-        rerun: logits (N, n) for replaced activations (N, C, h, w); the second argument says which image of the batch
-            each of the N belongs to, (N,) int64.
+        network: the model and its target layer.
+        images: (B, 3, H, W), normalised.
+        outputs: what the target layer put out, in its own layout.
         head: set where the model is global average pooling and one linear layer behind the target layer.
         draws: one random stream per image, for methods that draw.
     """
@@ -107,7 +100,9 @@ class Evidence:
     gradients: Tensor
     logits: Tensor
     targets: Tensor
-    rerun: Callable[[Tensor, Tensor], Tensor]
+    network: Network
+    images: Tensor
+    outputs: Tensor
     head: Linear | None
     draws: Draws | None
 
@@ -124,7 +119,47 @@ class Evidence:
     @cached_property
     def scores(self) -> Tensor:
         """The explained class's logit y_c, (B,)."""
-        return self.logits.gather(1, self.targets[:, None])[:, 0]
+        return self.explained(self.logits)
+
+    @cached_property
+    def _context(self) -> tuple[object, ...]:
+        """What the tail needs beside the target layer's output."""
+        tail = self.network.tail
+        if tail is None:
+            return ()
+        with torch.no_grad(), arithmetic(self.network.precision, self.images.device):
+            return tail.context(self.images)
+
+    @property
+    def chunk(self) -> int:
+        """Re-runs of the tail that are made at once, bounded by memory."""
+        size = self.activations[0].numel() * 4 if self.network.tail is not None else self.images[0].numel() * 4 * 8
+        return max(1, CHUNK_BYTES // size)
+
+    def explained(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Of logits (N, n) those of the explained class, (N,); `rows` says which image of the batch each belongs to."""
+        targets = self.targets if rows is None else self.targets[rows]
+        return logits.gather(1, targets[:, None])[:, 0]
+
+    def resume(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Logits (N, n) float32 for other outputs (N, …) of the target layer, in its own layout.
+
+        By the tail alone, or by full passes where the model cannot be cut. Differentiable where autograd records.
+
+        Args:
+            outputs: N of them; they are left as they are.
+            rows: (N,) int64, which image of the batch each belongs to.
+        """
+        network, outputs = self.network, outputs.to(self.outputs.dtype).clone()
+        with arithmetic(network.precision, outputs.device):
+            if network.tail is not None:
+                return logits_of(network.tail(outputs, self._context, rows, len(self.images))).float()
+            with replaced(network.layer, lambda output: with_tensor(output, outputs)):
+                return logits_of(network.module(self.images[rows])).float()
+
+    def rerun(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """The same for replaced activations (N, C, h, w)."""
+        return self.resume(self.network.layout.unfold(activations, self.outputs[rows]), rows)
 
 
 @contextmanager
@@ -145,11 +180,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(layer: nn.Module, replace: Callable[[object], Tensor]) -> Iterator[list[int]]:
+def replaced(layer: nn.Module, replace: Callable[[object], object]) -> Iterator[list[int]]:
     """While open, what the layer puts out is handed on as `replace(output)`; counts the calls in a list."""
     calls: list[int] = []
 
-    def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+    def hook(_module: nn.Module, _inputs: object, output: object) -> object:
         calls.append(1)
         return replace(output)
 
@@ -160,17 +195,52 @@ def replaced(layer: nn.Module, replace: Callable[[object], Tensor]) -> Iterator[
         handle.remove()
 
 
-def _rerun(network: Network, images: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Logits for replaced activations: by the tail alone, or by full passes where the model cannot be cut."""
-    tail = network.tail
-    if tail is not None:
-        return lambda activations, _rows: tail(activations)
+def record(network: Network, images: Tensor, choose: Choose) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One forward, and one backward through the tail only.
 
-    def full_pass(activations: Tensor, rows: Tensor) -> Tensor:
-        with torch.no_grad(), replaced(network.layer, lambda _: activations):
-            return logits_of(network.module(images[rows])).float()
+    Args:
+        network: the model and its target layer.
+        images: (B, 3, H, W), normalised.
+        choose: logits (B, n) to the explained classes (B,).
 
-    return full_pass
+    Returns:
+        The target layer's output and the explained logit's gradient there, in the layer's own layout and precision
+        (the gradient in float32), the logits (B, n) float32, and the explained classes (B,).
+
+    Raises:
+        UserError: the target layer did not run exactly once, its output holds no tensor, or no gradient reaches it.
+    """
+    leaves: list[Tensor] = []
+    scale = GRADIENT_SCALE.get(network.precision, 1.0)
+
+    def hand_on(output: object) -> object:
+        tensor = tensor_in(output)
+        if tensor is None:
+            raise UserError(f"{_must(network.layer_name)}, got {type(output).__name__}; choose another layer")
+        leaf = tensor.detach().requires_grad_()
+        leaves.append(leaf)
+        return with_tensor(output, leaf.clone())
+
+    with torch.enable_grad(), replaced(network.layer, hand_on) as calls:
+        with arithmetic(network.precision, images.device):
+            logits = logits_of(network.module(images))
+        targets = choose(logits.detach())
+        explained = logits.gather(1, targets[:, None]).sum() * scale
+    if len(calls) != 1:
+        raise UserError(
+            f"target_layer: '{network.layer_name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
+            "choose another layer"
+        )
+    gradients = None
+    if explained.requires_grad:
+        (gradients,) = torch.autograd.grad(explained, leaves, allow_unused=True)
+    if gradients is None:
+        raise UserError(
+            f"target_layer: no gradient of the logits reaches '{network.layer_name}'; "
+            "choose a layer that they depend on"
+        )
+    gradients = gradients.float() / scale if scale != 1 else gradients.float()
+    return leaves[0].detach(), gradients, logits.detach().float(), targets
 
 
 def collect(network: Network, images: Tensor, choose: Choose = predicted, draws: Draws | None = None) -> Evidence:
@@ -189,34 +259,24 @@ def collect(network: Network, images: Tensor, choose: Choose = predicted, draws:
         The evidence, detached: it holds no autograd graph.
 
     Raises:
-        UserError: the target layer did not run exactly once, or its output is no feature map.
+        UserError: the target layer did not run exactly once, or its output has no positions.
     """
-    leaves: list[Tensor] = []
-
-    def hand_on(output: object) -> Tensor:
-        leaf = spatial(output, network.layer_name).detach().requires_grad_()
-        leaves.append(leaf)
-        return leaf.clone()
-
-    with torch.enable_grad(), replaced(network.layer, hand_on) as calls:
-        logits = logits_of(network.module(images))
-        targets = choose(logits.detach())
-        explained = logits.gather(1, targets[:, None]).sum()
-    if len(calls) != 1:
-        raise UserError(
-            f"target_layer: '{network.layer_name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
-            "choose another layer"
-        )
-    (gradients,) = torch.autograd.grad(explained, leaves)
+    outputs, gradients, logits, targets = record(network, images, choose)
     return Evidence(
-        activations=leaves[0].detach().float(),
-        gradients=gradients.float(),
-        logits=logits.detach().float(),
+        activations=network.layout.fold(outputs).float(),
+        gradients=network.layout.fold(gradients),
+        logits=logits,
         targets=targets,
-        rerun=_rerun(network, images),
+        network=network,
+        images=images,
+        outputs=outputs,
         head=network.head,
         draws=draws,
     )
+
+
+def _must(layer: str) -> str:
+    return f"target_layer: '{layer}' must put out a feature map (B, C, h, w) or a grid of tokens"
 
 
 def explain(evidence: Evidence, cams: Sequence[Callable[[Evidence], Tensor]]) -> Tensor:

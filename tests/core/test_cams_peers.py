@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from camrobust.core.cams import CAMS
+from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.evidence import collect, explain
 from camrobust.io.images import decode
 from camrobust.models import ModelSpec, load_model
@@ -40,7 +40,7 @@ def case(request, shared_data):
     pixels = torch.stack([torch.from_numpy(decode(path.read_bytes()).pixels) for path in photos])
     inputs = model.normalise(pixels)
     evidence = collect(model.network, inputs)
-    names = [name for name in CAMS.names() if name != "random"]
+    names = [name for name in CLASSIC if name != "random"]
     maps = explain(evidence, [CAMS[name].function for name in names])
     return model, inputs, evidence, {name: maps[:, place] for place, name in enumerate(names)}
 

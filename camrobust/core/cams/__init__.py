@@ -7,9 +7,9 @@ the tests that run over the registry.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from camrobust.core.cams.catalogue import CAMS, Cam, cam
+from camrobust.core.cams.catalogue import CAMS, CLASSIC, COSTS, Cam, cam
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["CAMS", "Cam", "cam"]
+__all__ = ["CAMS", "CLASSIC", "COSTS", "Cam", "cam"]

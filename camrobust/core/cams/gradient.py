@@ -16,7 +16,7 @@ def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
     return torch.einsum("bc,bchw->bhw", weights, activations).relu()
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Quotient, and 0 where the denominator is 0: no ε that would shift small values."""
     safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
     return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)
@@ -43,7 +43,7 @@ def gradcam_plus_plus(evidence: Evidence) -> Tensor:
         Chattopadhay et al. 2018, arXiv 1710.11063, equation 19 with the exponential score.
     """
     gradients = evidence.gradients.relu()
-    weights = _ratio(gradients, 2 + evidence.sums[:, :, None, None] * gradients).sum(dim=(2, 3))
+    weights = ratio(gradients, 2 + evidence.sums[:, :, None, None] * gradients).sum(dim=(2, 3))
     return _weighted(weights, evidence.activations)
 
 
@@ -54,7 +54,7 @@ def xgradcam(evidence: Evidence) -> Tensor:
     References:
         Fu et al. 2020, arXiv 2008.02312, equation 8.
     """
-    return _weighted(_ratio(evidence.product.sum(dim=(2, 3)), evidence.sums), evidence.activations)
+    return _weighted(ratio(evidence.product.sum(dim=(2, 3)), evidence.sums), evidence.activations)
 
 
 @cam("hirescam", needs="gradients", source="Draelos & Carin, arXiv 2011.08891", year=2020)
