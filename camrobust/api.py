@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from camrobust.aggregate import Settings as Averaging
@@ -25,6 +26,7 @@ from camrobust.io.results import make_table
 from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
+from camrobust.report.gallery import overlay as drawn
 from camrobust.schema import SCORES, SUMMARIES
 from camrobust.stability import per_image
 
@@ -128,6 +130,35 @@ def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Ten
     if not pixels:
         raise UserError("images: must hold at least one image, got none")
     return names, torch.stack(pixels)
+
+
+def overlay(
+    image: "Tensor | NDArray[Any] | Image.Image", values: "Tensor | NDArray[Any]", strength: float = 0.55
+) -> Image.Image:
+    """A map over its photo, as a picture.
+
+    Args:
+        image: (3, H, W) tensor, uint8 or in [0, 1], before normalisation; (H, W, 3) uint8 array; or a picture.
+        values: (h, w), a raw map; drawn min-max scaled and upsampled, NaN and constant maps as the least value.
+        strength: opacity of the map, [0, 1].
+
+    Raises:
+        ValueError: an image or a map of another shape, or a strength out of its range.
+    """
+    if isinstance(image, Image.Image):
+        photo = np.asarray(image.convert("RGB"))
+    elif isinstance(image, Tensor):
+        photo = _pixels(image[None], 0, 0)[1][0].permute(1, 2, 0).numpy()
+    else:
+        photo = image
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+        raise ValueError(f"image: must be (H, W, 3) uint8, got {photo.shape} {photo.dtype}; pass a tensor (3, H, W)")
+    if values.ndim != 2:
+        raise ValueError(f"values: must be one map (h, w), got {tuple(values.shape)}; choose one of the batch")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength: must be in [0, 1], got {strength}")
+    array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+    return drawn(photo, array, strength)
 
 
 def evaluate(

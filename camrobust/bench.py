@@ -9,19 +9,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from camrobust.core.cams import CLASSIC
+from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
+from camrobust.peers import SHARED
+from camrobust.peers import peers as others
 
+ALL = "all CAMs of activations and gradients"
 BATCH = {"cpu": 8, "cuda": 64}
 SEGMENT_BATCH, SEGMENT_REPEATS = 8, 3
 SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
@@ -33,7 +36,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
 
     Args:
         device: "cpu" or "cuda".
-        peers: also time grad-cam, where it is installed.
+        peers: also time each method alone, and grad-cam's, torchcam's and captum's, where they are installed.
         repeats: interleaved repetitions; medians are reported.
 
     Returns:
@@ -57,22 +60,31 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         "plain forward": lambda: _plain(model, inputs),
         "ten CAMs": lambda: explain_variants(model, sample, pixels, planned, settings),
         "ten CAMs, ranks, RBO, rows": lambda: measure(model, sample, pixels, planned, settings),
+        ALL: lambda: explain_variants(model, sample, pixels, planned, replace(settings, cams=_light())),
     }
     if peers:
-        candidates |= _peers(model, inputs)
+        for name in SHARED:
+            one = replace(settings, cams=(name,))
+            candidates[f"camrobust: {name}"] = partial(explain_variants, model, sample, pixels, planned, one)
+        candidates |= others(model, inputs)
     seconds = interleaved(candidates, repeats, device)
     plain = seconds["plain forward"]
     return {
         "machine": _machine(device),
         "model": "resnet50, random weights, 224 px",
         "batch": BATCH[device],
-        "cams": len(CLASSIC),
+        "cams": {"ten CAMs": list(CLASSIC), ALL: list(_light())},
         "repeats": repeats,
         "plain_forward_ms_per_image": round(statistics.median(plain) * 1000 / BATCH[device], 3),
         "ratios": {name: round(_ratio(times, plain), 3) for name, times in seconds.items()},
         "perturbation_ms_per_image": _perturbation_ms(image, device),
         "segments": segments(device, min(repeats, SEGMENT_REPEATS)),
     }
+
+
+def _light() -> tuple[str, ...]:
+    """The methods of activations and gradients."""
+    return tuple(one.name for one in CAMS if one.needs in ("activations", "gradients", "head"))
 
 
 def _ratio(times: list[float], plain: list[float]) -> float:
@@ -189,25 +201,6 @@ def _photos() -> Tensor:
     whole = [torch.from_numpy(getattr(data, name)()).movedim(-1, 0) for name in names]
     corners = [corner for one in whole for corner in (one[:, :224, :224], one[:, -224:, -224:])]
     return torch.stack(corners)[:SEGMENT_BATCH]
-
-
-def _peers(model: Model, inputs: Tensor) -> dict[str, Callable[[], object]]:
-    """The same methods by grad-cam, one after the other, as its users call it: on a model that is not frozen."""
-    work: dict[str, Callable[[], object]] = {}
-    try:
-        import pytorch_grad_cam as pgc
-    except ImportError:
-        return work
-    module = deepcopy(model.network.module).requires_grad_(True)
-    names = {
-        "gradcam": pgc.GradCAM, "gradcam++": pgc.GradCAMPlusPlus, "xgradcam": pgc.XGradCAM,
-        "hirescam": pgc.HiResCAM, "layercam": pgc.LayerCAM, "eigencam": pgc.EigenCAM,
-        "eigengradcam": pgc.EigenGradCAM,
-    }  # fmt: skip
-    for name, method in names.items():
-        explainer = method(model=module, target_layers=[module.get_submodule(model.network.layer_name)])
-        work[f"grad-cam: {name}"] = partial(explainer, input_tensor=inputs, targets=None)
-    return work
 
 
 def _machine(device: str) -> dict[str, Any]:

@@ -124,9 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--output", default="sheet.png", help="picture to write")
     one = add("bench", _bench, "time against a plain forward pass, as ratios within this process")
     one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    one.add_argument("--peers", action="store_true", help="also the same methods by grad-cam, where it is installed")
+    one.add_argument(
+        "--peers", action="store_true", help="also each method alone, and as grad-cam, torchcam and captum have it"
+    )
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
     one.add_argument("--perturbations", action="store_true", help="instead: every perturbation at every severity")
+    one.add_argument("--zoo", action="store_true", help="instead: which architectures of torchvision and timm work")
     one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
     one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
     one.add_argument("--overhead", type=int, metavar="N", help="instead: the job against a bare loop, over N images")
@@ -344,6 +347,8 @@ def _bench(given: Arguments) -> int:
         return _chaos(given)
     if given.overhead or given.scale or given.aggregate or given.perturbations:
         return _around(given)
+    if given.zoo:
+        return _zoo(given)
     from camrobust.bench import bench, show
 
     results = bench(given.device, peers=given.peers, repeats=given.repeats)
@@ -352,6 +357,19 @@ def _bench(given: Arguments) -> int:
     else:
         show(results)
     return 0
+
+
+def _zoo(given: Arguments) -> int:
+    """Architectures, their target layers, and whether their maps are sound."""
+    from camrobust.terminal import say, show_table
+    from camrobust.zoo import zoo
+
+    rows = zoo(say=(lambda _: None) if given.json else say)
+    if given.json:
+        _print(rows)
+    else:
+        show_table(f"{len(rows)} architectures", list(rows[0]), [list(row.values()) for row in rows])
+    return 0 if all(row["verdict"] == "ok" for row in rows) else 1
 
 
 def _around(given: Arguments) -> int:

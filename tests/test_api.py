@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 import camrobust
 from camrobust.core.cams import CAMS
@@ -180,6 +181,34 @@ def test_mistakes_in_names_and_files(tmp_path):
         camrobust.evaluate(pooled(), [tmp_path / "x.jpg"])
     with pytest.raises(UserError, match="images: must hold at least one image, got none"):
         camrobust.evaluate(pooled(), [])
+
+
+def test_overlay_is_a_picture_of_the_images_size():
+    pixels = images(1)[0]
+    values = torch.rand(7, 7)
+    picture = camrobust.overlay(pixels, values)
+    assert picture.size == (96, 96)
+    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(picture), np.asarray(camrobust.overlay(array, values.numpy())))
+    assert np.array_equal(np.asarray(picture), np.asarray(camrobust.overlay(Image.fromarray(array), values)))
+    plain = np.asarray(camrobust.overlay(pixels, values, strength=0))
+    assert np.array_equal(plain[..., 0], plain[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            (np.zeros((3, 9, 9), np.uint8), torch.rand(2, 2)),
+            "image: must be (H, W, 3) uint8, got (3, 9, 9) uint8; pass",
+        ),
+        ((torch.rand(3, 9, 9), torch.rand(1, 2, 2)), "values: must be one map (h, w), got (1, 2, 2); choose one of"),
+        ((torch.rand(3, 9, 9), torch.rand(2, 2), 2), "strength: must be in [0, 1], got 2"),
+    ],
+)
+def test_overlay_says_what_it_cannot_draw(arguments, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        camrobust.overlay(*arguments)
 
 
 @pytest.mark.gpu

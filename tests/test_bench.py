@@ -1,10 +1,13 @@
 import json
+from collections import Counter
 
 import pytest
 import torch
 
 from camrobust import bench
 from camrobust.cli import main
+from camrobust.peers import SHARED
+from camrobust.zoo import zoo
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -15,7 +18,9 @@ def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["ratios"]["plain forward"] == 1
     assert found["ratios"]["ten CAMs, ranks, RBO, rows"] > 0
-    assert sum(name.startswith("grad-cam: ") for name in found["ratios"]) == 7
+    libraries = Counter(name.partition(": ")[0] for name in found["ratios"])
+    assert (libraries["grad-cam"], libraries["torchcam"], libraries["captum"]) == (15, 7, 1)
+    assert libraries["camrobust"] == len(SHARED)
     assert [row["equal_labels"] for row in found["segments"]] == [2]
     assert all(row["times_faster"] > 0 for row in found["segments"])
     bench.show(found)
@@ -47,3 +52,12 @@ def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
     assert sum(row["ms"] for row in compared) == pytest.approx(rows["these 19"]["ms"], abs=0.2)
     assert rows["zoom_blur"]["times_faster"] > 1
     assert main(["bench", "--perturbations", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
+
+
+def test_the_zoo_says_what_works_and_why_not():
+    names = ("torchvision:squeezenet1_1", "timm:vit_tiny_patch16_224", "torchvision:nothing")
+    conv, tokens, wrong = zoo(names)
+    assert (conv["layer"], conv["verdict"], conv["tail"]) == ("features", "ok", "shortcut")
+    assert (tokens["layer"], tokens["layout"], tokens["map"]) == ("blocks.11.norm1", "tokens, 1 in front", "14x14")
+    assert tokens["verdict"] == "ok"
+    assert "raised ValueError: Unknown model nothing" in wrong["verdict"]

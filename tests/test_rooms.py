@@ -36,7 +36,8 @@ BELOW = {
 BELOW["plan"] = {"errors", "registry", "schema", "config", "core", "models", "measure", "io"}
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["perturbing"] = BELOW["core"] | {"core"}
-BELOW["bench"] = BELOW["measure"] | {"measure", "perturbing"}
+BELOW["peers"] = BELOW["zoo"] = BELOW["measure"] | {"measure"}
+BELOW["bench"] = BELOW["peers"] | {"peers", "perturbing"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
 TOP = {
     "api", "chaos", "cli", "combine", "demo", "estimate", "overhead", "picture", "scale", "sheet", "terminal", "volume",
@@ -50,7 +51,7 @@ FOREIGN = {
     "polars": SUMMING | {"io", "stability", "report", "verify", "plan", "cluster", *TOP},
     "pyarrow": {"io", "cluster", *TOP},
     "pydantic": {"config"},
-    "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", "perturbing", *TOP},
+    "torch": {"core", "models", "measure", "plan", "cluster", "bench", "peers", "perturbing", "zoo", "catalogue", *TOP},
     "altair": {"report"},
 }
 
