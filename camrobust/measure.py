@@ -259,6 +259,9 @@ def _status(flat_maps: np.ndarray, finite: np.ndarray) -> list[object]:
 def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, str]:
     """Which CAMs give the same map for this model and layer, found by trying.
 
+    Methods that would take hundreds of passes are not tried: Score-CAM, and Ablation-CAM and Recipro-CAM where what
+    lies behind the target layer has no closed form.
+
     Args:
         model: the classifier.
         cams: names in the order of the configuration.
@@ -267,6 +270,10 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, s
     Returns:
         For each CAM that equals one earlier in the list on every image (min-max maps within 1e-5): that one's name.
     """
+    costly = ("many passes",) if model.network.head is not None else ("many passes", "tail")
+    cams = [name for name in cams if CAMS[name].cost not in costly]
+    if not cams:
+        return {}
     draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
     evidence = collect(model.network, model.normalise(pixels), draws=draws)
     maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)

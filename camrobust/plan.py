@@ -165,6 +165,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "target_layer": model.network.layer_name,
             "classes": model.classes,
             "weights_sha256": fingerprint(weights),
+            "layout": model.network.layout.order,
             "tail": "cut" if model.network.tail is not None else "full passes",
             "same_as": coinciding(model, plan.config.cams, probe),
         }

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from torch import nn
 
 from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, explain
+from camrobust.errors import UserError
 from camrobust.measure import coinciding
-from camrobust.models import ModelSpec, load_model
+from camrobust.models import ModelSpec, load_model, wrap
+from tests.toys import Circuit, Hybrid, Pooled, Smooth, Tokens, pooled, seeded
 
 ZOO = {
     "resnet18": ("layer4", True), "mobilenet_v2": ("features", True), "squeezenet1_1": ("features", False),
@@ -52,8 +55,6 @@ def test_a_configuration_overrides_layer_and_normalisation():
 def test_state_dicts_as_people_save_them(form, tmp_path):
     from io import BytesIO
 
-    from tests.toys import pooled
-
     state = pooled().state_dict()
     state = {name: value + 1 for name, value in state.items()}
     if form == "parallel":
@@ -70,4 +71,68 @@ def test_methods_that_coincide_are_found_by_trying():
     closed = load_model(ModelSpec("m", "tests.toys:pooled"))
     same = coinciding(closed, cams, pixels)
     assert same == {"hirescam": "gradcam", "xgradcam": "gradcam"}
-    assert coinciding(load_model(ModelSpec("m", "tests.toys:dense")), cams, pixels) == {}
+    dense = load_model(ModelSpec("m", "tests.toys:dense"))
+    assert coinciding(dense, cams, pixels) == {}
+    more = ["gradcam", "shapleycam", "finercam", "cf-cam", "kpca-cam", "fem", "seg-eigencam", "fullgrad"]
+    assert coinciding(closed, more, pixels) == {"shapleycam": "gradcam"}
+    assert coinciding(dense, more, pixels) == {"shapleycam": "gradcam"}
+    curved = wrap(seeded(Smooth()))
+    assert coinciding(curved, more, pixels) == {}
+    assert coinciding(curved, ["scorecam"], pixels) == {}
+    # Which of some refuse the model is told as before.
+    with pytest.raises(UserError, match="cam: behind"):
+        coinciding(dense, ["gradcam", "cam"], pixels)
+
+
+def test_models_inside_wrappers_are_opened():
+    module = pooled()
+    assert wrap(nn.DataParallel(module)).network.module is module
+    assert wrap(torch.compile(module)).network.module is module
+
+
+def test_images_need_not_be_square():
+    model = wrap(seeded(Tokens()), image_size=32)
+    assert model.network.layout.grid == (4, 4)
+    network = wrap(seeded(Pooled()), image_size=(64, 96)).network
+    assert collect(network, torch.rand(2, 3, 64, 96)).activations.shape[2:] == (4, 6)
+
+
+def test_a_model_that_lets_no_gradient_through_is_refused():
+    with pytest.raises(UserError, match="no layer with a spatial output was found in this model; name one"):
+        wrap(seeded(Detached()))
+    sentence = "target_layer: no gradient of the logits reaches 'features'; choose a layer that they depend on"
+    with pytest.raises(UserError, match=sentence):
+        wrap(seeded(Detached()), target_layer="features")
+
+
+class Detached(Pooled):
+    def forward(self, images):
+        with torch.no_grad():
+            return super().forward(images)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_tuple_of_logits_is_read_at_its_first(training):
+    from torchvision.models import googlenet
+
+    module = googlenet(weights=None, init_weights=False, num_classes=7, aux_logits=True).train(training)
+    model = wrap(module, image_size=96)
+    assert (model.classes, model.network.layer_name) == (7, "inception5b")
+
+
+def test_a_quantum_head_is_explained_as_any_other():
+    model = wrap(seeded(Hybrid()), image_size=64)
+    assert model.network.layer_name == "features"
+    evidence = collect(model.network, torch.rand(3, 3, 64, 64))
+    assert evidence.logits.abs().max() <= 1
+    maps = explain(evidence, [CAMS[name].function for name in ("gradcam", "layercam", "ablationcam", "shapleycam")])
+    assert maps.isfinite().all()
+    assert (maps.amax(dim=(2, 3)) > maps.amin(dim=(2, 3))).any()
+
+
+def test_the_simulated_circuit_keeps_probability_and_entangles():
+    circuit = Circuit(3, layers=1)
+    angles = torch.tensor([[torch.pi, 0.0, 0.0]])
+    # X on the first qubit; two CNOTs carry it on.
+    torch.testing.assert_close(circuit(angles), torch.tensor([[-1.0, -1.0, -1.0]]))
+    torch.testing.assert_close(circuit(torch.zeros(1, 3)), torch.ones(1, 3))

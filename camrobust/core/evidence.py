@@ -7,8 +7,9 @@ changing the activations that the CAMs see.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,7 @@ class Evidence:
         outputs: what the target layer put out, in its own layout.
         head: set where the model is global average pooling and one linear layer behind the target layer.
         draws: one random stream per image, for methods that draw.
+        found: what one method leaves for another, by name.
     """
 
     activations: Tensor
@@ -105,6 +107,7 @@ class Evidence:
     outputs: Tensor
     head: Linear | None
     draws: Draws | None
+    found: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def product(self) -> Tensor:

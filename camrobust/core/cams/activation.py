@@ -41,6 +41,6 @@ def fem(evidence: Evidence) -> Tensor:
         Fuad et al. 2020, "Features understanding in 3D CNNs for actions recognition in video", IPTA; k = 2.
     """
     A = evidence.activations
-    threshold = A.mean(dim=(2, 3), keepdim=True) + 2 * A.std(dim=(2, 3), correction=0, keepdim=True)
-    weights = (threshold < A).float().mean(dim=(2, 3))
+    centred = A - A.mean(dim=(2, 3), keepdim=True)
+    weights = (centred > 2 * centred.square().mean(dim=(2, 3), keepdim=True).sqrt()).float().mean(dim=(2, 3))
     return torch.einsum("bc,bchw->bhw", weights, A).relu()

@@ -21,8 +21,8 @@ NEEDS = {
 }
 COSTS = {
     "shared": "nothing beside the shared pass but small products",
-    "tail": "re-runs of what lies behind the target layer, or a shortcut where there is one",
-    "passes": "a few more forward and backward passes",
+    "tail": "re-runs of what lies behind the target layer per channel or position, or a shortcut where there is one",
+    "passes": "a few more forward and backward passes, of what lies behind the target layer where that is enough",
     "many passes": "a forward pass per channel",
 }
 

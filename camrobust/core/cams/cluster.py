@@ -8,6 +8,7 @@ from camrobust.core.evidence import Evidence
 
 KEPT = 0.75
 NEAR = 0.25
+SAMPLE = 16384
 SIGMA = 1.0
 """Of the Gaussian that smooths a cluster's gradient, in positions of the map."""
 
@@ -29,21 +30,33 @@ def clusters(points: Tensor) -> Tensor:
         return torch.full((n,), -1, device=points.device)
     centred = points - points.mean(dim=0)
     sizes = (centred**2).sum(dim=1)
-    distances = (sizes[:, None] + sizes[None, :] - 2 * centred @ centred.T).clamp_(min=0)
-    upper, right = torch.triu_indices(n, n, 1, device=points.device)
-    pairs = distances[upper, right]
-    near = distances <= pairs.kthvalue(max(1, int(NEAR * len(pairs)))).values
-    near.fill_diagonal_(True)
+    distances = torch.addmm(sizes[None, :], centred, centred.T, alpha=-2).add_(sizes[:, None]).clamp_(min=0)
+    distances.fill_diagonal_(0)
+    pairs = n * (n - 1) // 2
+    near = (distances <= _smallest(distances.flatten(), n + 2 * max(1, int(NEAR * pairs)))).float()
     core = near.sum(dim=1) >= max(2, int(0.05 * n))
-    reach = near & core[None, :]
-    first = torch.where(core, torch.arange(n, device=points.device), n)
-    while True:
-        lowest = torch.where(reach, first[None, :], n).amin(dim=1)
-        lower = torch.where(core, torch.minimum(first, lowest), lowest)
-        lower = torch.where(core, lower[lower.clamp(max=n - 1)].minimum(lower), lower)
-        if torch.equal(lower, first):
-            return torch.where(lower == n, -1, lower)
-        first = lower
+    labels = torch.full((n,), -1, device=points.device)
+    while bool((core & (labels < 0)).any()):
+        first = int((core & (labels < 0)).int().argmax())
+        frontier = torch.arange(n, device=points.device) == first
+        while bool(frontier.any()):
+            reached = (frontier.float() @ near > 0) & (labels < 0)
+            labels[reached | frontier] = first
+            frontier = reached & core & ~frontier
+    return labels
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """The k-th smallest of many values: a sample says between which two it must lie, and only those are sorted."""
+    sample = values[:: max(1, len(values) // SAMPLE)].sort().values
+    place = int(k / len(values) * len(sample))
+    low = sample[max(0, place - len(sample) // 25)]
+    high = sample[min(len(sample) - 1, place + len(sample) // 25 + 1)]
+    within = values[(values >= low) & (values <= high)]
+    below = int((values < low).float().sum(dtype=torch.float64))
+    if not below < k <= below + len(within):
+        return values.kthvalue(k).values
+    return within.kthvalue(k - below).values
 
 
 def smoothed_mean(gradients: Tensor) -> Tensor:
@@ -60,7 +73,13 @@ def smoothed_mean(gradients: Tensor) -> Tensor:
 
 
 def _weights(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Weight of every channel, and which channels count, both (B, C)."""
+    """Weight of every channel, and which channels count, both (B, C); found once for both forms."""
+    if "cf-cam" not in evidence.found:
+        evidence.found["cf-cam"] = _found(evidence)
+    return evidence.found["cf-cam"]
+
+
+def _found(evidence: Evidence) -> tuple[Tensor, Tensor]:
     A, g = evidence.activations, evidence.gradients
     norms = A.flatten(2).norm(dim=2)
     kept = norms >= norms.quantile(KEPT, dim=1, keepdim=True)

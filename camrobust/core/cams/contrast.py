@@ -23,7 +23,7 @@ def _all_rows(evidence: Evidence) -> Tensor:
     return torch.arange(len(evidence.images), device=evidence.images.device)
 
 
-@cam("finercam", needs="gradients", cost="tail", source="Zhang et al., arXiv 2501.11309", year=2025)
+@cam("finercam", needs="gradients", cost="passes", source="Zhang et al., arXiv 2501.11309", year=2025)
 def finercam(evidence: Evidence) -> Tensor:
     """Finer-CAM: Grad-CAM of y_c - α·mean(y of the 3 classes whose logits are nearest to y_c), α = 0.6.
 
@@ -49,7 +49,7 @@ def finercam(evidence: Evidence) -> Tensor:
     return _weighted(evidence.network.layout.fold(gradients).float().mean(dim=(2, 3)), evidence.activations)
 
 
-@cam("shapleycam", needs="gradients", cost="tail", source="Cai, arXiv 2501.06261", year=2025)
+@cam("shapleycam", needs="gradients", cost="passes", source="Cai, arXiv 2501.06261", year=2025)
 def shapleycam(evidence: Evidence) -> Tensor:
     """ShapleyCAM: w = mean_s(g - ½·H·A), H the Hessian of y_c with respect to the layer's output; ReLU Σ_k w_k·A_k.
 

@@ -7,41 +7,44 @@ from camrobust.core.cams.catalogue import cam
 from camrobust.core.evidence import Evidence
 
 
-def _rows(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, h, w) as (B, hw, C) with centred columns; images that are not finite as 0, and which are, (B,)."""
-    rows = values.flatten(2).transpose(1, 2)
-    rows = rows - rows.mean(dim=1, keepdim=True)
-    finite = torch.isfinite(rows).all(dim=2).all(dim=1)
-    return torch.where(finite[:, None, None], rows, torch.zeros_like(rows)), finite
+def _gram(values: Tensor) -> Tensor:
+    """X·Xᵀ of the (hw, C) matrix X of every image with its columns centred, (B, hw, hw) float64.
+
+    Centred afterwards, which in float64 costs no digits that matter.
+    """
+    rows = values.flatten(2).double()
+    gram = rows.transpose(1, 2) @ rows
+    means = gram.mean(dim=1, keepdim=True)
+    return gram - means - means.transpose(1, 2) + gram.mean(dim=(1, 2), keepdim=True)
 
 
-def _towards(component: Tensor, direction: Tensor) -> Tensor:
-    """The component (B, hw) with the sign in which it correlates positively with a direction (B, hw)."""
-    return torch.where((component * direction).sum(dim=1) < 0, -1.0, 1.0)[:, None] * component
+def _leading(gram: Tensor) -> Tensor:
+    """√λ·u of the largest eigenvalue of symmetric matrices (B, n, n), (B, n); NaN where they are not finite."""
+    finite = torch.isfinite(gram).all(dim=2).all(dim=1)
+    eigenvalues, eigenvectors = torch.linalg.eigh(torch.where(finite[:, None, None], gram, torch.zeros_like(gram)))
+    component = eigenvectors[:, :, -1] * eigenvalues[:, -1:].clamp(min=0).sqrt()
+    return torch.where(finite[:, None], component, torch.full_like(component, torch.nan))
 
 
-def _wide(values: Tensor) -> Tensor:
-    """Float64 on a CPU, where it costs little; float32 elsewhere."""
-    return values.double() if values.device.type == "cpu" else values
+def _component(values: Tensor) -> Tensor:
+    """Projection of every position on the first principal component, of any sign, (B, hw) float64."""
+    C, positions = values.shape[1], values[0, 0].numel()
+    if positions <= C:
+        return _leading(_gram(values))
+    rows = values.flatten(2).double()
+    rows = rows - rows.mean(dim=2, keepdim=True)
+    axis = _leading(rows @ rows.transpose(1, 2))
+    length = axis.norm(dim=1, keepdim=True)
+    axis = axis / torch.where(length == 0, torch.ones_like(length), length)
+    return (axis[:, None, :] @ rows)[:, 0]
 
 
-def _component(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Projection on the first principal component of any sign (B, hw), Σ_k of the centred rows (B, hw), finite (B,)."""
-    rows, finite = _rows(values)
-    scale = rows.abs().amax(dim=(1, 2), keepdim=True)
-    rows = rows / torch.where(scale == 0, torch.ones_like(scale), scale)
-    wide = _wide(rows)
-    if rows.shape[1] <= rows.shape[2]:
-        eigenvalues, eigenvectors = torch.linalg.eigh(wide @ wide.transpose(1, 2))
-        component = eigenvectors[:, :, -1] * eigenvalues[:, -1:].clamp(min=0).sqrt()
-    else:
-        component = (wide @ torch.linalg.eigh(wide.transpose(1, 2) @ wide).eigenvectors[:, :, -1:])[:, :, 0]
-    return (component * scale[:, 0]).float(), rows.sum(dim=2), finite
-
-
-def _map(component: Tensor, finite: Tensor, values: Tensor) -> Tensor:
-    shown = torch.where(finite[:, None], component, torch.full_like(component, torch.nan))
-    return shown.reshape(len(values), *values.shape[2:])
+def _towards(component: Tensor, values: Tensor) -> Tensor:
+    """The component (B, hw) as maps, with the sign in which it correlates positively with Σ_k of the values."""
+    total = values.sum(dim=1).flatten(1).double()
+    total = total - total.mean(dim=1, keepdim=True)
+    signed = torch.where((component * total).sum(dim=1) < 0, -1.0, 1.0)[:, None] * component
+    return signed.float().reshape(len(values), *values.shape[2:])
 
 
 def first_component(values: Tensor) -> Tensor:
@@ -58,8 +61,7 @@ def first_component(values: Tensor) -> Tensor:
     Returns:
         (B, h, w) float32; NaN for an image whose values are not all finite.
     """
-    component, direction, finite = _component(values)
-    return _map(_towards(component, direction), finite, values)
+    return _towards(_component(values), values)
 
 
 @cam("eigencam", needs="activations", signed=True, source="Muhammad & Yeasin, arXiv 2008.00299", year=2020)
@@ -94,9 +96,9 @@ def seg_eigencam(evidence: Evidence) -> Tensor:
         Chung & Ying 2025, Applied Sciences 15 (13), 7562, equations 10 to 13.
     """
     values = evidence.gradients.abs() * evidence.activations
-    component, _, finite = _component(values)
+    component = _component(values)
     flipped = -component.amin(dim=1, keepdim=True) > component.amax(dim=1, keepdim=True)
-    return _map(torch.where(flipped, -component, component), finite, values)
+    return torch.where(flipped, -component, component).float().reshape(len(values), *values.shape[2:])
 
 
 @cam("kpca-cam", needs="activations", signed=True, source="Karmani et al., arXiv 2410.00267", year=2024)
@@ -109,11 +111,7 @@ def kpca_cam(evidence: Evidence) -> Tensor:
     References:
         Karmani et al. 2024, arXiv 2410.00267; grad-cam 1.5, `KPCA_CAM`.
     """
-    rows, finite = _rows(evidence.activations)
-    wide = rows.double()
-    kernel = torch.tanh(wide @ wide.transpose(1, 2) / rows.shape[2] + 1)
+    kernel = torch.tanh(_gram(evidence.activations) / evidence.activations.shape[1] + 1)
     means = kernel.mean(dim=1, keepdim=True)
     centred = kernel - means - means.transpose(1, 2) + kernel.mean(dim=(1, 2), keepdim=True)
-    eigenvalues, eigenvectors = torch.linalg.eigh(centred)
-    component = (eigenvectors[:, :, -1] * eigenvalues[:, -1:].clamp(min=0).sqrt()).float()
-    return _map(_towards(component, rows.sum(dim=2)), finite, evidence.activations)
+    return _towards(_leading(centred), evidence.activations)
