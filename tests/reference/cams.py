@@ -210,10 +210,10 @@ def fullgrad(image, slopes, biases, size):
     H, W = image.shape[1:]
     total = np.zeros((H, W))
     for one in [slopes, *biases]:
-        magnitude = np.abs(one)
-        spread = magnitude.max() - magnitude.min()
-        for channel in magnitude if spread else []:
-            total += upsampled((channel - magnitude.min()) / spread, H, W)
+        for channel in np.abs(one):
+            spread = channel.max() - channel.min()
+            if spread:
+                total += upsampled((channel - channel.min()) / spread, H, W)
     h, w = size
     return total.reshape(h, H // h, w, W // w).mean(axis=(1, 3))
 

@@ -64,9 +64,9 @@ def full_gradients(evidence: Evidence) -> tuple[Tensor, list[Tensor]]:
 
 
 def _scaled(values: Tensor) -> Tensor:
-    """Absolute values, min-max scaled over all channels and positions of an image, summed over channels."""
+    """Absolute values, every channel min-max scaled over its positions, summed over channels: (B, 1, h, w)."""
     size = values.abs()
-    low, high = size.amin(dim=(1, 2, 3), keepdim=True), size.amax(dim=(1, 2, 3), keepdim=True)
+    low, high = size.amin(dim=(2, 3), keepdim=True), size.amax(dim=(2, 3), keepdim=True)
     return ratio(size - low, high - low).sum(dim=1, keepdim=True)
 
 
@@ -74,13 +74,14 @@ def _scaled(values: Tensor) -> Tensor:
 def fullgrad(evidence: Evidence) -> Tensor:
     """FullGrad: ψ(x·∂y_c/∂x) + Σ over biased layers and channels of ψ(b·∂y_c/∂b).
 
-    ψ is the absolute value, min-max scaled per image and layer and upsampled to the image (bilinear); for batch
-    normalisation b is β - γ·μ/σ. Biases of convolutions and batch normalisations count. Deviations: the sum, made at
-    the image's resolution, is averaged down to the target layer's, as all maps here have it; scaling is per image
-    (grad-cam scales over the batch, so that its map of an image depends on the others).
+    ψ is the absolute value, min-max scaled over the positions of its channel and upsampled to the image (bilinear);
+    for batch normalisation b is β - γ·μ/σ. Biases of convolutions and batch normalisations count. Deviation: the sum,
+    made at the image's resolution, is averaged down to the target layer's, as all maps here have it. The authors'
+    code scales over all channels of a layer; grad-cam per channel, as the equation says, with an ε of 1e-7 that
+    swallows small ones.
 
     References:
-        Srinivas & Fleuret 2019, arXiv 1905.00780, equation 8 and the authors' code.
+        Srinivas & Fleuret 2019, arXiv 1905.00780, equation 8.
     """
     inputs, biases = full_gradients(evidence)
     total = _scaled(inputs)
