@@ -61,7 +61,7 @@ def case(request, shared_data):
     else:
         path = shared_data / "weights" / f"{file}.safetensors"
         model = load_model(ModelSpec(request.param, builder, str(path), layer), path.read_bytes())
-    photos = sorted((shared_data / "images").iterdir())[:32:16]
+    photos = sorted((shared_data / "images").iterdir())[: 32 if file else 16 : 16]
     pixels = torch.stack([torch.from_numpy(decode(path.read_bytes()).pixels) for path in photos])
     inputs = model.normalise(pixels)
     evidence = collect(model.network, inputs)

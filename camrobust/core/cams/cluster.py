@@ -8,13 +8,14 @@ from camrobust.core.evidence import Evidence
 
 KEPT = 0.75
 NEAR = 0.25
-SAMPLE = 16384
+PAIRS = 2**16
+"""Most distances that the percentile is taken of."""
 SIGMA = 1.0
 """Of the Gaussian that smooths a cluster's gradient, in positions of the map."""
 
 
 def clusters(points: Tensor) -> Tensor:
-    """DBSCAN with ε = the 25th percentile of the pairwise distances and max(2, 5 % of the points) as density.
+    """DBSCAN with ε = the 25th percentile of the pairwise distances, and max(2, 5 % of the points) as least neighbours.
 
     Args:
         points: (n, d) float32.
@@ -29,11 +30,10 @@ def clusters(points: Tensor) -> Tensor:
     if n < 2:
         return torch.full((n,), -1, device=points.device)
     centred = points - points.mean(dim=0)
-    sizes = (centred**2).sum(dim=1)
-    distances = torch.addmm(sizes[None, :], centred, centred.T, alpha=-2).add_(sizes[:, None]).clamp_(min=0)
-    distances.fill_diagonal_(0)
-    pairs = n * (n - 1) // 2
-    near = (distances <= _smallest(distances.flatten(), n + 2 * max(1, int(NEAR * pairs)))).float()
+    sizes, ones = (centred**2).sum(dim=1, keepdim=True), torch.ones_like(centred[:, :1])
+    distances = torch.cat((-2 * centred, sizes, ones), dim=1) @ torch.cat((centred, ones, sizes), dim=1).T
+    distances.fill_diagonal_(-torch.inf)
+    near = distances.le_(_percentile(distances))
     core = near.sum(dim=1) >= max(2, int(0.05 * n))
     labels = torch.full((n,), -1, device=points.device)
     while bool((core & (labels < 0)).any()):
@@ -46,17 +46,14 @@ def clusters(points: Tensor) -> Tensor:
     return labels
 
 
-def _smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest of many values: a sample says between which two it must lie, and only those are sorted."""
-    sample = values[:: max(1, len(values) // SAMPLE)].sort().values
-    place = int(k / len(values) * len(sample))
-    low = sample[max(0, place - len(sample) // 25)]
-    high = sample[min(len(sample) - 1, place + len(sample) // 25 + 1)]
-    within = values[(values >= low) & (values <= high)]
-    below = int((values < low).float().sum(dtype=torch.float64))
-    if not below < k <= below + len(within):
-        return values.kthvalue(k).values
-    return within.kthvalue(k - below).values
+def _percentile(distances: Tensor) -> Tensor:
+    """The 25th percentile of the pairwise distances (n, n), of evenly taken rows where there are many points."""
+    n = len(distances)
+    rows = distances[:: -(-n * n // PAIRS)] if n * n > PAIRS else distances
+    values = rows[rows > -torch.inf]
+    if not len(values):
+        return distances.new_zeros(())
+    return values.kthvalue(max(1, 2 * int(NEAR * len(values) / 2))).values
 
 
 def smoothed_mean(gradients: Tensor) -> Tensor:
