@@ -42,8 +42,8 @@ TIMM = (
     "tnt_s_patch16_224", "tresnet_m", "twins_pcpvt_small", "vgg11", "visformer_tiny", "vit_tiny_patch16_224",
     "vit_small_patch14_reg4_dinov2", "volo_d1_224", "vovnet39a", "xception41", "xcit_nano_12_p16_224",
 )  # fmt: skip
-TRIED = ("gradcam-elementwise", "eigencam", "layercam")
-SMALL = 96
+TRIED = ("gradcam-elementwise", "eigencam")
+SMALL = 128
 """Side of the input of models that take any, px; the others get their own."""
 
 

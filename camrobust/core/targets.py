@@ -137,15 +137,12 @@ def _watched(module: nn.Module, sample: Tensor) -> tuple[list[_Ran], Tensor]:
 def _layouts(ran: list[_Ran], sample: Tensor) -> dict[str, Layout]:
     """The layout of every output that has more than one position."""
     image: Grid = (sample.shape[2], sample.shape[3])
-    shapes = [
-        (one.output.shape[2], one.output.shape[3])
-        for one in ran
-        if isinstance(one.part, GRIDS) and one.output.ndim == 4
-    ]
-    grids = grids_below(shapes)
+    whole = [one for one in ran if len(one.output) == len(sample)]
+    shapes = [one.output.shape[2:] for one in whole if isinstance(one.part, GRIDS) and one.output.ndim == 4]
+    grids = grids_below((int(shape[0]), int(shape[1])) for shape in shapes)
     found = {}
-    for one in ran:
-        layout = recognise(tuple(one.output.shape), grids, image) if len(one.output) == len(sample) else None
+    for one in whole:
+        layout = recognise(tuple(one.output.shape), grids, image)
         if layout is not None:
             found[one.name] = layout
     return found

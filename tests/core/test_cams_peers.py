@@ -103,7 +103,10 @@ def peer_maps(method, case):
             explainer.get_cam_image = keep
             targets = [ClassifierOutputTarget(int(target)) for target in evidence.targets]
             explainer(inputs.clone(), targets)
-            explainer.activations_and_grads.release()
+            # Its own release() fails on tokens, whose gradients are views.
+            held = explainer.activations_and_grads
+            held.activations, held.gradients = [], []
+            held.release()
     finally:
         for parameter in model.network.module.parameters():
             parameter.requires_grad_(False)

@@ -73,7 +73,8 @@ def _weights(evidence: Evidence) -> tuple[Tensor, Tensor]:
     """Weight of every channel, and which channels count, both (B, C); found once for both forms."""
     if "cf-cam" not in evidence.found:
         evidence.found["cf-cam"] = _found(evidence)
-    return evidence.found["cf-cam"]
+    found: tuple[Tensor, Tensor] = evidence.found["cf-cam"]
+    return found
 
 
 def _found(evidence: Evidence) -> tuple[Tensor, Tensor]:
