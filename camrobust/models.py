@@ -175,7 +175,7 @@ def wrap(
     with torch.no_grad(), frozen(module):
         try:
             classes = logits_of(module(sample)).shape[1]
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise UserError(
                 f"model '{name}': cannot take an image of {shown} px: {_first_line(error)}; check image.crop"
             ) from error

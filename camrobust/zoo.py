@@ -119,7 +119,7 @@ def _size(name: str) -> int:
         import timm
 
         settings = timm.get_pretrained_cfg(model)
-        if settings is None or not (settings.fixed_input_size or settings.min_input_size):
-            return SMALL if settings is not None and not settings.fixed_input_size else 224
-        return int((settings.min_input_size or settings.input_size)[-1])
+        if settings is None or settings.fixed_input_size:
+            return 224 if settings is None else int(settings.input_size[-1])
+        return max(SMALL, *(settings.min_input_size or ()))
     return 224 if model.startswith(("vit", "maxvit")) else SMALL

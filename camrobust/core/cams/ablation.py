@@ -38,7 +38,7 @@ def _split_scores(evidence: Evidence, first: FirstAffine) -> Tensor:
     B, C = A.shape[:2]
     weight = first.affine.weight.float().reshape(len(first.affine.weight), C, -1)
     sums = first.affine(kept)
-    step = max(1, CHUNK_BYTES // (4 * B * sums.shape[1]))
+    step = max(1, CHUNK_BYTES // (4 * sums.shape[1] * max(B, weight.shape[2])))
     scores = []
     for channels in torch.arange(C, device=A.device).split(step):
         changes = torch.einsum("ocs,bcs->bco", weight[:, channels], lost.reshape(B, C, -1)[:, channels])
