@@ -121,5 +121,5 @@ def _size(name: str) -> int:
         settings = timm.get_pretrained_cfg(model)
         if settings is None or settings.fixed_input_size:
             return 224 if settings is None else int(settings.input_size[-1])
-        return max(SMALL, *(settings.min_input_size or ()))
+        return int(max((SMALL, *(settings.min_input_size or ()))))
     return 224 if model.startswith(("vit", "maxvit")) else SMALL
