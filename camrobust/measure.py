@@ -115,6 +115,9 @@ def explain_variants(
         try:
             evidence = collect(network, model.normalise(images), choose, draws)
             maps = explain(evidence, functions)
+            seen = Seen(images, evidence.logits, evidence.activations)
+            clean = clean or seen.first()
+            change = change_between(clean, seen)
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
@@ -124,9 +127,7 @@ def explain_variants(
         classes = predicted(evidence.logits)
         confidences = evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
         pieces.append((maps, classes, confidences))
-        seen = Seen(images, evidence.logits, evidence.activations)
-        clean = clean or seen.first()
-        changes.append(change_between(clean, seen))
+        changes.append(change)
         start += batch
     maps, classes, confidences = (torch.cat(column) for column in zip(*pieces, strict=True))
     return Explained(maps, classes, confidences, Change.cat(changes).without_first())
