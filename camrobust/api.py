@@ -11,9 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from camrobust.aggregate import Settings as Averaging
-from camrobust.aggregate import reduce_frame, scan_scores
-from camrobust.comparison import compare
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, frozen
@@ -28,7 +25,10 @@ from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
 from camrobust.report.gallery import overlay as drawn
 from camrobust.schema import SCORES, SUMMARIES
-from camrobust.stability import per_image
+from camrobust.summary.aggregate import Settings as Averaging
+from camrobust.summary.aggregate import reduce_frame, scan_scores
+from camrobust.summary.comparison import compare
+from camrobust.summary.stability import per_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

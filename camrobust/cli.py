@@ -349,7 +349,7 @@ def _bench(given: Arguments) -> int:
         return _around(given)
     if given.zoo:
         return _zoo(given)
-    from camrobust.bench import bench, show
+    from camrobust.bench.passes import bench, show
 
     results = bench(given.device, peers=given.peers, repeats=given.repeats)
     if given.json:
@@ -361,8 +361,8 @@ def _bench(given: Arguments) -> int:
 
 def _zoo(given: Arguments) -> int:
     """Architectures, their target layers, and whether their maps are sound."""
+    from camrobust.bench.zoo import zoo
     from camrobust.terminal import say, show_table
-    from camrobust.zoo import zoo
 
     rows = zoo(say=(lambda _: None) if given.json else say)
     if given.json:
@@ -377,20 +377,20 @@ def _around(given: Arguments) -> int:
     from camrobust.terminal import say, show_table
 
     if given.perturbations:
-        from camrobust.perturbing import BATCH, perturbing
+        from camrobust.bench.perturbing import BATCH, perturbing
 
         rows = perturbing(given.device, given.repeats, peers=given.peers)
         title = f"Severities 1 to 5 of one 224 px image, batch {BATCH}"
     elif given.overhead:
-        from camrobust.overhead import overhead
+        from camrobust.machinery.overhead import overhead
 
         rows, title = overhead(given.overhead, say), f"{given.overhead} images, 15 variants, resnet18, 4 CAMs"
     elif given.aggregate:
-        from camrobust.volume import volume
+        from camrobust.machinery.volume import volume
 
         rows, title = volume(given.aggregate, say), f"{given.aggregate:,} score rows"
     else:
-        from camrobust.scale import scale
+        from camrobust.machinery.scale import scale
 
         rows, title = scale(given.scale, say), f"{given.scale:,} images"
     if given.json:

@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from camrobust.aggregate import Settings, reduce_scores, share_kept
-from camrobust.characteristics import characterise
-from camrobust.comparison import compare
 from camrobust.config import differing_keys
 from camrobust.errors import UserError
 from camrobust.io.blocks import image_counts, score_blocks
 from camrobust.io.runs import RunFolder
+from camrobust.summary.aggregate import Settings, reduce_scores, share_kept
+from camrobust.summary.characteristics import characterise
+from camrobust.summary.comparison import compare
 
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys in which runs may differ and still be put into one leaderboard."""

@@ -143,7 +143,7 @@ IMAGE_STABILITY = _columns(
         for kind, word in (("max", "largest"), ("mean", "mean"))
     ),
 )
-"""What `camrobust.stability.per_image` gives; no file of a run."""
+"""What `camrobust.summary.stability.per_image` gives; no file of a run."""
 
 SUMMARY_MEASURES = _columns(
     ("consistency", "float64", "mean rbo over pairs that kept their class"),

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.aggregate import scan_scores
 from camrobust.io.results import partition_of
 from camrobust.io.runs import RunFolder
+from camrobust.summary.aggregate import scan_scores
 
 IMAGE = ["dataset", "image_id"]
 VARIANT = ["cam", "perturbation", "parameter", "replicate"]

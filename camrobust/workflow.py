@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from camrobust.aggregate import scan_scores
 from camrobust.combine import combined_document, reduce_runs
 from camrobust.config import RunConfig
 from camrobust.errors import UserError
@@ -20,6 +19,7 @@ from camrobust.io.results import clear_stale, empty_frame, retract
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.report.page import build_report
 from camrobust.schema import MAPS, SUMMARIES
+from camrobust.summary.aggregate import scan_scores
 from camrobust.verify import Verdict, verify
 
 Show = Callable[[Progress], None]

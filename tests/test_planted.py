@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 import camrobust
-from camrobust.aggregate import Settings, reduce_frame
-from camrobust.characteristics import characterise
-from camrobust.comparison import compare
 from camrobust.schema import IMAGES, SCORES
+from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.characteristics import characterise
+from camrobust.summary.comparison import compare
 from tests import toys
 from tests.photos import write_photos
 from tests.runs import camrobust as command

@@ -5,8 +5,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from camrobust.ranktests import cliques
 from camrobust.report.figures import TEXT, choice, picked, plain
+from camrobust.summary.ranktests import cliques
 
 MEASURES = {
     "consistency_adjusted": "consistency",

@@ -1,12 +1,12 @@
 import polars as pl
 import pytest
 
-from camrobust.aggregate import Settings, reduce_scores, summarise
 from camrobust.coded import blocks_of
 from camrobust.io.blocks import image_counts, score_blocks
 from camrobust.io.results import empty_frame, put_commit, read_committed
 from camrobust.io.store import open_store
 from camrobust.schema import COMMITS, SUMMARIES
+from camrobust.summary.aggregate import Settings, reduce_scores, summarise
 from tests.synthetic import scores
 
 

@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from camrobust.aggregate import summarise
 from camrobust.report.gallery import RAMP, colour, overlay
 from camrobust.report.page import build_report
 from camrobust.schema import MAPS, SCORES
+from camrobust.summary.aggregate import summarise
 from tests.synthetic import failures, frame, images, maps, scores
 
 HOSTILE = [

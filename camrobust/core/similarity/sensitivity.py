@@ -1,9 +1,9 @@
 """How much a map changes for how much the image, or the model, changed: one ratio per variant and CAM.
 
 The largest and the mean of these ratios over an image's variants are max-sensitivity, avg-sensitivity, the local
-Lipschitz estimate, continuity and the relative stabilities (`camrobust.stability`); the neighbourhood is the variants
-of the run, so nothing is drawn here and no pass is added. Norms of maps are taken at the image's size: each cell of a
-low-resolution map counts as often as the pixels it covers.
+Lipschitz estimate, continuity and the relative stabilities (`camrobust.summary.stability`); the neighbourhood is the
+variants of the run, so nothing is drawn here and no pass is added. Norms of maps are taken at the image's size: each
+cell of a low-resolution map counts as often as the pixels it covers.
 """
 
 from collections.abc import Sequence

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camrobust.bench.peers import SHARED
+from camrobust.bench.peers import peers as others
 from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
-from camrobust.peers import SHARED
-from camrobust.peers import peers as others
 
 ALL = "all CAMs of activations and gradients"
 BATCH = {"cpu": 8, "cuda": 64}

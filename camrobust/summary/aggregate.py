@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from camrobust.coded import COLUMNS, Block, Rows, blocks_of
 from camrobust.errors import UserError
-from camrobust.moments import SIDES, Groups, medians
-from camrobust.pairs import FORMS, Array, PairSums, Placed, starts_of
-from camrobust.profiles import Profile, Profiles
 from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
-from camrobust.stats import RatioSums, covariance, image_weights, interval, percentiles, product_variance
+from camrobust.summary.intervals import RatioSums, covariance, image_weights, interval, percentiles, product_variance
+from camrobust.summary.moments import SIDES, Groups, medians
+from camrobust.summary.pairs import FORMS, Array, PairSums, Placed, starts_of
+from camrobust.summary.profiles import Profile, Profiles
 
 RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
 """Raw measures lie in [0, 1]. Adjusted ones are not clipped: less agreement than chance is below 0, and so 1 - r is

@@ -3,7 +3,7 @@ import pytest
 
 import camrobust
 from camrobust.schema import IMAGE_STABILITY, STABILITY
-from camrobust.stability import extremes, per_image
+from camrobust.summary.stability import extremes, per_image
 from tests.synthetic import scores
 from tests.test_api import images
 from tests.toys import pooled

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camrobust.pairs import FORMS, Array, PairSums, Placed
+from camrobust.summary.pairs import FORMS, Array, PairSums, Placed
 
 SIDES = ("consistency", "responsiveness")
 MOMENTS = ("n", "a", "b", "aa", "ab", "bb", "m", "mm")

@@ -5,11 +5,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camrobust.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, share_kept, summarise
 from camrobust.coded import blocks_of
 from camrobust.errors import UserError
-from camrobust.pairs import Placed
 from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
+from camrobust.summary.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, share_kept, summarise
+from camrobust.summary.pairs import Placed
 from tests.reference.aggregate import group
 from tests.synthetic import frame, score_rows, scores
 

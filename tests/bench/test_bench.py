@@ -4,10 +4,10 @@ from collections import Counter
 import pytest
 import torch
 
-from camrobust import bench
+from camrobust.bench import passes as bench
+from camrobust.bench.peers import SHARED
+from camrobust.bench.zoo import zoo
 from camrobust.cli import main
-from camrobust.peers import SHARED
-from camrobust.zoo import zoo
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -40,7 +40,7 @@ def test_candidates_take_turns():
 
 @pytest.mark.filterwarnings("ignore")
 def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
-    from camrobust import perturbing
+    from camrobust.bench import perturbing
     from camrobust.core.perturb import PERTURBATIONS
 
     monkeypatch.setattr(perturbing, "BATCH", 1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from camrobust.stats import RatioSums, covariance, interval, product_variance
+from camrobust.summary.intervals import RatioSums, covariance, interval, product_variance
 
 
 def sums(a, b):

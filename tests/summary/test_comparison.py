@@ -2,10 +2,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camrobust.aggregate import Settings, reduce_frame
-from camrobust.comparison import compare
-from camrobust.ranktests import holm
 from camrobust.schema import SCORES, TESTS
+from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.comparison import compare
+from camrobust.summary.ranktests import holm
 from tests.synthetic import frame, score_rows, scores
 
 

@@ -15,9 +15,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import special
 
-from camrobust.profiles import Profile
-from camrobust.ranktests import holm
 from camrobust.schema import CHARACTERISTICS, IMAGES
+from camrobust.summary.profiles import Profile
+from camrobust.summary.ranktests import holm
 
 Array = NDArray[np.float64]
 KEYS = ("dataset", "image_id", "label")

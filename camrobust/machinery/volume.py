@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from camrobust import workflow
-from camrobust.aggregate import Settings, reduce_scores, scan_scores
 from camrobust.io.blocks import score_blocks
 from camrobust.io.results import Committed, empty_frame, make_table, put_commit
 from camrobust.io.runs import RunFolder, open_run
 from camrobust.schema import COMMITS, IMAGES, SCORES, SUMMARIES
+from camrobust.summary.aggregate import Settings, reduce_scores, scan_scores
 
 DATASETS, MODELS, CAMS, PERTURBATIONS, SEVERITIES = 2, 5, 10, 8, 5
 PER_IMAGE = MODELS * CAMS * PERTURBATIONS * SEVERITIES

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrobust.coded import Block
-from camrobust.pairs import Array, PairSums, starts_of
+from camrobust.summary.pairs import Array, PairSums, starts_of
 
 Kept = NDArray[np.float32]
 MEASURES = ("consistency", "consistency_adjusted", "responsiveness_adjusted")

@@ -3,8 +3,9 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from camrobust.aggregate import Settings, reduce_frame
-from camrobust.characteristics import (
+from camrobust.schema import CHARACTERISTICS
+from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.characteristics import (
     PROPERTIES,
     adjusted_difference,
     characterise,
@@ -12,7 +13,6 @@ from camrobust.characteristics import (
     shares,
     spearman_interval,
 )
-from camrobust.schema import CHARACTERISTICS
 from tests.synthetic import images, scores
 
 

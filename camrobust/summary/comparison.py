@@ -9,8 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from camrobust.profiles import Profile
-from camrobust.ranktests import (
+from camrobust.schema import TESTS
+from camrobust.summary.profiles import Profile
+from camrobust.summary.ranktests import (
     Effect,
     Omnibus,
     RankSums,
@@ -24,7 +25,6 @@ from camrobust.ranktests import (
     nemenyi,
     wilcoxon,
 )
-from camrobust.schema import TESTS
 
 MEASURES = ("consistency_adjusted", "responsiveness_adjusted", "robustness_adjusted")
 FEWEST = 2

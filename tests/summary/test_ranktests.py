@@ -3,7 +3,7 @@ import pytest
 import scikit_posthocs
 from scipy import stats
 
-from camrobust.ranktests import (
+from camrobust.summary.ranktests import (
     RankSums,
     block_ranks,
     cliffs_delta,

@@ -2,8 +2,8 @@
 
 import json
 
-from camrobust import volume
 from camrobust.io.runs import open_run
+from camrobust.machinery import volume
 from camrobust.verify import verify
 from camrobust.workflow import summaries
 
