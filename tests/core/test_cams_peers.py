@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from camrobust.core.cams import CAMS, CLASSIC
@@ -28,7 +29,8 @@ MODELS = {
     "lite0": ("timm:tf_efficientnet_lite0", "tf_efficientnet_lite0_timm", None),
     "vit_b_16": ("torchvision:vit_b_16@none", None, None),
     "swin_t": ("torchvision:swin_t@none", None, None),
-    "densenet121": ("torchvision:densenet121@none", None, None),
+    # Not at `features`: the in-place ReLU behind it misleads the peers there, as on VGG below.
+    "densenet121": ("torchvision:densenet121@none", None, "features.denseblock4"),
     "vgg16": ("torchvision:vgg16@none", None, None),
     "inception_v3": ("torchvision:inception_v3@none", None, None),
 }
@@ -57,7 +59,7 @@ def case(request, shared_data):
         for parameter in model.network.module.parameters():
             if not parameter.any():
                 parameter.data = torch.randn_like(parameter) * 0.05
-        model = wrap(model.network.module, name=request.param)
+        model = wrap(model.network.module, name=request.param, target_layer=layer)
     else:
         path = shared_data / "weights" / f"{file}.safetensors"
         model = load_model(ModelSpec(request.param, builder, str(path), layer), path.read_bytes())
@@ -102,7 +104,8 @@ def peer_maps(method, case):
 
             explainer.get_cam_image = keep
             targets = [ClassifierOutputTarget(int(target)) for target in evidence.targets]
-            explainer(inputs.clone(), targets)
+            with sdpa_kernel(SDPBackend.MATH):  # the fused one has no second derivative, which ShapleyCAM needs
+                explainer(inputs.clone(), targets)
             # Its own release() fails on tokens, whose gradients are views.
             held = explainer.activations_and_grads
             held.activations, held.gradients = [], []
