@@ -10,11 +10,10 @@ from camrobust.core.perturb import Variant, make_variants, variants
 from camrobust.errors import UserError
 from camrobust.picture import photo, write
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 LEFT = 170
 TEXT = 18
 MARGIN = 4
-LONGEST = 26
-"""Characters of a strength that fit under a picture; a longer one gives way to its severity."""
 
 
 def sheet(
@@ -46,14 +45,17 @@ def sheet(
     for row, group in enumerate(rows):
         made = make_variants(pixels, group, Path(image).name, "sheet", seed, jpeg).permute(0, 2, 3, 1).numpy()
         draw.text((4, row * step_y + cell // 2), group[0].perturbation.replace("+", "\n+ "), "black", font)
-        for column, (title, one) in enumerate(zip(["clean", *map(_title, group)], made, strict=True)):
+        titles = ["clean", *(_title(one, font, cell) for one in group)]
+        for column, (title, one) in enumerate(zip(titles, made, strict=True)):
             left = LEFT + column * step_x
             picture.paste(Image.fromarray(one).resize((cell, cell), Image.Resampling.LANCZOS), (left, row * step_y))
             draw.text((left, row * step_y + cell), title, "black", font)
     write(output, picture, "sheet")
 
 
-def _title(variant: Variant) -> str:
-    if variant.severity is None or len(variant.parameter) <= LONGEST:
-        return variant.parameter if variant.severity is None else f"{variant.severity}: {variant.parameter}"
-    return f"severity {variant.severity}"
+def _title(variant: Variant, font: Font, width: int) -> str:
+    """The strength, where it fits under a picture; a longer one gives way to its severity."""
+    if variant.severity is None:
+        return variant.parameter
+    title = f"{variant.severity}: {variant.parameter}"
+    return title if font.getlength(title) <= width else f"severity {variant.severity}"
