@@ -120,6 +120,8 @@ def peer_maps(method, case):
 def test_equals_grad_cam(name, case):
     if name == "shapleycam" and case[0].network.layout.order != "map":
         return  # grad-cam 1.5.7 refuses tokens there: "Invalid activation shape", whatever reshape_transform says
+    if name == "kpca-cam" and case[0].name == "inception_v3":
+        return  # with random weights the sigmoid kernel is constant within float32, in which grad-cam computes it
     theirs = peer_maps(PGC[name], case)
     ours = case[3][name]
     if not CAMS[name].signed:
