@@ -1,5 +1,6 @@
 """In process, without Ray: for notebooks, tests and twenty images."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, frozen
 from camrobust.core.evidence import explain as all_maps
 from camrobust.core.perturb import make_variants, variants
+from camrobust.core.precision import PRECISIONS
 from camrobust.core.segments import segment
 from camrobust.errors import UserError
 from camrobust.io.images import ImageError, decode
@@ -46,25 +48,32 @@ class Evaluation:
     Attributes:
         scores: one row per image, CAM and variant; columns as `schema.SCORES`.
         controls: names of the CAMs that are a floor.
+        average: how a run's own tables were made.
+        intervals: likewise.
+        seed: likewise, of the bootstrap.
     """
 
     scores: pl.DataFrame
     controls: tuple[str, ...]
+    average: str = "macro"
+    intervals: str = "delta"
+    seed: int = 0
 
-    def summary(self, by: str = "by_cam", average: str = "macro", intervals: str = "delta") -> pl.DataFrame:
+    def summary(self, by: str = "by_cam", average: str | None = None, intervals: str | None = None) -> pl.DataFrame:
         """Consistency, responsiveness and robustness with intervals; or tests of their differences.
 
         Args:
             by: by_level, by_perturbation, by_cam, by_model, by_dataset or tests.
-            average: "macro" (per image first) or "micro" (over all pairs).
-            intervals: "delta" or "bootstrap", clustered by image either way.
+            average: "macro" (per image first) or "micro" (over all pairs); None for the run's own.
+            intervals: "delta" or "bootstrap", clustered by image either way; None for the run's own.
 
         Raises:
             UserError: there is no such table.
         """
         if by not in (*SUMMARIES, "tests"):
             raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
-        reduction = reduce_frame(self.scores.lazy(), Averaging(average, self.controls, intervals))
+        settings = Averaging(average or self.average, self.controls, intervals or self.intervals, self.seed)
+        reduction = reduce_frame(self.scores.lazy(), settings)
         return compare(reduction.profiles) if by == "tests" else reduction.tables[by]
 
     def stability(self, *, same_class: bool = True) -> pl.DataFrame:
@@ -88,7 +97,14 @@ def load_run(uri: str) -> Evaluation:
     folder = open_run(uri)
     document = folder.run()
     files, options = folder.score_files(folder.committed())
-    return Evaluation(scan_scores(files, options).collect(), tuple(document["controls"]))
+    metric = document["config"]["metric"]
+    return Evaluation(
+        scan_scores(files, options).collect(),
+        tuple(document["controls"]),
+        metric["average"],
+        metric.get("intervals", "delta"),
+        document["config"].get("seed", 0),
+    )
 
 
 def _model(
@@ -129,6 +145,9 @@ def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Ten
             pixels.append(_pixels(tensor[None], resize, crop)[1][0])
     if not pixels:
         raise UserError("images: must hold at least one image, got none")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"images: '{twice}' occurs twice, and would count as one image; give it once")
     return names, torch.stack(pixels)
 
 
@@ -161,6 +180,19 @@ def overlay(
     return drawn(photo, array, strength)
 
 
+def _check_evaluation(cams: Sequence[str], target: str, precision: str, jpeg_after: int | None) -> None:
+    """What a configuration's types would refuse."""
+    twice = next((name for name, count in Counter(cams).items() if count > 1), None)
+    if not cams or twice is not None:
+        got = "none" if twice is None else f"'{twice}' twice"
+        raise UserError(f"cams: must be one or more different names, got {got}; see `camrobust list cams`")
+    for name, value, known in (("target", target, ("predicted", "clean")), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise UserError(f"{name}: must be one of {', '.join(known)}, got '{value}'")
+    if jpeg_after is not None and not 1 <= jpeg_after <= 100:
+        raise UserError(f"jpeg_after: must be 1 to 100 (JPEG quality), got {jpeg_after}; None leaves it out")
+
+
 def evaluate(
     model: nn.Module | str | Model,
     images: Photographs,
@@ -176,7 +208,9 @@ def evaluate(
     crop: int = 224,
     rbo_p: float = 0.9,
     ties: str = "b",
-    segments: Mapping[str, Any] | None = None,
+    target: str = "predicted",
+    precision: str = "fp32",
+    segments: str | Mapping[str, Any] | None = None,
     similarities: Sequence[str] | None = None,
     jpeg_after: int | None = None,
 ) -> Evaluation:
@@ -196,7 +230,10 @@ def evaluate(
         crop: side of the centre crop of files, px.
         rbo_p: persistence of rank-biased overlap.
         ties: its tie rule.
-        segments: how images are cut, as in a configuration: {"method": "slic", "n_segments": 40}; None for Quickshift.
+        target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        precision: of the forward pass: fp32, tf32, bf16 or fp16.
+        segments: how images are cut, a method's name or as in a configuration: {"method": "slic", "n_segments": 40};
+            None for Quickshift.
         similarities: measures beside rank-biased overlap, from `camrobust list similarities`; None for all that cost
             little. The columns of the others hold null.
         jpeg_after: quality of a JPEG file that perturbed images go through, as ImageNet-C's did (85); None for none.
@@ -207,7 +244,11 @@ def evaluate(
     """
     planned = variants(perturbations)
     measures = None if similarities is None else tuple(similarities)
-    settings = Settings(tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, similarities=measures)
+    _check_evaluation(cams, target, precision, jpeg_after)
+    settings = Settings(
+        tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, target, similarities=measures, precision=precision
+    )
+    cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
     names, pixels = _pixels(images, resize, crop)
     if labels is not None and len(labels) != len(names):
         raise ValueError(f"labels: must be one per image ({len(names)}), got {len(labels)}; pass None where unknown")
@@ -215,7 +256,7 @@ def evaluate(
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
-        cut = torch.cat([segment(part, **(segments or {})) for part in pixels.split(SEGMENT_BATCH)])
+        cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
             label = None if labels is None else int(labels[number])
             sample = Sample("images", name, label, cut[number])

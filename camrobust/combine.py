@@ -1,5 +1,6 @@
 """The summary tables of one run, or of several that measured alike."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -11,7 +12,7 @@ from camrobust.config import differing_keys
 from camrobust.errors import UserError
 from camrobust.io.blocks import image_counts, score_blocks
 from camrobust.io.runs import RunFolder
-from camrobust.summary.aggregate import Settings, reduce_scores, share_kept
+from camrobust.summary.aggregate import Settings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.comparison import compare
 
@@ -30,6 +31,9 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     Raises:
         UserError: a folder holds no run or no scores, or the runs do not go together.
     """
+    for uri, count in Counter(folder.uri for folder in folders).items():
+        if count > 1:
+            raise UserError(f"aggregate: {uri} is given twice, and its rows would count twice; give it once")
     documents = [folder.run() for folder in folders]
     check_combinable({folder.uri: document for folder, document in zip(folders, documents, strict=True)})
     runs = [(folder.store, folder.committed()) for folder in folders]
@@ -43,7 +47,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         seed=documents[0]["config"].get("seed", 0),
         families={name: family for one in documents for name, family in one.get("families", {}).items()},
     )
-    reduction = reduce_scores(score_blocks(runs), settings, share_kept(image_counts(runs)))
+    reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
     with ThreadPoolExecutor(2) as pool:
         tests = pool.submit(compare, reduction.profiles)
@@ -61,7 +65,7 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
         UserError: naming the keys that differ, or what is in both.
     """
     for (first, one), (second, other) in combinations(documents.items(), 2):
-        keys = _differing(one["numbers"], other["numbers"])
+        keys = [*_differing(one["numbers"], other["numbers"]), *_otherwise_found(one, other)]
         if keys:
             raise UserError(
                 f"aggregate: {first} and {second} cannot be combined (different: {', '.join(keys[:5])}); combine runs "
@@ -81,6 +85,17 @@ def _differing(one: Document, other: Document) -> list[str]:
         for name in mine.keys() & theirs.keys():
             keys += differing_keys(mine[name], theirs[name], f"{what}.{name}.")
     return sorted(keys)
+
+
+def _otherwise_found(one: Document, other: Document) -> list[str]:
+    """Models of one name in both runs whose weights or target layer, found when the run began, are not the same."""
+    names = sorted({*one["models"]} & {*other["models"]})
+    return [
+        f"{key}.{name}"
+        for key in ("weights_sha256", "target_layers")
+        for name in names
+        if one.get(key, {}).get(name) != other.get(key, {}).get(name)
+    ]
 
 
 def _shared(one: Document, other: Document) -> str | None:

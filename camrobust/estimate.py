@@ -12,7 +12,7 @@ from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
 from camrobust.measure import Sample, explain_variants
-from camrobust.plan import Plan, build, make_plan, settings_of
+from camrobust.plan import Plan, build, check_models, make_plan, settings_of
 
 PASSES = 3
 
@@ -41,6 +41,7 @@ def estimate(
     """
     plan = make_plan(config, None if images is None else _unlisted(images))
     counts = plan.counts()
+    facts = check_models(plan) if images is None or forwards_per_s is None else {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if forwards_per_s is None:
         seconds_per_image = sum(_seconds_per_image(plan, one, device) for one in config.models)
@@ -57,6 +58,11 @@ def estimate(
         "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
         "score_bytes": counts["rows"] * plan.row_bytes,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
+        **(
+            {"target_layers": ", ".join(f"{name}: {fact['target_layer']}" for name, fact in facts.items())}
+            if facts
+            else {}
+        ),
         **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
     }
 

@@ -124,7 +124,7 @@ MAPS = _columns(
     ("cams", "string", "names of the CAMs in maps, joined by a comma"),
     ("height", "int16", "h of every map"),
     ("width", "int16", "w of every map"),
-    ("maps", "binary", "float16 little-endian, (K, h, w) in the order of cams"),
+    ("maps", "binary", "float16 little-endian, (K, h, w) in the order of cams, each scaled to [0, 1]"),
 )
 
 COMMITS = _columns(

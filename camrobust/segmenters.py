@@ -1,6 +1,7 @@
 """The ways to cut an image into segments: facts without torch, so that a configuration can be checked by them."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -8,6 +9,10 @@ from typing import Any
 
 from camrobust.errors import UserError
 from camrobust.registry import Registry, unknown
+
+
+LARGEST = sys.float_info.max
+"""So that infinity, which JSON does not know, is refused."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Parameter:
         """The value as this parameter's type of number; UserError where it is none or out of range."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         whole = isinstance(self.default, int)
-        if number and self.low <= value <= self.high and not (whole and value != int(value)):  # type: ignore[operator, call-overload]
+        if number and self.low <= value <= min(self.high, LARGEST) and not (whole and value != int(value)):  # type: ignore[operator, call-overload]
             return type(self.default)(value)  # type: ignore[arg-type]
         kind = "a whole number" if whole else "a number"
         bounds = f"of at least {self.low:g}" if math.isinf(self.high) else f"from {self.low:g} to {self.high:g}"

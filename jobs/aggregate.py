@@ -6,6 +6,6 @@ from camrobust.cli import main
 
 if __name__ == "__main__":
     code = main(["aggregate", *sys.argv[1:]])
-    if code == 0 and "--output" not in sys.argv:
-        code = main(["report", *sys.argv[1:2]])
+    if code == 0 and not any(one.startswith("--output") for one in sys.argv):
+        code = main(["report", next(one for one in sys.argv[1:] if not one.startswith("-"))])
     sys.exit(code)

@@ -25,6 +25,7 @@ from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
 
 ALL = "all CAMs of activations and gradients"
+MODEL = "resnet50"
 BATCH = {"cpu": 8, "cuda": 64}
 SEGMENT_BATCH, SEGMENT_REPEATS = 8, 3
 SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
@@ -49,7 +50,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         from camrobust.errors import UserError
 
         raise UserError("bench: this machine has no CUDA device; use --device cpu")
-    model = load_model(ModelSpec("resnet50", "torchvision:resnet50@none"), device=device)
+    model = load_model(ModelSpec(MODEL, f"torchvision:{MODEL}@none"), device=device)
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
     image = _image()
     pixels = make_variants(image, planned, "bench", "bench", 0)
@@ -71,7 +72,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
     plain = seconds["plain forward"]
     return {
         "machine": _machine(device),
-        "model": "resnet50, random weights, 224 px",
+        "model": f"{MODEL}, random weights, 224 px",
         "batch": BATCH[device],
         "cams": {"ten CAMs": list(CLASSIC), ALL: list(_light())},
         "repeats": repeats,

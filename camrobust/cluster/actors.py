@@ -296,12 +296,18 @@ def _failure(sample: Sample, model: str | None, error: dict[str, str]) -> dict[s
     return {"dataset": sample.dataset, "image_id": sample.image_id, "model": model, **error}
 
 
+def _scaled(maps: torch.Tensor) -> torch.Tensor:
+    """Each map from 0 to 1, as it is drawn; so that half precision holds it whatever its magnitude."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
 def _gallery(
     model: Model, row: _Row, variants: Sequence[Variant], explained: Explained, *, first: bool, config: RunConfig
 ) -> list[dict[str, Any]]:
     """Rows of `schema.MAPS`: the clean variant and at most `GALLERY_VARIANTS` of the others, evenly chosen."""
     chosen = np.unique(np.linspace(1, len(variants), min(GALLERY_VARIANTS, len(variants))).round().astype(int))
-    maps = explained.maps.cpu().numpy().astype("<f2")
+    maps = _scaled(explained.maps).cpu().numpy().astype("<f2")
     rows = []
     for place in (0, *chosen.tolist()):
         variant = variants[place - 1] if place else None

@@ -138,11 +138,6 @@ def open_cloud(uri: str, access: Access) -> Cloud:
     """
     scheme, _, rest = uri.partition("://")
     place = rest.partition("/")[0]
-    if "sig=" in rest or ":" in place.partition("@")[0]:
-        raise UserError(
-            f"store: an address is written down and must hold no secret, but a {scheme}:// address does; put it into "
-            "AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN"
-        )
     if not place.partition("@")[0]:
         raise UserError(f"store: '{uri}' names no bucket; write {scheme}://bucket/prefix")
     if access == "requester_pays":

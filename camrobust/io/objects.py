@@ -26,6 +26,21 @@ class DeniedObjectError(UserError):
     """These credentials may not read or write it."""
 
 
+def refuse_secret(uri: str) -> None:
+    """Addresses are written into manifests and logs, so one that holds a key or a token is not even repeated.
+
+    Raises:
+        UserError: it does.
+    """
+    scheme, separator, rest = uri.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if separator and ("sig=" in rest or "Signature=" in rest or (at and ":" in user)):
+        raise UserError(
+            f"store: an address is written down and must hold no secret, but a {scheme}:// address here does; leave it "
+            "out, and let the credentials come from the environment (docs/running.md)"
+        )
+
+
 class Store(Protocol):
     """A place for bytes by key; keys are relative, with forward slashes."""
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.clouds import SCHEMES, open_cloud
-from camrobust.io.objects import Access, Entry, MissingObjectError, Store
+from camrobust.io.objects import Access, Entry, MissingObjectError, Store, refuse_secret
 from camrobust.io.s3 import Bucket
 
 
@@ -110,6 +110,7 @@ def open_store(uri: str, access: Access = "credentials") -> Store:
     Raises:
         UserError: another scheme, no bucket in the address, or an access that this store does not know.
     """
+    refuse_secret(uri)
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return Folder(str(Path(uri).expanduser().resolve()))
@@ -131,6 +132,7 @@ def open_object(uri: str, access: Access = "credentials") -> tuple[Store, str]:
     if "://" not in uri:
         path = Path(uri).expanduser().resolve()
         return Folder(str(path.parent)), path.name
+    refuse_secret(uri)
     parent, _, key = uri.rpartition("/")
     return open_store(parent, access), key
 

@@ -78,7 +78,9 @@ def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = N
     if not files:
         raise UserError("scores: the run holds no score rows; see its failures, or run it again")
     schema = {"dataset": pl.String, "model": pl.String}
-    return pl.scan_parquet(list(files), hive_partitioning=True, hive_schema=schema, storage_options=storage_options)
+    return pl.scan_parquet(
+        list(files), hive_partitioning=True, hive_schema=schema, glob=False, storage_options=storage_options
+    )
 
 
 def summarise(
@@ -104,13 +106,14 @@ def reduce_frame(scores: pl.LazyFrame, settings: Settings) -> Reduction:
     return reduce_scores(blocks_of(scores.select(known).collect()), settings)
 
 
-def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.0) -> Reduction:
+def reduce_scores(blocks: Iterable[Block], settings: Settings, shares: Mapping[str, float] | None = None) -> Reduction:
     """All summary tables in one pass over the rows.
 
     Args:
         blocks: whole images each; read when they are asked for.
         settings: how to average, and which intervals.
-        share: of the images, chosen by a hash of their id, that are kept for tests and characteristics.
+        shares: of the images of a dataset, chosen by a hash of their id, that are kept for tests and characteristics;
+            all where none is given.
 
     Returns:
         Per table of `schema.SUMMARIES`: the group's columns, every measure of `schema.SUMMARY_MEASURES` with `_lower`
@@ -129,7 +132,7 @@ def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.
     profiles = Profiles(settings.families)
     for block in blocks:
         weights = image_weights(block.dataset, block.images, settings.seed, resamples) if resamples else None
-        profiles.begin(block, _kept(block.images, share))
+        profiles.begin(block, _kept(block.images, (shares or {}).get(block.dataset, 1.0)))
         _add_block(block, groups, settings.controls, weights, profiles)
     for one in groups.values():
         one.trim()
@@ -137,9 +140,9 @@ def reduce_scores(blocks: Iterable[Block], settings: Settings, share: float = 1.
     return Reduction(tables, profiles.finished())
 
 
-def share_kept(images: Mapping[str, int]) -> float:
-    """Which share of the images is kept for tests and characteristics, given how many each dataset has."""
-    return min(1.0, KEPT / max(1, *images.values(), 1))
+def shares_kept(images: Mapping[str, int]) -> dict[str, float]:
+    """Which share of a dataset's images is kept for tests and characteristics, given how many each dataset has."""
+    return {dataset: min(1.0, KEPT / max(1, count)) for dataset, count in images.items()}
 
 
 def _kept(images: Sequence[str], share: float) -> NDArray[np.bool_]:

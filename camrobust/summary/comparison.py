@@ -81,7 +81,7 @@ def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
     n, k = whole.shape
     if n < FEWEST or k < 2:
         return []
-    counts = {"n_groups": k, "n_images": n, "n_dropped": int((~np.isnan(values).all(axis=1)).sum()) - n}
+    counts = {"n_groups": k, "n_images": n, "n_dropped": len(values) - n}
     ranks = RankSums.of(block_ranks(whole))
     lines = []
     if k > 2:
@@ -112,7 +112,8 @@ def _independent(group: Line, names: Sequence[str], samples: Sequence[Values]) -
     kept = [(name, one) for name, one in zip(names, known, strict=True) if len(one) >= FEWEST]
     if len(kept) < 2:
         return []
-    counts = {"n_groups": len(kept), "n_images": sum(len(one) for _, one in kept), "n_dropped": 0}
+    counts = {"n_groups": len(kept), "n_images": sum(len(one) for _, one in kept)}
+    counts["n_dropped"] = sum(map(len, samples)) - counts["n_images"]
     lines = []
     lines.append(_line(group, counts, "kruskal_wallis", "epsilon_squared", kruskal([one for _, one in kept])))
     for (first, x), (second, y) in combinations(kept, 2):
@@ -134,7 +135,7 @@ def _difference(mean: float, variance: float, freedom: float) -> Line:
 
 def _line(group: Mapping[str, Any], counts: Mapping[str, int], test: str, name: str, found: Omnibus | Effect) -> Line:
     line = {**group, **counts, "test": test, "effect_name": name, "effect": found.effect,
-            "statistic": found.statistic, "p": found.p}  # fmt: skip
+            "statistic": found.statistic if np.isfinite(found.statistic) else np.nan, "p": found.p}  # fmt: skip
     if isinstance(found, Omnibus):
         return line | {"df": float(found.df)}
     return line | {"effect_lower": found.lower, "effect_upper": found.upper}

@@ -12,6 +12,7 @@ from camrobust.cli import main
 
 @pytest.mark.filterwarnings("ignore")
 def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "MODEL", "resnet18")
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
     monkeypatch.setattr(bench, "SEGMENT_SETTINGS", bench.SEGMENT_SETTINGS[-1:])
     assert main(["bench", "--repeats", "1", "--peers", "--json"]) == 0

@@ -8,7 +8,7 @@ import pytest
 from camrobust.coded import blocks_of
 from camrobust.errors import UserError
 from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
-from camrobust.summary.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, share_kept, summarise
+from camrobust.summary.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, shares_kept, summarise
 from camrobust.summary.pairs import Placed
 from tests.reference.aggregate import group
 from tests.synthetic import frame, score_rows, scores
@@ -163,8 +163,8 @@ def test_a_share_of_the_images_is_kept_for_tests_and_always_the_same():
     assert len(every) == 200
     assert 30 < len(some) < 90
     assert some == reduce_scores(blocks_of(table), Settings(), share=0.3).profiles[0].images
-    assert share_kept({"d": 50_000, "e": 10}) == 0.2
-    assert share_kept({"d": 10}) == share_kept({}) == 1
+    assert shares_kept({"d": 50_000, "e": 10}) == {"d": 0.2, "e": 1}
+    assert shares_kept({}) == {}
 
 
 def test_names_come_back_from_folders_as_they_were(tmp_path):

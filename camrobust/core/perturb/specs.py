@@ -1,6 +1,7 @@
 """From what a configuration says to perturbations at strengths."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -146,7 +147,11 @@ def _expand(spec: Spec) -> Iterator[Variant]:
 
 def _assignments(text: str) -> dict[str, object]:
     """Of "radius=3,alias=0.1": names and texts."""
-    return {name.strip(): value for name, _, value in (piece.partition("=") for piece in text.split(","))}
+    pairs = [(name.strip(), value) for name, _, value in (piece.partition("=") for piece in text.split(","))]
+    twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"perturbations: '{twice}' is given twice in '{text}'; write several strengths as a list")
+    return dict(pairs)
 
 
 def _from_mapping(spec: Mapping[str, object]) -> Iterator[Variant]:
@@ -215,6 +220,10 @@ def _by_severity(entry: Perturbation, text: str, spec: str) -> Strengths:
         for severity in (first, last):
             if not 1 <= severity <= len(entry.severities):
                 raise UserError(f"perturbations: severity must be 1 to 5, got {severity} in '{spec}'; {remedy}")
+        if last < first:
+            raise UserError(
+                f"perturbations: levels must go up, got '{piece.strip()}' in '{spec}'; write {last}-{first}"
+            )
         for severity in range(first, last + 1):
             yield severity, entry.severities[severity - 1]
 
@@ -230,6 +239,11 @@ def _by_parameter(entry: Perturbation, given: Mapping[str, object]) -> Strengths
             f"{'is' if len(missing) == 1 else 'are'} missing"
         )
     columns = [_listed(given[name]) for name in entry.parameters]
+    for name, column in zip(entry.parameters, columns, strict=True):
+        if not column:
+            raise UserError(
+                f"perturbations: {entry.name}: {name} must be a number or a list of some, got an empty list"
+            )
     length = max(map(len, columns))
     if any(len(column) not in (1, length) for column in columns):
         counts = ", ".join(f"{name} {len(column)}" for name, column in zip(entry.parameters, columns, strict=True))
