@@ -58,11 +58,7 @@ def estimate(
         "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
         "score_bytes": counts["rows"] * plan.row_bytes,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
-        **(
-            {"target_layers": ", ".join(f"{name}: {fact['target_layer']}" for name, fact in facts.items())}
-            if facts
-            else {}
-        ),
+        **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
         **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
     }
 

@@ -10,7 +10,6 @@ from typing import Any
 from camrobust.errors import UserError
 from camrobust.registry import Registry, unknown
 
-
 LARGEST = sys.float_info.max
 """So that infinity, which JSON does not know, is refused."""
 

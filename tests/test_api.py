@@ -233,3 +233,26 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
     assert composed["replicate"].to_list() == [0, 1]
     assert composed["severity"].to_list() == [None, None]
     assert composed["confidence_perturbed"].n_unique() == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"cams": ["gradcam", "gradcam"]}, "cams: must be one or more different names, got 'gradcam' twice"),
+        ({"cams": []}, "cams: must be one or more different names, got none"),
+        ({"jpeg_after": 101}, "jpeg_after: must be 1 to 100 (JPEG quality), got 101"),
+        ({"target": "other"}, "target: must be one of predicted, clean, got 'other'"),
+        ({"precision": "fp8"}, "precision: must be one of fp32, tf32, bf16, fp16, got 'fp8'"),
+        ({"segments": "slick"}, "did you mean 'slic'?"),
+    ],
+)
+def test_evaluate_refuses_what_a_configuration_refuses(given, sentence):
+    with pytest.raises((UserError, KeyError), match=re.escape(sentence)):
+        camrobust.evaluate(pooled(), images(1), **{"cams": ["gradcam"], **given})
+
+
+def test_an_image_given_twice_is_refused(tmp_path):
+    write_photos(tmp_path, 1)
+    path = tmp_path / "photo-000.jpg"
+    with pytest.raises(UserError, match="occurs twice, and would count as one image; give it once"):
+        camrobust.evaluate(pooled(), [path, path])

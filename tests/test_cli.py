@@ -117,9 +117,14 @@ MISTAKES = {
         lambda d, p: with_model(d, target_layer="featres"),
         "target_layer: the model has no layer 'featres'; near names: features",
     ),
+    "a secret in an address": (
+        lambda d, p: with_model(d, weights="az://box/dir/w.pth?sv=1&sig=SECRET"),
+        "store: an address is written down and must hold no secret, but a az:// address here does; leave it out",
+    ),
     "a layer without a spatial output": (
         lambda d, p: with_model(d, target_layer="fc"),
-        "target_layer: 'fc' must put out a feature map (B, C, h, w), got (2, 10); choose a convolutional layer",
+        "target_layer: 'fc' must put out a feature map (B, C, h, w) or a grid of tokens (B, N, C), got (2, 10); choose "
+        "another layer",
     ),
     "weights that do not fit": (
         lambda d, p: with_model(d, weights=str(p / "other.safetensors")),

@@ -136,3 +136,24 @@ def test_a_run_without_scores_says_so(tmp_path):
         file.unlink()
     with pytest.raises(UserError, match="scores: the run holds no score rows"):
         aggregate(run)
+
+
+def test_a_run_given_twice_is_refused(tmp_path):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(UserError, match="is given twice, and its rows would count twice; give it once"):
+        combine([run, run], open_run(str(tmp_path / "out")))
+
+
+def test_other_weights_under_one_name_are_refused(tmp_path):
+    runs = [write_run(tmp_path / name, cams=(cam,)) for name, cam in (("a", "gradcam"), ("b", "random"))]
+    documents = {run.uri: run.run() | {"weights_sha256": {"m": name}} for run, name in zip(runs, "xy", strict=True)}
+    with pytest.raises(UserError, match=r"cannot be combined \(different: weights_sha256\.m\)"):
+        check_combinable(documents)
+
+
+def test_a_folder_may_be_called_like_a_pattern(tmp_path):
+    for name in ("run[1]", "run1", "run*"):
+        write_run(tmp_path / name)
+    alone = aggregate(open_run(str(tmp_path / "run1")))["by_cam"]
+    for name in ("run[1]", "run*"):
+        assert aggregate(open_run(str(tmp_path / name)))["by_cam"].equals(alone)

@@ -78,8 +78,9 @@ def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = N
     if not files:
         raise UserError("scores: the run holds no score rows; see its failures, or run it again")
     schema = {"dataset": pl.String, "model": pl.String}
+    # Names are what they are: a folder may be called run[1].
     return pl.scan_parquet(
-        list(files), hive_partitioning=True, hive_schema=schema, glob=False, storage_options=storage_options
+        list(files), glob=False, hive_partitioning=True, hive_schema=schema, storage_options=storage_options
     )
 
 

@@ -183,6 +183,12 @@ def test_what_a_specification_may_say():
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
+        ("gaussian_noise:5-1", "perturbations: levels must go up, got '5-1' in 'gaussian_noise:5-1'; write 1-5"),
+        ("gaussian_noise:sigma=0.1,sigma=0.2", "perturbations: 'sigma' is given twice in 'sigma=0.1,sigma=0.2'; write"),
+        (
+            {"gaussian_noise": {"sigma": []}, "replicates": 2},
+            "perturbations: gaussian_noise: sigma must be one number or several, got an empty list",
+        ),
         ("gausian_noise:3", "unknown perturbation 'gausian_noise'; did you mean 'gaussian_noise'? known: brightness,"),
         (
             "gaussian_noise:7",

@@ -159,10 +159,10 @@ def test_the_bootstrap_is_seeded_and_near_the_delta_method():
 def test_a_share_of_the_images_is_kept_for_tests_and_always_the_same():
     table = scores(images=200)
     every = reduce_scores(blocks_of(table), Settings()).profiles[0].images
-    some = reduce_scores(blocks_of(table.reverse()), Settings(), share=0.3).profiles[0].images
+    some = reduce_scores(blocks_of(table.reverse()), Settings(), {"d": 0.3}).profiles[0].images
     assert len(every) == 200
     assert 30 < len(some) < 90
-    assert some == reduce_scores(blocks_of(table), Settings(), share=0.3).profiles[0].images
+    assert some == reduce_scores(blocks_of(table), Settings(), {"d": 0.3}).profiles[0].images
     assert shares_kept({"d": 50_000, "e": 10}) == {"d": 0.2, "e": 1}
     assert shares_kept({}) == {}
 

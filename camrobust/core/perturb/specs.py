@@ -238,12 +238,7 @@ def _by_parameter(entry: Perturbation, given: Mapping[str, object]) -> Strengths
             f"perturbations: {entry.name} needs {', '.join(entry.parameters)}; {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing"
         )
-    columns = [_listed(given[name]) for name in entry.parameters]
-    for name, column in zip(entry.parameters, columns, strict=True):
-        if not column:
-            raise UserError(
-                f"perturbations: {entry.name}: {name} must be a number or a list of some, got an empty list"
-            )
+    columns = [_listed(entry, name, given[name]) for name in entry.parameters]
     length = max(map(len, columns))
     if any(len(column) not in (1, length) for column in columns):
         counts = ", ".join(f"{name} {len(column)}" for name, column in zip(entry.parameters, columns, strict=True))
@@ -260,8 +255,11 @@ def _by_parameter(entry: Perturbation, given: Mapping[str, object]) -> Strengths
         yield None, values
 
 
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _listed(entry: Perturbation, name: str, value: object) -> list[object]:
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not listed:
+        raise UserError(f"perturbations: {entry.name}: {name} must be one number or several, got an empty list")
+    return listed
 
 
 def _strength(entry: Perturbation, name: str, value: object) -> float:
