@@ -105,7 +105,9 @@ def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
     return frozenset(nsmallest(plan.config.gallery, plan.manifest.select("dataset", "image_id").iter_rows(), key=rank))
 
 
-def stages(plan: Plan, folder: RunFolder, source: str, pending: int, ledger: Any) -> Dataset:
+def stages(
+    plan: Plan, folder: RunFolder, source: str, pending: int, kept: frozenset[tuple[str, str]], ledger: Any
+) -> Dataset:
     """The streaming job from pending images to commits.
 
     Actors restart and their batches are retried without end, which is Ray Data's default; a finite number would turn a
@@ -128,7 +130,7 @@ def stages(plan: Plan, folder: RunFolder, source: str, pending: int, ledger: Any
         )
         .map_batches(
             Explain,
-            fn_constructor_args=(config, plan.parts, gallery(plan), plan.weights, where.device, ledger),
+            fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, ledger),
             batch_size=rows_per_explain,
             batch_format="numpy",
             compute=_pool(where.explainers),
@@ -191,11 +193,11 @@ def measure_pending(
         pl.col("parts").cast(pl.List(pl.String)).list.join(","), pl.col("label").fill_null(UNKNOWN_LABEL)
     )
     total = int(pending["parts"].list.len().sum())
-    ledger = open_ledger(folder.uri)
+    ledger, kept = open_ledger(folder.uri), gallery(plan)
     observer = Observer(ledger, folder.uri, pending.height, total, len(plan.config.models), report)
     with _plain_errors(), observing(observer):
         streamed = in_rounds(
-            folder, table, lambda source: stages(plan, folder, source, total, ledger), IMAGES_PER_ROUND
+            folder, table, lambda source: stages(plan, folder, source, total, kept, ledger), IMAGES_PER_ROUND
         )
         for commit in streamed:
             observer.add(commit)
