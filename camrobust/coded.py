@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 NO_SEVERITY = -1
 """Stands for a strength that was given by parameter."""
 TEXT = ("cam", "perturbation", "parameter", "status")
-NUMBERS = ("rbo", "rbo_adjusted", "confidence_clean")
+CERTAINTY = {"confidence": "confidence_clean", "entropy": "entropy_clean"}
+"""How sure the model is of a clean image, and the column that says so."""
+NUMBERS = ("rbo", "rbo_adjusted", *CERTAINTY.values())
 COLUMNS = ("image_id", *TEXT, "severity", "same", *NUMBERS)
 """What the summaries need of a score row."""
 

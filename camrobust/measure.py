@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
@@ -76,12 +77,14 @@ class Explained:
         maps: (V+1, K, h, w) float32.
         predictions: (V+1,) int64.
         confidences: (V+1,) float32, softmax probability of the prediction.
+        entropy: of the softmax on the clean image, nats.
         change: how far the V perturbed variants are from the clean one, None where that is not known.
     """
 
     maps: Tensor
     predictions: Tensor
     confidences: Tensor
+    entropy: float
     change: Change | None = None
 
 
@@ -105,6 +108,7 @@ def explain_variants(
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
     changes: list[Change] = []
     clean: Seen | None = None
+    entropy = 0.0
     network = replace(model.network, precision=settings.precision)
     start = 0
     batch = min(settings.batch, model.fits.images or settings.batch)
@@ -116,7 +120,8 @@ def explain_variants(
             evidence = collect(network, model.normalise(images), choose, draws)
             maps = explain(evidence, functions)
             seen = Seen(images, evidence.logits, evidence.activations)
-            clean = clean or seen.first()
+            if clean is None:
+                clean, entropy = seen.first(), float(Categorical(logits=evidence.logits[0]).entropy())
             change = change_between(clean, seen)
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
@@ -130,7 +135,7 @@ def explain_variants(
         changes.append(change)
         start += batch
     maps, classes, confidences = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return Explained(maps, classes, confidences, Change.cat(changes).without_first())
+    return Explained(maps, classes, confidences, entropy, Change.cat(changes).without_first())
 
 
 def _choose(target: str) -> Choose:
@@ -228,6 +233,7 @@ def measure(
         "predicted_clean": each([classes[0]] * len(variants)),
         "predicted_perturbed": each(classes[1:]),
         "confidence_clean": each([confidences[0]] * len(variants)),
+        "entropy_clean": each([explained.entropy] * len(variants)),
         "confidence_perturbed": each(confidences[1:]),
         "label": each([sample.label] * len(variants)),
         "same": each([one == classes[0] for one in classes[1:]]),

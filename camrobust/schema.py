@@ -71,6 +71,7 @@ SCORES = (
         ("predicted_clean", "int32", "class predicted for the clean image"),
         ("predicted_perturbed", "int32", "class predicted for the perturbed image"),
         ("confidence_clean", "float32", "softmax probability of predicted_clean on the clean image"),
+        ("entropy_clean", "float32", "entropy of the softmax on the clean image, nats"),
         ("confidence_perturbed", "float32", "softmax probability of predicted_perturbed on the perturbed image"),
         ("label", "int32", "true class, null where unknown"),
         ("same", "bool", "predicted_perturbed equals predicted_clean"),

@@ -41,6 +41,7 @@ def score_rows(
                                     "image_id": ids[image] if ids else f"image-{image}", "severity": level,
                                     "parameter": f"sigma={level / 10:g}", "replicate": 0, "predicted_clean": 1,
                                     "predicted_perturbed": 1 if same else 2, "confidence_clean": 0.9,
+                                    "entropy_clean": 0.4,
                                     "confidence_perturbed": 0.5, "label": None, "same": same, "segments": 30,
                                     "status": status,
                                     **{name: number if ok else None for name, number in similarities(value).items()},

@@ -10,6 +10,7 @@ import camrobust
 from camrobust.core.cams import CAMS
 from camrobust.core.segments import quickshift
 from camrobust.errors import UserError
+from camrobust.models import wrap
 from camrobust.schema import SCORES, SIMILARITIES
 from tests.photos import write_photos
 from tests.toys import pooled
@@ -46,6 +47,19 @@ def test_evaluate_is_the_same_for_one_image_and_many():
     alone = camrobust.evaluate(model, images()[:1], seed=3).scores
     first = together.filter(together["image_id"] == "0")
     np.testing.assert_allclose(alone["rbo"].to_numpy(), first["rbo"].to_numpy(), atol=1e-4)
+
+
+def test_every_row_tells_how_sure_the_model_is_of_the_clean_image():
+    model, given = pooled(), images(2)
+    scores = camrobust.evaluate(model, given, perturbations=["contrast:3", "contrast:5"]).scores
+    inputs = wrap(model, image_size=96).normalise((given * 255).round().to(torch.uint8))
+    sure = model(inputs).softmax(dim=1)
+    wanted = pl.DataFrame({"image_id": ["0", "1"], "entropy": (-sure * sure.log()).sum(dim=1).numpy(),
+                           "confidence": sure.amax(dim=1).numpy()})  # fmt: skip
+    joined = scores.join(wanted, on="image_id")
+    assert joined.height == 4
+    np.testing.assert_allclose(joined["entropy_clean"], joined["entropy"], rtol=1e-5)
+    np.testing.assert_allclose(joined["confidence_clean"], joined["confidence"], rtol=1e-5)
 
 
 def test_evaluate_takes_files_and_arrays(tmp_path):
@@ -104,7 +118,7 @@ def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     maps[2, 1, 0, 0] = torch.nan
     segments = torch.arange(32 * 32).reshape(32, 32) // 128
     settings = Settings(("a", "b"), similarities=tuple(SIMILARITIES.names()))
-    explained = Explained(maps, torch.zeros(4), torch.zeros(4), Change(*torch.ones(5, 3, 1)))
+    explained = Explained(maps, torch.zeros(4), torch.zeros(4), 0.0, Change(*torch.ones(5, 3, 1)))
     found = compare(explained, segments, settings)
     assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
     assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]

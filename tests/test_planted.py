@@ -134,6 +134,7 @@ def planted_rows(images, generator, dataset, means, ease, pairs=12, flip=0.4):
             "cam": pl.Series(list(means))[cam], "perturbation": "gaussian_noise", "severity": None,
             "parameter": "sigma=0.1", "replicate": replicate, "same": same, "status": "ok", "rbo": r, "rbo_adjusted": r,
             "confidence_clean": 0.5,
+            "entropy_clean": 0.7,
         }
     )  # fmt: skip
     empty = frame(SCORES, [])

@@ -154,9 +154,11 @@ def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
 def _table(file: _File, places: Mapping[str, int]) -> pa.Table:
     address = file.store.locate(file.key)
     source: Any = BytesIO(file.store.read(file.key)) if "://" in address else address
-    table = pq.read_table(
-        source, columns=list(COLUMNS), read_dictionary=["image_id", *TEXT], partitioning=None, use_threads=False
-    )
+    with pq.ParquetFile(source, read_dictionary=["image_id", *TEXT]) as parquet:
+        table = parquet.read(columns=list(COLUMNS), use_threads=False)
+    for name in NUMBERS:
+        if name not in table.column_names:  # rows of an earlier version
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
     if file.whole:
         return table
     wanted = pa.array(list(places), pa.string())

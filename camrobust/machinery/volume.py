@@ -150,7 +150,8 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
         mean = _means()[dataset, model].reshape(CAMS, levels)[cam, level]
         r = (mean + ease[image] + generator.uniform(-0.1, 0.1, len(image))).astype(np.float32)
         confidence = generator.random(n, np.float32)[image]
-        varying = {"same": same, "rbo": r, "rbo_adjusted": (r - 0.3) / 0.7, "confidence_clean": confidence}
+        varying = {"same": same, "rbo": r, "rbo_adjusted": (r - 0.3) / 0.7, "confidence_clean": confidence,
+                   "entropy_clean": -np.log(confidence)}  # fmt: skip
         columns = {name: pl.Series(values) for name, values in varying.items()}
         frames.append(known.with_columns(model=pl.lit(f"model{model}"), **columns))
     scores = pl.concat(frames)

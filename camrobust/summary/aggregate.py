@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.coded import COLUMNS, Block, Rows, blocks_of
+from camrobust.coded import CERTAINTY, COLUMNS, Block, Rows, blocks_of
 from camrobust.errors import UserError
 from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
 from camrobust.summary.intervals import RatioSums, covariance, image_weights, interval, percentiles, product_variance
@@ -172,7 +172,7 @@ def _add_block(
         starts, cams = starts_of([key[:1] for key in strengths])
         by_cam = perturbations.rolled(starts)
         groups["by_cam"].add([(*where, *key) for key in cams], by_cam, weights)
-        profiles.add(model, perturbations, [(str(cam), str(name)) for cam, name in strengths], _confidence(rows, block))
+        profiles.add(model, perturbations, [(str(cam), str(name)) for cam, name in strengths], _certainty(rows, block))
         explaining = np.array([key[0] not in controls for key in cams], bool)
         if explaining.any():
             over_cams = by_cam.of(explaining).rolled([0])
@@ -182,9 +182,11 @@ def _add_block(
         groups["by_dataset"].add([(block.dataset,)], over_models, weights)
 
 
-def _confidence(rows: Rows, block: Block) -> Array:
-    found = np.full(len(block.images), np.nan)
-    found[rows.image] = rows.numbers["confidence_clean"]
+def _certainty(rows: Rows, block: Block) -> dict[str, Array]:
+    """(images,) each: what every row of an image repeats."""
+    found = {name: np.full(len(block.images), np.nan) for name in CERTAINTY}
+    for name, column in CERTAINTY.items():
+        found[name][rows.image] = rows.numbers[column]
     return found
 
 

@@ -87,7 +87,7 @@ def _properties(profile: Profile, images: pl.DataFrame) -> dict[str, Array]:
     joined = wanted.join(here, on="image_id", how="left", maintain_order="left")
     names = [name for name in PROPERTIES if name in joined.columns]
     found = {name: joined[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names}
-    return {**found, "confidence": profile.confidence.astype(np.float64)}
+    return found | {name: values.astype(np.float64) for name, values in profile.certainty.items()}
 
 
 def _targets(profiles: Sequence[Profile]) -> Iterator[tuple[Line, Array]]:

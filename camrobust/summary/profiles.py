@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from camrobust.coded import Block
+from camrobust.coded import CERTAINTY, Block
 from camrobust.summary.pairs import Array, PairSums, starts_of
 
 Kept = NDArray[np.float32]
@@ -26,7 +26,7 @@ class Profile:
         families: F names of perturbation families.
         measures: (N, K) by name of `MEASURES`.
         by_family: (N, K, F) adjusted consistency.
-        confidence: (N,) probability of the class predicted for the clean image.
+        certainty: (N,) by name of `coded.CERTAINTY`, how sure the model is of the clean image.
     """
 
     dataset: str
@@ -36,7 +36,7 @@ class Profile:
     families: list[str]
     measures: Mapping[str, Kept]
     by_family: Kept
-    confidence: Kept
+    certainty: Mapping[str, Kept]
 
     def measure(self, name: str) -> Kept:
         """(N, K); an image's robustness is its consistency times its responsiveness."""
@@ -50,7 +50,7 @@ class _Piece:
     """A block's part of a profile: vectors by (cam, column)."""
 
     columns: Mapping[tuple[str, str], Kept]
-    confidence: Kept
+    certainty: Mapping[str, Kept]
 
 
 @dataclass
@@ -73,7 +73,9 @@ class Profiles:
         images = [image for image, wanted in zip(block.images, kept, strict=True) if wanted]
         self._images.setdefault(block.dataset, []).append(images)
 
-    def add(self, model: str, pairs: PairSums, groups: Sequence[tuple[str, str]], confidence: Array) -> None:
+    def add(
+        self, model: str, pairs: PairSums, groups: Sequence[tuple[str, str]], certainty: Mapping[str, Array]
+    ) -> None:
         """Take one model's sums over the images of the block, by (CAM, perturbation)."""
         sums, counts = (
             [part if self._kept.all() else part[:, self._kept] for part in parts]
@@ -93,7 +95,7 @@ class Profiles:
                 total, n = (part[1][0][:, members].sum(axis=1) for part in (sums, counts))
                 columns[cam, f"family {family}"] = (total / n).astype(np.float32)
         number = len(self._images[self._dataset]) - 1
-        piece = _Piece(columns, confidence[self._kept].astype(np.float32))
+        piece = _Piece(columns, {name: one[self._kept].astype(np.float32) for name, one in certainty.items()})
         self._pieces.setdefault((self._dataset, model), {})[number] = piece
 
     def _by_family(self, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
@@ -119,9 +121,13 @@ class Profiles:
             ]
             return np.concatenate(parts)
 
-        confidence = [
-            pieces[number].confidence if number in pieces else _missing(images) for number, images in enumerate(blocks)
-        ]
+        def sure(name: str) -> Kept:
+            parts = [
+                pieces[number].certainty[name] if number in pieces else _missing(images)
+                for number, images in enumerate(blocks)
+            ]
+            return np.concatenate(parts)
+
         return Profile(
             dataset,
             model,
@@ -130,7 +136,7 @@ class Profiles:
             families,
             {name: np.stack([whole(cam, name) for cam in cams], axis=1) for name in MEASURES},
             np.stack([np.stack([whole(cam, f"family {one}") for one in families], axis=1) for cam in cams], axis=1),
-            np.concatenate(confidence),
+            {name: sure(name) for name in CERTAINTY},
         )
 
 

@@ -37,7 +37,7 @@ def test_correlations_are_scipys_over_the_images_that_have_both():
     assert found.columns == [one.name for one in CHARACTERISTICS]
     values = dict(zip(profile.images, profile.measures["consistency_adjusted"][:, 1], strict=True))
     for line in found.filter(pl.col("measure") == "consistency_adjusted").iter_rows(named=True):
-        if line["property"] == "confidence":
+        if line["property"] in ("confidence", "entropy"):
             continue
         kept = [
             row for row in pictures.to_dicts() if row["contrast"] is not None and not np.isnan(values[row["image_id"]])
