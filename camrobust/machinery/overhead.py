@@ -36,8 +36,7 @@ def overhead(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
         ways: list[tuple[str, Callable[[RunConfig], float], dict[str, Any]]] = [
             ("bare loop in one process", _bare, {}),
             ("job, one Explain worker", _job, {"explainers": [1, 1]}),
-            ("job, two Explain workers", _job, {"explainers": [2, 2]}),
-            ("job as configured by default", _job, {}),
+            ("job, one Explain worker per core", _job, {}),
         ]
         rows: list[dict[str, Any]] = []
         for number, (name, way, cluster) in enumerate(ways):

@@ -130,10 +130,10 @@ def test_commits_are_large_but_never_much_of_the_run(run):
 @pytest.mark.parametrize(
     ("resources", "cluster", "device", "explain", "perturb", "load"),
     [
-        ({"CPU": 2.0}, {}, "cpu", {"num_cpus": 0.5}, {"num_cpus": 0.25}, {"num_cpus": 0.5}),
+        ({"CPU": 2.0}, {}, "cpu", {"num_cpus": 0.3}, {"num_cpus": 0.15}, {"num_cpus": 0.5}),
         ({"CPU": 64.0, "GPU": 4.0}, {}, "cuda", {"num_gpus": 0.8, "num_cpus": 1}, {"num_gpus": 0.2, "num_cpus": 1},
          {"num_cpus": 1}),
-        ({"CPU": 8.0, "GPU": 1.0}, {"gpus_per_explainer": 0}, "cpu", {"num_cpus": 0.5}, {"num_cpus": 0.25},
+        ({"CPU": 8.0, "GPU": 1.0}, {"gpus_per_explainer": 0}, "cpu", {"num_cpus": 0.353}, {"num_cpus": 0.176},
          {"num_cpus": 0.5}),
         # An autoscaling cluster has no GPU yet: what the configuration asks for decides, so that it scales up.
         ({"CPU": 0.0}, {"gpus_per_explainer": 0.5, "gpus_per_perturber": 0.25, "accelerator": "A10G",
@@ -142,8 +142,8 @@ def test_commits_are_large_but_never_much_of_the_run(run):
          {"num_gpus": 0.25, "num_cpus": 1, "accelerator_type": "A10G"},
          {"num_cpus": 2, "label_selector": {"role": "cpu"}}),
         ({"CPU": 2.0}, {"gpu_labels": {"role": "gpu"}, "gpu_resources": {"slot": 1}}, "cpu",
-         {"num_cpus": 0.5, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}},
-         {"num_cpus": 0.25, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}}, {"num_cpus": 0.5}),
+         {"num_cpus": 0.3, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}},
+         {"num_cpus": 0.15, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}}, {"num_cpus": 0.5}),
     ],
 )  # fmt: skip
 def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
@@ -156,7 +156,7 @@ def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     assert found.explainers[0] >= 1
     # On a small machine everything must fit at once, or a stage would wait for ever.
     if resources == {"CPU": 2.0}:
-        need = found.explainers[1] * 0.5 + found.perturbers[1] * 0.25 + 0.5 + 0.1
+        need = found.explainers[1] * 0.3 + found.perturbers[1] * 0.15 + 0.5 + 0.1
         assert need <= 2
 
 
