@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
 
+# What starts a cluster has the machine to itself; the rest shares it.
 test: $(VENV)/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not cluster" --numprocesses 2 --dist worksteal
+	$(BIN)/pytest -m cluster
 
 # Azure Blob Storage on loopback, for the tests that read from it.
 azurite:

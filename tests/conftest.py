@@ -7,6 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: with more threads than one each they would wait for one another.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "shared"))
 NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")

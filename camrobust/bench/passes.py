@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camrobust.bench.peers import SHARED
+from camrobust.bench.peers import SEVEN, SHARED
 from camrobust.bench.peers import peers as others
 from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
@@ -24,20 +24,27 @@ from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
 
+PLAIN = "plain forward"
+SEVEN_CAMS = "seven CAMs"
 ALL = "all CAMs of activations and gradients"
 MODEL = "resnet50"
-BATCH = {"cpu": 8, "cuda": 64}
-SEGMENT_BATCH, SEGMENT_REPEATS = 8, 3
+BATCH = {"cpu": 32, "cuda": 128}
+ABLATED = ("resnet50", "vgg16", "squeezenet1_1")
+"""Where Ablation-CAM is timed: global average pooling and one linear layer, and two that have more behind the layer."""
+SEGMENT_BATCH = 8
+FEW = 3
+"""Repetitions of what takes long."""
 SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
 """kernel_size, max_dist, ratio: ours, an earlier work's, scikit-image's."""
 
 
 def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dict[str, Any]:
-    """Time the shared pass and the perturbations on a ResNet-50 with random weights.
+    """Time the shared pass on a ResNet-50 with random weights, the perturbations and the segments.
 
     Args:
         device: "cpu" or "cuda".
-        peers: also time each method alone, and grad-cam's, torchcam's and captum's, where they are installed.
+        peers: also time each method alone, as grad-cam, torchcam and captum have it, where they are installed, and
+            Ablation-CAM on three architectures.
         repeats: interleaved repetitions; medians are reported.
 
     Returns:
@@ -50,37 +57,53 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         from camrobust.errors import UserError
 
         raise UserError("bench: this machine has no CUDA device; use --device cpu")
-    model = load_model(ModelSpec(MODEL, f"torchvision:{MODEL}@none"), device=device)
+    model = _model(MODEL, device)
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
     image = _image()
     pixels = make_variants(image, planned, "bench", "bench", 0)
     sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
     settings = Settings(CLASSIC, batch=BATCH[device])
-    inputs = model.normalise(pixels)
+
+    def maps(model: Model, *cams: str) -> Callable[[], object]:
+        return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))
+
     candidates: dict[str, Callable[[], object]] = {
-        "plain forward": lambda: _plain(model, inputs),
-        "ten CAMs": lambda: explain_variants(model, sample, pixels, planned, settings),
-        "ten CAMs, ranks, RBO, rows": lambda: measure(model, sample, pixels, planned, settings),
-        ALL: lambda: explain_variants(model, sample, pixels, planned, replace(settings, cams=_light())),
+        PLAIN: partial(_plain, model, model.normalise(pixels)),
+        "ten CAMs": maps(model, *CLASSIC),
+        "ten CAMs, ranks, RBO, rows": partial(measure, model, sample, pixels, planned, settings),
+        ALL: maps(model, *_light()),
     }
     if peers:
-        for name in SHARED:
-            one = replace(settings, cams=(name,))
-            candidates[f"camrobust: {name}"] = partial(explain_variants, model, sample, pixels, planned, one)
-        candidates |= others(model, inputs)
+        candidates[f"camrobust: {SEVEN_CAMS}"] = maps(model, *SEVEN)
+        candidates |= {f"camrobust: {name}": maps(model, name) for name in SHARED}
+        candidates |= others(model, model.normalise(pixels))
     seconds = interleaved(candidates, repeats, device)
-    plain = seconds["plain forward"]
+    ratios = _ratios(seconds)
+    ablation: dict[str, dict[str, float]] = {}
+    if peers:
+        if all(f"grad-cam: {name}" in ratios for name in SEVEN):
+            ratios[f"grad-cam: {SEVEN_CAMS}"] = sum(ratios[f"grad-cam: {name}"] for name in SEVEN)
+        for name in ABLATED:
+            one = _model(name, device)
+            work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
+            work[PLAIN] = partial(_plain, one, one.normalise(pixels))
+            ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
     return {
         "machine": _machine(device),
         "model": f"{MODEL}, random weights, 224 px",
         "batch": BATCH[device],
-        "cams": {"ten CAMs": list(CLASSIC), ALL: list(_light())},
+        "cams": {"ten CAMs": list(CLASSIC), ALL: list(_light()), SEVEN_CAMS: list(SEVEN)},
         "repeats": repeats,
-        "plain_forward_ms_per_image": round(statistics.median(plain) * 1000 / BATCH[device], 3),
-        "ratios": {name: round(_ratio(times, plain), 3) for name, times in seconds.items()},
+        "plain_forward_ms_per_image": round(statistics.median(seconds[PLAIN]) * 1000 / BATCH[device], 3),
+        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "ablation": {name: {cam: round(ratio, 3) for cam, ratio in one.items()} for name, one in ablation.items()},
         "perturbation_ms_per_image": _perturbation_ms(image, device),
-        "segments": segments(device, min(repeats, SEGMENT_REPEATS)),
+        "segments": segments(device, min(repeats, FEW)),
     }
+
+
+def _model(name: str, device: str) -> Model:
+    return load_model(ModelSpec(name, f"torchvision:{name}@none"), device=device)
 
 
 def _light() -> tuple[str, ...]:
@@ -88,8 +111,13 @@ def _light() -> tuple[str, ...]:
     return tuple(one.name for one in CAMS if one.needs in ("activations", "gradients", "head"))
 
 
+def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Of each candidate to the plain pass: median of the ratios of neighbouring measurements."""
+    plain = seconds[PLAIN]
+    return {name: _ratio(times, plain) for name, times in seconds.items()}
+
+
 def _ratio(times: list[float], plain: list[float]) -> float:
-    """Median of the ratios of neighbouring measurements."""
     return statistics.median(one / other for one, other in zip(times, plain, strict=True))
 
 
@@ -223,11 +251,18 @@ def show(results: Mapping[str, Any]) -> None:
     """Print the results as plain Markdown tables."""
     machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     lines = [
-        f"{machine}; {results['model']}, batch {results['batch']}, median of {results['repeats']}",
+        f"{machine}; {results['model']}, batch {results['batch']}, median of {results['repeats']}; "
+        f"plain forward {results['plain_forward_ms_per_image']:.1f} ms per image",
         "",
         "| work on one batch | × plain forward |",
         "|---|---|",
         *(f"| {name} | {ratio:.2f} |" for name, ratio in results["ratios"].items()),
+        "",
+        *(f"{name}: {', '.join(cams)}." for name, cams in results["cams"].items()),
+        "",
+        "| model | gradcam × plain forward | ablationcam × plain forward |",
+        "|---|---|---|",
+        *(f"| {name} | {one['gradcam']:.2f} | {one['ablationcam']:.2f} |" for name, one in results["ablation"].items()),
         "",
         "| perturbation at severity 3 | ms per image |",
         "|---|---|",

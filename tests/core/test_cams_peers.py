@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from camrobust.api import explain as explain_images
 from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.cams.fullgrad import full_gradients
 from camrobust.core.evidence import collect, explain
@@ -256,6 +257,48 @@ def test_torchcams_gradcam_plus_plus_is_not_the_formula(case):
     )
     assert difference(maps["gradcam++"], wanted) <= 1e-4
     assert difference(theirs, wanted) > 1e-3
+
+
+def test_torchcams_smoothgradcam_plus_plus_weighs_the_last_noisy_activations(case):
+    # The paper weighs the clean ones, and so do we: against a plain loop in test_cams_methods.
+    from torchcam import methods
+
+    model, inputs, evidence, _ = case
+    if model.name != "resnet18":
+        return
+    torch.manual_seed(0)
+    with methods.SmoothGradCAMpp(model.network.module, model.network.layer_name) as explainer:
+        explainer.model(inputs.clone().requires_grad_())
+        weights, weigh = [], explainer._get_weights
+        explainer._get_weights = lambda *given, **named: weights.append(weigh(*given, **named)) or weights[-1]
+        theirs = explainer([int(target) for target in evidence.targets], normalized=False)[0].detach()
+        last = explainer.hook_a[0].detach()
+
+    def weighed(activations):
+        return torch.einsum("bc,bchw->bhw", weights[0][0].detach(), activations).relu()
+
+    assert difference(theirs, weighed(last)) <= 1e-4
+    assert difference(theirs, weighed(evidence.activations)) > 1e-2
+
+
+def test_grad_cam_gives_blank_maps_where_targets_are_missing_and_we_refuse(case):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model, inputs, evidence, maps = case
+    if model.name != "resnet18":
+        return
+    module = model.network.module.requires_grad_(True)
+    try:
+        with pytorch_grad_cam.GradCAM(module, [model.network.layer]) as explainer:
+            theirs = explainer(inputs.clone(), [ClassifierOutputTarget(int(evidence.targets[0]))])
+    finally:
+        module.requires_grad_(False)
+    assert theirs[0].any()
+    assert not theirs[1].any()
+    assert maps["gradcam"].flatten(1).any(dim=1).all()
+    with pytest.raises(ValueError, match="targets: must be one class per image"):
+        explain_images(model, torch.zeros(2, 3, 224, 224), targets=[int(evidence.targets[0])])
 
 
 def test_an_in_place_relu_behind_the_layer_misleads_grad_cam_and_not_us(case):
