@@ -1,6 +1,6 @@
 """Charts of the tests and of the characteristics."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -74,23 +74,18 @@ def _diagram(ordered: pl.DataFrame) -> list[dict[str, Any]]:
     return cams + levels
 
 
-def characteristics_chart(
-    characteristics: pl.DataFrame, cams: Sequence[str], left_out: Collection[tuple[str, str]]
-) -> Figure | None:
+def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) -> Figure | None:
     """Rank correlation of every image property with adjusted consistency, with its 95 % interval, per CAM.
 
     Args:
         characteristics: `schema.CHARACTERISTICS`.
         cams: names from top to bottom.
-        left_out: (model, CAM) that are not drawn: those with the maps of another, and the floor.
 
     Returns:
         None where nothing could be correlated.
     """
     found = characteristics.filter(
-        (pl.col("analysis") == "spearman")
-        & (pl.col("measure") == "consistency_adjusted")
-        & ~pl.struct("model", "cam").is_in([{"model": model, "cam": cam} for model, cam in left_out])
+        (pl.col("analysis") == "spearman") & (pl.col("measure") == "consistency_adjusted")
     ).select(
         pl.col("dataset").fill_null("all pooled"), "model", "cam", "family", "property", "n_images",
         *(pl.col(name).round(4) for name in ("effect", "effect_lower", "effect_upper", "share")),

@@ -98,19 +98,16 @@ def build_report(
 def _figures(run: Mapping[str, Any], summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame) -> list[Figure]:
     """Those for which there are numbers, each method drawn once."""
     controls, cams, twins = run.get("controls", []), run.get("cams", []), twins_of(run)
-    alone = {name: table.filter(~pl.struct("model", "cam").is_in(twins)) for name, table in summaries.items()
-             if name.startswith("by_") and "cam" in table.columns}  # fmt: skip
-    tests, traits = summaries.get("tests"), summaries.get("characteristics")
-    floor = [(model, cam) for model in run.get("models", []) for cam in controls]
-    order = ranked["cam"].unique(maintain_order=True).to_list()
+    is_twin = pl.struct("model", "cam").is_in(twins)
     drawn = [
-        severity_curves(alone["by_level"], cams, controls),
-        heat_map(alone["by_perturbation"], order),
-        None if tests is None else critical_differences(tests),
-        None if traits is None else characteristics_chart(
-            traits, cams, [*floor, *((twin["model"], twin["cam"]) for twin in twins)]
-        ),
-    ]  # fmt: skip
+        severity_curves(summaries["by_level"].filter(~is_twin), cams, controls),
+        heat_map(summaries["by_perturbation"].filter(~is_twin), ranked["cam"].unique(maintain_order=True).to_list()),
+    ]
+    if "tests" in summaries:
+        drawn.append(critical_differences(summaries["tests"]))
+    if "characteristics" in summaries:
+        explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(list(controls)))
+        drawn.append(characteristics_chart(explained, cams))
     return [figure for figure in drawn if figure is not None]
 
 

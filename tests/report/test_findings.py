@@ -78,11 +78,10 @@ def test_charts_hold_the_tables_numbers(made):
         assert f"{value:.2f}" in ranks
     assert "within the critical difference of" in ranks
     assert "pick_model" in ranks
-    chart = characteristics_chart(traits, ["a", "b", "random"], [("m", "random"), ("n", "random"), ("n", "b")])
+    chart = characteristics_chart(traits, ["a", "b", "random"])
     assert str(round(traits.filter(pl.col("analysis") == "spearman")["effect"][0], 4)) in str(chart.complete())
-    assert set(chart.numbers.select("model", "cam").rows()) == {("m", "a"), ("m", "b"), ("n", "a")}
     assert critical_differences(tests.clear()) is None
-    assert characteristics_chart(traits.clear(), [], []) is None
+    assert characteristics_chart(traits.clear(), []) is None
 
 
 def test_the_page_has_both_parts_and_still_builds_without_them(made):
@@ -101,3 +100,12 @@ def test_the_page_has_both_parts_and_still_builds_without_them(made):
 def test_probabilities_in_words():
     assert [probability(p) for p in (None, 0.0004, 0.0421)] == ["p unknown", "p < 0.001", "p = 0.042"]
     assert probability(float(np.float64(0.5))) == "p = 0.500"
+
+
+def test_floors_and_twins_are_not_drawn_among_the_characteristics(made):
+    table, pictures, tables = made
+    run = RUN | {"models": ["m", "n"], "cams": ["a", "b", "random"], "same_as": {"m": {}, "n": {"b": "a"}}}
+    report = build_report(run, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
+    drawn = {figure.name: figure.numbers for figure in report.figures}
+    assert set(drawn["traits"].select("model", "cam").rows()) == {("m", "a"), ("m", "b"), ("n", "a")}
+    assert ("n", "b") not in set(drawn["curves"].select("model", "cam").rows())
