@@ -26,8 +26,8 @@ const key = (row, place) => {
 };
 const compare = (a, b) => a === null ? 1 : b === null ? -1 : typeof a === "string" ? a.localeCompare(b) : a - b;
 find("thead th", board).forEach((heading, place) => heading.firstElementChild.addEventListener("click", () => {
-  const falls = heading.getAttribute("aria-sort") === "descending", text = heading.classList.contains("text");
-  const sign = heading.ariaSort ? (falls ? 1 : -1) : text ? 1 : -1;
+  const before = heading.getAttribute("aria-sort"), text = heading.classList.contains("text");
+  const sign = before === "descending" || (!before && text) ? 1 : -1;
   for (const other of find("thead th", board)) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
   const known = rows.filter(row => key(row, place) !== null), unknown = rows.filter(row => key(row, place) === null);

@@ -21,6 +21,8 @@ from camrobust.report.provenance import commands, configuration, masked, stage_t
 from camrobust.report.verdict import twins_of, verdict
 
 FAILURES_SHOWN = 50
+SHOWN = ("config", "combined", "warnings")
+"""What the page repeats of run.json as it was written by a user."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
             "responsiveness")  # fmt: skip
 
@@ -66,7 +68,8 @@ def build_report(
         failures: `schema.FAILURES`.
         maps: the gallery, `schema.MAPS`.
     """
-    run, controls = masked(run), list(run.get("controls", []))
+    run = {**run, **{key: masked(run[key]) for key in SHOWN if key in run}}
+    controls = list(run.get("controls", []))
     ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
     tests, traits = summaries.get("tests"), summaries.get("characteristics")
     figures = _figures(run, summaries, ranked)

@@ -98,7 +98,7 @@ def test_a_run_without_flips_says_so():
 
 
 def test_a_run_without_pictures_scores_or_severities_still_builds():
-    assert "No pictures: either none were kept" in build(scores(), gallery=False)
+    assert "No pictures: none were kept" in build(scores(), gallery=False)
     assert "No CAM was scored, so there is nothing to compare." in build(frame(SCORES, []), gallery=False)
     table = scores()
     page = build(table.with_columns(severity=None).cast({"severity": table.schema["severity"]}))
@@ -128,11 +128,11 @@ def test_an_overlay_of_a_flat_or_broken_map_is_still_a_picture():
 
 def test_nothing_secret_is_shown():
     config = {
-        "models": [{"name": "m", "arguments": {"hf_token": "hf_abc", "num_tokens_kept": 7, "api-key": "k1"}}],
+        "models": [{"name": "m", "arguments": {"hf_token": "hf_abc", "num_tokens_kept": 7, "api-key": "key-one"}}],
         "datasets": [{"images": "https://me:pw1@store/x?sig=s1&v=2"}],
     }
     page = build(scores(), gallery=False, run=RUN | {"config": config}, broken=["x"])
-    for secret in ("hf_abc", "k1", "pw1", "s1&"):
+    for secret in ("hf_abc", "key-one", "me:pw1", "sig=s1"):
         assert secret not in page
     assert "hf_token: (hidden)" in page
     assert "num_tokens_kept: 7" in page
@@ -184,7 +184,7 @@ def test_a_wide_run_makes_a_page_below_ten_megabytes(tmp_path):
     assert tables["by_level"].height == 5 * 2 * 10 * 40
     document = run.run() | {"config": {"gallery": 12}}
     page = build_report(document, tables, rows.lazy(), images(rows), failures(), noisy_gallery(kept)).page
-    assert page.count("<img") == 2 * 2 * (6 * 4 + 3 * 2)
+    assert page.count('<img src="data:') == 2 * 2 * (6 * 4 + 3 * 2)
     assert len(page.encode()) < 10_000_000
 
 
