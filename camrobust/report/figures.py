@@ -14,7 +14,7 @@ BAND_IMAGES = 10
 """Fewest images from which an interval is drawn."""
 FEW_COLOURS = 10
 CELL_PX = (46, 26)
-BRIGHT = 0.6
+BRIGHT = 0.45
 """Above it the ramp is light enough for dark figures."""
 
 
