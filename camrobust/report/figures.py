@@ -21,8 +21,8 @@ BRIGHT = 0.45
 def colours(cams: Sequence[str], drawn: Sequence[str]) -> alt.Color:
     """One colour per CAM, in the order in which they were asked for."""
     domain = [cam for cam in cams if cam in drawn]
-    scheme = "tableau10" if len(domain) <= FEW_COLOURS else "tableau20"
-    return alt.Color("cam:N", title="CAM", scale=alt.Scale(domain=domain, scheme=scheme))
+    scale = alt.Scale(domain=domain, scheme="tableau10" if len(domain) <= FEW_COLOURS else "tableau20")
+    return alt.Color("cam:N", title="CAM", scale=scale)
 
 
 def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> Figure | None:

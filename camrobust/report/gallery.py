@@ -155,7 +155,7 @@ def _flipped(pair: Row, maps: pl.DataFrame, cam: str) -> Exhibit:
 
 
 def _of(image: Row) -> pl.Expr:
-    return (pl.col("dataset") == image["dataset"]) & (pl.col("image_id") == image["image_id"])
+    return pl.col("dataset").eq(image["dataset"]) & pl.col("image_id").eq(image["image_id"])
 
 
 def _cells(pairs: Sequence[Row], variants: pl.DataFrame, cam: str) -> list[Cell]:
