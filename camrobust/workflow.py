@@ -17,7 +17,7 @@ from camrobust.io.objects import MissingObjectError
 from camrobust.io.progress import Progress, in_all, read_progress, write_progress
 from camrobust.io.results import clear_stale, empty_frame, retract
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
-from camrobust.report.page import build_report
+from camrobust.report.page import Report, build_report
 from camrobust.schema import MAPS, SUMMARIES
 from camrobust.summary.aggregate import scan_scores
 from camrobust.verify import Verdict, verify
@@ -216,14 +216,20 @@ def finish(folder: RunFolder, max_failures: float, *, measured: int) -> Outcome:
         if verdict.score_rows:
             timed("aggregate", aggregate)
             timed("report", report)
-        attempts = [attempt for attempt, _ in read_progress(folder.store)]
-        times = {
-            "attempts": len(attempts),
-            "seconds": {"measure": round(sum(attempt.seconds for attempt in attempts), 1), **seconds},
-            "stages": {name: asdict(stage) for name, stage in in_all(attempts).items()},
-        }
+        times = _times(folder)
+        times["seconds"] |= seconds
         folder.write_json("done.json", {**verdict.as_dict(), "finished": utc(), **times})
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failures)
+
+
+def _times(folder: RunFolder) -> dict[str, Any]:
+    """How long measuring took, over all attempts."""
+    attempts = [attempt for attempt, _ in read_progress(folder.store)]
+    return {
+        "attempts": len(attempts),
+        "seconds": {"measure": round(sum(attempt.seconds for attempt in attempts), 1)},
+        "stages": {name: asdict(stage) for name, stage in in_all(attempts).items()},
+    }
 
 
 def aggregate(folder: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
@@ -251,9 +257,16 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
         pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
     )
     images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
-    page = build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS))
-    output.store.write("report/index.html", page.encode())
+    _draw(
+        output,
+        build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS)),
+    )
     return tables
+
+
+def _draw(folder: RunFolder, drawn: Report) -> None:
+    for name, content in drawn.files():
+        folder.store.write(f"report/{name}", content)
 
 
 def _written(folder: RunFolder, tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -277,16 +290,16 @@ def summaries(folder: RunFolder) -> dict[str, pl.DataFrame]:
 
 
 def report(folder: RunFolder) -> str:
-    """Draw the page from the summary tables; returns its address."""
+    """Draw the page and its figures from the summary tables; returns the page's address."""
     document = folder.run()
     committed = folder.committed()
-    page = build_report(
-        {**document, "finished": utc()},
+    drawn = build_report(
+        {**document, "finished": utc(), "times": _times(folder)},
         summaries(folder),
         scan_scores(*folder.score_files(committed)),
         folder.table("images", committed),
         folder.table("failures", committed),
         folder.table("maps", committed),
     )
-    folder.store.write("report/index.html", page.encode())
+    _draw(folder, drawn)
     return folder.store.locate("report/index.html")

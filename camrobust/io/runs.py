@@ -1,6 +1,7 @@
 """A run folder: run.json first, the manifest, the commits, done.json last."""
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,13 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, str]:
     """What the driver runs on, in words; no host name."""
-    return {"system": f"{platform.system()} {platform.machine()}", "interpreter": sys.implementation.name}
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "interpreter": sys.implementation.name,
+        "cpus": f"{os.cpu_count()} CPUs",
+        "memory": f"{memory_bytes / 2**30:.0f} GiB of memory",
+    }
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Charts of the tests and of the characteristics, as Vega-Lite specifications."""
+"""Charts of the tests and of the characteristics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import polars as pl
 
-from camrobust.report.figures import TEXT, choice, picked, plain
+from camrobust.report.figure import TEXT, Figure, choice, choices, picked, plain, source
+from camrobust.report.figures import COLUMNS, colours
 from camrobust.summary.ranktests import cliques
 
 MEASURES = {
@@ -14,16 +16,17 @@ MEASURES = {
     "robustness_adjusted": "robustness RM",
 }
 ROW_PX = 22
+STEP_PX = 13
 
 
-def critical_differences(tests: pl.DataFrame) -> dict[str, Any] | None:
+def critical_differences(tests: pl.DataFrame) -> Figure | None:
     """Mean ranks of the CAMs over images, 1 = best; a bar joins those that Nemenyi's test does not tell apart.
 
     Args:
         tests: `schema.TESTS`.
 
     Returns:
-        A Vega-Lite specification; None where no CAMs could be compared.
+        None where no CAMs could be compared.
 
     References:
         Demšar 2006, JMLR 7, figure 1.
@@ -34,26 +37,12 @@ def critical_differences(tests: pl.DataFrame) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     for (dataset, model, measure), group in ranks.group_by("dataset", "model", "measure", maintain_order=True):
         where = {"dataset": dataset, "model": model, "measure": MEASURES[str(measure)]}
-        ordered = group.sort("effect", "first")
-        means = ordered["effect"].to_list()
-        half = float((ordered["effect_upper"] - ordered["effect_lower"])[0])
-        for row, line in enumerate(ordered.iter_rows(named=True)):
-            label = f"{line['first']}  {line['effect']:.2f}"
-            rows.append(
-                {**where, "kind": "cam", "row": row, "from": line["effect"], "to": line["effect"], "label": label,
-                 "images": line["n_images"], "dropped": line["n_dropped"]}
-            )  # fmt: skip
-        for number, (first, last) in enumerate(cliques(means, half)):
-            label = f"within the critical difference of {half:.3f}"
-            ends = {"from": means[first] - 0.04, "to": means[last] + 0.04}
-            rows.append({**where, "kind": "level", "row": -1 - number / 2, "label": label, **ends})
-    chosen = [
-        choice(key, list(dict.fromkeys(row[key] for row in rows)))
-        for key in ("measure", "model", "dataset")
-        if key == "measure" or len({row[key] for row in rows}) > 1
-    ]
+        rows += [{**where, **row} for row in _diagram(group.sort("effect", "first"))]
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    measures = table["measure"].unique(maintain_order=True).to_list()
+    chosen = [choice("measure", measures), *choices(table, "model", "dataset")]
     most = max(row["row"] for row in rows)
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(source()).encode(
         y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[most + 0.8, -1.8], nice=False)),
         x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(zero=False, padding=60)),
     )
@@ -63,19 +52,37 @@ def critical_differences(tests: pl.DataFrame) -> dict[str, Any] | None:
     layered = alt.layer(
         level.mark_rule(strokeWidth=4, color=TEXT).encode(x2="to:Q", tooltip=alt.Tooltip("label:N", title="level")),
         cam.mark_point(filled=True, size=60, color=TEXT).encode(tooltip=tips),
-        cam.mark_text(align="left", dx=9, color=TEXT, fontSize=12).encode(text="label:N"),
+        cam.mark_text(align="left", dx=9, color=TEXT, fontSize=12, limit=240).encode(text="label:N"),
     ).properties(width=640, height=ROW_PX * (most + 3))
-    return plain(layered.transform_filter(picked(chosen)).add_params(*chosen))
+    return Figure("ranks", plain(layered.transform_filter(picked(chosen)).add_params(*chosen)), table)
 
 
-def characteristics_chart(characteristics: pl.DataFrame) -> dict[str, Any] | None:
+def _diagram(ordered: pl.DataFrame) -> list[dict[str, Any]]:
+    """The points and bars of one comparison, from its mean ranks, best first."""
+    means = ordered["effect"].to_list()
+    half = float((ordered["effect_upper"] - ordered["effect_lower"])[0])
+    cams = [
+        {"kind": "cam", "row": float(row), "from": line["effect"], "to": line["effect"], "images": line["n_images"],
+         "dropped": line["n_dropped"], "label": f"{line['first']}  {line['effect']:.2f}"}
+        for row, line in enumerate(ordered.iter_rows(named=True))
+    ]  # fmt: skip
+    levels = [
+        {"kind": "level", "row": -1 - number / 2, "from": means[first] - 0.04, "to": means[last] + 0.04,
+         "images": None, "dropped": None, "label": f"within the critical difference of {half:.3f}"}
+        for number, (first, last) in enumerate(cliques(means, half))
+    ]  # fmt: skip
+    return cams + levels
+
+
+def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) -> Figure | None:
     """Rank correlation of every image property with adjusted consistency, with its 95 % interval, per CAM.
 
     Args:
         characteristics: `schema.CHARACTERISTICS`.
+        cams: names from top to bottom.
 
     Returns:
-        A Vega-Lite specification; None where nothing could be correlated.
+        None where nothing could be correlated.
     """
     found = characteristics.filter(
         (pl.col("analysis") == "spearman") & (pl.col("measure") == "consistency_adjusted")
@@ -85,21 +92,17 @@ def characteristics_chart(characteristics: pl.DataFrame) -> dict[str, Any] | Non
     )  # fmt: skip
     if found.is_empty():
         return None
-    chosen = [
-        choice(key, found[key].unique(maintain_order=True).to_list())
-        for key in ("family", "model", "dataset")
-        if found[key].n_unique() > 1
-    ]
-    base = alt.Chart(alt.Data(values=found.to_dicts())).encode(
-        y=alt.Y("property:N", title=None, sort=None),
-        yOffset="cam:N",
-        color=alt.Color("cam:N", title="CAM", scale=alt.Scale(scheme="tableau10")),
+    chosen = choices(found, "family", "model", "dataset")
+    base = alt.Chart(source()).encode(
+        y=alt.Y("cam:N", title=None, sort=list(cams), axis=alt.Axis(ticks=False, domain=False)),
+        color=colours(cams, found["cam"].unique().to_list()).legend(None),
     )
-    span = base.mark_rule(strokeWidth=1.5, clip=True).encode(
-        x=alt.X("effect_lower:Q", title="rank correlation with consistency", scale=alt.Scale(domain=[-1, 1])),
-        x2="effect_upper:Q",
+    zero = alt.condition("datum.value === 0", alt.value("#888c"), alt.value("#8883"))
+    axis = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], gridColor=zero)
+    span = base.mark_rule(strokeWidth=2, clip=True).encode(
+        x=alt.X("effect_lower:Q", title=None, axis=axis, scale=alt.Scale(domain=[-1, 1])), x2="effect_upper:Q"
     )
-    point = base.mark_point(filled=True, size=28).encode(
+    point = base.mark_point(filled=True, size=34, opacity=1).encode(
         x="effect:Q",
         tooltip=[
             alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("property:N"), alt.Tooltip("effect:Q", format=".3f"),
@@ -107,8 +110,10 @@ def characteristics_chart(characteristics: pl.DataFrame) -> dict[str, Any] | Non
             alt.Tooltip("share:Q", format=".1%", title="variance explained"), alt.Tooltip("n_images:Q", title="images"),
         ],
     )  # fmt: skip
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color="#8888").encode(x="zero:Q")
-    layered = alt.layer(span, point).properties(width=640, height=alt.Step(5 + 3 * found["cam"].n_unique()))
-    if chosen:
-        layered = layered.transform_filter(picked(chosen))
-    return plain(alt.layer(zero, layered).add_params(*chosen))
+    faceted = (
+        alt.layer(span, point)
+        .properties(width=210, height=alt.Step(STEP_PX))
+        .facet(facet=alt.Facet("property:N", title=None, sort=None), columns=COLUMNS)
+        .transform_filter(picked(chosen))
+    )
+    return Figure("traits", plain(faceted.add_params(*chosen) if chosen else faceted), found)

@@ -1,30 +1,31 @@
-"""Charts as Vega-Lite specifications, drawn by Altair."""
+"""Charts of the summary tables: curves against severity, and CAM × perturbation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 import polars as pl
 
-MEASURES = {
-    "consistency_adjusted": "consistency (adjusted)",
-    "responsiveness_adjusted": "responsiveness (adjusted)",
-    "robustness_adjusted": "robustness RM (adjusted)",
-    "consistency": "consistency (raw)",
-    "responsiveness": "responsiveness (raw)",
-    "robustness": "robustness RM (raw)",
-    "flip_rate": "share of predictions that flipped",
-}
-TEXT = "currentColor"
-"""Charts take the page's text colour, so that they read in light and dark."""
+from camrobust.report.figure import Figure, choices, measure_choice, measured, picked, plain, source
+
 COLUMNS = 3
 VISIBLE = [-0.25, 1.1]
 """Range of every panel: intervals from two or three images reach far beyond what a measure can mean."""
 BAND_IMAGES = 10
 """Fewest images from which an interval is drawn."""
+FEW_COLOURS = 10
+CELL_PX = (46, 26)
+BRIGHT = 0.45
+"""Above it the ramp is light enough for dark figures."""
 
 
-def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> dict[str, Any] | None:
+def colours(cams: Sequence[str], drawn: Sequence[str]) -> alt.Color:
+    """One colour per CAM, in the order in which they were asked for."""
+    domain = [cam for cam in cams if cam in drawn]
+    scale = alt.Scale(domain=domain, scheme="tableau10" if len(domain) <= FEW_COLOURS else "tableau20")
+    return alt.Color("cam:N", title="CAM", scale=scale)
+
+
+def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> Figure | None:
     """Every measure against severity: a line with its 95 % interval per CAM, a panel per perturbation.
 
     Args:
@@ -33,21 +34,16 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
         controls: CAMs that are a floor; drawn dashed.
 
     Returns:
-        A Vega-Lite specification; None where no strength was given as a severity.
+        None where no strength was given as a severity.
     """
-    data = _long(by_level.drop_nulls("severity"))
-    if data.is_empty():
+    keys = ("dataset", "model", "cam", "perturbation", "severity", "parameter", "n_images")
+    table = measured(by_level.drop_nulls("severity"), keys)
+    if table.is_empty():
         return None
-    drawn = set(data["cam"])
-    chosen = [choice("measure", list(MEASURES.values()))]
-    chosen += [
-        choice(key, data[key].unique().sort().to_list()) for key in ("model", "dataset") if data[key].n_unique() > 1
-    ]
-    base = alt.Chart(alt.Data(values=data.to_dicts())).encode(
+    chosen = [measure_choice(table), *choices(table, "model", "dataset")]
+    base = alt.Chart(source()).encode(
         x=alt.X("severity:O", title="severity", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color(
-            "cam:N", title="CAM", scale=alt.Scale(domain=[cam for cam in cams if cam in drawn], scheme="tableau10")
-        ),
+        color=colours(cams, table["cam"].unique().to_list()),
     )
     scale = alt.Scale(domain=VISIBLE, nice=False)
     band = base.mark_area(opacity=0.12, clip=True).encode(
@@ -61,60 +57,65 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
         tooltip=[
             alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("severity:O"), alt.Tooltip("parameter:N", title="strength"),
             alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("lower:Q", format=".3f"),
-            alt.Tooltip("upper:Q", format=".3f"), alt.Tooltip("images:Q", title="images"),
+            alt.Tooltip("upper:Q", format=".3f"), alt.Tooltip("n_images:Q", title="images"),
         ],
     )  # fmt: skip
-    layered = alt.layer(band, line).properties(width=250, height=170).transform_filter(picked(chosen))
-    chart = layered.facet(facet=alt.Facet("perturbation:N", title=None), columns=COLUMNS).add_params(*chosen)
-    return plain(chart)
-
-
-def choice(key: str, options: list[str]) -> alt.Parameter:
-    """A list to pick one value of a key from."""
-    bind = alt.binding_select(options=options, name=f"{key} ")
-    return alt.param(name=f"pick_{key}", value=options[0], bind=bind)
-
-
-def picked(chosen: Sequence[alt.Parameter]) -> str:
-    """The filter that keeps the rows of what was picked."""
-    return " && ".join(f"datum.{param.name.removeprefix('pick_')} == {param.name}" for param in chosen)
-
-
-def _long(by_level: pl.DataFrame) -> pl.DataFrame:
-    """One row per group and measure, where it is defined."""
-    keys = [*map(pl.col, ("dataset", "model", "cam", "perturbation", "severity", "parameter"))]
-    keys.append(pl.col("n_images").alias("images"))
-    parts, enough = [], pl.col("n_images") >= BAND_IMAGES
-    for name, title in MEASURES.items():
-        bounds = [f"{name}_lower", f"{name}_upper"]
-        known = [pl.col(one) if one in by_level.columns else pl.lit(None, pl.Float64) for one in bounds]
-        parts.append(
-            by_level.select(
-                *keys,
-                pl.lit(title).alias("measure"),
-                pl.col(name).round(4).alias("value"),
-                pl.when(enough).then(known[0].round(4)).alias("lower"),
-                pl.when(enough).then(known[1].round(4)).alias("upper"),
-            )
+    faceted = (
+        alt.layer(band, line)
+        .properties(width=250, height=170)
+        .facet(facet=alt.Facet("perturbation:N", title=None), columns=COLUMNS)
+        .transform_filter(picked(chosen[1:]))
+        .transform_calculate(
+            value="datum[pick_measure]",
+            lower=f"datum.n_images >= {BAND_IMAGES} ? datum[pick_measure + '_lower'] : null",
+            upper=f"datum.n_images >= {BAND_IMAGES} ? datum[pick_measure + '_upper'] : null",
         )
-    return pl.concat(parts).drop_nulls("value")
-
-
-def plain(chart: alt.FacetChart | alt.LayerChart) -> dict[str, Any]:
-    """The specification of a chart in the page's colours."""
-    configured = (
-        chart.configure(background="transparent", font="system-ui, sans-serif")
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=TEXT,
-            titleColor=TEXT,
-            domainColor="#8886",
-            tickColor="#8886",
-            gridColor="#8883",
-            labelFontSize=11,
-        )
-        .configure_header(labelColor=TEXT, labelFontSize=13, labelFontWeight="bold")
-        .configure_legend(labelColor=TEXT, titleColor=TEXT, labelFontSize=12, symbolStrokeWidth=3, symbolOpacity=1)
+        .transform_filter("isValid(datum.value)")
+        .add_params(*chosen)
     )
-    specification: dict[str, Any] = configured.to_dict()
-    return specification
+    return Figure("curves", plain(faceted), table)
+
+
+def heat_map(by_perturbation: pl.DataFrame, cams: Sequence[str]) -> Figure | None:
+    """Every measure of every CAM under every perturbation, of one model on one dataset.
+
+    Args:
+        by_perturbation: the summary table.
+        cams: names from top to bottom.
+
+    Returns:
+        None where nothing was scored.
+    """
+    table = measured(by_perturbation, ("dataset", "model", "cam", "perturbation", "n_images", "n_pairs"))
+    if table.is_empty():
+        return None
+    chosen = [measure_choice(table), *choices(table, "model", "dataset")]
+    base = alt.Chart(source()).encode(
+        x=alt.X("perturbation:N", title=None, axis=alt.Axis(orient="top", labelAngle=-45, domain=False, ticks=False)),
+        y=alt.Y("cam:N", title=None, sort=list(cams), axis=alt.Axis(domain=False, ticks=False)),
+    )
+    tile = base.mark_rect(cornerRadius=2, strokeWidth=1, stroke="#8882").encode(
+        color=alt.Color(
+            "value:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True), legend=None, title="value"
+        ),
+        tooltip=[
+            alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("perturbation:N"), alt.Tooltip("value:Q", format=".3f"),
+            alt.Tooltip("lower:Q", format=".3f"), alt.Tooltip("upper:Q", format=".3f"),
+            alt.Tooltip("n_images:Q", title="images"), alt.Tooltip("n_pairs:Q", title="pairs"),
+        ],
+    )  # fmt: skip
+    figure = base.mark_text(fontSize=11).encode(
+        text=alt.Text("value:Q", format=".2f"),
+        color=alt.condition(f"datum.value > {BRIGHT}", alt.value("#000000"), alt.value("#ffffff")),
+    )
+    layered = (
+        alt.layer(tile, figure)
+        .properties(width=alt.Step(CELL_PX[0]), height=alt.Step(CELL_PX[1]))
+        .transform_filter(picked(chosen[1:]))
+        .transform_calculate(
+            value="datum[pick_measure]", lower="datum[pick_measure + '_lower']", upper="datum[pick_measure + '_upper']"
+        )
+        .transform_filter("isValid(datum.value)")
+        .add_params(*chosen)
+    )
+    return Figure("heatmap", plain(layered), table)

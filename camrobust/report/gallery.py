@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -19,8 +19,10 @@ RAMP = np.array(
     dtype=np.float64,
 )  # fmt: skip
 """Eight points of the perceptually uniform ramp "inferno"."""
-EXTREMES = 4
-SHOWN = 4
+EXTREMES = 3
+"""Images of each kind."""
+SIDE_PX = 192
+"""Longest side of a picture on the page."""
 OUTLINE = (255, 255, 255)
 
 
@@ -62,10 +64,17 @@ def outlined(photo: NDArray[np.uint8], outlines: bytes | None) -> Image.Image:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture as a data: address, JPEG."""
+    """A picture as a data: address: JPEG, no side longer than SIDE_PX."""
     sink = BytesIO()
-    picture.save(sink, "JPEG", quality=82)
+    picture.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
+    picture.save(sink, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+Kind = Literal["most", "least", "flipped"]
+Row = dict[str, Any]
+PAIR = ("perturbation", "parameter", "replicate")
+KEPT = pl.col("same") & (pl.col("status") == "ok")
 
 
 @dataclass(frozen=True)
@@ -81,18 +90,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One image of the gallery."""
+    """One image of the gallery, clean and under some of its variants."""
 
     image_id: str
     dataset: str
-    stability: str
+    remark: str
     cells: list[Cell]
 
 
-def exhibits(maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str) -> dict[str, list[Exhibit]]:
-    """The most and the least stable images of the gallery, for one model and CAM.
+def exhibits(maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str) -> dict[Kind, list[Exhibit]]:
+    """The images of the gallery that say most about one model and CAM.
 
-    Stability of an image is its mean adjusted agreement over pairs that kept their class.
+    Stability of an image is its mean adjusted agreement over pairs that kept their class. Of the most and the least
+    stable images the variants with the highest, the median and the lowest agreement are shown; of the images whose
+    prediction flipped, the flipped variant whose map agrees most with the clean one.
 
     Args:
         maps: the gallery table.
@@ -101,62 +112,77 @@ def exhibits(maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str) -> 
         cam: which method.
 
     Returns:
-        "most" and "least", each at most four images, an image in one of them only.
+        "most", "least" and "flipped", each at most EXTREMES images; an image is in one of "most" and "least" only.
     """
-    maps = maps.filter(pl.col("model") == model)
-    rows = scores.filter((pl.col("model") == model) & (pl.col("cam") == cam)).join(
-        maps.lazy().select("dataset", "image_id").unique(), on=["dataset", "image_id"], how="semi"
-    )
-    known = rows.collect(engine="streaming")
+    borders = maps.drop_nulls("outlines").select("dataset", "image_id", "outlines")
+    maps = maps.filter(pl.col("model") == model).drop("outlines").join(borders, on=["dataset", "image_id"], how="left")
+    keys = ["dataset", "image_id", *PAIR]
+    rows = scores.filter((pl.col("model") == model) & (pl.col("cam") == cam))
+    known = rows.join(maps.lazy().select(keys), on=keys, how="semi").collect(engine="streaming")
+    known = known.drop_nulls("rbo_adjusted")
     ranked = (
-        known.filter(pl.col("same") & (pl.col("status") == "ok"))
+        known.filter(KEPT)
         .group_by("dataset", "image_id")
         .agg(pl.col("rbo_adjusted").mean().alias("stability"))
-        .drop_nulls()
         .sort("stability", "image_id", descending=[True, False])
     )
     count = min(EXTREMES, (ranked.height + 1) // 2)
     most, least = ranked.head(count), ranked.slice(max(count, ranked.height - count)).reverse()
     return {
-        name: [_exhibit(row, maps, known, cam) for row in part.iter_rows(named=True)]
-        for name, part in (("most", most), ("least", least))
+        "most": [_stable(row, maps, known, cam) for row in most.iter_rows(named=True)],
+        "least": [_stable(row, maps, known, cam) for row in least.iter_rows(named=True)],
+        "flipped": [_flipped(row, maps, cam) for row in _unmoved(known).iter_rows(named=True)],
     }
 
 
-def _exhibit(image: dict[str, Any], maps: pl.DataFrame, scores: pl.DataFrame, cam: str) -> Exhibit:
-    here = (pl.col("dataset") == image["dataset"]) & (pl.col("image_id") == image["image_id"])
-    variants = maps.filter(here)
-    clean = variants.filter(pl.col("perturbation") == CLEAN).row(0, named=True)
-    perturbed = variants.filter(pl.col("perturbation") != CLEAN).to_dicts()
-    places = np.unique(np.linspace(0, len(perturbed) - 1, min(SHOWN, len(perturbed))).round().astype(int))
-    chosen = [perturbed[place] for place in places]
-    cells = [_cell(clean, cam, None), *(_cell(row, cam, _agreement(row, scores.filter(here))) for row in chosen)]
-    return Exhibit(image["image_id"], image["dataset"], f"{image['stability']:.2f}", cells)
+def _unmoved(known: pl.DataFrame) -> pl.DataFrame:
+    """The flipped pair of each image whose maps agree most, the images with the highest agreement first."""
+    flipped = known.filter(~pl.col("same") & (pl.col("status") == "ok"))
+    ordered = flipped.sort("rbo_adjusted", "image_id", *PAIR, descending=[True, False, False, False, False])
+    return ordered.unique(["dataset", "image_id"], keep="first", maintain_order=True).head(EXTREMES)
 
 
-def _agreement(variant: dict[str, Any], scores: pl.DataFrame) -> float | None:
-    found = scores.filter(
-        (pl.col("perturbation") == variant["perturbation"])
-        & (pl.col("parameter") == variant["parameter"])
-        & (pl.col("replicate") == variant["replicate"])
-    )
-    value: float | None = found["rbo_adjusted"][0] if found.height else None
-    return value
+def _stable(image: Row, maps: pl.DataFrame, known: pl.DataFrame, cam: str) -> Exhibit:
+    kept = known.filter(KEPT & _of(image)).sort("rbo_adjusted", *PAIR, descending=[True, False, False, False])
+    places = dict.fromkeys((0, kept.height // 2, kept.height - 1))
+    cells = _cells([kept.row(place, named=True) for place in places], maps.filter(_of(image)), cam)
+    return Exhibit(image["image_id"], image["dataset"], f"mean agreement {image['stability']:.2f}", cells)
 
 
-def _cell(variant: dict[str, Any], cam: str, agreement: float | None) -> Cell:
+def _flipped(pair: Row, maps: pl.DataFrame, cam: str) -> Exhibit:
+    remark = f"class {pair['predicted_clean']} became {pair['predicted_perturbed']}"
+    return Exhibit(pair["image_id"], pair["dataset"], remark, _cells([pair], maps.filter(_of(pair)), cam))
+
+
+def _of(image: Row) -> pl.Expr:
+    return pl.col("dataset").eq(image["dataset"]) & pl.col("image_id").eq(image["image_id"])
+
+
+def _cells(pairs: Sequence[Row], variants: pl.DataFrame, cam: str) -> list[Cell]:
+    """The clean image, then the perturbed one of every pair."""
+    clean = variants.row(by_predicate=pl.col("perturbation") == CLEAN, named=True)
+    found = [_cell(clean, cam, "clean, with segments", "reference")]
+    for pair in pairs:
+        same = pl.all_horizontal(pl.col(key) == pair[key] for key in PAIR)
+        level = pair["parameter"] if pair["severity"] is None else pair["severity"]
+        agreement = f"agreement {pair['rbo_adjusted']:.2f}"
+        found.append(
+            _cell(variants.row(by_predicate=same, named=True), cam, f"{pair['perturbation']} {level}", agreement)
+        )
+    return found
+
+
+def _cell(variant: Row, cam: str, title: str, agreement: str) -> Cell:
     with Image.open(BytesIO(variant["photo"])) as image:
         photo = np.asarray(image.convert("RGB"))
     names: Sequence[str] = variant["cams"].split(",")
     grid = (len(names), variant["height"], variant["width"])
     values = np.frombuffer(variant["maps"], "<f2").reshape(grid)[names.index(cam)]
     clean = variant["perturbation"] == CLEAN
-    level = variant["severity"] if variant["severity"] is not None else variant["parameter"]
-    text = "reference" if clean else "no ranking" if agreement is None else f"agreement {agreement:.2f}"
     return Cell(
-        title="clean, with segments" if clean else f"{variant['perturbation']} {level}",
-        photo=data_uri(outlined(photo, variant["outlines"])),
+        title=title,
+        photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
         map=data_uri(overlay(photo, values)),
         prediction=f"class {variant['predicted']}, {variant['confidence']:.0%}",
-        agreement=text,
+        agreement=agreement,
     )

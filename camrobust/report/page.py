@@ -1,7 +1,8 @@
-"""The report: one self-contained page from the summary tables and the gallery."""
+"""The report: one self-contained page from the summary tables and the gallery, and the files of its figures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -9,17 +10,118 @@ from typing import Any
 import jinja2
 import polars as pl
 import vl_convert
-import yaml
 from markupsafe import Markup
 
 from camrobust.report.diagrams import characteristics_chart, critical_differences
-from camrobust.report.figures import severity_curves
+from camrobust.report.figure import Figure
+from camrobust.report.figures import heat_map, severity_curves
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
+from camrobust.report.provenance import commands, configuration, masked, stage_times
+from camrobust.report.verdict import twins_of, verdict
 
 FAILURES_SHOWN = 50
+SHOWN = ("config", "combined", "warnings")
+"""What the page repeats of run.json as it was written by a user."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
             "responsiveness")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is drawn of a run.
+
+    Attributes:
+        page: HTML that needs nothing else: no network, no other file.
+        figures: those on the page.
+        leaderboard: `by_cam`, best first.
+    """
+
+    page: str
+    figures: Sequence[Figure]
+    leaderboard: pl.DataFrame
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Names below the report's folder, and contents: every figure as SVG, PNG and CSV; the page last."""
+        yield "figures/leaderboard.csv", self.leaderboard.write_csv().encode()
+        for figure in self.figures:
+            for name, content in figure.files():
+                yield f"figures/{name}", content
+        yield "index.html", self.page.encode()
+
+
+def build_report(
+    run: Mapping[str, Any],
+    summaries: Mapping[str, pl.DataFrame],
+    scores: pl.LazyFrame,
+    images: pl.DataFrame,
+    failures: pl.DataFrame,
+    maps: pl.DataFrame,
+) -> Report:
+    """Draw the page.
+
+    Args:
+        run: run.json, with `finished` and `times` where they are known.
+        summaries: tables of `schema.SUMMARIES`; `tests` and `characteristics` where there are any.
+        scores: all score rows.
+        images: `schema.IMAGES`.
+        failures: `schema.FAILURES`.
+        maps: the gallery, `schema.MAPS`.
+    """
+    run = {**run, **{key: masked(run[key]) for key in SHOWN if key in run}}
+    controls = list(run.get("controls", []))
+    ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
+    tests, traits = summaries.get("tests"), summaries.get("characteristics")
+    figures = _figures(run, summaries, ranked)
+    page = _template().render(
+        verdict=verdict(run, ranked, summaries["by_level"]),
+        rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
+        filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
+        figures={figure.name for figure in figures},
+        packed=_safe_json({figure.name: figure.packed() for figure in figures}),
+        tested=[] if tests is None else test_sentences(tests, controls),
+        explained=[] if traits is None else characteristics_sentences(traits, controls),
+        style=Markup(_part("page.css")),
+        script=Markup(_part("page.js")),
+        vega=Markup(_vega()),
+        galleries=[(*one, exhibits(maps, scores, *one)) for one in _chosen(ranked, run)] if maps.height else [],
+        segments=images["segments"].median() if images.height else None,
+        n_images=images.height,
+        failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
+        kinds=failures["kind"].value_counts(sort=True).rows(),
+        n_failures=failures.height,
+        run=run,
+        config=configuration(run),
+        commands=commands(run),
+        times=stage_times(run),
+    )
+    return Report(page, figures, ranked)
+
+
+def _figures(run: Mapping[str, Any], summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame) -> list[Figure]:
+    """Those for which there are numbers, each method drawn once."""
+    controls, cams, twins = run.get("controls", []), run.get("cams", []), twins_of(run)
+    is_twin = pl.struct("model", "cam").is_in(twins)
+    drawn = [
+        severity_curves(summaries["by_level"].filter(~is_twin), cams, controls),
+        heat_map(summaries["by_perturbation"].filter(~is_twin), ranked["cam"].unique(maintain_order=True).to_list()),
+    ]
+    if "tests" in summaries:
+        drawn.append(critical_differences(summaries["tests"]))
+    if "characteristics" in summaries:
+        explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(list(controls)))
+        drawn.append(characteristics_chart(explained, cams))
+    return [figure for figure in drawn if figure is not None]
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    return environment.from_string(_part("page.html.jinja"))
+
+
+def _part(name: str) -> str:
+    return files("camrobust.report").joinpath(name).read_text("utf-8")
 
 
 @cache
@@ -31,75 +133,23 @@ def _vega() -> str:
 
 def _safe_json(document: Any) -> Markup:
     """JSON that may stand inside a script element whatever text it holds."""
-    text = json.dumps(document, ensure_ascii=True)
+    text = json.dumps(document, ensure_ascii=True, separators=(",", ":"))
     for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(character, escape)
     return Markup(text)
-
-
-def build_report(
-    run: Mapping[str, Any],
-    summaries: Mapping[str, pl.DataFrame],
-    scores: pl.LazyFrame,
-    images: pl.DataFrame,
-    failures: pl.DataFrame,
-    maps: pl.DataFrame,
-) -> str:
-    """Draw the page.
-
-    Args:
-        run: run.json.
-        summaries: tables of `schema.SUMMARIES`; `tests` and `characteristics` where there are any.
-        scores: all score rows.
-        images: `schema.IMAGES`.
-        failures: `schema.FAILURES`.
-        maps: the gallery, `schema.MAPS`.
-
-    Returns:
-        HTML that needs nothing else: no network, no other file.
-    """
-    controls, by_cam = list(run.get("controls", [])), summaries["by_cam"]
-    ranked = by_cam.sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
-    chosen, twins = _chosen(ranked, controls), _twins(run)
-    alone = summaries["by_level"].filter(~pl.struct("model", "cam").is_in(twins))
-    gallery = exhibits(maps, scores, *chosen) if chosen is not None and not maps.is_empty() else {}
-    tests, traits = summaries.get("tests"), summaries.get("characteristics")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
-    template = environment.from_string(files("camrobust.report").joinpath("page.html.jinja").read_text("utf-8"))
-    return template.render(
-        verdict=verdict(run, ranked, summaries["by_level"]),
-        rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
-        chart=_safe_json(severity_curves(alone, run.get("cams", []), controls)),
-        ranks=_safe_json(None if tests is None else critical_differences(tests)),
-        traits=_safe_json(None if traits is None else characteristics_chart(traits)),
-        tested=[] if tests is None else test_sentences(tests, controls),
-        explained=[] if traits is None else characteristics_sentences(traits, controls),
-        vega=Markup(_vega()),
-        gallery=gallery,
-        chosen=chosen,
-        segments=images["segments"].median() if images.height else None,
-        n_images=images.height,
-        failures=failures.head(FAILURES_SHOWN).to_dicts(),
-        n_failures=failures.height,
-        run=run,
-        config=yaml.safe_dump(run.get("config", {}), sort_keys=False, allow_unicode=True),
-    )
 
 
 def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
 
 
-def _twins(run: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Models and CAMs that give the same maps as a CAM before them."""
-    return [{"model": model, "cam": cam} for model, same in run.get("same_as", {}).items() for cam in same]
-
-
-def _chosen(ranked: pl.DataFrame, controls: Sequence[str]) -> tuple[str, str] | None:
-    """Model and CAM of the gallery: the best row that is no control."""
-    best = ranked.filter(~pl.col("cam").is_in(list(controls)))
-    return (best["model"][0], best["cam"][0]) if best.height else None
+def _chosen(ranked: pl.DataFrame, run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Model and CAM of each part of the gallery: the first and the last row that is neither floor nor twin."""
+    alone = ranked.filter(
+        ~pl.col("cam").is_in(list(run.get("controls", []))) & ~pl.struct("model", "cam").is_in(twins_of(run))
+    )
+    pairs = alone.select("model", "cam").rows()
+    return list(dict.fromkeys([*pairs[:1], *pairs[-1:]]))
 
 
 def _leaderboard_row(row: Mapping[str, Any], run: Mapping[str, Any], controls: Sequence[str]) -> dict[str, Any]:
@@ -107,64 +157,3 @@ def _leaderboard_row(row: Mapping[str, Any], run: Mapping[str, Any], controls: S
     note = "floor: random weights" if row["cam"] in controls else f"same maps as {twin}" if twin else ""
     cells = [{"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]} for name in MEASURES]
     return {**row, "note": note, "control": row["cam"] in controls, "cells": cells}
-
-
-def verdict(run: Mapping[str, Any], ranked: pl.DataFrame, by_level: pl.DataFrame) -> list[str]:
-    """Two or three sentences that the numbers carry.
-
-    Args:
-        run: run.json.
-        ranked: by_cam, best first.
-        by_level: the summary table.
-    """
-    rows = ranked.filter(~pl.col("cam").is_in(list(run.get("controls", []))))
-    if not rows.height:
-        return ["No CAM was scored, so there is nothing to compare."]
-    best = rows.row(0, named=True)
-    return [_best(best, run), _flips(rows, _twins(run)), *_worst(by_level, best)]
-
-
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    if row[f"{name}_lower"] is None:
-        return f"{row[name]:.2f} (too few images for an interval)"
-    return f"{row[name]:.2f} (95 % interval {row[f'{name}_lower']:.2f} to {row[f'{name}_upper']:.2f})"
-
-
-def _best(best: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    twins = [cam for cam, other in run.get("same_as", {}).get(best["model"], {}).items() if other == best["cam"]]
-    also = f", which {', '.join(twins)} equal{'s' if len(twins) == 1 else ''} exactly here," if twins else ""
-    who = f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
-    if best["robustness_adjusted"] is not None:
-        return f"The highest adjusted robustness is that of {who}: {_interval(best, 'robustness_adjusted')}."
-    if best["consistency_adjusted"] is not None:
-        return (
-            "No prediction flipped, so responsiveness and robustness cannot be measured. "
-            f"The most consistent maps are those of {who}: {_interval(best, 'consistency_adjusted')}, adjusted."
-        )
-    return "No pair of maps could be compared; see the shares of flat maps and of flips in the table."
-
-
-def _flips(rows: pl.DataFrame, twins: list[dict[str, str]]) -> str:
-    pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].to_numpy()
-    flips = float((rates * pairs).sum() / max(1, pairs.sum()))
-    overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
-    text = f"{flips:.0%} of the perturbed images changed their predicted class"
-    if overlap.height > 1:
-        reach = overlap["robustness_adjusted_lower"][0]
-        level = int((overlap["robustness_adjusted_upper"][1:] >= reach).sum())
-        text += f"; the intervals of {level} of the other {overlap.height - 1} rows overlap with that of the first"
-        text += " (methods with the same maps counted once)" if twins else ""
-    return text + "."
-
-
-def _worst(by_level: pl.DataFrame, best: Mapping[str, Any]) -> list[str]:
-    here = by_level.filter(
-        (pl.col("model") == best["model"]) & (pl.col("cam") == best["cam"]) & (pl.col("dataset") == best["dataset"])
-    ).drop_nulls("consistency_adjusted")
-    if here.height < 2:
-        return []
-    worst = here.sort("consistency_adjusted").row(0, named=True)
-    return [
-        f"Its maps hold least under {worst['perturbation']} at {worst['parameter']}, where those that kept their class "
-        f"agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
-    ]

@@ -73,26 +73,26 @@ def test_sentences_of_the_characteristics(made):
 
 def test_charts_hold_the_tables_numbers(made):
     tests, traits = made[2]["tests"], made[2]["characteristics"]
-    ranks = str(critical_differences(tests))
+    ranks = str(critical_differences(tests).complete())
     for value in tests.filter((pl.col("test") == "mean_rank") & (pl.col("factor") == "cam"))["effect"]:
         assert f"{value:.2f}" in ranks
     assert "within the critical difference of" in ranks
     assert "pick_model" in ranks
-    drawn = str(characteristics_chart(traits))
-    assert str(round(traits.filter(pl.col("analysis") == "spearman")["effect"][0], 4)) in drawn
+    chart = characteristics_chart(traits, ["a", "b", "random"])
+    assert str(round(traits.filter(pl.col("analysis") == "spearman")["effect"][0], 4)) in str(chart.complete())
     assert critical_differences(tests.clear()) is None
-    assert characteristics_chart(traits.clear()) is None
+    assert characteristics_chart(traits.clear(), []) is None
 
 
 def test_the_page_has_both_parts_and_still_builds_without_them(made):
     table, pictures, tables = made
-    page = build_report(RUN, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
+    page = build_report(RUN, tables, table.lazy(), pictures, failures(), frame(MAPS, [])).page
     assert "More than chance?" in page
     assert "What characteristics of the images explain" in page
-    assert 'id="ranks"' in page
-    assert 'id="traits"' in page
+    for name in ("curves", "heatmap", "ranks", "traits"):
+        assert f'<figure id="{name}">' in page
     empty = {**tables, "tests": tables["tests"].clear(), "characteristics": tables["characteristics"].clear()}
-    page = build_report(RUN, empty, table.lazy(), pictures, failures(), frame(MAPS, []))
+    page = build_report(RUN, empty, table.lazy(), pictures, failures(), frame(MAPS, [])).page
     assert "More than chance?" not in page
     assert "Too few images" in page
 
@@ -100,3 +100,12 @@ def test_the_page_has_both_parts_and_still_builds_without_them(made):
 def test_probabilities_in_words():
     assert [probability(p) for p in (None, 0.0004, 0.0421)] == ["p unknown", "p < 0.001", "p = 0.042"]
     assert probability(float(np.float64(0.5))) == "p = 0.500"
+
+
+def test_floors_and_twins_are_not_drawn_among_the_characteristics(made):
+    table, pictures, tables = made
+    run = RUN | {"models": ["m", "n"], "cams": ["a", "b", "random"], "same_as": {"m": {}, "n": {"b": "a"}}}
+    report = build_report(run, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
+    drawn = {figure.name: figure.numbers for figure in report.figures}
+    assert set(drawn["traits"].select("model", "cam").rows()) == {("m", "a"), ("m", "b"), ("n", "a")}
+    assert ("n", "b") not in set(drawn["curves"].select("model", "cam").rows())

@@ -63,6 +63,7 @@ def test_from_and_to_s3(bucket, object_store, tmp_path):
     run = open_store(f"s3://{bucket}/runs/one")
     keys = {entry.key for entry in run.list()}
     assert {"run.json", "done.json", "manifest.parquet", "summary/by_cam.csv", "report/index.html"} <= keys
+    assert {f"report/figures/heatmap.{kind}" for kind in ("svg", "png", "csv")} <= keys
     secret = object_store["AWS_SECRET_ACCESS_KEY"].encode()
     assert not any(secret in run.read(key) for key in keys)
     assert secret.decode() not in first.stderr + first.stdout

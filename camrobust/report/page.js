@@ -1,0 +1,62 @@
+"use strict";
+const find = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+// Light and dark: what the system says, until the button is pressed.
+const root = document.documentElement, theme = document.getElementById("theme");
+const prefers = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme || (prefers.matches ? "dark" : "light")) === "dark";
+const name = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
+theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; name(); });
+prefers.addEventListener("change", name);
+name();
+
+// The leaderboard: filtered by its lists, sorted by the heading that was pressed.
+const board = document.getElementById("board"), rows = find("tbody tr", board);
+const filters = find("#filters select");
+const filter = () => {
+  for (const row of rows) row.hidden = filters.some(one => one.value && row.dataset[one.name] !== one.value.slice(1));
+  document.getElementById("shown").textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
+};
+for (const one of filters) one.addEventListener("change", filter);
+if (filters.length) filter();
+const key = (row, place) => {
+  const cell = row.cells[place];
+  return cell.classList.contains("text") || cell.tagName === "TH" ? cell.textContent.trim()
+    : cell.dataset.value === "" ? null : Number(cell.dataset.value);
+};
+const compare = (a, b) => a === null ? 1 : b === null ? -1 : typeof a === "string" ? a.localeCompare(b) : a - b;
+find("thead th", board).forEach((heading, place) => heading.firstElementChild.addEventListener("click", () => {
+  const before = heading.getAttribute("aria-sort"), text = heading.classList.contains("text");
+  const sign = before === "descending" || (!before && text) ? 1 : -1;
+  for (const other of find("thead th", board)) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+  const known = rows.filter(row => key(row, place) !== null), unknown = rows.filter(row => key(row, place) === null);
+  known.sort((a, b) => sign * compare(key(a, place), key(b, place)));
+  board.tBodies[0].append(...known, ...unknown);
+}));
+
+// Figures: numbers come by column and are drawn as rows; as many panels side by side as there is room for.
+const unpack = columns => {
+  const names = Object.keys(columns);
+  return columns[names[0]].map((_, place) => Object.fromEntries(names.map(one => [one, columns[one][place]])));
+};
+const draw = (id, {specification, columns}) => {
+  const figure = document.getElementById(id), place = figure.querySelector(".chart");
+  const width = figure.clientWidth;
+  if (specification.columns) specification.columns = Math.max(1, Math.min(4, Math.floor(width / 300)));
+  specification.config.legend.columns = Math.max(2, Math.floor(width / 190));
+  const options = {renderer: "svg", actions: false, bind: figure.querySelector(".controls")};
+  return vegaEmbed(place, {...specification, datasets: {numbers: unpack(columns)}}, options).then(({view}) => {
+    figure.querySelector("button").addEventListener("click", async () => {
+      const svg = (await view.toSVG()).replaceAll("currentColor", getComputedStyle(root).color);
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([svg], {type: "image/svg+xml"}));
+      link.download = `${id}.svg`;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  });
+};
+const figures = JSON.parse(document.getElementById("figures").textContent);
+Promise.all(Object.entries(figures).map(([id, figure]) => draw(id, figure)))
+  .then(() => { root.dataset.drawn = "yes"; });

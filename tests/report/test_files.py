@@ -1,0 +1,66 @@
+"""The files of the figures: every one opens, and holds the numbers that are drawn."""
+
+from io import BytesIO
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from camrobust.report.page import build_report
+from camrobust.schema import MAPS
+from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.characteristics import characterise
+from camrobust.summary.comparison import compare
+from tests.report.test_page import HOSTILE, RUN
+from tests.summary.test_characteristics import photos
+from tests.synthetic import failures, frame, scores
+
+
+@pytest.fixture(scope="module")
+def report():
+    names = ("a", HOSTILE[0], "random")
+    table = scores(images=25, cams=names, models=("m", HOSTILE[1]), perturbations=("x", HOSTILE[3]), seed=1)
+    pictures = photos(table)
+    reduction = reduce_frame(table.lazy(), Settings())
+    tables = {
+        **reduction.tables,
+        "tests": compare(reduction.profiles),
+        "characteristics": characterise(reduction.profiles, pictures),
+    }
+    run = RUN | {"cams": list(names), "models": ["m", HOSTILE[1]]}
+    return build_report(run, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
+
+
+@pytest.fixture(scope="module")
+def files(report):
+    return dict(report.files())
+
+
+def test_every_figure_is_there_in_three_forms_and_the_page_comes_last(files):
+    figures = ("curves", "heatmap", "ranks", "traits")
+    forms = {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png", "csv")}
+    assert forms | {"figures/leaderboard.csv", "index.html"} == set(files)
+    assert list(files)[-1] == "index.html"
+    for link in forms:
+        assert f'href="{link}"'.encode() in files["index.html"]
+
+
+def test_the_pictures_have_marks_in_colours_that_read_on_white(files):
+    for name, content in files.items():
+        if name.endswith(".svg"):
+            root = ElementTree.fromstring(content)
+            assert len(root.findall(".//{http://www.w3.org/2000/svg}path")) > 5
+            assert b"currentColor" not in content
+        if name.endswith(".png"):
+            with Image.open(BytesIO(content)) as picture:
+                assert min(picture.size) > 100
+                assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 5
+
+
+def test_the_numbers_are_those_of_the_figures(report, files):
+    for figure in report.figures:
+        read = pl.read_csv(BytesIO(files[f"figures/{figure.name}.csv"]), schema=figure.numbers.schema)
+        assert read.equals(figure.numbers)
+    board = pl.read_csv(BytesIO(files["figures/leaderboard.csv"]))
+    assert board["robustness_adjusted"].drop_nulls().is_sorted(descending=True)
