@@ -36,7 +36,7 @@ $(VENV)/demo: pyproject.toml | $(BIN)/python
 # These oracles ask for opencv-python, which needs libGL and overwrites the headless one that grad-cam brings.
 $(VENV)/dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps quantus==0.6.0 imagecorruptions-imaug==1.1.5
+	$(BIN)/python -m pip install --quiet --no-deps quantus==0.6.0 imagecorruptions-imaug==1.1.5 torchattacks==3.5.1
 	touch $@ $(VENV)/demo
 
 clean:

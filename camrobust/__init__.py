@@ -8,15 +8,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camrobust.api import evaluate, explain, load_run, overlay
+    from camrobust.api import attack, evaluate, explain, load_run, minimal_eps, overlay
 
-__all__ = ["__version__", "evaluate", "explain", "load_run", "overlay"]
+__all__ = ["__version__", "attack", "evaluate", "explain", "load_run", "minimal_eps", "overlay"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the Python interface on first use, so that the core imports without polars, pyarrow or ray."""
     if name == "__version__":
         return version("camrobust")
-    if name in ("evaluate", "explain", "load_run", "overlay"):
+    if name in __all__:
         return getattr(import_module("camrobust.api"), name)
     raise AttributeError(f"module 'camrobust' has no attribute '{name}'")

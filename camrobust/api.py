@@ -1,7 +1,8 @@
 """In process, without Ray: for notebooks, tests and twenty images."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, frozen
 from camrobust.core.evidence import explain as all_maps
+from camrobust.core.perturb import attack as made_by
 from camrobust.core.perturb import make_variants, variants
+from camrobust.core.perturb.on_maps import minimal_eps as smallest
 from camrobust.core.precision import PRECISIONS
 from camrobust.core.segments import segment
 from camrobust.errors import UserError
@@ -313,3 +316,86 @@ def explain(
         evidence = collect(ready.network, ready.normalise(images), choose, draws)
         maps = all_maps(evidence, functions)
     return {name: maps[:, number] for number, name in enumerate(cams)}
+
+
+def attack(
+    model: nn.Module | str | Model,
+    images: Tensor,
+    perturbation: str = "pgd:3",
+    target_layer: str | None = None,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    seed: int = 0,
+) -> Tensor:
+    """Images that an attack makes of clean ones, for one model.
+
+    Args:
+        model: a classifier, or its name. A module's parameters and mode are put back afterwards.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation; rounded to 256 levels.
+        perturbation: one of the family adversarial at one strength: "fgsm:3", "pgd:epsilon=4,steps=20,step=1",
+            "cam_attack:3".
+        target_layer: dotted name of a submodule, None to discover it; of the attacks on maps.
+        mean: of the normalisation, for a module.
+        std: of the normalisation, for a module.
+        seed: of the random start.
+
+    Returns:
+        (B, 3, H, W) uint8 on the CPU.
+
+    Raises:
+        UserError: an unknown perturbation, one that needs no model, or several strengths.
+        ValueError: images of another shape.
+    """
+    planned = variants([perturbation])
+    if len(planned) != 1 or not planned[0].needs_model:
+        raise UserError(f"attack: '{perturbation}' must be one strength of a perturbation that needs a model; see "
+                        "`camrobust list perturbations`")  # fmt: skip
+    with _victim(model, images, target_layer, mean, std) as (ready, levels):
+        names = [str(number) for number in range(len(levels))]
+        made = made_by(ready, levels, planned * len(levels), names, "images", seed)
+    return (made * 255).round().to(torch.uint8).cpu()
+
+
+def minimal_eps(
+    model: nn.Module | str | Model,
+    images: Tensor,
+    cam: str = "gradcam",
+    target_layer: str | None = None,
+    *,
+    below: float = 0.5,
+    similarity: str = "topk_iou",
+    most: int = 16,
+    steps: int = 20,
+    objective: str = "top",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    seed: int = 0,
+) -> list[int | None]:
+    """The smallest ε/255 at which an attack that keeps the class makes the map unlike the clean one.
+
+    Args and errors as `core.perturb.on_maps.minimal_eps`; model, images and normalisation as in `attack`.
+
+    Returns:
+        For each image the radius in 1/255, None where none up to `most` will do.
+    """
+    with _victim(model, images, target_layer, mean, std) as (ready, levels):
+        names = [str(number) for number in range(len(levels))]
+        return smallest(
+            ready, levels, names, below=below, most=most, steps=steps, cam=cam, objective=objective,
+            similarity=similarity, seed=seed,
+        )  # fmt: skip
+
+
+@contextmanager
+def _victim(
+    model: nn.Module | str | Model, images: Tensor, target_layer: str | None, mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
+    """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+    with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
+        ready = _model(model, target_layer, _size(images), mean=mean, std=std)
+        levels = images if images.dtype == torch.uint8 else (images.float() * 255).round()
+        yield ready, levels.to(ready.device).float() / 255

@@ -51,6 +51,7 @@ def _perturbations() -> list[dict[str, Any]]:
             "severity 1 to 5": " ".join(_strength(strength) for strength in one.severities),
             "chosen for": "any size" if one.size is None else f"{one.size} px",
             "random": "yes" if one.random else "no",
+            "needs": "model" if one.needs_model else "image",
             "source": one.source,
         }
         for one in PERTURBATIONS

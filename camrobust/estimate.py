@@ -15,6 +15,8 @@ from camrobust.measure import Sample, explain_variants
 from camrobust.plan import Plan, build, check_models, make_plan, settings_of
 
 PASSES = 3
+ATTACK_COST = 3
+"""Of a pass forward and back through the whole model, in passes forward."""
 
 
 def estimate(
@@ -46,7 +48,9 @@ def estimate(
     if forwards_per_s is None:
         seconds_per_image = sum(_seconds_per_image(plan, one, device) for one in config.models)
     else:
-        seconds_per_image = counts["forwards"] / max(1, counts["images"]) / forwards_per_s
+        seconds_per_image = (
+            (counts["forwards"] + ATTACK_COST * counts["attack_passes"]) / max(1, counts["images"]) / forwards_per_s
+        )
     segment_s = _segment_seconds(plan)
     hours = seconds_per_image * counts["images"] / 3600
     price = {} if dollars_per_hour is None else {"explain_dollars": round(hours * dollars_per_hour, 2)}
@@ -78,7 +82,7 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
     """Seconds to explain all variants of one image under one model, from a few timed passes."""
     model = build(config, plan.config.image.crop, device)
     settings = settings_of(plan.config, AUTO_BATCH[device])
-    variants = plan.parts[0][: settings.batch - 1]
+    variants = [one for one in plan.variants if not one.needs_model][: settings.batch - 1]
     pixels = _probe(plan).expand(len(variants) + 1, -1, -1, -1)
     sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
     times = []
@@ -86,7 +90,8 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
         start = time.perf_counter()
         explain_variants(model, sample, pixels, variants, settings).confidences.sum().item()
         times.append(time.perf_counter() - start)
-    return min(times) / len(pixels) * (len(plan.variants) + len(plan.parts))
+    passes = len(plan.variants) + len(plan.parts) + ATTACK_COST * sum(one.attack_passes for one in plan.variants)
+    return min(times) / len(pixels) * passes
 
 
 def _segment_seconds(plan: Plan) -> float:

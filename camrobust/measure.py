@@ -11,7 +11,7 @@ from torch.distributions import Categorical
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import Choose, collect, explain, predicted
-from camrobust.core.perturb import Variant
+from camrobust.core.perturb import Variant, attack
 from camrobust.core.ranks import agreement
 from camrobust.core.segments import segment_matrix
 from camrobust.core.similarity import SIMILARITIES, Similarity, flat
@@ -19,6 +19,8 @@ from camrobust.core.similarity.sensitivity import Change, Seen, change_between
 from camrobust.models import Model
 
 Columns = dict[str, list[object]]
+ATTACKED_SHARE = 4
+"""An attack's pass goes back through the whole model, so a fraction of the images of a shared pass fits."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Explained:
     """Maps and predictions of an image's variants, on the model's device; variant 0 is the clean one.
 
     Attributes:
+        pixels: (V+1, 3, H, W) uint8, what was explained, on the CPU: with the attacks on this model.
         maps: (V+1, K, h, w) float32.
         predictions: (V+1,) int64.
         confidences: (V+1,) float32, softmax probability of the prediction.
@@ -81,6 +84,7 @@ class Explained:
         change: how far the V perturbed variants are from the clean one, None where that is not known.
     """
 
+    pixels: Tensor
     maps: Tensor
     predictions: Tensor
     confidences: Tensor
@@ -98,11 +102,12 @@ def explain_variants(
     Args:
         model: the classifier.
         sample: the image.
-        pixels: (V+1, 3, H, W) uint8, the clean variant first.
+        pixels: (V+1, 3, H, W) uint8, the clean variant first; what stands for a variant that needs a model is ignored.
         variants: the V perturbed ones.
         settings: which CAMs, of which class.
     """
     functions = [CAMS[name].function for name in settings.cams]
+    pixels = attacked(model, sample, pixels, variants, settings)
     strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
     choose = _choose(settings.target)
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -135,7 +140,37 @@ def explain_variants(
         changes.append(change)
         start += batch
     maps, classes, confidences = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return Explained(maps, classes, confidences, entropy, Change.cat(changes).without_first())
+    return Explained(pixels, maps, classes, confidences, entropy, Change.cat(changes).without_first())
+
+
+def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings) -> Tensor:
+    """The same pixels with the variants that need a model in their places.
+
+    The variants of one perturbation climb together; a pass that runs out of the device's memory is made in halves.
+    """
+    wanted = [place for place, variant in enumerate(variants, start=1) if variant.needs_model]
+    if not wanted:
+        return pixels
+    pixels, batch = pixels.clone(), max(1, settings.batch // ATTACKED_SHARE)
+    groups: dict[str, list[int]] = {}
+    for place in wanted:
+        groups.setdefault(variants[place - 1].perturbation, []).append(place)
+    waiting = list(groups.values())
+    while waiting:
+        places, later = waiting[0][:batch], waiting[0][batch:]
+        clean = (pixels[:1].to(model.device).float() / 255).expand(len(places), -1, -1, -1)
+        planned = [variants[place - 1] for place in places]
+        try:
+            made = attack(model, clean, planned, [sample.image_id] * len(places), sample.dataset, settings.seed)
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = (min(batch, len(places)) + 1) // 2
+            torch.cuda.empty_cache()
+            continue
+        pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
+        waiting[:1] = [later] if later else []
+    return pixels
 
 
 def _choose(target: str) -> Choose:

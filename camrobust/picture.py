@@ -68,7 +68,7 @@ def explain_picture(
         f"class {label}, {confidence:.0%}"
         for label, confidence in zip(explained.predictions.tolist(), explained.confidences.tolist(), strict=True)
     ]
-    write(output, _grid(stack.numpy(), explained.maps.cpu().numpy(), list(cams), titles, notes, agreement))
+    write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), titles, notes, agreement))
 
 
 def photo(image: str, command: str) -> torch.Tensor:

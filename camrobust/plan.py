@@ -67,6 +67,7 @@ class Plan:
             "cams": len(self.config.cams),
             "variants": len(self.variants),
             "parts": len(self.parts),
+            "attack_passes": images * models * sum(one.attack_passes for one in self.variants),
             "forwards": images * models * (len(self.variants) + len(self.parts)),
             "rows": images * models * self.rows_per_image,
         }

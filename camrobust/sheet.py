@@ -37,6 +37,9 @@ def sheet(
     if jpeg is not None and not 1 <= jpeg <= 100:
         raise UserError(f"sheet: jpeg-after must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality")
     planned = variants(list(perturbations))
+    attack = next((one.perturbation for one in planned if one.needs_model), None)
+    if attack is not None:
+        raise UserError(f"sheet: '{attack}' needs a model; leave it out here and use `camrobust explain`")
     rows = [list(group) for _, group in groupby(planned, key=lambda one: one.perturbation)]
     pixels = photo(image, "sheet")
     step_x, step_y = cell + MARGIN, cell + TEXT + MARGIN

@@ -118,7 +118,9 @@ def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     maps[2, 1, 0, 0] = torch.nan
     segments = torch.arange(32 * 32).reshape(32, 32) // 128
     settings = Settings(("a", "b"), similarities=tuple(SIMILARITIES.names()))
-    explained = Explained(maps, torch.zeros(4), torch.zeros(4), 0.0, Change(*torch.ones(5, 3, 1)))
+    explained = Explained(
+        torch.zeros(4, 3, 1, 1), maps, torch.zeros(4), torch.zeros(4), 0.0, Change(*torch.ones(5, 3, 1))
+    )
     found = compare(explained, segments, settings)
     assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
     assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]

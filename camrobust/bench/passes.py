@@ -167,7 +167,7 @@ def _wait(device: str) -> None:
 def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     """Milliseconds for one image at severity 3, the fastest of three."""
     found = {}
-    for name in PERTURBATIONS.names():
+    for name in (entry.name for entry in PERTURBATIONS if not entry.needs_model):
         planned = variants([f"{name}:3"])
         work = {name: lambda planned=planned: make_variants(image.to(device), planned, "bench", "bench", 0)}
         found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)

@@ -43,7 +43,7 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     work: dict[tuple[str, str], Callable[[], object]] = {}
     scaled = images.to(device).float() / 255
     names = [str(number) for number in range(len(images))]
-    for name in PERTURBATIONS.names():
+    for name in (entry.name for entry in PERTURBATIONS if not entry.needs_model):
         work["ours", name] = partial(_ours, scaled, variants([name]), names)
     if peers:
         corrupt, known = _peer()

@@ -322,7 +322,7 @@ def _gallery(
                 "replicate": variant.replicate if variant else 0,
                 "predicted": int(explained.predictions[place]),
                 "confidence": float(explained.confidences[place]),
-                "photo": _jpeg(row.pixels[place].numpy()),
+                "photo": _jpeg(explained.pixels[place].numpy()),
                 "outlines": _outlines(row.sample.segments.numpy()) if first and not place else None,
                 "cams": ",".join(config.cams),
                 "height": maps.shape[2],

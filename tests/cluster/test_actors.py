@@ -53,6 +53,29 @@ def run(tmp_path, monkeypatch):
     return measure
 
 
+def test_attacks_are_made_where_the_model_is_and_kept_for_the_gallery(run):
+    perturbations = ["contrast:3", "fgsm:3", "pgd:epsilon=8,steps=3,step=4", "cam_attack:epsilon=8,steps=3,step=4"]
+    models = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("pooled", "dense")]
+    one, plan, rows = run("one", 100, perturbations=perturbations, models=models, gallery=3)
+    assert rows == 3 * 2 * 4 * 2
+    assert plan.counts()["attack_passes"] == 4 * 2 * (2 + 4 + 4)
+    several, _, again = run("several", 2, perturbations=perturbations, models=models, gallery=3)
+    assert again == rows
+    keys = ["model", "image_id", "cam", "perturbation"]
+    first, second = (
+        scores(folder).sort(keys).select(*keys, "confidence_perturbed", "rbo") for folder in (one, several)
+    )
+    assert first["confidence_perturbed"].to_numpy() == pytest.approx(
+        second["confidence_perturbed"].to_numpy(), abs=0.02
+    )
+    maps = pl.read_parquet(one / "maps" / "**" / "*.parquet")
+    photos = maps.filter(pl.col("image_id") == maps["image_id"][0]).select("model", "perturbation", "photo")
+    by = {(row["model"], row["perturbation"]): row["photo"] for row in photos.to_dicts()}
+    for attack in ("fgsm", "pgd", "cam_attack"):
+        assert len({by["pooled", attack], by["dense", attack], by["pooled", "clean"]}) == 3
+    assert by["pooled", "contrast"] == by["dense", "contrast"]
+
+
 def test_many_variants_in_several_parts_give_the_same_rows(run):
     one, plan, rows = run("one", 100)
     assert len(plan.parts) == 1

@@ -7,7 +7,7 @@ the configuration and in the tests that run over the registry.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from camrobust.core.perturb.apply import make_variants, perturb
+from camrobust.core.perturb.apply import attack, make_variants, perturb
 from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation
 from camrobust.core.perturb.specs import PRESETS, Variant, size_warnings, variants
 
@@ -19,6 +19,7 @@ __all__ = [
     "PRESETS",
     "Perturbation",
     "Variant",
+    "attack",
     "make_variants",
     "perturb",
     "perturbation",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
+from camrobust.core.perturb.adversarial import Victim
 from camrobust.core.perturb.catalogue import PERTURBATIONS
 from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.specs import Variant, variants
@@ -13,6 +14,38 @@ from camrobust.errors import UserError
 
 CUT = 1e-3
 """Of a level: what float32 may miss a whole level by before it is cut to the one below."""
+
+
+def attack(
+    victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int
+) -> Tensor:
+    """Perturb images by what a model makes of them, one variant each, those of one kind in one batch.
+
+    Args:
+        victim: the model.
+        images: (B, 3, H, W) float32 in [0, 1], at 256 levels, on its device.
+        planned: B variants of one perturbation that needs a model.
+        image_ids: B names.
+        dataset: name of the dataset.
+        seed: of the run.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1], at 256 levels.
+
+    Raises:
+        ValueError: variants of several perturbations, or of one that needs no model.
+    """
+    entry = PERTURBATIONS[planned[0].perturbation]
+    if not entry.needs_model or any(one.perturbation != entry.name for one in planned):
+        raise ValueError(f"attack: the variants must all be of one perturbation that needs a model, got {entry.name}")
+    strengths = torch.tensor([one.values for one in planned], dtype=torch.float32, device=images.device).unbind(dim=1)
+    if not entry.random:
+        return entry.function(victim, images, *strengths)
+    streams = [
+        Draws.of(seed, dataset, [name], entry.name, one.parameter, one.replicate, images.device)
+        for name, one in zip(image_ids, planned, strict=True)
+    ]
+    return entry.function(victim, images, *strengths, Draws.join(streams))
 
 
 def _apply(images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: str, seed: int) -> Tensor:
@@ -30,6 +63,8 @@ def _step(
     images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: str, seed: int, purpose: str, strength: str
 ) -> Tensor:
     entry = PERTURBATIONS[variant.perturbation]
+    if entry.needs_model:
+        raise UserError(f"perturb: '{entry.name}' needs a model; use camrobust.attack")
     if not entry.random:
         return entry.function(images, *variant.values)
     draws = Draws.of(seed, dataset, image_ids, purpose, strength, variant.replicate, images.device)
@@ -94,14 +129,19 @@ def make_variants(
             where it is 85, values are then cut to 8 bits instead of rounded; the clean image is left as it is.
 
     Returns:
-        (V+1, 3, H, W) uint8, the clean one first.
+        (V+1, 3, H, W) uint8, the clean one first. Places of variants that need a model hold the clean image.
     """
     scaled = image[None].float() / 255
     stack = torch.empty(len(planned) + 1, *image.shape, dtype=torch.uint8, device=image.device)
     stack[0] = image
+    made = []
     for place, variant in enumerate(planned, start=1):
+        if variant.needs_model:
+            stack[place] = image
+            continue
+        made.append(place)
         levels = _apply(scaled, variant, [image_id], dataset, seed)[0] * 255
         stack[place] = levels.round() if jpeg is None else (levels + CUT).floor()
-    if jpeg is not None and planned:
-        stack[1:] = through_jpeg(stack[1:], jpeg)
+    if jpeg is not None and made:
+        stack[made] = through_jpeg(stack[made], jpeg)
     return stack

@@ -18,16 +18,18 @@ class Perturbation:
 
     Attributes:
         name: as it stands in configurations and results.
-        function: (images (B, 3, H, W) float32 in [0, 1], *strength[, draws]) to new images in [0, 1].
+        function: (images (B, 3, H, W) float32 in [0, 1], *strength[, draws]) to new images in [0, 1]; where it needs a
+            model (model, images, *strengths of (B,) each[, draws]).
         parameters: names of the physical parameters, in the order in which the function takes them.
         unit: of the parameters.
         severities: five strengths, each with one value per parameter.
         random: takes random streams as its last argument.
-        family: noise, blur, digital or weather.
+        family: noise, blur, digital, weather or adversarial.
         source: where the constants come from.
         check: raises ValueError for a strength outside the domain.
         size: side of the images that the five strengths were chosen for, px; None where any size is as good.
         ready: raises UserError where something that it needs is not installed.
+        needs_model: is made anew for every model, from the gradient of its logits.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Perturbation:
     check: Check
     size: int | None
     ready: Callable[[], None]
+    needs_model: bool
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
@@ -61,8 +64,9 @@ def perturbation(
     family: str,
     check: Check,
     random: bool = False,
-    source: str = IMAGENET_C,
+    source: str = "",
     ready: Callable[[], None] = _nothing_needed,
+    needs_model: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function of one or several parameters as a perturbation; arguments as in `Perturbation`."""
 
@@ -71,7 +75,9 @@ def perturbation(
         strengths = tuple(one if isinstance(one, tuple) else (one,) for one in severities)
         size = IMAGENET_C_SIZE if source == IMAGENET_C else None
         PERTURBATIONS.add(
-            Perturbation(name, function, parameters, unit, strengths, random, family, source, check, size, ready)
+            Perturbation(
+                name, function, parameters, unit, strengths, random, family, source, check, size, ready, needs_model
+            )
         )
         return function
 

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camrobust.core.perturb.catalogue import each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import IMAGENET_C, each, perturbation, whole, within
 
 
 @perturbation(
     "brightness", parameter="shift", unit="added to V of HSV", severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="weather",
     check=within("brightness", "shift", -1, 1, "added to V of HSV"),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def brightness(images: Tensor, shift: float) -> Tensor:
     """Add to the value channel of HSV, hue and saturation kept.
 
@@ -40,7 +40,7 @@ def brightness(images: Tensor, shift: float) -> Tensor:
 @perturbation(
     "contrast", parameter="factor", unit="times the distance from the mean", severities=(0.4, 0.3, 0.2, 0.1, 0.05),
     family="digital", check=within("contrast", "factor", 0, 100),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def contrast(images: Tensor, factor: float) -> Tensor:
     """Scale the distance from each channel's mean over the image.
 
@@ -64,7 +64,7 @@ def contrast(images: Tensor, factor: float) -> Tensor:
     check=each(
         within("saturate", "factor", 0, 1000, "times S of HSV"), within("saturate", "shift", -1, 1, "added to S of HSV")
     ),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def saturate(images: Tensor, factor: float, shift: float) -> Tensor:
     """Scale and shift the saturation of HSV, hue and value kept; a grey pixel has the hue red, as in scikit-image.
 
@@ -114,7 +114,7 @@ def _box(size: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor]:
 @perturbation(
     "pixelate", parameter="scale", unit="share of the side", severities=(0.6, 0.5, 0.4, 0.3, 0.25), family="digital",
     check=within("pixelate", "scale", 0.01, 1, "share of the side"),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def pixelate(images: Tensor, scale: float) -> Tensor:
     """Shrunk by averaging over boxes and enlarged again, on 8-bit values, as Pillow does, to the bit.
 
@@ -149,7 +149,7 @@ def _levels(sums: Tensor) -> Tensor:
 @perturbation(
     "jpeg_compression", parameter="quality", unit="JPEG quality", severities=(25, 18, 15, 10, 7), family="digital",
     check=whole("jpeg_compression", "quality", 1, 100, "JPEG quality"),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def jpeg_compression(images: Tensor, quality: float) -> Tensor:
     """Through a JPEG file and back, by Pillow, on 8-bit values.
 

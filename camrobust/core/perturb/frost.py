@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, perturbation, within
+from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, within
 from camrobust.core.perturb.weather import cloud_map
 from camrobust.errors import UserError
 
@@ -63,7 +63,7 @@ def _photograph(name: str, height: int, width: int, device: torch.device) -> Ten
     check=each(
         within("frost", "image", 0, 10, "times the picture"), within("frost", "frost", 0, 10, "times the frost")
     ),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def frost(images: Tensor, image: float, frost: float, draws: Draws) -> Tensor:
     """A piece of a photograph of frost laid over the picture.
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, whole, within
 from camrobust.core.perturb.filters import smooth_exactly, smooth_in_order
 
 RANGE = 64.0
@@ -18,7 +18,7 @@ RANGE = 64.0
         within("glass_blur", "sigma", 0, 100, "px"), whole("glass_blur", "delta", 1, 50, "px"),
         whole("glass_blur", "iterations", 1, 20, "times"),
     ),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def glass_blur(images: Tensor, sigma: float, delta: float, iterations: float, draws: Draws) -> Tensor:
     """Seen through frosted glass: blurred, cut to 8 bits, pixels displaced, blurred again.
 

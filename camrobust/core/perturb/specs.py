@@ -17,6 +17,8 @@ IMAGENET_C_15 = (
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
 IMAGENET_C_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+PAPER = ("gaussian_noise", "salt_pepper", "speckle_noise", "shot_noise", "uniform_noise", "fgsm", "pgd")
+"""The noises of arXiv 2508.18154."""
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "salt_pepper", "speckle_noise", "uniform_noise")
 
 
@@ -31,10 +33,12 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "noise": _five(NOISE),
     "blur": _five(("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")),
     "weather": _five(("snow", "frost", "fog", "brightness", "spatter")),
+    "adversarial": _five(("fgsm", "pgd")),
+    "paper": _five(PAPER),
     "digital": _five(("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate")),
     "all": (),
 }
-"""Lists by name, used as "preset:NAME"; `all` stands for every registered perturbation at severities 1 to 5."""
+"""Lists by name, used as "preset:NAME"; `all`: every one that needs no model, at severities 1 to 5."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,19 @@ class Variant:
             return "+".join(step.parameter for step in self.steps)
         names = PERTURBATIONS[self.perturbation].parameters
         return ",".join(f"{name}={_number(value)}" for name, value in zip(names, self.values, strict=True))
+
+    @property
+    def needs_model(self) -> bool:
+        """It is made for every model anew."""
+        return any(entry.needs_model for entry in self.entries)
+
+    @property
+    def attack_passes(self) -> int:
+        """Passes forward and back through the whole model that it takes to make it."""
+        if not self.needs_model:
+            return 0
+        strength = dict(zip(PERTURBATIONS[self.perturbation].parameters, self.values, strict=True))
+        return 1 + int(strength.get("steps", 1))
 
     @property
     def entries(self) -> tuple[Perturbation, ...]:
@@ -136,7 +153,7 @@ def _expand(spec: Spec) -> Iterator[Variant]:
     if name == "preset":
         if text not in PRESETS:
             raise unknown("preset", text, PRESETS)
-        every = _five(PERTURBATIONS.names())
+        every = _five([entry.name for entry in PERTURBATIONS if not entry.needs_model])
         yield from (variant for one in PRESETS[text] or every for variant in _expand(one))
         return
     entry = PERTURBATIONS[name]
@@ -197,6 +214,9 @@ def _sequence(steps: object) -> Iterator[Variant]:
                 f"perturbations: a step of compose must be one perturbation without replicates, got {step!r}; put "
                 "replicates beside compose"
             )
+    attack = next((column[0].perturbation for column in columns if column[0].needs_model), None)
+    if attack is not None:
+        raise UserError(f"perturbations: '{attack}' is made for every model anew, so it cannot be a step of a sequence")
     length = max(map(len, columns))
     if any(len(column) not in (1, length) for column in columns):
         counts = ", ".join(f"{column[0].perturbation} {len(column)}" for column in columns)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.blur import clipped_zoom, zoom_crop
-from camrobust.core.perturb.catalogue import check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, whole, within
 from camrobust.core.perturb.motion import angles, smeared, taps
 
 LUMA = (0.299, 0.587, 0.114)
@@ -33,7 +33,7 @@ def grey(images: Tensor) -> Tensor:
         whole("snow", "radius", 1, 200, "px"), within("snow", "sigma", 0.01, 1000, "px"),
         within("snow", "mix", 0, 1, "share"),
     ),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def snow(
     images: Tensor, loc: float, scale: float, zoom: float, threshold: float, radius: float, sigma: float, mix: float,
     draws: Draws,
@@ -118,7 +118,7 @@ def cloud_map(images: Tensor, decay: float, draws: Draws) -> Tensor:
     check=each(
         within("fog", "amount", 0, 1000, "× the brightest value"), within("fog", "decay", 1, 100, "× per octave")
     ),
-)  # fmt: skip
+source=IMAGENET_C)  # fmt: skip
 def fog(images: Tensor, amount: float, decay: float, draws: Draws) -> Tensor:
     """Clouds added to the picture, and the sum scaled back to its brightest value.
 

@@ -1,0 +1,269 @@
+"""Attacks on the prediction and on the map: against torchattacks, plain loops and brute force."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import camrobust
+from camrobust.core.draws import Draws
+from camrobust.core.perturb import PERTURBATIONS, attack, make_variants, perturb, variants
+from camrobust.core.perturb.adversarial import Ball, ascend, ball_around, clean_logits, column, cross_entropy_gradient
+from camrobust.core.perturb.on_maps import DIFFERENTIABLE, OBJECTIVES, attack_map
+from camrobust.errors import UserError
+from camrobust.io.images import decode
+from camrobust.models import ModelSpec, load_model, wrap
+from camrobust.sheet import sheet
+from tests.toys import Dense, Pooled, seeded
+
+ATTACKS = [one.name for one in PERTURBATIONS if one.needs_model]
+SIZE = 224
+
+
+def images(count=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear")
+    return (smooth * 255).round() / 255
+
+
+@pytest.fixture(scope="module", params=[Pooled, Dense])
+def toy(request):
+    return wrap(seeded(request.param()), image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def resnet(shared_data):
+    path = shared_data / "weights" / "resnet18_ktb_small.safetensors"
+    model = load_model(ModelSpec("resnet18", "torchvision:resnet18", str(path)), path.read_bytes())
+    photos = sorted((shared_data / "images").iterdir())[:40:10]
+    pixels = torch.stack([torch.from_numpy(decode(one.read_bytes()).pixels) for one in photos])
+    return model, pixels
+
+
+class Normalised(nn.Module):
+    """As the attack library wants it: images in [0, 1] in, logits out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.module = model.network.module
+
+    def forward(self, pixels):
+        return self.module(self.model.normalise(pixels))
+
+
+def radii(value, count):
+    return torch.full((count,), float(value))
+
+
+def attacked(model, given, spec, names=None):
+    planned = variants([spec]) * len(given)
+    return attack(model, given, planned, names or [str(one) for one in range(len(given))], "set", 0)
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("steps", "share"), [(1, 0.999), (5, 0.93)])
+def test_steps_of_whole_levels_lead_where_torchattacks_goes(resnet, steps, share):
+    import torchattacks
+
+    model, pixels = resnet
+    given = pixels.float() / 255
+    classes = clean_logits(model, given).argmax(dim=1)
+    theirs = torchattacks.PGD(Normalised(model).eval(), eps=4 / 255, alpha=1 / 255, steps=steps, random_start=False)
+    wanted = theirs(given, classes) * 255
+    ball = ball_around(given, radii(4, len(given)))
+    found = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), column(radii(1, len(given))))
+    # A gradient that is 0 within rounding has either sign, and every step adds to what that changed.
+    assert ((found - wanted).abs() < 1e-2).float().mean() > share
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("steps", "alike"), [(1, 0.9999), (6, 0.9)])
+def test_an_l2_ascent_is_torchattacks(resnet, steps, alike):
+    import torchattacks
+
+    model, pixels = resnet
+    given = pixels.float() / 255
+    classes = clean_logits(model, given).argmax(dim=1)
+    theirs = torchattacks.PGDL2(Normalised(model).eval(), eps=2.0, alpha=0.5, steps=steps, random_start=False)
+    wanted = theirs(given, classes) * 255
+    ball = ball_around(given, radii(2 * 255, len(given)), 2)
+    size = column(radii(0.5 * 255, len(given)))
+    found = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), size)
+    moved, other = ((one - given * 255).flatten(1) for one in (found, wanted))
+    assert torch.cosine_similarity(moved, other).min() > alike
+    torch.testing.assert_close(moved.norm(dim=1), other.norm(dim=1), rtol=5e-3, atol=0)
+
+
+def test_fgsm_is_the_sign_of_the_gradient(toy):
+    given = images()
+    leaf = given.clone().requires_grad_()
+    logits = toy.network.module(toy.normalise(leaf))
+    nn.functional.cross_entropy(logits, logits.argmax(dim=1), reduction="sum").backward()
+    wanted = (given * 255 + 4 * leaf.grad.sign()).clamp(0, 255)
+    found = attacked(toy, given, "fgsm:3") * 255
+    assert ((found - wanted).abs() < 1e-3).float().mean() > 0.9999
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_an_image_within_its_radius_and_the_same_again(toy, name):
+    given = images()
+    made = attacked(toy, given, f"{name}:3")
+    levels = made * 255
+    assert (levels - levels.round()).abs().max() < 1e-3
+    assert made.min() >= 0
+    assert made.max() <= 1
+    epsilon = PERTURBATIONS[name].severities[2][0]
+    if name == "pgd_l2":
+        lengths = (made - given).flatten(1).norm(dim=1)
+        assert (lengths <= epsilon * (1 + 1e-5)).all()
+        assert (lengths > 0.95 * epsilon).all()
+    else:
+        assert (made - given).abs().max() * 255 <= epsilon + 1e-3
+    assert torch.equal(made, attacked(toy, given, f"{name}:3"))
+    if PERTURBATIONS[name].random and not name.startswith("cam_attack"):
+        assert not torch.equal(made, attacked(toy, given, f"{name}:3", ["a", "b", "c"]))
+
+
+def test_attacks_on_the_prediction_lower_it(toy):
+    given = images()
+    clean = clean_logits(toy, given).softmax(dim=1)
+    classes, rows = clean.argmax(dim=1), range(len(given))
+    for spec in ("fgsm:3", "pgd:3", "pgd_l2:3", "pgd_targeted:3"):
+        assert (
+            clean_logits(toy, attacked(toy, given, spec)).softmax(dim=1)[rows, classes] < clean[rows, classes]
+        ).all()
+    least = clean.argmin(dim=1)
+    for spec, target in (("pgd_targeted:5", least), ("pgd_targeted:epsilon=8,steps=5,step=2,target=3", 3)):
+        after = clean_logits(toy, attacked(toy, given, spec)).softmax(dim=1)
+        assert (after[rows, target] > clean[rows, target]).all()
+
+
+def test_images_of_one_batch_take_their_own_strengths(toy):
+    given, planned = images(1).expand(3, -1, -1, -1), variants(["pgd:epsilon=1,steps=2,step=1", "pgd:1", "pgd:4"])
+    together = attack(toy, given, planned, ["a"] * 3, "set", 0)
+    for place, one in enumerate(planned):
+        alone = attack(toy, given[:1], [one], ["a"], "set", 0)
+        assert ((together[place] - alone[0]).abs() < 1e-3).float().mean() > 0.999
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error():
+    module = seeded(Dense()).train()
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match="target must be below 10"):
+        camrobust.attack(module, images(), "pgd_targeted:epsilon=4,steps=1,step=1,target=10")
+    made = camrobust.attack(module, images(), "cam_attack:2")
+    assert (made.dtype, made.shape) == (torch.uint8, (3, 3, SIZE, SIZE))
+    assert module.training
+    assert all(one.requires_grad and one.grad is None for one in module.parameters())
+    assert not any(part._forward_hooks for part in module.modules())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_map_moves_further_than_under_noise_of_the_same_radius_and_the_class_stays(resnet, objective):
+    model, pixels = resnet
+    given, count = pixels.float() / 255, len(pixels)
+    classes = clean_logits(model, given).argmax(dim=1)
+    draws = Draws.of(0, "set", [str(one) for one in range(count)], "test", "", 0)
+    made = attack_map(model, given, radii(4, count), radii(8, count), radii(1, count), draws, objective=objective)
+    assert torch.equal(clean_logits(model, made).argmax(dim=1), classes)
+    noise = (given * 255 + (2 * draws.uniform(given.shape[1:]) - 1).sign() * 4).clamp(0, 255) / 255
+
+    def alike(changed):
+        first, second = (camrobust.explain(model, one, targets=classes.tolist())["gradcam"] for one in (given, changed))
+        return torch.cosine_similarity(first.flatten(1), second.flatten(1))
+
+    assert alike(made).mean() < alike(noise).mean() - 0.2
+    assert (alike(made) < alike(noise)).all()
+
+
+@pytest.mark.parametrize("cam", DIFFERENTIABLE)
+def test_every_differentiable_cam_can_be_attacked(cam):
+    model = wrap(seeded(Pooled()), image_size=SIZE)
+    given = images(2)
+    draws = Draws.of(0, "set", ["a", "b"], "test", "", 0)
+    made = attack_map(model, given, radii(8, 2), radii(5, 2), radii(2, 2), draws, cam=cam)
+    assert not torch.equal(made, given)
+
+
+def test_the_smallest_radius_is_that_of_trying_all():
+    module = seeded(Pooled())
+    model = wrap(copy.deepcopy(module), image_size=SIZE)
+    given = images(3)
+    settings = {"below": 0.9, "most": 12, "steps": 6, "similarity": "cosine"}
+    found = camrobust.minimal_eps(module, given, **settings)
+    tried = [
+        camrobust.minimal_eps(model, given, **{**settings, "most": radius}) for radius in range(1, settings["most"] + 1)
+    ]
+    for place, smallest in enumerate(found):
+        works = [row[place] is not None for row in tried]
+        assert works.index(True) + 1 == smallest if smallest else not any(works)
+    assert camrobust.minimal_eps(module, given, below=-1, most=2, steps=1, similarity="cosine") == [None] * 3
+
+
+def test_a_round_step_in_an_l2_ball_stays_on_the_grid_and_inside():
+    clean = torch.tensor([0.0, 128, 255, 7]).reshape(1, 1, 2, 2).expand(2, 3, 2, 2)
+    ball = Ball(clean, torch.tensor([2.5, 0.4]).reshape(2, 1, 1, 1), 2)
+    at = ball.step(clean, torch.ones_like(clean), column(torch.tensor([9.0, 9.0])))
+    grid = ball.on_grid(at)
+    assert torch.equal(grid, grid.round())
+    assert ((grid - clean).flatten(1).norm(dim=1) <= ball.radius.flatten()).all()
+    assert torch.equal(grid[1], clean[1])
+
+
+def test_variants_that_need_a_model_wait_for_it():
+    planned = variants(["contrast:3", "fgsm:3", "pgd:1"])
+    image = (images(1)[0] * 255).to(torch.uint8)
+    stack = make_variants(image, planned, "a", "set", 0)
+    assert not torch.equal(stack[1], image)
+    assert torch.equal(stack[2], image)
+    model = seeded(Pooled())
+    scores = camrobust.evaluate(model, image[None], perturbations=["contrast:3", "fgsm:5"]).scores
+    assert scores["perturbation"].to_list() == ["contrast", "fgsm"]
+    clean, hit = (
+        scores.filter(scores["perturbation"] == "fgsm").select("confidence_clean", "confidence_perturbed").row(0)
+    )
+    assert hit != clean
+    assert [one.perturbation for one in variants(["preset:paper"])][-10:] == ["fgsm"] * 5 + ["pgd"] * 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("fgsm:epsilon=0", "fgsm: epsilon must be 1 to 255 \\(1/255\\), got 0"),
+        ("fgsm:epsilon=1.5", "fgsm: epsilon must be a whole number"),
+        ("pgd:epsilon=4,steps=0,step=1", "pgd: steps must be 1 to 1000"),
+        ("pgd:epsilon=4,steps=5,step=0", "pgd: step must be 0.001 to 255"),
+        ("pgd:epsilon=4", "pgd needs epsilon, steps, step; steps, step are missing"),
+        ("pgd_l2:epsilon=-1,steps=5,step=1", "pgd_l2: epsilon must be"),
+        ("pgd_targeted:epsilon=4,steps=5,step=1,target=-2", "pgd_targeted: target must be"),
+        ("fgsm:2+contrast:3", "'fgsm' is made for every model anew"),
+    ],
+)
+def test_what_cannot_be_has_a_sentence(spec, sentence):
+    with pytest.raises(UserError, match=sentence):
+        variants([spec])
+
+
+def test_where_there_is_no_model_there_is_no_attack(tmp_path):
+    with pytest.raises(UserError, match=r"'pgd' needs a model; use camrobust\.attack"):
+        perturb(images(1), "pgd:3", ["a"])
+    with pytest.raises(UserError, match="sheet: 'pgd' needs a model"):
+        sheet("photo.jpg", str(tmp_path / "sheet.png"), perturbations=["pgd"])
+    with pytest.raises(UserError, match="must be one strength of a perturbation that needs a model"):
+        camrobust.attack(seeded(Pooled()), images(1), "contrast:3")
+    model = wrap(seeded(Pooled()), image_size=SIZE)
+    few = (images(1), radii(1, 1), radii(1, 1), radii(1, 1), Draws.of(0, "", ["a"], "", "", 0))
+    with pytest.raises(UserError, match="'eigencam' has no derivative"):
+        attack_map(model, *few, cam="eigencam")
+    with pytest.raises(UserError, match="objective must be one of top, centre, region, got 'far'"):
+        attack_map(model, *few, objective="far")
+    with pytest.raises(UserError, match="similarity must compare positions, got 'ssim'"):
+        camrobust.minimal_eps(seeded(Pooled()), images(1), similarity="ssim")
