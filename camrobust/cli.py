@@ -99,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--output", help="folder for the tables of several runs")
     one.add_argument("--intervals", choices=("delta", "bootstrap"), help="default: as the run was configured")
     add_json(one)
+    one = add("compare", _compare, "what changed from one run to another: scores with intervals and tests, settings")
+    one.add_argument("first", help="output folder of a run")
+    one.add_argument("second", help="output folder of another")
+    add_json(one)
     one = add("watch-spot", _watch_spot, "drain this machine's Ray node when the cloud announces to take it back")
     one.add_argument("--metadata", default="http://169.254.169.254", help="base address of the metadata service")
     one.add_argument("--interval", type=float, default=5.0, help="seconds between two questions")
@@ -294,6 +298,25 @@ def _aggregate(given: Arguments) -> int:
         _print({name: table.to_dicts() for name, table in tables.items()})
     else:
         _show_leaderboard(tables["by_cam"])
+    return 0
+
+
+def _compare(given: Arguments) -> int:
+    from camrobust.compare import compare_runs
+    from camrobust.io.runs import open_run
+    from camrobust.terminal import say, show_table
+
+    found = compare_runs(open_run(given.first), open_run(given.second))
+    if given.json:
+        _print(found.as_dict())
+        return 0
+    columns = ("dataset", "model", "cam", "first", "second", "difference", "difference_lower", "difference_upper",
+               "effect", "p_corrected", "n_images")  # fmt: skip
+    titles = ("dataset", "model", "CAM", "first", "second", "difference", "lower", "upper", "r", "p (Holm)", "images")
+    for (measure,), rows in found.table.group_by("measure", maintain_order=True):
+        show_table(f"{measure}: second minus first", titles, rows.select(columns).rows())
+    for line in found.lines():
+        say(line)
     return 0
 
 

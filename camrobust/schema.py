@@ -210,6 +210,25 @@ TESTS = _columns(
     ("n_dropped", "int64", "images left out because a value is missing"),
 )
 
+DIFFERENCES = _columns(
+    ("dataset", "string", "where the images come from"),
+    ("model", "string", "whose maps"),
+    ("cam", "string", "which CAM"),
+    ("measure", "string", "robustness_adjusted, consistency_adjusted or responsiveness_adjusted"),
+    ("first", "float64", "of the first run: mean over images; robustness is the product of both means"),
+    ("second", "float64", "of the second run"),
+    ("difference", "float64", "second minus first"),
+    ("difference_lower", "float64", "lower end of its 95 % interval over images"),
+    ("difference_upper", "float64", "upper end"),
+    ("test", "string", "wilcoxon on the images of both, or cliffs_delta where the runs share less than two"),
+    ("effect", "float64", "rank-biserial correlation or Cliff's delta, positive where the second run is higher"),
+    ("p", "float64", "probability of an effect at least as large where nothing differs"),
+    ("p_corrected", "float64", "Holm over all lines of the measure"),
+    ("n_images", "int64", "images that both runs have"),
+    ("n_first", "int64", "images of the first run"),
+    ("n_second", "int64", "images of the second run"),
+)
+
 CHARACTERISTICS = _columns(
     ("dataset", "string", "where the images come from, null for all datasets pooled"),
     ("model", "string", "whose maps"),

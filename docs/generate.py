@@ -42,6 +42,7 @@ def schema_part() -> str:
     for title, text, columns in (
         ("summary/by_…", "Each measure also has `_lower` and `_upper`, its 95 % interval.", measures),
         ("summary/tests", "See [statistics](statistics.md).", schema.TESTS),
+        ("camrobust compare", "What `camrobust compare RUN RUN --json` prints as `table`.", schema.DIFFERENCES),
         ("summary/characteristics", "See [statistics](statistics.md).", schema.CHARACTERISTICS),
     ):
         rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]

@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from camrobust.cli import main
+from camrobust.compare import compare_runs
+from camrobust.errors import UserError
+from camrobust.io.runs import open_run
+from camrobust.schema import DIFFERENCES
+from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.differences import differences
+from tests.synthetic import scores
+from tests.test_combine import write_run
+
+
+def profiles(table):
+    return reduce_frame(table.lazy(), Settings()).profiles
+
+
+def means(table, cam, same):
+    rows = table.filter((pl.col("cam") == cam) & (pl.col("same") == same) & pl.col("rbo_adjusted").is_not_null())
+    value = pl.col("rbo_adjusted") if same else 1 - pl.col("rbo_adjusted")
+    return dict(rows.group_by("image_id").agg(value.mean()).iter_rows())
+
+
+def pair(seed=0, shift=0.1, cam="a"):
+    table = scores(images=30, cams=("a", "b"), flip=0.4, seed=seed)
+    moved = pl.when(pl.col("cam") == cam).then(pl.col("rbo_adjusted") - shift).otherwise(pl.col("rbo_adjusted"))
+    return table, table.with_columns(rbo_adjusted=moved)
+
+
+def test_a_run_does_not_differ_from_itself():
+    table, _ = pair()
+    found = differences(profiles(table), profiles(table))
+    assert found.columns == [one.name for one in DIFFERENCES]
+    assert found.height == 2 * 3
+    assert found.select("difference", "difference_lower", "difference_upper").to_numpy() == pytest.approx(0, abs=1e-12)
+    assert found["p"].to_list() == [1.0] * 6
+    assert found["n_images"].to_list() == [30] * 6
+
+
+def test_differences_are_those_of_the_means_over_images_and_tests_are_scipys():
+    first = scores(images=40, cams=("a", "b"), flip=0.5, seed=1)
+    second = scores(images=40, cams=("a", "b"), flip=0.5, seed=2)
+    found = differences(profiles(first), profiles(second))
+    for cam in ("a", "b"):
+        C = [means(table, cam, True) for table in (first, second)]
+        R = [means(table, cam, False) for table in (first, second)]
+        C_mean, R_mean = ([np.mean(list(one.values())) for one in side] for side in (C, R))
+        wanted = {"consistency_adjusted": C_mean, "responsiveness_adjusted": R_mean,
+                  "robustness_adjusted": np.multiply(C_mean, R_mean)}  # fmt: skip
+        for measure, (before, after) in wanted.items():
+            row = found.row(by_predicate=(pl.col("cam") == cam) & (pl.col("measure") == measure), named=True)
+            assert (row["first"], row["second"]) == pytest.approx((before, after), rel=1e-5)
+            assert row["difference"] == pytest.approx(after - before, abs=1e-6)
+            assert row["difference_lower"] < row["difference"] < row["difference_upper"]
+        both = [image for image in C[0] if image in C[1]]
+        d = np.float32([C[1][image] - C[0][image] for image in both])
+        row = found.row(by_predicate=(pl.col("cam") == cam) & (pl.col("measure") == "consistency_adjusted"), named=True)
+        assert row["p"] == pytest.approx(stats.wilcoxon(d, zero_method="pratt", method="exact").pvalue, rel=0.05)
+        if len(both) == 40:  # all images have both: the interval is that of a paired t
+            low, high = stats.ttest_1samp(d, 0).confidence_interval()
+            assert (row["difference_lower"], row["difference_upper"]) == pytest.approx((low, high), rel=1e-4)
+    for measure in found["measure"].unique():
+        rows = found.filter(pl.col("measure") == measure).sort("p")
+        assert rows["p_corrected"][0] == pytest.approx(min(1, 2 * rows["p"][0]))
+
+
+def test_an_interval_of_a_product_holds_in_ninety_five_of_a_hundred():
+    inside = 0
+    for seed in range(60):
+        one, other = (scores(images=60, cams=("a",), flip=0.5, seed=seed * 2 + side) for side in (0, 1))
+        found = differences(profiles(one), profiles(other))
+        row = found.row(by_predicate=pl.col("measure") == "robustness_adjusted", named=True)
+        inside += row["difference_lower"] <= 0 <= row["difference_upper"]
+    assert 52 <= inside <= 60
+
+
+def test_a_planted_change_is_found_and_leads():
+    found = differences(*map(profiles, pair(shift=0.1)))
+    leading = found.filter(pl.col("measure") == "consistency_adjusted").row(0, named=True)
+    assert leading["cam"] == "a"
+    assert leading["difference"] == pytest.approx(-0.1, abs=1e-6)
+    assert leading["effect"] == pytest.approx(-1)
+    assert leading["p_corrected"] < 1e-4
+    other = found.filter((pl.col("measure") == "consistency_adjusted") & (pl.col("cam") == "b"))
+    assert other["difference"][0] == pytest.approx(0, abs=1e-12)
+
+
+def test_runs_that_share_no_image_are_independent():
+    first, second = pair()
+    second = second.with_columns(pl.col("image_id") + "'")
+    row = differences(profiles(first), profiles(second)).row(0, named=True)
+    assert (row["n_images"], row["n_first"], row["n_second"], row["test"]) == (0, 30, 30, "cliffs_delta")
+    paired = differences(*map(profiles, pair())).row(0, named=True)
+    assert row["difference"] == pytest.approx(paired["difference"])
+    assert row["difference_upper"] - row["difference_lower"] > paired["difference_upper"] - paired["difference_lower"]
+
+
+def test_runs_on_disk_are_compared_at_what_they_share(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", cams=("gradcam", "layercam", "random"), levels=(1, 3))
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["levels"] == 2
+    assert found["only_first"] == ["gaussian_noise at sigma=0.5"]
+    assert found["only_second"] == ["cam layercam"]
+    assert {row["cam"] for row in found["table"]} == {"gradcam", "random"}
+    assert "cams" in found["settings"]
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out, err = capsys.readouterr()
+    assert "robustness_adjusted: second minus first" in out
+    assert "only in the second: cam layercam" in err
+    again = compare_runs(*(open_run(str(tmp_path / name)) for name in ("a", "a")))
+    assert (again.settings, again.versions, again.only_first) == ([], {}, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"changes": {"metric": {"rbo_p": 0.8}}}, "measured differently \\(different: metric.rbo_p\\)"),
+        ({"levels": (2, 4)}, "share no perturbation at the same strength"),
+        ({"models": ("n",)}, "share no CAM of a model of the same name"),
+    ],
+)
+def test_runs_that_cannot_be_compared_get_a_sentence(tmp_path, changes, sentence):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", **changes)
+    with pytest.raises(UserError, match=sentence):
+        compare_runs(*(open_run(str(tmp_path / name)) for name in ("a", "b")))
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "nothing")]) == 2
