@@ -1,11 +1,14 @@
 """One photo as a picture grid: CAMs down, perturbations across, with class, confidence and agreement."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from camrobust.core.cams import CAMS
@@ -23,6 +26,7 @@ CELL = 224
 TEXT = 34
 MARGIN = 8
 LEFT = 150
+FLIPPED = "#b00020"
 
 
 def explain_picture(
@@ -62,13 +66,33 @@ def explain_picture(
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels, planned, sample.image_id, sample.dataset, seed)
     explained = explain_variants(ready, sample, stack, planned, settings)
-    agreement = compare(explained, sample.segments, settings)["rbo"].cpu().numpy() if planned else None
-    titles = ["clean", *(f"{one.perturbation} {one.severity or one.parameter}" for one in planned)]
-    notes = [
-        f"class {label}, {confidence:.0%}"
-        for label, confidence in zip(explained.predictions.tolist(), explained.confidences.tolist(), strict=True)
+    labels = class_names(model, ready.classes)
+    predictions = explained.predictions.tolist()
+    columns = [
+        _Column(
+            title=f"{one.perturbation} {one.severity or one.parameter}" if one else "clean",
+            prediction=f"{labels.get(label, f'class {label}')}, {confidence:.0%}",
+            flipped=label != predictions[0],
+        )
+        for one, label, confidence in zip((None, *planned), predictions, explained.confidences.tolist(), strict=True)
     ]
-    write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), titles, notes, agreement))
+    found = compare(explained, sample.segments, settings) if planned else {}
+    agreement = {name: values.cpu().numpy() for name, values in found.items()}
+    write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
+
+
+def class_names(builder: str, classes: int) -> dict[int, str]:
+    """What the classes of a published model are called; nothing where that is not known.
+
+    Args:
+        builder: as in a configuration.
+        classes: number of logits.
+    """
+    from torchvision.models import ResNet18_Weights
+
+    names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    published = builder.partition(":")[0] in ("torchvision", "timm")
+    return dict(enumerate(names)) if published and classes == len(names) else {}
 
 
 def photo(image: str, command: str) -> torch.Tensor:
@@ -103,26 +127,52 @@ def write(output: str, picture: Image.Image, command: str = "explain") -> None:
         raise UserError(f"{command}: cannot write '{output}' ({error.strerror}); choose another --output") from error
 
 
+@dataclass(frozen=True)
+class _Column:
+    """What stands over and under one variant."""
+
+    title: str
+    prediction: str
+    flipped: bool
+
+
 def _grid(
-    photos: np.ndarray, maps: np.ndarray, cams: list[str], titles: list[str], notes: list[str],
-    agreement: np.ndarray | None,
+    photos: NDArray[np.uint8], maps: NDArray[np.float32], cams: list[str], columns: list[_Column],
+    agreement: Mapping[str, NDArray[Any]],
 ) -> Image.Image:  # fmt: skip
-    """Photos in the first row, one row of maps per CAM below; RBO under each perturbed map."""
+    """Photos in the first row, one row of maps per CAM below; agreement with the clean map under each perturbed one.
+
+    Where the prediction flipped the text is red and says so.
+    """
     step_x, step_y = CELL + MARGIN, CELL + TEXT + MARGIN
-    picture = Image.new("RGB", (LEFT + step_x * len(titles), step_y * (len(cams) + 1)), "white")
+    picture = Image.new("RGB", (LEFT + step_x * len(columns), MARGIN + step_y * (len(cams) + 1)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    for column, title in enumerate(titles):
-        left = LEFT + column * step_x
+
+    def under(row: int, column: int, lines: Sequence[str], colour: str) -> None:
+        text = "\n".join(_fitting(line, font) for line in lines)
+        draw.text((LEFT + column * step_x, MARGIN + row * step_y + CELL + 1), text, colour, font)
+
+    for column, about in enumerate(columns):
+        left, colour = LEFT + column * step_x, FLIPPED if about.flipped else "black"
         photo = np.ascontiguousarray(photos[column].transpose(1, 2, 0))
-        picture.paste(Image.fromarray(photo).resize((CELL, CELL)), (left, 0))
-        draw.text((left, CELL + 1), f"{title}\n{notes[column]}", "black", font)
+        picture.paste(Image.fromarray(photo).resize((CELL, CELL)), (left, MARGIN))
+        under(0, column, (about.title, f"{'flipped: ' if about.flipped else ''}{about.prediction}"), colour)
         for row, _ in enumerate(cams):
-            top = (row + 1) * step_y
-            picture.paste(overlay(photo, maps[column, row]).resize((CELL, CELL)), (left, top))
-            if agreement is not None and column:
-                value = agreement[column - 1, row]
-                text = "no ranking (flat map)" if np.isnan(value) else f"RBO {value:.2f}"
-                draw.text((left, top + CELL + 1), text, "black", font)
+            drawn = overlay(photo, maps[column, row]).resize((CELL, CELL))
+            picture.paste(drawn, (left, MARGIN + (row + 1) * step_y))
+            if column and agreement:
+                raw, adjusted = (float(agreement[name][column - 1, row]) for name in ("rbo", "rbo_adjusted"))
+                flat = "no ranking (flat map)"
+                text = flat if np.isnan(raw) else f"RBO {raw:.2f}, adjusted {adjusted:.2f}"
+                under(row + 1, column, (text,), colour)
+    draw.text((MARGIN, MARGIN + CELL // 2), "photo", "black", font)
     for row, name in enumerate(cams):
-        draw.text((4, (row + 1) * step_y + CELL // 2), name, "black", font)
+        draw.text((MARGIN, MARGIN + (row + 1) * step_y + CELL // 2), name, "black", font)
     return picture
+
+
+def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The line, cut to the width of a cell."""
+    while font.getlength(line) > CELL and len(line) > 1:
+        line = line.rstrip("…")[:-1] + "…"
+    return line

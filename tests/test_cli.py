@@ -310,7 +310,19 @@ def test_explain_draws_a_picture(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(output)
     with Image.open(output) as picture:
         assert picture.width > 3 * 224
+    attacked = [*arguments, "--perturb", "pgd:5", "--output", str(output)]
+    assert main(attacked) == 0
+    with Image.open(output) as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
+    assert (0xB0, 0x00, 0x20) in colours  # the class flipped under a strong attack, and the text says so in red
     assert main([*arguments, "--output", str(tmp_path / "grid.xyz")]) == 2
+
+
+def test_published_models_name_their_classes():
+    from camrobust.picture import class_names
+
+    assert class_names("torchvision:resnet50@none", 1000)[282] == "tiger cat"
+    assert class_names("torchvision:resnet50@none", 10) == class_names("tests.toys:pooled", 1000) == {}
 
 
 def test_every_configuration_that_is_shipped_is_valid():
