@@ -29,6 +29,7 @@ from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
 from camrobust.report.gallery import overlay as drawn
+from camrobust.report.notebook import notebook
 from camrobust.schema import SCORES, SUMMARIES
 from camrobust.summary.aggregate import Settings as Averaging
 from camrobust.summary.aggregate import reduce_frame, scan_scores
@@ -78,6 +79,10 @@ class Evaluation:
         settings = Averaging(average or self.average, self.controls, intervals or self.intervals, self.seed)
         reduction = reduce_frame(self.scores.lazy(), settings)
         return compare(reduction.profiles) if by == "tests" else reduction.tables[by]
+
+    def _repr_html_(self) -> str:
+        """The leaderboard and the curves against severity, in a notebook."""
+        return notebook(self.summary(), self.summary("by_level"), self.controls)
 
     def stability(self, *, same_class: bool = True) -> pl.DataFrame:
         """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.

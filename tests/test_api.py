@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -272,3 +273,15 @@ def test_an_image_given_twice_is_refused(tmp_path):
     path = tmp_path / "photo-000.jpg"
     with pytest.raises(UserError, match="occurs twice, and would count as one image; give it once"):
         camrobust.evaluate(pooled(), [path, path])
+
+
+def test_an_evaluation_draws_itself_and_hostile_names_are_text():
+    result = camrobust.evaluate(pooled(), images(2), cams=["gradcam", "random"], perturbations=["gaussian_noise:1-3"])
+    named = result.scores.with_columns(model=pl.lit("<script>alert(1)</script>"), dataset=pl.lit('"<b>&'))
+    page = replace(result, scores=named)._repr_html_()
+    assert "<script" not in page
+    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in page
+    assert "<td>&quot;&lt;b&gt;&amp;</td>" in page
+    assert page.count("<svg") == 1
+    by_parameter = camrobust.evaluate(pooled(), images(2), perturbations=["gaussian_noise:sigma=0.1"])
+    assert "<svg" not in by_parameter._repr_html_()

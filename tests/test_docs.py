@@ -1,6 +1,9 @@
 import re
 from importlib.util import module_from_spec, spec_from_file_location
 
+import polars as pl
+
+from tests.photos import write_photos
 from tests.runs import ROOT
 
 
@@ -37,3 +40,15 @@ def test_the_readmes_configuration_is_valid():
         variants(config.perturbations)
     except Exception as error:
         raise AssertionError(f"README: {error}") from error
+
+
+def test_the_page_about_an_own_model_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "own-model.md").read_text("utf-8"), re.DOTALL)[1]
+    write_photos(tmp_path / "photos", 3)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "own-model.md", "exec"), {})
+    assert "robustness_adjusted" in capsys.readouterr().out
+    page = (tmp_path / "result.html").read_text()
+    assert page.count("<tr>") == 1 + 4
+    assert "<svg" in page
+    assert pl.read_parquet(tmp_path / "scores.parquet").height == 3 * 11 * 4

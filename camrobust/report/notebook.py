@@ -1,0 +1,45 @@
+"""A few results as HTML for a notebook: a table, and the curves against severity."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import polars as pl
+
+from camrobust.report.figures import severity_curves
+
+COLUMNS = {
+    "robustness_adjusted": "RM",
+    "consistency_adjusted": "consistency",
+    "responsiveness_adjusted": "responsiveness",
+}
+
+
+def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[str]) -> str:
+    """HTML without scripts; every name is escaped.
+
+    Args:
+        by_cam: the summary table.
+        by_level: the summary table.
+        controls: CAMs that are a floor.
+    """
+    ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
+    head = ["dataset", "model", "CAM", *COLUMNS.values(), "flipped", "images"]
+    rows = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in ranked.iter_rows(named=True))
+    table = f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}</table>"
+    curves = severity_curves(by_level, ranked["cam"].unique(maintain_order=True).to_list(), controls)
+    drawn = "" if curves is None else next(iter(curves.files()))[1].decode()
+    return f"<p>Adjusted: 0 is chance, 1 the same ranking; with 95 % intervals over images.</p>{table}{drawn}"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    names = [escape(str(row[name])) for name in ("dataset", "model", "cam")]
+    numbers = [f"{row['flip_rate']:.0%}", str(row["n_images"])]
+    return [f"<td>{text}</td>" for text in (*names, *(_number(row, name) for name in COLUMNS), *numbers)]
+
+
+def _number(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (row[name + suffix] for suffix in ("", "_lower", "_upper"))
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
