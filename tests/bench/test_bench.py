@@ -20,8 +20,10 @@ def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
     assert found["ratios"]["plain forward"] == 1
     assert found["ratios"]["ten CAMs, ranks, RBO, rows"] > 0
     libraries = Counter(name.partition(": ")[0] for name in found["ratios"])
-    assert (libraries["grad-cam"], libraries["torchcam"], libraries["captum"]) == (14, 7, 1)
-    assert libraries["camrobust"] == len(SHARED)
+    assert (libraries["grad-cam"], libraries["torchcam"], libraries["captum"]) == (14 + 1, 7, 1)
+    assert libraries["camrobust"] == len(SHARED) + 1
+    assert found["ratios"]["grad-cam: seven CAMs"] > found["ratios"]["camrobust: seven CAMs"]
+    assert set(found["ablation"]) == set(bench.ABLATED)
     assert [row["equal_labels"] for row in found["segments"]] == [2]
     assert all(row["times_faster"] > 0 for row in found["segments"])
     bench.show(found)
