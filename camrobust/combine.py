@@ -65,7 +65,7 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
         UserError: naming the keys that differ, or what is in both.
     """
     for (first, one), (second, other) in combinations(documents.items(), 2):
-        keys = [*_differing(one["numbers"], other["numbers"]), *_otherwise_found(one, other)]
+        keys = [*_differing(one["numbers"], other["numbers"]), *otherwise_found(one, other)]
         if keys:
             raise UserError(
                 f"aggregate: {first} and {second} cannot be combined (different: {', '.join(keys[:5])}); combine runs "
@@ -87,7 +87,7 @@ def _differing(one: Document, other: Document) -> list[str]:
     return sorted(keys)
 
 
-def _otherwise_found(one: Document, other: Document) -> list[str]:
+def otherwise_found(one: Document, other: Document) -> list[str]:
     """Models of one name in both runs whose weights or target layer, found when the run began, are not the same."""
     names = sorted({*one["models"]} & {*other["models"]})
     return [

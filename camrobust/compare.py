@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from camrobust.coded import Block, Coded, Rows
+from camrobust.combine import otherwise_found
 from camrobust.config import differing_keys
 from camrobust.errors import UserError
 from camrobust.io.blocks import image_counts, score_blocks
 from camrobust.io.runs import RunFolder
-from camrobust.summary.aggregate import Settings, reduce_scores, shares_kept
+from camrobust.summary.aggregate import KEPT, Settings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
 from camrobust.summary.profiles import Profile
 
@@ -32,11 +33,12 @@ class Comparison:
 
     Attributes:
         table: `schema.DIFFERENCES`.
-        settings: keys of the configuration that differ.
+        settings: keys of the configuration that differ, and weights or target layers of models of one name.
         versions: library to its version in either run, where they differ.
         only_first: what only the first run has, in words.
         only_second: what only the second run has.
         levels: perturbations at strengths that both have, and that were compared.
+        sampled: datasets of so many images that only a sample, the same of both runs, was compared.
     """
 
     table: pl.DataFrame
@@ -45,16 +47,29 @@ class Comparison:
     only_first: list[str]
     only_second: list[str]
     levels: int
+    sampled: list[str]
 
     def lines(self) -> list[str]:
         """What does not stand in the table, in sentences."""
-        told = [f"compared at the {self.levels} strengths that both have, per image first"]
+        told = [f"compared at the {self.levels} strengths that both have, per image first", *self._images()]
         for which, names in (("first", self.only_first), ("second", self.only_second)):
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             told += [f"only in the {which}: {', '.join(names[:SHOWN])}{more}"] if names else []
         told += [f"settings that differ: {', '.join(self.settings)}"] if self.settings else []
         versions = [f"{name} {one or '–'} → {other or '–'}" for name, (one, other) in self.versions.items()]
         return [*told, f"versions that differ: {', '.join(versions)}"] if versions else told
+
+    def _images(self) -> list[str]:
+        """How many images were paired and how many were not, by dataset and model."""
+        counts = self.table.select("dataset", "model", "n_images", "n_first", "n_second").unique(maintain_order=True)
+        told = [
+            f"images of {dataset}, {model}: {both} in both, {first - both} only in the first, {second - both} only in "
+            "the second"
+            for dataset, model, both, first, second in counts.sort("dataset", "model").iter_rows()
+            if both < max(first, second)
+        ]
+        more = f"a sample of about {KEPT:,} images, the same of both runs"
+        return [*told, *(f"compared on {more}: {name}" for name in self.sampled)]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -77,7 +92,10 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     levels = _levels(one) & _levels(other)
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
-    table = differences(_profiles(first, one, levels), _profiles(second, other, levels))
+    counts = [image_counts([(folder.store, folder.committed())]) for folder in (first, second)]
+    # One share for both runs, so that an image is in the samples of both or of neither.
+    shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
+    table = differences(_profiles(first, one, levels, shares), _profiles(second, other, levels, shares))
     if table.is_empty():
         raise UserError(
             f"compare: {first.uri} and {second.uri} share no CAM of a model of the same name on a dataset of the same "
@@ -89,8 +107,10 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
         for name in sorted({*mine, *theirs})
         if mine.get(name) != theirs.get(name)
     }
-    settings = differing_keys(one["numbers"], other["numbers"])
-    return Comparison(table, settings, versions, _without(one, other), _without(other, one), len(levels))
+    settings = [*differing_keys(one["numbers"], other["numbers"]), *otherwise_found(one, other)]
+    compared = {*table["dataset"]}
+    sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
+    return Comparison(table, settings, versions, _without(one, other), _without(other, one), len(levels), sampled)
 
 
 def _levels(document: Document) -> set[Level]:
@@ -105,12 +125,12 @@ def _without(one: Document, other: Document) -> list[str]:
     return [*found, *(f"{name} at {parameter}" for name, parameter in sorted(_levels(one) - _levels(other)))]
 
 
-def _profiles(folder: RunFolder, document: Document, levels: set[Level]) -> list[Profile]:
+def _profiles(folder: RunFolder, document: Document, levels: set[Level], shares: Mapping[str, float]) -> list[Profile]:
     runs = [(folder.store, folder.committed())]
     blocks: Iterable[Block] = score_blocks(runs)
     if levels != _levels(document):
         blocks = (Block(block.dataset, block.images, _at(block.rows, levels)) for block in blocks)
-    return reduce_scores(blocks, Settings(), shares_kept(image_counts(runs))).profiles
+    return reduce_scores(blocks, Settings(), shares).profiles
 
 
 def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[str, Rows]]:

@@ -71,7 +71,7 @@ def explain_picture(
     columns = [
         _Column(
             title=f"{one.perturbation} {one.severity or one.parameter}" if one else "clean",
-            prediction=f"{labels.get(label, f'class {label}')}, {confidence:.0%}",
+            prediction=f"{confidence:.0%} {labels.get(label, f'class {label}')}",
             flipped=label != predictions[0],
         )
         for one, label, confidence in zip((None, *planned), predictions, explained.confidences.tolist(), strict=True)

@@ -225,8 +225,8 @@ DIFFERENCES = _columns(
     ("p", "float64", "probability of an effect at least as large where nothing differs"),
     ("p_corrected", "float64", "Holm over all lines of the measure"),
     ("n_images", "int64", "images that both runs have"),
-    ("n_first", "int64", "images of the first run"),
-    ("n_second", "int64", "images of the second run"),
+    ("n_first", "int64", "images of the first run, or of its sample"),
+    ("n_second", "int64", "images of the second run, or of its sample"),
 )
 
 CHARACTERISTICS = _columns(

@@ -132,3 +132,33 @@ def test_runs_that_cannot_be_compared_get_a_sentence(tmp_path, changes, sentence
     with pytest.raises(UserError, match=sentence):
         compare_runs(*(open_run(str(tmp_path / name)) for name in ("a", "b")))
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "nothing")]) == 2
+
+
+def write_more(folder, monkeypatch, images):
+    monkeypatch.setattr("tests.test_combine.scores", lambda **keywords: scores(**keywords | {"images": images}))
+    return write_run(folder)
+
+
+def test_images_of_one_run_only_are_counted(tmp_path, monkeypatch):
+    runs = [write_more(tmp_path / name, monkeypatch, images) for name, images in (("a", 8), ("b", 12))]
+    assert "images of d, m: 8 in both, 0 only in the first, 4 only in the second" in compare_runs(*runs).lines()
+    assert not any(line.startswith("images") for line in compare_runs(runs[0], runs[0]).lines())
+
+
+def test_many_images_are_compared_on_the_same_sample_of_both(tmp_path, monkeypatch):
+    monkeypatch.setattr("camrobust.summary.aggregate.KEPT", 30)
+    few, many = (write_more(tmp_path / name, monkeypatch, images) for name, images in (("a", 40), ("b", 80)))
+    found = compare_runs(few, many)
+    (counts,) = found.table.select("n_images", "n_first", "n_second").unique().rows()
+    assert counts[0] == counts[1] < counts[2] < 80
+    assert found.sampled == ["d"]
+    assert any(line.startswith("compared on a sample") for line in found.lines())
+
+
+def test_other_weights_under_one_name_are_told(tmp_path):
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    for run, digest in zip(runs, ("1", "2"), strict=True):
+        run.write_json("run.json", run.run() | {"weights_sha256": {"m": digest}})
+    found = compare_runs(*runs)
+    assert found.settings == ["weights_sha256.m"]
+    assert "settings that differ: weights_sha256.m" in found.lines()
