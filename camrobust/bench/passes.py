@@ -19,7 +19,7 @@ from torch import Tensor
 from camrobust.bench.peers import SEVEN, SHARED
 from camrobust.bench.peers import peers as others
 from camrobust.core.cams import CAMS, CLASSIC
-from camrobust.core.perturb import PERTURBATIONS, make_variants, variants
+from camrobust.core.perturb import make_variants, variants, without_model
 from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
@@ -167,7 +167,7 @@ def _wait(device: str) -> None:
 def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     """Milliseconds for one image at severity 3, the fastest of three."""
     found = {}
-    for name in (entry.name for entry in PERTURBATIONS if not entry.needs_model):
+    for name in without_model():
         planned = variants([f"{name}:3"])
         work = {name: lambda planned=planned: make_variants(image.to(device), planned, "bench", "bench", 0)}
         found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camrobust.core.perturb import PERTURBATIONS, Variant, perturb, variants
+from camrobust.core.perturb import Variant, perturb, variants, without_model
 from camrobust.errors import UserError
 
 BATCH = 16
@@ -43,7 +43,7 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     work: dict[tuple[str, str], Callable[[], object]] = {}
     scaled = images.to(device).float() / 255
     names = [str(number) for number in range(len(images))]
-    for name in (entry.name for entry in PERTURBATIONS if not entry.needs_model):
+    for name in without_model():
         work["ours", name] = partial(_ours, scaled, variants([name]), names)
     if peers:
         corrupt, known = _peer()

@@ -44,12 +44,12 @@ def test_candidates_take_turns():
 @pytest.mark.filterwarnings("ignore")
 def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
     from camrobust.bench import perturbing
-    from camrobust.core.perturb import PERTURBATIONS
+    from camrobust.core.perturb import without_model
 
     monkeypatch.setattr(perturbing, "BATCH", 1)
     assert main(["bench", "--perturbations", "--peers", "--repeats", "1", "--json"]) == 0
     rows = {row["perturbation"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == {*(one.name for one in PERTURBATIONS if not one.needs_model), "these 19"}
+    assert rows.keys() == {*without_model(), "these 19"}
     compared = [row for name, row in rows.items() if "peer_ms" in row and name != "these 19"]
     assert len(compared) == 19
     assert sum(row["ms"] for row in compared) == pytest.approx(rows["these 19"]["ms"], abs=0.2)

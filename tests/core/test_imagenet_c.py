@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb import PERTURBATIONS, make_variants, perturb, variants
+from camrobust.core.perturb import PERTURBATIONS, make_variants, perturb, variants, without_model
 from camrobust.core.perturb.frost import PHOTOGRAPHS
 from camrobust.io.images import decode
 from tests.reference import imagenet_c as original
@@ -24,7 +24,7 @@ SAME_LAW = (
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur", "snow", "fog",
     "spatter",
 )  # fmt: skip
-RANDOM = [one.name for one in PERTURBATIONS if one.random and not one.needs_model]
+RANDOM = [name for name in without_model() if PERTURBATIONS[name].random]
 PHOTOS = 30
 LEVEL = 1 / 255
 
@@ -286,7 +286,7 @@ def test_bits_do_not_depend_on_the_process_nor_on_what_was_made_before(photos, t
 
 @pytest.mark.gpu
 @pytest.mark.data
-@pytest.mark.parametrize("name", [one.name for one in PERTURBATIONS if not one.needs_model])
+@pytest.mark.parametrize("name", without_model())
 def test_a_gpu_gives_the_same_levels(name, photos):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -8,13 +8,20 @@ from PIL import Image
 from scipy import stats
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, perturb, size_warnings, variants
+from camrobust.core.perturb import (
+    PERTURBATIONS,
+    Variant,
+    make_variants,
+    perturb,
+    size_warnings,
+    variants,
+    without_model,
+)
 from camrobust.errors import UserError
 from tests.reference import perturb as reference
 
-ALONE = [one for one in PERTURBATIONS if not one.needs_model]
-NAMES = [one.name for one in ALONE]
-RANDOM = [one.name for one in ALONE if one.random]
+NAMES = without_model()
+RANDOM = [name for name in NAMES if PERTURBATIONS[name].random]
 NORMAL = ("gaussian_noise", "speckle_noise")
 NOT_IN_ORDER = ("elastic_transform", "glass_blur", "saturate", "spatter")
 """Whose published strengths are of two kinds, or change in several ways at once."""
@@ -178,7 +185,7 @@ def test_what_a_specification_may_say():
     assert [one.parameter for one in curve] == ["radius=3,alias=0.25", "radius=5,alias=0.25"]
     close = variants([{"contrast": {"factor": [0.1234567, 0.1234568]}}])
     assert [one.parameter for one in close] == ["factor=0.1234567", "factor=0.1234568"]
-    assert len(variants(["preset:all"])) == 5 * len(ALONE)
+    assert len(variants(["preset:all"])) == 5 * len(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from camrobust.core.perturb.apply import attack, make_variants, perturb
-from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation
+from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation, without_model
 from camrobust.core.perturb.specs import PRESETS, Variant, size_warnings, variants
 
 for _module in iter_modules(__path__):
@@ -25,4 +25,5 @@ __all__ = [
     "perturbation",
     "size_warnings",
     "variants",
+    "without_model",
 ]

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camrobust.core.perturb.catalogue import IMAGENET_C, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import band, mirrored, smooth
 
 SMALL_DISK = 8
 """Radius, px, up to which the published kernel is 17 px wide and its rim is softened over 3 px, else over 5 px."""
 
 
-@perturbation(
+@imagenet_c(
     "gaussian_blur", parameter="sigma", unit="px", severities=(1, 2, 3, 4, 6), family="blur",
     check=within("gaussian_blur", "sigma", 0, 100, "px"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, separable, edges continued by their last pixel, kernel cut at 4σ.
 
@@ -61,11 +61,11 @@ def _disk_spectrum(radius: int, alias: float, height: int, width: int, device: t
     return spectrum.to(torch.complex64).to(device)
 
 
-@perturbation(
+@imagenet_c(
     "defocus_blur", parameter=("radius", "alias"), unit="px, px",
     severities=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)), family="blur",
     check=each(whole("defocus_blur", "radius", 1, 50, "px"), within("defocus_blur", "alias", 0.01, 10, "px")),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def defocus_blur(images: Tensor, radius: float, alias: float) -> Tensor:
     """Out of focus: averaged over a disk with a soft rim, the picture mirrored at its last pixel.
 
@@ -126,11 +126,11 @@ def zoom_crop(side: int, factor: float) -> int:
     return math.ceil(side / factor)
 
 
-@perturbation(
+@imagenet_c(
     "zoom_blur", parameter=("stop", "step"), unit="×, ×",
     severities=((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)), family="blur",
     check=each(within("zoom_blur", "stop", 1, 4, "×"), within("zoom_blur", "step", 0.001, 3, "×")),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
     """The mean of a picture and of its enlargements by 1, 1 + step, … below `stop` (as numpy's arange counts).
 

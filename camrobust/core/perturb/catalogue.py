@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -82,6 +83,15 @@ def perturbation(
         return function
 
     return register
+
+
+imagenet_c = partial(perturbation, source=IMAGENET_C)
+"""Registers one of ImageNet-C's, whose strengths are for images of its size."""
+
+
+def without_model() -> list[str]:
+    """Names of those that are made from the image alone."""
+    return [entry.name for entry in PERTURBATIONS if not entry.needs_model]
 
 
 def within(where: str, name: str, low: float, high: float, unit: str = "") -> Check:

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camrobust.core.perturb.catalogue import IMAGENET_C, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import each, imagenet_c, whole, within
 
 
-@perturbation(
+@imagenet_c(
     "brightness", parameter="shift", unit="added to V of HSV", severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="weather",
     check=within("brightness", "shift", -1, 1, "added to V of HSV"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def brightness(images: Tensor, shift: float) -> Tensor:
     """Add to the value channel of HSV, hue and saturation kept.
 
@@ -37,10 +37,10 @@ def brightness(images: Tensor, shift: float) -> Tensor:
     return torch.where(value == 0, wanted.expand_as(images), images * scale).clamp(0, 1)
 
 
-@perturbation(
+@imagenet_c(
     "contrast", parameter="factor", unit="times the distance from the mean", severities=(0.4, 0.3, 0.2, 0.1, 0.05),
     family="digital", check=within("contrast", "factor", 0, 100),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def contrast(images: Tensor, factor: float) -> Tensor:
     """Scale the distance from each channel's mean over the image.
 
@@ -58,13 +58,13 @@ def contrast(images: Tensor, factor: float) -> Tensor:
     return ((images - means) * factor + means).clamp(0, 1)
 
 
-@perturbation(
+@imagenet_c(
     "saturate", parameter=("factor", "shift"), unit="times S of HSV, added to it",
     severities=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), family="digital",
     check=each(
         within("saturate", "factor", 0, 1000, "times S of HSV"), within("saturate", "shift", -1, 1, "added to S of HSV")
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def saturate(images: Tensor, factor: float, shift: float) -> Tensor:
     """Scale and shift the saturation of HSV, hue and value kept; a grey pixel has the hue red, as in scikit-image.
 
@@ -111,10 +111,10 @@ def _box(size: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(matrix.T).float().contiguous().to(device), torch.from_numpy(weights).to(device)
 
 
-@perturbation(
+@imagenet_c(
     "pixelate", parameter="scale", unit="share of the side", severities=(0.6, 0.5, 0.4, 0.3, 0.25), family="digital",
     check=within("pixelate", "scale", 0.01, 1, "share of the side"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def pixelate(images: Tensor, scale: float) -> Tensor:
     """Shrunk by averaging over boxes and enlarged again, on 8-bit values, as Pillow does, to the bit.
 
@@ -146,10 +146,10 @@ def _levels(sums: Tensor) -> Tensor:
     return whole.clamp(0, 255)
 
 
-@perturbation(
+@imagenet_c(
     "jpeg_compression", parameter="quality", unit="JPEG quality", severities=(25, 18, 15, 10, 7), family="digital",
     check=whole("jpeg_compression", "quality", 1, 100, "JPEG quality"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def jpeg_compression(images: Tensor, quality: float) -> Tensor:
     """Through a JPEG file and back, by Pillow, on 8-bit values.
 

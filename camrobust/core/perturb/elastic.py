@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, within
+from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, within
 from camrobust.core.perturb.filters import smooth_exactly
 
 SIDE = 244.0
@@ -14,7 +14,7 @@ SIDE = 244.0
 TRUNCATE = 3.0
 
 
-@perturbation(
+@imagenet_c(
     "elastic_transform", parameter=("alpha", "sigma", "affine"), unit="× 244 px, × 244 px, × 244 px",
     severities=((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
     family="digital", random=True,
@@ -23,7 +23,7 @@ TRUNCATE = 3.0
         within("elastic_transform", "sigma", 0, 10, "× 244 px"),
         within("elastic_transform", "affine", 0, 0.25, "× 244 px"),
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def elastic_transform(images: Tensor, alpha: float, sigma: float, affine: float, draws: Draws) -> Tensor:
     """Three points of the picture moved at random, then every pixel displaced by smoothed uniform noise.
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, within
+from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, perturbation, within
 from camrobust.core.perturb.weather import cloud_map
 from camrobust.errors import UserError
 
@@ -57,13 +57,13 @@ def _photograph(name: str, height: int, width: int, device: torch.device) -> Ten
     return torch.from_numpy(np.array(photograph)).permute(2, 0, 1).float().div(255).to(device)
 
 
-@perturbation(
+@imagenet_c(
     "frost", parameter=("image", "frost"), unit="times the picture, times the frost", severities=SEVERITIES,
     family="weather", random=True, ready=photographs_needed,
     check=each(
         within("frost", "image", 0, 10, "times the picture"), within("frost", "frost", 0, 10, "times the frost")
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def frost(images: Tensor, image: float, frost: float, draws: Draws) -> Tensor:
     """A piece of a photograph of frost laid over the picture.
 

@@ -4,21 +4,21 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import smooth_exactly, smooth_in_order
 
 RANGE = 64.0
 """Levels 0 … 255 over this are below 8 and multiples of 2**-24, as `smooth_exactly` asks."""
 
 
-@perturbation(
+@imagenet_c(
     "glass_blur", parameter=("sigma", "delta", "iterations"), unit="px, px, times",
     severities=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)), family="blur", random=True,
     check=each(
         within("glass_blur", "sigma", 0, 100, "px"), whole("glass_blur", "delta", 1, 50, "px"),
         whole("glass_blur", "iterations", 1, 20, "times"),
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def glass_blur(images: Tensor, sigma: float, delta: float, iterations: float, draws: Draws) -> Tensor:
     """Seen through frosted glass: blurred, cut to 8 bits, pixels displaced, blurred again.
 

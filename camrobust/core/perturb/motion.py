@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import quantised
 
 ANGLE_DEGREES = 45.0
@@ -52,11 +52,11 @@ def smeared(images: Tensor, weights: list[float], degrees: list[float]) -> Tenso
     return blurred
 
 
-@perturbation(
+@imagenet_c(
     "motion_blur", parameter=("radius", "sigma"), unit="px, px",
     severities=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)), family="blur", random=True,
     check=each(whole("motion_blur", "radius", 1, 200, "px"), within("motion_blur", "sigma", 0.01, 1000, "px")),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def motion_blur(images: Tensor, radius: float, sigma: float, draws: Draws) -> Tensor:
     """Moved during the exposure, in a direction drawn within ±45° of the horizontal.
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, perturbation, within
+from camrobust.core.perturb.catalogue import check_streams, imagenet_c, perturbation, within
 
 INFINITE = float("inf")
 LEVELS = 256
 
 
-@perturbation(
+@imagenet_c(
     "gaussian_noise", parameter="sigma", unit="share of the pixel range", severities=(0.08, 0.12, 0.18, 0.26, 0.38),
     family="noise", random=True, check=within("gaussian_noise", "sigma", 0, INFINITE, "share of the pixel range"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def gaussian_noise(images: Tensor, sigma: float, draws: Draws) -> Tensor:
     """Independent normal noise on every channel, clipped to the valid range.
 
@@ -92,10 +92,10 @@ def _poisson_table(rate: float) -> Tensor:
     return torch.from_numpy(np.minimum(table, 1.0) + np.arange(LEVELS)[:, None])
 
 
-@perturbation(
+@imagenet_c(
     "shot_noise", parameter="rate", unit="photons at full brightness", severities=(60, 25, 12, 5, 3), family="noise",
     random=True, check=within("shot_noise", "rate", 0.01, 10_000, "photons at full brightness"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def shot_noise(images: Tensor, rate: float, draws: Draws) -> Tensor:
     """Poisson noise: N/rate with N ~ Poisson(x·rate), by exact inversion of one uniform number per value.
 
@@ -130,10 +130,10 @@ def _salt_and_pepper(images: Tensor, uniform: Tensor, amount: float) -> Tensor:
     return torch.where(uniform < amount / 2, torch.zeros_like(images), salted)
 
 
-@perturbation(
+@imagenet_c(
     "impulse_noise", parameter="amount", unit="share of the values", severities=(0.03, 0.06, 0.09, 0.17, 0.27),
     family="noise", random=True, check=within("impulse_noise", "amount", 0, 1, "share of the values"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def impulse_noise(images: Tensor, amount: float, draws: Draws) -> Tensor:
     """Salt and pepper on every channel by itself: half of the chosen values become 0, half 1.
 
@@ -177,10 +177,10 @@ def salt_pepper(images: Tensor, amount: float, draws: Draws) -> Tensor:
     return _salt_and_pepper(images, draws.uniform((1, *images.shape[2:])), amount)
 
 
-@perturbation(
+@imagenet_c(
     "speckle_noise", parameter="sigma", unit="share of the pixel's value", severities=(0.15, 0.2, 0.35, 0.45, 0.6),
     family="noise", random=True, check=within("speckle_noise", "sigma", 0, INFINITE, "share of the pixel's value"),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def speckle_noise(images: Tensor, sigma: float, draws: Draws) -> Tensor:
     """Normal noise in proportion to the value: x + x·σ·N(0, 1), clipped.
 

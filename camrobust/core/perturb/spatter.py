@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.edges import UNIT, canny, distance, equalised, filtered
 from camrobust.core.perturb.filters import smooth_exactly
 
@@ -18,7 +18,7 @@ BOX = ((1, 1, 1), (1, 1, 1), (1, 1, 1))
 EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
-@perturbation(
+@imagenet_c(
     "spatter", parameter=("loc", "scale", "sigma", "threshold", "strength", "mud"),
     unit="level, level, px, level, share (water) or px (mud), 0 water 1 mud",
     severities=(
@@ -31,7 +31,7 @@ EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
         within("spatter", "sigma", 0, 100, "px"), within("spatter", "threshold", 0, 1, "level"),
         within("spatter", "strength", 0, 20, "share (water) or px (mud)"), whole("spatter", "mud", 0, 1),
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def spatter(
     images: Tensor, loc: float, scale: float, sigma: float, threshold: float, strength: float, mud: float, draws: Draws
 ) -> Tensor:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation
+from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, without_model
 from camrobust.errors import UserError
 from camrobust.registry import unknown
 
@@ -153,7 +153,7 @@ def _expand(spec: Spec) -> Iterator[Variant]:
     if name == "preset":
         if text not in PRESETS:
             raise unknown("preset", text, PRESETS)
-        every = _five([entry.name for entry in PERTURBATIONS if not entry.needs_model])
+        every = _five(without_model())
         yield from (variant for one in PRESETS[text] or every for variant in _expand(one))
         return
     entry = PERTURBATIONS[name]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.blur import clipped_zoom, zoom_crop
-from camrobust.core.perturb.catalogue import IMAGENET_C, check_streams, each, perturbation, whole, within
+from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.motion import angles, smeared, taps
 
 LUMA = (0.299, 0.587, 0.114)
@@ -19,7 +19,7 @@ def grey(images: Tensor) -> Tensor:
     return brightness
 
 
-@perturbation(
+@imagenet_c(
     "snow", parameter=("loc", "scale", "zoom", "threshold", "radius", "sigma", "mix"),
     unit="brightness, brightness, ×, brightness, px, px, share",
     severities=(
@@ -33,7 +33,7 @@ def grey(images: Tensor) -> Tensor:
         whole("snow", "radius", 1, 200, "px"), within("snow", "sigma", 0.01, 1000, "px"),
         within("snow", "mix", 0, 1, "share"),
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def snow(
     images: Tensor, loc: float, scale: float, zoom: float, threshold: float, radius: float, sigma: float, mix: float,
     draws: Draws,
@@ -112,13 +112,13 @@ def cloud_map(images: Tensor, decay: float, draws: Draws) -> Tensor:
     return plasma(decay, size, draws)[:, None, :H, :W].float().to(images.device)
 
 
-@perturbation(
+@imagenet_c(
     "fog", parameter=("amount", "decay"), unit="× the brightest value, × per octave",
     severities=((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)), family="weather", random=True,
     check=each(
         within("fog", "amount", 0, 1000, "× the brightest value"), within("fog", "decay", 1, 100, "× per octave")
     ),
-source=IMAGENET_C)  # fmt: skip
+)  # fmt: skip
 def fog(images: Tensor, amount: float, decay: float, draws: Draws) -> Tensor:
     """Clouds added to the picture, and the sum scaled back to its brightest value.
 
