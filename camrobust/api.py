@@ -19,7 +19,7 @@ from camrobust.core.evidence import collect, frozen
 from camrobust.core.evidence import explain as all_maps
 from camrobust.core.perturb import attack as made_by
 from camrobust.core.perturb import make_variants, variants
-from camrobust.core.perturb.on_maps import minimal_eps as smallest
+from camrobust.core.perturb.cam_attack import minimal_eps as smallest
 from camrobust.core.precision import PRECISIONS
 from camrobust.core.segments import segment
 from camrobust.errors import UserError
@@ -31,8 +31,8 @@ from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load
 from camrobust.report.gallery import overlay as drawn
 from camrobust.report.notebook import notebook
 from camrobust.schema import SCORES, SUMMARIES
+from camrobust.summary.aggregate import Reduction, reduce_frame, scan_scores
 from camrobust.summary.aggregate import Settings as Averaging
-from camrobust.summary.aggregate import reduce_frame, scan_scores
 from camrobust.summary.comparison import compare
 from camrobust.summary.stability import per_image
 
@@ -76,13 +76,17 @@ class Evaluation:
         """
         if by not in (*SUMMARIES, "tests"):
             raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
-        settings = Averaging(average or self.average, self.controls, intervals or self.intervals, self.seed)
-        reduction = reduce_frame(self.scores.lazy(), settings)
+        reduction = self._reduced(average, intervals)
         return compare(reduction.profiles) if by == "tests" else reduction.tables[by]
+
+    def _reduced(self, average: str | None = None, intervals: str | None = None) -> Reduction:
+        settings = Averaging(average or self.average, self.controls, intervals or self.intervals, self.seed)
+        return reduce_frame(self.scores.lazy(), settings)
 
     def _repr_html_(self) -> str:
         """The leaderboard and the curves against severity, in a notebook."""
-        return notebook(self.summary(), self.summary("by_level"), self.controls)
+        tables = self._reduced().tables
+        return notebook(tables["by_cam"], tables["by_level"], self.controls)
 
     def stability(self, *, same_class: bool = True) -> pl.DataFrame:
         """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.
@@ -126,6 +130,11 @@ def _model(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
     return wrap(model, target_layer=target_layer, image_size=image_size, **keywords)
+
+
+def _check_shape(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
 
 
 def _size(images: Tensor) -> tuple[int, int]:
@@ -307,8 +316,7 @@ def explain(
         ValueError: images of another shape.
     """
     functions = [CAMS[name].function for name in cams]
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+    _check_shape(images)
     if targets is not None and len(targets) != len(images):
         raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
     module = model if isinstance(model, nn.Module) else nn.Identity()
@@ -379,7 +387,7 @@ def minimal_eps(
 ) -> list[int | None]:
     """The smallest ε/255 at which an attack that keeps the class makes the map unlike the clean one.
 
-    Args and errors as `core.perturb.on_maps.minimal_eps`; model, images and normalisation as in `attack`.
+    Args and errors as `core.perturb.cam_attack.minimal_eps`; model, images and normalisation as in `attack`.
 
     Returns:
         For each image the radius in 1/255, None where none up to `most` will do.
@@ -398,8 +406,7 @@ def _victim(
     std: tuple[float, ...],
 ) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
     """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+    _check_shape(images)
     with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
         ready = _model(model, target_layer, _size(images), mean=mean, std=std)
         levels = images if images.dtype == torch.uint8 else (images.float() * 255).round()

@@ -198,13 +198,16 @@ def replaced(layer: nn.Module, replace: Callable[[object], object]) -> Iterator[
         handle.remove()
 
 
-def record(network: Network, images: Tensor, choose: Choose) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def record(
+    network: Network, images: Tensor, choose: Choose, *, graph: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One forward, and one backward through the tail only.
 
     Args:
         network: the model and its target layer.
         images: (B, 3, H, W), normalised.
         choose: logits (B, n) to the explained classes (B,).
+        graph: keep the way back to the images, which record a gradient, for a second derivative.
 
     Returns:
         The target layer's output and the explained logit's gradient there, in the layer's own layout and precision
@@ -220,7 +223,7 @@ def record(network: Network, images: Tensor, choose: Choose) -> tuple[Tensor, Te
         tensor = tensor_in(output)
         if tensor is None:
             raise UserError(f"{_must(network.layer_name)}, got {type(output).__name__}; choose another layer")
-        leaf = tensor.detach().requires_grad_()
+        leaf = tensor if graph else tensor.detach().requires_grad_()
         leaves.append(leaf)
         return with_tensor(output, leaf.clone())
 
@@ -236,17 +239,26 @@ def record(network: Network, images: Tensor, choose: Choose) -> tuple[Tensor, Te
         )
     gradients = None
     if explained.requires_grad:
-        (gradients,) = torch.autograd.grad(explained, leaves, allow_unused=True)
+        (gradients,) = torch.autograd.grad(explained, leaves, allow_unused=True, create_graph=graph)
     if gradients is None:
         raise UserError(
             f"target_layer: no gradient of the logits reaches '{network.layer_name}'; "
             "choose a layer that they depend on"
         )
     gradients = gradients.float() / scale if scale != 1 else gradients.float()
+    if graph:
+        return leaves[0], gradients, logits.float(), targets
     return leaves[0].detach(), gradients, logits.detach().float(), targets
 
 
-def collect(network: Network, images: Tensor, choose: Choose = predicted, draws: Draws | None = None) -> Evidence:
+def collect(
+    network: Network,
+    images: Tensor,
+    choose: Choose = predicted,
+    draws: Draws | None = None,
+    *,
+    graph: bool = False,
+) -> Evidence:
     """Run the shared pass.
 
     The caller has frozen the model (`frozen`); the gradient of the explained logit with respect to the target layer's
@@ -257,14 +269,15 @@ def collect(network: Network, images: Tensor, choose: Choose = predicted, draws:
         images: (B, 3, H, W), normalised, on the model's device.
         choose: logits (B, n) to the explained classes (B,).
         draws: B random streams for methods that draw.
+        graph: keep the way back to the images, which record a gradient, for a second derivative.
 
     Returns:
-        The evidence, detached: it holds no autograd graph.
+        The evidence, detached, where no graph is asked for: it then holds none.
 
     Raises:
         UserError: the target layer did not run exactly once, or its output has no positions.
     """
-    outputs, gradients, logits, targets = record(network, images, choose)
+    outputs, gradients, logits, targets = record(network, images, choose, graph=graph)
     return Evidence(
         activations=network.layout.fold(outputs).float(),
         gradients=network.layout.fold(gradients),

@@ -10,7 +10,7 @@ import camrobust
 from camrobust.core.draws import Draws
 from camrobust.core.perturb import PERTURBATIONS, attack, make_variants, perturb, variants
 from camrobust.core.perturb.adversarial import Ball, ascend, ball_around, clean_logits, column, cross_entropy_gradient
-from camrobust.core.perturb.on_maps import DIFFERENTIABLE, OBJECTIVES, attack_map
+from camrobust.core.perturb.cam_attack import DIFFERENTIABLE, OBJECTIVES, attack_map
 from camrobust.errors import UserError
 from camrobust.io.images import decode
 from camrobust.models import ModelSpec, load_model, wrap
@@ -39,7 +39,16 @@ def resnet(shared_data):
     model = load_model(ModelSpec("resnet18", "torchvision:resnet18", str(path)), path.read_bytes())
     photos = sorted((shared_data / "images").iterdir())[:40:10]
     pixels = torch.stack([torch.from_numpy(decode(one.read_bytes()).pixels) for one in photos])
-    return model, pixels
+    given = pixels.float() / 255
+    return model, given, predictions(model, given)
+
+
+def logits_of(model, given):
+    return clean_logits(model, ball_around(given, radii(0, len(given))))
+
+
+def predictions(model, given):
+    return logits_of(model, given).argmax(dim=1)
 
 
 class Normalised(nn.Module):
@@ -69,9 +78,7 @@ def attacked(model, given, spec, names=None):
 def test_steps_of_whole_levels_lead_where_torchattacks_goes(resnet, steps, share):
     import torchattacks
 
-    model, pixels = resnet
-    given = pixels.float() / 255
-    classes = clean_logits(model, given).argmax(dim=1)
+    model, given, classes = resnet
     theirs = torchattacks.PGD(Normalised(model).eval(), eps=4 / 255, alpha=1 / 255, steps=steps, random_start=False)
     wanted = theirs(given, classes) * 255
     ball = ball_around(given, radii(4, len(given)))
@@ -86,9 +93,7 @@ def test_steps_of_whole_levels_lead_where_torchattacks_goes(resnet, steps, share
 def test_an_l2_ascent_is_torchattacks(resnet, steps, alike):
     import torchattacks
 
-    model, pixels = resnet
-    given = pixels.float() / 255
-    classes = clean_logits(model, given).argmax(dim=1)
+    model, given, classes = resnet
     theirs = torchattacks.PGDL2(Normalised(model).eval(), eps=2.0, alpha=0.5, steps=steps, random_start=False)
     wanted = theirs(given, classes) * 255
     ball = ball_around(given, radii(2 * 255, len(given)), 2)
@@ -131,15 +136,13 @@ def test_an_attack_is_an_image_within_its_radius_and_the_same_again(toy, name):
 
 def test_attacks_on_the_prediction_lower_it(toy):
     given = images()
-    clean = clean_logits(toy, given).softmax(dim=1)
+    clean = logits_of(toy, given).softmax(dim=1)
     classes, rows = clean.argmax(dim=1), range(len(given))
     for spec in ("fgsm:3", "pgd:3", "pgd_l2:3", "pgd_targeted:3"):
-        assert (
-            clean_logits(toy, attacked(toy, given, spec)).softmax(dim=1)[rows, classes] < clean[rows, classes]
-        ).all()
+        assert (logits_of(toy, attacked(toy, given, spec)).softmax(dim=1)[rows, classes] < clean[rows, classes]).all()
     least = clean.argmin(dim=1)
     for spec, target in (("pgd_targeted:5", least), ("pgd_targeted:epsilon=8,steps=5,step=2,target=3", 3)):
-        after = clean_logits(toy, attacked(toy, given, spec)).softmax(dim=1)
+        after = logits_of(toy, attacked(toy, given, spec)).softmax(dim=1)
         assert (after[rows, target] > clean[rows, target]).all()
 
 
@@ -168,12 +171,11 @@ def test_the_model_is_left_as_it_was_also_after_an_error():
 @pytest.mark.data
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_map_moves_further_than_under_noise_of_the_same_radius_and_the_class_stays(resnet, objective):
-    model, pixels = resnet
-    given, count = pixels.float() / 255, len(pixels)
-    classes = clean_logits(model, given).argmax(dim=1)
+    model, given, classes = resnet
+    count = len(given)
     draws = Draws.of(0, "set", [str(one) for one in range(count)], "test", "", 0)
     made = attack_map(model, given, radii(4, count), radii(8, count), radii(1, count), draws, objective=objective)
-    assert torch.equal(clean_logits(model, made).argmax(dim=1), classes)
+    assert torch.equal(predictions(model, made), classes)
     noise = (given * 255 + (2 * draws.uniform(given.shape[1:]) - 1).sign() * 4).clamp(0, 255) / 255
 
     def alike(changed):
@@ -193,6 +195,14 @@ def test_every_differentiable_cam_can_be_attacked(cam):
     assert not torch.equal(made, given)
 
 
+def alike_after(model, given, name, radius):
+    """How alike the maps of one image are before and after an attack of that radius, by the attack itself."""
+    draws = Draws.of(0, "minimal_eps", [name], "gradcam", f"epsilon={radius}", 0)
+    made = attack_map(model, given, radii(radius, 1), radii(6, 1), radii(radius / 4, 1), draws)
+    first, second = (camrobust.explain(model, one)["gradcam"].flatten(1) for one in (given, made))
+    return float(torch.cosine_similarity(first, second))
+
+
 def test_the_smallest_radius_is_that_of_trying_all():
     module = seeded(Pooled())
     model = wrap(copy.deepcopy(module), image_size=SIZE)
@@ -204,6 +214,9 @@ def test_the_smallest_radius_is_that_of_trying_all():
     ]
     for place, smallest in enumerate(found):
         works = [row[place] is not None for row in tried]
+        assert works.index(True) + 1 == smallest if smallest else not any(works)
+    for place, smallest in enumerate(found):
+        works = [alike_after(model, given[place : place + 1], str(place), radius) < 0.9 for radius in range(1, 13)]
         assert works.index(True) + 1 == smallest if smallest else not any(works)
     assert camrobust.minimal_eps(module, given, below=-1, most=2, steps=1, similarity="cosine") == [None] * 3
 

@@ -80,12 +80,12 @@ class Ball:
 
     def start(self, draws: Draws) -> Tensor:
         """Uniform in the cube of that radius; in an ℓ2 ball a uniform direction at a uniform distance."""
-        uniform = draws.uniform(self.clean.shape[1:])
+        shape = self.clean.shape[1:]
         if self.norm == INFINITY:
-            moved = (2 * uniform - 1) * self.radius
+            moved = (2 * draws.uniform(shape) - 1) * self.radius
         else:
-            normal = draws.normal(self.clean.shape[1:])
-            moved = normal / _length(normal) * self.radius * uniform[:, :1, :1, :1]
+            share, normal = draws.uniform((1, 1, 1)), draws.normal(shape)
+            moved = normal / _length(normal) * self.radius * share
         return (self.clean + moved).clamp(0, LEVELS)
 
 
@@ -113,7 +113,7 @@ def ascend(ball: Ball, direction: Direction, steps: Tensor, size: Tensor, draws:
     at = ball.clean if draws is None else ball.start(draws)
     for number in range(int(steps.max())):
         moved = ball.step(at, direction(at), size)
-        at = torch.where((number < steps)[:, None, None, None], moved, at)
+        at = torch.where(column(number < steps), moved, at)
     return at
 
 
@@ -145,10 +145,21 @@ def column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def clean_logits(victim: Victim, images: Tensor) -> Tensor:
-    """Logits (B, n) of images in [0, 1], without a gradient."""
+def clean_logits(victim: Victim, ball: Ball) -> Tensor:
+    """Logits (B, n) of the clean images, without a gradient."""
     with torch.no_grad():
-        return logits_at(victim, (images * LEVELS).round())
+        return logits_at(victim, ball.clean)
+
+
+def _reached(ball: Ball, direction: Direction, steps: Tensor, step: Tensor, draws: Draws | None) -> Tensor:
+    """Images in [0, 1] at 256 levels after an ascent by steps of (B,) levels."""
+    return ball.on_grid(ascend(ball, direction, steps, column(step), draws)) / LEVELS
+
+
+def _from_prediction(victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws | None = None) -> Tensor:
+    """Away from the class that is predicted on the clean image."""
+    away = cross_entropy_gradient(victim, predicted(clean_logits(victim, ball)))
+    return _reached(ball, away, steps, step, draws)
 
 
 def epsilon_in(where: str) -> Check:
@@ -177,9 +188,7 @@ def fgsm(victim: Victim, images: Tensor, epsilon: Tensor) -> Tensor:
     References:
         Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
     """
-    away = cross_entropy_gradient(victim, predicted(clean_logits(victim, images)))
-    ball = ball_around(images, epsilon)
-    return ball.on_grid(ascend(ball, away, torch.ones_like(epsilon), column(epsilon))) / LEVELS
+    return _from_prediction(victim, ball_around(images, epsilon), torch.ones_like(epsilon), epsilon)
 
 
 @perturbation(
@@ -195,9 +204,7 @@ def fgsm(victim: Victim, images: Tensor, epsilon: Tensor) -> Tensor:
 )
 def pgd(victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws) -> Tensor:
     """Projected gradient ascent on the cross-entropy of the clean prediction from a random start, ℓ∞."""
-    away = cross_entropy_gradient(victim, predicted(clean_logits(victim, images)))
-    ball = ball_around(images, epsilon)
-    return ball.on_grid(ascend(ball, away, steps, column(step), draws)) / LEVELS
+    return _from_prediction(victim, ball_around(images, epsilon), steps, step, draws)
 
 
 @perturbation(
@@ -215,9 +222,7 @@ def pgd(victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Te
 )
 def pgd_l2(victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws) -> Tensor:
     """Projected gradient ascent on the cross-entropy of the clean prediction from a random start, ℓ2."""
-    away = cross_entropy_gradient(victim, predicted(clean_logits(victim, images)))
-    ball = ball_around(images, epsilon * LEVELS, 2)
-    return ball.on_grid(ascend(ball, away, steps, column(step * LEVELS), draws)) / LEVELS
+    return _from_prediction(victim, ball_around(images, epsilon * LEVELS, 2), steps, step * LEVELS, draws)
 
 
 @perturbation(
@@ -246,12 +251,12 @@ def pgd_targeted(
     Raises:
         ValueError: the model has no such class.
     """
-    logits = clean_logits(victim, images)
+    ball = ball_around(images, epsilon)
+    logits = clean_logits(victim, ball)
     if int(target.max()) >= logits.shape[1]:
         raise ValueError(
             f"pgd_targeted: target must be below {logits.shape[1]}, the model's classes, got {int(target.max())}"
         )
     classes = torch.where(target == LEAST_LIKELY, logits.argmin(dim=1), target.long())
     towards = cross_entropy_gradient(victim, classes, targeted=True)
-    ball = ball_around(images, epsilon)
-    return ball.on_grid(ascend(ball, towards, steps, column(step), draws)) / LEVELS
+    return _reached(ball, towards, steps, step, draws)

@@ -15,8 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
-from camrobust.core.evidence import Evidence, logits_of, predicted, replaced
-from camrobust.core.layouts import tensor_in, with_tensor
+from camrobust.core.evidence import Choose, collect, predicted
 from camrobust.core.perturb.adversarial import LEVELS, Victim, ball_around, column, epsilon_in
 from camrobust.core.perturb.catalogue import each, perturbation, whole, within
 from camrobust.core.similarity import SIMILARITIES
@@ -97,18 +96,18 @@ def attack_map(
     if objective not in OBJECTIVES:
         raise UserError(f"cam_attack: objective must be one of {', '.join(OBJECTIVES)}, got '{objective}'")
     ball, moved_by = ball_around(images, epsilon), OBJECTIVES[objective]
-    with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
-        clean, logits = _map(victim, ball.clean, None, cam)
-        clean, classes = clean.detach(), predicted(logits)
-        best, far = ball.clean, moved_by(clean, clean)
-        at = ball.start(draws)
-        for number in range(int(steps.max()) + 1):
-            point = ball.on_grid(at).requires_grad_()
-            maps, logits = _map(victim, point, classes, cam)
-            distance, kept = moved_by(maps, clean), predicted(logits) == classes
-            better = kept & (distance > far) & (number <= steps)
-            far = torch.where(better, distance.detach(), far)
-            best = torch.where(column(better), point.detach(), best)
+    clean, logits = _map(victim, ball.clean, predicted, cam)
+    classes = predicted(logits)
+    best, far = ball.clean, moved_by(clean, clean)
+    at, last = ball.start(draws), int(steps.max())
+    for number in range(last + 1):
+        point = ball.on_grid(at).requires_grad_()
+        maps, logits = _map(victim, point, lambda _: classes, cam)
+        distance, kept = moved_by(maps, clean), predicted(logits) == classes
+        better = kept & (distance > far) & (number <= steps)
+        far = torch.where(better, distance.detach(), far)
+        best = torch.where(column(better), point.detach(), best)
+        if number < last:
             # Where the class was lost, the way back to it.
             climb = torch.where(kept, distance, _margin(logits, classes))
             (gradient,) = torch.autograd.grad(climb.sum(), point)
@@ -149,18 +148,15 @@ def minimal_eps(
         raise UserError(f"minimal_eps: similarity must compare positions, got '{similarity}'; choose one of {fit}")
     if not 1 <= most <= LEVELS or steps < 1:
         raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, got {most} and {steps}")
-    with sdpa_kernel(SDPBackend.MATH):
-        clean, logits = _map(victim, (images * LEVELS).round(), None, cam)
+    clean, logits = _map(victim, (images * LEVELS).round(), predicted, cam)
     classes, count = predicted(logits), torch.full((len(images),), float(steps), device=images.device)
 
     def succeeds(radius: Tensor) -> Tensor:
         streams = [Draws.of(seed, "minimal_eps", [name], cam, f"epsilon={int(one)}", 0, images.device)
                    for name, one in zip(image_ids, radius, strict=True)]  # fmt: skip
         made = attack_map(victim, images, radius, count, radius / 4, Draws.join(streams), cam=cam, objective=objective)
-        with sdpa_kernel(SDPBackend.MATH):
-            moved, _ = _map(victim, made * LEVELS, classes, cam)
-        pair = (one.detach().flatten(1)[None, :, None] for one in (clean, moved))
-        found = measure.function(*(one[0] for one in pair))[:, 0]
+        moved, _ = _map(victim, made * LEVELS, lambda _: classes, cam)
+        found = measure.function(clean.flatten(1), moved.flatten(1))
         return found < below if measure.same == 1 else found > below
 
     fails, works = torch.zeros_like(count), torch.full_like(count, most + 1)
@@ -177,30 +173,13 @@ def _margin(logits: Tensor, classes: Tensor) -> Tensor:
     return logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
 
 
-def _map(victim: Victim, levels: Tensor, classes: Tensor | None, cam: str) -> tuple[Tensor, Tensor]:
-    """A CAM (B, h, w) of sum 1 with the graph that leads back to the pixels, and the logits (B, n)."""
-    network, seen = victim.network, []
-
-    def keep(output: object) -> object:
-        tensor = tensor_in(output)
-        if tensor is None:  # never of a network that was built, which was run once
-            raise TypeError(f"{network.layer_name} put out {type(output).__name__}")
-        seen.append(tensor if tensor.requires_grad else tensor.requires_grad_())
-        return with_tensor(output, tensor.clone())
-
-    with torch.enable_grad(), replaced(network.layer, keep):
-        inputs = victim.normalise(levels / LEVELS)
-        logits = logits_of(network.module(inputs))
-        classes = predicted(logits) if classes is None else classes
-        (gradients,) = torch.autograd.grad(
-            logits.gather(1, classes[:, None]).sum(), seen, create_graph=levels.requires_grad
-        )
-        fold = network.layout.fold
-        evidence = Evidence(fold(seen[0]), fold(gradients), logits.detach(), classes, network, inputs, seen[0],
-                            network.head, None)  # fmt: skip
+def _map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tensor, Tensor]:
+    """A CAM (B, h, w) of sum 1 and the logits (B, n), with the graph back to the pixels where these record one."""
+    recorded = levels.requires_grad
+    with torch.set_grad_enabled(recorded), sdpa_kernel(SDPBackend.MATH):  # the fused one has no second derivative
+        evidence = collect(victim.network, victim.normalise(levels / LEVELS), choose, graph=recorded)
         maps = CAMS[cam].function(evidence)
-        total = maps.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    return maps / total, logits
+        return maps / maps.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12), evidence.logits
 
 
 def _registered(name: str, objective: str) -> None:
