@@ -1,7 +1,9 @@
 """The science on one page: an image's variants in, columns of score rows out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from camrobust.core.similarity.sensitivity import Change, Seen, change_between
 from camrobust.models import Model
 
 Columns = dict[str, list[object]]
+Found = TypeVar("Found")
 ATTACKED_SHARE = 4
 """An attack's pass goes back through the whole model, so a fraction of the images of a shared pass fits."""
 
@@ -110,67 +113,82 @@ def explain_variants(
     pixels = attacked(model, sample, pixels, variants, settings)
     strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
     choose = _choose(settings.target)
-    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
-    changes: list[Change] = []
     clean: Seen | None = None
     entropy = 0.0
     network = replace(model.network, precision=settings.precision)
-    start = 0
-    batch = min(settings.batch, model.fits.images or settings.batch)
-    while start < len(pixels):
-        chunk = slice(start, start + batch)
+
+    def one_pass(places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Change]:
+        nonlocal clean, entropy
+        chunk = slice(places[0], places[-1] + 1)
         images = pixels[chunk].to(model.device)
         draws = _draws(sample, strengths[chunk], settings.seed, model.device)
-        try:
-            evidence = collect(network, model.normalise(images), choose, draws)
-            maps = explain(evidence, functions)
-            seen = Seen(images, evidence.logits, evidence.activations)
-            if clean is None:
-                clean, entropy = seen.first(), float(Categorical(logits=evidence.logits[0]).entropy())
-            change = change_between(clean, seen)
-        except torch.cuda.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch = model.fits.images = (min(batch, len(pixels) - start) + 1) // 2
-            torch.cuda.empty_cache()
-            continue
+        evidence = collect(network, model.normalise(images), choose, draws)
+        maps = explain(evidence, functions)
+        seen = Seen(images, evidence.logits, evidence.activations)
+        if clean is None:
+            clean, entropy = seen.first(), float(Categorical(logits=evidence.logits[0]).entropy())
+        change = change_between(clean, seen)
         classes = predicted(evidence.logits)
-        confidences = evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
-        pieces.append((maps, classes, confidences))
-        changes.append(change)
-        start += batch
-    maps, classes, confidences = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return Explained(pixels, maps, classes, confidences, entropy, Change.cat(changes).without_first())
+        return maps, classes, evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0], change
+
+    batch = min(settings.batch, model.fits.images or settings.batch)
+    found = list(_in_passes(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
+    maps, classes, confidences, changes = zip(*found, strict=True)
+    change = Change.cat(changes).without_first()
+    return Explained(pixels, torch.cat(maps), torch.cat(classes), torch.cat(confidences), entropy, change)
 
 
 def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings) -> Tensor:
-    """The same pixels with the variants that need a model in their places.
-
-    The variants of one perturbation climb together; a pass that runs out of the device's memory is made in halves.
-    """
-    wanted = [place for place, variant in enumerate(variants, start=1) if variant.needs_model]
-    if not wanted:
-        return pixels
-    pixels, batch = pixels.clone(), max(1, settings.batch // ATTACKED_SHARE)
+    """The same pixels with the variants that need a model in their places; those of one perturbation climb together."""
     groups: dict[str, list[int]] = {}
-    for place in wanted:
-        groups.setdefault(variants[place - 1].perturbation, []).append(place)
-    waiting = list(groups.values())
-    while waiting:
-        places, later = waiting[0][:batch], waiting[0][batch:]
-        clean = (pixels[:1].to(model.device).float() / 255).expand(len(places), -1, -1, -1)
+    for place, variant in enumerate(variants, start=1):
+        if variant.needs_model:
+            groups.setdefault(variant.perturbation, []).append(place)
+    if not groups:
+        return pixels
+    pixels = pixels.clone()
+    clean = pixels[:1].to(model.device).float() / 255
+
+    def climb(places: Sequence[int]) -> None:
         planned = [variants[place - 1] for place in places]
+        images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
+        made = attack(model, images, planned, names, sample.dataset, settings.seed)
+        pixels[list(places)] = (made * 255).round().to(torch.uint8).to(pixels.device)
+
+    for places in groups.values():
+        for _ in _in_passes(places, max(1, settings.batch // ATTACKED_SHARE), climb):
+            pass
+    return pixels
+
+
+def _in_passes(
+    places: Sequence[int],
+    batch: int,
+    one_pass: Callable[[Sequence[int]], Found],
+    remember: Callable[[int], None] = lambda _: None,
+) -> Iterator[Found]:
+    """What passes over at most `batch` places find; one that runs out of the device's memory is made in halves.
+
+    Args:
+        places: all of them, in order.
+        batch: most places of a pass.
+        one_pass: over some places.
+        remember: takes a batch that is tried after one that did not fit.
+    """
+    start = 0
+    while start < len(places):
+        some = places[start : start + batch]
         try:
-            made = attack(model, clean, planned, [sample.image_id] * len(places), sample.dataset, settings.seed)
+            found = one_pass(some)
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
-            batch = (min(batch, len(places)) + 1) // 2
+            batch = (len(some) + 1) // 2
+            remember(batch)
             torch.cuda.empty_cache()
             continue
-        pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
-        waiting[:1] = [later] if later else []
-    return pixels
+        yield found
+        start += batch
 
 
 def _choose(target: str) -> Choose:
