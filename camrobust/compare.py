@@ -1,6 +1,6 @@
 """`camrobust compare RUN RUN`: what changed, in settings, versions and scores."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from camrobust.combine import otherwise_found
 from camrobust.config import differing_keys
 from camrobust.errors import UserError
 from camrobust.io.blocks import image_counts, score_blocks
+from camrobust.io.objects import Store
+from camrobust.io.results import Committed
 from camrobust.io.runs import RunFolder
 from camrobust.summary.aggregate import KEPT, Settings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
@@ -83,7 +85,8 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
         UserError: a folder holds no run, the runs measured differently, or they have nothing in common.
     """
     one, other = first.run(), second.run()
-    keys = [key for key in differing_keys(one["numbers"], other["numbers"]) if key.partition(".")[0] in SAME]
+    settings = differing_keys(one["numbers"], other["numbers"])
+    keys = [key for key in settings if key.partition(".")[0] in SAME]
     if keys:
         raise UserError(
             f"compare: {first.uri} and {second.uri} measured differently (different: {', '.join(keys[:5])}); compare "
@@ -92,10 +95,11 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     levels = _levels(one) & _levels(other)
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
-    counts = [image_counts([(folder.store, folder.committed())]) for folder in (first, second)]
+    runs = [[(folder.store, folder.committed())] for folder in (first, second)]
+    counts = [image_counts(run) for run in runs]
     # One share for both runs, so that an image is in the samples of both or of neither.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
-    table = differences(_profiles(first, one, levels, shares), _profiles(second, other, levels, shares))
+    table = differences(_profiles(runs[0], one, levels, shares), _profiles(runs[1], other, levels, shares))
     if table.is_empty():
         raise UserError(
             f"compare: {first.uri} and {second.uri} share no CAM of a model of the same name on a dataset of the same "
@@ -107,7 +111,7 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
         for name in sorted({*mine, *theirs})
         if mine.get(name) != theirs.get(name)
     }
-    settings = [*differing_keys(one["numbers"], other["numbers"]), *otherwise_found(one, other)]
+    settings += otherwise_found(one, other)
     compared = {*table["dataset"]}
     sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
     return Comparison(table, settings, versions, _without(one, other), _without(other, one), len(levels), sampled)
@@ -125,9 +129,10 @@ def _without(one: Document, other: Document) -> list[str]:
     return [*found, *(f"{name} at {parameter}" for name, parameter in sorted(_levels(one) - _levels(other)))]
 
 
-def _profiles(folder: RunFolder, document: Document, levels: set[Level], shares: Mapping[str, float]) -> list[Profile]:
-    runs = [(folder.store, folder.committed())]
-    blocks: Iterable[Block] = score_blocks(runs)
+def _profiles(
+    run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level], shares: Mapping[str, float]
+) -> list[Profile]:
+    blocks: Iterable[Block] = score_blocks(run)
     if levels != _levels(document):
         blocks = (Block(block.dataset, block.images, _at(block.rows, levels)) for block in blocks)
     return reduce_scores(blocks, Settings(), shares).profiles

@@ -61,12 +61,22 @@ def test_differences_are_those_of_the_means_over_images_and_tests_are_scipys():
         d = np.float32([C[1][image] - C[0][image] for image in both])
         row = found.row(by_predicate=(pl.col("cam") == cam) & (pl.col("measure") == "consistency_adjusted"), named=True)
         assert row["p"] == pytest.approx(stats.wilcoxon(d, zero_method="pratt", method="exact").pvalue, rel=0.05)
-        if len(both) == 40:  # all images have both: the interval is that of a paired t
-            low, high = stats.ttest_1samp(d, 0).confidence_interval()
-            assert (row["difference_lower"], row["difference_upper"]) == pytest.approx((low, high), rel=1e-4)
     for measure in found["measure"].unique():
         rows = found.filter(pl.col("measure") == measure).sort("p")
         assert rows["p_corrected"][0] == pytest.approx(min(1, 2 * rows["p"][0]))
+
+
+def test_where_every_image_has_both_the_interval_is_that_of_a_paired_t():
+    first, second = (scores(images=40, cams=("a",), flip=0.0, seed=seed) for seed in (1, 2))
+    before, after = (means(table, "a", True) for table in (first, second))
+    assert before.keys() == after.keys()
+    assert len(before) == 40
+    low, high = stats.ttest_1samp([after[image] - before[image] for image in before], 0).confidence_interval()
+    found = differences(profiles(first), profiles(second))
+    row = found.row(by_predicate=pl.col("measure") == "consistency_adjusted", named=True)
+    assert (row["difference_lower"], row["difference_upper"]) == pytest.approx((low, high), rel=1e-4)
+    responsive = found.row(by_predicate=pl.col("measure") == "responsiveness_adjusted", named=True)
+    assert responsive["difference"] is None
 
 
 def test_an_interval_of_a_product_holds_in_ninety_five_of_a_hundred():

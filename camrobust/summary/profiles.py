@@ -1,6 +1,6 @@
 """What each image gives under each model and CAM: blocks of the tests, and what characteristics are held against."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,20 +113,17 @@ class Profiles:
         named = sorted({key for piece in pieces.values() for key in piece.columns})
         cams = sorted({cam for cam, _ in named})
         families = sorted({name.removeprefix("family ") for _, name in named if name.startswith("family ")})
+        found = [pieces.get(number, _Piece({}, {})) for number in range(len(blocks))]
 
-        def whole(cam: str, name: str) -> Kept:
-            parts = [
-                pieces[number].columns.get((cam, name), _missing(images)) if number in pieces else _missing(images)
-                for number, images in enumerate(blocks)
-            ]
-            return np.concatenate(parts)
+        def whole(parts: Iterable[Kept | None]) -> Kept:
+            """Over all blocks, NaN for the images of those that lack it."""
+            each = zip(parts, blocks, strict=True)
+            return np.concatenate([_missing(images) if part is None else part for part, images in each])
 
-        def sure(name: str) -> Kept:
-            parts = [
-                pieces[number].certainty[name] if number in pieces else _missing(images)
-                for number, images in enumerate(blocks)
-            ]
-            return np.concatenate(parts)
+        def by_cam(name: str) -> Kept:
+            """(N, K)."""
+            columns = [whole(one.columns.get((cam, name)) for one in found) for cam in cams]
+            return np.stack(columns, axis=1)
 
         return Profile(
             dataset,
@@ -134,9 +131,9 @@ class Profiles:
             [image for images in blocks for image in images],
             cams,
             families,
-            {name: np.stack([whole(cam, name) for cam in cams], axis=1) for name in MEASURES},
-            np.stack([np.stack([whole(cam, f"family {one}") for one in families], axis=1) for cam in cams], axis=1),
-            {name: sure(name) for name in CERTAINTY},
+            {name: by_cam(name) for name in MEASURES},
+            np.stack([by_cam(f"family {name}") for name in families], axis=2),
+            {name: whole(one.certainty.get(name) for one in found) for name in CERTAINTY},
         )
 
 
