@@ -186,7 +186,8 @@ def scraped(cluster):
     def scrape():
         while not stop.wait(0.5):
             text = ""
-            for file in Path(cluster.folder).rglob("prom_metrics_service_discovery.json"):
+            # Not all of the folder is walked: Ray removes a job's package from it meanwhile.
+            for file in Path(cluster.folder).glob("session_2*/prom_metrics_service_discovery.json"):
                 for target in [target for one in json.loads(file.read_text()) for target in one["targets"]]:
                     with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
                         text += answer.read().decode()
