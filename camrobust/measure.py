@@ -22,8 +22,9 @@ from camrobust.models import Model
 
 Columns = dict[str, list[object]]
 Found = TypeVar("Found")
-ATTACKED_SHARE = 4
-"""An attack's pass goes back through the whole model, so a fraction of the images of a shared pass fits."""
+CLIMB_ON_GPU = 8
+"""Images in one pass of an attack on a GPU, elsewhere one: always as many, filled up where there are fewer, as the sign
+of a gradient near 0 depends on how many a pass holds, and the steps of an ascent amplify that."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,11 @@ def explain_variants(
 
 
 def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings) -> Tensor:
-    """The same pixels with the variants that need a model in their places; those of one perturbation climb together."""
+    """The same pixels with the variants that need a model in their places.
+
+    What an attack makes of an image depends neither on `settings.batch` nor on which other variants are asked for. Only
+    where passes of `CLIMB_ON_GPU` images do not fit the device's memory, smaller ones give other bits.
+    """
     groups: dict[str, list[int]] = {}
     for place, variant in enumerate(variants, start=1):
         if variant.needs_model:
@@ -148,6 +153,7 @@ def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Va
         return pixels
     pixels = pixels.clone()
     clean = pixels[:1].to(model.device).float() / 255
+    together = CLIMB_ON_GPU if model.device.type == "cuda" else 1
 
     def climb(places: Sequence[int]) -> None:
         planned = [variants[place - 1] for place in places]
@@ -156,7 +162,8 @@ def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Va
         pixels[list(places)] = (made * 255).round().to(torch.uint8).to(pixels.device)
 
     for places in groups.values():
-        for _ in _in_passes(places, max(1, settings.batch // ATTACKED_SHARE), climb):
+        filled = places + places[-1:] * (-len(places) % together)
+        for _ in _in_passes(filled, together, climb):
             pass
     return pixels
 

@@ -277,7 +277,8 @@ def collect(
     Raises:
         UserError: the target layer did not run exactly once, or its output has no positions.
     """
-    outputs, gradients, logits, targets = record(network, images, choose, graph=graph)
+    with arithmetic("fp32", images.device):  # of the way back; the layers' own precision is set within
+        outputs, gradients, logits, targets = record(network, images, choose, graph=graph)
     return Evidence(
         activations=network.layout.fold(outputs).float(),
         gradients=network.layout.fold(gradients),
@@ -297,5 +298,5 @@ def _must(layer: str) -> str:
 
 def explain(evidence: Evidence, cams: Sequence[Callable[[Evidence], Tensor]]) -> Tensor:
     """All maps of a batch, (B, K, h, w) float32, from evidence that was collected once."""
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("fp32", evidence.images.device):
         return torch.stack([cam(evidence) for cam in cams], dim=1)

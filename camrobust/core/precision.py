@@ -35,6 +35,18 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """While open, layers compute in full precision and the same pass gives the same bits on the same device."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with arithmetic("fp32", device):
+            yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+@contextmanager
 def _tensor_cores(allowed: bool) -> Iterator[None]:
     """TF32 in matrix products and convolutions; torch itself allows it in convolutions unless told otherwise."""
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]

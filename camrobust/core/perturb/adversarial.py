@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import Network, predicted
 from camrobust.core.perturb.catalogue import Check, each, perturbation, whole, within
+from camrobust.core.precision import repeatable
 
 LEVELS = 255.0
 LEAST_LIKELY = -1
@@ -126,7 +127,7 @@ def cross_entropy_gradient(victim: Victim, classes: Tensor, *, targeted: bool = 
     """Direction away from some classes, or (targeted) towards them: ± the gradient of the cross-entropy."""
 
     def direction(levels: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad(), repeatable(levels.device):
             leaf = levels.detach().requires_grad_()
             loss = cross_entropy(logits_at(victim, leaf), classes, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, leaf)

@@ -16,8 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import Choose, collect, predicted
-from camrobust.core.perturb.adversarial import LEVELS, Victim, ball_around, column, epsilon_in
+from camrobust.core.perturb.adversarial import LEVELS, Ball, Victim, ball_around, column, epsilon_in
 from camrobust.core.perturb.catalogue import each, perturbation, whole, within
+from camrobust.core.precision import repeatable
 from camrobust.core.similarity import SIMILARITIES
 from camrobust.errors import UserError
 
@@ -95,7 +96,14 @@ def attack_map(
         raise UserError(f"cam_attack: '{cam}' has no derivative to climb; choose one of {', '.join(DIFFERENTIABLE)}")
     if objective not in OBJECTIVES:
         raise UserError(f"cam_attack: objective must be one of {', '.join(OBJECTIVES)}, got '{objective}'")
-    ball, moved_by = ball_around(images, epsilon), OBJECTIVES[objective]
+    with repeatable(images.device):
+        return _climbed(victim, ball_around(images, epsilon), steps, step, draws, cam, OBJECTIVES[objective])
+
+
+def _climbed(
+    victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws, cam: str, moved_by: Objective
+) -> Tensor:
+    """Images in [0, 1] at 256 levels: of every ascent the iterate that keeps the class and moved its map furthest."""
     clean, logits = _map(victim, ball.clean, predicted, cam)
     classes = predicted(logits)
     best, far = ball.clean, moved_by(clean, clean)
