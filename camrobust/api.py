@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -269,7 +270,7 @@ def evaluate(
     names, pixels = _pixels(images, resize, crop)
     if labels is not None and len(labels) != len(names):
         raise ValueError(f"labels: must be one per image ({len(names)}), got {len(labels)}; pass None where unknown")
-    columns: dict[str, list[object]] = {column.name: [] for column in SCORES}
+    tables = []
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
@@ -279,9 +280,8 @@ def evaluate(
             sample = Sample("images", name, label, cut[number])
             stack = make_variants(image, planned, name, "images", seed, jpeg_after)
             found, _ = measure(ready, sample, stack, planned, settings)
-            for column, values in found.items():
-                columns[column].extend(values)
-    scores = pl.DataFrame(make_table(SCORES, columns))
+            tables.append(make_table(SCORES, found))
+    scores = pl.DataFrame(pa.concat_tables(tables or [make_table(SCORES, [])]))
     return Evaluation(scores, tuple(one for one in cams if CAMS[one].control))
 
 

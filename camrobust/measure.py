@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from camrobust.core.similarity import SIMILARITIES, Similarity, flat
 from camrobust.core.similarity.sensitivity import Change, Seen, change_between
 from camrobust.models import Model
 
-Columns = dict[str, list[object]]
+Columns = dict[str, np.ndarray]
 Found = TypeVar("Found")
 CLIMB_ON_GPU = 8
 """Images in one pass of an attack on a GPU, elsewhere one: always as many, filled up where there are fewer, as the sign
@@ -242,21 +242,20 @@ def compare(explained: Explained, segments: Tensor, settings: Settings) -> dict[
         "segments": (scores[:1], scores[1:]),
         "change": (clean, noisy, explained.change),
     }
-    undefined = torch.full(noisy.shape[:2], torch.nan, device=maps.device)
-    found = dict.fromkeys(SIMILARITIES.names(), undefined)
-    found["rbo"], found["rbo_adjusted"] = agreement(scores[:1], scores[1:], settings.rbo_p, settings.ties)
+    rbo, adjusted = agreement(scores[:1], scores[1:], settings.rbo_p, settings.ties)
+    found = {"rbo": rbo, "rbo_adjusted": adjusted}
     for similarity in settings.measures():
         if similarity.takes != "change" or explained.change is not None:
             found[similarity.name] = similarity.function(*inputs[similarity.takes])
     finite = torch.isfinite(flattened).all(dim=-1)
+    finite = finite[:1] & finite[1:]
     constant = flat(flattened) | flat(scores)
-    found["flat"] = constant[:1] | constant[1:]
-    found["finite"] = finite[:1] & finite[1:]
-    ok = found["finite"] & ~found["flat"]
-    return {
-        name: value if value.dtype == torch.bool else torch.where(ok, value.float(), torch.nan)
-        for name, value in found.items()
-    }
+    constant = constant[:1] | constant[1:]
+    numbers = torch.stack([value.float() for value in found.values()])
+    numbers = torch.where(finite & ~constant, numbers, torch.nan)
+    undefined = torch.full_like(numbers[0], torch.nan)
+    compared = dict.fromkeys(SIMILARITIES.names(), undefined) | dict(zip(found, numbers, strict=True))
+    return compared | {"flat": constant, "finite": finite}
 
 
 def measure(
@@ -272,55 +271,46 @@ def measure(
         settings: which CAMs, and how to compare.
 
     Returns:
-        Columns named and ordered as `schema.SCORES`, each of V·K values, undefined numbers as None; and the maps.
+        Columns named and ordered as `schema.SCORES`, each of V·K values, undefined numbers as NaN; and the maps.
     """
+    V, K = len(variants), len(settings.cams)
+    if len(pixels) != V + 1:
+        raise ValueError(f"measure: pixels must hold {V + 1} variants, got {len(pixels)}; clean comes first")
     explained = explain_variants(model, sample, pixels, variants, settings)
-    compared = {name: value.cpu().numpy().reshape(-1) for name, value in
-                compare(explained, sample.segments, settings).items()}  # fmt: skip
-    K = len(settings.cams)
-    classes = explained.predictions.tolist()
-    confidences = explained.confidences.tolist()
-    each = _repeater(len(variants), K)
+    compared = compare(explained, sample.segments, settings)
+    classes, confidences = explained.predictions.cpu().numpy(), explained.confidences.cpu().numpy()
+
+    def each(values: Any, dtype: type = object) -> np.ndarray:
+        """V values over V·K rows, variant by variant."""
+        return np.repeat(np.array(values, dtype), K)
+
     columns: Columns = {
-        "dataset": each([sample.dataset] * len(variants)),
-        "model": each([model.name] * len(variants)),
-        "image_id": each([sample.image_id] * len(variants)),
-        "cam": [name for _ in variants for name in settings.cams],
+        "dataset": each([sample.dataset] * V),
+        "model": each([model.name] * V),
+        "image_id": each([sample.image_id] * V),
+        "cam": np.array([*settings.cams] * V, object),
         "perturbation": each([one.perturbation for one in variants]),
         "severity": each([one.severity for one in variants]),
         "parameter": each([one.parameter for one in variants]),
-        "replicate": each([one.replicate for one in variants]),
-        "predicted_clean": each([classes[0]] * len(variants)),
-        "predicted_perturbed": each(classes[1:]),
-        "confidence_clean": each([confidences[0]] * len(variants)),
-        "entropy_clean": each([explained.entropy] * len(variants)),
-        "confidence_perturbed": each(confidences[1:]),
-        "label": each([sample.label] * len(variants)),
-        "same": each([one == classes[0] for one in classes[1:]]),
-        "segments": each([int(sample.segments.max()) + 1] * len(variants)),
+        "replicate": each([one.replicate for one in variants], int),
+        "predicted_clean": each(classes[:1].repeat(V), int),
+        "predicted_perturbed": each(classes[1:], int),
+        "confidence_clean": each(confidences[:1].repeat(V), float),
+        "entropy_clean": each([explained.entropy] * V, float),
+        "confidence_perturbed": each(confidences[1:], float),
+        "label": each([sample.label] * V),
+        "same": each(classes[1:] == classes[0], bool),
+        "segments": each([int(sample.segments.max()) + 1] * V, int),
         "status": _status(compared.pop("flat"), compared.pop("finite")),
     }
-    for name, values in compared.items():
-        columns[name] = [None if np.isnan(value) else value for value in values.tolist()]
-    return columns, explained
+    numbers = torch.stack([*compared.values()]).flatten(1).cpu().numpy()
+    return columns | dict(zip(compared, numbers, strict=True)), explained
 
 
-def _repeater(V: int, K: int) -> Callable[[Sequence[object]], list[object]]:
-    """Spreads V values over V·K rows, variant by variant."""
-
-    def repeat(values: Sequence[object]) -> list[object]:
-        if len(values) != V:
-            raise ValueError(f"measure: pixels must hold {V + 1} variants, got {len(values) + 1}; clean comes first")
-        return [value for value in values for _ in range(K)]
-
-    return repeat
-
-
-def _status(flat_maps: np.ndarray, finite: np.ndarray) -> list[object]:
-    return [
-        "not_finite" if not good else "flat_map" if level else "ok"
-        for level, good in zip(flat_maps, finite, strict=True)
-    ]
+def _status(flat_maps: Tensor, finite: Tensor) -> np.ndarray:
+    found = np.where(flat_maps.cpu().numpy(), "flat_map", "ok").astype(object)
+    found[~finite.cpu().numpy()] = "not_finite"
+    return found.reshape(-1)
 
 
 def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, str]:

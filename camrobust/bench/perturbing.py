@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from camrobust.core.perturb import Variant, perturb, variants, without_model
 from camrobust.errors import UserError
 
-BATCH = 16
+BATCH = {"cpu": 16, "cuda": 128}
 PEER_IMAGES = 2
 """One at a time, so that a few tell as much as many."""
 SEVERITIES = 5
@@ -39,7 +39,7 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("bench: this machine has no CUDA device; use --device cpu")
-    images = _pictures()
+    images = _pictures(BATCH[device])
     work: dict[tuple[str, str], Callable[[], object]] = {}
     scaled = images.to(device).float() / 255
     names = [str(number) for number in range(len(images))]
@@ -62,12 +62,12 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     return _rows({key: seconds * 1000 / count[key[0]] for key, seconds in fastest.items()})
 
 
-def _pictures() -> Tensor:
-    """(B, 3, 224, 224) uint8: coarse and fine noise interpolated, the same everywhere."""
+def _pictures(count: int) -> Tensor:
+    """(count, 3, 224, 224) uint8: coarse and fine noise interpolated, the same everywhere."""
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.zeros(BATCH, 3, 224, 224)
+    pictures = torch.zeros(count, 3, 224, 224)
     for cells, weight in ((7, 0.6), (28, 0.25), (224, 0.15)):
-        noise = torch.rand(BATCH, 3, cells, cells, generator=generator)
+        noise = torch.rand(count, 3, cells, cells, generator=generator)
         pictures += weight * interpolate(noise, size=(224, 224), mode="bilinear")
     return (pictures * 255).to(torch.uint8)
 

@@ -6,16 +6,34 @@ image id, purpose, strength, replicate). Nothing here touches a global generator
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.cuda import jiterator
 
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 CACHED_BLOCKS = 2**15
+CUDA_SOURCE = """
+template <typename T> T number(T place, T key0, T key1, T word2, T word3, T call) {
+  unsigned int c0 = place / 4, c1 = call, c2 = word2, c3 = word3, k0 = key0, k1 = key1;
+  for (int round = 0; round < 10; ++round) {
+    unsigned long long first = 0xD2511F53ULL * c0, second = 0xCD9E8D57ULL * c2;
+    c0 = (unsigned int)(second >> 32) ^ c1 ^ k0;
+    c2 = (unsigned int)(first >> 32) ^ c3 ^ k1;
+    c1 = (unsigned int)second;
+    c3 = (unsigned int)first;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  unsigned int words[4] = {c0, c1, c2, c3};
+  return (T)words[place % 4];
+}
+"""
 
 
 def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
@@ -46,6 +64,13 @@ def _rounds(counters: list[Tensor], k0: Tensor | int, k1: Tensor | int) -> list[
         c1, c3 = second, first
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
     return [c0, c1.bitwise_and_(MASK), c2, c3.bitwise_and_(MASK)]
+
+
+@cache
+def _kernel() -> Callable[..., Tensor]:
+    """The same as one kernel for every number, which torch compiles: the rounds as operations are 130 launches."""
+    made: Callable[..., Tensor] = jiterator._create_jit_fn(CUDA_SOURCE, call=0)  # noqa: SLF001 - its only name
+    return made
 
 
 def _words(fields: Sequence[object]) -> tuple[int, int, int, int]:
@@ -106,17 +131,20 @@ class Draws:
     def bits(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) int64 with 32 random bits each, bit-equal on every device."""
         count = math.prod(shape)
-        blocks = torch.arange(-(-count // 4), device=self.device)[None]
-        # On a CPU few blocks at a time stay in its cache; on a GPU all images go at once.
-        step = len(self) if self.device.type == "cuda" else max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
         keys = torch.tensor(self._words, device=self.device).reshape(-1, 4, 1)
+        self._call += 1
+        if self.device.type == "cuda":
+            places = torch.arange(count, device=self.device)[None]
+            return _kernel()(places, *keys.unbind(dim=1), call=self._call - 1).reshape(len(self), *shape)
+        blocks = torch.arange(-(-count // 4), device=self.device)[None]
+        # Few blocks at a time stay in the cache.
+        step = max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
         found = torch.empty(len(self), blocks.shape[1], 4, dtype=torch.int64, device=self.device)
         for start in range(0, len(self), step):
             k0, k1, c2, c3 = keys[start : start + step].unbind(dim=1)
-            words = _rounds([blocks, torch.full_like(blocks, self._call), c2, c3], k0, k1)
+            words = _rounds([blocks, torch.full_like(blocks, self._call - 1), c2, c3], k0, k1)
             for place, word in enumerate(words):
                 found[start : start + step, :, place] = word
-        self._call += 1
         return found.flatten(1)[:, :count].reshape(len(self), *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:

@@ -48,10 +48,12 @@ def empty_frame(columns: Sequence[Column]) -> pl.DataFrame:
 
 
 def make_table(columns: Sequence[Column], data: Mapping[str, object] | Sequence[Mapping[str, object]]) -> pa.Table:
-    """An Arrow table with exactly these columns, from columns or from rows."""
+    """An Arrow table with exactly these columns, from columns, where NaN stands for null, or from rows."""
     schema = arrow_schema(columns)
     if isinstance(data, Mapping):
-        return pa.table({field.name: pa.array(data[field.name], field.type) for field in schema}, schema=schema)
+        return pa.table(
+            {field.name: pa.array(data[field.name], field.type, from_pandas=True) for field in schema}, schema=schema
+        )
     return pa.Table.from_pylist(list(data), schema=schema)
 
 

@@ -16,7 +16,6 @@ from camrobust.io.images import decode
 from camrobust.measure import Sample, Settings
 from camrobust.measure import attacked as made_in_run
 from camrobust.models import ModelSpec, load_model, wrap
-from camrobust.sheet import sheet
 from tests.toys import Dense, Pooled, seeded
 
 ATTACKS = [one.name for one in PERTURBATIONS if one.needs_model]
@@ -293,6 +292,8 @@ def test_what_cannot_be_has_a_sentence(spec, sentence):
 def test_where_there_is_no_model_there_is_no_attack(tmp_path):
     with pytest.raises(UserError, match=r"'pgd' needs a model; use camrobust\.attack"):
         perturb(images(1), "pgd:3", ["a"])
+    from camrobust.sheet import sheet
+
     with pytest.raises(UserError, match="sheet: 'pgd' needs a model"):
         sheet("photo.jpg", str(tmp_path / "sheet.png"), perturbations=["pgd"])
     with pytest.raises(UserError, match="must be one strength of a perturbation that needs a model"):

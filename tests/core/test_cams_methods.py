@@ -270,14 +270,14 @@ def test_clusters_are_dbscans():
     points = np.concatenate(
         [generator.normal(place, 0.3, (20, 3)) for place in (0, 3, 9)] + [generator.normal(0, 30, (6, 3))]
     )
-    ours, wanted = clusters(torch.tensor(points).float()).numpy(), labels_by_sklearn(points)
+    ours, wanted = clusters(torch.tensor(points).float()[None])[0].numpy(), labels_by_sklearn(points)
     assert (ours == -1).tolist() == (wanted == -1).tolist()
     assert (
         len(set(zip(ours.tolist(), wanted.tolist(), strict=True)))
         == len(set(wanted.tolist()))
         == len(set(ours.tolist()))
     )
-    assert clusters(torch.zeros(1, 2)).tolist() == [-1]
+    assert clusters(torch.zeros(3, 1, 2)).tolist() == [[-1]] * 3
 
 
 def attention_of(case):

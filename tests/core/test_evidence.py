@@ -14,6 +14,7 @@ from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, explain, frozen, logits_of
 from camrobust.core.targets import build_network
 from camrobust.errors import UserError
+from camrobust.models import wrap
 from tests.reference.cams import REFERENCE
 from tests.toys import Branching, Dense, Logits, Pooled, Tokens, Twice, Wrapped, seeded
 
@@ -208,6 +209,23 @@ def test_no_memory_growth_over_2000_batches():
     tensors, size = growth(CLASSIC, 2000)
     assert tensors <= 2
     assert size < 4 * 2**20
+
+
+@pytest.mark.gpu
+def test_no_growth_of_a_gpus_memory_over_2000_batches():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model = wrap(seeded(Pooled()), image_size=32, device="cuda")
+    batch = torch.rand(2, 3, 32, 32, device="cuda")
+    functions = [CAMS[name].function for name in CLASSIC]
+
+    def passes(count):
+        for _ in range(count):
+            draws = Draws.of(0, "d", ["0", "1"], "cam", "s", 0, batch.device)
+            explain(collect(model.network, batch, draws=draws), functions)
+        return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+
+    assert passes(200) == passes(2000)
 
 
 def test_no_memory_growth_of_methods_with_passes_of_their_own():

@@ -81,6 +81,41 @@ class Full(Pooled):
         return super().forward(images)
 
 
+@pytest.mark.gpu
+def test_a_gpu_short_of_memory_makes_smaller_passes():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    torch.cuda.empty_cache()
+    model = wrap(seeded(Pooled(channels=64)), image_size=64, device="cuda")
+    whole = explained(model, 512, count=512)
+    torch.cuda.empty_cache()
+    used, total = torch.cuda.memory_reserved(), torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((used + 40 * 2**20) / total)
+    try:
+        found = explained(model, 512, count=512)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert model.fits.images in (256, 128, 64, 32)
+    torch.testing.assert_close(found.maps, whole.maps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_gpu_is_as_near_as_its_precision_says(precision):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    # Behind the first convolution lies another one, through which the gradient comes back.
+    here, there = (
+        wrap(seeded(Pooled(channels=64)), image_size=64, target_layer="features.0", device=device)
+        for device in ("cpu", "cuda")
+    )
+    wanted, found = explained(here, 7).maps, explained(there, 7, precision).maps.cpu()
+    size = wanted.abs().amax(dim=(2, 3), keepdim=True)
+    # Eigenvectors of what is nearly degenerate turn with the last bits, so the mean over positions counts.
+    error = ((found - wanted) / size).abs().mean()
+    assert error <= {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2, "fp16": 5e-2}[precision]
+
+
 def test_precision_without_a_closed_form():
     model = wrap(seeded(Dense()), image_size=224)
     pixels = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

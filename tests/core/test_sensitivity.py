@@ -52,7 +52,7 @@ def ratios(name, values, change):
     clean, noisy = values[:1].flatten(1)[None], values[1:].flatten(1)[:, None]
     entry = SIMILARITIES[name]
     arguments = (clean, noisy, change) if entry.takes == "change" else (clean, noisy)
-    return entry.function(*arguments)[:, 0]
+    return entry(*arguments)[:, 0]
 
 
 @pytest.mark.parametrize("name", RATIOS)

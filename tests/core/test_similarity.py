@@ -28,8 +28,8 @@ def compare(name, clean, noisy):
     """A measure of maps (…, h, w) whatever it takes; positions stand in for segments."""
     entry = SIMILARITIES[name]
     if entry.takes == "grid":
-        return entry.function(clean, noisy, SIZE)
-    return entry.function(clean.flatten(-2), noisy.flatten(-2))
+        return entry(clean, noisy, SIZE)
+    return entry(clean.flatten(-2), noisy.flatten(-2))
 
 
 def enlarged(values):
@@ -168,8 +168,8 @@ def test_procrustes_has_no_points_to_fit_where_rows_are_equal():
 
 def test_ssim_needs_an_image_as_large_as_its_window():
     a, b = maps(seed=1), maps(seed=2)
-    assert SIMILARITIES["ssim"].function(a, b, (10, 48)).isnan().all()
-    assert SIMILARITIES["ssim"].function(a, b, (11, 11)).isfinite().all()
+    assert SIMILARITIES["ssim"](a, b, (10, 48)).isnan().all()
+    assert SIMILARITIES["ssim"](a, b, (11, 11)).isfinite().all()
 
 
 def test_ranks_share_ties():

@@ -212,7 +212,7 @@ def fullgrad(image, slopes, biases, size):
     for one in [slopes, *biases]:
         for channel in np.abs(one):
             spread = channel.max() - channel.min()
-            if spread:
+            if spread > 1e-5 * channel.max():
                 total += upsampled((channel - channel.min()) / spread, H, W)
     h, w = size
     return total.reshape(h, H // h, w, W // w).mean(axis=(1, 3))

@@ -8,6 +8,8 @@ from camrobust.core.evidence import Evidence
 
 KEPT = 0.75
 NEAR = 0.25
+CHUNK_BYTES = (2**20, 2**31)
+"""Memory for distances between channels: on a CPU one image's, which stay in its cache, on a GPU many images'."""
 PAIRS = 2**16
 """Most distances that the percentile is taken of."""
 SIGMA = 1.0
@@ -18,42 +20,53 @@ def clusters(points: Tensor) -> Tensor:
     """DBSCAN with ε = the 25th percentile of the pairwise distances, and max(2, 5 % of the points) as least neighbours.
 
     Args:
-        points: (n, d) float32.
+        points: (B, n, d) float32, n of each image.
 
     Returns:
-        (n,) int64: a number that all points of a cluster share, -1 for outliers.
+        (B, n) int64: a number that all points of a cluster share, -1 for outliers.
 
     References:
         Ester et al. 1996, KDD. A point that two clusters reach goes to the one with the lower first point.
     """
-    n = len(points)
+    n = points.shape[1]
     if n < 2:
-        return torch.full((n,), -1, device=points.device)
-    centred = points - points.mean(dim=0)
-    sizes, ones = (centred**2).sum(dim=1, keepdim=True), torch.ones_like(centred[:, :1])
-    distances = torch.cat((-2 * centred, sizes, ones), dim=1) @ torch.cat((centred, ones, sizes), dim=1).T
-    distances.fill_diagonal_(-torch.inf)
-    near = distances.le_(_percentile(distances))
-    core = near.sum(dim=1) >= max(2, int(0.05 * n))
-    labels = torch.full((n,), -1, device=points.device)
-    while bool((core & (labels < 0)).any()):
-        first = int((core & (labels < 0)).int().argmax())
-        frontier = torch.arange(n, device=points.device) == first
-        while bool(frontier.any()):
-            reached = (frontier.float() @ near > 0) & (labels < 0)
-            labels[reached | frontier] = first
-            frontier = reached & core & ~frontier
-    return labels
+        return torch.full(points.shape[:2], -1, device=points.device)
+    chunk = max(1, CHUNK_BYTES[points.device.type == "cuda"] // (12 * n * n))
+    return torch.cat([_clusters(some) for some in points.split(chunk)])
+
+
+def _clusters(points: Tensor) -> Tensor:
+    """The same in one go: every image's next cluster grows from its lowest core point without one."""
+    B, n = points.shape[:2]
+    centred = points - points.mean(dim=1, keepdim=True)
+    sizes, ones = (centred**2).sum(dim=2, keepdim=True), torch.ones_like(centred[..., :1])
+    distances = torch.cat((-2 * centred, sizes, ones), dim=2) @ torch.cat((centred, ones, sizes), dim=2).mT
+    distances.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    near = distances.le_(_percentile(distances)[:, None, None])
+    core = near.sum(dim=2) >= max(2, int(0.05 * n))
+    numbers = torch.arange(n, device=points.device)
+    labels = torch.full((B, n), -1, device=points.device)
+    frontier, current = torch.zeros_like(core), torch.zeros_like(labels[:, :1])
+    while True:
+        free = core & (labels < 0)
+        begins = free.any(dim=1, keepdim=True) & ~frontier.any(dim=1, keepdim=True)
+        first = free.int().argmax(dim=1, keepdim=True)
+        current = torch.where(begins, first, current)
+        frontier = frontier | (begins & (numbers == first))
+        if not bool(frontier.any()):
+            return labels
+        reached = ((frontier.float()[:, None] @ near)[:, 0] > 0) & (labels < 0)
+        labels = torch.where(reached | frontier, current, labels)
+        frontier = reached & core & ~frontier
 
 
 def _percentile(distances: Tensor) -> Tensor:
-    """The 25th percentile of the pairwise distances (n, n), of evenly taken rows where there are many points."""
-    n = len(distances)
-    rows = distances[:: -(-n * n // PAIRS)] if n * n > PAIRS else distances
-    values = rows[rows > -torch.inf]
-    if not len(values):
-        return distances.new_zeros(())
-    return values.kthvalue(max(1, 2 * int(NEAR * len(values) / 2))).values
+    """The 25th percentile (B,) of the pairwise distances (B, n, n), of evenly taken rows where there are many."""
+    n = distances.shape[1]
+    rows = distances[:, :: max(1, -(-n * n // PAIRS))]
+    pairs = rows.shape[1] * (n - 1)
+    # Each row holds its own point, at -inf: those come first.
+    return rows.flatten(1).kthvalue(rows.shape[1] + max(1, 2 * int(NEAR * pairs / 2)), dim=1).values
 
 
 def smoothed_mean(gradients: Tensor) -> Tensor:
@@ -79,19 +92,23 @@ def _weights(evidence: Evidence) -> tuple[Tensor, Tensor]:
 
 def _found(evidence: Evidence) -> tuple[Tensor, Tensor]:
     A, g = evidence.activations, evidence.gradients
+    C = A.shape[1]
     norms = A.flatten(2).norm(dim=2)
     kept = norms >= norms.quantile(KEPT, dim=1, keepdim=True)
     weights, smooth, counts = g.mean(dim=(2, 3)), smoothed_mean(g), kept.clone()
-    for image, alone in enumerate(kept):
-        (rest,) = torch.where(~alone)
-        label = clusters(A[image, rest].flatten(1))
-        member = label >= 0
-        size = torch.zeros(len(rest), device=A.device).index_add(
-            0, label[member], torch.ones_like(label[member], dtype=A.dtype)
+    others = C - kept.sum(dim=1)
+    for n in others.unique().tolist():
+        (images,) = torch.where(others == n)
+        rest = torch.where(~kept[images])[1].reshape(-1, n)
+        place = (images[:, None], rest)
+        label = clusters(A[place].flatten(2))
+        member, shared = label >= 0, label.clamp(min=0)
+        size, total = (
+            torch.zeros_like(smooth[place]).scatter_add(1, shared, torch.where(member, values, 0))
+            for values in (torch.ones_like(smooth[place]), smooth[place])
         )
-        total = torch.zeros(len(rest), device=A.device).index_add(0, label[member], smooth[image, rest[member]])
-        weights[image, rest[member]] = (total / size.clamp(min=1))[label[member]]
-        counts[image, rest[member]] = True
+        weights[place] = torch.where(member, (total / size.clamp(min=1)).gather(1, shared), weights[place])
+        counts[place] = member
     return weights, counts
 
 

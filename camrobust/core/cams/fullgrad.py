@@ -12,6 +12,8 @@ from camrobust.core.cams.gradient import ratio
 from camrobust.core.evidence import Evidence
 
 BIASED = (nn.Conv2d, nn.BatchNorm2d)
+EQUAL = 1e-5
+"""Of a channel's largest magnitude: a spread over its positions that rounding may have made."""
 
 
 def _bias(layer: nn.Module) -> Tensor | None:
@@ -64,10 +66,14 @@ def full_gradients(evidence: Evidence) -> tuple[Tensor, list[Tensor]]:
 
 
 def _scaled(values: Tensor) -> Tensor:
-    """Absolute values, every channel min-max scaled over its positions, summed over channels: (B, 1, h, w)."""
+    """Absolute values, every channel min-max scaled over its positions, summed over channels: (B, 1, h, w).
+
+    A channel that is the same at all positions counts nothing, also where rounding makes it differ.
+    """
     size = values.abs()
     low, high = size.amin(dim=(2, 3), keepdim=True), size.amax(dim=(2, 3), keepdim=True)
-    return ratio(size - low, high - low).sum(dim=1, keepdim=True)
+    spread = high - low
+    return ratio(size - low, torch.where(spread <= EQUAL * high, 0, spread)).sum(dim=1, keepdim=True)
 
 
 @cam("fullgrad", needs="passes", cost="passes", source="Srinivas & Fleuret, arXiv 1905.00780", year=2019)

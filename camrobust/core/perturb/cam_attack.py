@@ -164,7 +164,7 @@ def minimal_eps(
                    for name, one in zip(image_ids, radius, strict=True)]  # fmt: skip
         made = attack_map(victim, images, radius, count, radius / 4, Draws.join(streams), cam=cam, objective=objective)
         moved, _ = _map(victim, made * LEVELS, lambda _: classes, cam)
-        found = measure.function(clean.flatten(1), moved.flatten(1))
+        found = measure(clean.flatten(1), moved.flatten(1))
         return found < below if measure.same == 1 else found > below
 
     fails, works = torch.zeros_like(count), torch.full_like(count, most + 1)

@@ -26,7 +26,7 @@ class Similarity:
 
     Attributes:
         name: as it stands in the results.
-        function: what `takes` says, to (…); NaN where a map is constant.
+        function: what `takes` says, to (…), where no map is constant; calling the measure itself minds that.
         takes: a key of `TAKES`.
         low: least value.
         high: largest value, infinity where there is none.
@@ -45,6 +45,11 @@ class Similarity:
     unit: str
     source: str
     default: bool
+
+    def __call__(self, clean: Tensor, noisy: Tensor, *rest: object) -> Tensor:
+        """The measure, (…), and NaN where one of the maps is constant."""
+        constant = [flat(maps.flatten(-2) if self.takes == "grid" else maps) for maps in (clean, noisy)]
+        return torch.where(constant[0] | constant[1], torch.nan, self.function(clean, noisy, *rest))
 
     @property
     def direction(self) -> str:
@@ -82,11 +87,6 @@ def flat(values: Tensor) -> Tensor:
     """
     low, high = values.aminmax(dim=-1)
     return high - low <= FLAT * torch.maximum(high, -low)
-
-
-def undefined_where_flat(value: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
-    """NaN in (…) where one of the maps (…, n) is constant."""
-    return torch.where(flat(clean) | flat(noisy), torch.nan, value)
 
 
 def chunks(clean: Tensor, noisy: Tensor, function: Function, items: int, bytes_per_pair: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from camrobust.core.similarity.catalogue import chunks, similarity, undefined_where_flat
+from camrobust.core.similarity.catalogue import chunks, similarity
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 )
 def pearson(clean: Tensor, noisy: Tensor) -> Tensor:
     """Linear correlation over positions, [-1, 1]."""
-    return undefined_where_flat(_correlation(clean, noisy), clean, noisy)
+    return _correlation(clean, noisy)
 
 
 def average_ranks(values: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def average_ranks(values: Tensor) -> Tensor:
 )
 def spearman(clean: Tensor, noisy: Tensor) -> Tensor:
     """Rank correlation over positions, [-1, 1]; ties share their mean rank."""
-    return undefined_where_flat(_correlation(average_ranks(clean), average_ranks(noisy)), clean, noisy)
+    return _correlation(average_ranks(clean), average_ranks(noisy))
 
 
 @similarity(
@@ -46,7 +46,7 @@ def spearman(clean: Tensor, noisy: Tensor) -> Tensor:
 )  # fmt: skip
 def cosine(clean: Tensor, noisy: Tensor) -> Tensor:
     """Cosine of the angle between the raw maps, [-1, 1]; unlike pearson it sees where 0 is."""
-    return undefined_where_flat(_cosine(clean.double(), noisy.double()), clean, noisy)
+    return _cosine(clean.double(), noisy.double())
 
 
 @similarity(
@@ -60,8 +60,7 @@ def kendall(clean: Tensor, noisy: Tensor) -> Tensor:
     in the other).
     """
     m = clean.shape[-1]
-    found = chunks(clean, noisy, _tau_b, 1, 3 * 4 * m * m)
-    return undefined_where_flat(found, clean, noisy)
+    return chunks(clean, noisy, _tau_b, 1, 3 * 4 * m * m)
 
 
 def _tau_b(clean: Tensor, noisy: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from camrobust.core.similarity.catalogue import similarity, undefined_where_flat
+from camrobust.core.similarity.catalogue import similarity
 
 TOP_SHARE = 0.2
 
@@ -22,7 +22,7 @@ def _shares(values: Tensor) -> Tensor:
 )  # fmt: skip
 def l1(clean: Tensor, noisy: Tensor) -> Tensor:
     """½·Σ|a/Σa - b/Σb| of the min-max scaled maps: the share of the map's mass that moved, [0, 1]."""
-    return undefined_where_flat((_shares(clean) - _shares(noisy)).abs().sum(dim=-1) / 2, clean, noisy)
+    return (_shares(clean) - _shares(noisy)).abs().sum(dim=-1) / 2
 
 
 @similarity("js", takes="positions", low=0, high=1, same=0, unit="√bit", source="Endres & Schindelin 2003")
@@ -31,7 +31,7 @@ def js(clean: Tensor, noisy: Tensor) -> Tensor:
     a, b = _shares(clean), _shares(noisy)
     middle = (a + b) / 2
     bits = ((torch.xlogy(a, a) + torch.xlogy(b, b)) / 2 - torch.xlogy(middle, middle)).sum(dim=-1) / math.log(2)
-    return undefined_where_flat(bits.clamp(0, 1).sqrt(), clean, noisy)
+    return bits.clamp(0, 1).sqrt()
 
 
 def _membership(values: Tensor, k: int) -> Tensor:
@@ -53,8 +53,7 @@ def topk_iou(clean: Tensor, noisy: Tensor) -> Tensor:
     """
     k = math.ceil(TOP_SHARE * clean.shape[-1])
     a, b = torch.broadcast_tensors(_membership(clean, k), _membership(noisy, k))
-    iou = torch.minimum(a, b).sum(dim=-1) / torch.maximum(a, b).sum(dim=-1)
-    return undefined_where_flat(iou, clean, noisy)
+    return torch.minimum(a, b).sum(dim=-1) / torch.maximum(a, b).sum(dim=-1)
 
 
 def _centre(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,5 +69,5 @@ def _centre(maps: Tensor, size: tuple[int, int]) -> Tensor:
 @similarity("com_shift", takes="grid", low=0, high=1, same=0, unit="share of the image's diagonal", source="camrobust")
 def com_shift(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
     """How far the min-max scaled map's centre of mass moved, as a share of the image's diagonal, [0, 1]."""
-    moved = torch.linalg.vector_norm(_centre(clean, size) - _centre(noisy, size), dim=-1)
-    return undefined_where_flat(moved / math.hypot(*size), clean.flatten(-2), noisy.flatten(-2))
+    moved: Tensor = torch.linalg.vector_norm(_centre(clean, size) - _centre(noisy, size), dim=-1)
+    return moved / math.hypot(*size)

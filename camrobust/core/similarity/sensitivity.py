@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from camrobust.core.similarity.catalogue import similarity, undefined_where_flat
+from camrobust.core.similarity.catalogue import similarity
 
 GREY_LEVELS = 255
 """A relative change is taken of at least one grey level: 1/255 of the pixel range, or of a map's largest magnitude.
@@ -102,10 +102,10 @@ def change_between(clean: Seen, noisy: Seen) -> Change:
     )
 
 
-def _by(distance: Tensor, change: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
-    """distance/change; undefined where nothing changed or a map is flat."""
+def _by(distance: Tensor, change: Tensor) -> Tensor:
+    """distance/change; undefined where nothing changed."""
     moved = (change > 0) & change.isfinite()
-    return undefined_where_flat(torch.where(moved, distance / change, torch.nan), clean, noisy)
+    return torch.where(moved, distance / change, torch.nan)
 
 
 def _by_largest(maps: Tensor) -> Tensor:
@@ -126,8 +126,7 @@ def sensitivity(clean: Tensor, noisy: Tensor) -> Tensor:
 
     Deviation: the neighbours are the run's variants instead of draws from a ball.
     """
-    ratio = _root_mean_square(noisy.double() - clean.double()) / _root_mean_square(clean)
-    return undefined_where_flat(ratio, clean, noisy)
+    return _root_mean_square(noisy.double() - clean.double()) / _root_mean_square(clean)
 
 
 @similarity(
@@ -137,7 +136,7 @@ def sensitivity(clean: Tensor, noisy: Tensor) -> Tensor:
 )  # fmt: skip
 def lipschitz(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     """‖φ' - φ‖₂/‖x' - x‖₂, each map divided by its largest magnitude, pixels in [0, 1]; [0, ∞)."""
-    return _by(_root_mean_square(_by_largest(noisy) - _by_largest(clean)), change.pixels, clean, noisy)
+    return _by(_root_mean_square(_by_largest(noisy) - _by_largest(clean)), change.pixels)
 
 
 @similarity(
@@ -148,7 +147,7 @@ def lipschitz(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
 def continuity(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     """‖φ' - φ‖₁/‖x' - x‖₂, each map divided by its largest magnitude, pixels in [0, 1]; [0, ∞)."""
     mean = (_by_largest(noisy) - _by_largest(clean)).abs().mean(dim=-1)
-    return _by(mean * change.area_px.sqrt(), change.pixels, clean, noisy)
+    return _by(mean * change.area_px.sqrt(), change.pixels)
 
 
 def _relative_map(clean: Tensor, noisy: Tensor) -> Tensor:
@@ -166,7 +165,7 @@ def ris(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     Deviation: |φ| counts as at least 1/255 of its largest value and a pixel as at least one grey level, for behind a
     ReLU and in the dark the fraction has no value.
     """
-    return _by(_relative_map(clean, noisy), change.relative_pixels, clean, noisy)
+    return _by(_relative_map(clean, noisy), change.relative_pixels)
 
 
 @similarity(
@@ -175,7 +174,7 @@ def ris(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
 )  # fmt: skip
 def ros(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     """Relative output stability: ‖(φ' - φ)/φ‖₂/‖y' - y‖₂, y the logits; [0, ∞). Deviation as in `ris`."""
-    return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.logits, clean, noisy)
+    return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.logits)
 
 
 @similarity(
@@ -187,4 +186,4 @@ def rrs(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
 
     Deviation as in `ris`, for φ and A.
     """
-    return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.representation, clean, noisy)
+    return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.representation)

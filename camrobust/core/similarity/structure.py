@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camrobust.core.similarity.catalogue import chunks, similarity, undefined_where_flat
+from camrobust.core.similarity.catalogue import chunks, similarity
 
 WINDOW = 11
 SIGMA = 1.5
@@ -74,7 +74,7 @@ def ssim(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
         return (above / below).mean(dim=(1, 2))
 
     found = chunks(_scaled(clean), _scaled(noisy), pictures, 2, 12 * 4 * size[0] * size[1])
-    return undefined_where_flat(found.clamp(-1, 1), clean.flatten(-2), noisy.flatten(-2))
+    return found.clamp(-1, 1)
 
 
 def _standardised(maps: Tensor) -> Tensor:
@@ -100,4 +100,4 @@ def procrustes(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:  
     explained = torch.linalg.svdvals(a.mT @ b).sum(dim=-1)
     disparity = (1 - explained**2).clamp(0, 1)
     empty = (a == 0).all(dim=-1).all(dim=-1) | (b == 0).all(dim=-1).all(dim=-1)
-    return undefined_where_flat(torch.where(empty, torch.nan, disparity), clean.flatten(-2), noisy.flatten(-2))
+    return torch.where(empty, torch.nan, disparity)
