@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "--peers", action="store_true", help="also each method alone, and as grad-cam, torchcam and captum have it"
     )
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
+    one.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32", help="of the layers")
     one.add_argument("--perturbations", action="store_true", help="instead: every perturbation at every severity")
     one.add_argument("--zoo", action="store_true", help="instead: which architectures of torchvision and timm work")
     one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
@@ -374,7 +375,7 @@ def _bench(given: Arguments) -> int:
         return _zoo(given)
     from camrobust.bench.passes import bench, show
 
-    results = bench(given.device, peers=given.peers, repeats=given.repeats)
+    results = bench(given.device, peers=given.peers, repeats=given.repeats, precision=given.precision)
     if given.json:
         _print(results)
     else:
@@ -403,7 +404,7 @@ def _around(given: Arguments) -> int:
         from camrobust.bench.perturbing import BATCH, perturbing
 
         rows = perturbing(given.device, given.repeats, peers=given.peers)
-        title = f"Severities 1 to 5 of one 224 px image, batch {BATCH}"
+        title = f"Severities 1 to 5 of one 224 px image, batch {BATCH[given.device]}"
     elif given.overhead:
         from camrobust.machinery.overhead import overhead
 

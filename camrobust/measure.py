@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Categorical
+from torch.special import entr
 
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import Choose, collect, explain, predicted
 from camrobust.core.perturb import Variant, attack
+from camrobust.core.precision import in_order
 from camrobust.core.ranks import agreement
 from camrobust.core.segments import segment_matrix
 from camrobust.core.similarity import SIMILARITIES, Similarity, flat
@@ -84,7 +85,7 @@ class Explained:
         maps: (V+1, K, h, w) float32.
         predictions: (V+1,) int64.
         confidences: (V+1,) float32, softmax probability of the prediction.
-        entropy: of the softmax on the clean image, nats.
+        entropy: (), of the softmax on the clean image, nats.
         change: how far the V perturbed variants are from the clean one, None where that is not known.
     """
 
@@ -92,7 +93,7 @@ class Explained:
     maps: Tensor
     predictions: Tensor
     confidences: Tensor
-    entropy: float
+    entropy: Tensor
     change: Change | None = None
 
 
@@ -115,7 +116,7 @@ def explain_variants(
     strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
     choose = _choose(settings.target)
     clean: Seen | None = None
-    entropy = 0.0
+    entropy = torch.tensor(torch.nan)
     network = replace(model.network, precision=settings.precision)
 
     def one_pass(places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Change]:
@@ -123,11 +124,12 @@ def explain_variants(
         chunk = slice(places[0], places[-1] + 1)
         images = pixels[chunk].to(model.device)
         draws = _draws(sample, strengths[chunk], settings.seed, model.device)
-        evidence = collect(network, model.normalise(images), choose, draws)
+        # Nothing waits for the device up to the rows, so that it computes while the host asks for more.
+        evidence = collect(network, in_order(model.normalise(images), settings.precision), choose, draws)
         maps = explain(evidence, functions)
         seen = Seen(images, evidence.logits, evidence.activations)
         if clean is None:
-            clean, entropy = seen.first(), float(Categorical(logits=evidence.logits[0]).entropy())
+            clean, entropy = seen.first(), entr(evidence.logits[0].softmax(dim=0)).sum()
         change = change_between(clean, seen)
         classes = predicted(evidence.logits)
         return maps, classes, evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0], change
@@ -232,7 +234,8 @@ def compare(explained: Explained, segments: Tensor, settings: Settings) -> dict[
         tensors `flat` and `finite`.
     """
     maps = explained.maps
-    weights = segment_matrix(segments.to(maps.device), *maps.shape[-2:])
+    h, w = maps.shape[-2:]
+    weights = segment_matrix(segments, h, w, maps.device)
     flattened = maps.flatten(2)
     scores = flattened @ weights.T
     clean, noisy = flattened[:1], flattened[1:]
@@ -296,7 +299,7 @@ def measure(
         "predicted_clean": each(classes[:1].repeat(V), int),
         "predicted_perturbed": each(classes[1:], int),
         "confidence_clean": each(confidences[:1].repeat(V), float),
-        "entropy_clean": each([explained.entropy] * V, float),
+        "entropy_clean": each([float(explained.entropy)] * V, float),
         "confidence_perturbed": each(confidences[1:], float),
         "label": each([sample.label] * V),
         "same": each(classes[1:] == classes[0], bool),
@@ -313,7 +316,7 @@ def _status(flat_maps: Tensor, finite: Tensor) -> np.ndarray:
     return found.reshape(-1)
 
 
-def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, str]:
+def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str = "fp32") -> dict[str, str]:
     """Which CAMs give the same map for this model and layer, found by trying.
 
     Methods that would take hundreds of passes are not tried: Score-CAM, and Ablation-CAM and Recipro-CAM where what
@@ -323,6 +326,7 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, s
         model: the classifier.
         cams: names in the order of the configuration.
         pixels: (B, 3, H, W) uint8, some images.
+        precision: in which the layers compute.
 
     Returns:
         For each CAM that equals one earlier in the list on every image (min-max maps within 1e-5): that one's name.
@@ -332,7 +336,8 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor) -> dict[str, s
     if not cams:
         return {}
     draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
-    evidence = collect(model.network, model.normalise(pixels), draws=draws)
+    network = replace(model.network, precision=precision)
+    evidence = collect(network, model.normalise(pixels), draws=draws)
     maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
     low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
     scaled = (maps - low) / (high - low)

@@ -168,7 +168,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "weights_sha256": fingerprint(weights),
             "layout": model.network.layout.order,
             "tail": "cut" if model.network.tail is not None else "full passes",
-            "same_as": coinciding(model, plan.config.cams, probe),
+            "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),
         }
     check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items()})
     return facts

@@ -20,6 +20,7 @@ from camrobust.bench.peers import SEVEN, SHARED
 from camrobust.bench.peers import peers as others
 from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.perturb import make_variants, variants, without_model
+from camrobust.core.precision import arithmetic, in_order
 from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
@@ -40,7 +41,7 @@ SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
 """kernel_size, max_dist, ratio: ours, an earlier work's, scikit-image's."""
 
 
-def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dict[str, Any]:
+def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32") -> dict[str, Any]:
     """Time the shared pass on a ResNet-50 with random weights, the perturbations and the segments.
 
     Args:
@@ -48,6 +49,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         peers: also time each method alone, as grad-cam, torchcam and captum have it, where they are installed, and
             Ablation-CAM on three architectures.
         repeats: interleaved repetitions; medians are reported.
+        precision: of the layers, in the shared pass and in the plain one; the peers have torch's default.
 
     Returns:
         Facts about the machine, and ratios to a plain inference_mode forward pass of the same batch.
@@ -64,13 +66,13 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
     image = _image()
     pixels = make_variants(image, planned, "bench", "bench", 0)
     sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
-    settings = Settings(CLASSIC, batch=BATCH[device])
+    settings = Settings(CLASSIC, batch=BATCH[device], precision=precision)
 
     def maps(model: Model, *cams: str) -> Callable[[], object]:
         return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))
 
     candidates: dict[str, Callable[[], object]] = {
-        PLAIN: partial(_plain, model, model.normalise(pixels)),
+        PLAIN: partial(_plain, model, model.normalise(pixels), precision),
         "ten CAMs": maps(model, *CLASSIC),
         "ten CAMs, ranks, RBO, rows": partial(measure, model, sample, pixels, planned, settings),
         ALL: maps(model, *_light()),
@@ -88,12 +90,13 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15) -> dic
         for name in ABLATED:
             one = _model(name, device)
             work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
-            work[PLAIN] = partial(_plain, one, one.normalise(pixels))
+            work[PLAIN] = partial(_plain, one, one.normalise(pixels), precision)
             ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
     return {
         "machine": _machine(device),
         "model": f"{MODEL}, random weights, 224 px",
         "batch": BATCH[device],
+        "precision": precision,
         "cams": {"ten CAMs": list(CLASSIC), ALL: list(_light()), SEVEN_CAMS: list(SEVEN)},
         "repeats": repeats,
         "plain_forward_ms_per_image": round(statistics.median(seconds[PLAIN]) * 1000 / BATCH[device], 3),
@@ -136,8 +139,10 @@ def _grid(size: int, cells: int = 6) -> Tensor:
     return row[:, None] * cells + row[None, :]
 
 
-def _plain(model: Model, inputs: Tensor) -> Tensor:
-    with torch.inference_mode():
+def _plain(model: Model, inputs: Tensor, precision: str) -> Tensor:
+    """What a pass costs without an explanation, in the same precision and order of memory."""
+    inputs = in_order(inputs, precision)
+    with torch.inference_mode(), arithmetic(precision, inputs.device):
         logits: Tensor = model.network.module(inputs)
     return logits
 
@@ -258,8 +263,8 @@ def show(results: Mapping[str, Any]) -> None:
     """Print the results as plain Markdown tables."""
     machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     lines = [
-        f"{machine}; {results['model']}, batch {results['batch']}, median of {results['repeats']}; "
-        f"plain forward {results['plain_forward_ms_per_image']:.1f} ms per image",
+        f"{machine}; {results['model']}, batch {results['batch']}, {results['precision']}, "
+        f"median of {results['repeats']}; plain forward {results['plain_forward_ms_per_image']:.1f} ms per image",
         "",
         "| work on one batch | × plain forward |",
         "|---|---|",

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """fp32 is full single precision on every device; tf32 differs from it on CUDA only."""
@@ -32,6 +33,17 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
         if precision in HALVES:
             stack.enter_context(torch.autocast(device.type, HALVES[precision]))
         yield
+
+
+def in_order(images: Tensor, precision: str) -> Tensor:
+    """Images (B, 3, H, W) in the order of memory in which the device convolves fastest: the layers hand it on.
+
+    Tensor cores want the channels last (a sixth to a third less time on an H100); in fp32 a GPU takes a fifth longer
+    so, and a CPU gains nothing.
+    """
+    if images.is_cuda and precision != "fp32":
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
 
 
 @contextmanager

@@ -127,22 +127,24 @@ def _interpolation(size: int, cells: int, device: torch.device) -> Tensor:
     return matrix.scatter_add_(1, high[:, None], share)
 
 
-def segment_matrix(labels: Tensor, height: int, width: int) -> Tensor:
+def segment_matrix(labels: Tensor, height: int, width: int, device: torch.device | None = None) -> Tensor:
     """W with v = W·vec(map): the mean of the bilinearly upsampled map over every segment.
 
     Args:
         labels: (H, W) int64, 0 … m-1.
         height: h of the map.
         width: w of the map.
+        device: where to make it, None for where the labels are.
 
     Returns:
-        (m, h·w) float32 on the labels' device; rows sum to 1.
+        (m, h·w) float32; rows sum to 1.
 
     References:
         ../shared/metric.md, "Ranking".
     """
     H, W = labels.shape
     m = int(labels.max()) + 1
+    labels = labels.to(device or labels.device)
     down, across = _interpolation(H, height, labels.device), _interpolation(W, width, labels.device)
     # How much every segment takes of every column cell within every image row, then of every row cell.
     places = (labels + m * torch.arange(H, device=labels.device)[:, None]).flatten()

@@ -14,6 +14,7 @@ from camrobust.cli import main
 def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
     monkeypatch.setattr(bench, "MODEL", "resnet18")
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
+    monkeypatch.setitem(bench.SEGMENT_BATCH, "cpu", 2)
     monkeypatch.setattr(bench, "SEGMENT_SETTINGS", bench.SEGMENT_SETTINGS[-1:])
     assert main(["bench", "--repeats", "1", "--peers", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -46,7 +47,7 @@ def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
     from camrobust.bench import perturbing
     from camrobust.core.perturb import without_model
 
-    monkeypatch.setattr(perturbing, "BATCH", 1)
+    monkeypatch.setitem(perturbing.BATCH, "cpu", 1)
     assert main(["bench", "--perturbations", "--peers", "--repeats", "1", "--json"]) == 0
     rows = {row["perturbation"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == {*without_model(), "these 19"}

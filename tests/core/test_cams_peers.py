@@ -126,7 +126,9 @@ def test_equals_grad_cam(name, case):
     theirs = peer_maps(PGC[name], case)
     ours = case[3][name]
     if not CAMS[name].signed:
-        assert difference(ours, theirs.relu()) <= 1e-4
+        # Sums over tokens, which have both signs, come near 0: dividing by them loses digits on both sides.
+        lost = name == "xgradcam" and case[0].network.layout.order != "map"
+        assert difference(ours, theirs.relu()) <= (1e-3 if lost else 1e-4)
     else:
         for mine, other in zip(ours, theirs, strict=True):
             assert min(difference(mine[None], other[None]), difference(mine[None], -other[None])) <= 1e-4

@@ -292,7 +292,7 @@ def test_a_gpu_gives_the_same_levels(name, photos):
         pytest.skip("needs a CUDA device")
     names = [str(number) for number in range(4)]
     here = perturb(photos[:4].float() / 255, f"{name}:3", names)
-    there = perturb(photos[:4].cuda().float() / 255, f"{name}:3", names).cpu()
+    there = perturb((photos[:4].float() / 255).cuda(), f"{name}:3", names).cpu()
     if name in ("impulse_noise", "salt_pepper", "uniform_noise", "pixelate", "jpeg_compression", "frost"):
         assert torch.equal(here, there)
     # Elsewhere a fused product, a transform or a cosine may round differently in the last place.

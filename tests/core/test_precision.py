@@ -113,7 +113,7 @@ def test_a_gpu_is_as_near_as_its_precision_says(precision):
     size = wanted.abs().amax(dim=(2, 3), keepdim=True)
     # Eigenvectors of what is nearly degenerate turn with the last bits, so the mean over positions counts.
     error = ((found - wanted) / size).abs().mean()
-    assert error <= {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2, "fp16": 5e-2}[precision]
+    assert error <= {"fp32": 1e-5, "tf32": 5e-2, "bf16": 5e-2, "fp16": 5e-2}[precision]
 
 
 def test_precision_without_a_closed_form():

@@ -131,7 +131,8 @@ def make_variants(
     Returns:
         (V+1, 3, H, W) uint8, the clean one first. Places of variants that need a model hold the clean image.
     """
-    scaled = image[None].float() / 255
+    # By a tensor: a GPU multiplies by the reciprocal of a number, which is another one in the last place.
+    scaled = image[None].float() / torch.tensor(255.0, device=image.device)
     stack = torch.empty(len(planned) + 1, *image.shape, dtype=torch.uint8, device=image.device)
     stack[0] = image
     made = []
