@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
     one.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32", help="of the layers")
     one.add_argument("--perturbations", action="store_true", help="instead: every perturbation at every severity")
+    one.add_argument("--formats", action="store_true", help="instead: orders of memory and torch.compile, plain passes")
     one.add_argument("--zoo", action="store_true", help="instead: which architectures of torchvision and timm work")
     one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
     one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
@@ -369,7 +370,7 @@ def _sheet(given: Arguments) -> int:
 def _bench(given: Arguments) -> int:
     if given.chaos:
         return _chaos(given)
-    if given.overhead or given.scale or given.aggregate or given.perturbations:
+    if given.overhead or given.scale or given.aggregate or given.perturbations or given.formats:
         return _around(given)
     if given.zoo:
         return _zoo(given)
@@ -405,6 +406,10 @@ def _around(given: Arguments) -> int:
 
         rows = perturbing(given.device, given.repeats, peers=given.peers)
         title = f"Severities 1 to 5 of one 224 px image, batch {BATCH[given.device]}"
+    elif given.formats:
+        from camrobust.bench.formats import formats
+
+        rows, title = formats(given.device, given.repeats), "Milliseconds of one batch, plain forward"
     elif given.overhead:
         from camrobust.machinery.overhead import overhead
 

@@ -221,21 +221,21 @@ def _draws(sample: Sample, strengths: Sequence[str], seed: int, device: torch.de
     )
 
 
-def compare(explained: Explained, segments: Tensor, settings: Settings) -> dict[str, Tensor]:
+def compare(explained: Explained, segments: Tensor, settings: Settings, count: int | None = None) -> dict[str, Tensor]:
     """Agreement of every perturbed map with its clean one.
 
     Args:
         explained: maps of V+1 variants.
         segments: (H, W) int64.
         settings: how to compare.
+        count: m, None to look for it.
 
     Returns:
         One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined or not asked for, and the bool
         tensors `flat` and `finite`.
     """
     maps = explained.maps
-    h, w = maps.shape[-2:]
-    weights = segment_matrix(segments, h, w, maps.device)
+    weights = segment_matrix(segments.to(maps.device), *maps.shape[-2:], count=count)
     flattened = maps.flatten(2)
     scores = flattened @ weights.T
     clean, noisy = flattened[:1], flattened[1:]
@@ -279,8 +279,9 @@ def measure(
     V, K = len(variants), len(settings.cams)
     if len(pixels) != V + 1:
         raise ValueError(f"measure: pixels must hold {V + 1} variants, got {len(pixels)}; clean comes first")
+    count, segments = int(sample.segments.max()) + 1, sample.segments.to(model.device)
     explained = explain_variants(model, sample, pixels, variants, settings)
-    compared = compare(explained, sample.segments, settings)
+    compared = compare(explained, segments, settings, count)
     classes, confidences = explained.predictions.cpu().numpy(), explained.confidences.cpu().numpy()
 
     def each(values: Any, dtype: type = object) -> np.ndarray:
@@ -303,7 +304,7 @@ def measure(
         "confidence_perturbed": each(confidences[1:], float),
         "label": each([sample.label] * V),
         "same": each(classes[1:] == classes[0], bool),
-        "segments": each([int(sample.segments.max()) + 1] * V, int),
+        "segments": each([count] * V, int),
         "status": _status(compared.pop("flat"), compared.pop("finite")),
     }
     numbers = torch.stack([*compared.values()]).flatten(1).cpu().numpy()

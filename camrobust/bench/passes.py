@@ -61,7 +61,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         from camrobust.errors import UserError
 
         raise UserError("bench: this machine has no CUDA device; use --device cpu")
-    model = _model(MODEL, device)
+    model = random_model(MODEL, device)
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
     image = _image()
     pixels = make_variants(image, planned, "bench", "bench", 0)
@@ -88,7 +88,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         if all(f"grad-cam: {name}" in ratios for name in SEVEN):
             ratios[f"grad-cam: {SEVEN_CAMS}"] = sum(ratios[f"grad-cam: {name}"] for name in SEVEN)
         for name in ABLATED:
-            one = _model(name, device)
+            one = random_model(name, device)
             work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
             work[PLAIN] = partial(_plain, one, one.normalise(pixels), precision)
             ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
@@ -107,7 +107,8 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
     }
 
 
-def _model(name: str, device: str) -> Model:
+def random_model(name: str, device: str) -> Model:
+    """A torchvision model with random weights."""
     return load_model(ModelSpec(name, f"torchvision:{name}@none"), device=device)
 
 

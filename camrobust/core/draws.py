@@ -7,7 +7,7 @@ image id, purpose, strength, replicate). Nothing here touches a global generator
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -101,6 +101,11 @@ class Draws:
         self.device = torch.device(device)
         self._call = 0
 
+    @cached_property
+    def _keys(self) -> Tensor:
+        """(B, 4, 1) int64: the words of every stream, on the device."""
+        return torch.tensor(self._words, device=self.device).reshape(-1, 4, 1)
+
     @classmethod
     def of(
         cls,
@@ -119,7 +124,10 @@ class Draws:
     @classmethod
     def join(cls, parts: Sequence["Draws"]) -> "Draws":
         """The streams of several, in their order, from their beginning."""
-        return cls([words for part in parts for words in part._words], parts[0].device)  # noqa: SLF001 - its own class
+        joined = cls([words for part in parts for words in part._words], parts[0].device)  # noqa: SLF001 - its own class
+        # Copied now: later a copy would wait for all that a GPU has been asked for in the meantime.
+        joined._keys  # noqa: B018
+        return joined
 
     def apart(self, purpose: str) -> "Draws":
         """Streams of the same images for another purpose, from their beginning; these here stay where they are."""
@@ -131,17 +139,16 @@ class Draws:
     def bits(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) int64 with 32 random bits each, bit-equal on every device."""
         count = math.prod(shape)
-        keys = torch.tensor(self._words, device=self.device).reshape(-1, 4, 1)
         self._call += 1
         if self.device.type == "cuda":
             places = torch.arange(count, device=self.device)[None]
-            return _kernel()(places, *keys.unbind(dim=1), call=self._call - 1).reshape(len(self), *shape)
+            return _kernel()(places, *self._keys.unbind(dim=1), call=self._call - 1).reshape(len(self), *shape)
         blocks = torch.arange(-(-count // 4), device=self.device)[None]
         # Few blocks at a time stay in the cache.
         step = max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
         found = torch.empty(len(self), blocks.shape[1], 4, dtype=torch.int64, device=self.device)
         for start in range(0, len(self), step):
-            k0, k1, c2, c3 = keys[start : start + step].unbind(dim=1)
+            k0, k1, c2, c3 = self._keys[start : start + step].unbind(dim=1)
             words = _rounds([blocks, torch.full_like(blocks, self._call - 1), c2, c3], k0, k1)
             for place, word in enumerate(words):
                 found[start : start + step, :, place] = word

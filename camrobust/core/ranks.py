@@ -149,7 +149,7 @@ def agreement(
     a, b = torch.broadcast_tensors(scores_a, scores_b)
     m = a.shape[-1]
     if sizes is None:
-        sizes = torch.tensor(m, device=a.device)
+        sizes = torch.full((), m, device=a.device)
     else:
         beyond = torch.arange(m, device=a.device) >= sizes[..., None]
         a, b = (torch.where(beyond, -torch.inf, scores) for scores in (a, b))

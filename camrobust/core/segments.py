@@ -127,29 +127,30 @@ def _interpolation(size: int, cells: int, device: torch.device) -> Tensor:
     return matrix.scatter_add_(1, high[:, None], share)
 
 
-def segment_matrix(labels: Tensor, height: int, width: int, device: torch.device | None = None) -> Tensor:
+def segment_matrix(labels: Tensor, height: int, width: int, *, count: int | None = None) -> Tensor:
     """W with v = W·vec(map): the mean of the bilinearly upsampled map over every segment.
 
     Args:
         labels: (H, W) int64, 0 … m-1.
         height: h of the map.
         width: w of the map.
-        device: where to make it, None for where the labels are.
+        count: m, None to look for it, for which a GPU has to be waited for.
 
     Returns:
-        (m, h·w) float32; rows sum to 1.
+        (m, h·w) float32 on the labels' device; rows sum to 1.
 
     References:
         ../shared/metric.md, "Ranking".
     """
     H, W = labels.shape
-    m = int(labels.max()) + 1
-    labels = labels.to(device or labels.device)
+    m = int(labels.max()) + 1 if count is None else count
     down, across = _interpolation(H, height, labels.device), _interpolation(W, width, labels.device)
     # How much every segment takes of every column cell within every image row, then of every row cell.
     places = (labels + m * torch.arange(H, device=labels.device)[:, None]).flatten()
     by_row = torch.zeros(H * m, width, device=labels.device, dtype=torch.float64)
     by_row.index_add_(0, places, across.repeat(H, 1))
     sums = torch.einsum("ysj,yi->sij", by_row.reshape(H, m, width), down)
-    sizes = torch.bincount(labels.flatten(), minlength=m).clamp(min=1)
+    ones = torch.ones((), device=labels.device, dtype=torch.float64)
+    sizes = torch.zeros(m, device=labels.device, dtype=torch.float64)
+    sizes = sizes.index_add_(0, labels.flatten(), ones.expand(labels.numel())).clamp_(min=1)
     return (sums.flatten(1) / sizes[:, None]).float()

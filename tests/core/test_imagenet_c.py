@@ -294,7 +294,8 @@ def test_a_gpu_gives_the_same_levels(name, photos):
     here = perturb(photos[:4].float() / 255, f"{name}:3", names)
     there = perturb((photos[:4].float() / 255).cuda(), f"{name}:3", names).cpu()
     if name in ("impulse_noise", "salt_pepper", "uniform_noise", "pixelate", "jpeg_compression", "frost"):
-        assert torch.equal(here, there)
+        # A GPU divides by 255 otherwise in the last place; what a run measures is whole levels.
+        assert torch.equal((here * 255).round(), (there * 255).round())
     # Elsewhere a fused product, a transform or a cosine may round differently in the last place.
     assert float((here - there).abs().quantile(0.9999) if here.numel() < 2**24 else 0) <= 2e-5
     assert float(((here - there).abs() > 2e-5).float().mean()) <= 1e-4
