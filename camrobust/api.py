@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from camrobust.core.precision import PRECISIONS
 from camrobust.core.segments import segment
 from camrobust.errors import UserError
 from camrobust.io.images import ImageError, decode
+from camrobust.io.manifest import list_images
 from camrobust.io.results import make_table
 from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
@@ -40,10 +42,14 @@ from camrobust.summary.stability import per_image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+RESIZE, CROP = 256, 224
+"""Of files, where nothing else is asked for, px."""
+ROUNDING = 1e-3
+"""By how much pixels may leave [0, 1], as resizing makes them."""
 SEGMENT_BATCH = 8
 """Images that are cut at once, on as many threads as torch has."""
 
-Photographs = Tensor | Sequence["str | Path | NDArray[Any] | Tensor"]
+Photographs = str | Path | Tensor | Sequence["str | Path | Image.Image | NDArray[Any] | Tensor"]
 
 
 @dataclass(frozen=True)
@@ -133,34 +139,37 @@ def _model(
     return wrap(model, target_layer=target_layer, image_size=image_size, **keywords)
 
 
-def _check_shape(images: Tensor) -> None:
+def _check(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}: batch, colours, size")
+    if images.dtype != torch.uint8 and images.numel():
+        low, high = (float(value) for value in images.aminmax())
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise ValueError(f"images: must be uint8 or in [0, 1], before normalisation, got {low:g} to {high:g}; "
+                             "divide by 255, and name the normalisation by mean and std")  # fmt: skip
 
 
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
 
+def _several(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:
+    """A list, also where one entry stands alone."""
+    return [names] if isinstance(names, (str, Mapping)) else names
+
+
 def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Tensor]:
     """Image ids and (B, 3, H, W) uint8."""
     if isinstance(images, Tensor):
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis")
+        _check(images)
         scaled = images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
         return [str(number) for number in range(len(scaled))], scaled.cpu()
+    if isinstance(images, (str, Path)):
+        images = list_images("images", str(images))["uri"].to_list() if Path(images).is_dir() else [images]
     names, pixels = [], []
     for number, image in enumerate(images):
-        if isinstance(image, (str, Path)):
-            names.append(str(image))
-            try:
-                pixels.append(torch.from_numpy(decode(Path(image).read_bytes(), resize, crop).pixels))
-            except (ImageError, OSError) as error:
-                raise UserError(f"images: '{image}' cannot be used: {getattr(error, 'message', error)}") from error
-        else:
-            tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
-            names.append(str(number))
-            pixels.append(_pixels(tensor[None], resize, crop)[1][0])
+        names.append(str(image) if isinstance(image, (str, Path)) else str(number))
+        pixels.append(_one(image, names[-1], resize, crop))
     if not pixels:
         raise UserError("images: must hold at least one image, got none")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
@@ -169,19 +178,40 @@ def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Ten
     return names, torch.stack(pixels)
 
 
+def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", name: str, resize: int, crop: int) -> Tensor:
+    """(3, H, W) uint8 of a file or a picture, which are cropped, or of an array, which is not."""
+    if isinstance(image, (str, Path, Image.Image)):
+        try:
+            content = _png(image) if isinstance(image, Image.Image) else Path(image).read_bytes()
+            return torch.from_numpy(decode(content, resize, crop).pixels)
+        except (ImageError, OSError) as error:
+            raise UserError(f"images: '{name}' cannot be used: {getattr(error, 'message', error)}") from error
+    tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
+    return _pixels(tensor[None], resize, crop)[1][0]
+
+
+def _png(picture: Image.Image) -> bytes:
+    sink = BytesIO()
+    picture.save(sink, "PNG")
+    return sink.getvalue()
+
+
 def overlay(
-    image: "Tensor | NDArray[Any] | Image.Image", values: "Tensor | NDArray[Any]", strength: float = 0.55
+    image: "str | Path | Tensor | NDArray[Any] | Image.Image", values: "Tensor | NDArray[Any]", strength: float = 0.55
 ) -> Image.Image:
     """A map over its photo, as a picture.
 
     Args:
-        image: (3, H, W) tensor, uint8 or in [0, 1], before normalisation; (H, W, 3) uint8 array; or a picture.
+        image: (3, H, W) tensor, uint8 or in [0, 1], before normalisation; (H, W, 3) uint8 array; a picture; or the
+            path of one, which is cropped as `evaluate` and `explain` do by default.
         values: (h, w), a raw map; drawn min-max scaled and upsampled, NaN and constant maps as the least value.
         strength: opacity of the map, [0, 1].
 
     Raises:
         ValueError: an image or a map of another shape, or a strength out of its range.
     """
+    if isinstance(image, (str, Path)):
+        image = _one(image, str(image), RESIZE, CROP)
     if isinstance(image, Image.Image):
         photo = np.asarray(image.convert("RGB"))
     elif isinstance(image, Tensor):
@@ -214,16 +244,16 @@ def _check_evaluation(cams: Sequence[str], target: str, precision: str, jpeg_aft
 def evaluate(
     model: nn.Module | str | Model,
     images: Photographs,
-    cams: Sequence[str] = ("gradcam",),
-    perturbations: Sequence[str | Mapping[str, object]] = ("gaussian_noise:1-5",),
+    cams: str | Sequence[str] = ("gradcam",),
+    perturbations: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] = ("gaussian_noise:1-5",),
     labels: Sequence[int] | None = None,
     seed: int = 0,
     *,
     target_layer: str | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
-    resize: int = 256,
-    crop: int = 224,
+    resize: int = RESIZE,
+    crop: int = CROP,
     rbo_p: float = 0.9,
     ties: str = "b",
     target: str = "predicted",
@@ -236,7 +266,8 @@ def evaluate(
 
     Args:
         model: a classifier, or its name. A module's parameters and mode are put back afterwards.
-        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or paths and (3, H, W) arrays.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or a folder, or a list of
+            paths, pictures and (3, H, W) arrays.
         cams: names from `camrobust list cams`.
         perturbations: as in a configuration.
         labels: true classes, one per image.
@@ -260,7 +291,7 @@ def evaluate(
         UserError: an unknown name, or a file that is no image.
         ValueError: images of another shape, or as many labels as there are not images.
     """
-    planned = variants(perturbations)
+    planned, cams = variants(_several(perturbations)), _several(cams)
     measures = None if similarities is None else tuple(similarities)
     _check_evaluation(cams, target, precision, jpeg_after)
     settings = Settings(
@@ -276,7 +307,7 @@ def evaluate(
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
         cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            label = None if labels is None else int(labels[number])
+            label = None if labels is None else _label(labels[number])
             sample = Sample("images", name, label, cut[number])
             stack = make_variants(image, planned, name, "images", seed, jpeg_after)
             found, _ = measure(ready, sample, stack, planned, settings)
@@ -285,27 +316,40 @@ def evaluate(
     return Evaluation(scores, tuple(one for one in cams if CAMS[one].control))
 
 
+def _label(value: object) -> int:
+    try:
+        return int(value)  # type: ignore[call-overload,no-any-return]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"labels: must be class numbers, got {value!r}; number the classes as the logits are"
+        ) from error
+
+
 def explain(
     model: nn.Module | str | Model,
-    images: Tensor,
-    cams: Sequence[str] = ("gradcam",),
+    images: Photographs,
+    cams: str | Sequence[str] = ("gradcam",),
     target_layer: str | None = None,
     *,
     targets: Sequence[int] | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    resize: int = RESIZE,
+    crop: int = CROP,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Raw low-resolution maps of some images, all from one pass.
 
     Args:
         model: a classifier, or its name. A module's parameters and mode are put back afterwards.
-        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or as for `evaluate`.
         cams: names from `camrobust list cams`.
         target_layer: dotted name of a submodule, None to discover it.
         targets: the class to explain on each image, None for the predicted one.
         mean: of the normalisation, for a module.
         std: of the normalisation, for a module.
+        resize: shorter side of files after resizing, px.
+        crop: side of the centre crop of files, px.
         seed: of the methods that draw.
 
     Returns:
@@ -315,8 +359,10 @@ def explain(
         UserError: an unknown CAM or layer.
         ValueError: images of another shape.
     """
+    cams = _several(cams)
     functions = [CAMS[name].function for name in cams]
-    _check_shape(images)
+    images = images if isinstance(images, Tensor) else _pixels(images, resize, crop)[1]
+    _check(images)
     if targets is not None and len(targets) != len(images):
         raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
     module = model if isinstance(model, nn.Module) else nn.Identity()
@@ -406,7 +452,7 @@ def _victim(
     std: tuple[float, ...],
 ) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
     """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
-    _check_shape(images)
+    _check(images)
     with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
         ready = _model(model, target_layer, _size(images), mean=mean, std=std)
         levels = images if images.dtype == torch.uint8 else (images.float() * 255).round()

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from camrobust.errors import UserError
@@ -17,13 +18,16 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes in arguments are one line, too."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
         given = _parser().parse_args(arguments)
+        # A model's own module, named by the configuration, may lie where the command was called; last, to hide nothing.
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
         command: Callable[[Arguments], int] = given.command
         return command(given)
     except UserError as error:
@@ -116,12 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--model", required=True, help="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
     one.add_argument("--weights", help=".safetensors or .pth file")
     one.add_argument("--target-layer", help="dotted name of a submodule")
+    one.add_argument("--mean", type=float, nargs=3, help="of the normalisation; default: the builder's")
+    one.add_argument("--std", type=float, nargs=3, help="of the normalisation; default: the builder's")
+    one.add_argument("--resize", type=int, default=256, help="shorter side after resizing, px")
+    one.add_argument("--crop", type=int, default=224, help="side of the centre crop, px")
     one.add_argument("--cam", action="append", required=True, help="name of a CAM; may be repeated")
     one.add_argument("--perturb", nargs="*", default=[], metavar="NAME:LEVEL", help="perturbations to compare with")
     one.add_argument("--output", default="explain.png", help="picture to write")
     one = add("sheet", _sheet, "a picture of perturbations at their five severities on one photo")
     one.add_argument("image", help="an image file")
-    one.add_argument("--perturb", nargs="*", default=["preset:all"], metavar="NAME", help="which; default: all")
+    one.add_argument("--perturb", nargs="*", metavar="NAME", help="which; default: all that need no model")
     one.add_argument("--seed", type=int, default=0, help="of every random draw")
     one.add_argument("--jpeg-after", type=int, metavar="QUALITY", help="through a JPEG file, as ImageNet-C with 85")
     one.add_argument("--cell", type=int, default=160, help="side of one picture, px")
@@ -170,15 +178,16 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
 
     signal.signal(signal.SIGTERM, _terminate)
     quiet = given.quiet or given.json
-    outcome = workflow.run(
-        config,
-        address=given.address,
-        fresh=fresh,
-        retry_failures=retry,
-        verbose=given.verbose,
-        say=(lambda _: None) if quiet else say,
-        progress=Meter(quiet=quiet),
-    )
+    with Meter(quiet=quiet) as meter:
+        outcome = workflow.run(
+            config,
+            address=given.address,
+            fresh=fresh,
+            retry_failures=retry,
+            verbose=given.verbose,
+            say=(lambda _: None) if quiet else say,
+            progress=meter,
+        )
     if given.json:
         _print({"output": outcome.folder.uri, "measured": outcome.measured, **outcome.verdict.as_dict()})
         return outcome.exit_code
@@ -351,6 +360,7 @@ def _explain(given: Arguments) -> int:
 
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
+        mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
         cams=given.cam, perturbations=given.perturb,
     )  # fmt: skip
     sys.stdout.write(f"{given.output}\n")
@@ -358,11 +368,15 @@ def _explain(given: Arguments) -> int:
 
 
 def _sheet(given: Arguments) -> int:
-    from camrobust.sheet import sheet
+    from camrobust.sheet import installed, sheet
+    from camrobust.terminal import say
 
-    sheet(
-        given.image, given.output, perturbations=given.perturb, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell
-    )
+    names = given.perturb
+    if names is None:
+        names, missing = installed()
+        for reason in missing:
+            say(f"left out: {reason}")
+    sheet(given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell)
     sys.stdout.write(f"{given.output}\n")
     return 0
 

@@ -26,6 +26,8 @@ from camrobust.registry import unknown
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBES = 2
+UNIT = 4
+"""Largest mean and standard deviation of pixels in [0, 1] that are taken for such."""
 UNTRAINED = "none"
 """`torchvision:NAME@none` and `timm:NAME@none` leave the weights random."""
 
@@ -163,8 +165,13 @@ def wrap(
         device: where to put it, None to leave it where it is.
 
     Raises:
-        UserError: no such target layer, or an output that is not logits.
+        UserError: no such target layer, an output that is not logits, or a normalisation of pixels up to 255.
     """
+    if max(map(abs, mean)) > UNIT or not all(0 < one <= UNIT for one in std):
+        raise UserError(
+            f"model '{name}': mean and std must be those of pixels in [0, 1], got {_shown(mean)} and {_shown(std)}; "
+            "divide them by 255"
+        )
     if device is None:
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     module = _plain(module).to(device).eval()
@@ -222,6 +229,10 @@ def _plain(module: nn.Module) -> nn.Module:
 def _probe(image_size: int | tuple[int, int]) -> Tensor:
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     return torch.rand(PROBES, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{one:g}" for one in values)
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,6 +26,8 @@ CELL = 224
 TEXT = 34
 MARGIN = 8
 LEFT = 150
+ACROSS = 6
+"""Variants side by side."""
 FLIPPED = "#b00020"
 
 
@@ -38,6 +40,10 @@ def explain_picture(
     perturbations: Sequence[str] = (),
     weights: str | None = None,
     target_layer: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    resize: int = 256,
+    crop: int = CELL,
     seed: int = 0,
 ) -> None:
     """Draw the maps of a photo and of its perturbed variants.
@@ -50,6 +56,10 @@ def explain_picture(
         perturbations: such as gaussian_noise:3, one column each after the clean one.
         weights: of the model.
         target_layer: of the model.
+        mean: of the normalisation, None for the builder's own.
+        std: of the normalisation, None for the builder's own.
+        resize: shorter side after resizing, px.
+        crop: side of the centre crop, px.
         seed: of every random draw.
 
     Raises:
@@ -57,12 +67,15 @@ def explain_picture(
     """
     planned = variants(list(perturbations)) if perturbations else ()
     settings = Settings(tuple(CAMS[name].name for name in cams), seed)
-    pixels = photo(image, "explain")
+    if not 8 <= crop <= resize <= 4096:
+        raise UserError(f"explain: crop must be 8 px to resize, and resize at most 4096, got {crop} and {resize}")
+    pixels = photo(image, "explain", resize, crop)
     try:
         content = None if weights is None else read_object(weights)
     except MissingObjectError as error:
         raise UserError(f"explain: {error}; mend the path") from error
-    ready = load_model(ModelSpec(model.partition(":")[2] or model, model, weights, target_layer), content)
+    spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
+    ready = load_model(spec, content, crop)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels, planned, sample.image_id, sample.dataset, seed)
     explained = explain_variants(ready, sample, stack, planned, settings)
@@ -95,14 +108,14 @@ def class_names(builder: str, classes: int) -> dict[int, str]:
     return dict(enumerate(names)) if published and classes == len(names) else {}
 
 
-def photo(image: str, command: str) -> torch.Tensor:
-    """(3, 224, 224) uint8 of a file or an object on S3.
+def photo(image: str, command: str, resize: int = 256, crop: int = CELL) -> torch.Tensor:
+    """(3, crop, crop) uint8 of a file or an object on S3.
 
     Raises:
         UserError: it is not there, or no photo.
     """
     try:
-        return torch.from_numpy(decode(read_object(image), 256, CELL).pixels)
+        return torch.from_numpy(decode(read_object(image), resize, crop).pixels)
     except MissingObjectError as error:
         raise UserError(f"{command}: {error}; mend the path") from error
     except ImageError as error:
@@ -142,32 +155,33 @@ def _grid(
 ) -> Image.Image:  # fmt: skip
     """Photos in the first row, one row of maps per CAM below; agreement with the clean map under each perturbed one.
 
-    Where the prediction flipped the text is red and says so.
+    Where the prediction flipped the text is red and says so. More than `ACROSS` variants stand in bands, one below the
+    other.
     """
+    across, rows = min(ACROSS, len(columns)), len(cams) + 1
+    bands = -(-len(columns) // ACROSS)
     step_x, step_y = CELL + MARGIN, CELL + TEXT + MARGIN
-    picture = Image.new("RGB", (LEFT + step_x * len(columns), MARGIN + step_y * (len(cams) + 1)), "white")
+    picture = Image.new("RGB", (LEFT + step_x * across, MARGIN + step_y * rows * bands), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
 
-    def under(row: int, column: int, lines: Sequence[str], colour: str) -> None:
-        text = "\n".join(_fitting(line, font) for line in lines)
-        draw.text((LEFT + column * step_x, MARGIN + row * step_y + CELL + 1), text, colour, font)
+    def show(drawn: Image.Image, row: int, column: int, lines: Sequence[str], colour: str) -> None:
+        left, top = LEFT + column % ACROSS * step_x, MARGIN + (column // ACROSS * rows + row) * step_y
+        picture.paste(drawn.resize((CELL, CELL)), (left, top))
+        draw.text((left, top + CELL + 1), "\n".join(_fitting(line, font) for line in lines), colour, font)
 
     for column, about in enumerate(columns):
-        left, colour = LEFT + column * step_x, FLIPPED if about.flipped else "black"
+        colour = FLIPPED if about.flipped else "black"
         photo = np.ascontiguousarray(photos[column].transpose(1, 2, 0))
-        picture.paste(Image.fromarray(photo).resize((CELL, CELL)), (left, MARGIN))
-        under(0, column, (about.title, f"{'flipped: ' if about.flipped else ''}{about.prediction}"), colour)
+        below = (about.title, f"{'flipped: ' if about.flipped else ''}{about.prediction}")
+        show(Image.fromarray(photo), 0, column, below, colour)
         for row, _ in enumerate(cams):
-            drawn = overlay(photo, maps[column, row]).resize((CELL, CELL))
-            picture.paste(drawn, (left, MARGIN + (row + 1) * step_y))
+            text = ""
             if column and agreement:
                 raw, adjusted = (float(agreement[name][column - 1, row]) for name in ("rbo", "rbo_adjusted"))
-                flat = "no ranking (flat map)"
-                text = flat if np.isnan(raw) else f"RBO {raw:.2f}, adjusted {adjusted:.2f}"
-                under(row + 1, column, (text,), colour)
-    draw.text((MARGIN, MARGIN + CELL // 2), "photo", "black", font)
-    for row, name in enumerate(cams):
-        draw.text((MARGIN, MARGIN + (row + 1) * step_y + CELL // 2), name, "black", font)
+                text = "no ranking (flat map)" if np.isnan(raw) else f"RBO {raw:.2f}, adjusted {adjusted:.2f}"
+            show(overlay(photo, maps[column, row]), row + 1, column, (text,), colour)
+    for row, name in enumerate(["photo", *cams] * bands):
+        draw.text((MARGIN, MARGIN + row * step_y + CELL // 2), name, "black", font)
     return picture
 
 

@@ -135,11 +135,30 @@ def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: 
         UserError: whatever does not fit, in one sentence.
     """
     weights = fetch_weights(config)
+    _check_weights(config, weights, sha256)
+    return load_model(spec_of(config), weights, image_size, device)
+
+
+def _check_weights(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:
     if sha256 is not None and fingerprint(weights) != sha256:
         raise UserError(
             f"model '{config.name}': {config.weights} has changed since this run began; put it back, or use --fresh"
         )
-    return load_model(spec_of(config), weights, image_size, device)
+
+
+def check_weights(config: RunConfig, sha256: Mapping[str, str | None]) -> None:
+    """Refuse to take the results of other weights for those of the files that the models name now.
+
+    Args:
+        config: of the run.
+        sha256: of every model's weights file when the run began.
+
+    Raises:
+        UserError: a file has changed, or is gone.
+    """
+    for one in config.models:
+        if sha256.get(one.name) is not None:
+            _check_weights(one, fetch_weights(one), sha256[one.name])
 
 
 def fingerprint(weights: bytes | None) -> str | None:

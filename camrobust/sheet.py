@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from camrobust.core.perturb import Variant, make_variants, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, variants, without_model
 from camrobust.errors import UserError
 from camrobust.picture import photo, write
 
@@ -14,6 +14,18 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 LEFT = 170
 TEXT = 18
 MARGIN = 4
+
+
+def installed() -> tuple[list[str], list[str]]:
+    """Perturbations that need no model, and why some of them cannot be had here."""
+    names, missing = [], []
+    for name in without_model():
+        try:
+            PERTURBATIONS[name].ready()
+            names.append(name)
+        except UserError as error:
+            missing.append(str(error).removeprefix("perturbations: "))
+    return names, missing
 
 
 def sheet(

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -52,6 +53,14 @@ class Meter:
         self.last: float | None = None
         self.bar: Progress | None = None
 
+    def __enter__(self) -> Self:
+        """A bar that is shown ends with the block, whatever ends the block."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
     def __call__(self, now: State) -> None:
         """Take in the state of the run; see `workflow.Show`."""
         if self.quiet:
@@ -63,16 +72,16 @@ class Meter:
         if self.bar is None:
             self.bar = Progress(
                 TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"),
-                TextColumn("{task.fields[failures]} failed,"), TimeElapsedColumn(), TextColumn("left"),
-                TimeRemainingColumn(), TextColumn("{task.fields[stages]}"), console=Console(stderr=True),
+                TextColumn("{task.fields[failures]} failed, {task.fields[rate]},"), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[stages]}"),
+                console=Console(stderr=True),
             )  # fmt: skip
-            self.bar.add_task("", total=now.total, failures=now.failures, stages="")
+            self.bar.add_task("", total=now.total, failures=now.failures, rate="", stages="")
             self.bar.start()
         self.bar.update(
-            self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, stages=stage_line(now)
-        )
-        if now.done >= now.total:
-            self.bar.stop()
+            self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, rate=_rate(now),
+            stages=stage_line(now),
+        )  # fmt: skip
 
     def _line(self, now: State) -> None:
         passed = time.monotonic()
@@ -81,14 +90,20 @@ class Meter:
         self.last = passed
         left = "" if now.left_s is None or now.done == now.total else f", {now.left_s:.0f} s left"
         say(
-            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s{left}; "
-            f"{stage_line(now)}"
+            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s, "
+            f"{_rate(now)}{left}; {stage_line(now)}"
         )
+
+
+def _rate(now: State) -> str:
+    return f"{now.done / max(now.seconds, 1e-9):.2f} images/s"
 
 
 def stage_line(now: State) -> str:
     """Per stage: images that are through, and how many workers were busy on average."""
-    return ", ".join(
-        f"{name} {stage.images:.0f} ({stage.busy_s / max(now.seconds, 1e-9):.1f} busy)"
-        for name, stage in now.stages.items()
+    if not any(stage.images or stage.busy_s for stage in now.stages.values()):
+        return "workers are starting"
+    stages = (
+        f"{name} {stage.images:.0f} ({stage.busy_s / max(now.seconds, 1e-9):.1f})" for name, stage in now.stages.items()
     )
+    return f"images through (workers busy): {', '.join(stages)}"

@@ -80,7 +80,10 @@ def run(
     if found is None:
         begin = _begin(config, say)
     else:
+        from camrobust.plan import check_weights
+
         folder.check_same(found, config)
+        check_weights(config, found.get("weights_sha256", {}))
         if not retry_failures and folder.done() is not None and _is_whole(folder, found):
             say(f"nothing to do: {folder.uri} is complete")
             verdict = verify(folder)

@@ -285,3 +285,47 @@ def test_an_evaluation_draws_itself_and_hostile_names_are_text():
     assert page.count("<svg") == 1
     by_parameter = camrobust.evaluate(pooled(), images(2), perturbations=["gaussian_noise:sigma=0.1"])
     assert "<svg" not in by_parameter._repr_html_()
+
+
+def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):
+    write_photos(tmp_path, 2)
+    files = sorted(tmp_path.iterdir())
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    settings = {"perturbations": "contrast:3", "cams": "gradcam", "resize": 64, "crop": 64}
+    tables = [
+        camrobust.evaluate(pooled(), given, **settings).scores.drop("image_id")
+        for given in (tmp_path, str(tmp_path), files, pictures)
+    ]
+    for table in tables[1:]:
+        assert table.equals(tables[0])
+    maps = [
+        camrobust.explain(pooled(), given, "gradcam", resize=64, crop=64)["gradcam"]
+        for given in (tmp_path, files, pictures)
+    ]
+    assert torch.equal(maps[0], maps[1])
+    assert torch.equal(maps[0], maps[2])
+    assert camrobust.overlay(files[0], maps[0][0]).size == (224, 224)
+    with pytest.raises(UserError, match=r"nothing\.jpg' cannot be used"):
+        camrobust.explain(pooled(), [tmp_path / "nothing.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"images": images(2) * 255},
+            r"images: must be uint8 or in \[0, 1\], before normalisation, got .* divide by 255",
+        ),
+        ({"images": (images(2) - 0.5) / 0.2}, "before normalisation"),
+        ({"mean": (114.0,) * 3}, r"mean and std must be those of pixels in \[0, 1\], got 114, 114, 114"),
+        ({"std": (0.2, 0.2, 0.0)}, "mean and std must be"),
+        ({"labels": ["cat", "dog"]}, "labels: must be class numbers, got 'cat'"),
+    ],
+)
+def test_pixels_and_labels_of_another_kind_are_refused(settings, sentence):
+    given = {"images": images(2), "perturbations": ["contrast:3"], **settings}
+    with pytest.raises((UserError, ValueError), match=sentence):
+        camrobust.evaluate(pooled(), **given)
+    if "images" in settings:
+        with pytest.raises(ValueError, match=sentence):
+            camrobust.explain(pooled(), settings["images"])

@@ -1,6 +1,9 @@
 """A user's mistakes are one line and exit code 2; none of these needs a cluster."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -229,7 +232,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
         (["run", "nowhere.yaml"], "config: there is no file 'nowhere.yaml'; give the path of a YAML file"),
         (["verify", "nowhere"], "holds no run.json; give the output folder of a run"),
         (["report", "nowhere"], "holds no run.json; give the output folder of a run"),
-        (["list", "cam"], "camrobust list: argument kind: invalid choice: 'cam'"),
+        (["list", "cam"], "argument kind: invalid choice: 'cam'"),
         (["runn"], "invalid choice: 'runn'"),
         ([], "the following arguments are required: COMMAND; see camrobust --help"),
         (["bench", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
@@ -318,6 +321,43 @@ def test_explain_draws_a_picture(tmp_path, capsys):
     assert main([*arguments, "--output", str(tmp_path / "grid.xyz")]) == 2
 
 
+def test_explain_takes_the_models_own_size_and_normalisation_and_wraps(tmp_path, capsys):
+    from PIL import Image
+
+    write_photos(tmp_path, 1)
+    photo, output = str(tmp_path / "photo-000.jpg"), tmp_path / "grid.png"
+    arguments = ["explain", photo, "--model", "tests.toys:pooled", "--cam", "gradcam", "--output", str(output)]
+
+    def drawn(*more):
+        assert main([*arguments, *more]) == 0
+        with Image.open(output) as picture:
+            return picture.size, picture.tobytes()
+
+    _, plain = drawn()
+    normalised = ["--mean", ".2", ".2", ".2", "--std", ".1", ".1", ".1"]
+    sized = ["--resize", "64", "--crop", "64"]
+    assert len({plain, drawn(*normalised)[1], drawn(*sized)[1]}) == 3
+    (width, height), _ = drawn("--perturb", "gaussian_noise:1-5", "contrast:1-5")  # 11 variants: two bands of six
+    assert (width, height) == (150 + 6 * 232, 8 + 2 * 2 * 266)
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["--crop", "300"], "crop must be 8 px to resize"),
+        (["--mean", "114", "114", "114"], "mean and std must be those of pixels in [0, 1], got 114, 114, 114"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_builder_beside_which_the_command_is_called_is_found(tmp_path):
+    (tmp_path / "beside.py").write_text("from tests.toys import pooled\n\n\ndef build():\n    return pooled()\n")
+    write_photos(tmp_path, 1)
+    command = [shutil.which("camrobust"), "explain", "photo-000.jpg", "--model", "beside:build", "--cam", "gradcam"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "explain.png").is_file()
+
+
 def test_published_models_name_their_classes():
     from camrobust.picture import class_names
 
@@ -392,6 +432,22 @@ def test_jpeg_after_changes_the_digest(base, tmp_path):
         load_config(path, ["jpeg_after=101"])
 
 
+def test_sheet_leaves_out_what_is_not_installed(tmp_path, capsys, monkeypatch):
+    from camrobust.core.perturb import frost
+    from camrobust.sheet import installed
+
+    monkeypatch.setattr(frost, "_folder", lambda: None)
+    names, missing = installed()
+    assert "frost_procedural" in names
+    assert "frost" not in names
+    assert missing[0].startswith("frost needs the photographs")
+    write_photos(tmp_path, 1)
+    arguments = ["sheet", str(tmp_path / "photo-000.jpg"), "--cell", "16", "--output", str(tmp_path / "all.png")]
+    assert main(arguments) == 0
+    assert "left out: frost needs the photographs" in capsys.readouterr().err
+    assert main([*arguments, "--perturb", "frost"]) == 2
+
+
 def test_sheet_draws_a_row_for_each_perturbation(tmp_path, capsys):
     from PIL import Image
 
@@ -415,3 +471,40 @@ def test_sheet_draws_a_row_for_each_perturbation(tmp_path, capsys):
         assert main([*arguments, *wrong]) == 2
         assert sentence in capsys.readouterr().err
     assert main(["sheet", str(tmp_path / "none.jpg"), "--output", str(output)]) == 2
+
+
+def test_what_is_written_past_python_stays_off_the_terminal():
+    program = """
+import os, sys
+from camrobust.cluster.quiet import only_python_speaks
+
+with only_python_speaks():
+    os.write(2, b"from C++\\n")
+    print("from Python", file=sys.stderr)
+    os.write(2, b"from C++\\n")
+os.write(2, b"afterwards\\n")
+print("at last", file=sys.stderr)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert told.stderr.splitlines() == ["from Python", "afterwards", "at last"]
+
+
+def test_a_run_does_not_take_other_weights_for_its_own(base, tmp_path, capsys):
+    from camrobust.plan import fetch_weights, fingerprint
+
+    def save(seed):
+        torch.manual_seed(seed)
+        save_file(torch.nn.Linear(1, 1).state_dict(), tmp_path / "w.safetensors")
+
+    save(0)
+    base["models"] = [{"name": "mine", "builder": "tests.toys:pooled", "weights": str(tmp_path / "w.safetensors")}]
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    config = load_config(str(path))
+    recorded = {"mine": fingerprint(fetch_weights(config.models[0]))}
+    document = {"digest": config.digest(), "weights_sha256": recorded, "planned": {"parts": 1}}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps(document))
+    save(1)
+    assert main(["run", str(path)]) == 2
+    assert "w.safetensors has changed since this run began; put it back, or use --fresh" in capsys.readouterr().err

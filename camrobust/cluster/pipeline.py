@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from camrobust.cluster.actors import GPUS_PER_EXPLAINER, UNKNOWN_LABEL, Commit, Explain, Load, Perturb
 from camrobust.cluster.ledger import DEATHS, open_ledger
 from camrobust.cluster.observer import Observer, Report, observing
+from camrobust.cluster.quiet import only_python_speaks
 from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError
@@ -261,7 +262,9 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # On its way out a worker may print that it cannot be restarted, which it need not be.
+    with nullcontext() if verbose else only_python_speaks():
+        try:
+            yield
+        finally:
+            ray.shutdown()
