@@ -32,7 +32,7 @@ from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
 from camrobust.report.gallery import overlay as drawn
-from camrobust.report.notebook import notebook
+from camrobust.report.notebook import notebook, pictures
 from camrobust.schema import SCORES, SUMMARIES
 from camrobust.summary.aggregate import Reduction, reduce_frame, scan_scores
 from camrobust.summary.aggregate import Settings as Averaging
@@ -46,6 +46,8 @@ RESIZE, CROP = 256, 224
 """Of files, where nothing else is asked for, px."""
 ROUNDING = 1e-3
 """By how much pixels may leave [0, 1], as resizing makes them."""
+SHOWN = 6
+"""Images that a notebook shows with their maps."""
 SEGMENT_BATCH = 8
 """Images that are cut at once, on as many threads as torch has."""
 
@@ -105,6 +107,22 @@ class Evaluation:
             One row per image and CAM, columns as `schema.IMAGE_STABILITY`.
         """
         return per_image(self.scores.lazy(), same_class=same_class).collect()
+
+
+class Maps(dict[str, Tensor]):
+    """Maps (B, h, w) by CAM; a notebook shows those of the first images over them.
+
+    Args:
+        maps: by CAM.
+        images: the first of them, (b, 3, H, W) uint8 or in [0, 1].
+    """
+
+    def __init__(self, maps: Mapping[str, Tensor], images: Tensor) -> None:
+        super().__init__(maps)
+        self._photos = _pixels(images, 0, 0)[1].permute(0, 2, 3, 1).numpy()
+
+    def _repr_html_(self) -> str:
+        return pictures(self._photos, {name: one[:SHOWN].float().cpu().numpy() for name, one in self.items()})
 
 
 def load_run(uri: str) -> Evaluation:
@@ -337,8 +355,8 @@ def explain(
     resize: int = RESIZE,
     crop: int = CROP,
     seed: int = 0,
-) -> dict[str, Tensor]:
-    """Raw low-resolution maps of some images, all from one pass.
+) -> "Maps":
+    """Raw low-resolution maps of some images, all from one pass; in a notebook, drawn over the first of them.
 
     Args:
         model: a classifier, or its name. A module's parameters and mode are put back afterwards.
@@ -374,7 +392,7 @@ def explain(
         choose = (lambda logits: logits.argmax(dim=1)) if wanted is None else (lambda _: wanted)
         evidence = collect(ready.network, ready.normalise(images), choose, draws)
         maps = all_maps(evidence, functions)
-    return {name: maps[:, number] for number, name in enumerate(cams)}
+    return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images[:SHOWN])
 
 
 def attack(

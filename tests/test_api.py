@@ -1,5 +1,7 @@
 import re
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import polars as pl
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 import camrobust
+from camrobust.api import Maps
 from camrobust.core.cams import CAMS
 from camrobust.core.segments import quickshift
 from camrobust.errors import UserError
@@ -285,6 +288,20 @@ def test_an_evaluation_draws_itself_and_hostile_names_are_text():
     assert page.count("<svg") == 1
     by_parameter = camrobust.evaluate(pooled(), images(2), perturbations=["gaussian_noise:sigma=0.1"])
     assert "<svg" not in by_parameter._repr_html_()
+
+
+def test_maps_draw_themselves_over_the_first_images():
+    maps = camrobust.explain(pooled(), images(8), cams=["gradcam", "eigencam"])
+    page = maps._repr_html_()
+    assert page.count("<tr>") == 1 + 6
+    assert page.count("<img ") == 6 * 3
+    assert 'alt="image 0, eigencam"' in page
+    assert "<script" not in page
+    shown = Maps({"<b>": maps["gradcam"]}, images(1))._repr_html_()
+    assert "<th>&lt;b&gt;</th>" in shown
+    drawn = Image.open(BytesIO(b64decode(page.split("base64,")[2].split('"')[0])))
+    wanted = camrobust.overlay(images(1)[0], maps["gradcam"][0])
+    assert np.abs(np.asarray(drawn, float) - np.asarray(wanted, float)).mean() < 3
 
 
 def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):

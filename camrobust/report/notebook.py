@@ -1,12 +1,16 @@
-"""A few results as HTML for a notebook: a table, and the curves against severity."""
+"""A few results as HTML for a notebook: a table and the curves against severity, or maps over their photos."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
 
 from camrobust.report.figures import severity_curves
+from camrobust.report.gallery import data_uri, overlay
 
 COLUMNS = {
     "robustness_adjusted": "RM",
@@ -30,6 +34,23 @@ def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[st
     curves = severity_curves(by_level, ranked["cam"].unique(maintain_order=True).to_list(), controls)
     drawn = "" if curves is None else next(iter(curves.files()))[1].decode()
     return f"<p>Adjusted: 0 is chance, 1 the same ranking; with 95 % intervals over images.</p>{table}{drawn}"
+
+
+def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]]) -> str:
+    """HTML without scripts: a row for each photo, which stands before its maps; every name is escaped.
+
+    Args:
+        photos: (B, H, W, 3).
+        maps: (B, h, w) by CAM.
+    """
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps))
+    rows = []
+    for number, photo in enumerate(photos):
+        drawn = {"photo": Image.fromarray(photo)} | {name: overlay(photo, one[number]) for name, one in maps.items()}
+        cells = "".join(f'<td><img src="{data_uri(one)}" alt="image {number}, {escape(name)}"></td>'
+                        for name, one in drawn.items())  # fmt: skip
+        rows.append(f"<tr><td>{number}</td>{cells}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
