@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--model", required=True, help="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
     one.add_argument("--weights", help=".safetensors or .pth file")
     one.add_argument("--target-layer", help="dotted name of a submodule")
+    one.add_argument("--classes", help="names of its classes: imagenet, or a text file with one per line")
     one.add_argument("--cam", action="append", required=True, help="name of a CAM; may be repeated")
     one.add_argument("--perturb", nargs="*", default=[], metavar="NAME:LEVEL", help="perturbations to compare with")
     one.add_argument("--output", default="explain.png", help="picture to write")
@@ -351,7 +352,7 @@ def _explain(given: Arguments) -> int:
 
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
-        cams=given.cam, perturbations=given.perturb,
+        classes=given.classes, cams=given.cam, perturbations=given.perturb,
     )  # fmt: skip
     sys.stdout.write(f"{given.output}\n")
     return 0

@@ -72,7 +72,7 @@ def build_report(
     controls = list(run.get("controls", []))
     ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
     tests, traits = summaries.get("tests"), summaries.get("characteristics")
-    figures = _figures(run, summaries, ranked)
+    figures, classes = _figures(run, summaries, ranked), run.get("classes", {})
     page = _template().render(
         verdict=verdict(run, ranked, summaries["by_level"]),
         rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
@@ -84,7 +84,9 @@ def build_report(
         style=Markup(_part("page.css")),
         script=Markup(_part("page.js")),
         vega=Markup(_vega()),
-        galleries=[(*one, exhibits(maps, scores, *one)) for one in _chosen(ranked, run)] if maps.height else [],
+        galleries=[(*one, exhibits(maps, scores, *one, classes.get(one[0], ()))) for one in _chosen(ranked, run)]
+        if maps.height
+        else [],
         segments=images["segments"].median() if images.height else None,
         n_images=images.height,
         failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
