@@ -210,13 +210,14 @@ def _show_verdict(verdict: Any, uri: str) -> None:
 
 
 def _show_leaderboard(by_cam: Any) -> None:
+    from camrobust.schema import ADJUSTED
     from camrobust.terminal import show_table
 
     columns = ["dataset", "model", "cam", "robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted",
                "robustness", "flip_rate", "flat_share", "n_images"]  # fmt: skip
     titles = ["dataset", "model", "CAM", "RM adj.", "cons. adj.", "resp. adj.", "RM raw", "flips", "flat", "images"]
     best = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
-    show_table("Robustness of the maps (adjusted: 1 = same ranking, 0 = chance)", titles, best.select(columns).rows())
+    show_table(f"Robustness of the maps (adjusted: {ADJUSTED})", titles, best.select(columns).rows())
 
 
 def _plan(given: Arguments) -> int:

@@ -19,6 +19,7 @@ from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
 from camrobust.report.provenance import commands, configuration, masked, stage_times
 from camrobust.report.verdict import twins_of, verdict
+from camrobust.schema import ADJUSTED
 
 FAILURES_SHOWN = 50
 SHOWN = ("config", "combined", "warnings")
@@ -75,6 +76,7 @@ def build_report(
     figures, classes = _figures(run, summaries, ranked), run.get("classes", {})
     page = _template().render(
         verdict=verdict(run, ranked, summaries["by_level"]),
+        adjusted=ADJUSTED,
         rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
         filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
         figures={figure.name for figure in figures},

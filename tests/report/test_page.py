@@ -90,6 +90,7 @@ def test_numbers_of_the_leaderboard_are_those_of_the_summary():
         assert f"{line[name]:.2f}" in page
     assert f"{line['consistency_lower']:.2f} to {line['consistency_upper']:.2f}" in page
     assert "floor: random weights" in page
+    assert "responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1" in page
 
 
 def test_a_run_without_flips_says_so():
