@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--std", type=float, nargs=3, help="of the normalisation; default: the builder's")
     one.add_argument("--resize", type=int, default=256, help="shorter side after resizing, px")
     one.add_argument("--crop", type=int, default=224, help="side of the centre crop, px")
+    one.add_argument("--classes", help="names of its classes: imagenet, or a text file with one per line")
     one.add_argument("--cam", action="append", required=True, help="name of a CAM; may be repeated")
     one.add_argument("--perturb", nargs="*", default=[], metavar="NAME:LEVEL", help="perturbations to compare with")
     one.add_argument("--output", default="explain.png", help="picture to write")
@@ -218,13 +219,14 @@ def _show_verdict(verdict: Any, uri: str) -> None:
 
 
 def _show_leaderboard(by_cam: Any) -> None:
+    from camrobust.schema import ADJUSTED
     from camrobust.terminal import show_table
 
     columns = ["dataset", "model", "cam", "robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted",
                "robustness", "flip_rate", "flat_share", "n_images"]  # fmt: skip
     titles = ["dataset", "model", "CAM", "RM adj.", "cons. adj.", "resp. adj.", "RM raw", "flips", "flat", "images"]
     best = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
-    show_table("Robustness of the maps (adjusted: 1 = same ranking, 0 = chance)", titles, best.select(columns).rows())
+    show_table(f"Robustness of the maps (adjusted: {ADJUSTED})", titles, best.select(columns).rows())
 
 
 def _plan(given: Arguments) -> int:
@@ -361,7 +363,7 @@ def _explain(given: Arguments) -> int:
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
-        cams=given.cam, perturbations=given.perturb,
+        classes=given.classes, cams=given.cam, perturbations=given.perturb,
     )  # fmt: skip
     sys.stdout.write(f"{given.output}\n")
     return 0

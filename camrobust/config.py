@@ -50,6 +50,11 @@ class ModelConfig(_Strict):
     mean: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
     std: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
+    classes: str | tuple[str, ...] | None = Field(
+        None,
+        description="names in the order of the logits: a list, a text file with one per line, or imagenet; changes no "
+        "number; default: known of published weights only",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -57,6 +62,16 @@ class ModelConfig(_Strict):
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("builder"), str):
             return {**data, "name": re.sub(r"^(torchvision|timm):", "", data["builder"])}
         return data
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        wrong = [value] if not isinstance(value, (list, tuple)) else [one for one in value if not isinstance(one, str)]
+        if value is not None and not isinstance(value, str) and wrong:
+            raise ValueError(
+                f"must be a list of names, the path of a text file or imagenet, got {wrong[0]!r}; quote it"
+            )
+        return value
 
 
 class ImageConfig(_Strict):
@@ -189,7 +204,8 @@ class RunConfig(_Strict):
         """The part that changes numbers, as plain data."""
         ways: dict[str, Any] = {"output": True, "cluster": True, "gallery": True, "max_failures": True}
         ways["metric"] = {"intervals"}
-        return self.model_dump(mode="json", exclude={**ways, "datasets": {"__all__": {"access"}}})
+        ways |= {"datasets": {"__all__": {"access"}}, "models": {"__all__": {"classes"}}}
+        return self.model_dump(mode="json", exclude=ways)
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the numbers of this configuration."""

@@ -76,6 +76,7 @@ def demo_config(output: str) -> RunConfig:
                     "builder": "camrobust.demo:efficientnet_lite0",
                     "mean": [0.5] * 3,
                     "std": [0.5] * 3,
+                    "classes": "imagenet",
                 }
             ],
             "cams": list(CLASSIC),

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from camrobust.classes import class_names
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift
@@ -20,7 +21,7 @@ from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import read_object
 from camrobust.measure import Sample, Settings, compare, explain_variants
 from camrobust.models import ModelSpec, load_model
-from camrobust.report.gallery import overlay
+from camrobust.report.gallery import overlay, spoken
 
 CELL = 224
 TEXT = 34
@@ -44,6 +45,7 @@ def explain_picture(
     std: tuple[float, ...] | None = None,
     resize: int = 256,
     crop: int = CELL,
+    classes: str | None = None,
     seed: int = 0,
 ) -> None:
     """Draw the maps of a photo and of its perturbed variants.
@@ -60,6 +62,7 @@ def explain_picture(
         std: of the normalisation, None for the builder's own.
         resize: shorter side after resizing, px.
         crop: side of the centre crop, px.
+        classes: names of the model's classes, "imagenet" or a text file; None for those of published weights.
         seed: of every random draw.
 
     Raises:
@@ -76,15 +79,15 @@ def explain_picture(
         raise UserError(f"explain: {error}; mend the path") from error
     spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
     ready = load_model(spec, content, crop)
+    names = class_names(spec, classes, ready.classes)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels, planned, sample.image_id, sample.dataset, seed)
     explained = explain_variants(ready, sample, stack, planned, settings)
-    labels = class_names(model, ready.classes)
     predictions = explained.predictions.tolist()
     columns = [
         _Column(
             title=f"{one.perturbation} {one.severity or one.parameter}" if one else "clean",
-            prediction=f"{confidence:.0%} {labels.get(label, f'class {label}')}",
+            prediction=f"{confidence:.0%} {spoken(label, names)}",
             flipped=label != predictions[0],
         )
         for one, label, confidence in zip((None, *planned), predictions, explained.confidences.tolist(), strict=True)
@@ -92,20 +95,6 @@ def explain_picture(
     found = compare(explained, sample.segments, settings) if planned else {}
     agreement = {name: values.cpu().numpy() for name, values in found.items()}
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
-
-
-def class_names(builder: str, classes: int) -> dict[int, str]:
-    """What the classes of a published model are called; nothing where that is not known.
-
-    Args:
-        builder: as in a configuration.
-        classes: number of logits.
-    """
-    from torchvision.models import ResNet18_Weights
-
-    names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    published = builder.partition(":")[0] in ("torchvision", "timm")
-    return dict(enumerate(names)) if published and classes == len(names) else {}
 
 
 def photo(image: str, command: str, resize: int = 256, crop: int = CELL) -> torch.Tensor:

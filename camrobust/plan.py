@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from camrobust.classes import class_names
 from camrobust.config import ModelConfig, RunConfig
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
@@ -107,7 +108,7 @@ def settings_of(config: RunConfig, batch: int) -> Settings:
 
 def spec_of(config: ModelConfig) -> ModelSpec:
     """A model's part of the configuration, without pydantic."""
-    return ModelSpec(**config.model_dump())
+    return ModelSpec(**config.model_dump(exclude={"classes"}))
 
 
 def fetch_weights(config: ModelConfig) -> bytes | None:
@@ -170,20 +171,22 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
     """Load every model once, on the CPU, so that mistakes show before the cluster is asked for anything.
 
     Returns:
-        For each model its target layer, number of classes and CAMs that coincide.
+        For each model its target layer, number and names of classes, and CAMs that coincide.
 
     Raises:
-        UserError: a model cannot be built, or labels are out of its range.
+        UserError: a model cannot be built, labels are out of its range, or names are not one per class.
     """
     facts: dict[str, dict[str, Any]] = {}
     crop = plan.config.image.crop
     probe = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for config in plan.config.models:
         weights = fetch_weights(config)
-        model = load_model(spec_of(config), weights, crop)
+        spec = spec_of(config)
+        model = load_model(spec, weights, crop)
         facts[config.name] = {
             "target_layer": model.network.layer_name,
             "classes": model.classes,
+            "class_names": class_names(spec, config.classes, model.classes),
             "weights_sha256": fingerprint(weights),
             "layout": model.network.layout.order,
             "tail": "cut" if model.network.tail is not None else "full passes",

@@ -146,13 +146,22 @@ IMAGE_STABILITY = _columns(
 )
 """What `camrobust.summary.stability.per_image` gives; no file of a run."""
 
+ADJUSTED = (
+    "consistency 1 = same ranking, 0 = chance; responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1"
+)
+"""What the adjusted measures mean, in one line."""
+
 SUMMARY_MEASURES = _columns(
     ("consistency", "float64", "mean rbo over pairs that kept their class"),
     ("responsiveness", "float64", "mean 1 - rbo over pairs whose class flipped"),
     ("robustness", "float64", "RM = consistency x responsiveness; null where either is"),
     ("consistency_adjusted", "float64", "the same from rbo_adjusted: 1 = same ranking, 0 = chance"),
-    ("responsiveness_adjusted", "float64", "mean 1 - rbo_adjusted over flipped pairs; 1 = as far apart as chance"),
-    ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted"),
+    (
+        "responsiveness_adjusted",
+        "float64",
+        "mean 1 - rbo_adjusted over flipped pairs; 1 = as far apart as chance, can exceed 1",
+    ),
+    ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted; can exceed 1"),
 )
 
 SUMMARY_SPREAD = _columns(

@@ -153,6 +153,7 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
         "weights_sha256": {name: fact["weights_sha256"] for name, fact in facts.items()},
         "tails": {name: fact["tail"] for name, fact in facts.items()},
         "same_as": {name: fact["same_as"] for name, fact in facts.items()},
+        "classes": {name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
         "versions": versions(),
         "hardware": hardware(),
         "started": utc(),

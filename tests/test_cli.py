@@ -169,6 +169,24 @@ MISTAKES = {
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
         "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",  # noqa: E501
     ),
+    "too few names of classes": (
+        lambda d, p: with_model(d, classes=["ant", "bee"]),
+        "model 'm': classes must hold 10 names, one per logit, got 2 from the list; give the names in the order of the "
+        "logits, or leave classes out",
+    ),
+    "names of other classes": (
+        lambda d, p: with_model(d, classes="imagenet"),
+        "model 'm': classes must hold 10 names, one per logit, got 1000 from 'imagenet'; give the names",
+    ),
+    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; mend classes"),
+    "names that are no text": (
+        lambda d, p: with_model(d, classes=str(p / "latin.txt")),
+        "latin.txt' is not UTF-8 text; save one name per line",
+    ),
+    "names that are numbers": (
+        lambda d, p: with_model(d, classes=["ant", 7]),
+        "config: models.0.classes: must be a list of names, the path of a text file or imagenet, got 7; quote it",
+    ),
     "labels that are names": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "named.csv")}]},
         "manifest: labels must be class indices (integers), got String; map names first",
@@ -202,6 +220,7 @@ class Runs:
 def files(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("url,label\na.jpg,1\n")
+    (tmp_path / "latin.txt").write_bytes("Bär".encode("latin-1"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1nonsense")
     (tmp_path / "twice.csv").write_text("uri\nphotos/photo-000.jpg\nphotos/photo-000.jpg\n")
     (tmp_path / "high.csv").write_text("uri,label\nphotos/photo-000.jpg,10\n")
@@ -358,11 +377,14 @@ def test_a_builder_beside_which_the_command_is_called_is_found(tmp_path):
     assert (tmp_path / "explain.png").is_file()
 
 
-def test_published_models_name_their_classes():
-    from camrobust.picture import class_names
-
-    assert class_names("torchvision:resnet50@none", 1000)[282] == "tiger cat"
-    assert class_names("torchvision:resnet50@none", 10) == class_names("tests.toys:pooled", 1000) == {}
+def test_explain_takes_names_of_classes(tmp_path, capsys):
+    write_photos(tmp_path, 1)
+    arguments = ["explain", str(tmp_path / "photo-000.jpg"), "--model", "tests.toys:pooled", "--cam", "gradcam"]
+    arguments += ["--output", str(tmp_path / "grid.png")]
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    assert main([*arguments, "--classes", str(tmp_path / "names.txt")]) == 0
+    assert main([*arguments, "--classes", "imagenet"]) == 2
+    assert "classes must hold 10 names, one per logit, got 1000 from 'imagenet'" in capsys.readouterr().err
 
 
 def test_every_configuration_that_is_shipped_is_valid():

@@ -25,7 +25,8 @@ BELOW = {
     "status": {"errors", "config", "io"},
     "verify": {"errors", "registry", "schema", "config", "io", "summary"},
 }
-BELOW["plan"] = {"errors", "registry", "schema", "config", "core", "models", "measure", "io"}
+BELOW["classes"] = {"errors", "io", "models"}
+BELOW["plan"] = {"classes", "errors", "registry", "schema", "config", "core", "models", "measure", "io"}
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}

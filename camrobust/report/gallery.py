@@ -84,21 +84,78 @@ class Cell:
     title: str
     photo: str
     map: str
-    prediction: str
+    label: str
+    confidence: str
     agreement: str
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One image of the gallery, clean and under some of its variants."""
+    """One image of the gallery, clean and under some of its variants; `flip` names the classes before and after."""
 
     image_id: str
     dataset: str
     remark: str
     cells: list[Cell]
+    flip: tuple[str, str] | None = None
 
 
-def exhibits(maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str) -> dict[Kind, list[Exhibit]]:
+def spoken(number: int, names: Sequence[str]) -> str:
+    """What a class is called: its name, with its number where another has the same, or its number alone."""
+    name = names[number] if names else ""
+    if not name:
+        return f"class {number}"
+    return name if names.count(name) == 1 else f"{name} ({number})"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The maps of one model, of which one CAM is drawn.
+
+    Attributes:
+        maps: the gallery table.
+        cam: which method.
+        names: of the model's classes.
+    """
+
+    maps: pl.DataFrame
+    cam: str
+    names: Sequence[str]
+
+    def cells(self, image: Row, pairs: Sequence[Row]) -> list[Cell]:
+        """The clean image, then the perturbed one of every pair."""
+        variants = self.maps.filter(_of(image))
+        clean = variants.row(by_predicate=pl.col("perturbation") == CLEAN, named=True)
+        found = [self._cell(clean, "clean, with segments", "reference")]
+        for pair in pairs:
+            same = pl.all_horizontal(pl.col(key) == pair[key] for key in PAIR)
+            level = pair["parameter"] if pair["severity"] is None else pair["severity"]
+            variant = variants.row(by_predicate=same, named=True)
+            found.append(
+                self._cell(variant, f"{pair['perturbation']} {level}", f"agreement {pair['rbo_adjusted']:.2f}")
+            )
+        return found
+
+    def _cell(self, variant: Row, title: str, agreement: str) -> Cell:
+        with Image.open(BytesIO(variant["photo"])) as image:
+            photo = np.asarray(image.convert("RGB"))
+        cams: Sequence[str] = variant["cams"].split(",")
+        grid = (len(cams), variant["height"], variant["width"])
+        values = np.frombuffer(variant["maps"], "<f2").reshape(grid)[cams.index(self.cam)]
+        clean = variant["perturbation"] == CLEAN
+        return Cell(
+            title=title,
+            photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
+            map=data_uri(overlay(photo, values)),
+            label=spoken(variant["predicted"], self.names),
+            confidence=f"{variant['confidence']:.0%}",
+            agreement=agreement,
+        )
+
+
+def exhibits(
+    maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str, names: Sequence[str] = ()
+) -> dict[Kind, list[Exhibit]]:
     """The images of the gallery that say most about one model and CAM.
 
     Stability of an image is its mean adjusted agreement over pairs that kept their class. Of the most and the least
@@ -110,6 +167,7 @@ def exhibits(maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str) -> 
         scores: all score rows.
         model: whose maps.
         cam: which method.
+        names: of the model's classes, in the order of the logits; empty where they are not known.
 
     Returns:
         "most", "least" and "flipped", each at most EXTREMES images; an image is in one of "most" and "least" only.
@@ -128,10 +186,11 @@ def exhibits(maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str) -> 
     )
     count = min(EXTREMES, (ranked.height + 1) // 2)
     most, least = ranked.head(count), ranked.slice(max(count, ranked.height - count)).reverse()
+    drawn = _Drawn(maps, cam, names)
     return {
-        "most": [_stable(row, maps, known, cam) for row in most.iter_rows(named=True)],
-        "least": [_stable(row, maps, known, cam) for row in least.iter_rows(named=True)],
-        "flipped": [_flipped(row, maps, cam) for row in _unmoved(known).iter_rows(named=True)],
+        "most": [_stable(row, drawn, known) for row in most.iter_rows(named=True)],
+        "least": [_stable(row, drawn, known) for row in least.iter_rows(named=True)],
+        "flipped": [_flipped(row, drawn) for row in _unmoved(known).iter_rows(named=True)],
     }
 
 
@@ -142,47 +201,17 @@ def _unmoved(known: pl.DataFrame) -> pl.DataFrame:
     return ordered.unique(["dataset", "image_id"], keep="first", maintain_order=True).head(EXTREMES)
 
 
-def _stable(image: Row, maps: pl.DataFrame, known: pl.DataFrame, cam: str) -> Exhibit:
+def _stable(image: Row, drawn: _Drawn, known: pl.DataFrame) -> Exhibit:
     kept = known.filter(KEPT & _of(image)).sort("rbo_adjusted", *PAIR, descending=[True, False, False, False])
     places = dict.fromkeys((0, kept.height // 2, kept.height - 1))
-    cells = _cells([kept.row(place, named=True) for place in places], maps.filter(_of(image)), cam)
+    cells = drawn.cells(image, [kept.row(place, named=True) for place in places])
     return Exhibit(image["image_id"], image["dataset"], f"mean agreement {image['stability']:.2f}", cells)
 
 
-def _flipped(pair: Row, maps: pl.DataFrame, cam: str) -> Exhibit:
-    remark = f"class {pair['predicted_clean']} became {pair['predicted_perturbed']}"
-    return Exhibit(pair["image_id"], pair["dataset"], remark, _cells([pair], maps.filter(_of(pair)), cam))
+def _flipped(pair: Row, drawn: _Drawn) -> Exhibit:
+    before, after = (spoken(pair[f"predicted_{which}"], drawn.names) for which in ("clean", "perturbed"))
+    return Exhibit(pair["image_id"], pair["dataset"], "", drawn.cells(pair, [pair]), (before, after))
 
 
 def _of(image: Row) -> pl.Expr:
     return pl.col("dataset").eq(image["dataset"]) & pl.col("image_id").eq(image["image_id"])
-
-
-def _cells(pairs: Sequence[Row], variants: pl.DataFrame, cam: str) -> list[Cell]:
-    """The clean image, then the perturbed one of every pair."""
-    clean = variants.row(by_predicate=pl.col("perturbation") == CLEAN, named=True)
-    found = [_cell(clean, cam, "clean, with segments", "reference")]
-    for pair in pairs:
-        same = pl.all_horizontal(pl.col(key) == pair[key] for key in PAIR)
-        level = pair["parameter"] if pair["severity"] is None else pair["severity"]
-        agreement = f"agreement {pair['rbo_adjusted']:.2f}"
-        found.append(
-            _cell(variants.row(by_predicate=same, named=True), cam, f"{pair['perturbation']} {level}", agreement)
-        )
-    return found
-
-
-def _cell(variant: Row, cam: str, title: str, agreement: str) -> Cell:
-    with Image.open(BytesIO(variant["photo"])) as image:
-        photo = np.asarray(image.convert("RGB"))
-    names: Sequence[str] = variant["cams"].split(",")
-    grid = (len(names), variant["height"], variant["width"])
-    values = np.frombuffer(variant["maps"], "<f2").reshape(grid)[names.index(cam)]
-    clean = variant["perturbation"] == CLEAN
-    return Cell(
-        title=title,
-        photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
-        map=data_uri(overlay(photo, values)),
-        prediction=f"class {variant['predicted']}, {variant['confidence']:.0%}",
-        agreement=agreement,
-    )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from camrobust.report.figures import severity_curves
 from camrobust.report.gallery import data_uri, overlay
+from camrobust.schema import ADJUSTED
 
 COLUMNS = {
     "robustness_adjusted": "RM",
@@ -33,7 +34,7 @@ def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[st
     table = f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}</table>"
     curves = severity_curves(by_level, ranked["cam"].unique(maintain_order=True).to_list(), controls)
     drawn = "" if curves is None else next(iter(curves.files()))[1].decode()
-    return f"<p>Adjusted: 0 is chance, 1 the same ranking; with 95 % intervals over images.</p>{table}{drawn}"
+    return f"<p>Adjusted: {ADJUSTED}. With 95 % intervals over images.</p>{table}{drawn}"
 
 
 def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]]) -> str:

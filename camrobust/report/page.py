@@ -19,6 +19,7 @@ from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
 from camrobust.report.provenance import commands, configuration, masked, stage_times
 from camrobust.report.verdict import twins_of, verdict
+from camrobust.schema import ADJUSTED
 
 FAILURES_SHOWN = 50
 SHOWN = ("config", "combined", "warnings")
@@ -72,9 +73,10 @@ def build_report(
     controls = list(run.get("controls", []))
     ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
     tests, traits = summaries.get("tests"), summaries.get("characteristics")
-    figures = _figures(run, summaries, ranked)
+    figures, classes = _figures(run, summaries, ranked), run.get("classes", {})
     page = _template().render(
         verdict=verdict(run, ranked, summaries["by_level"]),
+        adjusted=ADJUSTED,
         rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
         filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
         figures={figure.name for figure in figures},
@@ -84,7 +86,9 @@ def build_report(
         style=Markup(_part("page.css")),
         script=Markup(_part("page.js")),
         vega=Markup(_vega()),
-        galleries=[(*one, exhibits(maps, scores, *one)) for one in _chosen(ranked, run)] if maps.height else [],
+        galleries=[(*one, exhibits(maps, scores, *one, classes.get(one[0], ()))) for one in _chosen(ranked, run)]
+        if maps.height
+        else [],
         segments=images["segments"].median() if images.height else None,
         n_images=images.height,
         failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],

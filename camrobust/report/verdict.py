@@ -19,11 +19,12 @@ def verdict(run: Mapping[str, Any], ranked: pl.DataFrame, by_level: pl.DataFrame
         ranked: by_cam, best first.
         by_level: the summary table.
     """
-    rows = ranked.filter(~pl.col("cam").is_in(list(run.get("controls", []))))
+    is_control = pl.col("cam").is_in(list(run.get("controls", [])))
+    rows, floors = ranked.filter(~is_control), ranked.filter(is_control)
     if not rows.height:
         return ["No CAM was scored, so there is nothing to compare."]
-    best = rows.row(0, named=True)
-    return [_best(best, run), _flips(rows, twins_of(run)), *_worst(by_level, best)]
+    flips = _flips(rows, twins_of(run), controls=floors.height > 0)
+    return [_best(rows, floors, run), flips, *_worst(by_level, rows.row(0, named=True))]
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
@@ -32,21 +33,51 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.2f} (95 % interval {row[f'{name}_lower']:.2f} to {row[f'{name}_upper']:.2f})"
 
 
-def _best(best: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    twins = [cam for cam, other in run.get("same_as", {}).get(best["model"], {}).items() if other == best["cam"]]
-    also = f", which {', '.join(twins)} equal{'s' if len(twins) == 1 else ''} exactly here," if twins else ""
-    who = f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
+def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: Mapping[str, Any]) -> str:
+    best = rows.row(0, named=True)
     if best["robustness_adjusted"] is not None:
-        return f"The highest adjusted robustness is that of {who}: {_interval(best, 'robustness_adjusted')}."
+        return _first(rows, floors, run, "robustness")
     if best["consistency_adjusted"] is not None:
-        return (
-            "No prediction flipped, so responsiveness and robustness cannot be measured. "
-            f"The most consistent maps are those of {who}: {_interval(best, 'consistency_adjusted')}, adjusted."
-        )
+        unmeasured = "No prediction flipped, so responsiveness and robustness cannot be measured. "
+        return unmeasured + _first(rows, floors, run, "consistency")
     return "No pair of maps could be compared; see the shares of flat maps and of flips in the table."
 
 
-def _flips(rows: pl.DataFrame, twins: list[dict[str, str]]) -> str:
+def _first(rows: pl.DataFrame, floors: pl.DataFrame, run: Mapping[str, Any], what: str) -> str:
+    """The first row against its control, and whether it is, or any other row is, more than chance."""
+    best, measure = rows.row(0, named=True), f"{what}_adjusted"
+    twins = [cam for cam, other in run.get("same_as", {}).get(best["model"], {}).items() if other == best["cam"]]
+    also = f", which {', '.join(twins)} equal{'s' if len(twins) == 1 else ''} exactly here," if twins else ""
+    who = f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
+    floor = _floor(best, floors, measure)
+    value = _interval(best, measure)
+    if floor is not None:
+        value += f"; the control {floor['cam']} has {_interval(floor, measure)}"
+    above = [_above(row, _floor(row, floors, measure), measure) for row in rows.iter_rows(named=True)]
+    if above[0]:
+        return f"The highest adjusted {what} is that of {who}: {value}."
+    if any(above):
+        return f"The highest adjusted {what}, that of {who}, is not shown to be more than chance: {value}."
+    more = "robust" if what == "robustness" else "consistent"
+    return f"No CAM is shown to be more {more} than chance: the highest adjusted {what}, that of {who}, is {value}."
+
+
+def _floor(row: Mapping[str, Any], floors: pl.DataFrame, measure: str) -> dict[str, Any] | None:
+    """The highest control of the same model and dataset."""
+    same = (pl.col("model") == row["model"]) & (pl.col("dataset") == row["dataset"])
+    here = floors.filter(same).drop_nulls(measure).sort(measure, descending=True)
+    return here.row(0, named=True) if here.height else None
+
+
+def _above(row: Mapping[str, Any], floor: Mapping[str, Any] | None, measure: str) -> bool:
+    """Above its control, with an interval, where there is one, above 0."""
+    value, low = row[measure], row[f"{measure}_lower"]
+    if value is None or value <= 0 or (low is not None and low <= 0):
+        return False
+    return floor is None or value > floor[measure]
+
+
+def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], *, controls: bool) -> str:
     pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].to_numpy()
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
     overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
@@ -55,7 +86,8 @@ def _flips(rows: pl.DataFrame, twins: list[dict[str, str]]) -> str:
         reach = overlap["robustness_adjusted_lower"][0]
         level = int((overlap["robustness_adjusted_upper"][1:] >= reach).sum())
         text += f"; the intervals of {level} of the other {overlap.height - 1} rows overlap with that of the first"
-        text += " (methods with the same maps counted once)" if twins else ""
+        left_out = ["controls left out"] * controls + ["methods with the same maps counted once"] * bool(twins)
+        text += f" ({', '.join(left_out)})" if left_out else ""
     return text + "."
 
 

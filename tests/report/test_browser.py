@@ -18,6 +18,7 @@ FIGURES = ("curves", "heatmap", "ranks", "traits")
 MODELS = ["<script>alert('model')</script>", "a" * 120]
 DATASET = '"d" & <b>\'s'
 HOSTILE = ["</script><script>alert(1)</script>.jpg", 'it\'s "quoted" &amp; more.jpg', "\u202egpj.exe", "é" * 250]
+CLASSES = ["<img src=x onerror=alert(3)>", "\u202egpj.exe", *("ü" * 200 + str(number) for number in range(8))]
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
 
@@ -38,7 +39,7 @@ def report(tmp_path_factory):
         folder / "manifest.csv",
         datasets=[{"name": DATASET, "images": str(folder / "manifest.csv")}],
         models=[
-            {"name": name, "builder": f"tests.toys:{kind}"}
+            {"name": name, "builder": f"tests.toys:{kind}", "classes": CLASSES}
             for name, kind in zip(MODELS, ("pooled", "dense"), strict=True)
         ],
         cams=["gradcam", "hirescam", "eigencam", "random"],
@@ -111,8 +112,11 @@ def test_pictures_load_and_names_are_text(open_page):
         text = page.inner_text("body")
         for name in (*MODELS, DATASET, "<img src=x onerror=alert(2)>"):
             assert name in text
-        shown = page.eval_on_selector_all(".exhibit bdi", "all => all.map(one => one.textContent)")
+        shown = page.eval_on_selector_all(".exhibit bdi:not(.label)", "all => all.map(one => one.textContent)")
         assert {*shown} <= {*HOSTILE, DATASET, *(f"photo {number}" for number in range(13))}
+        labels = page.eval_on_selector_all(".exhibit .label", "all => all.map(one => one.textContent)")
+        assert labels
+        assert {*labels} <= {*CLASSES}
         assert page.locator("svg text", has_text=MODELS[0]).count() == 0
         assert page.locator("bdi script, bdi b, bdi img").count() == 0
 

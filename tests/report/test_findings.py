@@ -88,6 +88,7 @@ def test_the_page_has_both_parts_and_still_builds_without_them(made):
     table, pictures, tables = made
     page = build_report(RUN, tables, table.lazy(), pictures, failures(), frame(MAPS, [])).page
     assert "More than chance?" in page
+    assert "The order by mean rank may differ from the leaderboard's order by mean" in page
     assert "What characteristics of the images explain" in page
     for name in ("curves", "heatmap", "ranks", "traits"):
         assert f'<figure id="{name}">' in page

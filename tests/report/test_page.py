@@ -90,6 +90,7 @@ def test_numbers_of_the_leaderboard_are_those_of_the_summary():
         assert f"{line[name]:.2f}" in page
     assert f"{line['consistency_lower']:.2f} to {line['consistency_upper']:.2f}" in page
     assert "floor: random weights" in page
+    assert "responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1" in page
 
 
 def test_a_run_without_flips_says_so():
@@ -156,9 +157,25 @@ def test_flipped_predictions_with_unmoved_maps_are_shown():
     flipped = table.filter(~pl.col("same") & (pl.col("cam") == "gradcam")).sort("rbo_adjusted", descending=True)
     assert [one.image_id for one in found["flipped"]] == flipped["image_id"].unique(maintain_order=True)[:3].to_list()
     assert found["flipped"][0].cells[1].agreement == f"agreement {flipped['rbo_adjusted'][0]:.2f}"
-    assert found["flipped"][0].remark == "class 1 became 2"
+    assert found["flipped"][0].flip == ("class 1", "class 2")
     assert [len(found[kind]) for kind in ("most", "least")] == [3, 3]
     assert not {one.image_id for one in found["most"]} & {one.image_id for one in found["least"]}
+
+
+def test_classes_have_their_names_in_the_gallery():
+    table = scores(images=9, bad=0, seed=3)
+    found = exhibits(maps(table), table.lazy(), "m", "gradcam", ["ant", "bee", "bee"])
+    assert found["flipped"][0].flip == ("bee (1)", "bee (2)")
+    assert {cell.label for one in found["most"] for cell in one.cells} == {"bee (1)"}
+    run = RUN | {"classes": {"m": ["ant", HOSTILE[0], ""]}}
+    page = build(table, run=run)
+    reader = Reader(page)
+    assert f"{HOSTILE[0]}, 80%" in reader.text
+    assert f"{HOSTILE[0]} became class 2" in reader.text
+    assert HOSTILE[0] not in page
+    labels = [attributes for tag, attributes in reader.tags if attributes.get("class") == "label"]
+    assert {one["title"] for one in labels} == {HOSTILE[0], "class 2"}
+    assert "class 1, 80%" in Reader(build(table)).text
 
 
 def test_every_model_has_the_outlines_that_only_the_first_brings():
