@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     one = add("compare", _compare, "what changed from one run to another: scores with intervals and tests, settings")
     one.add_argument("first", help="output folder of a run")
     one.add_argument("second", help="output folder of another")
+    one.add_argument("--by", choices=("perturbation",), help="each alone; default: all together")
+    one.add_argument("--raw", action="store_true", help="also the measures that are not adjusted for chance")
     add_json(one)
     one = add("watch-spot", _watch_spot, "drain this machine's Ray node when the cloud announces to take it back")
     one.add_argument("--metadata", default="http://169.254.169.254", help="base address of the metadata service")
@@ -319,13 +321,15 @@ def _compare(given: Arguments) -> int:
     from camrobust.io.runs import open_run
     from camrobust.terminal import say, show_table
 
-    found = compare_runs(open_run(given.first), open_run(given.second))
+    found = compare_runs(open_run(given.first), open_run(given.second), by=given.by, raw=given.raw)
     if given.json:
         _print(found.as_dict())
         return 0
-    columns = ("dataset", "model", "cam", "first", "second", "difference", "difference_lower", "difference_upper",
-               "effect", "p_corrected", "n_images")  # fmt: skip
-    titles = ("dataset", "model", "CAM", "first", "second", "difference", "lower", "upper", "r", "p (Holm)", "images")
+    alone = (given.by,) if given.by else ()
+    columns = ("dataset", "model", "cam", *alone, "first", "second", "difference", "difference_lower",
+               "difference_upper", "effect", "p_corrected", "n_images")  # fmt: skip
+    titles = ("dataset", "model", "CAM", *alone, "first", "second", "difference", "lower", "upper", "r", "p (Holm)",
+              "images")  # fmt: skip
     for (measure,), rows in found.table.group_by("measure", maintain_order=True):
         show_table(f"{measure}: second minus first", titles, rows.select(columns).rows())
     for line in found.lines():

@@ -1,6 +1,6 @@
 """`camrobust compare RUN RUN`: what changed, in settings, versions and scores."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from camrobust.io.results import Committed
 from camrobust.io.runs import RunFolder
 from camrobust.summary.aggregate import KEPT, Settings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
+from camrobust.summary.photos import other_photos
 from camrobust.summary.profiles import Profile
 
 SAME = ("metric", "segments", "image")
@@ -41,6 +42,8 @@ class Comparison:
         only_second: what only the second run has.
         levels: perturbations at strengths that both have, and that were compared.
         sampled: datasets of so many images that only a sample, the same of both runs, was compared.
+        other_photos: dataset to how many of the image ids that both runs have stand for different photos and are left
+            out, and how many both have; a dataset of which that is all is left out whole.
     """
 
     table: pl.DataFrame
@@ -50,6 +53,7 @@ class Comparison:
     only_second: list[str]
     levels: int
     sampled: list[str]
+    other_photos: dict[str, tuple[int, int]]
 
     def lines(self) -> list[str]:
         """What does not stand in the table, in sentences."""
@@ -70,6 +74,9 @@ class Comparison:
             for dataset, model, both, first, second in counts.sort("dataset", "model").iter_rows()
             if both < max(first, second)
         ]
+        for dataset, (others, both) in self.other_photos.items():
+            what = f"{others} of the {both} image ids that both have stand for different photos (size or properties)"
+            told.append(f"{'dataset' if others == both else 'images of'} {dataset} left out: {what}")
         more = f"a sample of about {KEPT:,} images, the same of both runs"
         return [*told, *(f"compared on {more}: {name}" for name in self.sampled)]
 
@@ -78,43 +85,95 @@ class Comparison:
         return {**vars(self), "table": self.table.to_dicts()}
 
 
-def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
+def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, raw: bool = False) -> Comparison:
     """Differences, second minus first, over the images, models, CAMs and strengths that both runs have.
 
+    Args:
+        first: a run.
+        second: another.
+        by: "perturbation" for each perturbation alone, None for all together.
+        raw: also the measures that are not adjusted for chance.
+
     Raises:
-        UserError: a folder holds no run, the runs measured differently, or they have nothing in common.
+        ValueError: by is something else.
+        UserError: a folder holds no run, the runs measured differently, they have nothing in common, or every image id
+            that both have stands for different photos.
     """
+    if by not in (None, "perturbation"):
+        raise ValueError(f"compare: by must be 'perturbation' or None, got {by!r}")
+    folders = (first, second)
     one, other = first.run(), second.run()
-    settings = differing_keys(one["numbers"], other["numbers"])
-    keys = [key for key in settings if key.partition(".")[0] in SAME]
-    if keys:
-        raise UserError(
-            f"compare: {first.uri} and {second.uri} measured differently (different: {', '.join(keys[:5])}); compare "
-            "runs of the same metric, segments and image settings only"
-        )
-    levels = _levels(one) & _levels(other)
+    settings, levels = _settings(folders, one, other), _levels(one) & _levels(other)
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
-    runs = [[(folder.store, folder.committed())] for folder in (first, second)]
+    held = [folder.committed() for folder in folders]
+    runs = [[(folder.store, some)] for folder, some in zip(folders, held, strict=True)]
     counts = [image_counts(run) for run in runs]
+    photos = other_photos(*(folder.table("images", some) for folder, some in zip(folders, held, strict=True)))
+    others = _tallies(photos)
+    gone = {name for name, (few, both) in others.items() if few == both}
+    if gone and gone >= counts[0].keys() & counts[1].keys():
+        raise UserError(
+            f"compare: {first.uri} and {second.uri} share no photo: every image id that both have stands for different "
+            "photos (size or properties); compare runs of the same photos"
+        )
     # One share for both runs, so that an image is in the samples of both or of neither.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
-    table = differences(_profiles(runs[0], one, levels, shares), _profiles(runs[1], other, levels, shares))
+    found = [
+        reduce_scores(_blocks(run, document, levels), Settings(alone=by is not None), shares).profiles
+        for run, document in zip(runs, (one, other), strict=True)
+    ]
+    table = differences(*(_less(profiles, photos, gone) for profiles in found), raw=raw)
     if table.is_empty():
         raise UserError(
             f"compare: {first.uri} and {second.uri} share no CAM of a model of the same name on a dataset of the same "
             "name; name what corresponds alike"
         )
+    compared = {*table["dataset"]}
+    sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
+    return Comparison(
+        table, [*settings, *otherwise_found(one, other)], _versions(one, other), _without(one, other),
+        _without(other, one), len(levels), sampled, others,
+    )  # fmt: skip
+
+
+def _settings(folders: Sequence[RunFolder], one: Document, other: Document) -> list[str]:
+    """Keys of the configuration that differ; refuses runs whose numbers are not the same quantity."""
+    settings = differing_keys(one["numbers"], other["numbers"])
+    keys = [key for key in settings if key.partition(".")[0] in SAME]
+    if keys:
+        first, second = (folder.uri for folder in folders)
+        raise UserError(
+            f"compare: {first} and {second} measured differently (different: {', '.join(keys[:5])}); compare runs of "
+            "the same metric, segments and image settings only"
+        )
+    return settings
+
+
+def _versions(one: Document, other: Document) -> dict[str, tuple[str | None, str | None]]:
     mine, theirs = one.get("versions", {}), other.get("versions", {})
-    versions = {
+    return {
         name: (mine.get(name), theirs.get(name))
         for name in sorted({*mine, *theirs})
         if mine.get(name) != theirs.get(name)
     }
-    settings += otherwise_found(one, other)
-    compared = {*table["dataset"]}
-    sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
-    return Comparison(table, settings, versions, _without(one, other), _without(other, one), len(levels), sampled)
+
+
+def _tallies(photos: pl.DataFrame) -> dict[str, tuple[int, int]]:
+    """Datasets with ids that stand for different photos: how many do, and how many both runs have."""
+    counted = photos.group_by("dataset").agg(pl.col("other").sum(), both=pl.len()).sort("dataset")
+    return {dataset: (few, both) for dataset, few, both in counted.iter_rows() if few}
+
+
+def _less(profiles: Sequence[Profile], photos: pl.DataFrame, gone: Collection[str]) -> list[Profile]:
+    """Profiles without the images that stand for different photos."""
+    others = photos.filter("other")
+    found = []
+    for one in profiles:
+        if one.dataset not in gone:
+            ids = {*others.filter(pl.col("dataset") == one.dataset)["image_id"]}
+            found.append(one.without(ids) if ids else one)
+    return found
 
 
 def _levels(document: Document) -> set[Level]:
@@ -129,13 +188,11 @@ def _without(one: Document, other: Document) -> list[str]:
     return [*found, *(f"{name} at {parameter}" for name, parameter in sorted(_levels(one) - _levels(other)))]
 
 
-def _profiles(
-    run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level], shares: Mapping[str, float]
-) -> list[Profile]:
-    blocks: Iterable[Block] = score_blocks(run)
-    if levels != _levels(document):
-        blocks = (Block(block.dataset, block.images, _at(block.rows, levels)) for block in blocks)
-    return reduce_scores(blocks, Settings(), shares).profiles
+def _blocks(run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level]) -> Iterator[Block]:
+    """A run's rows at some strengths."""
+    every = levels == _levels(document)
+    for block in score_blocks(run):
+        yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
 
 
 def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[str, Rows]]:

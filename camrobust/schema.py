@@ -223,7 +223,12 @@ DIFFERENCES = _columns(
     ("dataset", "string", "where the images come from"),
     ("model", "string", "whose maps"),
     ("cam", "string", "which CAM"),
-    ("measure", "string", "robustness_adjusted, consistency_adjusted or responsiveness_adjusted"),
+    ("perturbation", "string", "whose pairs alone; null for all that both runs have together"),
+    (
+        "measure",
+        "string",
+        "robustness_adjusted, consistency_adjusted, responsiveness_adjusted; with --raw the raw ones",
+    ),
     ("first", "float64", "of the first run: mean over images; robustness is the product of both means"),
     ("second", "float64", "of the second run"),
     ("difference", "float64", "second minus first"),
@@ -233,7 +238,7 @@ DIFFERENCES = _columns(
     ("effect", "float64", "rank-biserial correlation or Cliff's delta, positive where the second run is higher"),
     ("p", "float64", "probability of an effect at least as large where nothing differs"),
     ("p_corrected", "float64", "Holm over all lines of the measure"),
-    ("n_images", "int64", "images that both runs have"),
+    ("n_images", "int64", "images that both runs have, of which those that stand for different photos are left out"),
     ("n_first", "int64", "images of the first run, or of its sample"),
     ("n_second", "int64", "images of the second run, or of its sample"),
 )

@@ -17,25 +17,31 @@ from tests.synthetic import images, scores
 LEVELS = (1, 3, 5)
 
 
-def write_run(folder, cams=("gradcam", "random"), models=("m",), levels=LEVELS, changes=()):
-    """A run folder with made-up rows, complete for `verify`."""
+def write_run(
+    folder, cams=("gradcam", "random"), models=("m",), levels=LEVELS, changes=(), perturbations=("gaussian_noise",),
+    moved=lambda table: table, other=lambda photos: photos,
+):  # fmt: skip
+    """A run folder with made-up rows, complete for `verify`.
+
+    `moved` changes the score rows, `other` those of the images.
+    """
     config = parse_config(
         {
             "output": str(folder), "datasets": [{"name": "d", "images": "photos"}],
             "models": [{"name": name, "builder": "tests.toys:pooled"} for name in models], "cams": list(cams),
-            "perturbations": ["gaussian_noise:" + ",".join(map(str, levels))],
+            "perturbations": [f"{name}:" + ",".join(map(str, levels)) for name in perturbations],
         } | dict(changes)
     )  # fmt: skip
     run = open_run(str(folder))
-    table = scores(images=8, cams=cams, models=models, levels=levels)
-    variants = [{"perturbation": "gaussian_noise", "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
-                for n in levels]  # fmt: skip
+    table = moved(scores(images=8, cams=cams, models=models, levels=levels, perturbations=perturbations))
+    variants = [{"perturbation": name, "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
+                for name in perturbations for n in levels]  # fmt: skip
     run.write_json("run.json", {
         "digest": config.digest(), "config": config.model_dump(mode="json"), "numbers": config.numbers(),
         "models": list(models), "cams": list(cams), "controls": ["random"], "variants": variants,
         "families": {"gaussian_noise": "noise"}, "planned": {"rows": table.height, "parts": 1}, "same_as": {},
     })  # fmt: skip
-    photos = images(table)
+    photos = other(images(table))
     run.write_table(
         "manifest.parquet", photos.select("dataset", "image_id", uri="image_id", label=pl.lit(None, pl.Int32))
     )

@@ -11,18 +11,18 @@ from camrobust.errors import UserError
 from camrobust.io.runs import open_run
 from camrobust.schema import DIFFERENCES
 from camrobust.summary.aggregate import Settings, reduce_frame
-from camrobust.summary.differences import differences
+from camrobust.summary.differences import MEASURES, RAW, differences
 from tests.synthetic import scores
 from tests.test_combine import write_run
 
 
-def profiles(table):
-    return reduce_frame(table.lazy(), Settings()).profiles
+def profiles(table, alone=False):
+    return reduce_frame(table.lazy(), Settings(alone=alone)).profiles
 
 
-def means(table, cam, same):
-    rows = table.filter((pl.col("cam") == cam) & (pl.col("same") == same) & pl.col("rbo_adjusted").is_not_null())
-    value = pl.col("rbo_adjusted") if same else 1 - pl.col("rbo_adjusted")
+def means(table, cam, same, column="rbo_adjusted"):
+    rows = table.filter((pl.col("cam") == cam) & (pl.col("same") == same) & pl.col(column).is_not_null())
+    value = pl.col(column) if same else 1 - pl.col(column)
     return dict(rows.group_by("image_id").agg(value.mean()).iter_rows())
 
 
@@ -172,3 +172,129 @@ def test_other_weights_under_one_name_are_told(tmp_path):
     found = compare_runs(*runs)
     assert found.settings == ["weights_sha256.m"]
     assert "settings that differ: weights_sha256.m" in found.lines()
+
+
+def test_raw_measures_stand_below_and_leave_the_adjusted_ones_alone():
+    first = scores(images=40, cams=("a", "b"), flip=0.5, seed=1)
+    second = scores(images=40, cams=("a", "b"), flip=0.5, seed=2)
+    plain = differences(profiles(first), profiles(second))
+    found = differences(profiles(first), profiles(second), raw=True)
+    assert found[: plain.height].equals(plain)
+    assert found["measure"].unique(maintain_order=True).to_list() == [*MEASURES, *RAW]
+    C, R = ([np.mean(list(means(table, "a", same, "rbo").values())) for table in (first, second)] for same in (1, 0))
+    for measure, (before, after) in {"consistency": C, "responsiveness": R, "robustness": np.multiply(C, R)}.items():
+        row = found.row(by_predicate=(pl.col("cam") == "a") & (pl.col("measure") == measure), named=True)
+        assert (row["first"], row["second"]) == pytest.approx((before, after), rel=1e-5)
+    # Made-up rows are adjusted by 0.3 whatever the image: differences and their tests keep their shape.
+    for measure in ("consistency", "responsiveness"):
+        pairs = [found.filter(pl.col("measure") == name).sort("cam") for name in (measure, f"{measure}_adjusted")]
+        assert pairs[0]["difference"].to_numpy() == pytest.approx(0.7 * pairs[1]["difference"].to_numpy(), rel=1e-4)
+
+
+def two_perturbations(cam="a", name="fog", shift=0.15):
+    table = scores(images=30, cams=("a", "b"), perturbations=("fog", "snow"), flip=0.4)
+    planted = (pl.col("cam") == cam) & (pl.col("perturbation") == name)
+    return table, table.with_columns(rbo_adjusted=pl.col("rbo_adjusted") - pl.when(planted).then(shift).otherwise(0))
+
+
+def test_a_perturbation_alone_is_what_a_run_of_it_alone_gives_and_holm_covers_the_table():
+    first = scores(images=30, cams=("a", "b"), perturbations=("fog", "snow"), seed=1)
+    second = scores(images=30, cams=("a", "b"), perturbations=("fog", "snow"), seed=2)
+    found = differences(profiles(first, alone=True), profiles(second, alone=True), raw=True)
+    assert found.height == 2 * 2 * 6
+    order = ["measure", "cam"]
+    for name in ("fog", "snow"):
+        only = [table.filter(pl.col("perturbation") == name) for table in (first, second)]
+        wanted = differences(*map(profiles, only), raw=True).drop("perturbation", "p_corrected").sort(order)
+        got = found.filter(pl.col("perturbation") == name).drop("perturbation", "p_corrected").sort(order)
+        assert got.equals(wanted)
+    for (_,), rows in found.group_by("measure"):
+        assert rows["p_corrected"].min() == pytest.approx(min(1, 4 * rows["p"].min()))
+    assert differences(profiles(first), profiles(second))["perturbation"].null_count() == 2 * 3
+
+
+def test_a_change_planted_under_one_perturbation_is_found_there_only():
+    found = differences(*(profiles(table, alone=True) for table in two_perturbations()))
+    rows = found.filter(pl.col("measure") == "consistency_adjusted")
+    assert rows.row(0, named=True)["perturbation"] == "fog"
+    assert rows.row(0, named=True)["cam"] == "a"
+    assert rows["difference"].to_list() == pytest.approx([-0.15, 0, 0, 0], abs=1e-6)
+    assert rows["p_corrected"][0] < 1e-4
+    assert rows["p_corrected"][1:].to_list() == [1, 1, 1]
+
+
+def test_each_perturbation_alone_and_raw_on_the_command_line(tmp_path, capsys):
+    names = [str(tmp_path / name) for name in ("a", "b")]
+    write_run(names[0], perturbations=("gaussian_noise", "gaussian_blur", "contrast"))
+    write_run(names[1], perturbations=("gaussian_noise", "gaussian_blur"))
+    assert main(["compare", *names, "--by", "perturbation", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["table"]
+    assert {row["perturbation"] for row in found} == {"gaussian_noise", "gaussian_blur"}
+    assert len(found) == 2 * 2 * 3
+    assert main(["compare", *names, "--by", "perturbation", "--raw"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("gaussian_blur") == 2 * 6
+    assert "\nresponsiveness: second minus first" in out
+    assert main(["compare", *names]) == 0
+    out = capsys.readouterr().out
+    assert "perturbation" not in out
+    assert out.count("second minus first") == 3
+    runs = [open_run(name) for name in names]
+    with pytest.raises(ValueError, match="compare: by must be 'perturbation' or None, got 'level'"):
+        compare_runs(*runs, by="level")
+
+
+OTHER = ["image-1", "image-4", "image-5"]
+
+
+def larger(ids):
+    """Another photo under some ids."""
+    return lambda photos: photos.with_columns(width=pl.col("width") + pl.col("image_id").is_in(ids).cast(pl.Int32))
+
+
+def brighter(photos, *datasets):
+    """Other photos under all ids, or those of some datasets."""
+    chosen = pl.col("dataset").is_in(datasets or ["d"])
+    return photos.with_columns(brightness=pl.col("brightness") + 0.1 * chosen.cast(pl.Float32))
+
+
+def test_ids_that_stand_for_different_photos_are_left_out(tmp_path):
+    planted = pl.when(pl.col("image_id").is_in(OTHER)).then(-0.5).otherwise(pl.col("rbo_adjusted"))
+    first = write_run(tmp_path / "a")
+    second = write_run(
+        tmp_path / "b", moved=lambda table: table.with_columns(rbo_adjusted=planted), other=larger(OTHER)
+    )
+    found = compare_runs(first, second)
+    assert found.other_photos == {"d": (3, 8)}
+    sentence = "3 of the 8 image ids that both have stand for different photos (size or properties)"
+    assert f"images of d left out: {sentence}" in found.lines()
+    assert set(found.table["difference"]) == {0}
+    assert found.table.select("n_images", "n_first", "n_second").unique().rows() == [(5, 5, 5)]
+    less = write_run(tmp_path / "c", moved=lambda table: table.filter(~pl.col("image_id").is_in(OTHER)))
+    assert found.table.equals(compare_runs(less, less).table)
+    assert not compare_runs(first, first).other_photos
+
+
+def test_runs_over_other_photos_are_refused(tmp_path, capsys):
+    runs = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", other=lambda photos: brighter(photos)),
+    ]
+    with pytest.raises(UserError, match="share no photo: every image id that both have stands for different photos"):
+        compare_runs(*runs)
+    assert main(["compare", *(run.uri for run in runs)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "compare runs of the same photos" in line
+
+
+def test_a_dataset_of_other_photos_is_left_out_whole(tmp_path):
+    def twice(table):
+        return pl.concat([table, table.with_columns(dataset=pl.lit("e"))])
+
+    sets = {"changes": {"datasets": [{"name": name, "images": "photos"} for name in "de"]}, "moved": twice}
+    found = compare_runs(
+        write_run(tmp_path / "a", **sets),
+        write_run(tmp_path / "b", **sets, other=lambda photos: brighter(photos, "e")),
+    )
+    assert {*found.table["dataset"]} == {"d"}
+    assert any(line.startswith("dataset e left out: 8 of the 8 image ids") for line in found.lines())

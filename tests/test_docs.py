@@ -1,10 +1,14 @@
+import ast
 import re
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
 import polars as pl
+import pytest
 
+from camrobust.summary.differences import MEASURES
 from tests.photos import write_photos
 from tests.runs import ROOT
+from tests.test_combine import write_run
 
 
 def generator():
@@ -52,3 +56,65 @@ def test_the_page_about_an_own_model_runs_as_it_stands(tmp_path, monkeypatch, ca
     assert page.count("<tr>") == 1 + 4
     assert "<svg" in page
     assert pl.read_parquet(tmp_path / "scores.parquet").height == 3 * 11 * 4
+
+
+def snippets(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "results.md").read_text("utf-8"), re.DOTALL)
+
+
+def shown(code, names):
+    """What the lines of a snippet show that are expressions, as in a notebook."""
+    found = []
+    for line in ast.parse(code).body:
+        if isinstance(line, ast.Expr):
+            found.append(eval(compile(ast.Expression(line.value), "results.md", "eval"), names))
+        else:
+            exec(compile(ast.Module([line], []), "results.md", "exec"), names)
+    return found
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Three runs of eight images; names that a folder escapes, or that look like a date."""
+    monkeypatch.chdir(tmp_path)
+    changes = {"datasets": [{"name": "made up", "images": "photos"}]}
+    for name, lower in (("mine", 0), ("before", 0), ("after", 0.4)):
+        write_run(
+            tmp_path / "runs" / name, models=("2024-01-01",), changes=changes,
+            moved=lambda table, lower=lower: table.with_columns(
+                dataset=pl.lit("made up"), rbo_adjusted=pl.col("rbo_adjusted") - lower
+            ),
+        )  # fmt: skip
+
+
+@pytest.mark.usefixtures("written")
+def test_the_page_about_results_runs_as_it_stands(capsys):
+    scan, pandas, compare, stability = snippets("python")
+    names = {}
+    shown(scan, names)
+    rows = names["rows"].collect()
+    assert rows.height == 8 * 2 * 3
+    assert rows.select("dataset", "model").unique().rows() == [("made up", "2024-01-01")]
+    if find_spec("pandas"):
+        shown(pandas, names)
+        assert len(names["table"]) == rows.height
+        assert set(names["table"]["model"]) == {"2024-01-01"}
+    changed, _ = shown(compare, names)
+    assert "consistency_adjusted" in changed["measure"]
+    assert {*changed["measure"]} <= {*MEASURES}
+    assert "compared at the 3 strengths" in capsys.readouterr().out
+    noisy, every = shown(stability, names)
+    assert noisy.height == 8 * 2
+    assert noisy.equals(every)
+
+
+@pytest.mark.usefixtures("written")
+def test_the_sql_of_the_page_about_results_runs_as_it_stands():
+    duckdb = pytest.importorskip("duckdb")
+    (query,) = snippets("sql")
+    rows = pl.read_parquet("runs/mine/scores/**/*.parquet", hive_schema={"dataset": pl.String, "model": pl.String})
+    good = rows.filter(pl.col("same") & (pl.col("status") == "ok")).group_by("model", "cam")
+    wanted = good.agg(pl.col("rbo_adjusted").mean()).sort("cam").rows()
+    found = sorted(duckdb.sql(query).fetchall())
+    assert [row[:2] for row in found] == [row[:2] for row in wanted]
+    assert [row[2] for row in found] == pytest.approx([row[2] for row in wanted], rel=1e-5)

@@ -42,6 +42,7 @@ class Settings:
         seed: of the bootstrap.
         level: confidence of the intervals, (0, 1).
         families: perturbation to family, for characteristics; a perturbation that is not named is its own family.
+        alone: a profile of every perturbation, instead of one of all together.
     """
 
     average: str = "macro"
@@ -50,6 +51,7 @@ class Settings:
     seed: int = 0
     level: float = 0.95
     families: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def reduce_scores(blocks: Iterable[Block], settings: Settings, shares: Mapping[s
         raise ValueError(f"summarise: intervals must be delta or bootstrap, got '{settings.intervals}'")
     resamples = RESAMPLES if settings.intervals == "bootstrap" else 0
     groups = {name: Groups(settings.average, resamples) for name in SUMMARIES}
-    profiles = Profiles(settings.families)
+    profiles = Profiles(settings.families, settings.alone)
     for block in blocks:
         weights = image_weights(block.dataset, block.images, settings.seed, resamples) if resamples else None
         profiles.begin(block, _kept(block.images, (shares or {}).get(block.dataset, 1.0)))

@@ -18,6 +18,7 @@ from camrobust.summary.profiles import Profile
 from camrobust.summary.ranktests import cliffs_delta, holm, wilcoxon
 
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted")
+RAW = ("robustness", "consistency", "responsiveness")
 FEWEST = 2
 """Shared images below which runs are compared as independent."""
 LEVEL = 0.95
@@ -25,19 +26,21 @@ Array = NDArray[np.float64]
 Line = dict[str, Any]
 
 
-def differences(first: Sequence[Profile], second: Sequence[Profile]) -> pl.DataFrame:
-    """The table `schema.DIFFERENCES`: second minus first of every dataset, model and CAM that both have.
+def differences(first: Sequence[Profile], second: Sequence[Profile], *, raw: bool = False) -> pl.DataFrame:
+    """The table `schema.DIFFERENCES`: second minus first of every dataset, model, CAM and perturbation that both have.
 
     Args:
-        first: one profile per dataset and model.
+        first: one profile per dataset and model, or per dataset, model and perturbation.
         second: those of the other run.
+        raw: also the measures that are not adjusted for chance.
     """
-    others = {(one.dataset, one.model): one for one in second}
+    measures = (*MEASURES, *RAW) if raw else MEASURES
+    others = {_key(one): one for one in second}
     lines: list[Line] = []
     for one in first:
-        other = others.get((one.dataset, one.model))
+        other = others.get(_key(one))
         if other is not None:
-            lines += _of_pair(one, other)
+            lines += _of_pair(one, other, measures)
     types = {"string": pl.String, "float64": pl.Float64, "int64": pl.Int64}
     table = pl.DataFrame(lines, schema={one.name: types[one.type] for one in DIFFERENCES}, orient="row")
     parts = [
@@ -45,11 +48,15 @@ def differences(first: Sequence[Profile], second: Sequence[Profile]) -> pl.DataF
         for rows in table.partition_by("measure", maintain_order=True)
     ]
     found = pl.concat([table.clear(), *parts]).with_columns(pl.col(pl.Float64).fill_nan(None))
-    order = pl.col("measure").replace_strict({name: place for place, name in enumerate(MEASURES)}, return_dtype=pl.Int8)
+    order = pl.col("measure").replace_strict({name: place for place, name in enumerate(measures)}, return_dtype=pl.Int8)
     return found.sort(order, pl.col("difference").abs(), descending=[False, True], nulls_last=True, maintain_order=True)
 
 
-def _of_pair(one: Profile, other: Profile) -> list[Line]:
+def _key(one: Profile) -> tuple[str, str, str | None]:
+    return one.dataset, one.model, one.perturbation
+
+
+def _of_pair(one: Profile, other: Profile, measures: Sequence[str]) -> list[Line]:
     places = {image: place for place, image in enumerate(other.images)}
     shared = [(place, places[image]) for place, image in enumerate(one.images) if image in places]
     paired = len(shared) >= FEWEST
@@ -58,11 +65,11 @@ def _of_pair(one: Profile, other: Profile) -> list[Line]:
     for cam in one.cams:
         if cam not in other.cams:
             continue
-        before, after = _Side(one, cam, rows[0]), _Side(other, cam, rows[1])
-        where = {"dataset": one.dataset, "model": one.model, "cam": cam}
+        before, after = _Side(one, cam, rows[0], measures), _Side(other, cam, rows[1], measures)
+        where = {"dataset": one.dataset, "model": one.model, "cam": cam, "perturbation": one.perturbation}
         counts = {"n_images": len(shared), "n_first": len(one.images), "n_second": len(other.images)}
         lines += [
-            {**where, **counts, "measure": name, **_difference(before, after, name, paired=paired)} for name in MEASURES
+            {**where, **counts, "measure": name, **_difference(before, after, name, paired=paired)} for name in measures
         ]
     return lines
 
@@ -70,15 +77,16 @@ def _of_pair(one: Profile, other: Profile) -> list[Line]:
 class _Side:
     """One run's per-image values of one CAM; estimates, and how far each image pulls them."""
 
-    def __init__(self, profile: Profile, cam: str, rows: Any) -> None:
+    def __init__(self, profile: Profile, cam: str, rows: Any, measures: Sequence[str]) -> None:
         place = profile.cams.index(cam)
-        self.values = {name: profile.measure(name)[:, place].astype(np.float64)[rows] for name in MEASURES}
+        self.values = {name: profile.measure(name)[:, place].astype(np.float64)[rows] for name in measures}
 
     def estimate(self, name: str) -> tuple[float, Array]:
         """The mean over the images that have one, of RM the product of both, and its influence values."""
-        if name != "robustness_adjusted":
+        _, product, suffix = name.partition("robustness")
+        if not product:
             return _mean(self.values[name])
-        (C, pull_c), (R, pull_r) = (_mean(self.values[one]) for one in MEASURES[1:])
+        (C, pull_c), (R, pull_r) = (_mean(self.values[f"{one}{suffix}"]) for one in ("consistency", "responsiveness"))
         return C * R, R * pull_c + C * pull_r
 
 

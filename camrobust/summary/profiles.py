@@ -1,7 +1,8 @@
 """What each image gives under each model and CAM: blocks of the tests, and what characteristics are held against."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,13 @@ from camrobust.coded import CERTAINTY, Block
 from camrobust.summary.pairs import Array, PairSums, starts_of
 
 Kept = NDArray[np.float32]
-MEASURES = ("consistency", "consistency_adjusted", "responsiveness_adjusted")
-KEPT_MEASURES = len(MEASURES)
+MEASURES = {
+    "consistency": (0, 0),
+    "responsiveness": (0, 1),
+    "consistency_adjusted": (1, 0),
+    "responsiveness_adjusted": (1, 1),
+}
+"""What is kept of every image: form and side of `pairs.PairSums`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Profile:
         measures: (N, K) by name of `MEASURES`.
         by_family: (N, K, F) adjusted consistency.
         certainty: (N,) by name of `coded.CERTAINTY`, how sure the model is of the clean image.
+        perturbation: whose pairs these are alone; None for all perturbations together.
     """
 
     dataset: str
@@ -37,12 +44,25 @@ class Profile:
     measures: Mapping[str, Kept]
     by_family: Kept
     certainty: Mapping[str, Kept]
+    perturbation: str | None = None
 
     def measure(self, name: str) -> Kept:
         """(N, K); an image's robustness is its consistency times its responsiveness."""
-        if name == "robustness_adjusted":
-            return self.measures["consistency_adjusted"] * self.measures["responsiveness_adjusted"]
+        _, product, suffix = name.partition("robustness")
+        if product:
+            return self.measures[f"consistency{suffix}"] * self.measures[f"responsiveness{suffix}"]
         return self.measures[name]
+
+    def without(self, images: Collection[str]) -> "Profile":
+        """The same of all other images."""
+        kept = np.array([image not in images for image in self.images], bool)
+        return replace(
+            self,
+            images=[image for image in self.images if image not in images],
+            measures={name: values[kept] for name, values in self.measures.items()},
+            by_family=self.by_family[kept],
+            certainty={name: values[kept] for name, values in self.certainty.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -59,11 +79,13 @@ class Profiles:
 
     Attributes:
         families: perturbation to family; one that is not named is its own.
+        alone: a profile of every perturbation, instead of one of all together.
     """
 
     families: Mapping[str, str]
+    alone: bool = False
     _images: dict[str, list[list[str]]] = field(default_factory=dict)
-    _pieces: dict[tuple[str, str], dict[int, _Piece]] = field(default_factory=dict)
+    _pieces: dict[tuple[str, str, str], dict[int, _Piece]] = field(default_factory=dict)
     _dataset: str = ""
     _kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
@@ -81,6 +103,27 @@ class Profiles:
             [part if self._kept.all() else part[:, self._kept] for part in parts]
             for parts in (pairs.sums, pairs.counts)
         )
+        number = len(self._images[self._dataset]) - 1
+        sure = {name: one[self._kept].astype(np.float32) for name, one in certainty.items()}
+        for perturbation, places in self._parts(groups):
+            here = [groups[place] for place in np.arange(len(groups))[places]]
+            total, n = ([part[..., places] for part in parts] for parts in (sums, counts))
+            piece = _Piece(self._columns(total, n, here), sure)
+            self._pieces.setdefault((self._dataset, model, perturbation), {})[number] = piece
+
+    def _parts(self, groups: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
+        """Every perturbation with the places of its groups; no name and all places where they are taken together."""
+        if not self.alone:
+            yield "", slice(None)
+            return
+        names = np.array([name for _, name in groups])
+        for name in np.unique(names):
+            yield str(name), np.flatnonzero(names == name)
+
+    def _columns(
+        self, sums: Sequence[Array], counts: Sequence[Array], groups: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], Kept]:
+        """Means by (CAM, measure) and (CAM, family)."""
         starts, cams = starts_of([group[:1] for group in groups])
         columns: dict[tuple[str, str], Kept] = {}
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -89,14 +132,12 @@ class Profiles:
                 for total, n in zip(sums, counts, strict=True)
             ]
             for place, (cam,) in enumerate(cams):
-                for name, (form, side) in zip(MEASURES, ((0, 0), (1, 0), (1, 1)), strict=True):
+                for name, (form, side) in MEASURES.items():
                     columns[cam, name] = means[form][side, :, place].astype(np.float32)
             for (cam, family), members in self._by_family(groups).items():
                 total, n = (part[1][0][:, members].sum(axis=1) for part in (sums, counts))
                 columns[cam, f"family {family}"] = (total / n).astype(np.float32)
-        number = len(self._images[self._dataset]) - 1
-        piece = _Piece(columns, {name: one[self._kept].astype(np.float32) for name, one in certainty.items()})
-        self._pieces.setdefault((self._dataset, model), {})[number] = piece
+        return columns
 
     def _by_family(self, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
         found: dict[tuple[str, str], list[int]] = {}
@@ -105,11 +146,11 @@ class Profiles:
         return found
 
     def finished(self) -> list[Profile]:
-        """All of them, sorted by dataset and model."""
-        return [self._profile(dataset, model) for dataset, model in sorted(self._pieces)]
+        """All of them, sorted by dataset, model and perturbation."""
+        return [self._profile(*key) for key in sorted(self._pieces)]
 
-    def _profile(self, dataset: str, model: str) -> Profile:
-        pieces, blocks = self._pieces[dataset, model], self._images[dataset]
+    def _profile(self, dataset: str, model: str, perturbation: str) -> Profile:
+        pieces, blocks = self._pieces[dataset, model, perturbation], self._images[dataset]
         named = sorted({key for piece in pieces.values() for key in piece.columns})
         cams = sorted({cam for cam, _ in named})
         families = sorted({name.removeprefix("family ") for _, name in named if name.startswith("family ")})
@@ -134,6 +175,7 @@ class Profiles:
             {name: by_cam(name) for name in MEASURES},
             np.stack([by_cam(f"family {name}") for name in families], axis=2),
             {name: whole(one.certainty.get(name) for one in found) for name in CERTAINTY},
+            perturbation or None,
         )
 
 
