@@ -72,7 +72,7 @@ class Meter:
         if self.bar is None:
             self.bar = Progress(
                 TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"),
-                TextColumn("{task.fields[failures]} failed, {task.fields[rate]},"), TimeElapsedColumn(),
+                TextColumn("{task.fields[failures]} failed{task.fields[rate]},"), TimeElapsedColumn(),
                 TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[stages]}"),
                 console=Console(stderr=True),
             )  # fmt: skip
@@ -90,13 +90,13 @@ class Meter:
         self.last = passed
         left = "" if now.left_s is None or now.done == now.total else f", {now.left_s:.0f} s left"
         say(
-            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s, "
+            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s"
             f"{_rate(now)}{left}; {stage_line(now)}"
         )
 
 
 def _rate(now: State) -> str:
-    return f"{now.done / max(now.seconds, 1e-9):.2f} images/s"
+    return f", {now.done / max(now.seconds, 1e-9):.2f} images/s" if now.done else ""
 
 
 def stage_line(now: State) -> str:
