@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from camrobust.core.perturb.cam_attack import minimal_eps as smallest
 from camrobust.core.precision import PRECISIONS
 from camrobust.core.segments import segment
 from camrobust.errors import UserError
-from camrobust.io.images import ImageError, decode
+from camrobust.io.images import ImageError, decode, prepare
 from camrobust.io.manifest import list_images
 from camrobust.io.results import make_table
 from camrobust.io.runs import open_run
@@ -51,7 +50,7 @@ SHOWN = 6
 SEGMENT_BATCH = 8
 """Images that are cut at once, on as many threads as torch has."""
 
-Photographs = str | Path | Tensor | Sequence["str | Path | Image.Image | NDArray[Any] | Tensor"]
+Photographs = str | Path | Image.Image | Tensor | Sequence["str | Path | Image.Image | NDArray[Any] | Tensor"]
 
 
 @dataclass(frozen=True)
@@ -159,10 +158,11 @@ def _model(
 
 def _check(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: must have the shape (B, 3, H, W), got {tuple(images.shape)}: batch, colours, size")
+        got = tuple(images.shape)
+        raise ValueError(f"images: must have the shape (B, 3, H, W), got {got}; add the batch axis, and colours first")
     if images.dtype != torch.uint8 and images.numel():
-        low, high = (float(value) for value in images.aminmax())
-        if low < -ROUNDING or high > 1 + ROUNDING:
+        low, high = (float(value) for value in images.float().aminmax())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise ValueError(f"images: must be uint8 or in [0, 1], before normalisation, got {low:g} to {high:g}; "
                              "divide by 255, and name the normalisation by mean and std")  # fmt: skip
 
@@ -173,7 +173,7 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 def _several(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:
     """A list, also where one entry stands alone."""
-    return [names] if isinstance(names, (str, Mapping)) else names
+    return [names] if isinstance(names, (str, Mapping)) else list(names)
 
 
 def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Tensor]:
@@ -182,6 +182,8 @@ def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Ten
         _check(images)
         scaled = images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
         return [str(number) for number in range(len(scaled))], scaled.cpu()
+    if isinstance(images, (Image.Image, np.ndarray)):
+        images = [images] if isinstance(images, Image.Image) or images.ndim == 3 else list(images)
     if isinstance(images, (str, Path)):
         images = list_images("images", str(images))["uri"].to_list() if Path(images).is_dir() else [images]
     names, pixels = [], []
@@ -193,25 +195,27 @@ def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Ten
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"images: '{twice}' occurs twice, and would count as one image; give it once")
+    if len({one.shape for one in pixels}) > 1:
+        raise UserError("images: arrays must be of one size, as files are after cropping; crop them, or pass paths")
     return names, torch.stack(pixels)
 
 
 def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", name: str, resize: int, crop: int) -> Tensor:
     """(3, H, W) uint8 of a file or a picture, which are cropped, or of an array, which is not."""
     if isinstance(image, (str, Path, Image.Image)):
+        if not 8 <= crop <= resize:
+            raise UserError(f"images: crop must be 8 px to resize ({resize} px), got {crop}; name both")
         try:
-            content = _png(image) if isinstance(image, Image.Image) else Path(image).read_bytes()
-            return torch.from_numpy(decode(content, resize, crop).pixels)
+            if isinstance(image, Image.Image):
+                return torch.from_numpy(prepare(lambda: image, resize, crop).pixels)
+            return torch.from_numpy(decode(Path(image).read_bytes(), resize, crop).pixels)
         except (ImageError, OSError) as error:
             raise UserError(f"images: '{name}' cannot be used: {getattr(error, 'message', error)}") from error
     tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"images: each array must have the shape (3, H, W), got {tuple(tensor.shape)}; put colours "
+                         "first, or pass it as a picture: PIL.Image.fromarray")  # fmt: skip
     return _pixels(tensor[None], resize, crop)[1][0]
-
-
-def _png(picture: Image.Image) -> bytes:
-    sink = BytesIO()
-    picture.save(sink, "PNG")
-    return sink.getvalue()
 
 
 def overlay(
@@ -390,7 +394,7 @@ def explain(
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         wanted = None if targets is None else torch.tensor(list(targets), device=ready.device)
         choose = (lambda logits: logits.argmax(dim=1)) if wanted is None else (lambda _: wanted)
-        evidence = collect(ready.network, ready.normalise(images), choose, draws)
+        evidence = collect(ready.network, ready.inputs(images, "fp32"), choose, draws)
         maps = all_maps(evidence, functions)
     return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images[:SHOWN])
 

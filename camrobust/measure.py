@@ -1,9 +1,9 @@
 """The science on one page: an image's variants in, columns of score rows out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch.special import entr
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import Choose, collect, explain, predicted
+from camrobust.core.passes import in_passes
 from camrobust.core.perturb import Variant, attack
-from camrobust.core.precision import in_order
 from camrobust.core.ranks import agreement
 from camrobust.core.segments import segment_matrix
 from camrobust.core.similarity import SIMILARITIES, Similarity, flat
@@ -22,10 +22,6 @@ from camrobust.core.similarity.sensitivity import Change, Seen, change_between
 from camrobust.models import Model
 
 Columns = dict[str, np.ndarray]
-Found = TypeVar("Found")
-CLIMB_ON_GPU = 8
-"""Images in one pass of an attack on a GPU, elsewhere one: always as many, filled up where there are fewer, as the sign
-of a gradient near 0 depends on how many a pass holds, and the steps of an ascent amplify that."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ def explain_variants(
         images = pixels[chunk].to(model.device)
         draws = _draws(sample, strengths[chunk], settings.seed, model.device)
         # Nothing waits for the device up to the rows, so that it computes while the host asks for more.
-        evidence = collect(network, in_order(model.normalise(images), settings.precision), choose, draws)
+        evidence = collect(network, model.inputs(images, settings.precision), choose, draws)
         maps = explain(evidence, functions)
         seen = Seen(images, evidence.logits, evidence.activations)
         if clean is None:
@@ -135,18 +131,14 @@ def explain_variants(
         return maps, classes, evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0], change
 
     batch = min(settings.batch, model.fits.images or settings.batch)
-    found = list(_in_passes(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
+    found = list(in_passes(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
     maps, classes, confidences, changes = zip(*found, strict=True)
     change = Change.cat(changes).without_first()
     return Explained(pixels, torch.cat(maps), torch.cat(classes), torch.cat(confidences), entropy, change)
 
 
 def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings) -> Tensor:
-    """The same pixels with the variants that need a model in their places.
-
-    What an attack makes of an image depends neither on `settings.batch` nor on which other variants are asked for. Only
-    where passes of `CLIMB_ON_GPU` images do not fit the device's memory, smaller ones give other bits.
-    """
+    """The same pixels with the variants that need a model in their places."""
     groups: dict[str, list[int]] = {}
     for place, variant in enumerate(variants, start=1):
         if variant.needs_model:
@@ -155,49 +147,12 @@ def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Va
         return pixels
     pixels = pixels.clone()
     clean = pixels[:1].to(model.device).float() / 255
-    together = CLIMB_ON_GPU if model.device.type == "cuda" else 1
-
-    def climb(places: Sequence[int]) -> None:
+    for places in groups.values():
         planned = [variants[place - 1] for place in places]
         images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
         made = attack(model, images, planned, names, sample.dataset, settings.seed)
-        pixels[list(places)] = (made * 255).round().to(torch.uint8).to(pixels.device)
-
-    for places in groups.values():
-        filled = places + places[-1:] * (-len(places) % together)
-        for _ in _in_passes(filled, together, climb):
-            pass
+        pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
     return pixels
-
-
-def _in_passes(
-    places: Sequence[int],
-    batch: int,
-    one_pass: Callable[[Sequence[int]], Found],
-    remember: Callable[[int], None] = lambda _: None,
-) -> Iterator[Found]:
-    """What passes over at most `batch` places find; one that runs out of the device's memory is made in halves.
-
-    Args:
-        places: all of them, in order.
-        batch: most places of a pass.
-        one_pass: over some places.
-        remember: takes a batch that is tried after one that did not fit.
-    """
-    start = 0
-    while start < len(places):
-        some = places[start : start + batch]
-        try:
-            found = one_pass(some)
-        except torch.cuda.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch = (len(some) + 1) // 2
-            remember(batch)
-            torch.cuda.empty_cache()
-            continue
-        yield found
-        start += batch
 
 
 def _choose(target: str) -> Choose:
@@ -338,7 +293,7 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str
         return {}
     draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
     network = replace(model.network, precision=precision)
-    evidence = collect(network, model.normalise(pixels), draws=draws)
+    evidence = collect(network, model.inputs(pixels, precision), draws=draws)
     maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
     low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
     scaled = (maps - low) / (high - low)

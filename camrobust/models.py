@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from camrobust.core.evidence import Network, frozen, logits_of
+from camrobust.core.precision import in_order
 from camrobust.core.targets import build_network
 from camrobust.errors import UserError
 from camrobust.registry import unknown
@@ -72,6 +73,7 @@ class Model:
         mean: (3, 1, 1) on the model's device.
         std: (3, 1, 1) on the model's device.
         classes: number of logits.
+        channels_last: whether it takes images whose channels are last in memory; a `view` over a feature map does not.
         fits: what one pass was found to hold.
     """
 
@@ -80,6 +82,7 @@ class Model:
     mean: Tensor
     std: Tensor
     classes: int
+    channels_last: bool = True
     fits: Fits = field(default_factory=Fits)
 
     @property
@@ -92,6 +95,11 @@ class Model:
         images = images.to(self.device)
         scaled = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         return (scaled - self.mean) / self.std
+
+    def inputs(self, images: Tensor, precision: str) -> Tensor:
+        """The same in the order of memory in which the model computes fastest."""
+        ready = self.normalise(images)
+        return in_order(ready, precision) if self.channels_last else ready
 
 
 @dataclass
@@ -167,7 +175,7 @@ def wrap(
     Raises:
         UserError: no such target layer, an output that is not logits, or a normalisation of pixels up to 255.
     """
-    if max(map(abs, mean)) > UNIT or not all(0 < one <= UNIT for one in std):
+    if not (all(-UNIT <= one <= UNIT for one in mean) and all(0 < one <= UNIT for one in std)):
         raise UserError(
             f"model '{name}': mean and std must be those of pixels in [0, 1], got {_shown(mean)} and {_shown(std)}; "
             "divide them by 255"
@@ -186,13 +194,23 @@ def wrap(
             raise UserError(
                 f"model '{name}': cannot take an image of {shown} px: {_first_line(error)}; check image.crop"
             ) from error
+        channels_last = _takes(module, sample.contiguous(memory_format=torch.channels_last))
     return Model(
         name=name,
         network=build_network(module, sample, target_layer),
         mean=torch.tensor(mean, device=device).reshape(-1, 1, 1),
         std=torch.tensor(std, device=device).reshape(-1, 1, 1),
         classes=classes,
+        channels_last=channels_last,
     )
+
+
+def _takes(module: nn.Module, images: Tensor) -> bool:
+    try:
+        module(images)
+    except RuntimeError:
+        return False
+    return True
 
 
 def bytes_per_image(model: Model, image_size: int) -> int:

@@ -17,7 +17,7 @@ from camrobust.errors import UserError
 from camrobust.models import wrap
 from camrobust.schema import SCORES, SIMILARITIES
 from tests.photos import write_photos
-from tests.toys import pooled
+from tests.toys import Pooled, Viewing, pooled, seeded
 
 SIMILAR = [column.name for column in SIMILARITIES]
 EVERY = [one.name for one in CAMS if one.needs != "attention"]
@@ -346,3 +346,47 @@ def test_pixels_and_labels_of_another_kind_are_refused(settings, sentence):
     if "images" in settings:
         with pytest.raises(ValueError, match=sentence):
             camrobust.explain(pooled(), settings["images"])
+
+
+def test_a_model_that_views_its_feature_map_is_measured_with_channels_first():
+    module = seeded(Viewing())
+    assert not wrap(module, image_size=96).channels_last
+    assert wrap(seeded(Pooled()), image_size=96).channels_last
+    scores = camrobust.evaluate(module, images(2), cams=["gradcam"], perturbations=["contrast:3"]).scores
+    wanted = camrobust.evaluate(seeded(Pooled()), images(2), cams=["gradcam"], perturbations=["contrast:3"]).scores
+    assert scores["status"].to_list() == ["ok"] * 2
+    np.testing.assert_allclose(scores["cosine"], wanted["cosine"], rtol=1e-4)
+
+
+def test_pictures_are_turned_upright_and_converted_as_files_are(tmp_path):
+    write_photos(tmp_path, 1)
+    file = tmp_path / "photo-000.jpg"
+    with Image.open(file) as picture:
+        turned = picture.getexif()
+        turned[0x0112] = 6
+        picture.save(tmp_path / "turned.jpg", exif=turned)
+        picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    for name in ("turned.jpg", "cmyk.jpg"):
+        with Image.open(tmp_path / name) as picture:
+            found = camrobust.explain(pooled(), [picture])["gradcam"]
+            assert torch.equal(found, camrobust.explain(pooled(), picture)["gradcam"])
+        assert torch.equal(found, camrobust.explain(pooled(), tmp_path / name)["gradcam"])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (np.zeros((32, 32, 3), np.uint8), r"must have the shape \(3, H, W\), got \(32, 32, 3\); put colours first"),
+        ([np.zeros((3, 32, 32), np.uint8), np.zeros((3, 32, 48), np.uint8)], "arrays must be of one size"),
+        (torch.full((1, 3, 32, 32), torch.nan), "before normalisation, got nan"),
+    ],
+)
+def test_arrays_that_are_no_batch_of_images_are_refused(given, sentence):
+    with pytest.raises((UserError, ValueError), match=sentence):
+        camrobust.evaluate(pooled(), given)
+
+
+def test_a_crop_larger_than_the_photo_is_refused(tmp_path):
+    write_photos(tmp_path, 1)
+    with pytest.raises(UserError, match="crop must be 8 px to resize"):
+        camrobust.evaluate(pooled(), tmp_path, resize=100)

@@ -509,6 +509,12 @@ print("at last", file=sys.stderr)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert told.stderr.splitlines() == ["from Python", "afterwards", "at last"]
+    closed = "import os, sys; os.close(2); from camrobust.cluster.quiet import only_python_speaks as quiet\n"
+    none = "import sys; sys.stderr = None; from camrobust.cluster.quiet import only_python_speaks as quiet\n"
+    for before in (closed, none):
+        program = before + "try:\n  with quiet(): raise KeyError('x')\nexcept KeyError: print('passed on')\n"
+        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert told.stdout == "passed on\n"
 
 
 def test_a_run_does_not_take_other_weights_for_its_own(base, tmp_path, capsys):

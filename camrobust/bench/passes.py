@@ -20,7 +20,7 @@ from camrobust.bench.peers import SEVEN, SHARED
 from camrobust.bench.peers import peers as others
 from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.perturb import make_variants, variants, without_model
-from camrobust.core.precision import arithmetic, in_order
+from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
@@ -72,7 +72,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))
 
     candidates: dict[str, Callable[[], object]] = {
-        PLAIN: partial(_plain, model, model.normalise(pixels), precision),
+        PLAIN: partial(_plain, model, model.inputs(pixels, precision), precision),
         "ten CAMs": maps(model, *CLASSIC),
         "ten CAMs, ranks, RBO, rows": partial(measure, model, sample, pixels, planned, settings),
         ALL: maps(model, *_light()),
@@ -90,7 +90,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         for name in ABLATED:
             one = random_model(name, device)
             work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
-            work[PLAIN] = partial(_plain, one, one.normalise(pixels), precision)
+            work[PLAIN] = partial(_plain, one, one.inputs(pixels, precision), precision)
             ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
     return {
         "machine": _machine(device),
@@ -142,7 +142,6 @@ def _grid(size: int, cells: int = 6) -> Tensor:
 
 def _plain(model: Model, inputs: Tensor, precision: str) -> Tensor:
     """What a pass costs without an explanation, in the same precision and order of memory."""
-    inputs = in_order(inputs, precision)
     with torch.inference_mode(), arithmetic(precision, inputs.device):
         logits: Tensor = model.network.module(inputs)
     return logits

@@ -4,34 +4,35 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import UnsupportedOperation
 
 STANDARD_ERROR = 2
 
 
 @contextmanager
 def only_python_speaks() -> Iterator[None]:
-    """While open, standard error shows what Python writes to `sys.stderr`, and nothing else of this process.
+    """While open, standard error shows what is printed to `sys.stderr`, and nothing else that this process writes.
 
     Ray's workers write to files of their own and are not touched.
     """
-    kept = os.dup(STANDARD_ERROR)
-    before = sys.stderr
-    number = None
-    with suppress(AttributeError, OSError, UnsupportedOperation):
+    try:
+        kept = os.dup(STANDARD_ERROR)
+    except OSError:  # closed: nobody listens
+        yield
+        return
+    before, own = sys.stderr, None
+    with suppress(AttributeError, OSError, ValueError):
         before.flush()
-        number = before.fileno()
-    if number == STANDARD_ERROR:
-        sys.stderr = os.fdopen(os.dup(kept), "w", 1, before.encoding, before.errors)
+        if before.fileno() == STANDARD_ERROR:
+            own = sys.stderr = os.fdopen(os.dup(kept), "w", 1, before.encoding, before.errors)
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, STANDARD_ERROR)
     os.close(sink)
     try:
         yield
     finally:
-        sys.stderr.flush()
-        if number == STANDARD_ERROR:
-            sys.stderr.close()
-            sys.stderr = before
         os.dup2(kept, STANDARD_ERROR)
         os.close(kept)
+        if own is not None:
+            sys.stderr = before
+            with suppress(OSError, ValueError):
+                own.close()

@@ -6,12 +6,13 @@ limit (about 179 million) are refused before they are unpacked.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
 GREY = (128, 128, 128)
@@ -61,11 +62,24 @@ def decode(content: bytes, resize: int = 256, crop: int = 224) -> Photo:
     """
     if not content:
         raise ImageError("the file is empty", "empty")
+    return prepare(lambda: Image.open(BytesIO(content)), resize, crop)
+
+
+def prepare(opened: Callable[[], Image.Image], resize: int = 256, crop: int = 224) -> Photo:
+    """A picture of any format, mode and orientation to the centre crop.
+
+    Args:
+        opened: opens it.
+        resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
+        crop: side of the centre crop, px.
+
+    Raises:
+        ImageError: no image, truncated or damaged, too large.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(content)) as image:
-                upright = _upright_rgb(image)
+            upright = _upright_rgb(opened())
     except Image.DecompressionBombError as error:
         raise ImageError(f"more than {MAX_PIXELS} pixels; refused before unpacking", "too_large") from error
     except UnidentifiedImageError as error:
@@ -78,7 +92,7 @@ def decode(content: bytes, resize: int = 256, crop: int = 224) -> Photo:
     return Photo(pixels, upright.width, upright.height)
 
 
-def _upright_rgb(image: ImageFile.ImageFile) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height}")
     image.load()

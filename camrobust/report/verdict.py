@@ -70,11 +70,9 @@ def _floor(row: Mapping[str, Any], floors: pl.DataFrame, measure: str) -> dict[s
 
 
 def _above(row: Mapping[str, Any], floor: Mapping[str, Any] | None, measure: str) -> bool:
-    """Above its control, with an interval, where there is one, above 0."""
-    value, low = row[measure], row[f"{measure}_lower"]
-    if value is None or value <= 0 or (low is not None and low <= 0):
-        return False
-    return floor is None or value > floor[measure]
+    """All of its interval lies above its control's value and above 0; without an interval nothing is shown."""
+    low = row[f"{measure}_lower"]
+    return low is not None and low > max(0.0, floor[measure] if floor else 0.0)
 
 
 def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], *, controls: bool) -> str:

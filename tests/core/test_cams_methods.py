@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from camrobust.core.cams import CAMS
 from camrobust.core.cams.cluster import clusters
+from camrobust.core.cams.eigen import by_eigh, by_squaring
 from camrobust.core.cams.fullgrad import full_gradients
 from camrobust.core.draws import Draws
 from camrobust.core.evidence import collect, explain, frozen, logits_of
@@ -263,6 +264,25 @@ def test_cf_cam(name):
     case.evidence.activations, case.evidence.gradients = (torch.tensor(value[None]).float() for value in (A, g))
     wanted = reference.cf_cam(A, g, labels_by_sklearn, softmax="softmax" in name)
     agree(case.maps(name)[0], wanted, 1e-3)
+
+
+@pytest.mark.parametrize("definite", [True, False])
+def test_squaring_finds_what_a_decomposition_does(definite):
+    generator = torch.Generator().manual_seed(0)
+    for size, rank in ((1, 1), (2, 1), (49, 49), (49, 3), (120, 60)):
+        rows = torch.randn(4, size, rank, generator=generator, dtype=torch.float64)
+        gram = rows @ rows.mT
+        if not definite:
+            gram = gram - 2 * torch.linalg.matrix_norm(gram, 2)[:, None, None] * torch.eye(size, dtype=gram.dtype) / 3
+        for scale in (1e-30, 1.0, 1e30):
+            found, wanted = by_squaring(gram * scale, definite=definite), by_eigh(gram * scale)
+            assert ((found * wanted).sum(dim=1).abs() - 1).abs().max() < 1e-9
+    values = torch.tensor([1.0, 1 - 1e-6, *[0.9] * 30], dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(32, 32, generator=generator, dtype=torch.float64)).Q
+    close = (basis * values @ basis.T)[None]
+    left = (by_squaring(close, definite=True) @ basis)[0]
+    assert abs(left[1] / left[0]) < 0.13  # √ of the weight that `SQUARINGS` names
+    assert by_squaring(torch.zeros(2, 5, 5, dtype=torch.float64), definite=definite).tolist() == [[0.0] * 5] * 2
 
 
 def test_clusters_are_dbscans():

@@ -30,7 +30,9 @@ def test_the_first_is_named_beside_its_control():
 
 
 @pytest.mark.parametrize(
-    ("low", "control"), [(0.4, 0.5), (0.4, 0.7), (0.0, 0.1), (-0.2, 0.1)], ids=["level", "below", "to 0", "across 0"]
+    ("low", "control"),
+    [(0.4, 0.5), (0.4, 0.7), (0.4, 0.41), (0.0, 0.1), (-0.2, 0.1)],
+    ids=["level", "below", "in the interval", "to 0", "across 0"],
 )
 def test_what_is_not_more_than_chance_is_said_first(low, control):
     rows = [line("a", 0.5, low, 0.8), line("b", 0.2, -0.1, 0.3), line("random", control, 0.1, 0.9)]
@@ -41,14 +43,14 @@ def test_what_is_not_more_than_chance_is_said_first(low, control):
     )
 
 
-def test_without_a_control_or_an_interval_what_there_is_decides():
+def test_without_an_interval_nothing_is_shown():
     assert sentences(line("a", 0.5, -0.1, 0.8), run={})[0] == (
         "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
         "0.50 (95 % interval -0.10 to 0.80)."
     )
     assert sentences(line("a", 0.5), line("random", 0.4))[0] == (
-        "The highest adjusted robustness is that of a on m (d): 0.50 (too few images for an interval); "
-        "the control random has 0.40 (too few images for an interval)."
+        "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
+        "0.50 (too few images for an interval); the control random has 0.40 (too few images for an interval)."
     )
     assert sentences(line("a", -0.1), run={})[0].startswith("No CAM is shown to be more robust than chance")
 

@@ -7,7 +7,7 @@ from camrobust.core.cams.catalogue import cam
 from camrobust.core.evidence import Evidence
 
 SQUARINGS = 22
-"""Of a matrix to its leading projector: an eigenvalue 1e-6 below the largest is left with 1.5 % of it."""
+"""Of a matrix to its leading projector: an eigenvalue that is a millionth smaller is left with 1.5 % of the weight."""
 
 BETWEEN = 4
 """Squarings between two divisions by the trace: of n eigenvalues the largest is then at least n**-16."""
@@ -30,15 +30,18 @@ def by_eigh(gram: Tensor) -> Tensor:
     return vectors[:, :, -1]
 
 
-def by_squaring(gram: Tensor) -> Tensor:
+def by_squaring(gram: Tensor, *, definite: bool) -> Tensor:
     """The same by matrix products alone, for devices that take one decomposition after the other.
 
-    Shifted so that no eigenvalue is negative, the matrix is squared until only the largest one's projector is left:
-    after k times the second has (λ_2/λ_1)**(2**k) of the first's weight. 0 for a matrix of zeros.
+    The matrix is squared until only the projector of the largest eigenvalue is left: after k times the second has
+    (λ_2/λ_1)**(2**k) of the first's weight. One that is not positive semidefinite is shifted by its norm before. 0 for
+    a matrix of zeros.
     """
     tiny = torch.finfo(gram.dtype).tiny
-    size = torch.linalg.matrix_norm(gram)[:, None, None]
-    power = gram + size * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    power = gram
+    if not definite:
+        size = torch.linalg.matrix_norm(gram)[:, None, None]
+        power = gram + size * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     for number in range(SQUARINGS):
         if number % BETWEEN == 0:
             power = power / power.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=tiny)[:, None, None]
@@ -49,11 +52,11 @@ def by_squaring(gram: Tensor) -> Tensor:
     return column / length
 
 
-def _leading(gram: Tensor) -> Tensor:
+def _leading(gram: Tensor, *, definite: bool = True) -> Tensor:
     """√λ·u of the largest eigenvalue of symmetric matrices (B, n, n), (B, n); NaN where they are not finite."""
     finite = torch.isfinite(gram).all(dim=2).all(dim=1)
     gram = torch.where(finite[:, None, None], gram, torch.zeros_like(gram))
-    axis = by_squaring(gram) if gram.is_cuda else by_eigh(gram)
+    axis = by_squaring(gram, definite=definite) if gram.is_cuda else by_eigh(gram)
     eigenvalue = (axis * (gram @ axis[:, :, None])[:, :, 0]).sum(dim=1, keepdim=True)
     component = axis * eigenvalue.clamp(min=0).sqrt()
     return torch.where(finite[:, None], component, torch.full_like(component, torch.nan))
@@ -147,4 +150,4 @@ def kpca_cam(evidence: Evidence) -> Tensor:
     kernel = torch.tanh(_gram(evidence.activations) / evidence.activations.shape[1] + 1)
     means = kernel.mean(dim=1, keepdim=True)
     centred = kernel - means - means.transpose(1, 2) + kernel.mean(dim=(1, 2), keepdim=True)
-    return _towards(_leading(centred), evidence.activations)
+    return _towards(_leading(centred, definite=False), evidence.activations)

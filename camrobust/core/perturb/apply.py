@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
+from camrobust.core.passes import in_passes
 from camrobust.core.perturb.adversarial import Victim
-from camrobust.core.perturb.catalogue import PERTURBATIONS
+from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation
 from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.specs import Variant, variants
 from camrobust.errors import UserError
 
+CLIMB_ON_GPU = 8
+"""Images in one pass of an attack on a GPU, elsewhere one: always as many, filled up where there are fewer, as the sign
+of a gradient near 0 depends on how many a pass holds, and the steps of an ascent amplify that."""
 CUT = 1e-3
 """Of a level: what float32 may miss a whole level by before it is cut to the one below."""
 
@@ -19,7 +23,10 @@ CUT = 1e-3
 def attack(
     victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int
 ) -> Tensor:
-    """Perturb images by what a model makes of them, one variant each, those of one kind in one batch.
+    """Perturb images by what a model makes of them, one variant each.
+
+    What an attack makes of an image does not depend on the others. Only where passes of `CLIMB_ON_GPU` images do not
+    fit the device's memory, smaller ones give other bits.
 
     Args:
         victim: the model.
@@ -38,12 +45,30 @@ def attack(
     entry = PERTURBATIONS[planned[0].perturbation]
     if not entry.needs_model or any(one.perturbation != entry.name for one in planned):
         raise ValueError(f"attack: the variants must all be of one perturbation that needs a model, got {entry.name}")
-    strengths = torch.tensor([one.values for one in planned], dtype=torch.float32, device=images.device).unbind(dim=1)
+    together = CLIMB_ON_GPU if images.is_cuda else 1
+    places = list(range(len(planned)))
+    made = torch.empty_like(images, memory_format=torch.contiguous_format)
+
+    def climb(some: Sequence[int]) -> None:
+        streams = [(planned[place], image_ids[place]) for place in some]
+        made[list(some)] = _climbed(entry, victim, images[list(some)], streams, dataset, seed)
+
+    for _ in in_passes(places + places[-1:] * (-len(places) % together), together, climb):
+        pass
+    return made
+
+
+def _climbed(
+    entry: Perturbation, victim: Victim, images: Tensor, planned: Sequence[tuple[Variant, str]], dataset: str, seed: int
+) -> Tensor:
+    """The images of one pass; every variant with its image's name."""
+    values = [one.values for one, _ in planned]
+    strengths = torch.tensor(values, dtype=torch.float32, device=images.device).unbind(dim=1)
     if not entry.random:
         return entry.function(victim, images, *strengths)
     streams = [
         Draws.of(seed, dataset, [name], entry.name, one.parameter, one.replicate, images.device)
-        for name, one in zip(image_ids, planned, strict=True)
+        for one, name in planned
     ]
     return entry.function(victim, images, *strengths, Draws.join(streams))
 
