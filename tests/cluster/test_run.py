@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camrobust.io.runs import open_run
 from camrobust.schema import SCORES
+from camrobust.status import status
 from tests.photos import write_photos
 from tests.runs import (
     ROOT,
@@ -177,25 +179,24 @@ def test_kill_9_of_an_explain_worker_loses_nothing(tmp_path, many):
     assert not (out / "failures").exists()
 
 
-def test_kill_9_of_everything_at_half_then_a_rerun_is_exact_and_does_only_the_rest(tmp_path, many):
-    # So much per image that half of them are left while the status is read.
+def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the_rest(tmp_path, many):
+    # So much per image that many of them are left when the processes are found and ended.
     noises = ("gaussian_noise", "salt_pepper", "speckle_noise", "uniform_noise", "shot_noise", "contrast")
     path = config(tmp_path, many, perturbations=[f"{name}:1-5" for name in noises])
     out = tmp_path / "out"
     process = start("run", path)
     try:
-        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 1, process)
-        running = json.loads(camrobust("status", out, "--json").stdout)
-        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 20, process)
+        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 5, process)
+        running = status(open_run(str(out)))
         below = descendants(process.pid)
         end([process.pid, *below])
         process.communicate()
     finally:
         end([*descendants(process.pid), process.pid])
-    assert running["state"] == "running"
-    assert running["committed"] < running["units"] == 40
+    assert running.state == "running"
+    assert 0 < running.committed < running.units == 40
     kept = {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
-    assert 20 <= len(kept) < 40
+    assert 5 <= len(kept) < 40
     stopped = json.loads(camrobust("status", out, "--json").stdout)
     assert (stopped["state"], stopped["committed"], stopped["attempts"]) == ("stopped", len(kept), 1)
     assert 0 < stopped["stages"]["load"]["images"] <= 40
@@ -208,7 +209,7 @@ def test_kill_9_of_everything_at_half_then_a_rerun_is_exact_and_does_only_the_re
     assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
     done = json.loads((out / "done.json").read_text())
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
-    assert redone["done"] == redone["total"] == 40 - len(kept) <= 0.55 * 40
+    assert redone["done"] == redone["total"] == 40 - len(kept)
     assert redone["stages"]["explain"]["images"] == redone["total"]
     assert done["attempts"] == 2
     assert done["stages"]["commit"]["images"] >= redone["total"]
