@@ -5,11 +5,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from camrobust.bench.passes import BATCH, MODEL, interleaved, random_model
-from camrobust.core.precision import PRECISIONS, arithmetic
-from camrobust.errors import UserError
+from camrobust.bench.passes import BATCH, MODEL, check_device, interleaved, plain, random_model
+from camrobust.core.precision import PRECISIONS
 
 
 def formats(device: str, repeats: int) -> list[dict[str, Any]]:
@@ -25,8 +23,7 @@ def formats(device: str, repeats: int) -> list[dict[str, Any]]:
     Raises:
         UserError: no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("bench: this machine has no CUDA device; use --device cpu")
+    check_device(device)
     model = random_model(MODEL, device)
     images = torch.rand(BATCH[device], 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
     last = images.contiguous(memory_format=torch.channels_last)
@@ -37,17 +34,11 @@ def formats(device: str, repeats: int) -> list[dict[str, Any]]:
         module = model.network.module
         compiled: Any = torch.compile(module, dynamic=False)
         ways = {
-            "channels first": partial(_pass, module, images, precision),
-            "channels last": partial(_pass, module, last, precision),
-            "channels last, compiled": partial(_pass, compiled, last, precision),
+            "channels first": partial(plain, module, images, precision),
+            "channels last": partial(plain, module, last, precision),
+            "channels last, compiled": partial(plain, compiled, last, precision),
         }
         seconds = interleaved(ways, repeats, device)
         rows.append({"precision": precision} | {name: f"{median(one) * 1000:.2f}" for name, one in seconds.items()})
         torch.compiler.reset()
     return rows
-
-
-def _pass(module: nn.Module, images: Tensor, precision: str) -> Tensor:
-    with torch.inference_mode(), arithmetic(precision, images.device):
-        logits: Tensor = module(images)
-    return logits

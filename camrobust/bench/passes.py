@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camrobust.bench.peers import SEVEN, SHARED
 from camrobust.bench.peers import peers as others
@@ -22,6 +22,7 @@ from camrobust.core.cams import CAMS, CLASSIC
 from camrobust.core.perturb import make_variants, variants, without_model
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
+from camrobust.errors import UserError
 from camrobust.measure import Sample, Settings, explain_variants, measure
 from camrobust.models import Model, ModelSpec, load_model
 
@@ -57,10 +58,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
     Raises:
         UserError: no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        from camrobust.errors import UserError
-
-        raise UserError("bench: this machine has no CUDA device; use --device cpu")
+    check_device(device)
     model = random_model(MODEL, device)
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
     image = _image()
@@ -72,7 +70,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))
 
     candidates: dict[str, Callable[[], object]] = {
-        PLAIN: partial(_plain, model, model.inputs(pixels, precision), precision),
+        PLAIN: partial(plain, model.network.module, model.inputs(pixels, precision), precision),
         "ten CAMs": maps(model, *CLASSIC),
         "ten CAMs, ranks, RBO, rows": partial(measure, model, sample, pixels, planned, settings),
         ALL: maps(model, *_light()),
@@ -90,7 +88,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         for name in ABLATED:
             one = random_model(name, device)
             work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
-            work[PLAIN] = partial(_plain, one, one.inputs(pixels, precision), precision)
+            work[PLAIN] = partial(plain, one.network.module, one.inputs(pixels, precision), precision)
             ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
     return {
         "machine": _machine(device),
@@ -105,6 +103,12 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         "perturbation_ms_per_image": _perturbation_ms(image, device),
         "segments": segments(device, min(repeats, FEW)),
     }
+
+
+def check_device(device: str) -> None:
+    """Raise UserError where there is no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("bench: this machine has no CUDA device; use --device cpu")
 
 
 def random_model(name: str, device: str) -> Model:
@@ -140,10 +144,10 @@ def _grid(size: int, cells: int = 6) -> Tensor:
     return row[:, None] * cells + row[None, :]
 
 
-def _plain(model: Model, inputs: Tensor, precision: str) -> Tensor:
-    """What a pass costs without an explanation, in the same precision and order of memory."""
+def plain(module: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+    """What a pass costs without an explanation, in the same precision."""
     with torch.inference_mode(), arithmetic(precision, inputs.device):
-        logits: Tensor = model.network.module(inputs)
+        logits: Tensor = module(inputs)
     return logits
 
 

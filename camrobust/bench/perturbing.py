@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from camrobust.bench.passes import check_device
 from camrobust.core.perturb import Variant, perturb, variants, without_model
 from camrobust.errors import UserError
 
@@ -37,8 +38,7 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     Raises:
         UserError: the peer is asked for and not installed, or there is no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("bench: this machine has no CUDA device; use --device cpu")
+    check_device(device)
     images = _pictures(BATCH[device])
     work: dict[tuple[str, str], Callable[[], object]] = {}
     scaled = images.to(device).float() / 255

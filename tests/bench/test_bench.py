@@ -58,6 +58,20 @@ def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
     assert main(["bench", "--perturbations", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
 
 
+def test_orders_of_memory_are_timed_in_every_precision_of_the_device(monkeypatch, capsys):
+    from camrobust.bench import formats
+
+    monkeypatch.setattr(formats, "MODEL", "squeezenet1_1")
+    monkeypatch.setitem(bench.BATCH, "cpu", 2)
+    # What is compiled takes a minute, and a compiler; here it is the module itself.
+    monkeypatch.setattr(torch, "compile", lambda module, **_settings: module)
+    assert main(["bench", "--formats", "--repeats", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["precision"] for row in rows] == ["fp32", "bf16"]
+    assert all(float(row[way]) > 0 for row in rows for way in row if way != "precision")
+    assert main(["bench", "--formats", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
+
+
 def test_the_zoo_says_what_works_and_why_not():
     names = ("torchvision:squeezenet1_1", "timm:vit_tiny_patch16_224", "torchvision:nothing")
     conv, tokens, wrong = zoo(names)
