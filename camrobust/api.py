@@ -341,7 +341,7 @@ def evaluate(
 def _label(value: object) -> int:
     try:
         return int(value)  # type: ignore[call-overload,no-any-return]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"labels: must be class numbers, got {value!r}; number the classes as the logits are"
         ) from error

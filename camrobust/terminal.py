@@ -82,6 +82,8 @@ class Meter:
             self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, rate=_rate(now),
             stages=stage_line(now),
         )  # fmt: skip
+        if now.done >= now.total:
+            self.bar.stop()
 
     def _line(self, now: State) -> None:
         passed = time.monotonic()

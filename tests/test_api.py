@@ -337,6 +337,7 @@ def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):
         ({"mean": (114.0,) * 3}, r"mean and std must be those of pixels in \[0, 1\], got 114, 114, 114"),
         ({"std": (0.2, 0.2, 0.0)}, "mean and std must be"),
         ({"labels": ["cat", "dog"]}, "labels: must be class numbers, got 'cat'"),
+        ({"labels": [float("inf"), 1]}, "labels: must be class numbers, got inf"),
     ],
 )
 def test_pixels_and_labels_of_another_kind_are_refused(settings, sentence):

@@ -102,10 +102,10 @@ def _found(evidence: Evidence) -> tuple[Tensor, Tensor]:
         rest = torch.where(~kept[images])[1].reshape(-1, n)
         place = (images[:, None], rest)
         label = clusters(A[place].flatten(2))
-        member, shared = label >= 0, label.clamp(min=0)
+        member, shared, means = label >= 0, label.clamp(min=0), smooth[place]
         size, total = (
-            torch.zeros_like(smooth[place]).scatter_add(1, shared, torch.where(member, values, 0))
-            for values in (torch.ones_like(smooth[place]), smooth[place])
+            torch.zeros_like(means).scatter_add(1, shared, torch.where(member, values, 0))
+            for values in (torch.ones_like(means), means)
         )
         weights[place] = torch.where(member, (total / size.clamp(min=1)).gather(1, shared), weights[place])
         counts[place] = member

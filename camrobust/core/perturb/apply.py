@@ -46,12 +46,11 @@ def attack(
     if not entry.needs_model or any(one.perturbation != entry.name for one in planned):
         raise ValueError(f"attack: the variants must all be of one perturbation that needs a model, got {entry.name}")
     together = CLIMB_ON_GPU if images.is_cuda else 1
-    places = list(range(len(planned)))
+    named, places = list(zip(planned, image_ids, strict=True)), list(range(len(planned)))
     made = torch.empty_like(images, memory_format=torch.contiguous_format)
 
     def climb(some: Sequence[int]) -> None:
-        streams = [(planned[place], image_ids[place]) for place in some]
-        made[list(some)] = _climbed(entry, victim, images[list(some)], streams, dataset, seed)
+        made[list(some)] = _climbed(entry, victim, images[list(some)], [named[place] for place in some], dataset, seed)
 
     for _ in in_passes(places + places[-1:] * (-len(places) % together), together, climb):
         pass
