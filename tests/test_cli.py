@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -370,7 +369,8 @@ def test_explain_takes_the_models_own_size_and_normalisation_and_wraps(tmp_path,
 def test_a_builder_beside_which_the_command_is_called_is_found(tmp_path):
     (tmp_path / "beside.py").write_text("from tests.toys import pooled\n\n\ndef build():\n    return pooled()\n")
     write_photos(tmp_path, 1)
-    command = [shutil.which("camrobust"), "explain", "photo-000.jpg", "--model", "beside:build", "--cam", "gradcam"]
+    installed = Path(sys.executable).with_name("camrobust")
+    command = [installed, "explain", "photo-000.jpg", "--model", "beside:build", "--cam", "gradcam"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert told.returncode == 0, told.stderr
