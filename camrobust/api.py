@@ -331,7 +331,7 @@ def evaluate(
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
             label = None if labels is None else _label(labels[number])
             sample = Sample("images", name, label, cut[number])
-            stack = make_variants(image, planned, name, "images", seed, jpeg_after)
+            stack = make_variants(image[None], planned, [name], "images", seed, jpeg_after)[0]
             found, _ = measure(ready, sample, stack, planned, settings)
             tables.append(make_table(SCORES, found))
     scores = pl.DataFrame(pa.concat_tables(tables or [make_table(SCORES, [])]))

@@ -81,7 +81,7 @@ def explain_picture(
     ready = load_model(spec, content, crop)
     names = class_names(spec, classes, ready.classes)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
-    stack = make_variants(pixels, planned, sample.image_id, sample.dataset, seed)
+    stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]
     explained = explain_variants(ready, sample, stack, planned, settings)
     predictions = explained.predictions.tolist()
     columns = [

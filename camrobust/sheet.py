@@ -58,7 +58,8 @@ def sheet(
     picture = Image.new("RGB", (LEFT + step_x * (1 + max(map(len, rows))), step_y * len(rows)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     for row, group in enumerate(rows):
-        made = make_variants(pixels, group, Path(image).name, "sheet", seed, jpeg).permute(0, 2, 3, 1).numpy()
+        stack = make_variants(pixels[None], group, [Path(image).name], "sheet", seed, jpeg)[0]
+        made = stack.permute(0, 2, 3, 1).numpy()
         draw.text((4, row * step_y + cell // 2), group[0].perturbation.replace("+", "\n+ "), "black", font)
         titles = ["clean", *(_title(one, font, cell) for one in group)]
         for column, (title, one) in enumerate(zip(titles, made, strict=True)):

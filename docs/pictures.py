@@ -26,7 +26,7 @@ def metric_picture(noise: str = "gaussian_noise:1") -> Image.Image:
     planned, settings = variants([noise]), Settings(("gradcam",))
     model = wrap(efficientnet_lite0(), mean=(0.5,) * 3, std=(0.5,) * 3)
     sample = Sample("docs", photo.stem, None, segments)
-    stack = make_variants(pixels, planned, photo.stem, "docs", 0)
+    stack = make_variants(pixels[None], planned, [photo.stem], "docs", 0)[0]
     explained = explain_variants(model, sample, stack, planned, settings)
     found = {name: float(value[0, 0]) for name, value in compare(explained, segments, settings).items()}
     weights = segment_matrix(segments, *explained.maps.shape[-2:])

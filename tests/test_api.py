@@ -151,7 +151,7 @@ def test_what_changed_does_not_depend_on_the_batch():
     from camrobust.models import wrap
 
     planned = variants(["gaussian_noise:1-5", "contrast:1-3"])
-    pixels = make_variants((images(1)[0] * 255).to(torch.uint8), planned, "0", "images", 0)
+    pixels = make_variants((images(1) * 255).to(torch.uint8), planned, ["0"], "images", 0)[0]
     model = wrap(pooled(), image_size=96)
     sample = Sample("images", "0", None, torch.zeros(96, 96, dtype=torch.int64))
     one, many = (

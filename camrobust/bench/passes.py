@@ -62,7 +62,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
     model = random_model(MODEL, device)
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
     image = _image()
-    pixels = make_variants(image, planned, "bench", "bench", 0)
+    pixels = make_variants(image[None], planned, ["bench"], "bench", 0)[0]
     sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
     settings = Settings(CLASSIC, batch=BATCH[device], precision=precision)
 
@@ -180,7 +180,7 @@ def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     found = {}
     for name in without_model():
         planned = variants([f"{name}:3"])
-        work = {name: lambda planned=planned: make_variants(image.to(device), planned, "bench", "bench", 0)}
+        work = {name: lambda planned=planned: make_variants(image[None].to(device), planned, ["bench"], "bench", 0)}
         found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
     return found
 

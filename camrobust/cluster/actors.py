@@ -21,6 +21,7 @@ from PIL import Image
 
 from camrobust.cluster.ledger import Watch
 from camrobust.config import RunConfig
+from camrobust.core.passes import in_passes
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
 from camrobust.io.images import ImageError, Photo, characteristics, decode
@@ -105,7 +106,7 @@ class Load:
 
 
 class Perturb:
-    """One image to its variants, clean first: one row per part that is still to be measured."""
+    """Images to their variants, clean first: one row per image and part that is still to be measured."""
 
     def __init__(self, config: RunConfig, parts: Sequence[Sequence[Variant]], device: str, ledger: Any = None) -> None:
         self.config, self.parts, self.device = config, parts, device
@@ -114,48 +115,52 @@ class Perturb:
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows with pixels (3, H, W) to rows with variants (P+1, 3, H, W), padded to the largest part."""
-        rows, parts, stacks, errors = [], [], [], []
-        for row in range(len(batch["image_id"])):
-            for part in map(int, str(batch["parts"][row]).split(",")):
-                stack, error = self._guarded(batch, row, part)
-                rows.append(row)
-                parts.append(part)
-                stacks.append(stack)
-                errors.append(error)
-        kept = {name: values[rows] for name, values in batch.items() if name not in ("pixels", "parts", *ERROR)}
-        told = {
-            name: np.array(values, dtype=object) for name, values in zip(ERROR, zip(*errors, strict=True), strict=True)
-        }
-        return kept | told | {"part": np.array(parts), "variants": np.stack(stacks)}
+        wanted = [(row, int(part)) for row, parts in enumerate(batch["parts"]) for part in str(parts).split(",")]
+        rows, parts = map(list, zip(*wanted, strict=True))
+        units = {name: values[rows] for name, values in batch.items() if name != "parts"} | {"part": np.array(parts)}
+        units |= {name: units[name].astype(object) for name in ERROR}
+        pixels = units.pop("pixels")
+        units["variants"] = np.zeros((len(rows), self.size, *pixels.shape[1:]), np.uint8)
+        groups: dict[tuple[str, int, bool], list[int]] = {}
+        for place in range(len(rows)):
+            failed = bool(units["kind"][place])
+            groups.setdefault((str(units["dataset"][place]), parts[place], failed), []).append(place)
+        for (dataset, part, failed), places in groups.items():
+            names = [str(units["image_id"][place]) for place in places]
+            work = partial(self._variants, dataset, () if failed else self.parts[part], names, pixels[places])
+            done: list[NDArray[np.uint8] | _Refused] = self.watch.over_all(dataset, names, work, _Refused)
+            for place, made in zip(places, done, strict=True):
+                if isinstance(made, _Refused):
+                    for name, value in zip(ERROR, ("perturb", QUARANTINED, made.why), strict=True):
+                        units[name][place] = value
+                else:
+                    units["variants"][place, : len(made)] = made
+        return units
 
-    def _guarded(self, batch: Batch, row: int, part: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Variants and the error that stands for them: the one from loading, or this stage's own."""
-        error = tuple(str(batch[name][row]) for name in ERROR)
-        return self.watch.over(
-            batch["dataset"][row],
-            batch["image_id"][row],
-            lambda: (self._variants(batch, row, part), error),
-            lambda why: (self._empty(), ("perturb", QUARANTINED, why)),
-        )
+    def _variants(
+        self,
+        dataset: str,
+        planned: Sequence[Variant],
+        names: Sequence[str],
+        pixels: NDArray[np.uint8],
+        some: Sequence[int],
+    ) -> list[NDArray[np.uint8]]:
+        """Of some of the images: their variants, (P+1, 3, H, W) each."""
 
-    def _empty(self) -> NDArray[np.uint8]:
-        crop = self.config.image.crop
-        return np.zeros((self.size, 3, crop, crop), np.uint8)
+        def one_pass(places: Sequence[int]) -> NDArray[np.uint8]:
+            images = torch.from_numpy(pixels[list(places)]).to(self.device)
+            called = [names[place] for place in places]
+            made = make_variants(images, planned, called, dataset, self.config.seed, self.config.jpeg_after)
+            return made.cpu().numpy()
 
-    def _variants(self, batch: Batch, row: int, part: int) -> NDArray[np.uint8]:
-        pixels = torch.from_numpy(batch["pixels"][row].copy())
-        stack = self._empty()
-        if not batch["kind"][row]:
-            made = make_variants(
-                pixels.to(self.device),
-                self.parts[part],
-                str(batch["image_id"][row]),
-                str(batch["dataset"][row]),
-                self.config.seed,
-                self.config.jpeg_after,
-            )
-            stack[: len(made)] = made.cpu().numpy()
-        return stack
+        return [made for found in in_passes(some, len(some), one_pass) for made in found]
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """Why an image's variants are not made."""
+
+    why: str
 
 
 @dataclass(frozen=True)

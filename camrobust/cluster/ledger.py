@@ -9,7 +9,8 @@ stage has done, for progress lines, `camrobust status`, done.json, and Ray's Pro
 import faulthandler
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -49,27 +50,33 @@ class Ledger:
         self.seconds = metrics.Counter("camrobust_busy_seconds", "seconds of work, summed over workers", keys)
         self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are at an image", keys)
 
-    def begin(self, key: Key, node: str) -> tuple[int, int]:
-        """Take down that an image is begun; returns how often its worker died, and how many images are condemned."""
-        before = self.open.get(key)
-        if before is not None and before in _living_nodes():
-            self.deaths[key] = self.deaths.get(key, 0) + 1
-        self.open[key] = node
-        deaths = self.deaths.get(key, 0)
-        if deaths >= DEATHS:
-            self.condemned.add(key)
+    def suspects(self, keys: Sequence[Key]) -> list[int]:
+        """Places of the images that a worker had in work when it died, on a node that lived on."""
+        living = self._living(keys)
+        return [place for place, key in enumerate(keys) if key in self.deaths or self.open.get(key) in living]
+
+    def begin(self, keys: Sequence[Key], node: str) -> tuple[int, int]:
+        """Take down that images are begun; returns how often a worker died at one, and how many are condemned."""
+        living = self._living(keys)
+        for key in keys:
+            if self.open.get(key) in living:
+                self.deaths[key] = self.deaths.get(key, 0) + 1
+            self.open[key] = node
+        deaths = max(self.deaths.get(key, 0) for key in keys)
+        self.condemned |= {key for key in keys if self.deaths.get(key, 0) >= DEATHS}
         return deaths, len(self.condemned)
 
-    def end(self, key: Key, seconds: float) -> None:
-        """Take down that an image's worker lived to its end."""
-        self.open.pop(key, None)
-        if key not in self.condemned:
-            self.deaths.pop(key, None)
-        stage = key[0]
-        self.ended[stage] += 1
+    def end(self, keys: Sequence[Key], seconds: float) -> None:
+        """Take down that the worker lived to the end of these images, of one stage."""
+        for key in keys:
+            self.open.pop(key, None)
+            if key not in self.condemned:
+                self.deaths.pop(key, None)
+        stage = keys[0][0]
+        self.ended[stage] += len(keys)
         self.busy_s[stage] += seconds
         tags = {"run": self.run, "stage": stage}
-        self.steps.inc(1, tags)
+        self.steps.inc(len(keys), tags)
         self.seconds.inc(max(seconds, 1e-9), tags)
         self.workers.set(self._busy(stage), tags)
 
@@ -80,9 +87,11 @@ class Ledger:
     def _busy(self, stage: str) -> int:
         return sum(key[0] == stage for key in self.open)
 
-
-def _living_nodes() -> set[str]:
-    return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
+    def _living(self, keys: Sequence[Key]) -> set[str]:
+        """The nodes that live, where one of these images is in work; else it does not matter."""
+        if self.open.keys().isdisjoint(keys):
+            return set()
+        return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
 
 
 def open_ledger(run: str) -> Any:
@@ -110,10 +119,48 @@ class Watch:
         Raises:
             RunFailed: too many images are in quarantine.
         """
+        return self._over([self._key(dataset, image_id)], work, refuse)
+
+    def over_all(
+        self,
+        dataset: str,
+        image_ids: Sequence[str],
+        work: Callable[[Sequence[int]], Sequence[T]],
+        refuse: Callable[[str], T],
+    ) -> list[T]:
+        """Do the work on several images at once; those at which a worker died are worked on one after the other.
+
+        So the one that is the cause is found, and its company is not blamed.
+
+        Args:
+            dataset: of the images.
+            image_ids: B names.
+            work: places of some of the images to their results.
+            refuse: a sentence that says why to what stands for an image that is refused.
+
+        Returns:
+            B results.
+
+        Raises:
+            RunFailed: too many images are in quarantine.
+        """
+        keys = [self._key(dataset, image_id) for image_id in image_ids]
+        suspects = self._suspects(keys)
+        innocent = [place for place in range(len(keys)) if place not in suspects]
+        found: dict[int, T] = {}
+        for places in filter(None, (innocent, *([place] for place in suspects))):
+            some = [keys[place] for place in places]
+            done = self._over(some, partial(work, places), lambda why: [refuse(why)] * len(some))  # noqa: B023
+            found |= zip(places, done, strict=True)
+        return [found[place] for place in range(len(keys))]
+
+    def _key(self, dataset: str, image_id: str) -> Key:
+        return self.stage, str(dataset), str(image_id)
+
+    def _over(self, keys: Sequence[Key], work: Callable[[], T], refuse: Callable[[str], T]) -> T:
         if self.ledger is None:
             return work()
-        key = (self.stage, str(dataset), str(image_id))
-        deaths, condemned = self._begin(key)
+        deaths, condemned = self._begin(keys)
         start = time.monotonic()
         try:
             if condemned > MOST:
@@ -128,12 +175,22 @@ class Watch:
                 )
             return self._timed(work)
         finally:
-            self.ledger.end.remote(key, time.monotonic() - start)
+            self.ledger.end.remote(keys, time.monotonic() - start)
 
-    def _begin(self, key: Key) -> tuple[int, int]:
+    def _suspects(self, keys: Sequence[Key]) -> list[int]:
+        """Places of the images at which a worker died; one that is alone needs no telling apart."""
+        if self.ledger is None or len(keys) == 1:
+            return []
+        try:
+            found: list[int] = ray.get(self.ledger.suspects.remote(keys))
+        except RayError:
+            return []
+        return found
+
+    def _begin(self, keys: Sequence[Key]) -> tuple[int, int]:
         """A ledger that is being restarted knows nothing, and stops nobody."""
         try:
-            deaths, condemned = ray.get(self.ledger.begin.remote(key, ray.get_runtime_context().get_node_id()))
+            deaths, condemned = ray.get(self.ledger.begin.remote(keys, ray.get_runtime_context().get_node_id()))
         except RayError:
             return 0, 0
         return deaths, condemned

@@ -118,6 +118,32 @@ def test_a_part_that_is_missing_is_measured_alone(run):
     assert scores(several).equals(before)
 
 
+def test_images_are_perturbed_together_as_alone(tmp_path):
+    write_photos(tmp_path / "set", 3)
+    (tmp_path / "set" / "broken.jpg").write_bytes(b"no")
+    datasets = [{"name": name, "images": str(tmp_path / "set")} for name in ("one", "other")]
+    perturbations = ["gaussian_noise:1-2", "motion_blur:1", "glass_blur:1", "fog+snow:1", "fgsm:1"]
+    changes = {"datasets": datasets, "perturbations": perturbations, "jpeg_after": 85, "output": str(tmp_path / "out")}
+    config = parse_config(DATA | changes)
+    every = plans.make_plan(config).variants
+    parts = (every[:4], every[4:])
+    manifest = plans.make_plan(config).manifest
+    rows = {name: manifest[name].to_numpy() for name in ("uri", "dataset", "image_id")}
+    rows |= {"label": np.full(8, UNKNOWN_LABEL), "parts": np.array(["0,1", "1"] * 4, dtype=object)}
+    loaded, perturb = Load(config)(rows), Perturb(config, parts, "cpu")
+    together = perturb(loaded)
+    assert together["part"].tolist() == [0, 1, 1] * 4
+    assert sorted(set(together["kind"])) == ["", "not_an_image"]
+    singles = [perturb({name: values[row : row + 1] for name, values in loaded.items()}) for row in range(8)]
+    for name, values in together.items():
+        np.testing.assert_array_equal(values, np.concatenate([one[name] for one in singles]), err_msg=name)
+    # Streams of two datasets are two, though the image is one.
+    one, other = (together["variants"][row] for row in (2, 8))
+    assert together["image_id"][2] == together["image_id"][8]
+    assert np.array_equal(one[0], other[0])
+    assert not np.array_equal(one[1], other[1])
+
+
 def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):
     from safetensors.torch import save_file
 

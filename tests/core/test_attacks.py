@@ -258,7 +258,7 @@ def test_a_round_step_in_an_l2_ball_stays_on_the_grid_and_inside():
 def test_variants_that_need_a_model_wait_for_it():
     planned = variants(["contrast:3", "fgsm:3", "pgd:1"])
     image = (images(1)[0] * 255).to(torch.uint8)
-    stack = make_variants(image, planned, "a", "set", 0)
+    stack = make_variants(image[None], planned, ["a"], "set", 0)[0]
     assert not torch.equal(stack[1], image)
     assert torch.equal(stack[2], image)
     model = seeded(Pooled())

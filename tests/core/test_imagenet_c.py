@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb import PERTURBATIONS, make_variants, perturb, variants, without_model
+from camrobust.core.perturb import PERTURBATIONS, make_variants, motion, perturb, variants, without_model
 from camrobust.core.perturb.frost import PHOTOGRAPHS
 from camrobust.io.images import decode
 from tests.reference import imagenet_c as original
@@ -277,11 +277,21 @@ def test_bits_do_not_depend_on_the_process_nor_on_what_was_made_before(photos, t
         "from camrobust.core.perturb import make_variants, variants\n"
         f"photo = torch.load({str(tmp_path / 'photo.pt')!r})\n"
         f"planned = variants({[f'{name}:2' for name in RANDOM]!r})[::-1]\n"
-        "made = [make_variants(photo, [one], 'p', 'd', 3)[1] for one in planned]\n"
+        "made = [make_variants(photo[None], [one], ['p'], 'd', 3)[0, 1] for one in planned]\n"
         f"torch.save(torch.stack(made[::-1]), {str(tmp_path / 'made.pt')!r})\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert torch.equal(make_variants(photos[0], planned, "p", "d", 3)[1:], torch.load(tmp_path / "made.pt"))
+    assert torch.equal(make_variants(photos[:1], planned, ["p"], "d", 3)[0, 1:], torch.load(tmp_path / "made.pt"))
+
+
+@pytest.mark.parametrize(("dtype", "turned"), [(torch.float32, 0), (torch.float64, -90)])
+def test_lines_of_all_images_at_once_are_those_of_each(dtype, turned):
+    images = torch.rand(5, 3, 40, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weights, angles = motion.taps(15, 8.0), [turned + angle for angle in (-44.0, -10.0, 0.0, 12.0, 44.9)]
+    reach = len(weights)
+    framed = torch.nn.functional.pad(images, (reach,) * 4, mode="replicate")
+    together = motion.all_smeared(framed, weights, [motion.steps(reach, angle) for angle in angles])
+    assert torch.equal(together, motion.smeared(images, weights, angles))
 
 
 @pytest.mark.gpu

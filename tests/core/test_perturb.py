@@ -165,7 +165,7 @@ def test_a_severity_and_its_parameter_are_the_same_draw():
 def test_variants_are_clean_first_and_8_bit():
     image = (photos(1)[0] * 255).to(torch.uint8)
     planned = variants(["gaussian_noise:1,5", "contrast:2"])
-    found = make_variants(image, planned, "a", "d", 0)
+    found = make_variants(image[None], planned, ["a"], "d", 0)[0]
     assert found.dtype == torch.uint8
     assert torch.equal(found[0], image)
     single = perturb(image[None].float() / 255, planned[1], ["a"], dataset="d")
@@ -327,7 +327,7 @@ def test_the_steps_of_a_sequence_draw_independently():
 def test_jpeg_after_is_cut_to_8_bits_and_coded():
     image = (photos(1, 32)[0] * 255).round().to(torch.uint8)
     planned = variants(["gaussian_blur:1", "pixelate:2"])
-    found = make_variants(image, planned, "a", "d", 0, 85)
+    found = make_variants(image[None], planned, ["a"], "d", 0, 85)[0]
     assert torch.equal(found[0], image)
     for place, variant in enumerate(planned, start=1):
         levels = perturb(image[None].float() / 255, variant, ["a"])[0].double().numpy() * 255

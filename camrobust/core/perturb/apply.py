@@ -139,34 +139,39 @@ def perturb(
 
 
 def make_variants(
-    image: Tensor, planned: Sequence[Variant], image_id: str, dataset: str, seed: int, jpeg: int | None = None
+    images: Tensor,
+    planned: Sequence[Variant],
+    image_ids: Sequence[str],
+    dataset: str,
+    seed: int,
+    jpeg: int | None = None,
 ) -> Tensor:
-    """The clean image and its variants as 8-bit images, as a camera or a file would hold them.
+    """Clean images and their variants as 8-bit images, as a camera or a file would hold them.
+
+    What becomes of an image does not depend on the others; a GPU, to which a perturbation of one small image is mostly
+    the asking, makes many in hardly more time.
 
     Args:
-        image: (3, H, W) uint8.
+        images: (B, 3, H, W) uint8.
         planned: V variants.
-        image_id: its name.
-        dataset: name of its dataset.
+        image_ids: B names.
+        dataset: name of their dataset.
         seed: of the run.
         jpeg: quality of a JPEG file that every variant goes through, None for none. As in the published ImageNet-C,
             where it is 85, values are then cut to 8 bits instead of rounded; the clean image is left as it is.
 
     Returns:
-        (V+1, 3, H, W) uint8, the clean one first. Places of variants that need a model hold the clean image.
+        (B, V+1, 3, H, W) uint8, the clean one first. Places of variants that need a model hold the clean image.
     """
     # By a tensor: a GPU multiplies by the reciprocal of a number, which is another one in the last place.
-    scaled = image[None].float() / torch.tensor(255.0, device=image.device)
-    stack = torch.empty(len(planned) + 1, *image.shape, dtype=torch.uint8, device=image.device)
-    stack[0] = image
-    made = []
+    scaled = images.float() / torch.tensor(255.0, device=images.device)
+    stack = images[:, None].repeat(1, len(planned) + 1, 1, 1, 1)
     for place, variant in enumerate(planned, start=1):
         if variant.needs_model:
-            stack[place] = image
             continue
-        made.append(place)
-        levels = _apply(scaled, variant, [image_id], dataset, seed)[0] * 255
-        stack[place] = levels.round() if jpeg is None else (levels + CUT).floor()
-    if jpeg is not None and made:
-        stack[made] = through_jpeg(stack[made], jpeg)
+        levels = _apply(scaled, variant, image_ids, dataset, seed) * 255
+        if jpeg is None:
+            stack[:, place] = levels.round()
+        else:
+            stack[:, place] = through_jpeg((levels + CUT).floor().to(torch.uint8), jpeg)
     return stack

@@ -43,13 +43,36 @@ def smeared(images: Tensor, weights: list[float], degrees: list[float]) -> Tenso
     H, W = images.shape[2:]
     reach = len(weights)
     framed = pad(images, (reach, reach, reach, reach), mode="replicate")
+    lines = [steps(reach, angle) for angle in degrees]
+    if images.is_cuda and reach <= min(H, W):
+        return all_smeared(framed, weights, lines)
     blurred = torch.zeros_like(images)
-    for image, target, angle in zip(framed, blurred, degrees, strict=True):
-        for weight, (down, right) in zip(weights, steps(len(weights), angle), strict=True):
+    for image, target, line in zip(framed, blurred, lines, strict=True):
+        for weight, (down, right) in zip(weights, line, strict=True):
             if abs(down) >= H or abs(right) >= W:
                 break
             target.add_(image[:, reach + down : reach + down + H, reach + right : reach + right + W], alpha=weight)
     return blurred
+
+
+def all_smeared(framed: Tensor, weights: list[float], lines: list[list[tuple[int, int]]]) -> Tensor:
+    """The same tap by tap over all images at once, for a GPU, which else is asked for every image and tap.
+
+    Args:
+        framed: (B, C, H + 2n, W + 2n), images continued on every side by as many pixels as there are taps.
+        weights: of the n taps, n at most H and W.
+        lines: (down, right) of the taps of each image, px.
+    """
+    reach, (height, width) = len(weights), framed.shape[2:]
+    rows, columns = (torch.arange(reach, side - reach, device=framed.device) for side in (height, width))
+    inside = (rows[:, None] * width + columns).flatten()
+    shifts = torch.tensor([[down * width + right for down, right in line] for line in lines], device=framed.device)
+    blurred = torch.zeros(*framed.shape[:2], len(inside), dtype=framed.dtype, device=framed.device)
+    pixels = framed.flatten(2)
+    for weight, shift in zip(weights, shifts.unbind(dim=1), strict=True):
+        places = (inside + shift[:, None])[:, None].expand_as(blurred)
+        blurred.add_(pixels.gather(2, places), alpha=weight)
+    return blurred.reshape(*blurred.shape[:2], len(rows), len(columns))
 
 
 @imagenet_c(
