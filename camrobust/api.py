@@ -21,8 +21,8 @@ from camrobust.core.evidence import explain as all_maps
 from camrobust.core.perturb import attack as made_by
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.perturb.cam_attack import minimal_eps as smallest
-from camrobust.core.precision import PRECISIONS
 from camrobust.core.segments import segment
+from camrobust.defaults import CROP, PRECISIONS, RESIZE
 from camrobust.errors import UserError
 from camrobust.io.images import ImageError, decode, prepare
 from camrobust.io.manifest import list_images
@@ -41,8 +41,6 @@ from camrobust.summary.stability import per_image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RESIZE, CROP = 256, 224
-"""Of files, where nothing else is asked for, px."""
 ROUNDING = 1e-3
 """By how much pixels may leave [0, 1], as resizing makes them."""
 SHOWN = 6

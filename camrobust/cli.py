@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from camrobust.defaults import CROP, PRECISIONS, RESIZE
 from camrobust.errors import UserError
 
 Arguments = argparse.Namespace
@@ -124,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--target-layer", help="dotted name of a submodule")
     one.add_argument("--mean", type=float, nargs=3, help="of the normalisation; default: the builder's")
     one.add_argument("--std", type=float, nargs=3, help="of the normalisation; default: the builder's")
-    one.add_argument("--resize", type=int, default=256, help="shorter side after resizing, px")
-    one.add_argument("--crop", type=int, default=224, help="side of the centre crop, px")
+    one.add_argument("--resize", type=int, default=RESIZE, help="shorter side after resizing, px")
+    one.add_argument("--crop", type=int, default=CROP, help="side of the centre crop, px")
     one.add_argument("--classes", help="names of its classes: imagenet, or a text file with one per line")
     one.add_argument("--cam", action="append", required=True, help="name of a CAM; may be repeated")
     one.add_argument("--perturb", nargs="*", default=[], metavar="NAME:LEVEL", help="perturbations to compare with")
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--peers", action="store_true", help="also each method alone, and as grad-cam, torchcam and captum have it"
     )
     one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
-    one.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32", help="of the layers")
+    one.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the layers")
     one.add_argument("--perturbations", action="store_true", help="instead: every perturbation at every severity")
     one.add_argument("--formats", action="store_true", help="instead: orders of memory and torch.compile, plain passes")
     one.add_argument("--zoo", action="store_true", help="instead: which architectures of torchvision and timm work")

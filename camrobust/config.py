@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
 from camrobust.registry import unknown
 from camrobust.segmenters import DEFAULT, SEGMENTERS
@@ -77,8 +78,8 @@ class ModelConfig(_Strict):
 class ImageConfig(_Strict):
     """Geometry of the crop that everything acts on."""
 
-    resize: int = Field(256, ge=1, le=4096, description="shorter side after resizing, px")
-    crop: int = Field(224, ge=8, le=4096, description="side of the centre crop, px")
+    resize: int = Field(RESIZE, ge=1, le=4096, description="shorter side after resizing, px")
+    crop: int = Field(CROP, ge=8, le=4096, description="side of the centre crop, px")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

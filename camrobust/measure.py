@@ -36,7 +36,7 @@ class Settings:
         target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
         batch: variants in one forward pass; halved where the device's memory does not hold them.
         similarities: names of the measures beside rank-biased overlap, None for all that cost next to nothing.
-        precision: in which the layers compute, of `core.precision.PRECISIONS`; maps are float32 in all of them.
+        precision: in which the layers compute, of `defaults.PRECISIONS`; maps are float32 in all of them.
     """
 
     cams: tuple[str, ...]

@@ -15,6 +15,7 @@ from camrobust.classes import class_names
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift
+from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
 from camrobust.io.images import ImageError, decode
 from camrobust.io.objects import MissingObjectError
@@ -43,8 +44,8 @@ def explain_picture(
     target_layer: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    resize: int = 256,
-    crop: int = CELL,
+    resize: int = RESIZE,
+    crop: int = CROP,
     classes: str | None = None,
     seed: int = 0,
 ) -> None:
@@ -97,7 +98,7 @@ def explain_picture(
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
 
 
-def photo(image: str, command: str, resize: int = 256, crop: int = CELL) -> torch.Tensor:
+def photo(image: str, command: str, resize: int = RESIZE, crop: int = CROP) -> torch.Tensor:
     """(3, crop, crop) uint8 of a file or an object on S3.
 
     Raises:

@@ -11,11 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "camrobust"
 BELOW = {
     "errors": set(),
+    "defaults": set(),
     "registry": {"errors"},
     "segmenters": {"errors", "registry"},
     "schema": set(),
-    "config": {"errors", "registry", "segmenters"},
-    "core": {"errors", "registry", "schema", "segmenters"},
+    "config": {"defaults", "errors", "registry", "segmenters"},
+    "core": {"defaults", "errors", "registry", "schema", "segmenters"},
     "models": {"errors", "registry", "schema", "core"},
     "measure": {"errors", "registry", "schema", "core", "models"},
     "coded": set(),
@@ -28,7 +29,7 @@ BELOW = {
 BELOW["classes"] = {"errors", "io", "models"}
 BELOW["plan"] = {"classes", "errors", "registry", "schema", "config", "core", "models", "measure", "io"}
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
-BELOW["bench"] = BELOW["measure"] | {"measure"}
+BELOW["bench"] = BELOW["measure"] | {"defaults", "measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
 TOP = {
     "api", "chaos", "cli", "combine", "compare", "demo", "estimate", "machinery", "picture", "sheet", "terminal",

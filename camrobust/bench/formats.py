@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from camrobust.bench.passes import BATCH, MODEL, check_device, interleaved, plain, random_model
-from camrobust.core.precision import PRECISIONS
+from camrobust.defaults import PRECISIONS
 
 
 def formats(device: str, repeats: int) -> list[dict[str, Any]]:

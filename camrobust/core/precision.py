@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-"""fp32 is full single precision on every device; tf32 differs from it on CUDA only."""
+from camrobust.defaults import PRECISIONS
+
 GRADIENT_SCALE = {"fp16": 1024.0}
 """Factor on the logits before a backward pass, taken back in float32: gradients of 1e-7 would vanish in half."""
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -49,7 +49,7 @@ class Photo:
     height: int
 
 
-def decode(content: bytes, resize: int = 256, crop: int = 224) -> Photo:
+def decode(content: bytes, resize: int, crop: int) -> Photo:
     """Bytes of an image file to the centre crop.
 
     Args:
@@ -65,7 +65,7 @@ def decode(content: bytes, resize: int = 256, crop: int = 224) -> Photo:
     return prepare(lambda: Image.open(BytesIO(content)), resize, crop)
 
 
-def prepare(opened: Callable[[], Image.Image], resize: int = 256, crop: int = 224) -> Photo:
+def prepare(opened: Callable[[], Image.Image], resize: int, crop: int) -> Photo:
     """A picture of any format, mode and orientation to the centre crop.
 
     Args:

@@ -44,7 +44,7 @@ def resnet_file(shared_data):
 def resnet(shared_data, resnet_file):
     model = load_model(*resnet_file)
     photos = sorted((shared_data / "images").iterdir())[:40:10]
-    pixels = torch.stack([torch.from_numpy(decode(one.read_bytes()).pixels) for one in photos])
+    pixels = torch.stack([torch.from_numpy(decode(one.read_bytes(), 256, 224).pixels) for one in photos])
     given = pixels.float() / 255
     return model, given, predictions(model, given)
 

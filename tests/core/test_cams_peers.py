@@ -65,7 +65,7 @@ def case(request, shared_data):
         path = shared_data / "weights" / f"{file}.safetensors"
         model = load_model(ModelSpec(request.param, builder, str(path), layer), path.read_bytes())
     photos = sorted((shared_data / "images").iterdir())[: 32 if file else 16 : 16]
-    pixels = torch.stack([torch.from_numpy(decode(path.read_bytes()).pixels) for path in photos])
+    pixels = torch.stack([torch.from_numpy(decode(path.read_bytes(), 256, 224).pixels) for path in photos])
     inputs = model.normalise(pixels)
     evidence = collect(model.network, inputs)
     names = sorted({*CLASSIC, *PGC, "finercam"} - {"random", "ablationcam"})

@@ -5,7 +5,8 @@ import torch
 
 from camrobust.core.cams import CLASSIC
 from camrobust.core.perturb import variants
-from camrobust.core.precision import PRECISIONS, arithmetic
+from camrobust.core.precision import arithmetic
+from camrobust.defaults import PRECISIONS
 from camrobust.measure import Sample, Settings, explain_variants
 from camrobust.models import wrap
 from tests.toys import Dense, Pooled, seeded
