@@ -24,8 +24,8 @@ from camrobust.config import RunConfig
 from camrobust.core.passes import in_passes
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
-from camrobust.io.images import ImageError, Photo, characteristics, decode
-from camrobust.io.objects import DeniedObjectError, MissingObjectError
+from camrobust.io.images import MAX_BYTES, ImageError, Photo, characteristics, decode
+from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
 from camrobust.io.store import open_store, read_object
 from camrobust.measure import Columns, Explained, Sample, measure
@@ -72,9 +72,11 @@ class Load:
     def _fetch(self, uri: str, dataset: str) -> bytes | ImageError:
         """The bytes; that an object is gone or forbidden is its failure, a failing store the run's."""
         try:
-            return read_object(str(uri), self.access[str(dataset)])
+            return read_object(str(uri), self.access[str(dataset)], MAX_BYTES)
         except MissingObjectError as error:
             return ImageError(str(error), "missing")
+        except TooLargeObjectError as error:
+            return ImageError(str(error), "too_large")
         except DeniedObjectError as error:
             return ImageError(str(error), "denied")
 

@@ -23,7 +23,7 @@ from threading import Thread
 from typing import Any, NoReturn, TypeVar
 
 from camrobust.errors import RunFailed, UserError
-from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError
+from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, check_size
 from camrobust.io.s3 import BACKOFF_S, OBJECT_TIMEOUT_S, attempts
 
 AZURE = ("az", "abfs", "abfss")
@@ -35,6 +35,8 @@ WAYS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, log in with gcloud, or give the machine a service account",
     "az": "set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, log in with az, or give the machine an identity",
 }
+READ_BYTES = 64 * 2**20
+"""Asked for at a time: most photographs at once."""
 T = TypeVar("T")
 
 
@@ -69,12 +71,16 @@ class Cloud:
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._bucket, self._place[1], key) if part)
 
-    def read(self, key: str) -> bytes:
-        """The content; raises MissingObjectError."""
+    def read(self, key: str, most: int | None = None) -> bytes:
+        """The content; raises MissingObjectError, and TooLargeObjectError where it is more than `most` bytes."""
 
         def whole() -> bytes:
+            chunks: list[bytes] = []
             with self._filesystem.open_input_stream(self._path(key)) as stream:
-                return bytes(stream.read())
+                while chunk := stream.read(READ_BYTES):
+                    chunks.append(chunk)
+                    check_size(self.locate(key), sum(map(len, chunks)), most)
+            return b"".join(chunks)
 
         try:
             return persistently(whole, self.locate(key))

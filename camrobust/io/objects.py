@@ -22,8 +22,18 @@ class MissingObjectError(Exception):
     """There is no such object; takes one string, so that it unpickles."""
 
 
+class TooLargeObjectError(Exception):
+    """The object is larger than it may be; takes one string, so that it unpickles."""
+
+
 class DeniedObjectError(UserError):
     """These credentials may not read or write it."""
+
+
+def check_size(where: str, size_bytes: int, most: int | None) -> None:
+    """Raise TooLargeObjectError where an object has more bytes than it may have."""
+    if most is not None and size_bytes > most:
+        raise TooLargeObjectError(f"{where} has more than {most} bytes; refused before it is read")
 
 
 def refuse_secret(uri: str) -> None:
@@ -48,8 +58,8 @@ class Store(Protocol):
     def uri(self) -> str:
         """Its address."""
 
-    def read(self, key: str) -> bytes:
-        """The content; raises MissingObjectError."""
+    def read(self, key: str, most: int | None = None) -> bytes:
+        """The content; raises MissingObjectError, and TooLargeObjectError where it is more than `most` bytes."""
 
     def write(self, key: str, content: bytes) -> None:
         """Put the content there, all or nothing."""

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
-from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError
+from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, TooLargeObjectError, check_size
 
 ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 10
@@ -50,10 +50,21 @@ class Bucket:
         prefix = urlsplit(self.uri).path.strip("/")
         return "/".join(part for part in (prefix, key) if part)
 
-    def read(self, key: str) -> bytes:
-        """The content; raises MissingObjectError."""
-        with explained(self.locate(key)):
-            return _whole(partial(self._client.get_object, Bucket=self._bucket, Key=self._key(key), **self._payer))
+    def read(self, key: str, most: int | None = None) -> bytes:
+        """The content; raises MissingObjectError, and TooLargeObjectError where it is more than `most` bytes."""
+        where = self.locate(key)
+
+        def get() -> Any:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **self._payer)
+            try:
+                check_size(where, answer["ContentLength"], most)
+            except TooLargeObjectError:
+                answer["Body"].close()
+                raise
+            return answer["Body"]
+
+        with explained(where):
+            return _whole(get)
 
     def write(self, key: str, content: bytes) -> None:
         """One put; a store shows it whole or not at all."""
@@ -97,15 +108,15 @@ class Bucket:
 
 
 def _whole(get: Callable[[], Any]) -> bytes:
-    """The body of an answer; one that breaks off or trickles is asked for again, which botocore leaves to us."""
+    """A body; one that breaks off or trickles is asked for again, which botocore leaves to us."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError
 
     for attempt in range(attempts()):
         if attempt:
             time.sleep(random.uniform(0, min(BACKOFF_S, 0.1 * 2**attempt)))
-        answer = get()
+        stream = get()
         try:
-            return _body(answer["Body"])
+            return _body(stream)
         except (IncompleteReadError, HTTPClientError) as error:
             broken = error
     raise broken

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.clouds import SCHEMES, open_cloud
-from camrobust.io.objects import Access, Entry, MissingObjectError, Store, refuse_secret
+from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store, check_size, refuse_secret
 from camrobust.io.s3 import Bucket
 
 
@@ -24,14 +24,16 @@ class Folder:
 
     uri: str
 
-    def read(self, key: str) -> bytes:
-        """The content; raises MissingObjectError."""
+    def read(self, key: str, most: int | None = None) -> bytes:
+        """The content; raises MissingObjectError, DeniedObjectError, and TooLargeObjectError beyond `most` bytes."""
+        path = self._path(key)
         try:
-            return self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingObjectError(f"there is no file {self.locate(key)}") from error
-        except (IsADirectoryError, PermissionError) as error:
-            raise UserError(f"store: cannot read {self.locate(key)} ({error.strerror}); check the path") from error
+            check_size(str(path), path.stat().st_size, most)
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise MissingObjectError(f"there is no file {path}") from error
+        except PermissionError as error:
+            raise DeniedObjectError(f"store: cannot read {path} ({error.strerror}); check its permissions") from error
 
     def write(self, key: str, content: bytes) -> None:
         """Write beside the final name, flush to the disk, then rename."""
@@ -137,7 +139,7 @@ def open_object(uri: str, access: Access = "credentials") -> tuple[Store, str]:
     return open_store(parent, access), key
 
 
-def read_object(uri: str, access: Access = "credentials") -> bytes:
-    """The content of one object; raises MissingObjectError."""
+def read_object(uri: str, access: Access = "credentials", most: int | None = None) -> bytes:
+    """The content of one object; raises MissingObjectError, and TooLargeObjectError beyond `most` bytes."""
     store, key = open_object(uri, access)
-    return store.read(key)
+    return store.read(key, most)

@@ -12,7 +12,7 @@ from camrobust.chaos.proxy import FAULTS, Faults, failing_store
 from camrobust.cli import main
 from camrobust.errors import RunFailed, UserError
 from camrobust.io import clouds
-from camrobust.io.objects import DeniedObjectError, MissingObjectError
+from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from tests.photos import write_photos
 from tests.runs import camrobust, config, failures, scores
@@ -74,6 +74,9 @@ def test_a_cloud_is_a_store_to_read_from(place):
     assert (store.read("x/two words.txt"), store.read("y")) == (b"22", b"")
     assert read_object(f"{place}/a/b/x/one.txt") == b"1"
     assert store.locate("y") == f"{place}/a/b/y"
+    assert store.read("x/two words.txt", 2) == b"22"
+    with pytest.raises(TooLargeObjectError, match=f"{place}/a/b/x/two words.txt has more than 1 bytes; refused"):
+        store.read("x/two words.txt", 1)
     with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/z"):
         store.read("z")
 

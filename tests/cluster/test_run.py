@@ -285,7 +285,10 @@ def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, shared
     folder = tmp_path / "set"
     shutil.copytree(shared_data / "bad", folder)
     write_photos(folder, 3)
-    names = {file.name for file in (shared_data / "bad").iterdir()}
+    # Sparse: a hundred gigabytes that take no room here, and that no worker could hold.
+    with (folder / "huge.jpg").open("wb") as file:
+        file.truncate(10**11)
+    names = {"huge.jpg", *(file.name for file in (shared_data / "bad").iterdir())}
     path = config(tmp_path, folder, max_failures=1, models=["tests.toys:pooled"])
     result = camrobust("run", path)
     assert result.returncode == 0, result.stderr
@@ -293,8 +296,9 @@ def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, shared
     failed = dict(failures(tmp_path / "out").select("image_id", "kind").rows())
     assert scored | failed.keys() == names
     assert not scored & failed.keys()
-    assert len(scored) + len(failed) == 21
-    assert failed["bomb_50000x50000_1bit.png"] == failed["bomb_header_only.png"] == "too_large"
+    assert len(scored) + len(failed) == 22
+    bombs = ("bomb_50000x50000_1bit.png", "bomb_header_only.png", "huge.jpg")
+    assert {failed[name] for name in bombs} == {"too_large"}
     assert failed["html_error_page.jpg"] == "not_an_image"
     assert failed["truncated_half.jpg"] == failed["corrupt_idat_crc.png"] == "truncated"
     assert {"alpha.png", "animated.gif", "cmyk.jpg", "gray16.png", "one_pixel.png", "palette.png"} <= scored

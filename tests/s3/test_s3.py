@@ -9,7 +9,7 @@ import pytest
 from camrobust.cli import main
 from camrobust.errors import UserError
 from camrobust.io import s3 as stores
-from camrobust.io.objects import MissingObjectError
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from tests.photos import write_photos
 from tests.runs import camrobust, config
@@ -29,6 +29,9 @@ def test_a_bucket_is_a_store(bucket):
     assert store.read("x/two words.txt") == b"22"
     assert read_object(f"s3://{bucket}/a/b/x/one.txt") == b"1"
     assert store.locate("y") == f"s3://{bucket}/a/b/y"
+    assert store.read("x/two words.txt", 2) == b"22"
+    with pytest.raises(TooLargeObjectError, match=f"s3://{bucket}/a/b/x/two words.txt has more than 1 bytes; refused"):
+        store.read("x/two words.txt", 1)
     store.delete("y")
     store.delete("y")
     with pytest.raises(MissingObjectError, match=f"there is no object s3://{bucket}/a/b/y"):
