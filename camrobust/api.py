@@ -24,12 +24,11 @@ from camrobust.core.perturb.cam_attack import minimal_eps as smallest
 from camrobust.core.segments import segment
 from camrobust.defaults import CROP, PRECISIONS, RESIZE
 from camrobust.errors import UserError
-from camrobust.io.images import ImageError, decode, prepare
-from camrobust.io.manifest import list_images
 from camrobust.io.results import make_table
 from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
+from camrobust.photographs import Photographs, check_batch, levels, photo, pixels_of
 from camrobust.report.gallery import overlay as drawn
 from camrobust.report.notebook import notebook, pictures
 from camrobust.schema import SCORES, SUMMARIES
@@ -41,14 +40,10 @@ from camrobust.summary.stability import per_image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ROUNDING = 1e-3
-"""By how much pixels may leave [0, 1], as resizing makes them."""
 SHOWN = 6
 """Images that a notebook shows with their maps."""
 SEGMENT_BATCH = 8
 """Images that are cut at once, on as many threads as torch has."""
-
-Photographs = str | Path | Image.Image | Tensor | Sequence["str | Path | Image.Image | NDArray[Any] | Tensor"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ class Maps(dict[str, Tensor]):
 
     def __init__(self, maps: Mapping[str, Tensor], images: Tensor) -> None:
         super().__init__(maps)
-        self._photos = _pixels(images, 0, 0)[1].permute(0, 2, 3, 1).numpy()
+        self._photos = levels(images).permute(0, 2, 3, 1).numpy()
 
     def _repr_html_(self) -> str:
         return pictures(self._photos, {name: one[:SHOWN].float().cpu().numpy() for name, one in self.items()})
@@ -154,17 +149,6 @@ def _model(
     return wrap(model, target_layer=target_layer, image_size=image_size, **keywords)
 
 
-def _check(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        got = tuple(images.shape)
-        raise ValueError(f"images: must have the shape (B, 3, H, W), got {got}; add the batch axis, and colours first")
-    if images.dtype != torch.uint8 and images.numel():
-        low, high = (float(value) for value in images.float().aminmax())
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-            raise ValueError(f"images: must be uint8 or in [0, 1], before normalisation, got {low:g} to {high:g}; "
-                             "divide by 255, and name the normalisation by mean and std")  # fmt: skip
-
-
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
@@ -172,48 +156,6 @@ def _size(images: Tensor) -> tuple[int, int]:
 def _several(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:
     """A list, also where one entry stands alone."""
     return [names] if isinstance(names, (str, Mapping)) else list(names)
-
-
-def _pixels(images: Photographs, resize: int, crop: int) -> tuple[list[str], Tensor]:
-    """Image ids and (B, 3, H, W) uint8."""
-    if isinstance(images, Tensor):
-        _check(images)
-        scaled = images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
-        return [str(number) for number in range(len(scaled))], scaled.cpu()
-    if isinstance(images, (Image.Image, np.ndarray)):
-        images = [images] if isinstance(images, Image.Image) or images.ndim == 3 else list(images)
-    if isinstance(images, (str, Path)):
-        images = list_images("images", str(images))["uri"].to_list() if Path(images).is_dir() else [images]
-    names, pixels = [], []
-    for number, image in enumerate(images):
-        names.append(str(image) if isinstance(image, (str, Path)) else str(number))
-        pixels.append(_one(image, names[-1], resize, crop))
-    if not pixels:
-        raise UserError("images: must hold at least one image, got none")
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise UserError(f"images: '{twice}' occurs twice, and would count as one image; give it once")
-    if len({one.shape for one in pixels}) > 1:
-        raise UserError("images: arrays must be of one size, as files are after cropping; crop them, or pass paths")
-    return names, torch.stack(pixels)
-
-
-def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", name: str, resize: int, crop: int) -> Tensor:
-    """(3, H, W) uint8 of a file or a picture, which are cropped, or of an array, which is not."""
-    if isinstance(image, (str, Path, Image.Image)):
-        if not 8 <= crop <= resize:
-            raise UserError(f"images: crop must be 8 px to resize ({resize} px), got {crop}; name both")
-        try:
-            if isinstance(image, Image.Image):
-                return torch.from_numpy(prepare(lambda: image, resize, crop).pixels)
-            return torch.from_numpy(decode(Path(image).read_bytes(), resize, crop).pixels)
-        except (ImageError, OSError) as error:
-            raise UserError(f"images: '{name}' cannot be used: {getattr(error, 'message', error)}") from error
-    tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(f"images: each array must have the shape (3, H, W), got {tuple(tensor.shape)}; put colours "
-                         "first, or pass it as a picture: PIL.Image.fromarray")  # fmt: skip
-    return _pixels(tensor[None], resize, crop)[1][0]
 
 
 def overlay(
@@ -231,21 +173,21 @@ def overlay(
         ValueError: an image or a map of another shape, or a strength out of its range.
     """
     if isinstance(image, (str, Path)):
-        image = _one(image, str(image), RESIZE, CROP)
+        image = photo(image, "image", RESIZE, CROP)
     if isinstance(image, Image.Image):
-        photo = np.asarray(image.convert("RGB"))
+        array = np.asarray(image.convert("RGB"))
     elif isinstance(image, Tensor):
-        photo = _pixels(image[None], 0, 0)[1][0].permute(1, 2, 0).numpy()
+        array = levels(image[None])[0].permute(1, 2, 0).numpy()
     else:
-        photo = image
-    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
-        raise ValueError(f"image: must be (H, W, 3) uint8, got {photo.shape} {photo.dtype}; pass a tensor (3, H, W)")
+        array = image
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"image: must be (H, W, 3) uint8, got {array.shape} {array.dtype}; pass a tensor (3, H, W)")
     if values.ndim != 2:
         raise ValueError(f"values: must be one map (h, w), got {tuple(values.shape)}; choose one of the batch")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength: must be in [0, 1], got {strength}")
-    array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-    return drawn(photo, array, strength)
+    field = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+    return drawn(array, field, strength)
 
 
 def _check_evaluation(cams: Sequence[str], target: str, precision: str, jpeg_after: int | None) -> None:
@@ -318,7 +260,7 @@ def evaluate(
         tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, target, similarities=measures, precision=precision
     )
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
-    names, pixels = _pixels(images, resize, crop)
+    names, pixels = pixels_of(images, resize, crop)
     if labels is not None and len(labels) != len(names):
         raise ValueError(f"labels: must be one per image ({len(names)}), got {len(labels)}; pass None where unknown")
     tables = []
@@ -381,8 +323,8 @@ def explain(
     """
     cams = _several(cams)
     functions = [CAMS[name].function for name in cams]
-    images = images if isinstance(images, Tensor) else _pixels(images, resize, crop)[1]
-    _check(images)
+    images = images if isinstance(images, Tensor) else pixels_of(images, resize, crop)[1]
+    check_batch(images)
     if targets is not None and len(targets) != len(images):
         raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
     module = model if isinstance(model, nn.Module) else nn.Identity()
@@ -472,7 +414,7 @@ def _victim(
     std: tuple[float, ...],
 ) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
     """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
-    _check(images)
+    check_batch(images)
     with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
         ready = _model(model, target_layer, _size(images), mean=mean, std=std)
         levels = images if images.dtype == torch.uint8 else (images.float() * 255).round()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,11 +16,11 @@ from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
-from camrobust.io.images import ImageError, decode
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import read_object
 from camrobust.measure import Sample, Settings, compare, explain_variants
 from camrobust.models import ModelSpec, load_model
+from camrobust.photographs import photo
 from camrobust.report.gallery import overlay, spoken
 
 CELL = 224
@@ -96,20 +95,6 @@ def explain_picture(
     found = compare(explained, sample.segments, settings) if planned else {}
     agreement = {name: values.cpu().numpy() for name, values in found.items()}
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
-
-
-def photo(image: str, command: str, resize: int = RESIZE, crop: int = CROP) -> torch.Tensor:
-    """(3, crop, crop) uint8 of a file or an object on S3.
-
-    Raises:
-        UserError: it is not there, or no photo.
-    """
-    try:
-        return torch.from_numpy(decode(read_object(image), resize, crop).pixels)
-    except MissingObjectError as error:
-        raise UserError(f"{command}: {error}; mend the path") from error
-    except ImageError as error:
-        raise UserError(f"{command}: '{image}' cannot be used: {error.message}") from error
 
 
 def write(output: str, picture: Image.Image, command: str = "explain") -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, variants, without_model
+from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
-from camrobust.picture import photo, write
+from camrobust.photographs import photo
+from camrobust.picture import write
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 LEFT = 170
@@ -53,7 +55,7 @@ def sheet(
     if attack is not None:
         raise UserError(f"sheet: '{attack}' needs a model; leave it out here and use `camrobust explain`")
     rows = [list(group) for _, group in groupby(planned, key=lambda one: one.perturbation)]
-    pixels = photo(image, "sheet")
+    pixels = photo(image, "sheet", RESIZE, CROP)
     step_x, step_y = cell + MARGIN, cell + TEXT + MARGIN
     picture = Image.new("RGB", (LEFT + step_x * (1 + max(map(len, rows))), step_y * len(rows)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)

@@ -322,7 +322,7 @@ def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):
     assert torch.equal(maps[0], maps[1])
     assert torch.equal(maps[0], maps[2])
     assert camrobust.overlay(files[0], maps[0][0]).size == (224, 224)
-    with pytest.raises(UserError, match=r"nothing\.jpg' cannot be used"):
+    with pytest.raises(UserError, match=r"images: there is no file .*nothing\.jpg; mend the path"):
         camrobust.explain(pooled(), [tmp_path / "nothing.jpg"])
 
 
