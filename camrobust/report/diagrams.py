@@ -6,8 +6,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from camrobust.report.charts import COLUMNS, colours
 from camrobust.report.figure import TEXT, Figure, choice, choices, picked, plain, source
-from camrobust.report.figures import COLUMNS, colours
 from camrobust.summary.ranktests import cliques
 
 MEASURES = {

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from camrobust.report.figures import severity_curves
+from camrobust.report.charts import severity_curves
 from camrobust.report.gallery import data_uri, overlay
 from camrobust.schema import ADJUSTED
 

@@ -12,9 +12,9 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from camrobust.report.charts import heat_map, severity_curves
 from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.figure import Figure
-from camrobust.report.figures import heat_map, severity_curves
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
 from camrobust.report.provenance import commands, configuration, masked, stage_times
