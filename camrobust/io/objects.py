@@ -33,7 +33,7 @@ class DeniedObjectError(UserError):
 def check_size(where: str, size_bytes: int, most: int | None) -> None:
     """Raise TooLargeObjectError where an object has more bytes than it may have."""
     if most is not None and size_bytes > most:
-        raise TooLargeObjectError(f"{where} has more than {most} bytes; refused before it is read")
+        raise TooLargeObjectError(f"{where} has more than {most} bytes, and is left unread")
 
 
 def refuse_secret(uri: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from threading import get_ident
 from urllib.parse import urlsplit
 
@@ -28,7 +29,11 @@ class Folder:
         """The content; raises MissingObjectError, DeniedObjectError, and TooLargeObjectError beyond `most` bytes."""
         path = self._path(key)
         try:
-            check_size(str(path), path.stat().st_size, most)
+            found = path.stat()
+            if most is not None and not S_ISREG(found.st_mode):
+                # A pipe or a device among the images would be read without end.
+                raise MissingObjectError(f"there is no file {path}, but something else")
+            check_size(str(path), found.st_size, most)
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise MissingObjectError(f"there is no file {path}") from error

@@ -75,7 +75,7 @@ def test_a_cloud_is_a_store_to_read_from(place):
     assert read_object(f"{place}/a/b/x/one.txt") == b"1"
     assert store.locate("y") == f"{place}/a/b/y"
     assert store.read("x/two words.txt", 2) == b"22"
-    with pytest.raises(TooLargeObjectError, match=f"{place}/a/b/x/two words.txt has more than 1 bytes; refused"):
+    with pytest.raises(TooLargeObjectError, match=r"words\.txt has more than 1 bytes"):
         store.read("x/two words.txt", 1)
     with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/z"):
         store.read("z")

@@ -30,7 +30,7 @@ def test_a_bucket_is_a_store(bucket):
     assert read_object(f"s3://{bucket}/a/b/x/one.txt") == b"1"
     assert store.locate("y") == f"s3://{bucket}/a/b/y"
     assert store.read("x/two words.txt", 2) == b"22"
-    with pytest.raises(TooLargeObjectError, match=f"s3://{bucket}/a/b/x/two words.txt has more than 1 bytes; refused"):
+    with pytest.raises(TooLargeObjectError, match=r"words\.txt has more than 1 bytes"):
         store.read("x/two words.txt", 1)
     store.delete("y")
     store.delete("y")
