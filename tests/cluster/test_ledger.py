@@ -11,7 +11,7 @@ from camrobust.cluster.ledger import Watch, open_ledger
 from camrobust.cluster.pipeline import session
 from camrobust.config import ClusterConfig
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 def test_of_images_worked_on_together_only_the_one_that_kills_is_refused(tmp_path):
