@@ -199,7 +199,8 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     assert 5 <= len(kept) < 40
     stopped = json.loads(camrobust("status", out, "--json").stdout)
     assert (stopped["state"], stopped["committed"], stopped["attempts"]) == ("stopped", len(kept), 1)
-    assert 0 < stopped["stages"]["load"]["images"] <= 40
+    # As it was up to ten seconds before the end.
+    assert 0 <= stopped["stages"]["load"]["images"] <= 40
     again = camrobust("run", path)
     assert again.returncode == 0, again.stderr
     assert f"resuming: {len(kept)} of 40 images are committed" in again.stderr
