@@ -85,9 +85,10 @@ def run(
         folder.check_same(found, config)
         check_weights(config, found.get("weights_sha256", {}))
         if not retry_failures and folder.done() is not None and _is_whole(folder, found):
-            say(f"nothing to do: {folder.uri} is complete")
             verdict = verify(folder)
-            return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
+            if verdict.complete:
+                say(f"nothing to do: {folder.uri} is complete")
+                return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
     with held(folder.store, say) as lease:
         if found is None:
             begin(folder)

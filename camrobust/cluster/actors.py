@@ -120,6 +120,7 @@ class Perturb:
         wanted = [(row, int(part)) for row, parts in enumerate(batch["parts"]) for part in str(parts).split(",")]
         rows, parts = map(list, zip(*wanted, strict=True))
         units = {name: values[rows] for name, values in batch.items() if name != "parts"} | {"part": np.array(parts)}
+        units["first"] = np.diff(rows, prepend=-1) > 0
         units |= {name: units[name].astype(object) for name in ERROR}
         pixels = units.pop("pixels")
         units["variants"] = np.zeros((len(rows), self.size, *pixels.shape[1:]), np.uint8)
@@ -130,7 +131,9 @@ class Perturb:
         for (dataset, part, failed), places in groups.items():
             names = [str(units["image_id"][place]) for place in places]
             work = partial(self._variants, dataset, () if failed else self.parts[part], names, pixels[places])
-            done: list[NDArray[np.uint8] | _Refused] = self.watch.over_all(dataset, names, work, _Refused)
+            done: list[NDArray[np.uint8] | _Refused] = self.watch.over_all(
+                dataset, names, work, _Refused, what=str(part)
+            )
             for place, made in zip(places, done, strict=True):
                 if isinstance(made, _Refused):
                     for name, value in zip(ERROR, ("perturb", QUARANTINED, made.why), strict=True):
@@ -167,10 +170,11 @@ class _Refused:
 
 @dataclass(frozen=True)
 class _Row:
-    """One image's part as it reaches the Explain actor."""
+    """One image's part as it reaches the Explain actor; the first of those that are still to be measured."""
 
     sample: Sample
     part: int
+    first: bool
     pixels: torch.Tensor
     properties: dict[str, Any]
     error: dict[str, str] | None
@@ -241,8 +245,8 @@ class Explain:
         maps: list[dict[str, Any]] = []
         sample, variants = row.sample, self.parts[row.part]
         if row.error is not None:
-            # What failed in loading failed for every part.
-            failures += [_failure(sample, None, row.error)] if row.part == 0 or row.error["stage"] != "load" else []
+            # What failed in loading failed for every part, and is said once.
+            failures += [_failure(sample, None, row.error)] if row.first or row.error["stage"] != "load" else []
         else:
             for model in self.models:
                 found = self._guarded(model, row, variants)
@@ -254,7 +258,8 @@ class Explain:
                 scores.append(make_table(SCORES, columns))
                 if row.part == 0 and (sample.dataset, sample.image_id) in self.gallery:
                     maps += _gallery(model, row, variants, explained, first=model is self.models[0], config=self.config)
-        image = [row.properties] if row.part == 0 and row.error is None else []
+        loaded = row.error is None or row.error["stage"] != "load"
+        image = [row.properties] if row.part == 0 and loaded else []
         return {
             "dataset": sample.dataset,
             "image_id": sample.image_id,
@@ -268,9 +273,10 @@ class Explain:
     def _guarded(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:
         return self.watch.over(
             row.sample.dataset,
-            f"{row.sample.image_id}\0{model.name}",
+            row.sample.image_id,
             lambda: self._one_model(model, row, variants),
             lambda why: _Failed(QUARANTINED, why),
+            what=f"{row.part} {model.name}",
         )
 
     def _one_model(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:
@@ -296,7 +302,8 @@ def _row(batch: Batch, number: int) -> _Row:
         **{name: float(cells[name]) for name in PROPERTIES},
     }
     error = {name: str(cells[name]) for name in ERROR} if cells["kind"] else None
-    return _Row(sample, int(cells["part"]), torch.from_numpy(cells["variants"].copy()), properties, error)
+    pixels = torch.from_numpy(cells["variants"].copy())
+    return _Row(sample, int(cells["part"]), bool(cells["first"]), pixels, properties, error)
 
 
 def _failure(sample: Sample, model: str | None, error: dict[str, str]) -> dict[str, Any]:

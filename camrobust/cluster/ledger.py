@@ -26,8 +26,8 @@ MOST = 32
 """More images than this in quarantine mean that the machine or a model is broken, not the images."""
 STANDARD_ERROR = 2
 
-Key = tuple[str, str, str]
-"""Stage, dataset, image_id."""
+Key = tuple[str, str, str, str]
+"""Stage, dataset, image_id, and what of the image: its parts are worked on in several places at once."""
 T = TypeVar("T")
 
 
@@ -41,6 +41,7 @@ class Ledger:
     def __init__(self, run: str = "") -> None:
         self.open: dict[Key, str] = {}
         self.deaths: dict[Key, int] = {}
+        self.suspected: set[Key] = set()
         self.condemned: set[Key] = set()
         self.ended: Counter[str] = Counter()
         self.busy_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -51,9 +52,9 @@ class Ledger:
         self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are at an image", keys)
 
     def suspects(self, keys: Sequence[Key]) -> list[int]:
-        """Places of the images that a worker had in work when it died, on a node that lived on."""
+        """Places of the images that a worker once had in work when it died, on a node that lived on."""
         living = self._living(keys)
-        return [place for place, key in enumerate(keys) if key in self.deaths or self.open.get(key) in living]
+        return [place for place, key in enumerate(keys) if key in self.suspected or self.open.get(key) in living]
 
     def begin(self, keys: Sequence[Key], node: str) -> tuple[int, int]:
         """Take down that images are begun; returns how often a worker died at one, and how many are condemned."""
@@ -61,10 +62,11 @@ class Ledger:
         for key in keys:
             if self.open.get(key) in living:
                 self.deaths[key] = self.deaths.get(key, 0) + 1
+                self.suspected.add(key)
             self.open[key] = node
         deaths = max(self.deaths.get(key, 0) for key in keys)
         self.condemned |= {key for key in keys if self.deaths.get(key, 0) >= DEATHS}
-        return deaths, len(self.condemned)
+        return deaths, len({(dataset, image_id) for _, dataset, image_id, _ in self.condemned})
 
     def end(self, keys: Sequence[Key], seconds: float) -> None:
         """Take down that the worker lived to the end of these images, of one stage."""
@@ -113,13 +115,20 @@ class Watch:
     def __init__(self, stage: str, ledger: Any = None, timeout_s: float | None = None) -> None:
         self.stage, self.ledger, self.timeout_s = stage, ledger, timeout_s
 
-    def over(self, dataset: str, image_id: str, work: Callable[[], T], refuse: Callable[[str], T]) -> T:
+    def over(self, dataset: str, image_id: str, work: Callable[[], T], refuse: Callable[[str], T], what: str = "") -> T:
         """Do the work on an image, or refuse it with a sentence that says why.
+
+        Args:
+            dataset: of the image.
+            image_id: its name.
+            work: to be done.
+            refuse: a sentence that says why to what stands for its result.
+            what: of the image, where its work is done in pieces: part, model.
 
         Raises:
             RunFailed: too many images are in quarantine.
         """
-        return self._over([self._key(dataset, image_id)], work, refuse)
+        return self._over([self._key(dataset, image_id, what)], work, refuse)
 
     def over_all(
         self,
@@ -127,16 +136,19 @@ class Watch:
         image_ids: Sequence[str],
         work: Callable[[Sequence[int]], Sequence[T]],
         refuse: Callable[[str], T],
+        what: str = "",
     ) -> list[T]:
-        """Do the work on several images at once; those at which a worker died are worked on one after the other.
+        """Do the work on several images at once; those at which a worker ever died are worked on one by one.
 
-        So the one that is the cause is found, and its company is not blamed.
+        So the one that is the cause is found, and its company is not blamed; nor is it brought together again, for
+        what is too much for a worker may be the company.
 
         Args:
             dataset: of the images.
             image_ids: B names.
             work: places of some of the images to their results.
             refuse: a sentence that says why to what stands for an image that is refused.
+            what: of the images, as in `over`.
 
         Returns:
             B results.
@@ -144,7 +156,7 @@ class Watch:
         Raises:
             RunFailed: too many images are in quarantine.
         """
-        keys = [self._key(dataset, image_id) for image_id in image_ids]
+        keys = [self._key(dataset, image_id, what) for image_id in image_ids]
         suspects = self._suspects(keys)
         innocent = [place for place in range(len(keys)) if place not in suspects]
         found: dict[int, T] = {}
@@ -154,8 +166,8 @@ class Watch:
             found |= zip(places, done, strict=True)
         return [found[place] for place in range(len(keys))]
 
-    def _key(self, dataset: str, image_id: str) -> Key:
-        return self.stage, str(dataset), str(image_id)
+    def _key(self, dataset: str, image_id: str, what: str) -> Key:
+        return self.stage, str(dataset), str(image_id), what
 
     def _over(self, keys: Sequence[Key], work: Callable[[], T], refuse: Callable[[str], T]) -> T:
         if self.ledger is None:

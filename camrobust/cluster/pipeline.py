@@ -29,6 +29,8 @@ from camrobust.plan import Plan
 IMAGES_PER_LOAD = 8
 IMAGES_PER_PERTURB = {"cpu": 1, "cuda": 8}
 """A core needs as long for each image alone; a GPU needs for eight of them hardly longer than for one."""
+PERTURB_BYTES = 256 * 2**20
+"""Most bytes of variants that are made at a time."""
 READ_CPUS = 0.25
 """Ray's default is a whole core, which a small node full of actors never has."""
 COMMIT_CPUS = 0.1
@@ -100,6 +102,12 @@ def images_per_commit(plan: Plan, pending: int) -> int:
     return max(1, min(COMMIT_BYTES // bytes_per_image, -(-pending // COMMIT_SHARE)))
 
 
+def images_per_perturb(plan: Plan, device: str, images_per_load: int) -> int:
+    """Images that are perturbed at once: no more than memory holds, or than are loaded, as else workers stay idle."""
+    bytes_per_image = 3 * plan.config.image.crop**2 * (len(plan.variants) + len(plan.parts))
+    return max(1, min(IMAGES_PER_PERTURB[device], images_per_load, PERTURB_BYTES // bytes_per_image))
+
+
 def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
     """The images whose maps are kept: those with the smallest hash, so the same ones on every attempt."""
 
@@ -127,7 +135,7 @@ def stages(
         .map_batches(
             Perturb,
             fn_constructor_args=(config, plan.parts, where.device, ledger),
-            batch_size=IMAGES_PER_PERTURB[where.device],
+            batch_size=images_per_perturb(plan, where.device, images_per_load),
             batch_format="numpy",
             compute=_pool(where.perturbers),
             **where.perturb,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
-MAX_BYTES = 3 * MAX_PIXELS
-"""Of a file: as many as the largest picture takes that Pillow unpacks."""
+MAX_BYTES = 4 * MAX_PIXELS
+"""Of a file: four for each pixel of the largest picture that Pillow unpacks."""
 GREY = (128, 128, 128)
 LUMA = (0.299, 0.587, 0.114)
 MAX_STRETCH = 50_000

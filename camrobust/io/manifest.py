@@ -125,7 +125,11 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
     key = _column(given, ("image_id", "file"), what, labels)
     value = _column(given, ("label", "class_index"), what, labels)
     known = pl.DataFrame({"image_id": given[key].cast(pl.String), "label": _labelled(given[value], what)})
-    joined = table.join(known.unique("image_id"), on="image_id", how="left")
+    known = known.unique(maintain_order=True)
+    twice = known.filter(pl.col("image_id").is_duplicated())
+    if not twice.is_empty():
+        raise UserError(f"{what}: {labels} gives '{twice['image_id'][0]}' more than one label; keep one")
+    joined = table.join(known, on="image_id", how="left")
     if joined["label"].null_count() == joined.height:
         raise UserError(f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id")
     return joined

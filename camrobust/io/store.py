@@ -18,6 +18,9 @@ from camrobust.io.clouds import SCHEMES, open_cloud
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store, check_size, refuse_secret
 from camrobust.io.s3 import Bucket
 
+NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of reading that say that there is no such file; others are the disk's."""
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -35,10 +38,12 @@ class Folder:
                 raise MissingObjectError(f"there is no file {path}, but something else")
             check_size(str(path), found.st_size, most)
             return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise MissingObjectError(f"there is no file {path}") from error
         except PermissionError as error:
             raise DeniedObjectError(f"store: cannot read {path} ({error.strerror}); check its permissions") from error
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_PATH:
+                raise
+            raise MissingObjectError(f"there is no file {path}") from error
 
     def write(self, key: str, content: bytes) -> None:
         """Write beside the final name, flush to the disk, then rename."""
@@ -135,9 +140,12 @@ def open_store(uri: str, access: Access = "credentials") -> Store:
 
 
 def open_object(uri: str, access: Access = "credentials") -> tuple[Store, str]:
-    """The store and the key of a single object."""
+    """The store and the key of a single object; raises MissingObjectError where a path can be none."""
     if "://" not in uri:
-        path = Path(uri).expanduser().resolve()
+        try:
+            path = Path(uri).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise MissingObjectError(f"there is no file {uri!r} ({error})") from error
         return Folder(str(path.parent)), path.name
     refuse_secret(uri)
     parent, _, key = uri.rpartition("/")

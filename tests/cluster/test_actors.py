@@ -1,5 +1,7 @@
 """The stages as plain objects, without Ray: what goes in and out of each, and many variants in several parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +12,7 @@ from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Pertu
 from camrobust.cluster.pipeline import gallery, images_per_commit, place
 from camrobust.config import parse_config
 from camrobust.errors import UserError
-from camrobust.io.results import read_committed
+from camrobust.io.results import read_committed, unpack
 from camrobust.io.runs import pending_units
 from camrobust.io.store import open_store
 from camrobust.models import bytes_per_image
@@ -142,6 +144,37 @@ def test_images_are_perturbed_together_as_alone(tmp_path):
     assert together["image_id"][2] == together["image_id"][8]
     assert np.array_equal(one[0], other[0])
     assert not np.array_equal(one[1], other[1])
+
+
+def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tmp_path):
+    write_photos(tmp_path / "set", 1)
+    config = parse_config(DATA | {"datasets": [{"name": "d", "images": str(tmp_path / "set")}], "output": "out"})
+    every = plans.make_plan(config).variants
+    parts = (every[:4], every[4:8], every[8:])
+    uris = [str(tmp_path / "set" / name) for name in ("photo-000.jpg", "gone.jpg", "left.jpg")]
+    rows = {"uri": np.array(uris), "dataset": np.full(3, "d"), "image_id": np.array(["photo", "gone", "left"])}
+    rows |= {"label": np.full(3, UNKNOWN_LABEL), "parts": np.array(["0,1,2", "0,1,2", "1,2"], dtype=object)}
+    explained = Explain(config, parts, frozenset(), {}, "cpu")(Perturb(config, parts, "cpu")(Load(config)(rows)))
+    found = [
+        (str(name), int(part), unpack(failures).num_rows, unpack(images).num_rows)
+        for name, part, failures, images in zip(
+            *(explained[column] for column in ("image_id", "part", "failures", "images")), strict=True
+        )
+    ]
+    assert found == [
+        ("photo", 0, 0, 1), ("photo", 1, 0, 0), ("photo", 2, 0, 0), ("gone", 0, 1, 0), ("gone", 1, 0, 0),
+        ("gone", 2, 0, 0), ("left", 1, 1, 0), ("left", 2, 0, 0),
+    ]  # fmt: skip
+
+
+def test_images_perturbed_at_once_are_bounded(run):
+    _, plan, _ = run("bounds", 100)
+    assert pipeline.images_per_perturb(plan, "cpu", 8) == 1
+    assert pipeline.images_per_perturb(plan, "cuda", 8) == 8
+    assert pipeline.images_per_perturb(plan, "cuda", 3) == 3
+    image = plan.config.image.model_copy(update={"resize": 2048, "crop": 2048})
+    large = replace(plan, config=plan.config.model_copy(update={"image": image}))
+    assert pipeline.images_per_perturb(large, "cuda", 8) == 1
 
 
 def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import ray
@@ -12,42 +11,73 @@ from camrobust.cluster.pipeline import session
 from camrobust.config import ClusterConfig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+WHY = "refused: the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
 
 
-def test_of_images_worked_on_together_only_the_one_that_kills_is_refused(tmp_path):
-    record = Path(tmp_path / "tried")
-
-    class Worker:
-        def __init__(self, ledger):
-            self.watch = Watch("perturb", ledger, 60)
-
-        def __call__(self, batch):
-            names = list(batch["image"])
-
-            def work(places):
-                tried = [names[place] for place in places]
-                with record.open("a") as file:
-                    file.write(",".join(tried) + "\n")
-                if "mortal" in tried:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return [f"made {name}" for name in tried]
-
-            return {"found": self.watch.over_all("set", names, work, lambda why: f"refused: {why}")}
-
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
     with session("local", ClusterConfig()):
+        yield
+
+
+@pytest.fixture
+def over_images(tmp_path):
+    """Have a worker do the parts of some images; what is deadly kills it. Gives the results, the ledger, the tries."""
+    record = tmp_path / "tried"
+
+    def do(names, parts, deadly):
+        class Worker:
+            def __init__(self, ledger):
+                self.watch = Watch("perturb", ledger, 60)
+
+            def __call__(self, batch):
+                images, made = list(batch["image"]), []
+                for part in parts:
+
+                    def work(places, part=part):
+                        tried = [images[place] + part for place in places]
+                        with record.open("a") as file:
+                            file.write(" ".join(tried) + "\n")
+                        if deadly(tried):
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        return [f"made {one}" for one in tried]
+
+                    made += self.watch.over_all("set", images, work, lambda why: f"refused: {why}", what=part)
+                return {"found": made}
+
         ledger = open_ledger("test")
-        images = ray.data.from_items([{"image": name} for name in ("a", "b", "mortal", "c")], override_num_blocks=1)
-        pool = ray.data.ActorPoolStrategy(size=1)
-        done = images.map_batches(
-            Worker, fn_constructor_args=(ledger,), batch_size=4, batch_format="numpy", compute=pool, num_cpus=0.5
-        )
-        found = [row["found"] for row in done.take_all()]
-        ended = ray.get(ledger.look.remote())["perturb"]
-    why = "the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
-    assert found == ["made a", "made b", f"refused: {why}", "made c"]
-    tried = record.read_text().splitlines()
-    assert tried[0] == "a,b,mortal,c"
-    assert [line for line in tried if "mortal" in line] == ["a,b,mortal,c", "mortal", "mortal"]
-    # Each retry finds the innocent ones alone once, and together again when they have shown that they are.
-    assert {"a", "b", "c"} <= {name for line in tried[1:] for name in line.split(",")}
-    assert ended[2] == 0
+        rows = ray.data.from_items([{"image": name} for name in names], override_num_blocks=1)
+        done = rows.map_batches(
+            Worker, fn_constructor_args=(ledger,), batch_size=len(names), batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5,
+        )  # fmt: skip
+        return [row["found"] for row in done.take_all()], ledger, record.read_text().splitlines()
+
+    return do
+
+
+def test_only_the_part_of_an_image_that_kills_is_refused(over_images):
+    found, ledger, tried = over_images(["a", "b", "mortal", "c"], ["0", "1"], lambda tried: "mortal1" in tried)
+    assert found == ["made a0", "made b0", "made mortal0", "made c0", "made a1", "made b1", WHY, "made c1"]
+    assert [line for line in tried if "mortal1" in line] == ["a1 b1 mortal1 c1", "mortal1", "mortal1"]
+    assert ray.get(ledger.look.remote())["perturb"][2] == 0
+
+
+def test_images_that_are_too_much_together_are_not_brought_together_again(over_images):
+    found, _, tried = over_images(["a", "b", "c"], ["0", "1", "2"], lambda tried: len(tried) > 1)
+    assert found == [f"made {name}{part}" for part in "012" for name in "abc"]
+    assert sum(" " in line for line in tried) == 3
+
+
+def test_parts_of_an_image_at_several_workers_are_no_deaths():
+    ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
+    begun = [ledger.begin.remote([("explain", "set", "image", f"{part} model")], node) for part in range(6)]
+    assert ray.get(begun) == [(0, 0)] * 6
+
+
+def test_images_are_condemned_not_their_parts():
+    ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
+    keys = [("explain", "set", image, part) for image in "ab" for part in "012"]
+    for _ in range(4):
+        found = ray.get([ledger.begin.remote([key], node) for key in keys])
+    assert found[-1] == (3, 2)

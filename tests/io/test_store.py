@@ -27,3 +27,14 @@ def test_what_is_no_file_is_missing_instead_of_read_without_end(tmp_path):
             store.read(name, 10**6)
     with pytest.raises(MissingObjectError, match="there is no file"):
         store.read("folder.jpg")
+
+
+def test_a_path_that_can_be_none_is_a_missing_file(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    store = open_store(str(tmp_path))
+    for name in ("a" * 300, "null\0byte", "loop"):
+        with pytest.raises(MissingObjectError, match="there is no file"):
+            store.read(name, 10**6)
+    for uri in (str(tmp_path / "loop"), str(tmp_path / ("a" * 300)), f"{tmp_path}/null\0byte", "~nobody9/x.jpg"):
+        with pytest.raises(MissingObjectError, match="there is no file"):
+            read_object(uri, most=10**6)

@@ -147,11 +147,13 @@ def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
     """
     H, W = images.shape[2:]
     factors = np.arange(1, stop, step).tolist()
-    # As the channels of one picture that lie side by side in memory, all planes are enlarged by the same weights.
-    planes = images.reshape(1, -1, H, W).contiguous(memory_format=torch.channels_last)
+    planes = images
+    if not images.is_cuda:
+        # Of any other number of channels torch chooses the kernel, and so the last bits, by images and threads.
+        planes = torch.cat([images, images[:, :1]], dim=1).contiguous(memory_format=torch.channels_last)
     total = planes.clone()
     for factor in factors:
         h, w = zoom_crop(H, factor), zoom_crop(W, factor)
         top, left = (H - h) // 2, (W - w) // 2
         total += clipped_zoom(planes[..., top : top + h, left : left + w], factor, (H, W))
-    return total.div_(len(factors) + 1).clamp_(0, 1).contiguous().reshape(images.shape)
+    return total[:, :3].div(len(factors) + 1).clamp_(0, 1).contiguous()
