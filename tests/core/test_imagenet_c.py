@@ -254,7 +254,7 @@ def test_the_comparison_of_laws_tells_severities_apart(name, photos):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", without_model())
 def test_bits_do_not_depend_on_the_batch_its_order_or_the_threads(name, photos):
     images, names = photos[:3].float() / 255, ["a", "b", "c"]
     found = perturb(images, f"{name}:4", names)
