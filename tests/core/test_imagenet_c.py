@@ -297,6 +297,18 @@ def test_lines_of_all_images_at_once_are_those_of_each(dtype, turned):
 @pytest.mark.gpu
 @pytest.mark.data
 @pytest.mark.parametrize("name", without_model())
+def test_a_gpu_makes_the_same_levels_of_many_images_as_of_one(name, photos):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    names, planned = [str(number) for number in range(8)], variants([f"{name}:4"])
+    together = make_variants(photos[:8].cuda(), planned, names, "set", 0)
+    alone = [make_variants(photos[n : n + 1].cuda(), planned, [one], "set", 0) for n, one in enumerate(names)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.gpu
+@pytest.mark.data
+@pytest.mark.parametrize("name", without_model())
 def test_a_gpu_gives_the_same_levels(name, photos):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
