@@ -13,9 +13,9 @@ from camrobust.config import ModelConfig, RunConfig
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.errors import UserError
-from camrobust.io.manifest import check_labels, list_images
+from camrobust.io.manifest import TABLES, check_labels, list_images
 from camrobust.io.objects import MissingObjectError
-from camrobust.io.store import read_object
+from camrobust.io.store import open_store, read_object
 from camrobust.measure import Settings, coinciding
 from camrobust.models import Model, ModelSpec, load_model
 
@@ -94,6 +94,7 @@ def make_plan(
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
+        _check_output(config)
         manifest = pl.concat([list_images(one.name, one.images, one.labels, one.access) for one in config.datasets])
     return Plan(config, every, parts, manifest, weights or {})
 
@@ -165,6 +166,17 @@ def check_weights(config: RunConfig, sha256: Mapping[str, str | None]) -> None:
 def fingerprint(weights: bytes | None) -> str | None:
     """SHA-256 of a weights file, in hexadecimal digits."""
     return None if weights is None else hashlib.sha256(weights).hexdigest()
+
+
+def _check_output(config: RunConfig) -> None:
+    """Refuse an output whose figures would be photographs of the next run."""
+    output = open_store(config.output).uri
+    for one in config.datasets:
+        if not one.images.lower().endswith(TABLES) and f"{output}/".startswith(f"{open_store(one.images).uri}/"):
+            raise UserError(
+                f"output: {config.output} lies inside the images of dataset '{one.name}', where its figures would be "
+                "taken for photographs; choose a place beside them"
+            )
 
 
 def check_models(plan: Plan) -> dict[str, dict[str, Any]]:

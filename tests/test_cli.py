@@ -48,6 +48,12 @@ def with_model(data, **model):
     return data | {"models": [{"name": "m", "builder": "tests.toys:pooled"} | model]}
 
 
+def table(folder, text):
+    path = folder / "given.csv"
+    path.write_text(text)
+    return str(path)
+
+
 MISTAKES = {
     "unknown similarity": (
         lambda d, p: d | {"metric": {"similarities": ["kendal"]}},
@@ -146,7 +152,54 @@ MISTAKES = {
     ),
     "a folder that is not there": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
-        "dataset 'x': there are no images in ",
+        "dataset 'x': there is no folder ",
+    ),
+    "a name that is no text": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "latin")}]},
+        r"dataset 'x': the file name 'caf\udce9.jpg' is no UTF-8; rename it",
+    ),
+    "an output among the photos": (
+        lambda d, p: d | {"output": str(p / "photos" / "runs" / "a")},
+        "lies inside the images of dataset 'made up', where its figures would be taken for photographs",
+    ),
+    "an address that no store has": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\nhttps://example.org/y.jpg\n")}]},
+        "manifest: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got https://example.org/…; copy it",
+    ),
+    "an address without a bucket": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\ns3:///y.jpg\n")}]},
+        "manifest: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got s3:///…; copy it",
+    ),
+    "a secret in a manifest": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\ns3://user:SECRET@b/y.jpg\n")}]},
+        "store: an address is written down and must hold no secret, but a s3:// address here does; leave it out",
+    ),
+    "a row without an image_id": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,image_id\na.jpg,\nb.jpg,b\n")}]},
+        "given.csv has rows without an image_id; fill them, or leave the column out",
+    ),
+    "a label that is no whole number": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,label\na.jpg,1.7\n")}]},
+        "manifest: labels must be class indices (integers), got 1.7; map names first",
+    ),
+    "a label that is true": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,label\na.jpg,true\n")}]},
+        "manifest: labels must be class indices (integers), got Boolean; map names first",
+    ),
+    "two labels for an image": (
+        lambda d, p: (
+            d
+            | {
+                "datasets": [
+                    {
+                        "name": "x",
+                        "images": str(p / "photos"),
+                        "labels": table(p, "image_id,label\nphoto-000.jpg,1\nphoto-000.jpg,2\n"),
+                    }
+                ]
+            }
+        ),
+        "given.csv gives 'photo-000.jpg' more than one label; keep one",
     ),
     "a folder without images": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "empty")}]},
@@ -218,6 +271,8 @@ class Runs:
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "latin").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "latin") + b"/caf\xe9.jpg")).write_bytes(b"")
     (tmp_path / "bad.csv").write_text("url,label\na.jpg,1\n")
     (tmp_path / "latin.txt").write_bytes("Bär".encode("latin-1"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1nonsense")

@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping
 from io import BytesIO
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from camrobust.errors import UserError
-from camrobust.io.objects import Access, MissingObjectError, Store
-from camrobust.io.store import open_object, open_store, read_object
+from camrobust.io.clouds import SCHEMES as CLOUDS
+from camrobust.io.objects import Access, MissingObjectError, Store, refuse_secret
+from camrobust.io.store import Folder, open_object, open_store, read_object
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
+TEXTS = ("image_id", "file", "uri")
+SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
 
@@ -29,9 +32,10 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
         access: how the images are listed and read, where they are not in a folder.
 
     Raises:
-        UserError: nothing there, no image among it, a missing column, an image_id twice, labels that are no integers.
+        UserError: nothing there, no image among it, a missing column or value, an address that no store has or that
+            holds a secret, an image_id twice, labels that are no integers or contradict each other.
     """
-    table = _from_manifest(images, access) if images.lower().endswith(TABLES) else _from_listing(images, access)
+    table = _from_manifest(images, access) if images.lower().endswith(TABLES) else _from_listing(name, images, access)
     if table.is_empty():
         raise UserError(
             f"dataset '{name}': there are no images in {images}; files must end in {', '.join(SUFFIXES[:6])}, …"
@@ -44,9 +48,16 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
     return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
 
-def _from_listing(images: str, access: Access) -> pl.DataFrame:
+def _from_listing(name: str, images: str, access: Access) -> pl.DataFrame:
     store = open_store(images, access)
-    keys = (entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES)
+    if isinstance(store, Folder) and not Path(store.uri).is_dir():
+        raise UserError(
+            f"dataset '{name}': there is no folder {images}; give a folder, a prefix or a csv/parquet table"
+        )
+    keys = [entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES]
+    odd = next((key for key in keys if key != key.encode(errors="replace").decode()), None)
+    if odd is not None:
+        raise UserError(f"dataset '{name}': the file name {odd!a} is no UTF-8; rename it")
     names = pl.Series("image_id", keys, pl.String)
     return pl.select(names, _below(store, names).alias("uri"), pl.lit(None, pl.Int32).alias("label"))
 
@@ -64,7 +75,8 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
     try:
         if uri.lower().endswith(".parquet"):
             return pl.read_parquet(BytesIO(content))
-        return pl.read_csv(BytesIO(content), infer_schema_length=None)
+        # An identity 007 is no number.
+        return pl.read_csv(BytesIO(content), infer_schema_length=None, schema_overrides=dict.fromkeys(TEXTS, pl.String))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{what}: {uri} is not a readable table ({str(error).splitlines()[0]})") from error
 
@@ -90,12 +102,16 @@ def _absolute(uris: pl.Series, manifest: str) -> pl.Series:
 
 
 def _labelled(column: pl.Series, what: str) -> pl.Series:
+    sentence = f"{what}: labels must be class indices (integers), got {{}}; map names first"
+    if column.dtype == pl.Boolean:
+        raise UserError(sentence.format(column.dtype))
     try:
-        return column.cast(pl.Int32)
+        whole = column.cast(pl.Int32)
     except pl.exceptions.PolarsError as error:
-        raise UserError(
-            f"{what}: labels must be class indices (integers), got {column.dtype}; map names first"
-        ) from error
+        raise UserError(sentence.format(column.dtype)) from error
+    if column.dtype.is_float() and (column != whole).any():
+        raise UserError(sentence.format(column.filter(column != whole)[0]))
+    return whole
 
 
 def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
@@ -104,7 +120,11 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
     uri = _column(table, ("uri",), what, manifest)
     if table[uri].null_count() or (table[uri].cast(pl.String) == "").any():
         raise UserError(f"{what}: {manifest} has rows without a uri; fill or drop them")
-    identity = table["image_id"] if "image_id" in table.columns else table[uri]
+    uris = _absolute(table[uri].cast(pl.String), manifest)
+    _check_addresses(uris, what)
+    identity = table["image_id" if "image_id" in table.columns else uri].cast(pl.String)
+    if identity.null_count() or (identity == "").any():
+        raise UserError(f"{what}: {manifest} has rows without an image_id; fill them, or leave the column out")
     label = (
         _labelled(table["label"], what)
         if "label" in table.columns
@@ -112,11 +132,24 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
     )
     return pl.DataFrame(
         {
-            "image_id": identity.cast(pl.String),
-            "uri": _absolute(table[uri].cast(pl.String), manifest),
+            "image_id": identity,
+            "uri": uris,
             "label": label.cast(pl.Int32),
         }
     )
+
+
+def _check_addresses(uris: pl.Series, what: str) -> None:
+    """Refuse what could not be read from any store, and what must not be written down."""
+    for uri in uris.filter(uris.str.contains("(?i)sig=|signature=")):
+        refuse_secret(uri)
+    for place in uris.str.extract("^([^/]*://[^/]*)").drop_nulls().unique(maintain_order=True):
+        refuse_secret(place)
+        scheme, _, host = place.partition("://")
+        if scheme not in SCHEMES or (not host and scheme != "file"):
+            raise UserError(
+                f"{what}: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got {place}/…; copy it there"
+            )
 
 
 def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:

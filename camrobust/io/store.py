@@ -60,14 +60,11 @@ class Folder:
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file below, hidden and unfinished ones left out, sorted by key."""
+        """Every file below, through links to folders, too; hidden and unfinished ones left out; sorted by key."""
         root = Path(self.uri)
-        start = root / prefix.rpartition("/")[0]
-        found = [
-            Entry(path.relative_to(root).as_posix(), path.stat().st_size)
-            for path in start.rglob("*")
-            if path.is_file() and not path.name.startswith(".")
-        ]
+        found = (
+            Entry(path.relative_to(root).as_posix(), size) for path, size in _files(root / prefix.rpartition("/")[0])
+        )
         yield from sorted((one for one in found if one.key.startswith(prefix)), key=lambda one: one.key)
 
     def delete(self, key: str) -> None:
@@ -103,6 +100,25 @@ class Folder:
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def _files(start: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below a folder and its size; each folder once, however many links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    for folder, below, names in os.walk(start, followlinks=True):
+        # What is deleted while it is listed is not there.
+        with suppress(OSError):
+            place = Path(folder).stat()
+            if (place.st_dev, place.st_ino) in seen:
+                below.clear()
+                continue
+            seen.add((place.st_dev, place.st_ino))
+        below[:] = sorted(one for one in below if not one.startswith("."))
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            with suppress(OSError):
+                found = path.stat()
+                if S_ISREG(found.st_mode):
+                    yield path, found.st_size
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
