@@ -198,11 +198,13 @@ def _measure(
     config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, show: Show,
     check: Callable[[], None],
 ) -> None:  # fmt: skip
-    from camrobust.cluster.pipeline import measure_pending, session
+    from camrobust.cluster.pipeline import check_room, measure_pending, session
     from camrobust.plan import make_plan
 
     plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
     with session(address, config.cluster, verbose=verbose):
+        if address == "local":
+            check_room(plan)
         measure_pending(plan, folder, pending, show, check)
 
 

@@ -92,6 +92,25 @@ def place(plan: Plan) -> Placement:
     return Placement("cuda" if on_gpu else "cpu", explain, perturb, load, explainers, perturbers)
 
 
+def check_room(plan: Plan) -> None:
+    """Refuse workers that a cluster of this machine alone will never have room for; another cluster may grow.
+
+    Raises:
+        UserError: naming the stage and what it asks for.
+    """
+    where, has = place(plan), ray.cluster_resources()
+    for stage, asked in (("load", where.load), ("perturb", where.perturb), ("explain", where.explain)):
+        if "label_selector" in asked:
+            labels = ", ".join(f"{name}={value}" for name, value in asked["label_selector"].items())
+            raise UserError(f"cluster: the stage {stage} asks for nodes with the labels {labels}, which this machine "
+                            "has not; leave them out here, or name a cluster by --address")  # fmt: skip
+        amounts = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
+        for name, amount in amounts.items():
+            if amount > has.get(name, 0):
+                raise UserError(f"cluster: a worker of the stage {stage} asks for {amount:g} {name}, this machine has "
+                                f"{has.get(name, 0):g}; ask for less, or name a cluster by --address")  # fmt: skip
+
+
 def _pool(size: tuple[int, int]) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=size[0], max_size=size[1], max_tasks_in_flight_per_actor=2)
 
@@ -224,10 +243,20 @@ def _plain_errors() -> Iterator[None]:
     except Exception as error:
         told = _user_error(error)
         if told is not None:
-            raise RunFailed(str(told)) from error
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+            raise RunFailed(_said(told)[0]) from error
+        inner = getattr(error, "cause", None)
+        if isinstance(inner, BaseException):
+            # Below what a worker raised Ray writes how often it tried.
+            why = f"{type(inner).__name__}: {_said(inner)[0]}"
+        else:
+            why = f"{type(error).__name__}: {_said(error)[-1]}"
         raise RunFailed(f"run: stopped by {why}; run again to resume, with --verbose to see all of it") from error
+
+
+def _said(error: BaseException) -> list[str]:
+    """The lines of an error's message, at least one."""
+    text = error.args[0] if len(error.args) == 1 else error
+    return [line.strip() for line in str(text).splitlines() if line.strip()] or ["no message"]
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
@@ -267,6 +296,7 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
         # Ray's own handler would end the process with code 15 and no word.
         signal.signal(signal.SIGTERM, terminated)
     context = DataContext.get_current()
+    context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
     if not verbose:
         context.enable_progress_bars = False

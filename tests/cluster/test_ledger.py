@@ -6,9 +6,11 @@ import signal
 import pytest
 import ray
 
+from camrobust.cluster import pipeline
 from camrobust.cluster.ledger import Watch, open_ledger
 from camrobust.cluster.pipeline import session
 from camrobust.config import ClusterConfig
+from camrobust.errors import RunFailed, UserError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 WHY = "refused: the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
@@ -81,3 +83,22 @@ def test_images_are_condemned_not_their_parts():
     for _ in range(4):
         found = ray.get([ledger.begin.remote([key], node) for key in keys])
     assert found[-1] == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("store: this is wrong; do that"), "store: this is wrong; do that"),
+        (RunFailed("store: it fails; run again"), "store: it fails; run again"),
+        (KeyError("x"), "run: stopped by KeyError: x; run again to resume, with --verbose to see all of it"),
+        (OSError(5, "Input/output error"), "run: stopped by OSError: [Errno 5] Input/output error; run again to "),
+    ],
+)
+def test_what_a_worker_raises_is_one_sentence(error, sentence):
+    def fail(batch):
+        raise error
+
+    with pytest.raises(RunFailed) as told, pipeline._plain_errors():
+        ray.data.range(1).map_batches(fail).take_all()
+    assert str(told.value).startswith(sentence)
+    assert "\n" not in str(told.value)

@@ -233,6 +233,19 @@ def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, 
     assert "tests.toys:only_on_the_driver raised RuntimeError: this worker has no such file (toys.py, line " in last
 
 
+@pytest.mark.parametrize(
+    ("cluster", "sentence"),
+    [
+        ({"cpus_per_loader": 100}, "cluster: a worker of the stage load asks for 100 CPU, this machine has "),
+        ({"gpu_labels": {"role": "gpu"}}, "cluster: the stage perturb asks for nodes with the labels role=gpu, which"),
+    ],
+)
+def test_workers_that_this_machine_has_no_room_for_are_refused(tmp_path, photos, cluster, sentence):
+    result = camrobust("run", config(tmp_path, photos / "wnid", cluster=cluster))
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(f"camrobust: {sentence}")
+
+
 def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_again(tmp_path, photos):
     folder = tmp_path / "set"
     shutil.copytree(photos / "wnid", folder)
