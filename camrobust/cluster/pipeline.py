@@ -42,6 +42,8 @@ COMMIT_BYTES = 64 * 2**20
 IMAGES_PER_ROUND = 200_000
 """What the engine streams at a time. Its driver keeps something of every block until the stream ends (about a KiB per
 image, measured), so ten million images in one stream would need ten GiB there."""
+RETRIED = "Failed to apply UDF transform"
+"""So begins what Ray appends to the message of what a worker raised."""
 COMMIT_SHARE = 100
 """No commit holds more than this fraction of the run, so that little is lost when the driver dies."""
 
@@ -246,7 +248,6 @@ def _plain_errors() -> Iterator[None]:
             raise RunFailed(_said(told)[0]) from error
         inner = getattr(error, "cause", None)
         if isinstance(inner, BaseException):
-            # Below what a worker raised Ray writes how often it tried.
             why = f"{type(inner).__name__}: {_said(inner)[0]}"
         else:
             why = f"{type(error).__name__}: {_said(error)[-1]}"
@@ -254,9 +255,9 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _said(error: BaseException) -> list[str]:
-    """The lines of an error's message, at least one."""
-    text = error.args[0] if len(error.args) == 1 else error
-    return [line.strip() for line in str(text).splitlines() if line.strip()] or ["no message"]
+    """The lines of an error's message, at least one, without what Ray adds of its retries."""
+    text = str(error.args[0] if len(error.args) == 1 else error).partition(RETRIED)[0].rstrip(": '\n")
+    return [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

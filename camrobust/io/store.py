@@ -42,7 +42,7 @@ class Folder:
             raise DeniedObjectError(f"store: cannot read {path} ({error.strerror}); check its permissions") from error
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NO_PATH:
-                raise
+                raise RunFailed(f"store: cannot read {path} ({error.strerror}); mend it and run again") from error
             raise MissingObjectError(f"there is no file {path}") from error
 
     def write(self, key: str, content: bytes) -> None:
