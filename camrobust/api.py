@@ -1,4 +1,7 @@
-"""In process, without Ray: for notebooks, tests and twenty images."""
+"""In process, without Ray: for notebooks, tests and twenty images.
+
+Gradients are taken wherever these are called, under torch.no_grad() and torch.inference_mode() as well.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,13 +120,13 @@ class Maps(dict[str, Tensor]):
         return pictures(self._photos, {name: one[:SHOWN].float().cpu().numpy() for name, one in self.items()})
 
 
-def load_run(uri: str) -> Evaluation:
+def load_run(uri: str | Path) -> Evaluation:
     """The scores of a run folder, local or on S3.
 
     Raises:
         UserError: there is no run in that folder.
     """
-    folder = open_run(uri)
+    folder = open_run(str(uri))
     document = folder.run()
     files, options = folder.score_files(folder.committed())
     metric = document["config"]["metric"]
@@ -190,19 +193,26 @@ def overlay(
     return drawn(array, field, strength)
 
 
-def _check_evaluation(cams: Sequence[str], target: str, precision: str, jpeg_after: int | None) -> None:
-    """What a configuration's types would refuse."""
+def _check_cams(cams: Sequence[str]) -> None:
     twice = next((name for name, count in Counter(cams).items() if count > 1), None)
     if not cams or twice is not None:
         got = "none" if twice is None else f"'{twice}' twice"
         raise UserError(f"cams: must be one or more different names, got {got}; see `camrobust list cams`")
+
+
+def _check_evaluation(target: str, precision: str, jpeg_after: int | None) -> None:
+    """What a configuration's types would refuse."""
     for name, value, known in (("target", target, ("predicted", "clean")), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise UserError(f"{name}: must be one of {', '.join(known)}, got '{value}'")
-    if jpeg_after is not None and not 1 <= jpeg_after <= 100:
-        raise UserError(f"jpeg_after: must be 1 to 100 (JPEG quality), got {jpeg_after}; None leaves it out")
+    if jpeg_after is not None and jpeg_after not in range(1, 101):
+        raise UserError(
+            f"jpeg_after: must be a whole number from 1 to 100 (JPEG quality), got {jpeg_after}; None leaves it out"
+        )
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def evaluate(
     model: nn.Module | str | Model,
     images: Photographs,
@@ -221,7 +231,7 @@ def evaluate(
     target: str = "predicted",
     precision: str = "fp32",
     segments: str | Mapping[str, Any] | None = None,
-    similarities: Sequence[str] | None = None,
+    similarities: str | Sequence[str] | None = None,
     jpeg_after: int | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
@@ -254,8 +264,9 @@ def evaluate(
         ValueError: images of another shape, or as many labels as there are not images.
     """
     planned, cams = variants(_several(perturbations)), _several(cams)
-    measures = None if similarities is None else tuple(similarities)
-    _check_evaluation(cams, target, precision, jpeg_after)
+    measures = None if similarities is None else tuple(_several(similarities))
+    _check_cams(cams)
+    _check_evaluation(target, precision, jpeg_after)
     settings = Settings(
         tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, target, similarities=measures, precision=precision
     )
@@ -269,7 +280,7 @@ def evaluate(
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
         cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            label = None if labels is None else _label(labels[number])
+            label = None if labels is None else _class(labels[number], "labels", ready.classes)
             sample = Sample("images", name, label, cut[number])
             stack = make_variants(image[None], planned, [name], "images", seed, jpeg_after)[0]
             found, _ = measure(ready, sample, stack, planned, settings)
@@ -278,15 +289,21 @@ def evaluate(
     return Evaluation(scores, tuple(one for one in cams if CAMS[one].control))
 
 
-def _label(value: object) -> int:
+def _class(value: object, what: str, classes: int) -> int:
+    """A class number, checked."""
     try:
-        return int(value)  # type: ignore[call-overload,no-any-return]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"labels: must be class numbers, got {value!r}; number the classes as the logits are"
-        ) from error
+        number = int(value)  # type: ignore[call-overload]
+        whole = bool(number == value) and not isinstance(value, bool)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or not 0 <= number < classes:
+        raise UserError(f"{what}: must be class numbers from 0 to {classes - 1}, got {value!r}; number the classes as "
+                        "the logits are")  # fmt: skip
+    return int(number)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def explain(
     model: nn.Module | str | Model,
     images: Photographs,
@@ -322,6 +339,7 @@ def explain(
         ValueError: images of another shape.
     """
     cams = _several(cams)
+    _check_cams(cams)
     functions = [CAMS[name].function for name in cams]
     images = images if isinstance(images, Tensor) else pixels_of(images, resize, crop)[1]
     check_batch(images)
@@ -332,16 +350,21 @@ def explain(
         ready = _model(model, target_layer, _size(images), mean=mean, std=std)
         names = [str(number) for number in range(len(images))]
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
-        wanted = None if targets is None else torch.tensor(list(targets), device=ready.device)
+        wanted = (
+            None if targets is None
+            else torch.tensor([_class(one, "targets", ready.classes) for one in targets], device=ready.device)
+        )  # fmt: skip
         choose = (lambda logits: logits.argmax(dim=1)) if wanted is None else (lambda _: wanted)
         evidence = collect(ready.network, ready.inputs(images, "fp32"), choose, draws)
         maps = all_maps(evidence, functions)
     return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images[:SHOWN])
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def attack(
     model: nn.Module | str | Model,
-    images: Tensor,
+    images: Photographs,
     perturbation: str = "pgd:3",
     target_layer: str | None = None,
     *,
@@ -353,7 +376,8 @@ def attack(
 
     Args:
         model: a classifier, or its name. A module's parameters and mode are put back afterwards.
-        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation; rounded to 256 levels.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, rounded to 256 levels; or as for `evaluate`,
+            files cropped as it does by default.
         perturbation: one of the family adversarial at one strength: "fgsm:3", "pgd:epsilon=4,steps=20,step=1",
             "cam_attack:3".
         target_layer: dotted name of a submodule, None to discover it; of the attacks on maps.
@@ -378,9 +402,11 @@ def attack(
     return (made * 255).round().to(torch.uint8).cpu()
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def minimal_eps(
     model: nn.Module | str | Model,
-    images: Tensor,
+    images: Photographs,
     cam: str = "gradcam",
     target_layer: str | None = None,
     *,
@@ -410,10 +436,11 @@ def minimal_eps(
 
 @contextmanager
 def _victim(
-    model: nn.Module | str | Model, images: Tensor, target_layer: str | None, mean: tuple[float, ...],
+    model: nn.Module | str | Model, images: Photographs, target_layer: str | None, mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
     """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
+    images = images if isinstance(images, Tensor) else pixels_of(images, RESIZE, CROP)[1]
     check_batch(images)
     with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
         ready = _model(model, target_layer, _size(images), mean=mean, std=std)

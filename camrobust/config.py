@@ -266,8 +266,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         place = _step(place, parent, override)
     if isinstance(place, list):
         place[_index(place, last, override)] = value
-    else:
+    elif isinstance(place, dict):
         place[last] = value
+    else:
+        raise UserError(f"--set {override}: '{parents[-1]}' holds a single value, so nothing can be set inside it")
 
 
 def _step(place: Any, key: str, override: str) -> Any:
@@ -303,6 +305,9 @@ def _first_mistake(error: ValidationError) -> UserError:
         place = ".".join(str(part) for part in location[:-1])
         message = str(unknown("key", location[-1], _keys_at(location)))
         return UserError(f"config{': ' + place if place else ''}: {message}")
+    if first["type"] == "missing" and isinstance(location[-1], int):
+        place = ".".join(str(part) for part in location[:-1])
+        return UserError(f"config: {place} has too few values, {location[-1]}; give one for each channel")
     if first["type"] == "missing":
         return UserError(f"config: the key '{where}' is missing")
     message = first["msg"].removeprefix("Value error, ")

@@ -205,7 +205,8 @@ def compare(explained: Explained, segments: Tensor, settings: Settings, count: i
     for similarity in settings.measures():
         if similarity.takes != "change" or explained.change is not None:
             found[similarity.name] = similarity.function(*inputs[similarity.takes])
-    finite = torch.isfinite(flattened).all(dim=-1)
+    # Of logits that are no numbers there is no class to explain.
+    finite = torch.isfinite(flattened).all(dim=-1) & torch.isfinite(explained.confidences)[:, None]
     finite = finite[:1] & finite[1:]
     constant = flat(flattened) | flat(scores)
     constant = constant[:1] | constant[1:]

@@ -4,7 +4,8 @@
 weights file. Where bytes come from is not this room's business: a weights file arrives as its content.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -187,22 +188,39 @@ def wrap(
         parameter.requires_grad_(False)
     sample = _probe(image_size).to(device)
     shown = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
-    with torch.no_grad(), frozen(module):
-        try:
+    with _told(f"model '{name}': cannot take float32 images of {shown} px", "check image.crop and the model's forward"):
+        with torch.no_grad(), frozen(module):
+            before = sample.clone()
             classes = logits_of(module(sample)).shape[1]
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            channels_last = _takes(module, before.contiguous(memory_format=torch.channels_last))
+        if not torch.equal(sample, before):
             raise UserError(
-                f"model '{name}': cannot take an image of {shown} px: {_first_line(error)}; check image.crop"
-            ) from error
-        channels_last = _takes(module, sample.contiguous(memory_format=torch.channels_last))
+                f"model '{name}': its forward changes its input in place, which other passes need; write x = x - mean "
+                "instead of x.sub_(mean)"
+            )
+    with _told(
+        f"model '{name}': its layers cannot be watched", "pass the plain module, not a scripted or exported one"
+    ):
+        network = build_network(module, sample, target_layer)
     return Model(
         name=name,
-        network=build_network(module, sample, target_layer),
-        mean=torch.tensor(mean, device=device).reshape(-1, 1, 1),
-        std=torch.tensor(std, device=device).reshape(-1, 1, 1),
+        network=network,
+        mean=torch.tensor([*mean], dtype=torch.float32, device=device).reshape(-1, 1, 1),
+        std=torch.tensor([*std], dtype=torch.float32, device=device).reshape(-1, 1, 1),
         classes=classes,
         channels_last=channels_last,
     )
+
+
+@contextmanager
+def _told(what: str, remedy: str) -> Iterator[None]:
+    """A model's forward is the user's code: whatever it raises is told, not traced."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what} ({type(error).__name__}: {_first_line(error)}); {remedy}") from error
 
 
 def _takes(module: nn.Module, images: Tensor) -> bool:

@@ -77,15 +77,17 @@ def pixels_of(images: Photographs, resize: int, crop: int) -> tuple[list[str], T
     """
     if isinstance(images, Tensor):
         pixels = levels(images)
+        _check_count(len(pixels))
         return [str(number) for number in range(len(pixels))], pixels
     if isinstance(images, (Image.Image, np.ndarray)):
         images = [images] if isinstance(images, Image.Image) or images.ndim == 3 else list(images)
-    if isinstance(images, (str, Path)):
-        images = list_images("images", str(images))["uri"].to_list() if Path(images).is_dir() else [images]
-    images = list(images)
-    names = [str(image) if isinstance(image, (str, Path)) else str(number) for number, image in enumerate(images)]
-    if not names:
-        raise UserError("images: must hold at least one image, got none")
+    if isinstance(images, (str, Path)) and Path(images).is_dir():
+        listed = list_images("images", str(images))
+        names, images = listed["image_id"].to_list(), listed["uri"].to_list()
+    else:
+        images = [images] if isinstance(images, (str, Path)) else list(images)
+        names = _named(images)
+    _check_count(len(names))
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"images: '{twice}' occurs twice, and would count as one image; give it once")
@@ -95,11 +97,28 @@ def pixels_of(images: Photographs, resize: int, crop: int) -> tuple[list[str], T
     return names, torch.stack(found)
 
 
+def _check_count(images: int) -> None:
+    if not images:
+        raise UserError("images: must hold at least one image, got none")
+
+
+def _named(images: Sequence[object]) -> list[str]:
+    """Names that are the same wherever the files lie, where that tells them apart: random draws hang on them."""
+    paths = [Path(image) if isinstance(image, (str, Path)) else None for image in images]
+    short = [str(number) if path is None else path.name for number, path in enumerate(paths)]
+    if len({*short}) == len(short):
+        return short
+    return [str(number) if path is None else str(path) for number, path in enumerate(paths)]
+
+
 def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", resize: int, crop: int) -> Tensor:
     if isinstance(image, (str, Path, Image.Image)):
         if not 8 <= crop <= resize:
             raise UserError(f"images: crop must be 8 px to resize ({resize} px), got {crop}; name both")
         return photo(image, "images", resize, crop)
+    if not isinstance(image, (np.ndarray, Tensor)):
+        raise TypeError(f"images: each must be a path, a picture, an array or a tensor, got {type(image).__name__}; "
+                        "of a data loader's batches pass the images alone")  # fmt: skip
     tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ValueError(f"images: each array must have the shape (3, H, W), got {tuple(tensor.shape)}; put colours "

@@ -1,4 +1,5 @@
 import re
+import shutil
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
@@ -70,7 +71,7 @@ def test_evaluate_takes_files_and_arrays(tmp_path):
     write_photos(tmp_path, 2)
     files = sorted(tmp_path.iterdir())
     scores = camrobust.evaluate(pooled(), files, perturbations=["contrast:3"]).scores
-    assert scores["image_id"].to_list() == [str(file) for file in files]
+    assert scores["image_id"].to_list() == [file.name for file in files]
     arrays = [image.numpy() for image in images(2)]
     assert camrobust.evaluate(pooled(), arrays, perturbations=["contrast:3"]).scores.height == 2
 
@@ -260,7 +261,7 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
     [
         ({"cams": ["gradcam", "gradcam"]}, "cams: must be one or more different names, got 'gradcam' twice"),
         ({"cams": []}, "cams: must be one or more different names, got none"),
-        ({"jpeg_after": 101}, "jpeg_after: must be 1 to 100 (JPEG quality), got 101"),
+        ({"jpeg_after": 101}, "jpeg_after: must be a whole number from 1 to 100 (JPEG quality), got 101"),
         ({"target": "other"}, "target: must be one of predicted, clean, got 'other'"),
         ({"precision": "fp8"}, "precision: must be one of fp32, tf32, bf16, fp16, got 'fp8'"),
         ({"segments": "slick"}, "did you mean 'slic'?"),
@@ -336,15 +337,21 @@ def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):
         ({"images": (images(2) - 0.5) / 0.2}, "before normalisation"),
         ({"mean": (114.0,) * 3}, r"mean and std must be those of pixels in \[0, 1\], got 114, 114, 114"),
         ({"std": (0.2, 0.2, 0.0)}, "mean and std must be"),
-        ({"labels": ["cat", "dog"]}, "labels: must be class numbers, got 'cat'"),
-        ({"labels": [float("inf"), 1]}, "labels: must be class numbers, got inf"),
+        ({"labels": ["cat", "dog"]}, "labels: must be class numbers from 0 to 9, got 'cat'"),
+        ({"labels": [float("inf"), 1]}, "labels: must be class numbers from 0 to 9, got inf"),
+        ({"labels": [0.5, 1]}, "labels: must be class numbers from 0 to 9, got 0.5"),
+        ({"labels": [3, 10]}, "labels: must be class numbers from 0 to 9, got 10"),
+        ({"labels": [-1, True]}, "labels: must be class numbers from 0 to 9, got -1"),
+        ({"images": images(2)[:0]}, "images: must hold at least one image"),
+        ({"images": [(images(2)[0], 3)]}, "images: each must be a path, a picture, an array or a tensor, got tuple"),
+        ({"jpeg_after": 85.5}, "jpeg_after: must be a whole number from 1 to 100"),
     ],
 )
 def test_pixels_and_labels_of_another_kind_are_refused(settings, sentence):
     given = {"images": images(2), "perturbations": ["contrast:3"], **settings}
-    with pytest.raises((UserError, ValueError), match=sentence):
+    with pytest.raises((UserError, ValueError, TypeError), match=sentence):
         camrobust.evaluate(pooled(), **given)
-    if "images" in settings:
+    if "before normalisation" in sentence:
         with pytest.raises(ValueError, match=sentence):
             camrobust.explain(pooled(), settings["images"])
 
@@ -391,3 +398,64 @@ def test_a_crop_larger_than_the_photo_is_refused(tmp_path):
     write_photos(tmp_path, 1)
     with pytest.raises(UserError, match="crop must be 8 px to resize"):
         camrobust.evaluate(pooled(), tmp_path, resize=100)
+
+
+@pytest.mark.parametrize("outside", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_wherever_they_are_called(outside):
+    module, photos = pooled(), images(1)
+
+    def everything():
+        made = camrobust.attack(module, photos, "fgsm:3")
+        maps = camrobust.explain(module, photos * 1, ["gradcam", "smoothgradcam++"])
+        found = camrobust.evaluate(module, photos, perturbations=["contrast:3", "cam_attack:1"]).scores
+        return made, torch.stack([*maps.values()]), found, camrobust.minimal_eps(module, photos, most=2, steps=2)
+
+    wanted = everything()
+    with outside():
+        found = everything()
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    assert found[2].equals(wanted[2])
+    assert found[3] == wanted[3]
+
+
+def test_scores_of_files_do_not_depend_on_where_they_lie(tmp_path, monkeypatch):
+    noise = ["gaussian_noise:3"]
+    write_photos(tmp_path / "one", 2)
+    shutil.copytree(tmp_path / "one", tmp_path / "other" / "place")
+    one, other = tmp_path / "one", tmp_path / "other" / "place"
+    wanted = camrobust.evaluate(pooled(), one, perturbations=noise).scores
+    assert wanted["image_id"].to_list() == ["photo-000.jpg", "photo-001.jpg"]
+    assert camrobust.evaluate(pooled(), sorted(other.iterdir()), perturbations=noise).scores.equals(wanted)
+    monkeypatch.chdir(other)
+    assert camrobust.evaluate(pooled(), "photo-001.jpg", perturbations=noise).scores.equals(wanted[1:])
+    twins = [one / "photo-000.jpg", other / "photo-000.jpg"]
+    assert camrobust.evaluate(pooled(), twins, perturbations=noise).scores["image_id"].to_list() == [*map(str, twins)]
+
+
+def test_logits_that_are_no_numbers_are_no_prediction():
+    module = seeded(Pooled())
+    module.fc.bias.data[3] = torch.nan
+    scores = camrobust.evaluate(module, images(1), cams=["gradcam", "random"], perturbations=["contrast:3"]).scores
+    assert set(scores["status"]) == {"not_finite"}
+    assert scores["rbo"].null_count() == scores.height
+
+
+def test_classes_to_explain_are_checked_and_lists_of_one_are_lists():
+    with pytest.raises(UserError, match="targets: must be class numbers from 0 to 9, got 10"):
+        camrobust.explain(pooled(), images(1), targets=[10])
+    with pytest.raises(UserError, match="cams: must be one or more different names, got none"):
+        camrobust.explain(pooled(), images(1), cams=[])
+    with pytest.raises(
+        UserError, match=r"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got 2\.5"
+    ):
+        camrobust.minimal_eps(pooled(), images(1), most=2.5)
+    with pytest.raises(UserError, match="cam_attack: 'random' has no derivative to climb"):
+        camrobust.minimal_eps(pooled(), images(1), cam="random")
+    found = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:3"], similarities="kendall").scores
+    assert found["kendall"].null_count() == 0
+    mean = np.array([0.5, 0.5, 0.5])
+    assert torch.equal(
+        camrobust.explain(pooled(), images(1), mean=mean)["gradcam"],
+        camrobust.explain(pooled(), images(1), mean=(0.5, 0.5, 0.5))["gradcam"],
+    )

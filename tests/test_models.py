@@ -8,7 +8,7 @@ from camrobust.core.evidence import collect, explain
 from camrobust.errors import UserError
 from camrobust.measure import coinciding
 from camrobust.models import ModelSpec, load_model, wrap
-from tests.toys import Circuit, Hybrid, Pooled, Smooth, Tokens, pooled, seeded
+from tests.toys import Circuit, Hybrid, Normalising, Pooled, Raising, Smooth, Tokens, pooled, seeded
 
 ZOO = {
     "resnet18": ("layer4", True), "mobilenet_v2": ("features", True), "squeezenet1_1": ("features", False),
@@ -136,3 +136,23 @@ def test_the_simulated_circuit_keeps_probability_and_entangles():
     # X on the first qubit; two CNOTs carry it on.
     torch.testing.assert_close(circuit(angles), torch.tensor([[-1.0, -1.0, -1.0]]))
     torch.testing.assert_close(circuit(torch.zeros(1, 3)), torch.ones(1, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated", "ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (Normalising, "its forward changes its input in place, which other passes need; write x = x - mean"),
+        (lambda: torch.jit.script(Pooled()), "its layers cannot be watched .* pass the plain module, not a scripted"),
+        (
+            lambda: Raising(KeyError("b")),
+            r"cannot take float32 images of 64 px \(KeyError: 'b'\); check image.crop and the model's",
+        ),
+        (lambda: Raising(SystemExit(3)), r"cannot take float32 images of 64 px \(SystemExit: 3\)"),
+        (lambda: Pooled().double(), r"cannot take float32 images of 64 px \(RuntimeError: "),
+        (lambda: Pooled(classes=0), "model 'm': "),
+    ],
+)
+def test_models_that_cannot_be_explained_are_told(build, sentence):
+    with pytest.raises(UserError, match=sentence):
+        wrap(build(), name="m", image_size=64)

@@ -77,10 +77,11 @@ def discover(module: nn.Module, sample: Tensor) -> tuple[str, Layout]:
     ran, logits = _watched(module, sample)
     layouts = _layouts(ran, sample)
     candidates = _candidates(ran, layouts, logits.shape[1])[::-1]
-    for score in _scores(ran, logits):
-        for one, gradient in zip(candidates, _gradients(score, candidates), strict=True):
-            if gradient is not None and bool((layouts[one.name].fold(gradient) != 0).any()):
-                return one.name, layouts[one.name]
+    with torch.enable_grad():
+        for score in _scores(ran, logits):
+            for one, gradient in zip(candidates, _gradients(score, candidates), strict=True):
+                if gradient is not None and bool((layouts[one.name].fold(gradient) != 0).any()):
+                    return one.name, layouts[one.name]
     raise UserError(
         "target_layer: no layer with a spatial output was found in this model; name one with `target_layer:`"
     )

@@ -140,10 +140,11 @@ def open_store(uri: str, access: Access = "credentials") -> Store:
     """
     refuse_secret(uri)
     scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return Folder(str(Path(uri).expanduser().resolve()))
-    if scheme == "file":
-        return Folder(str(Path(rest).resolve()))
+    if not separator or scheme == "file":
+        try:
+            return Folder(str((Path(rest) if separator else Path(uri).expanduser()).resolve()))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"store: {uri!r} can be no folder ({error}); mend the path") from error
     if scheme in SCHEMES:
         return open_cloud(uri, access)
     if scheme != "s3":

@@ -92,12 +92,16 @@ def attack_map(
     References:
         Ghorbani, Abid, Zou 2019, arXiv 1710.10547.
     """
+    _check_climb(cam, objective)
+    with repeatable(images.device):
+        return _climbed(victim, ball_around(images, epsilon), steps, step, draws, cam, OBJECTIVES[objective])
+
+
+def _check_climb(cam: str, objective: str) -> None:
     if cam not in DIFFERENTIABLE:
         raise UserError(f"cam_attack: '{cam}' has no derivative to climb; choose one of {', '.join(DIFFERENTIABLE)}")
     if objective not in OBJECTIVES:
         raise UserError(f"cam_attack: objective must be one of {', '.join(OBJECTIVES)}, got '{objective}'")
-    with repeatable(images.device):
-        return _climbed(victim, ball_around(images, epsilon), steps, step, draws, cam, OBJECTIVES[objective])
 
 
 def _climbed(
@@ -154,8 +158,9 @@ def minimal_eps(
     if measure.takes != "positions":
         fit = ", ".join(one.name for one in SIMILARITIES if one.takes == "positions")
         raise UserError(f"minimal_eps: similarity must compare positions, got '{similarity}'; choose one of {fit}")
-    if not 1 <= most <= LEVELS or steps < 1:
-        raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, got {most} and {steps}")
+    if not 1 <= most <= LEVELS or steps < 1 or most != int(most) or steps != int(steps):
+        raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got {most} and {steps}")
+    _check_climb(cam, objective)
     clean, logits = _map(victim, (images * LEVELS).round(), predicted, cam)
     classes, count = predicted(logits), torch.full((len(images),), float(steps), device=images.device)
 

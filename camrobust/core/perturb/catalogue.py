@@ -1,5 +1,6 @@
 """The registry of perturbations and the decorator that fills it."""
 
+import math
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import partial
@@ -100,7 +101,7 @@ def within(where: str, name: str, low: float, high: float, unit: str = "") -> Ch
     text = f" ({unit})" if unit else ""
 
     def check(value: float) -> None:
-        if not low <= value <= high:
+        if not low <= value <= high or not math.isfinite(value):
             raise ValueError(f"{where}: {name} must be {bounds}{text}, got {value:g}; choose another strength")
 
     return check
