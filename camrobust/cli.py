@@ -50,6 +50,19 @@ def _print(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def _positive(kind: type) -> Callable[[str], Any]:
+    """A number above 0, finite."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="camrobust", description="How robust are class activation maps to noise?")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -85,11 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     one = add("plan", _plan, "count and estimate a run; spends nothing")
     add_config(one)
     one.add_argument(
-        "--forwards-per-s", type=float, help="forward passes per second and worker; default: measured here"
+        "--forwards-per-s", type=_positive(float), help="forward passes per second and worker; default: measured here"
     )
-    one.add_argument("--workers", type=int, default=1, help="Explain workers to divide the time by")
-    one.add_argument("--images", type=int, help="take so many images as given; default: list them")
-    one.add_argument("--dollars-per-hour", type=float, help="price of one Explain worker, such as a spot GPU")
+    one.add_argument("--workers", type=_positive(int), default=1, help="Explain workers to divide the time by")
+    one.add_argument("--images", type=_positive(int), help="take so many images as given; default: list them")
+    one.add_argument(
+        "--dollars-per-hour", type=_positive(float), help="price of one Explain worker, such as a spot GPU"
+    )
     add_json(one)
     for name, command, text in (
         ("status", _status, "how far a run is, running or stopped"),
