@@ -6,7 +6,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from camrobust.core.perturb.catalogue import each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import band, mirrored, smooth
@@ -107,18 +106,30 @@ def _smooth_length(least: int) -> int:
 def clipped_zoom(images: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
     """The centre of a picture enlarged linearly, corner pixels onto corner pixels, to fill a size.
 
+    By plain products and sums of rows, then of columns: torch's own interpolation chooses its kernel, and so the last
+    bits, by how many images and threads there are.
+
     Args:
         images: (B, C, h, w), the centre itself: `zoom_crop` says how large it must be.
         factor: of the enlargement.
         size: (H, W) of the result.
 
     Returns:
-        (B, C, H, W).
+        (B, C, H, W), its columns side by side in memory.
     """
-    grown = [round(side * factor) for side in images.shape[2:]]
-    zoomed = interpolate(images, size=grown, mode="bilinear", align_corners=True)
-    top, left = ((one - side) // 2 for one, side in zip(grown, size, strict=True))
-    return zoomed[..., top : top + size[0], left : left + size[1]]
+    return _stretched(_stretched(images, factor, size[0]).mT.contiguous(), factor, size[1]).mT
+
+
+def _stretched(images: Tensor, factor: float, wanted: int) -> Tensor:
+    """As many rows as wanted from the middle of the picture with its rows enlarged."""
+    side = images.shape[-2]
+    grown = round(side * factor)
+    rows = torch.arange(wanted, dtype=torch.float64, device=images.device) + (grown - wanted) // 2
+    at = rows * ((side - 1) / max(1, grown - 1))
+    low = at.floor().clamp(max=max(0, side - 2)).long()
+    share = (at - low).to(images.dtype)[:, None]
+    above, below = images.index_select(-2, low), images.index_select(-2, (low + 1).clamp(max=side - 1))
+    return above.mul_(1 - share).add_(below.mul_(share))
 
 
 def zoom_crop(side: int, factor: float) -> int:
@@ -147,13 +158,10 @@ def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
     """
     H, W = images.shape[2:]
     factors = np.arange(1, stop, step).tolist()
-    planes = images
-    if not images.is_cuda:
-        # Of any other number of channels torch chooses the kernel, and so the last bits, by images and threads.
-        planes = torch.cat([images, images[:, :1]], dim=1).contiguous(memory_format=torch.channels_last)
-    total = planes.clone()
+    # Transposed, as enlarged pictures lie in memory.
+    total = images.mT.clone(memory_format=torch.contiguous_format)
     for factor in factors:
         h, w = zoom_crop(H, factor), zoom_crop(W, factor)
         top, left = (H - h) // 2, (W - w) // 2
-        total += clipped_zoom(planes[..., top : top + h, left : left + w], factor, (H, W))
-    return total[:, :3].div(len(factors) + 1).clamp_(0, 1).contiguous()
+        total += clipped_zoom(images[..., top : top + h, left : left + w], factor, (H, W)).mT
+    return total.mT.div(len(factors) + 1).clamp_(0, 1).contiguous()
