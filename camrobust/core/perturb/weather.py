@@ -66,7 +66,7 @@ def snow(
     check_streams("snow", images, draws)
     H, W = images.shape[2:]
     noise = draws.normal((1, zoom_crop(H, zoom), zoom_crop(W, zoom))).to(images.device).double() * scale + loc
-    flakes = clipped_zoom(noise, zoom, (H, W))
+    flakes = clipped_zoom(noise, zoom, (H, W)).contiguous()
     flakes = (torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1) * 255).floor()
     smear = smeared(flakes, taps(int(radius), sigma, exact=True), angles(draws, -135, -45))
     layer = ((smear + 0.5).floor() / 255).float()
