@@ -218,7 +218,7 @@ def evaluate(
     images: Photographs,
     cams: str | Sequence[str] = ("gradcam",),
     perturbations: str | Mapping[str, object] | Sequence[str | Mapping[str, object]] = ("gaussian_noise:1-5",),
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | None] | None = None,
     seed: int = 0,
     *,
     target_layer: str | None = None,
@@ -242,7 +242,7 @@ def evaluate(
             paths, pictures and (3, H, W) arrays.
         cams: names from `camrobust list cams`.
         perturbations: as in a configuration.
-        labels: true classes, one per image.
+        labels: true classes, one per image; None where unknown.
         seed: of every random draw.
         target_layer: dotted name of a submodule, None to discover it.
         mean: of the normalisation, for a module.
@@ -280,7 +280,8 @@ def evaluate(
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
         cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            label = None if labels is None else _class(labels[number], "labels", ready.classes)
+            given = None if labels is None else labels[number]
+            label = None if given is None else _class(given, "labels", ready.classes)
             sample = Sample("images", name, label, cut[number])
             stack = make_variants(image[None], planned, [name], "images", seed, jpeg_after)[0]
             found, _ = measure(ready, sample, stack, planned, settings)

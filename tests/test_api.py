@@ -454,6 +454,9 @@ def test_classes_to_explain_are_checked_and_lists_of_one_are_lists():
         camrobust.minimal_eps(pooled(), images(1), cam="random")
     found = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:3"], similarities="kendall").scores
     assert found["kendall"].null_count() == 0
+    for labels in ([3, None], np.array([3, 4]), torch.tensor([3, 4])):
+        scores = camrobust.evaluate(pooled(), images(2), perturbations=["contrast:3"], labels=labels).scores
+        assert scores["label"].to_list() == [3, None if labels[1] is None else 4]
     mean = np.array([0.5, 0.5, 0.5])
     assert torch.equal(
         camrobust.explain(pooled(), images(1), mean=mean)["gradcam"],
