@@ -205,7 +205,7 @@ def _check_evaluation(target: str, precision: str, jpeg_after: int | None) -> No
     for name, value, known in (("target", target, ("predicted", "clean")), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise UserError(f"{name}: must be one of {', '.join(known)}, got '{value}'")
-    if jpeg_after is not None and jpeg_after not in range(1, 101):
+    if jpeg_after is not None and (type(jpeg_after) is not int or not 1 <= jpeg_after <= 100):
         raise UserError(
             f"jpeg_after: must be a whole number from 1 to 100 (JPEG quality), got {jpeg_after}; None leaves it out"
         )
@@ -272,16 +272,16 @@ def evaluate(
     )
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
     names, pixels = pixels_of(images, resize, crop)
-    if labels is not None and len(labels) != len(names):
-        raise ValueError(f"labels: must be one per image ({len(names)}), got {len(labels)}; pass None where unknown")
+    known = [None] * len(names) if labels is None else list(labels)
+    if len(known) != len(names):
+        raise ValueError(f"labels: must be one per image ({len(names)}), got {len(known)}; pass None where unknown")
     tables = []
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
         cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
         for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            given = None if labels is None else labels[number]
-            label = None if given is None else _class(given, "labels", ready.classes)
+            label = None if known[number] is None else _class(known[number], "labels", ready.classes)
             sample = Sample("images", name, label, cut[number])
             stack = make_variants(image[None], planned, [name], "images", seed, jpeg_after)[0]
             found, _ = measure(ready, sample, stack, planned, settings)
@@ -294,7 +294,7 @@ def _class(value: object, what: str, classes: int) -> int:
     """A class number, checked."""
     try:
         number = int(value)  # type: ignore[call-overload]
-        whole = bool(number == value) and not isinstance(value, bool)
+        whole = bool(number == value) and not isinstance(value, (bool, np.bool_))
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole or not 0 <= number < classes:

@@ -190,10 +190,11 @@ def wrap(
     shown = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
     with _told(f"model '{name}': cannot take float32 images of {shown} px", "check image.crop and the model's forward"):
         with torch.no_grad(), frozen(module):
-            before = sample.clone()
-            classes = logits_of(module(sample)).shape[1]
+            signed = 2 * sample - 1
+            before = signed.clone()
+            classes = logits_of(module(signed)).shape[1]
             channels_last = _takes(module, before.contiguous(memory_format=torch.channels_last))
-        if not torch.equal(sample, before):
+        if not torch.equal(signed, before):
             raise UserError(
                 f"model '{name}': its forward changes its input in place, which other passes need; write x = x - mean "
                 "instead of x.sub_(mean)"
@@ -226,7 +227,7 @@ def _told(what: str, remedy: str) -> Iterator[None]:
 def _takes(module: nn.Module, images: Tensor) -> bool:
     try:
         module(images)
-    except RuntimeError:
+    except Exception:  # noqa: BLE001 - a model may refuse them by whatever it likes
         return False
     return True
 

@@ -108,7 +108,10 @@ def _named(images: Sequence[object]) -> list[str]:
     short = [str(number) if path is None else path.name for number, path in enumerate(paths)]
     if len({*short}) == len(short):
         return short
-    return [str(number) if path is None else str(path) for number, path in enumerate(paths)]
+    return [
+        str(number) if path is None else str(image)
+        for number, (path, image) in enumerate(zip(paths, images, strict=True))
+    ]
 
 
 def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", resize: int, crop: int) -> Tensor:

@@ -170,9 +170,9 @@ def fingerprint(weights: bytes | None) -> str | None:
 
 def _check_output(config: RunConfig) -> None:
     """Refuse an output whose figures would be photographs of the next run."""
-    output = open_store(config.output).uri
+    output = f"{open_store(config.output).uri}/"
     for one in config.datasets:
-        if not one.images.lower().endswith(TABLES) and f"{output}/".startswith(f"{open_store(one.images).uri}/"):
+        if not one.images.lower().endswith(TABLES) and output.startswith(f"{open_store(one.images).uri.rstrip('/')}/"):
             raise UserError(
                 f"output: {config.output} lies inside the images of dataset '{one.name}', where its figures would be "
                 "taken for photographs; choose a place beside them"

@@ -131,9 +131,7 @@ class Perturb:
         for (dataset, part, failed), places in groups.items():
             names = [str(units["image_id"][place]) for place in places]
             work = partial(self._variants, dataset, () if failed else self.parts[part], names, pixels[places])
-            done: list[NDArray[np.uint8] | _Refused] = self.watch.over_all(
-                dataset, names, work, _Refused, what=str(part)
-            )
+            done: list[NDArray[np.uint8] | _Refused] = self.watch.over_all(dataset, names, work, _Refused, part=part)
             for place, made in zip(places, done, strict=True):
                 if isinstance(made, _Refused):
                     for name, value in zip(ERROR, ("perturb", QUARANTINED, made.why), strict=True):
@@ -276,7 +274,8 @@ class Explain:
             row.sample.image_id,
             lambda: self._one_model(model, row, variants),
             lambda why: _Failed(QUARANTINED, why),
-            what=f"{row.part} {model.name}",
+            part=row.part,
+            model=model.name,
         )
 
     def _one_model(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:

@@ -26,8 +26,8 @@ MOST = 32
 """More images than this in quarantine mean that the machine or a model is broken, not the images."""
 STANDARD_ERROR = 2
 
-Key = tuple[str, str, str, str]
-"""Stage, dataset, image_id, and what of the image: its parts are worked on in several places at once."""
+Key = tuple[str, str, str, str, int]
+"""Stage, dataset, image_id, model (in Explain), and part: those of an image are worked on in several places at once."""
 T = TypeVar("T")
 
 
@@ -42,7 +42,7 @@ class Ledger:
         self.open: dict[Key, str] = {}
         self.deaths: dict[Key, int] = {}
         self.suspected: set[Key] = set()
-        self.condemned: set[Key] = set()
+        self.condemned: set[tuple[str, str, str, str]] = set()
         self.ended: Counter[str] = Counter()
         self.busy_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.run = run
@@ -54,25 +54,31 @@ class Ledger:
     def suspects(self, keys: Sequence[Key]) -> list[int]:
         """Places of the images that a worker once had in work when it died, on a node that lived on."""
         living = self._living(keys)
-        return [place for place, key in enumerate(keys) if key in self.suspected or self.open.get(key) in living]
+        return [
+            place for place, key in enumerate(keys)
+            if key in self.suspected or key[:4] in self.condemned or self.open.get(key) in living
+        ]  # fmt: skip
 
     def begin(self, keys: Sequence[Key], node: str) -> tuple[int, int]:
-        """Take down that images are begun; returns how often a worker died at one, and how many are condemned."""
+        """Take down that images are begun; returns how often a worker died at one, and how many are condemned.
+
+        An image is condemned with all its parts, for one model.
+        """
         living = self._living(keys)
         for key in keys:
             if self.open.get(key) in living:
                 self.deaths[key] = self.deaths.get(key, 0) + 1
                 self.suspected.add(key)
             self.open[key] = node
-        deaths = max(self.deaths.get(key, 0) for key in keys)
-        self.condemned |= {key for key in keys if self.deaths.get(key, 0) >= DEATHS}
+        self.condemned |= {key[:4] for key in keys if self.deaths.get(key, 0) >= DEATHS}
+        deaths = max(DEATHS if key[:4] in self.condemned else self.deaths.get(key, 0) for key in keys)
         return deaths, len({(dataset, image_id) for _, dataset, image_id, _ in self.condemned})
 
     def end(self, keys: Sequence[Key], seconds: float) -> None:
         """Take down that the worker lived to the end of these images, of one stage."""
         for key in keys:
             self.open.pop(key, None)
-            if key not in self.condemned:
+            if key[:4] not in self.condemned:
                 self.deaths.pop(key, None)
         stage = keys[0][0]
         self.ended[stage] += len(keys)
@@ -115,7 +121,16 @@ class Watch:
     def __init__(self, stage: str, ledger: Any = None, timeout_s: float | None = None) -> None:
         self.stage, self.ledger, self.timeout_s = stage, ledger, timeout_s
 
-    def over(self, dataset: str, image_id: str, work: Callable[[], T], refuse: Callable[[str], T], what: str = "") -> T:
+    def over(
+        self,
+        dataset: str,
+        image_id: str,
+        work: Callable[[], T],
+        refuse: Callable[[str], T],
+        *,
+        part: int = 0,
+        model: str = "",
+    ) -> T:
         """Do the work on an image, or refuse it with a sentence that says why.
 
         Args:
@@ -123,12 +138,13 @@ class Watch:
             image_id: its name.
             work: to be done.
             refuse: a sentence that says why to what stands for its result.
-            what: of the image, where its work is done in pieces: part, model.
+            part: of the image's variants.
+            model: under which it is worked on.
 
         Raises:
             RunFailed: too many images are in quarantine.
         """
-        return self._over([self._key(dataset, image_id, what)], work, refuse)
+        return self._over([(self.stage, str(dataset), str(image_id), model, part)], work, refuse)
 
     def over_all(
         self,
@@ -136,7 +152,8 @@ class Watch:
         image_ids: Sequence[str],
         work: Callable[[Sequence[int]], Sequence[T]],
         refuse: Callable[[str], T],
-        what: str = "",
+        *,
+        part: int = 0,
     ) -> list[T]:
         """Do the work on several images at once; those at which a worker ever died are worked on one by one.
 
@@ -148,7 +165,7 @@ class Watch:
             image_ids: B names.
             work: places of some of the images to their results.
             refuse: a sentence that says why to what stands for an image that is refused.
-            what: of the images, as in `over`.
+            part: of the images' variants.
 
         Returns:
             B results.
@@ -156,7 +173,7 @@ class Watch:
         Raises:
             RunFailed: too many images are in quarantine.
         """
-        keys = [self._key(dataset, image_id, what) for image_id in image_ids]
+        keys: list[Key] = [(self.stage, str(dataset), str(image_id), "", part) for image_id in image_ids]
         suspects = self._suspects(keys)
         innocent = [place for place in range(len(keys)) if place not in suspects]
         found: dict[int, T] = {}
@@ -165,9 +182,6 @@ class Watch:
             done = self._over(some, partial(work, places), lambda why: [refuse(why)] * len(some))  # noqa: B023
             found |= zip(places, done, strict=True)
         return [found[place] for place in range(len(keys))]
-
-    def _key(self, dataset: str, image_id: str, what: str) -> Key:
-        return self.stage, str(dataset), str(image_id), what
 
     def _over(self, keys: Sequence[Key], work: Callable[[], T], refuse: Callable[[str], T]) -> T:
         if self.ledger is None:

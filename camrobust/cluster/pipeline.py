@@ -2,8 +2,9 @@
 
 import logging
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
@@ -42,6 +43,8 @@ COMMIT_BYTES = 64 * 2**20
 IMAGES_PER_ROUND = 200_000
 """What the engine streams at a time. Its driver keeps something of every block until the stream ends (about a KiB per
 image, measured), so ten million images in one stream would need ten GiB there."""
+ROUNDING = 1e-6
+"""Of sums of fractions of a core."""
 RETRIED = "Failed to apply UDF transform"
 """So begins what Ray appends to the message of what a worker raised."""
 COMMIT_SHARE = 100
@@ -98,19 +101,32 @@ def check_room(plan: Plan) -> None:
     """Refuse workers that a cluster of this machine alone will never have room for; another cluster may grow.
 
     Raises:
-        UserError: naming the stage and what it asks for.
+        UserError: naming what they ask for.
     """
     where, has = place(plan), ray.cluster_resources()
-    for stage, asked in (("load", where.load), ("perturb", where.perturb), ("explain", where.explain)):
-        if "label_selector" in asked:
-            labels = ", ".join(f"{name}={value}" for name, value in asked["label_selector"].items())
-            raise UserError(f"cluster: the stage {stage} asks for nodes with the labels {labels}, which this machine "
-                            "has not; leave them out here, or name a cluster by --address")  # fmt: skip
-        amounts = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
-        for name, amount in amounts.items():
-            if amount > has.get(name, 0):
-                raise UserError(f"cluster: a worker of the stage {stage} asks for {amount:g} {name}, this machine has "
-                                f"{has.get(name, 0):g}; ask for less, or name a cluster by --address")  # fmt: skip
+    stages = ((1, where.load), (where.perturbers[0], where.perturb), (where.explainers[0], where.explain))
+    labels = ray.nodes()[0]["Labels"]
+    wanted = {name: value for _, asked in stages for name, value in asked.get("label_selector", {}).items()}
+    for name, value in wanted.items():
+        if re.fullmatch(r"[\w.-]+", value) and labels.get(name) != value:
+            raise UserError(f"cluster: workers ask for nodes with the label {name}={value}, which this machine has "
+                            "not; leave it out here, or name a cluster by --address")  # fmt: skip
+    total: dict[str, float] = {}
+    for workers, asked in stages:
+        for name, amount in _amounts(asked).items():
+            total[name] = total.get(name, 0.0) + workers * amount
+    for name, amount in total.items():
+        if amount > has.get(name, 0) + ROUNDING:
+            raise UserError(f"cluster: a worker of load, {where.perturbers[0]} of perturb and {where.explainers[0]} of "
+                            f"explain together ask for {amount:g} {name}, this machine has {has.get(name, 0):g}; ask "
+                            "for less under `cluster`, or name a cluster by --address")  # fmt: skip
+
+
+def _amounts(asked: Mapping[str, Any]) -> dict[str, float]:
+    """What one worker of a stage takes of a cluster's resources."""
+    amounts = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
+    kind = asked.get("accelerator_type")
+    return amounts if kind is None else {**amounts, f"accelerator_type:{kind}": 0.001}
 
 
 def _pool(size: tuple[int, int]) -> ActorPoolStrategy:
@@ -256,7 +272,8 @@ def _plain_errors() -> Iterator[None]:
 
 def _said(error: BaseException) -> list[str]:
     """The lines of an error's message, at least one, without what Ray adds of its retries."""
-    text = str(error.args[0] if len(error.args) == 1 else error).partition(RETRIED)[0].rstrip(": '\n")
+    text, retried, _ = str(error.args[0] if len(error.args) == 1 else error).partition(RETRIED)
+    text = text.rstrip(": '\n") if retried else text
     return [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
 
 

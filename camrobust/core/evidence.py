@@ -167,7 +167,13 @@ class Evidence:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no parameter gradients; every flag is put back afterwards."""
+    """Evaluation mode, no parameter gradients; every flag is put back afterwards.
+
+    Raises:
+        UserError: the parameters can have no gradient at all.
+    """
+    if any(parameter.is_inference() for parameter in module.parameters()):
+        raise UserError("model: its parameters were made under torch.inference_mode(); build it outside of that")
     training = [part for part in module.modules() if part.training]
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.eval()

@@ -109,7 +109,7 @@ def _labelled(column: pl.Series, what: str) -> pl.Series:
         whole = column.cast(pl.Int32)
     except pl.exceptions.PolarsError as error:
         raise UserError(sentence.format(column.dtype)) from error
-    if column.dtype.is_float() and (column != whole).any():
+    if (column.dtype.is_float() or column.dtype.is_decimal()) and (column != whole).any():
         raise UserError(sentence.format(column.filter(column != whole)[0]))
     return whole
 
@@ -158,7 +158,7 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
     key = _column(given, ("image_id", "file"), what, labels)
     value = _column(given, ("label", "class_index"), what, labels)
     known = pl.DataFrame({"image_id": given[key].cast(pl.String), "label": _labelled(given[value], what)})
-    known = known.unique(maintain_order=True)
+    known = known.drop_nulls("image_id").unique(maintain_order=True)
     twice = known.filter(pl.col("image_id").is_duplicated())
     if not twice.is_empty():
         raise UserError(f"{what}: {labels} gives '{twice['image_id'][0]}' more than one label; keep one")

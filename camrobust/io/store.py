@@ -20,6 +20,8 @@ from camrobust.io.s3 import Bucket
 
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of reading that say that there is no such file; others are the disk's."""
+NO_PHOTOS = ("lost+found",)
+"""Folders of the file system's own, which are nobody's to read."""
 
 
 @dataclass(frozen=True)
@@ -103,22 +105,47 @@ class Folder:
 
 
 def _files(start: Path) -> Iterator[tuple[Path, int]]:
-    """Every file below a folder and its size; each folder once, however many links lead to it."""
+    """Every file below a folder and its size: first what really lies there, then what links lead to, each folder once.
+
+    Raises:
+        DeniedObjectError: a folder or file cannot be looked at.
+        RunFailed: the disk fails.
+    """
     seen: set[tuple[int, int]] = set()
-    for folder, below, names in os.walk(start, followlinks=True):
-        # What is deleted while it is listed is not there.
-        with suppress(OSError):
-            place = Path(folder).stat()
-            if (place.st_dev, place.st_ino) in seen:
+    roots = [start]
+    for root in roots:
+        for folder, below, names in os.walk(root, onerror=_unlisted):
+            place = _status(Path(folder))
+            if place is None or (place.st_dev, place.st_ino) in seen:
                 below.clear()
                 continue
             seen.add((place.st_dev, place.st_ino))
-        below[:] = sorted(one for one in below if not one.startswith("."))
-        for path in (Path(folder, name) for name in names if not name.startswith(".")):
-            with suppress(OSError):
-                found = path.stat()
-                if S_ISREG(found.st_mode):
+            below[:] = sorted(one for one in below if not one.startswith(".") and one not in NO_PHOTOS)
+            roots += [path for path in (Path(folder, one) for one in below) if path.is_symlink()]
+            for path in (Path(folder, name) for name in names if not name.startswith(".")):
+                found = _status(path)
+                if found is not None and S_ISREG(found.st_mode):
                     yield path, found.st_size
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What there is at a path, None for nothing: what is deleted while it is listed, and links that lead nowhere."""
+    try:
+        return path.stat()
+    except OSError as error:
+        _unlisted(error)
+        return None
+
+
+def _unlisted(error: OSError) -> None:
+    """Of a folder that cannot be listed nothing may be left out without a word; only what is not there is not there."""
+    if error.errno in NO_PATH:
+        return
+    if isinstance(error, PermissionError):
+        raise DeniedObjectError(
+            f"store: cannot list {error.filename} ({error.strerror}); check its permissions"
+        ) from error
+    raise RunFailed(f"store: cannot list {error.filename} ({error.strerror}); mend it and run again") from error
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

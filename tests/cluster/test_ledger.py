@@ -37,14 +37,14 @@ def over_images(tmp_path):
                 for part in parts:
 
                     def work(places, part=part):
-                        tried = [images[place] + part for place in places]
+                        tried = [f"{images[place]}{part}" for place in places]
                         with record.open("a") as file:
                             file.write(" ".join(tried) + "\n")
                         if deadly(tried):
                             os.kill(os.getpid(), signal.SIGKILL)
                         return [f"made {one}" for one in tried]
 
-                    made += self.watch.over_all("set", images, work, lambda why: f"refused: {why}", what=part)
+                    made += self.watch.over_all("set", images, work, lambda why: f"refused: {why}", part=part)
                 return {"found": made}
 
         ledger = open_ledger("test")
@@ -59,30 +59,35 @@ def over_images(tmp_path):
 
 
 def test_only_the_part_of_an_image_that_kills_is_refused(over_images):
-    found, ledger, tried = over_images(["a", "b", "mortal", "c"], ["0", "1"], lambda tried: "mortal1" in tried)
+    found, ledger, tried = over_images(["a", "b", "mortal", "c"], [0, 1], lambda tried: "mortal1" in tried)
     assert found == ["made a0", "made b0", "made mortal0", "made c0", "made a1", "made b1", WHY, "made c1"]
     assert [line for line in tried if "mortal1" in line] == ["a1 b1 mortal1 c1", "mortal1", "mortal1"]
     assert ray.get(ledger.look.remote())["perturb"][2] == 0
 
 
 def test_images_that_are_too_much_together_are_not_brought_together_again(over_images):
-    found, _, tried = over_images(["a", "b", "c"], ["0", "1", "2"], lambda tried: len(tried) > 1)
+    found, _, tried = over_images(["a", "b", "c"], [0, 1, 2], lambda tried: len(tried) > 1)
     assert found == [f"made {name}{part}" for part in "012" for name in "abc"]
     assert sum(" " in line for line in tried) == 3
 
 
 def test_parts_of_an_image_at_several_workers_are_no_deaths():
     ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
-    begun = [ledger.begin.remote([("explain", "set", "image", f"{part} model")], node) for part in range(6)]
+    begun = [ledger.begin.remote([("explain", "set", "image", "model", part)], node) for part in range(6)]
     assert ray.get(begun) == [(0, 0)] * 6
 
 
-def test_images_are_condemned_not_their_parts():
+def test_an_image_is_condemned_with_all_its_parts_for_one_model():
     ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
-    keys = [("explain", "set", image, part) for image in "ab" for part in "012"]
-    for _ in range(4):
-        found = ray.get([ledger.begin.remote([key], node) for key in keys])
-    assert found[-1] == (3, 2)
+
+    def begin(image, model, part):
+        return ray.get(ledger.begin.remote([("explain", "set", image, model, part)], node))
+
+    assert [begin("a", "one", 3) for _ in range(4)] == [(0, 0), (1, 0), (2, 0), (3, 1)]
+    assert [begin("a", "one", part) for part in (0, 1)] == [(3, 1)] * 2
+    assert begin("a", "other", 0) == (0, 1)
+    assert [begin("a", "other", 1) for _ in range(4)][-1] == (3, 1)
+    assert [begin("b", "one", 0) for _ in range(4)][-1] == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,11 @@ def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, 
 @pytest.mark.parametrize(
     ("cluster", "sentence"),
     [
-        ({"cpus_per_loader": 100}, "cluster: a worker of the stage load asks for 100 CPU, this machine has "),
-        ({"gpu_labels": {"role": "gpu"}}, "cluster: the stage perturb asks for nodes with the labels role=gpu, which"),
+        (
+            {"cpus_per_loader": 100, "loader_labels": {"market": "!spot"}},
+            "cluster: a worker of load, 1 of perturb",
+        ),
+        ({"gpu_labels": {"role": "gpu"}}, "cluster: workers ask for nodes with the label role=gpu, which"),
     ],
 )
 def test_workers_that_this_machine_has_no_room_for_are_refused(tmp_path, photos, cluster, sentence):

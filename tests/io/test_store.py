@@ -52,6 +52,9 @@ def test_a_folder_is_listed_through_links_and_without_what_is_hidden(tmp_path):
     (tmp_path / "set" / "b" / "again").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "set" / "pipe.jpg")
+    # By the alphabet a link may come before the folder that it leads to.
+    (tmp_path / "set" / "aa").symlink_to(tmp_path / "set" / "b")
+    (tmp_path / "set" / "lost+found").mkdir(mode=0)
     listed = list(open_store(str(tmp_path / "set")).list())
     assert [(entry.key, entry.size_bytes) for entry in listed] == [("a/class/1.jpg", 1), ("b/4.jpg", 1)]
 
@@ -67,3 +70,42 @@ def test_files_that_come_and_go_while_a_folder_is_listed_end_nothing(tmp_path):
         other.kill()
         other.wait()
     assert "kept" in found <= {"kept", "brief"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_a_folder_that_may_not_be_looked_into_is_not_left_out_without_a_word(tmp_path, mode):
+    closed = tmp_path / "set" / "closed"
+    closed.mkdir(parents=True)
+    (closed / "1.jpg").write_bytes(b"x")
+    closed.chmod(mode)
+    code = (
+        "import os, sys\n"
+        "from camrobust.io.store import open_store\n"
+        "from camrobust.io.objects import DeniedObjectError\n"
+        "os.setuid(65534)\n"
+        "try: print(list(open_store(sys.argv[1]).list()))\n"
+        "except DeniedObjectError as error: print('denied', error)"
+    )
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o111)
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "set")], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.startswith(f"denied store: cannot list {closed}")
+
+
+def test_a_disk_that_cannot_be_listed_is_no_empty_folder(tmp_path):
+    (tmp_path / "kept").write_bytes(b"x")
+    code = (
+        "import sys; from camrobust.io.store import open_store; from camrobust.errors import RunFailed\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(open('/dev/null'))\n"
+        "except OSError: pass\n"
+        "try: list(open_store(sys.argv[1]).list())\n"
+        "except RunFailed as error: print(error)"
+    )
+    command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout == f"store: cannot list {tmp_path} (Too many open files); mend it and run again\n"
