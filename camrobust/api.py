@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from camrobust.core.cams import CAMS
 from camrobust.core.draws import Draws
-from camrobust.core.evidence import collect, frozen
+from camrobust.core.evidence import collect, frozen, predicted
 from camrobust.core.evidence import explain as all_maps
 from camrobust.core.perturb import attack as made_by
 from camrobust.core.perturb import make_variants, variants
@@ -279,10 +279,10 @@ def evaluate(
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
+        truths = [None if one is None else _class(one, "labels", ready.classes) for one in known]
         cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
-        for number, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            label = None if known[number] is None else _class(known[number], "labels", ready.classes)
-            sample = Sample("images", name, label, cut[number])
+        for name, image, label, segments_of in zip(names, pixels, truths, cut, strict=True):
+            sample = Sample("images", name, label, segments_of)
             stack = make_variants(image[None], planned, [name], "images", seed, jpeg_after)[0]
             found, _ = measure(ready, sample, stack, planned, settings)
             tables.append(make_table(SCORES, found))
@@ -355,7 +355,7 @@ def explain(
             None if targets is None
             else torch.tensor([_class(one, "targets", ready.classes) for one in targets], device=ready.device)
         )  # fmt: skip
-        choose = (lambda logits: logits.argmax(dim=1)) if wanted is None else (lambda _: wanted)
+        choose = predicted if wanted is None else (lambda _: wanted)
         evidence = collect(ready.network, ready.inputs(images, "fp32"), choose, draws)
         maps = all_maps(evidence, functions)
     return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images[:SHOWN])
@@ -441,9 +441,7 @@ def _victim(
     std: tuple[float, ...],
 ) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
     """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
-    images = images if isinstance(images, Tensor) else pixels_of(images, RESIZE, CROP)[1]
-    check_batch(images)
+    pixels = pixels_of(images, RESIZE, CROP)[1]
     with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
-        ready = _model(model, target_layer, _size(images), mean=mean, std=std)
-        levels = images if images.dtype == torch.uint8 else (images.float() * 255).round()
-        yield ready, levels.to(ready.device).float() / 255
+        ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
+        yield ready, pixels.to(ready.device).float() / 255

@@ -266,16 +266,12 @@ def _override(data: dict[str, Any], override: str) -> None:
         place = _step(place, parent, override)
     if isinstance(place, list):
         place[_index(place, last, override)] = value
-    elif isinstance(place, dict):
-        place[last] = value
     else:
-        raise UserError(f"--set {override}: '{parents[-1]}' holds a single value, so nothing can be set inside it")
+        place[last] = value
 
 
 def _step(place: Any, key: str, override: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, key, override)]
-    below = place.setdefault(key, {})
+    below = place[_index(place, key, override)] if isinstance(place, list) else place.setdefault(key, {})
     if not isinstance(below, (dict, list)):
         raise UserError(f"--set {override}: '{key}' holds a single value, so nothing can be set inside it")
     return below

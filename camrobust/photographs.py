@@ -104,14 +104,9 @@ def _check_count(images: int) -> None:
 
 def _named(images: Sequence[object]) -> list[str]:
     """Names that are the same wherever the files lie, where that tells them apart: random draws hang on them."""
-    paths = [Path(image) if isinstance(image, (str, Path)) else None for image in images]
-    short = [str(number) if path is None else path.name for number, path in enumerate(paths)]
-    if len({*short}) == len(short):
-        return short
-    return [
-        str(number) if path is None else str(image)
-        for number, (path, image) in enumerate(zip(paths, images, strict=True))
-    ]
+    whole = [str(image) if isinstance(image, (str, Path)) else str(number) for number, image in enumerate(images)]
+    short = [Path(name).name for name in whole]
+    return short if len({*short}) == len(short) else whole
 
 
 def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", resize: int, crop: int) -> Tensor:

@@ -242,9 +242,10 @@ class Explain:
         failures: list[dict[str, Any]] = []
         maps: list[dict[str, Any]] = []
         sample, variants = row.sample, self.parts[row.part]
+        loaded = row.error is None or row.error["stage"] != "load"
         if row.error is not None:
             # What failed in loading failed for every part, and is said once.
-            failures += [_failure(sample, None, row.error)] if row.first or row.error["stage"] != "load" else []
+            failures += [_failure(sample, None, row.error)] if row.first or loaded else []
         else:
             for model in self.models:
                 found = self._guarded(model, row, variants)
@@ -256,7 +257,6 @@ class Explain:
                 scores.append(make_table(SCORES, columns))
                 if row.part == 0 and (sample.dataset, sample.image_id) in self.gallery:
                     maps += _gallery(model, row, variants, explained, first=model is self.models[0], config=self.config)
-        loaded = row.error is None or row.error["stage"] != "load"
         image = [row.properties] if row.part == 0 and loaded else []
         return {
             "dataset": sample.dataset,

@@ -40,12 +40,8 @@ class Folder:
                 raise MissingObjectError(f"there is no file {path}, but something else")
             check_size(str(path), found.st_size, most)
             return path.read_bytes()
-        except PermissionError as error:
-            raise DeniedObjectError(f"store: cannot read {path} ({error.strerror}); check its permissions") from error
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_PATH:
-                raise RunFailed(f"store: cannot read {path} ({error.strerror}); mend it and run again") from error
-            raise MissingObjectError(f"there is no file {path}") from error
+            raise _unreadable("read", path, error) from error
 
     def write(self, key: str, content: bytes) -> None:
         """Write beside the final name, flush to the disk, then rename."""
@@ -139,13 +135,18 @@ def _status(path: Path) -> os.stat_result | None:
 
 def _unlisted(error: OSError) -> None:
     """Of a folder that cannot be listed nothing may be left out without a word; only what is not there is not there."""
-    if error.errno in NO_PATH:
-        return
+    told = _unreadable("list", error.filename, error)
+    if not isinstance(told, MissingObjectError):
+        raise told from error
+
+
+def _unreadable(verb: str, path: str | Path, error: OSError | ValueError) -> Exception:
+    """A path where nothing is or can be, one that is forbidden, and a failing disk."""
+    if not isinstance(error, OSError) or error.errno in NO_PATH:
+        return MissingObjectError(f"there is no file {path}")
     if isinstance(error, PermissionError):
-        raise DeniedObjectError(
-            f"store: cannot list {error.filename} ({error.strerror}); check its permissions"
-        ) from error
-    raise RunFailed(f"store: cannot list {error.filename} ({error.strerror}); mend it and run again") from error
+        return DeniedObjectError(f"store: cannot {verb} {path} ({error.strerror}); check its permissions")
+    return RunFailed(f"store: cannot {verb} {path} ({error.strerror}); mend it and run again")
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
