@@ -18,6 +18,11 @@ SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "sh
 NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The offline data pack; a test that needs it is skipped where it is not, but never in CI."""

@@ -234,8 +234,6 @@ def test_overlay_says_what_it_cannot_draw(arguments, sentence):
 
 @pytest.mark.gpu
 def test_maps_and_scores_on_the_gpu_equal_the_cpus():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     on_cpu = camrobust.explain(pooled(), images(4), cams=EVERY)
     on_gpu = camrobust.explain(pooled().cuda(), images(4), cams=EVERY)
     for name, values in on_cpu.items():

@@ -164,8 +164,6 @@ def test_images_of_one_batch_take_their_own_strengths(toy):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd_l2", "cam_attack"])
 def test_neither_batch_nor_parts_change_a_pixel(resnet, resnet_file, name, device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     _, given, _ = resnet
     model = load_model(*resnet_file, device=device)
     planned = variants([f"{name}:{severity}" for severity in (1, 3, 4)])

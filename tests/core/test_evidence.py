@@ -213,8 +213,6 @@ def test_no_memory_growth_over_2000_batches():
 
 @pytest.mark.gpu
 def test_no_growth_of_a_gpus_memory_over_2000_batches():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     model = wrap(seeded(Pooled()), image_size=32, device="cuda")
     batch = torch.rand(2, 3, 32, 32, device="cuda")
     functions = [CAMS[name].function for name in CLASSIC]

@@ -298,8 +298,6 @@ def test_lines_of_all_images_at_once_are_those_of_each(dtype, turned):
 @pytest.mark.data
 @pytest.mark.parametrize("name", without_model())
 def test_a_gpu_makes_the_same_levels_of_many_images_as_of_one(name, photos):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     names, planned = [str(number) for number in range(8)], variants([f"{name}:4"])
     together = make_variants(photos[:8].cuda(), planned, names, "set", 0)
     alone = [make_variants(photos[n : n + 1].cuda(), planned, [one], "set", 0) for n, one in enumerate(names)]
@@ -310,8 +308,6 @@ def test_a_gpu_makes_the_same_levels_of_many_images_as_of_one(name, photos):
 @pytest.mark.data
 @pytest.mark.parametrize("name", without_model())
 def test_a_gpu_gives_the_same_levels(name, photos):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     names = [str(number) for number in range(4)]
     here = perturb(photos[:4].float() / 255, f"{name}:3", names)
     there = perturb((photos[:4].float() / 255).cuda(), f"{name}:3", names).cpu()

@@ -84,8 +84,6 @@ class Full(Pooled):
 
 @pytest.mark.gpu
 def test_a_gpu_short_of_memory_makes_smaller_passes():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     torch.cuda.empty_cache()
     model = wrap(seeded(Pooled(channels=64)), image_size=64, device="cuda")
     whole = explained(model, 512, count=512)
@@ -103,8 +101,6 @@ def test_a_gpu_short_of_memory_makes_smaller_passes():
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_gpu_is_as_near_as_its_precision_says(precision):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     # Behind the first convolution lies another one, through which the gradient comes back.
     here, there = (
         wrap(seeded(Pooled(channels=64)), image_size=64, target_layer="features.0", device=device)

@@ -89,8 +89,6 @@ def test_threads_change_no_label_and_stay_as_they_were(threads):
 @pytest.mark.gpu
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_gpu_gives_the_labels_of_a_cpu(setting):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     images = pictures(9, (120, 131))
     wanted = quickshift(images, *setting)
     kernel_size, max_dist, ratio = setting

@@ -185,7 +185,5 @@ def test_flat_allows_for_rounding_only():
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", COMPARED)
 def test_equals_the_cpu_on_the_gpu(name):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     a, b = maps(seed=1, levels=4), maps(seed=2)
     torch.testing.assert_close(compare(name, a.cuda(), b.cuda()).cpu(), compare(name, a, b), rtol=1e-5, atol=1e-5)
