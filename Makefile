@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: azurite demo test lint bench clean
+.PHONY: azurite demo test test-model lint bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
@@ -12,6 +12,10 @@ demo: $(VENV)/demo
 test: $(VENV)/dev
 	$(BIN)/pytest -m "not cluster" --numprocesses 2 --dist worksteal
 	$(BIN)/pytest -m cluster
+
+# Every order of the steps of three drivers in one run folder, with up to two pauses or crashes; some minutes.
+test-model: $(VENV)/dev
+	CAMROBUST_MODEL_DEPTH=2 $(BIN)/pytest tests/protocol --timeout 3600
 
 # Azure Blob Storage on loopback, for the tests that read from it.
 azurite:

@@ -160,7 +160,7 @@ MISTAKES = {
     ),
     "an output among the photos": (
         lambda d, p: d | {"output": str(p / "photos" / "runs" / "a")},
-        "lies inside the images of dataset 'made up', where its figures would be taken for photographs",
+        "lie inside one another; choose an output beside them",
     ),
     "an address that no store has": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\nhttps://example.org/y.jpg\n")}]},

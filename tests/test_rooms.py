@@ -41,7 +41,7 @@ FOREIGN = {
     "botocore": {"io"},
     "polars": {"coded", "io", "summary", "report", "verify", "plan", "cluster", *TOP},
     "pyarrow": {"io", "cluster", *TOP},
-    "pydantic": {"config"},
+    "pydantic": {"config", "io"},
     "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},
     "altair": {"report"},
 }

@@ -241,28 +241,3 @@ def polars_options(uri: str) -> dict[str, Any] | None:
         if frozen.token:
             options["aws_session_token"] = frozen.token
     return options
-
-
-def arrow_filesystem(uri: str) -> Any:
-    """The pyarrow filesystem of a place, for engines that read through Arrow; None for a folder."""
-    if not uri.startswith("s3://"):
-        return None
-    from pyarrow import fs
-
-    options = polars_options(uri) or {}
-    endpoint = options.get("aws_endpoint_url", "")
-    scheme, _, address = endpoint.partition("://")
-    keys = {
-        "access_key": options.get("aws_access_key_id"),
-        "secret_key": options.get("aws_secret_access_key"),
-        "session_token": options.get("aws_session_token"),
-        "endpoint_override": address.rstrip("/") or None,
-        "scheme": scheme or None,
-        "region": options["aws_region"],
-    }
-    return fs.S3FileSystem(
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts()),
-        connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=READ_TIMEOUT_S,
-        **{name: value for name, value in keys.items() if value},
-    )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from threading import get_ident
 from urllib.parse import urlsplit
@@ -26,17 +26,23 @@ NO_PHOTOS = ("lost+found",)
 
 @dataclass(frozen=True)
 class Folder:
-    """A local (or mounted) directory."""
+    """A local (or mounted) directory.
+
+    Attributes:
+        uri: its path.
+        links: whether links below it are followed; never inside a run folder, where they could lead to files of others.
+    """
 
     uri: str
+    links: bool = True
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, DeniedObjectError, and TooLargeObjectError beyond `most` bytes."""
         path = self._path(key)
         try:
             found = path.stat()
-            if most is not None and not S_ISREG(found.st_mode):
-                # A pipe or a device among the images would be read without end.
+            if not (most is None and self.links) and not S_ISREG(found.st_mode):
+                # A pipe or a device would be read without end.
                 raise MissingObjectError(f"there is no file {path}, but something else")
             check_size(str(path), found.st_size, most)
             return path.read_bytes()
@@ -58,11 +64,9 @@ class Folder:
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file below, through links to folders, too; hidden and unfinished ones left out; sorted by key."""
-        root = Path(self.uri)
-        found = (
-            Entry(path.relative_to(root).as_posix(), size) for path, size in _files(root / prefix.rpartition("/")[0])
-        )
+        """Every file below, hidden and unfinished ones left out; sorted by key."""
+        root, start = Path(self.uri), self._path(prefix.rpartition("/")[0])
+        found = (Entry(path.relative_to(root).as_posix(), size) for path, size in _files(start, links=self.links))
         yield from sorted((one for one in found if one.key.startswith(prefix)), key=lambda one: one.key)
 
     def delete(self, key: str) -> None:
@@ -74,7 +78,15 @@ class Folder:
         return str(self._path(key))
 
     def _path(self, key: str) -> Path:
-        return Path(self.uri) / key
+        """Where a key lies.
+
+        Raises:
+            UserError: links are not followed here, and it lies behind one, or outside.
+        """
+        path = Path(self.uri) / key
+        if not self.links:
+            _check_inside(Path(self.uri), PurePosixPath(key))
+        return path
 
     @contextmanager
     def _beside(self, key: str, content: bytes) -> Iterator[tuple[Path, Path]]:
@@ -100,8 +112,25 @@ class Folder:
                 beside.unlink(missing_ok=True)
 
 
-def _files(start: Path) -> Iterator[tuple[Path, int]]:
+def _check_inside(root: Path, key: PurePosixPath) -> None:
+    if key.is_absolute() or ".." in key.parts:
+        raise UserError(f"store: {str(key)!r} lies outside the run folder {root}; this folder is not to be trusted")
+    place = root
+    for part in key.parts:
+        place /= part
+        if place.is_symlink():
+            raise UserError(
+                f"store: {place} is a link, and inside a run folder nothing is read, written or deleted through one; "
+                "remove it, or choose another output"
+            )
+
+
+def _files(start: Path, *, links: bool) -> Iterator[tuple[Path, int]]:
     """Every file below a folder and its size: first what really lies there, then what links lead to, each folder once.
+
+    Args:
+        start: the folder.
+        links: whether links are followed at all.
 
     Raises:
         DeniedObjectError: a folder or file cannot be looked at.
@@ -111,23 +140,24 @@ def _files(start: Path) -> Iterator[tuple[Path, int]]:
     roots = [start]
     for root in roots:
         for folder, below, names in os.walk(root, onerror=_unlisted):
-            place = _status(Path(folder))
+            place = _status(Path(folder), links=True)
             if place is None or (place.st_dev, place.st_ino) in seen:
                 below.clear()
                 continue
             seen.add((place.st_dev, place.st_ino))
             below[:] = sorted(one for one in below if not one.startswith(".") and one not in NO_PHOTOS)
-            roots += [path for path in (Path(folder, one) for one in below) if path.is_symlink()]
+            if links:
+                roots += [path for path in (Path(folder, one) for one in below) if path.is_symlink()]
             for path in (Path(folder, name) for name in names if not name.startswith(".")):
-                found = _status(path)
+                found = _status(path, links=links)
                 if found is not None and S_ISREG(found.st_mode):
                     yield path, found.st_size
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: Path, *, links: bool) -> os.stat_result | None:
     """What there is at a path, None for nothing: what is deleted while it is listed, and links that lead nowhere."""
     try:
-        return path.stat()
+        return path.stat(follow_symlinks=links)
     except OSError as error:
         _unlisted(error)
         return None

@@ -20,8 +20,9 @@ import pyarrow as pa
 from camrobust.cluster.actors import Batch
 from camrobust.cluster.pipeline import in_rounds, session, stream
 from camrobust.config import RunConfig, parse_config
+from camrobust.io.commits import put_commit
 from camrobust.io.manifest import list_images
-from camrobust.io.results import empty_frame, make_table, pack, put_commit
+from camrobust.io.results import empty_frame, make_table, pack
 from camrobust.io.runs import RunFolder, open_run, pending_units
 from camrobust.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES
 from camrobust.verify import verify
@@ -183,7 +184,7 @@ def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     aside = open_run(f"{folder}/streamed-{some.height}")
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
-        commits = in_rounds(aside, some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
+        commits = in_rounds(some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
         done = sum(int(commit["units"]) for commit in commits)
         seconds = time.monotonic() - start
     entries = list(aside.store.list("scores/"))
