@@ -24,7 +24,7 @@ from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError
 from camrobust.io.runs import RunFolder
-from camrobust.io.s3 import arrow_filesystem
+from camrobust.io.s3 import arrow_source
 from camrobust.plan import Plan
 
 IMAGES_PER_LOAD = 8
@@ -166,7 +166,7 @@ def stages(
     images_per_load = max(1, min(IMAGES_PER_LOAD, pending // (4 * where.explainers[1])))
     rows_per_explain = max(1, 32 // (1 + len(plan.parts[0])))
     return (
-        ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
+        _pending(source)
         .repartition(target_num_rows_per_block=images_per_load)
         .map_batches(Load(config, ledger), batch_size=images_per_load, batch_format="numpy", **where.load)
         .map_batches(
@@ -191,6 +191,12 @@ def stages(
     )
 
 
+def _pending(source: str) -> Dataset:
+    """Rows of a parquet file; what stands above it is no partition, whatever it is called."""
+    filesystem, name = arrow_source(source)
+    return ray.data.read_parquet(name, filesystem=filesystem, partitioning=None, num_cpus=READ_CPUS)
+
+
 def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str, Any]], commit: int) -> Dataset:
     """The job with one stage in the place of load, perturb and explain: counts of every commit.
 
@@ -201,7 +207,7 @@ def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str,
         commit: images in one commit.
     """
     return (
-        ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
+        _pending(source)
         .repartition(target_num_rows_per_block=IMAGES_PER_LOAD)
         .map_batches(stage, batch_size=IMAGES_PER_LOAD, batch_format="numpy", num_cpus=0.5)
         .map_batches(Commit(output), batch_size=commit, batch_format="numpy", num_cpus=COMMIT_CPUS)

@@ -13,7 +13,6 @@ from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from camrobust.coded import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows
 from camrobust.io.objects import Store
 from camrobust.io.results import Committed
+from camrobust.schema import partition_of
 
 ROWS = 3_000_000
 """Rows of one model that a block holds, unless a single commit has more; about 30 bytes each, and as many to add up."""
@@ -113,9 +113,8 @@ def _files(runs: Sequence[tuple[Store, Committed]]) -> dict[tuple[int, str, str]
     found: dict[tuple[int, str, str], list[tuple[str, str]]] = {}
     for number, (_, committed) in enumerate(runs):
         for key in committed.tables("scores"):
-            parts = dict(part.split("=", 1) for part in key.split("/") if "=" in part)
-            place = (number, unquote(parts["dataset"]), Path(key).stem)
-            found.setdefault(place, []).append((unquote(parts["model"]), key))
+            dataset, model = partition_of(key)
+            found.setdefault((number, dataset, Path(key).stem), []).append((model, key))
     return found
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import polars as pl
 import pyarrow as pa
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from camrobust.io.objects import Store
 from camrobust.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES, Column
+from camrobust.schema import partition_of as partition_of
 
 FILES_KEY = b"camrobust.files"
 TABLES = {"images": IMAGES, "failures": FAILURES, "maps": MAPS}
@@ -260,12 +261,6 @@ def _gathered(name: str, columns: Sequence[Column], tables: Mapping[str, pl.Data
     order = [column.name for column in columns]
     parts = [table.select(order) for file, table in tables.items() if file.startswith(f"{name}/")]
     return pl.concat([empty_frame(columns), *parts])
-
-
-def partition_of(key: str) -> tuple[str, str]:
-    """Dataset and model of a score file, from its key."""
-    places = dict(part.split("=", 1) for part in key.split("/") if "=" in part)
-    return unquote(places["dataset"]), unquote(places["model"])
 
 
 def _with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
