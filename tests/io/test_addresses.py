@@ -4,11 +4,14 @@ import re
 
 import pytest
 
+from camrobust.cli import main
 from camrobust.errors import UserError
 from camrobust.io.addresses import parse
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.runs import fresh_folder, open_run
 from camrobust.io.store import open_object, open_store, read_object
+from tests.photos import write_photos
+from tests.runs import config
 
 KEYS = (
     "a/b", "cam#2/z.jpg", "cam?2/z.jpg", "a%20b", "a%2Fb", "a b ", "a+b", "ü", "u\u0308", "sub//c.jpg", "/lead",
@@ -81,6 +84,15 @@ def test_an_output_that_other_programs_would_look_for_elsewhere_is_refused(uri):
     )
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         open_run(uri)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_such_an_output_is_refused_before_anything_is_spent(command, tmp_path, capsys):
+    write_photos(tmp_path / "set", 1)
+    path = config(tmp_path, tmp_path / "set", output="s3://b/runs//x")
+    assert main([command, str(path)]) == 2
+    sentence = "camrobust: output: 's3://b/runs//x/' must hold no empty name, '.' or '..' between slashes"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(sentence)
 
 
 def test_a_fresh_folder_lies_beside_its_own_spelling(tmp_path):
