@@ -201,8 +201,8 @@ def _check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
 
 
 def _folder(uri: str) -> str:
-    """An address with links resolved and one slash at its end, so that what lies inside begins with it."""
-    return f"{open_store(uri).uri.rstrip('/')}/"
+    """An address with links resolved and a slash at its end, so that what lies inside begins with it."""
+    return open_store(uri).locate("_").removesuffix("_")
 
 
 def check_models(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.io.names import partition_of
 from camrobust.io.runs import RunFolder
+from camrobust.schema import partition_of
 from camrobust.summary.aggregate import scan_scores
 
 IMAGE = ["dataset", "image_id"]

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from camrobust.coded import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows
 from camrobust.io.commits import Committed
-from camrobust.io.names import partition_of
 from camrobust.io.objects import Store
+from camrobust.schema import partition_of
 
 ROWS = 3_000_000
 """Rows of one model that a block holds, unless a single commit has more; about 30 bytes each, and as many to add up."""

@@ -31,13 +31,12 @@ from camrobust.io.names import (
     kept_key,
     nonce,
     number_of,
-    partition_of,
     scores_folder,
 )
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.records import DoneRecord, FileRecord, read_record
 from camrobust.io.results import TABLES, Unit, arrow_schema, empty_frame
-from camrobust.schema import COMMITS, SCORES, Column
+from camrobust.schema import COMMITS, SCORES, Column, partition_of
 
 FILES_KEY = b"camrobust.files"
 READERS = 32

@@ -5,7 +5,7 @@ Nothing in a run folder is deleted unless its whole name has one of these forms.
 
 import re
 import secrets
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 RESULTS = ("commits/", "scores/", "images/", "failures/", "maps/")
 """Folders of the commits and of the data files that they count; listed in this order, a commit's files are all seen."""
@@ -42,12 +42,6 @@ def data_name(number: int, units: str, execution: str) -> str:
 def scores_folder(dataset: str, model: str) -> str:
     """Folder of the score files of a dataset and a model."""
     return f"scores/dataset={quote(dataset, safe='')}/model={quote(model, safe='')}"
-
-
-def partition_of(key: str) -> tuple[str, str]:
-    """Dataset and model of a score file, from its key in the run folder."""
-    _, dataset, model, _ = key.split("/")
-    return unquote(dataset.removeprefix("dataset=")), unquote(model.removeprefix("model="))
 
 
 def commit_key(number: int, units: str) -> str:

@@ -19,12 +19,13 @@ import polars as pl
 
 from camrobust.config import RunConfig, differing_keys
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
 from camrobust.io.commits import Committed, read_committed, read_small
 from camrobust.io.lease import newest_lease
 from camrobust.io.names import OTHERS, RESULTS, is_begun, numbered
 from camrobust.io.objects import MissingObjectError, Store
-from camrobust.io.s3 import polars_options
+from camrobust.io.s3 import Bucket, polars_options
 from camrobust.io.store import Folder, open_store
 
 PACKAGES = (
@@ -244,17 +245,21 @@ def open_run(uri: str) -> RunFolder:
     store = open_store(uri)
     if isinstance(store, Cloud):
         refuse_output(uri)
+    if isinstance(store, Bucket):
+        refuse_odd(store.place, "output")
     return RunFolder(replace(store, links=False) if isinstance(store, Folder) else store)
 
 
 def fresh_folder(uri: str) -> RunFolder:
     """The first of URI, URI-2, URI-3, … that holds no run; nothing is deleted."""
+    folder = first = open_run(uri)
     number = 1
-    while True:
-        folder = open_run(uri.rstrip("/") if number == 1 else f"{uri.rstrip('/')}-{number}")
-        if folder.read_json("run.json") is None:
-            return folder
+    while folder.read_json("run.json") is not None:
+        if isinstance(first.store, Bucket) and not first.store.place.key:
+            raise UserError(f"output: beside {uri} there are only other buckets; give a prefix in it")
         number += 1
+        folder = open_run(f"{first.uri}-{number}")
+    return folder
 
 
 def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> pl.DataFrame:

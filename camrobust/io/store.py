@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from threading import get_ident
-from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.addresses import Address, parse
 from camrobust.io.clouds import SCHEMES, open_cloud
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store, check_size, refuse_secret
 from camrobust.io.s3 import Bucket
 
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of reading that say that there is no such file; others are the disk's."""
+LOCAL = ("", "file")
+"""Schemes of what lies in a folder."""
 NO_PHOTOS = ("lost+found",)
 """Folders of the file system's own, which are nobody's to read."""
 
@@ -187,44 +189,53 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def open_store(uri: str, access: Access = "credentials") -> Store:
-    """The store at a local path, file://, s3://, gs://, az:// or abfs:// address.
+    """The store at a local path, file://, s3://, gs://, az:// or abfs:// address, with a slash at its end or without.
 
     Args:
-        uri: its address.
+        uri: its address, taken byte for byte, see `io.addresses`.
         access: how to read it, where it is not a folder.
 
     Raises:
         UserError: another scheme, no bucket in the address, or an access that this store does not know.
     """
     refuse_secret(uri)
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
+    address = parse(uri)
+    if address.scheme in LOCAL:
         try:
-            return Folder(str((Path(rest) if separator else Path(uri).expanduser()).resolve()))
+            return Folder(str(_path(address)))
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"store: {uri!r} can be no folder ({error}); mend the path") from error
-    if scheme in SCHEMES:
-        return open_cloud(uri, access)
-    if scheme != "s3":
+    return _below(address.folder(), uri, access)
+
+
+def _path(address: Address) -> Path:
+    return (Path(f"/{address.key}") if address.scheme else Path(address.key).expanduser()).resolve()
+
+
+def _below(place: Address, uri: str, access: Access) -> Store:
+    """The store of a prefix; the address that was given is for the sentence of an error."""
+    if place.scheme not in ("s3", *SCHEMES):
         raise UserError(
-            f"store: '{uri}' must be a path, file://, s3://, gs:// or az://, got {scheme}://; copy it to one of these"
+            f"store: '{uri}' must be a path, file://, s3://, gs:// or az://, got {place.scheme}://; copy it to one of "
+            "these"
         )
-    if not urlsplit(uri).netloc:
-        raise UserError(f"store: '{uri}' names no bucket; write s3://bucket/prefix")
-    return Bucket(uri.rstrip("/"), access)
+    if not place.bucket.partition("@")[0]:
+        raise UserError(f"store: '{uri}' names no bucket; write {place.scheme}://bucket/prefix")
+    return Bucket(place, access) if place.scheme == "s3" else open_cloud(place, access)
 
 
 def open_object(uri: str, access: Access = "credentials") -> tuple[Store, str]:
     """The store and the key of a single object; raises MissingObjectError where a path can be none."""
-    if "://" not in uri:
+    refuse_secret(uri)
+    address = parse(uri)
+    if address.scheme in LOCAL:
         try:
-            path = Path(uri).expanduser().resolve()
+            path = _path(address)
         except (OSError, RuntimeError, ValueError) as error:
             raise MissingObjectError(f"there is no file {uri!r} ({error})") from error
         return Folder(str(path.parent)), path.name
-    refuse_secret(uri)
-    parent, _, key = uri.rpartition("/")
-    return open_store(parent, access), key
+    folder, name = address.split()
+    return _below(folder, uri, access), name
 
 
 def read_object(uri: str, access: Access = "credentials", most: int | None = None) -> bytes:

@@ -180,7 +180,11 @@ class _Stub:
 
 def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
-    some = pl.scan_parquet(_run(folder).store.locate("pending.parquet")).head(min(most, images // 2)).collect()
+    some = (
+        pl.scan_parquet(_run(folder).store.locate("pending.parquet"), glob=False, hive_partitioning=False)
+        .head(min(most, images // 2))
+        .collect()
+    )
     aside = open_run(f"{folder}/streamed-{some.height}")
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
