@@ -68,7 +68,7 @@ def run(
 
     Args:
         config: the run.
-        address: of the Ray cluster, see `cluster.pipeline.session`.
+        address: of the Ray cluster, see `cluster.session.session`.
         fresh: start over in a new folder beside an existing one.
         retry_failures: measure the images again that are named in failures.
         verbose: let Ray print.
@@ -226,7 +226,8 @@ def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
 def _measure(
     config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, lease: Lease, show: Show
 ) -> None:
-    from camrobust.cluster.pipeline import check_room, measure_pending, session
+    from camrobust.cluster.pipeline import check_room, measure_pending
+    from camrobust.cluster.session import session
     from camrobust.plan import make_plan
 
     plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))

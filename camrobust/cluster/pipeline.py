@@ -1,26 +1,20 @@
 """The run on one page: what is pending, load → perturb → explain → commit, progress."""
 
-import logging
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
-from threading import current_thread, main_thread
 from typing import Any
 
 import polars as pl
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from camrobust.cluster.actors import GPUS_PER_EXPLAINER, UNKNOWN_LABEL, Commit, Explain, Load, Perturb
-from camrobust.cluster.ledger import DEATHS, open_ledger
+from camrobust.cluster.ledger import open_ledger
 from camrobust.cluster.observer import Observer, Report, observing
-from camrobust.cluster.quiet import only_python_speaks
-from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError
 from camrobust.io.runs import RunFolder
@@ -298,42 +292,3 @@ def _user_error(error: BaseException | None) -> UserError | None:
             return error
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None
-
-
-@contextmanager
-def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
-    """Ray, started here or joined, quiet, and left as it was found.
-
-    Args:
-        address: "local" for a cluster of this machine that ends with the session, "auto", or an address.
-        cluster: how long the run may stand still; at least long enough to find an image that hangs.
-        verbose: let Ray print what it likes to.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "2")
-    keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
-    if address == "local":
-        keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
-    except ConnectionError as error:
-        raise UserError(
-            f"cluster: there is no Ray cluster at '{address}'; start one, or use --address local"
-        ) from error
-    if current_thread() is main_thread():
-        # Ray's own handler would end the process with code 15 and no word.
-        signal.signal(signal.SIGTERM, terminated)
-    context = DataContext.get_current()
-    context.raise_original_map_exception = True
-    context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
-    if not verbose:
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # On its way out a worker may print that it cannot be restarted, which it need not be.
-    with nullcontext() if verbose else only_python_speaks():
-        try:
-            yield
-        finally:
-            ray.shutdown()

@@ -18,7 +18,8 @@ import polars as pl
 import pyarrow as pa
 
 from camrobust.cluster.actors import Batch
-from camrobust.cluster.pipeline import in_rounds, session, stream
+from camrobust.cluster.pipeline import in_rounds, stream
+from camrobust.cluster.session import session
 from camrobust.config import RunConfig, parse_config
 from camrobust.io.commits import put_commit
 from camrobust.io.manifest import list_images
