@@ -8,7 +8,7 @@ import polars as pl
 
 from camrobust.errors import UserError
 from camrobust.io.clouds import SCHEMES as CLOUDS
-from camrobust.io.objects import Access, MissingObjectError, Store, refuse_secret
+from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
 from camrobust.io.store import Folder, open_object, open_store, read_object
 
 SUFFIXES = (
@@ -16,6 +16,8 @@ SUFFIXES = (
     ".webp",
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
+MOST_BYTES = 2 * 2**30
+"""Of a table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
 SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
@@ -69,8 +71,8 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
         UserError: not there or not such a table.
     """
     try:
-        content = read_object(uri, access)
-    except MissingObjectError as error:
+        content = read_object(uri, access, MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"{what}: {error}; mend the path") from error
     try:
         if uri.lower().endswith(".parquet"):
@@ -141,7 +143,7 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 
 def _check_addresses(uris: pl.Series, what: str) -> None:
     """Refuse what could not be read from any store, and what must not be written down."""
-    for uri in uris.filter(uris.str.contains("(?i)sig=|signature=")):
+    for uri in uris.filter(uris.str.contains("://.*[?]")):
         refuse_secret(uri)
     for place in uris.str.extract("^([^/]*://[^/]*)").drop_nulls().unique(maintain_order=True):
         refuse_secret(place)

@@ -20,6 +20,7 @@ from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.results import Committed, read_committed, read_small
 from camrobust.io.s3 import polars_options
 from camrobust.io.store import open_store
+from camrobust.spreadsheet import csv_of
 
 PACKAGES = (
     "camrobust",
@@ -121,7 +122,7 @@ class RunFolder:
 
     def write_csv(self, name: str, table: pl.DataFrame) -> None:
         """Write a csv table."""
-        self.store.write(name, table.write_csv().encode())
+        self.store.write(name, csv_of(table))
 
     def committed(self) -> Committed:
         """What the folder holds for certain."""
