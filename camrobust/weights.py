@@ -24,7 +24,7 @@ MOST_BYTES = 8 * 2**30
 """Of a weights file; the largest classifiers of torchvision and timm take about 4 GiB."""
 MOST_HEADER_BYTES = 8 * 2**20
 """Of a .safetensors header: names and shapes of some ten thousand tensors."""
-MOST_STEPS = 2_000_000
+MOST_STEPS = 1_000_000
 """Reads of a pickle, which has about fifty for a tensor."""
 MOST_AXES = 64
 LARGEST = 2**62
@@ -59,6 +59,8 @@ def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
         loaded = _safetensors(content) if name.endswith(".safetensors") else _pickled(content)
     except _RefusedError as error:
         raise UserError(f"weights: '{short(name)}' cannot be read ({error}); {REMEDY}") from None
+    except EOFError as error:
+        raise UserError(f"weights: '{short(name)}' cannot be read (it ends too soon); {REMEDY}") from error
     except Exception as error:  # the libraries raise whatever they like at bytes that they did not expect
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"weights: '{short(name)}' cannot be read ({reason}); {REMEDY}") from error
@@ -176,7 +178,9 @@ class _Row(tuple[Any, ...]):
     """A tuple that can be no key: hashing nested ones may take for ever."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]
+
+    def __hash__(self) -> int:
+        raise _RefusedError("a tuple is the key of something")
 
 
 class _Storage(NamedTuple):
