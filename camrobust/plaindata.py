@@ -7,7 +7,7 @@ every key once, and can be written as JSON.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -141,28 +141,35 @@ def _place(error: yaml.YAMLError, text: str) -> str:
     return first_line(error)
 
 
-def check_plain(data: Any, place: str = "") -> None:
-    """Refuse what run.json could not hold, or could not give back as it was.
-
-    Args:
-        data: of a configuration; objects that pydantic has checked already pass.
-        place: of the data in the configuration.
+def check_plain(data: Any) -> None:
+    """Refuse a configuration that run.json could not hold, or could not give back as it was.
 
     Raises:
         UserError: naming the place of the first value that is not null, true, false, a finite number of 64 bits, text
-            without control characters, a list, or keys and values.
+            without control characters, a list, or keys and values; or there are too many.
     """
+    size = 0
+    for place, value in _members(data, ""):
+        size += 1 + (len(value) if isinstance(value, str) else 0)
+        if size > MOST_WRITTEN_OUT:
+            raise UserError(f"config: it holds more than {MOST_WRITTEN_OUT} characters and values; leave some out")
+        problem = _problem(value)
+        if problem is not None:
+            raise UserError(f"config: {_at(place)}{problem}, got {shown(value)}")
+
+
+def _members(data: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Everything in a value, itself and the keys included, and where it is."""
+    yield place, data
     if isinstance(data, Mapping):
         for key, value in data.items():
             if not isinstance(key, (str, int)) or isinstance(key, bool):
                 raise UserError(f"config: {_at(place)}a key must be text, got {shown(key)}; quote it")
-            check_plain(key, place)
-            check_plain(value, f"{place}.{key}".lstrip("."))
+            yield place, key
+            yield from _members(value, f"{place}.{key}".lstrip("."))
     elif isinstance(data, (list, tuple)):
         for number, value in enumerate(data):
-            check_plain(value, f"{place}.{number}")
-    elif (problem := _problem(data)) is not None:
-        raise UserError(f"config: {_at(place)}{problem}, got {shown(data)}")
+            yield from _members(value, f"{place}.{number}")
 
 
 def _at(place: str) -> str:
