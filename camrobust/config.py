@@ -5,14 +5,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from stat import S_ISREG
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
-from camrobust.plaindata import MOST_BYTES, check_plain, read_yaml
+from camrobust.plaindata import check_plain, read_text, read_yaml
 from camrobust.quoting import short, shown
 from camrobust.registry import unknown
 from camrobust.secrecy import refuse_secrets
@@ -247,7 +246,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | N
         UserError: no such file, a device, too large, not YAML, a key given twice, a secret, an unknown key (with the
             nearest one), a value out of its range.
     """
-    data = read_yaml(_read_text(Path(path)), f"config: '{short(str(path))}'")
+    data = read_yaml(read_text(Path(path)), f"config: '{short(str(path))}'")
     if not isinstance(data, dict):
         got = KINDS.get(type(data), type(data).__name__)
         raise UserError(f"config: '{short(str(path))}' must hold keys and values, got {got}; README.md has an example")
@@ -268,26 +267,6 @@ def parse_config(data: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(dict(data))
     except ValidationError as error:
         raise _first_mistake(error) from error
-
-
-def _read_text(file: Path) -> str:
-    """A configuration file's text; a pipe or a device, which might never end, is not opened."""
-    name = short(str(file))
-    try:
-        if not S_ISREG(file.stat().st_mode):
-            raise UserError(f"config: '{name}' is a folder, a pipe or a device; give the path of a YAML file")
-        with file.open("rb") as opened:
-            content = opened.read(MOST_BYTES + 1)
-    except PermissionError as error:
-        raise UserError(f"config: '{name}' cannot be read ({error.strerror}); check its permissions") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"config: there is no file '{name}'; give the path of a YAML file") from error
-    if len(content) > MOST_BYTES:
-        raise UserError(f"config: '{name}' has more than {MOST_BYTES} bytes; give the path of a YAML file")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"config: '{name}' is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def _override(data: dict[str, Any], override: str) -> None:

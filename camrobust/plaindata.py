@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date
+from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -105,6 +107,30 @@ class _Loader(yaml.SafeLoader):
 
 def _below(node: Node) -> list[Node]:
     return [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+
+
+def read_text(file: Path) -> str:
+    """A configuration file's text; a pipe or a device, which might never end, is not opened.
+
+    Raises:
+        UserError: there is no such file, it is none, may not be read, is too large or is not UTF-8.
+    """
+    name = short(str(file))
+    try:
+        if not S_ISREG(file.stat().st_mode):
+            raise UserError(f"config: '{name}' is a folder, a pipe or a device; give the path of a YAML file")
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+    except PermissionError as error:
+        raise UserError(f"config: '{name}' cannot be read ({error.strerror}); check its permissions") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"config: there is no file '{name}'; give the path of a YAML file") from error
+    if len(content) > MOST_BYTES:
+        raise UserError(f"config: '{name}' has more than {MOST_BYTES} bytes; give the path of a YAML file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"config: '{name}' is not valid UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def read_yaml(text: str, what: str) -> Any:
