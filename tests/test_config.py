@@ -1,6 +1,9 @@
 """Configurations as strangers write them: one sentence each, in bounded time, and nothing secret is written down."""
 
+import copy
+import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -261,6 +264,156 @@ def test_set_does_not_repeat_the_value():
     said = refused(load_config, ROOT / "jobs" / "configs" / "demo.yaml", [f"models.{'9' * 5000}.name=a"])
     assert said.endswith("must be a position from 0 to 0")
     assert len(said) < 400
+
+
+HOSTILE = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    float("nan"),
+    float("-inf"),
+    10**30,
+    1 << 70000,
+    "",
+    " ",
+    "x" * 5000,
+    "\0",
+    "\x1b[2J",
+    "\ud800",
+    "é",
+    "../..",
+    "s3://",
+    "s3://b/x?sig=1",
+    "a:b:c",
+    "fog:9-1",
+    "fog:",
+    "+",
+    "{}",
+    [],
+    [[]],
+    [None],
+    {},
+    {"": 1},
+    {"a": {}},
+    {None: 1},
+    {1: 2},
+    {True: 1},
+    [[[[[["x"]]]]]],
+    b"x",
+    date(2001, 1, 1),
+    {"fog": {"a": "b"}},
+    {"replicates": 3},
+    ["a", "a"],
+]
+
+
+def mutated(data, rng):
+    """Data in which something is replaced by something hostile, is gone, or stands under a hostile key."""
+    data = copy.deepcopy(data)
+    for _ in range(rng.randint(1, 3)):
+        place = data
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            below = place[key]
+            if isinstance(below, (dict, list)) and below and rng.random() < 0.7:
+                place = below
+                continue
+            how = rng.random()
+            if how < 0.8:
+                place[key] = copy.deepcopy(rng.choice(HOSTILE))
+            elif how < 0.9:
+                del place[key]
+            elif isinstance(place, dict):
+                place[rng.choice(["token", "x", "", "name", "\x1b", 7])] = place.pop(key)
+            break
+    return data
+
+
+def test_a_mutated_configuration_is_taken_or_one_sentence():
+    from camrobust.core.perturb import variants
+
+    rng = random.Random(20261127)
+    whole = yaml.safe_load((ROOT / "jobs" / "configs" / "spot.yaml").read_text()) | {
+        "metric": {"rbo_p": 0.9, "ties": "b", "similarities": ["kendall"]},
+        "image": {"resize": 64, "crop": 64},
+        "segments": {"method": "slic", "n_segments": 20},
+        "gallery": 3,
+        "max_failures": 0.5,
+        "jpeg_after": 85,
+        "perturbations": [
+            "fog:1-5",
+            {"gaussian_noise": {"sigma": [0.1, 0.2]}, "replicates": 2},
+            {"compose": ["fog:1", "snow:1"]},
+        ],
+        "models": [
+            {
+                "name": "m",
+                "builder": "a:b",
+                "arguments": {"a": {"b": [1, "c"]}},
+                "mean": [0.5, 0.5, 0.5],
+                "classes": ["a", "b"],
+                "target_layer": "x.y",
+                "weights": "w.pth",
+            }
+        ],
+    }
+    taken, told = 0, []
+    for _ in range(3000):
+        data = mutated(whole, rng)
+        try:
+            config = parse_config(data)
+            variants(config.perturbations)
+        except UserError as error:
+            told.append(str(error))
+            continue
+        taken += 1
+        assert parse_config(json.loads(json.dumps(config.model_dump(mode="json"), allow_nan=False))) == config
+        assert len(config.digest()) == 16
+    assert 50 < taken < 2500
+    assert max(map(len, told)) < 2000
+
+
+def test_mutated_text_is_taken_or_one_sentence(tmp_path):
+    rng = random.Random(20261127)
+    whole = (ROOT / "jobs" / "configs" / "spot.yaml").read_bytes()
+    pieces = [
+        b"&a ",
+        b"*a",
+        b"<<: ",
+        b"[",
+        b"{",
+        b"\t",
+        b"\0",
+        b"- ",
+        b": ",
+        b"!!int ",
+        b"\xff",
+        b"?",
+        b"%",
+        b"---\n",
+        b"|",
+        b"'",
+    ]
+    taken, told = 0, []
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(content))
+            content[place : place + rng.randrange(3)] = rng.choice(pieces)
+        path = written(tmp_path, bytes(content))
+        try:
+            load_config(path)
+            taken += 1
+        except UserError as error:
+            told.append(str(error))
+    assert 10 < taken < 290
+    assert max(map(len, told)) < 2000
+    assert not any("\n" in one for one in told)
 
 
 SECRETS = {

@@ -143,7 +143,7 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 
 def _check_addresses(uris: pl.Series, what: str) -> None:
     """Refuse what could not be read from any store, and what must not be written down."""
-    for uri in uris.filter(uris.str.contains("://.*[?]")):
+    for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
         refuse_secret(uri)
     for place in uris.str.extract("^([^/]*://[^/]*)").drop_nulls().unique(maintain_order=True):
         refuse_secret(place)
