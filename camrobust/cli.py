@@ -1,17 +1,25 @@
-"""The command line. Exit codes: 0 ok, 1 the run is incomplete or a check failed, 2 the user's mistake (one line)."""
+"""The command line.
+
+Exit codes: 0 ok, 1 the run is incomplete, a check failed or something happened that nobody foresaw, 2 the user's
+mistake; one line says which.
+"""
 
 import argparse
-import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from camrobust.defaults import CROP, PRECISIONS, RESIZE
 from camrobust.errors import UserError
+from camrobust.quoting import first_line, harmless, harmless_json
+from camrobust.secrecy import sentence
 
+MOST = 4000
+"""Characters of a message; what it quotes is shorter, so that only libraries reach it."""
 Arguments = argparse.Namespace
 
 
@@ -24,8 +32,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    verbose = False
     try:
         given = _parser().parse_args(arguments)
+        verbose = given.verbose
         # A model's own module, named by the configuration, may lie where the command was called; last, to hide nothing.
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
@@ -40,14 +50,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - also what Rust's libraries raise, which is no Exception
+        if verbose:
+            sys.stderr.writelines(f"{harmless(sentence(line))}\n" for line in _traced(error))
+        _error(_unforeseen(error))
+        return 1
+
+
+def _unforeseen(error: BaseException) -> str:
+    """A sentence for what no other place has turned into one."""
+    if isinstance(error, MemoryError):
+        return "this machine's memory is not enough; measure less at once, or look whether the files given are sound"
+    if isinstance(error, RecursionError):
+        return "something is nested too deep to be read; look whether the files given are sound"
+    return (
+        f"stopped by {type(error).__name__}: {first_line(error)}; if the files given are sound, this is a mistake of "
+        "camrobust: please report it with what --verbose shows"
+    )
+
+
+def _traced(error: BaseException) -> list[str]:
+    return [line for part in traceback.format_exception(error) for line in part.splitlines()]
 
 
 def _error(message: str) -> None:
-    sys.stderr.write(f"camrobust: {' '.join(message.split())}\n")
+    sys.stderr.write(f"camrobust: {harmless(sentence(' '.join(message[:MOST].split())))}\n")
 
 
 def _print(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(harmless_json(document) + "\n")
 
 
 def _positive(kind: type) -> Callable[[str], Any]:
@@ -70,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, command: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(command=command)
+        one.add_argument("--verbose", action="store_true", help="show tracebacks, and of a run what Ray prints")
         return one
 
     def add_json(one: argparse.ArgumentParser) -> None:
@@ -82,7 +116,6 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_running(one: argparse.ArgumentParser) -> None:
         one.add_argument("--address", default="local", help="local, auto, or the address of a Ray cluster")
-        one.add_argument("--verbose", action="store_true", help="show what Ray prints")
         one.add_argument("--quiet", action="store_true", help="show no progress")
 
     one = add("run", _run, "measure, verify, aggregate and report; resumes what is there")
@@ -364,7 +397,7 @@ def _report(given: Arguments) -> int:
     if given.json:
         _print({"report": address})
     else:
-        sys.stdout.write(f"{address}\n")
+        sys.stdout.write(f"{harmless(address)}\n")
     return 0
 
 
@@ -388,7 +421,7 @@ def _explain(given: Arguments) -> int:
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
         classes=given.classes, cams=given.cam, perturbations=given.perturb,
     )  # fmt: skip
-    sys.stdout.write(f"{given.output}\n")
+    sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
 
 
@@ -402,7 +435,7 @@ def _sheet(given: Arguments) -> int:
         for reason in missing:
             say(f"left out: {reason}")
     sheet(given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell)
-    sys.stdout.write(f"{given.output}\n")
+    sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
 
 

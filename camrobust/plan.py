@@ -14,10 +14,11 @@ from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.errors import UserError
 from camrobust.io.manifest import TABLES, check_labels, list_images
-from camrobust.io.objects import MissingObjectError
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from camrobust.measure import Settings, coinciding
 from camrobust.models import Model, ModelSpec, load_model
+from camrobust.weights import MOST_BYTES
 
 GROUP_BYTES = 32 * 2**20
 """Most bytes of variants that travel together; an image with more of them is measured in several parts."""
@@ -117,11 +118,11 @@ def fetch_weights(config: ModelConfig) -> bytes | None:
     """The content of a model's weights file, None where it names none.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, is no regular file, or is too large.
     """
     try:
-        return None if config.weights is None else read_object(config.weights)
-    except MissingObjectError as error:
+        return None if config.weights is None else read_object(config.weights, most=MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"model '{config.name}': {error}; mend weights") from error
 
 

@@ -336,7 +336,7 @@ def test_set_overrides_and_its_mistakes(base, tmp_path, capsys):
         2, ["camrobust: --set must be key=value, got 'seed'; for example --set metric.rbo_p=0.95"]
     )  # fmt: skip
     code, lines = run(tmp_path, capsys, base, "--set", "cams.4=gradcam")
-    assert (code, lines) == (2, ["camrobust: --set cams.4=gradcam: '4' must be a position from 0 to 0"])
+    assert (code, lines) == (2, ["camrobust: --set cams.4: '4' must be a position from 0 to 0"])
     code, lines = run(tmp_path, capsys, base, "--set", "models.0=tests.toys:poled")
     assert lines[0].startswith("camrobust: unknown function in tests.toys 'poled'")
 

@@ -9,7 +9,7 @@ import polars as pl
 from camrobust.errors import UserError
 from camrobust.io.addresses import ODD, SCHEME, parse
 from camrobust.io.clouds import SCHEMES as CLOUDS
-from camrobust.io.objects import Access, MissingObjectError, Store, refuse_secret
+from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
 from camrobust.io.store import Folder, open_object, open_store, read_object
 
 SUFFIXES = (
@@ -17,6 +17,8 @@ SUFFIXES = (
     ".webp",
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
+MOST_BYTES = 2 * 2**30
+"""Of a table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
 SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
@@ -74,8 +76,8 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
         UserError: not there or not such a table.
     """
     try:
-        content = read_object(uri, access)
-    except MissingObjectError as error:
+        content = read_object(uri, access, MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"{what}: {error}; mend the path") from error
     try:
         if uri.lower().endswith(".parquet"):
@@ -147,7 +149,7 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 
 def _check_addresses(uris: pl.Series, what: str) -> None:
     """Refuse what could not be read from any store, and what must not be written down."""
-    for uri in uris.filter(uris.str.contains("(?i)sig=|signature=")):
+    for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
         refuse_secret(uri)
     far = uris.filter(uris.str.contains(SCHEME))
     for place in far.str.extract("^([^/]*://[^/]*)").unique(maintain_order=True):

@@ -27,6 +27,7 @@ from camrobust.io.names import OTHERS, RESULTS, is_begun, numbered
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.s3 import Bucket, polars_options
 from camrobust.io.store import Folder, open_store
+from camrobust.spreadsheet import csv_of
 
 PACKAGES = (
     "camrobust",
@@ -178,7 +179,7 @@ class RunFolder:
 
     def write_csv(self, name: str, table: pl.DataFrame) -> None:
         """Write a csv table."""
-        self.store.write(name, table.write_csv().encode())
+        self.store.write(name, csv_of(table))
 
     def committed(self) -> Committed:
         """What the folder holds for certain."""

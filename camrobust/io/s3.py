@@ -16,6 +16,7 @@ from typing import Any
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.addresses import Address, parse
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, TooLargeObjectError, check_size
+from camrobust.secrecy import sentence
 
 ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 10
@@ -215,7 +216,13 @@ def explained(where: str) -> Iterator[None]:
             f"s3: {where} did not answer in full ({type(error).__name__}, {attempts()} attempts); run again to resume"
         ) from error
     except BotoCoreError as error:
-        raise UserError(f"s3: {where}: {' '.join(str(error).split())}; check the address and the network") from error
+        told = sentence(" ".join(str(error).split()))
+        raise UserError(f"s3: {where}: {told}; check the address and the network") from error
+    except ValueError as error:
+        # Of an endpoint that is none; the address may hold a secret and is not repeated.
+        raise UserError(
+            f"s3: cannot ask for {where}; AWS_ENDPOINT_URL must be http://host or https://host, perhaps with a port"
+        ) from error
 
 
 def _refused(code: str, where: str) -> Exception:
