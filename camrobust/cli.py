@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("status", _status, "how far a run is, running or stopped"),
         ("verify", _verify, "is every planned row there exactly once, or its image named in failures?"),
-        ("report", _report, "draw report/index.html"),
+        ("report", _report, "draw the page and its figures"),
     ):
         one = add(name, command, text)
         one.add_argument("run", help="output folder of a run")
@@ -246,7 +246,7 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
     _show_verdict(outcome.verdict, outcome.folder.uri)
     if outcome.verdict.complete and outcome.verdict.score_rows:
         _show_leaderboard(workflow.summaries(outcome.folder)["by_cam"])
-        say(f"report: {outcome.folder.store.locate('report/index.html')}")
+        say(f"report: {outcome.folder.store.locate(outcome.folder.place('report') + 'index.html')}")
     if outcome.too_many_failures:
         share = f"{outcome.verdict.failure_share:.1%}"
         say(
@@ -287,8 +287,10 @@ def _plan(given: Arguments) -> int:
     from camrobust.terminal import show_table
 
     config = load_config(given.config, given.set, given.output)
-    open_run(config.output)
+    folder = open_run(config.output)
     rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
+    if folder.read_json("run.json") is None:
+        folder.check_ours()
     if given.json:
         _print(rows)
     else:
@@ -307,7 +309,8 @@ def _status(given: Arguments) -> int:
         return 0
     say(found.sentence)
     updated = "" if found.updated is None else f", last written down {found.updated}"
-    say(f"{found.failures} failure rows, {found.stale} files outside commits, {found.attempts} attempts{updated}")
+    uncounted = f"{found.uncounted} files that no commit counts"
+    say(f"{found.failures} failure rows, {uncounted}, {found.attempts} attempts{updated}")
     seconds = 0.0 if found.latest is None else found.latest.seconds
     rows = [
         (name, stage.images, stage.busy_s, stage.images / stage.busy_s if stage.busy_s else None, stage.busy)

@@ -46,7 +46,7 @@ FOREIGN = {
     "botocore": {"io"},
     "polars": {"coded", "io", "summary", "report", "verify", "plan", "cluster", "spreadsheet", *TOP},
     "pyarrow": {"io", "cluster", *TOP},
-    "pydantic": {"config"},
+    "pydantic": {"config", "io"},
     "torch": {"core", "weights", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},
     "altair": {"report"},
 }

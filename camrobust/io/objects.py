@@ -69,4 +69,4 @@ class Store(Protocol):
         """Remove an object; one that is not there is no error."""
 
     def locate(self, key: str) -> str:
-        """Address of an object, as polars and Ray take it."""
+        """Address of an object, byte for byte; polars reads it with glob=False."""

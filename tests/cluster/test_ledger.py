@@ -8,7 +8,7 @@ import ray
 
 from camrobust.cluster import pipeline
 from camrobust.cluster.ledger import Watch, open_ledger
-from camrobust.cluster.pipeline import session
+from camrobust.cluster.session import session
 from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
 
