@@ -513,7 +513,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     assert json.loads(capsys.readouterr().out)["warnings"] == sentence
     said = []
     folder = open_run(str(tmp_path / "out"))
-    _begin(load_config(path), said.append)(folder)
+    _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
     assert folder.run()["warnings"] == [sentence]
 
