@@ -41,7 +41,7 @@ def called_secret(name: object) -> bool:
 
 
 def _words(name: object) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name)).replace("-", "_").replace(".", "_").lower()
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name)).lower())
 
 
 def secret_address(address: str) -> bool:

@@ -500,6 +500,7 @@ def test_what_a_builder_reads_from_the_environment_is_written_nowhere(tmp_path):
                           capture_output=True, text=True, check=False, cwd=tmp_path, timeout=400)  # fmt: skip
     assert done.returncode == 0, done.stderr
     held = [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
-    assert {"run.json", "done.json", "index.html"} <= {one.name for one in held}
+    assert {"run.json", "index.html"} <= {one.name for one in held}
+    assert {"done", "progress", "report"} <= {part for one in held for part in one.relative_to(tmp_path / "out").parts}
     assert not any(b"hunter2" in Path(one).read_bytes() for one in held)
     assert "hunter2" not in done.stdout + done.stderr
