@@ -518,7 +518,16 @@ def _chaos(given: Arguments) -> int:
     if given.json:
         _print(lines)
     else:
-        titles = ["injected", "times", "done at once", "most attempts", "rows lost", "doubled", "different"]
+        titles = [
+            "injected",
+            "times",
+            "done at once",
+            "most attempts",
+            "rows lost",
+            "doubled",
+            "different",
+            "files touched",
+        ]
         show_table(f"{len(lines)} runs, seed {given.seed}", titles, summary(lines))
         seconds = sum(line["seconds"] for line in lines)
         say(f"{sum(line['exact'] for line in lines)} of {len(lines)} runs exact in the end, {seconds:.0f} s")

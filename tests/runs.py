@@ -46,9 +46,9 @@ def camrobust(*arguments, **changes):
                           cwd=ROOT, timeout=400)  # fmt: skip
 
 
-def start(*arguments):
-    return subprocess.Popen(command(*arguments), env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+def start(*arguments, **changes):
+    return subprocess.Popen(command(*arguments), env=environment(**changes), cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
 
 def scores(out):

@@ -166,7 +166,7 @@ def _mounted(place: Path) -> Iterator[None]:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
-    """Per kind of fault: trials it struck in, runs that ended at the first attempt, attempts, and rows not exact."""
+    """Per kind of fault: trials it struck in, done at once, most attempts, rows not exact, files touched."""
     kinds = Counter(kind.split(" (")[0] for line in lines for kind in line["injected"])
     rows: list[tuple[object, ...]] = []
     for kind, struck in sorted(kinds.items()):
@@ -180,6 +180,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
                 sum(line["lost"] for line in mine),
                 sum(line["doubled"] for line in mine),
                 sum(line["different"] for line in mine),
+                sum(line["touched"] for line in mine),
             )
         )
     return rows

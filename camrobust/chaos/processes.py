@@ -29,6 +29,14 @@ def title(pid: int) -> str:
         return ""
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
 def kill(pids: set[int], number: int = signal.SIGKILL) -> None:
     """Send a signal; a process that has ended is no error."""
     for pid in pids:

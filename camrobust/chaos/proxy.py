@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ FAULTS = ("refuse", "slow", "cut", "deaf")
 HOP = {"connection", "keep-alive", "transfer-encoding", "proxy-connection"}
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>on purpose</Message></Error>"
 SLOW_S = 1.5
+HOLD_S = 300.0
 
 
 @dataclass
@@ -27,12 +29,23 @@ class Faults:
         dice: decides.
         struck: how often each has struck.
         requests: requests seen.
+        hold: pattern of "METHOD PATH"; such a request waits until `let_go` is set, and reaches the store late.
+        holding: how many have waited.
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
     dice: random.Random = field(default_factory=random.Random)
     struck: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    hold: str = ""
+    holding: int = 0
+    let_go: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, request: str) -> None:
+        """Hold a request back that is to be late."""
+        if self.hold and re.search(self.hold, request):
+            self.holding += 1
+            self.let_go.wait(HOLD_S)
 
     def draw(self) -> str:
         """The fault of the next request, or nothing."""
@@ -57,6 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def relay(self) -> None:
         """Pass one request on, or fail it."""
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.faults.wait(f"{self.command} {self.path}")
         fault = self.faults.draw()
         if fault == "refuse":
             self.close_connection = True

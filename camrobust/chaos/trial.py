@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,17 @@ from camrobust.chaos.nodes import Node, Nodes
 from camrobust.chaos.processes import kill
 from camrobust.chaos.proxy import Faults
 from camrobust.errors import RunFailed
-from camrobust.io.objects import Store
+from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.runs import open_run
-from camrobust.io.store import open_store
+from camrobust.io.store import open_object, open_store, read_object
 from camrobust.verify import verify
 
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "parameter", "replicate"]
 LIMIT_S = 240.0
+HANGS = 124
+"""Exit code of a driver that had to be killed."""
+CATCH_S = 20.0
+"""How long a worker in the middle of its work is looked for."""
 ATTEMPTS = 5
 DRAIN_S = 4
 DISK_BYTES = 192 * 1024
@@ -67,6 +71,8 @@ class Trial:
         faults: of the store, None without one.
         injected: what struck, in words.
         exits: exit code of every attempt.
+        woken: exit codes of drivers that were asleep while others took over.
+        foreign: files of somebody else's in the output, by path or key, and their contents.
     """
 
     number: int
@@ -81,6 +87,8 @@ class Trial:
     driver: subprocess.Popen[str] | None = None
     injected: list[str] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
+    woken: list[int] = field(default_factory=list)
+    foreign: dict[str, bytes] = field(default_factory=dict)
     repairs: list[Callable[[], None]] = field(default_factory=list)
     last: str = ""
 
@@ -113,15 +121,35 @@ class Trial:
 
     def finish(self) -> None:
         """Until the driver ends; one that hangs is killed, and counts as such."""
-        if self.driver is None:
-            return
-        try:
-            self.last, _ = self.driver.communicate(timeout=LIMIT_S)
-            self.exits.append(self.driver.returncode)
-        except subprocess.TimeoutExpired:
-            self.driver.kill()
-            self.last, _ = self.driver.communicate()
-            self.exits.append(124)
+        if self.driver is not None:
+            self.last, code = _ended(self.driver)
+            self.exits.append(code)
+            self.driver = None
+
+    def take_over(self, asleep: Sequence[int]) -> None:
+        """Another driver takes over from one that is asleep and goes on to the end; then everyone wakes.
+
+        Args:
+            asleep: processes that were stopped, the driver among them.
+        """
+        sleeper = self.driver
+        self.start()
+        self.finish()
+        kill(set(asleep), signal.SIGCONT)
+        if sleeper is not None:
+            _, code = _ended(sleeper)
+            self.woken.append(code)
+
+
+def _ended(driver: subprocess.Popen[str]) -> tuple[str, int]:
+    """What a driver printed, and its exit code."""
+    try:
+        printed, _ = driver.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        printed, _ = driver.communicate()
+        return printed, HANGS
+    return printed, driver.returncode
 
 
 def _some_node(trial: Trial) -> Node:
@@ -177,12 +205,62 @@ def end_driver(trial: Trial) -> str:
     return "SIGTERM driver"
 
 
+def pause_driver(trial: Trial) -> str:
+    """The driver is stopped, another one takes over and completes the run, the first wakes."""
+    if trial.driver is None:
+        return "driver paused (none was running)"
+    kill({trial.driver.pid}, signal.SIGSTOP)
+    trial.take_over([trial.driver.pid])
+    return "paused driver"
+
+
+def pause_commit(trial: Trial) -> str:
+    """A worker is stopped while it commits, and its driver; another one completes the run, then both wake."""
+    end = time.monotonic() + CATCH_S
+    while trial.driver is not None and trial.driver.poll() is None and time.monotonic() < end:
+        found = [pid for node in trial.cluster.workers for pid in node.workers("Commit", "MapBatches(Commit)")]
+        if found:
+            asleep = [found[0], trial.driver.pid]
+            kill(set(asleep), signal.SIGSTOP)
+            trial.take_over(asleep)
+            return "paused commit worker"
+    return "paused commit worker (none was running)"
+
+
+def plant(trial: Trial) -> str:
+    """Somebody else's files lie where a run puts its own, and are looked at in the end."""
+    names = ("images/holiday.jpg", "maps/thesis.txt", "scores/taxes.csv", "commits/notes.parquet",
+             "scores/dataset=chaos/model=a/mine.parquet", "failures/" + "a" * 23 + ".parquet")  # fmt: skip
+    trial.foreign = {f"{trial.output}/{name}": name.encode() for name in names}
+    if "://" not in trial.output:
+        elsewhere = Path(f"{trial.output}-elsewhere")
+        elsewhere.mkdir(exist_ok=True)
+        trial.foreign[str(elsewhere / f"{'a' * 24}.parquet")] = b"behind a link"
+    for place, content in trial.foreign.items():
+        store, key = open_object(place)
+        store.write(key, content)
+    if "://" not in trial.output:
+        Path(trial.output, "scores", "dataset=chaos", "old").symlink_to(elsewhere)
+    return "foreign files in the output"
+
+
+def touched(trial: Trial) -> int:
+    """How many of somebody else's files are not as they were."""
+    changed = 0
+    for place, content in trial.foreign.items():
+        try:
+            changed += read_object(place) != content
+        except MissingObjectError:
+            changed += 1
+    return changed
+
+
 def lose_result(trial: Trial) -> str:
     """A committed file vanishes."""
-    store = open_store(trial.output)
-    keys = [entry.key for entry in store.list("scores/")]
+    folder = open_run(trial.output)
+    keys = folder.committed().tables("scores")
     if keys:
-        store.delete(trial.dice.choice(keys))
+        folder.store.delete(trial.dice.choice(keys))
     return "score file deleted"
 
 
@@ -236,7 +314,7 @@ def full_disk(trial: Trial) -> str:
 
 
 ANYWHERE = (kill_worker, kill_worker, kill_node, kill_all_nodes, drain_node, kill_driver, end_driver, lose_result,
-            vanish, corrupt)  # fmt: skip
+            vanish, corrupt, pause_driver, pause_commit, plant)  # fmt: skip
 STORE = (bad_store, bad_store, dead_store)
 
 
@@ -304,13 +382,15 @@ def judge(trial: Trial, expected: pl.DataFrame, seconds: float) -> dict[str, Any
     """One line of the table."""
     verdict = verify(open_run(trial.output)) if trial.exits[-1] == 0 else None
     rows = compare(rows_of(trial.output), expected) if verdict is not None else {"lost": expected.height}
-    told = all(code in (0, 1, -signal.SIGKILL, -signal.SIGTERM) for code in trial.exits)
+    told = all(code in (0, 1, -signal.SIGKILL, -signal.SIGTERM) for code in (*trial.exits, *trial.woken))
+    rows["touched"] = touched(trial)
     exact = verdict is not None and verdict.complete and not verdict.failed_rows and not any(rows.values())
     return {
         "trial": trial.number,
         "store": "folder" if trial.faults is None else "s3",
         "injected": trial.injected,
         "exits": trial.exits,
+        "woken": trial.woken,
         "lost": 0,
         "doubled": 0,
         "different": 0,

@@ -1,8 +1,8 @@
 """The run on one page: what is pending, load → perturb → explain → commit, progress."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
@@ -210,7 +210,7 @@ def stream(
     )
 
 
-def in_rounds(pending: pl.DataFrame, round_: Callable[[pl.DataFrame], Dataset], most: int) -> Iterator[dict[str, Any]]:
+def in_rounds(pending: pl.DataFrame, round_: Callable[[pl.DataFrame], Dataset], most: int) -> Generator[dict[str, Any]]:
     """Rows of one stream after the other, each over some of the pending images.
 
     Args:
@@ -249,10 +249,11 @@ def measure_pending(
     total = int(pending["parts"].list.len().sum())
     ledger, kept = open_ledger(folder.uri), gallery(plan)
     observer = Observer(ledger, folder.uri, pending.height, total, len(plan.config.models), report)
-    with _plain_errors(), observing(observer):
-        streamed = in_rounds(
-            table, lambda source: stages(plan, folder, source, total, kept, ledger, number), IMAGES_PER_ROUND
-        )
+    streamed = in_rounds(
+        table, lambda source: stages(plan, folder, source, total, kept, ledger, number), IMAGES_PER_ROUND
+    )
+    # A stream that is left open is closed when the program ends, for which Ray would start a cluster of its own.
+    with _plain_errors(), observing(observer), closing(streamed):
         for commit in streamed:
             observer.add(commit)
             check()
