@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.errors import UserError
-from camrobust.io.images import MAX_BYTES, ImageError, decode, prepare
+from camrobust.io.images import MAX_BYTES, decode, prepare
 from camrobust.io.manifest import list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def photo(image: str | Path | Image.Image, where: str, resize: int, crop: int) -
     """
     try:
         if isinstance(image, Image.Image):
-            return torch.from_numpy(prepare(lambda: image, resize, crop).pixels)
+            return torch.from_numpy(prepare(image, resize, crop).pixels)
         return torch.from_numpy(decode(read_object(str(image), most=MAX_BYTES), resize, crop).pixels)
     except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"{where}: {error}; mend the path") from error
