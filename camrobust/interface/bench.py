@@ -18,6 +18,7 @@ DEVICE: Option = ("--device", {"choices": ("cpu", "cuda"), "default": "cpu", "he
 REPEATS: Option = ("--repeats", {"type": positive(int), "default": 15, "help": "interleaved repetitions"})
 PRECISION: Option = ("--precision", {"choices": PRECISIONS, "default": PRECISIONS[0], "help": "of the layers"})
 PEERS: Option = ("--peers", {"action": "store_true", "help": "also the same by imagecorruptions"})
+IMAGES: Option = ("--images", {"type": positive(int), "default": 1000, "help": "how many", "metavar": "N"})
 SEED: Option = ("--seed", {"type": int, "default": 0, "help": "of what is drawn"})
 
 
@@ -147,6 +148,18 @@ def _chaos(given: Arguments) -> int:
     return 0 if all(line["exact"] for line in lines) else 1
 
 
+def _fuzz(given: Arguments) -> int:
+    from camrobust.chaos.fuzz import BUDGET_MIB, fuzz
+    from camrobust.terminal import say
+
+    found = fuzz(given.images, given.seed, say)
+    _show(given, f"{given.images:,} damaged pictures, seed {given.seed}", found.rows())
+    for line in found.wrong:
+        say(line)
+    say(f"peak of a worker {found.peak_mib:.0f} MiB above idle, of {BUDGET_MIB}; {len(found.wrong)} ended wrongly")
+    return 0 if found.passed else 1
+
+
 BENCHMARKS = {
     "passes": Benchmark(_passes, "maps of one pass against a plain forward pass", (DEVICE, REPEATS, PRECISION)),
     "peers": Benchmark(
@@ -159,4 +172,7 @@ BENCHMARKS = {
     "scale": Benchmark(_scale, "all but the measuring, at N images that do not exist", (_count("images"),)),
     "rows": Benchmark(_rows, "all summaries of N made-up score rows", (_count("rows"),)),
     "chaos": Benchmark(_chaos, "N runs on a local cluster under injected faults", (_count("runs"), SEED)),
+    "fuzz": Benchmark(
+        _fuzz, "damaged pictures in every format through Load, in processes of their own", (IMAGES, SEED)
+    ),
 }

@@ -49,10 +49,11 @@ def open_picture(content: bytes) -> Image.Image:
     Raises:
         ImageError: a WebP picture above the budget, for which libwebp takes memory as soon as it is opened.
     """
-    width, height = _webp_size(content)
-    need = (4 + WEBP_BYTES) * width * height + 3 * len(content)
-    if need > BUDGET_BYTES:
-        raise _too_large(width, height, "WEBP", need)
+    canvas = _webp_size(content)
+    if canvas is not None:
+        need = (4 + WEBP_BYTES) * canvas[0] * canvas[1] + 3 * len(content)
+        if need > BUDGET_BYTES:
+            raise _too_large(*canvas, "WEBP", need)
     Image.init()
     return Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
 
@@ -89,11 +90,11 @@ def _too_large(width: int, height: int, kind: str, need: int) -> ImageError:
     )
 
 
-def _webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height of the canvas that a WebP file announces; (0, 0) for another file."""
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of the canvas that a WebP file announces; None for another file."""
     head = content[:30].ljust(30, b"\0")
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
-        return 0, 0
+        return None
     if head[12:16] == b"VP8X":
         return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
     if head[12:16] == b"VP8L":
