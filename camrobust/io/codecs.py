@@ -9,7 +9,9 @@ with what each codec was measured to hold beside the pixels, and a file above th
 """
 
 import struct
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -31,6 +33,7 @@ BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I
 """What Pillow holds of a decoded picture, by its mode; 4 for all others."""
 WEBP_BYTES, AVIF_BYTES, JPEG2000_BYTES = 14, 16, 6
 """What the codec holds beside the decoded picture, per pixel (JPEG 2000: per pixel and component of one tile)."""
+AVIF_THREADS = 2
 PYTHON_BYTES = 24
 """The same of decoders written in Python; they are also slow, about a second per million pixels."""
 PYTHON_DECODERS = ("ppm", "ppm_plain", "dds_rgb", "qoi", "bmp_rle", "SGI16")
@@ -55,7 +58,23 @@ def open_picture(content: bytes) -> Image.Image:
         if need > BUDGET_BYTES:
             raise _too_large(*canvas, "WEBP", need)
     Image.init()
-    return Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+    with _few_threads():
+        return Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """Have AVIF decoders start few threads: Pillow takes one per core, and on 128 cores their stacks are a gibibyte."""
+    plugin: Any = sys.modules.get("PIL.AvifImagePlugin")
+    before = getattr(plugin, "DEFAULT_MAX_THREADS", None)
+    if before is None:
+        yield
+        return
+    plugin.DEFAULT_MAX_THREADS = AVIF_THREADS
+    try:
+        yield
+    finally:
+        plugin.DEFAULT_MAX_THREADS = before
 
 
 def admit(image: Image.Image, file_bytes: int, side: int, *, ours: bool) -> None:

@@ -71,18 +71,18 @@ def decode(content: bytes, resize: int, crop: int) -> Photo:
     if len(content) > MAX_BYTES:
         raise ImageError(f"the file has more than {MAX_BYTES} bytes", "too_large")
     try:
-        return _decode(content, resize, crop)
+        return _decode(content, resize, crop, len(content))
     except ImageError as error:
         whole = without_remarks(content) if error.kind in ("truncated", "not_an_image") else None
         if whole is None:
             raise
-    return _decode(whole, resize, crop)
+    return _decode(whole, resize, crop, len(content) + len(whole))
 
 
-def _decode(content: bytes, resize: int, crop: int) -> Photo:
+def _decode(content: bytes, resize: int, crop: int, held_bytes: int) -> Photo:
     with _told():
         image = open_picture(content)
-        return _photo(image, resize, crop, len(content), significant_bits(content), ours=True)
+        return _photo(image, resize, crop, held_bytes, significant_bits(content), ours=True)
 
 
 def prepare(image: Image.Image, resize: int, crop: int) -> Photo:

@@ -203,6 +203,31 @@ def test_a_picture_of_the_callers_is_left_as_it_was(tmp_path):
         assert opened.size == (2000, 1500)
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif_decoders_start_few_threads_and_the_callers_setting_stays(monkeypatch):
+    from PIL import AvifImagePlugin
+
+    monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 64)
+    made = []
+    decoder = AvifImagePlugin._avif.AvifDecoder
+
+    class Library:
+        """The real library; notes how many threads are asked for."""
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def AvifDecoder(self, content, codec, threads):  # noqa: N802
+            made.append(threads)
+            return decoder(content, codec, threads)
+
+    real = AvifImagePlugin._avif
+    monkeypatch.setattr(AvifImagePlugin, "_avif", Library())
+    assert decode(saved(PHOTO, "AVIF", max_threads=1), 64, 64).width == 200
+    assert made == [codecs.AVIF_THREADS]
+    assert AvifImagePlugin.DEFAULT_MAX_THREADS == 64
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
 def test_memory_above_the_ceiling_fails_the_image_alone(tmp_path):
     """In a process of its own, whose limit is lowered and given back."""
