@@ -89,8 +89,8 @@ def admit(image: Image.Image, file_bytes: int, side: int, *, ours: bool) -> None
     Raises:
         ImageError: another format, or more memory than the budget.
     """
-    if not getattr(image, "tile", None) and image.format is None:
-        return  # pixels that a program made: in memory already
+    if _is_decoded(image):
+        return
     if image.format not in (*FORMATS, "MPO"):
         raise ImageError(f"{image.format} is not among the formats that are read: {', '.join(FORMATS)}", "unsupported")
     if image.width * image.height > MAX_PIXELS:
@@ -143,6 +143,12 @@ def decoding_bytes(image: Image.Image, file_bytes: int, scale: int = 1) -> int:
     if image.format == "WEBP":
         return native + WEBP_BYTES * pixels + 2 * file_bytes
     return native + {"AVIF": AVIF_BYTES, "SGI": SGI_BYTES}.get(image.format or "", 0) * pixels
+
+
+def _is_decoded(image: Any) -> bool:
+    """Whether the pixels are in memory already; Pillow keeps no list of tiles for WebP."""
+    waits = getattr(image, "tile", None) or (image.format == "WEBP" and image.fp is not None)
+    return not waits
 
 
 def _decoder(image: Any) -> str:

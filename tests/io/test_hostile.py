@@ -195,6 +195,15 @@ def test_callers_in_process_get_the_same_sentence(tmp_path):
         pixels_of([opened], 64, 64)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "GIF", "BMP"])
+def test_a_picture_that_is_decoded_already_is_read_as_its_file(kind):
+    content = saved(PHOTO, kind)
+    with Image.open(BytesIO(content)) as opened:
+        first, second = (prepare(opened, 128, 128).pixels for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, decode(content, 128, 128).pixels)
+
+
 def test_a_picture_of_the_callers_is_left_as_it_was(tmp_path):
     path = tmp_path / "photo.jpg"
     PHOTO.resize((2000, 1500)).save(path)
