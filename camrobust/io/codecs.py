@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from camrobust.io.jpeg2000 import Codestream, codestream
 from camrobust.io.refusals import ImageError
 
 FORMATS = (
@@ -31,18 +32,25 @@ SCALES = (2, 4, 8)
 """By which libjpeg reduces while it decodes."""
 BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """What Pillow holds of a decoded picture, by its mode; 4 for all others."""
-WEBP_BYTES, AVIF_BYTES, JPEG2000_BYTES = 14, 16, 6
-"""What the codec holds beside the decoded picture, per pixel (JPEG 2000: per pixel and component of one tile)."""
+WEBP_BYTES, AVIF_BYTES = 14, 16
+"""What the codec holds beside the decoded picture, per pixel."""
 AVIF_THREADS = 2
 PYTHON_BYTES = 24
 """The same of decoders written in Python; they are also slow, about a second per million pixels."""
 PYTHON_DECODERS = ("ppm", "ppm_plain", "dds_rgb", "qoi", "bmp_rle", "SGI16")
 SGI_BYTES = 4
-TILE_BYTES, COMPONENT_BYTES = 8192, 2048
-"""What OpenJPEG holds of each tile of a file, and of each component in it, before it decodes any."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT", b"eXIf")
-ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, BITS, SAMPLES, ORIENTATION, PHOTOMETRIC = 278, 322, 323, 258, 277, 274, 262
+ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, BITS, SAMPLES, ORIENTATION, PHOTOMETRIC, PLANES = (
+    278,
+    322,
+    323,
+    258,
+    277,
+    274,
+    262,
+    284,
+)
 """Tags of TIFF."""
 
 
@@ -95,10 +103,24 @@ def admit(image: Image.Image, file_bytes: int, side: int, *, ours: bool) -> None
         raise ImageError(f"{image.format} is not among the formats that are read: {', '.join(FORMATS)}", "unsupported")
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+    _check_complete(image)
     need = file_bytes + decoding_bytes(image, file_bytes)
     if need <= BUDGET_BYTES or (ours and _reduced(image, file_bytes, side)):
         return
     raise _too_large(*image.size, f"{image.format} ({image.mode})", need)
+
+
+def _check_complete(image: Any) -> None:
+    """Refuse a file without all its strips or tiles: Pillow would leave the rest black without a word."""
+    if image.format == "JPEG2000":
+        missing = _coded(image).missing_tiles
+        if missing:
+            raise ImageError(f"truncated or damaged: {missing} of its tiles are missing", "truncated")
+    if image.format == "TIFF" and not image.use_load_libtiff:
+        covered = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+        planes = len(image.getbands()) if image.tag_v2.get(PLANES, 1) == 2 else 1
+        if covered < planes * image.width * image.height:
+            raise ImageError("truncated or damaged: some of its strips are missing", "truncated")
 
 
 def _too_large(width: int, height: int, kind: str, need: int) -> ImageError:
@@ -137,12 +159,16 @@ def decoding_bytes(image: Image.Image, file_bytes: int, scale: int = 1) -> int:
     if image.format in ("JPEG", "MPO"):
         return native + _coefficient_bytes(image)
     if image.format == "JPEG2000":
-        return native + _openjpeg_bytes(image, scale)
+        return native + _coded(image).decoding_bytes(scale)
     if image.format == "TIFF":
         return native + _strip_bytes(image, native)
     if image.format == "WEBP":
         return native + WEBP_BYTES * pixels + 2 * file_bytes
     return native + {"AVIF": AVIF_BYTES, "SGI": SGI_BYTES}.get(image.format or "", 0) * pixels
+
+
+def _coded(image: Any) -> Codestream:
+    return codestream(image.fp)
 
 
 def _is_decoded(image: Any) -> bool:
@@ -158,8 +184,7 @@ def _decoder(image: Any) -> str:
 def _reduced(image: Any, file_bytes: int, side: int) -> bool:
     """Have the codec reduce the picture, as little as the budget asks for; False where it cannot."""
     if image.format == "JPEG2000":
-        _, levels = _codestream(image.fp)
-        steps: list[tuple[int, int]] = [(2**power, power) for power in range(1, levels + 1)]
+        steps: list[tuple[int, int]] = [(2**power, power) for power in range(1, _coded(image).halvings + 1)]
     elif image.format in ("JPEG", "MPO"):
         steps = [(scale, 0) for scale in SCALES]
     else:
@@ -209,62 +234,15 @@ def _strip_bytes(image: Any, native: int) -> int:
     return int(turned + pixels * (max(4, -(-depth // 8)) + coefficients))
 
 
-def _openjpeg_bytes(image: Any, scale: int) -> int:
-    header, _ = _codestream(image.fp)
-    width, height, tile_width, tile_height, components = header
-    tiles = -(-width // max(1, tile_width)) * -(-height // max(1, tile_height))
-    pixels = min(width, tile_width) * min(height, tile_height)
-    return int(components * JPEG2000_BYTES * pixels // scale**2 + tiles * (TILE_BYTES + COMPONENT_BYTES * components))
-
-
-def jpeg2000_depth(image: Any) -> int:
-    """Bits per sample that the codestream announces; 0 where it is no longer known."""
-    if image.fp is None:
-        return 0
+def is_opaque(image: Any) -> bool:
+    """Whether a TGA file says that its fourth channel is no alpha: none of its bits are attributes."""
+    if image.format != "TGA" or image.fp is None:
+        return False
     where = image.fp.tell()
-    start = _start_of_codestream(image.fp)
-    image.fp.seek(start + 42)
-    depth = (image.fp.read(1)[0] & 0x7F) + 1
+    image.fp.seek(17)
+    attributes = int(image.fp.read(1)[0]) & 0x0F
     image.fp.seek(where)
-    return int(depth)
-
-
-def _codestream(file: Any) -> tuple[tuple[int, int, int, int, int], int]:
-    """Of a JPEG 2000 file: (width, height, tile width, tile height, components), and how often it can be halved.
-
-    Read from what is decoded, as the header in front of it may say something else.
-    """
-    where = file.tell()
-    file.seek(_start_of_codestream(file) + 8)
-    x, y, _, _, tile_x, tile_y, _, _, components = struct.unpack(">8IH", file.read(34))
-    file.seek(3 * components, 1)
-    levels = 0
-    while (marker := file.read(2)) not in (b"\xff\x90", b""):
-        (length,) = struct.unpack(">H", file.read(2))
-        body = file.read(max(0, length - 2))
-        if marker == b"\xff\x52":
-            levels = body[5]
-    file.seek(where)
-    return (x, y, tile_x, tile_y, components), levels
-
-
-def _start_of_codestream(file: Any) -> int:
-    """Where a JPEG 2000 codestream begins, in a file of boxes or alone."""
-    file.seek(0)
-    if file.read(4) == b"\xff\x4f\xff\x51":
-        return 0
-    place = 0
-    while True:
-        file.seek(place)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        head = 8
-        if length == 1:
-            (length,), head = struct.unpack(">Q", file.read(8)), 16
-        if kind == b"jp2c":
-            return place + head
-        if length < head:
-            raise ImageError("truncated or damaged: there is no codestream", "truncated")
-        place += length
+    return attributes == 0
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from camrobust.io.codecs import jpeg2000_depth, white_is_zero
+from camrobust.io.codecs import is_opaque, white_is_zero
+from camrobust.io.jpeg2000 import codestream
 from camrobust.io.refusals import ImageError
 
 GREY = (128, 128, 128)
@@ -45,6 +46,7 @@ class Levels:
         deep: colours of more than 8 bits, of which Pillow reads the upper 8.
         bits: those of a sample that count, by PNG's sBIT.
         transparent: a level that is transparent.
+        opaque: what looks like an alpha channel is none.
     """
 
     grey: bool = False
@@ -56,6 +58,7 @@ class Levels:
     deep: bool = False
     bits: int | None = None
     transparent: int | None = None
+    opaque: bool = False
 
 
 def levels_of(image: Any, bits: int | None = None) -> Levels:
@@ -78,10 +81,10 @@ def levels_of(image: Any, bits: int | None = None) -> Levels:
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
         raise _unknown("whole numbers of 32 bits do not say which value is white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        stated = image.format == "PPM" or (image.format == "JPEG2000" and jpeg2000_depth(image) != 16)
+        stated = image.format == "PPM" or (image.format == "JPEG2000" and not _fills_16_bits(image))
         transparent = image.info.get("transparency")
         return Levels(grey=True, white=65535, stated=stated, bits=bits, transparent=transparent)
-    deep = ";16" in raw or raw == "SGI16" or (image.format == "JPEG2000" and jpeg2000_depth(image) == 16)
+    deep = ";16" in raw or raw == "SGI16" or _fills_16_bits(image)
     if deep and "transparency" in image.info:
         raise ImageError(
             "16-bit colours with one transparent colour are not read; save it with an alpha channel", "unsupported"
@@ -89,7 +92,12 @@ def levels_of(image: Any, bits: int | None = None) -> Levels:
     scale = SHORT_GREYS.get(raw)
     level = image.info.get("transparency")
     transparent = level * scale if scale and isinstance(level, int) else None
-    return Levels(deep=deep, stated=not deep, bits=bits, transparent=transparent)
+    return Levels(deep=deep, stated=not deep, bits=bits, transparent=transparent, opaque=is_opaque(image))
+
+
+def _fills_16_bits(image: Any) -> bool:
+    """Whether a JPEG 2000 file has samples of 16 bits, which Pillow does not scale; False where that is forgotten."""
+    return image.format == "JPEG2000" and image.fp is not None and codestream(image.fp).depth == 16
 
 
 def _raw_mode(image: Any) -> str:
@@ -259,7 +267,7 @@ def to_rgb(strip: Image.Image, levels: Levels) -> Image.Image:
         return _from_lab(strip)
     if strip.mode in ("La", "RGBa"):
         strip = strip.convert(strip.mode.upper())
-    if strip.has_transparency_data:
+    if strip.has_transparency_data and not levels.opaque:
         layered = strip.convert("RGBA")
         background = Image.new("RGBA", layered.size, (*GREY, 255))
         return Image.alpha_composite(background, layered).convert("RGB")

@@ -17,7 +17,7 @@ from camrobust.io.images import decode, prepare
 from camrobust.io.refusals import ImageError
 from camrobust.photographs import photo, pixels_of
 from tests.io.test_levels import FLOAT, RAMP, grey
-from tests.pictures import chunk
+from tests.pictures import chunk, tiff
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8))
 
@@ -57,6 +57,35 @@ def test_what_a_decoder_raises_is_a_failure_of_that_image(content, kind, sentenc
         decode(content(), 128, 128)
     assert caught.value.kind == kind
     assert caught.value.message.startswith(sentence)
+
+
+def without_last_tile():
+    """A JPEG 2000 file of six tiles, cut where the sixth begins."""
+    content = saved(PHOTO, "JPEG2000", tile_size=(80, 80), no_jp2=True)
+    starts = [place for place in range(len(content)) if content[place : place + 4] == b"\xff\x90\0\x0a"]
+    assert len(starts) == 6
+    return content[: starts[5]] + b"\xff\xd9"
+
+
+def without_last_strip():
+    """A TIFF file of 150 rows with 100 of them."""
+    tags = {256: ("I", 200), 257: ("I", 150), 258: ("H", 8), 262: ("H", 1), 278: ("I", 50)}
+    return tiff(bytes(20_000), tags | {273: ("I", 8, 10_008), 279: ("I", 10_000, 10_000)})
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (without_last_tile, "truncated or damaged: 1 of its tiles are missing"),
+        (without_last_strip, "truncated or damaged: some of its strips are missing"),
+    ],
+)
+def test_what_pillow_would_fill_with_black_is_truncated(content, sentence):
+    with Image.open(BytesIO(content())) as opened:
+        assert opened.convert("RGB").getpixel((199, 149)) == (0, 0, 0), "or this test shows nothing"
+    with pytest.raises(ImageError) as caught:
+        decode(content(), 128, 128)
+    assert (caught.value.kind, caught.value.message) == ("truncated", sentence)
 
 
 @pytest.mark.parametrize(

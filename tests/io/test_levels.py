@@ -63,6 +63,12 @@ def saved(image, kind, **settings):
     return sink.getvalue()
 
 
+def tga(array, attributes):
+    """A TGA file of four channels of 8 bits, of which so many bits are said to be attributes."""
+    head = bytes((0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 150, 0, 32, attributes | 0x20))
+    return head + array.astype("u1").tobytes()
+
+
 def mean_level(content):
     return float(decode(content, 128, 128).pixels.mean())
 
@@ -145,6 +151,8 @@ RIGHT = {
     "pfm, floats 0 to 1": (b"Pf 200 150\n-1.0\n" + (RAMP / 255).astype("<f4").tobytes(), 120),
     "jpeg, inks": (saved(Image.fromarray(stack(0, 0, 0, 255 - U1).astype("u1"), "CMYK"), "JPEG", quality=95), 120),
     "jpeg 2000, 16 bits": (saved(Image.fromarray(U2), "JPEG2000"), 120),
+    "tga, a fourth channel that is no alpha": (tga(stack(U1, U1, U1, 0), 0), 120),
+    "tga, transparent": (tga(stack(U1, U1, U1, 0), 8), 128),
     "gif": (saved(Image.fromarray(U1), "GIF"), 120),
     "bmp, 1 bit": (saved(Image.fromarray(U1).point(lambda level: 255 * (level > 119)).convert("1"), "BMP"), 127.5),
 }  # fmt: skip
