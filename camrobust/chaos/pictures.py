@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from random import Random
@@ -51,7 +52,7 @@ def seed_pictures() -> tuple[tuple[str, bytes], ...]:
     found = []
     for kind, variants in SEEDS.items():
         for mode, settings in variants:
-            if kind in Image.SAVE:
+            with suppress(KeyError, OSError):
                 found.append((kind, _saved(kind, mode, settings)))
     return tuple(found)
 

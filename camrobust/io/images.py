@@ -132,6 +132,8 @@ def _photo(image: Image.Image, resize: int, crop: int, file_bytes: int, bits: in
     admit(image, file_bytes, resize, ours=ours)
     levels = levels_of(image, bits)
     image.load()
+    if image.format == "TIFF":
+        size = image.size  # Pillow turns it while it loads
     orientation = image.getexif().get(ORIENTATION)
     turn = orientation if isinstance(orientation, int) and orientation in TURNS else None
     width, height = size[::-1] if turn in ON_ITS_SIDE else size

@@ -3,13 +3,18 @@
 import json
 from io import BytesIO
 
+import pytest
 from PIL import Image
 
 from camrobust.chaos import fuzz
 from camrobust.chaos.pictures import DAMAGES, damaged, seed_pictures
 from camrobust.cli import main
-from camrobust.io.codecs import FORMATS
+from camrobust.io import codecs
 from camrobust.io.images import decode
+
+Image.init()
+FORMATS = {kind for kind in codecs.FORMATS if kind in Image.SAVE}
+"""Those that this Pillow can write; all, but for an old one."""
 
 
 def test_damaged_pictures_become_rows(capsys):
@@ -18,7 +23,7 @@ def test_damaged_pictures_become_rows(capsys):
     rows = json.loads(captured.out)
     assert rows[-1]["format"] == "all"
     assert rows[-1]["images"] == 320
-    assert {row["format"] for row in rows[:-1]} == set(FORMATS)
+    assert {row["format"] for row in rows[:-1]} == FORMATS
     assert sum(row["images"] for row in rows[:-1]) == 320
     # Damage that stops nothing, or everything, would test nothing.
     assert 0.1 < rows[-1]["scored"] / 320 < 0.7
@@ -26,10 +31,11 @@ def test_damaged_pictures_become_rows(capsys):
     assert "0 ended wrongly" in captured.err
 
 
+@pytest.mark.skipif(len(FORMATS) < len(codecs.FORMATS), reason="an old Pillow writes pictures that it cannot read")
 def test_the_seeds_are_sixty_sound_pictures_in_every_format():
     pictures = seed_pictures()
     assert len(pictures) >= 60
-    assert {kind for kind, _ in pictures} == set(FORMATS)
+    assert {kind for kind, _ in pictures} == FORMATS
     assert [decode(content, 64, 64).pixels.shape for _, content in pictures] == [(3, 64, 64)] * len(pictures)
     named = {"MPO": "JPEG"}
     for kind, content in pictures:

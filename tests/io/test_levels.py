@@ -4,7 +4,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from camrobust.io.images import decode
 from camrobust.io.refusals import ImageError
@@ -156,6 +156,10 @@ RIGHT = {
     "gif": (saved(Image.fromarray(U1), "GIF"), 120),
     "bmp, 1 bit": (saved(Image.fromarray(U1).point(lambda level: 255 * (level > 119)).convert("1"), "BMP"), 127.5),
 }  # fmt: skip
+
+
+if (b"II", BLACK_IS_ZERO, (UNSIGNED,), 1, (8, 8), (1,)) not in TiffImagePlugin.OPEN_INFO:
+    del RIGHT["tiff, grey and premultiplied alpha"]  # which an older Pillow does not read at all
 
 
 @pytest.mark.parametrize("name", RIGHT)
