@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
-.PHONY: azurite demo test lint bench clean
+.PHONY: azurite demo test test-model test-lowest lint bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
@@ -12,6 +13,14 @@ demo: $(VENV)/demo
 test: $(VENV)/dev
 	$(BIN)/pytest -m "not cluster" --numprocesses 2 --dist worksteal
 	$(BIN)/pytest -m cluster
+
+# Every order of the steps of three drivers in one run folder, with up to two pauses or crashes; some minutes.
+test-model: $(VENV)/dev
+	CAMROBUST_MODEL_DEPTH=2 $(BIN)/pytest tests/protocol --timeout 3600
+
+# With the oldest version of everything that pyproject.toml names; what starts a cluster is left out. Several GB.
+test-lowest: $(LOWEST)/dev
+	$(LOWEST)/bin/pytest -m "not cluster" --numprocesses 2 --dist worksteal
 
 # Azure Blob Storage on loopback, for the tests that read from it.
 azurite:
@@ -33,11 +42,20 @@ $(VENV)/demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-# These oracles ask for opencv-python, which needs libGL and overwrites the headless one that grad-cam brings.
+# They ask for opencv-python, which needs libGL and overwrites the headless one that grad-cam brings.
+ORACLES := quantus==0.6.0 imagecorruptions-imaug==1.1.5 torchattacks==3.5.1
+
 $(VENV)/dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps quantus==0.6.0 imagecorruptions-imaug==1.1.5 torchattacks==3.5.1
+	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	touch $@ $(VENV)/demo
 
+$(LOWEST)/dev: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps $(ORACLES)
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo-run
+	rm -rf $(VENV) $(LOWEST) demo-run

@@ -31,7 +31,7 @@ from camrobust.io.results import make_table
 from camrobust.io.runs import open_run
 from camrobust.measure import Sample, Settings, measure
 from camrobust.models import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
-from camrobust.photographs import Photographs, check_batch, levels, photo, pixels_of
+from camrobust.photographs import Photographs, check_once, levels, photo, pixels_of
 from camrobust.report.gallery import overlay as drawn
 from camrobust.report.notebook import notebook, pictures
 from camrobust.schema import SCORES, SUMMARIES
@@ -233,6 +233,7 @@ def evaluate(
     segments: str | Mapping[str, Any] | None = None,
     similarities: str | Sequence[str] | None = None,
     jpeg_after: int | None = None,
+    image_ids: Sequence[str] | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
 
@@ -258,10 +259,13 @@ def evaluate(
         similarities: measures beside rank-biased overlap, from `camrobust list similarities`; None for all that cost
             little. The columns of the others hold null.
         jpeg_after: quality of a JPEG file that perturbed images go through, as ImageNet-C's did (85); None for none.
+        image_ids: one unique text per image, which names it in the result and on which its random draws hang. None for
+            ids that do not depend on what else is in the call: of a folder's images the path below it, as in a run; of
+            other files the name and a hash of the bytes; of tensors, arrays and pictures a hash of the pixels.
 
     Raises:
-        UserError: an unknown name, or a file that is no image.
-        ValueError: images of another shape, or as many labels as there are not images.
+        UserError: an unknown name, a file that is no image, or an image given twice.
+        ValueError: images of another shape, or labels or image_ids that do not have one entry per image.
     """
     planned, cams = variants(_several(perturbations)), _several(cams)
     measures = None if similarities is None else tuple(_several(similarities))
@@ -271,7 +275,8 @@ def evaluate(
         tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, target, similarities=measures, precision=precision
     )
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
-    names, pixels = pixels_of(images, resize, crop)
+    names, pixels = pixels_of(images, resize, crop, image_ids)
+    check_once(names)
     known = [None] * len(names) if labels is None else list(labels)
     if len(known) != len(names):
         raise ValueError(f"labels: must be one per image ({len(names)}), got {len(known)}; pass None where unknown")
@@ -317,6 +322,7 @@ def explain(
     resize: int = RESIZE,
     crop: int = CROP,
     seed: int = 0,
+    image_ids: Sequence[str] | None = None,
 ) -> "Maps":
     """Raw low-resolution maps of some images, all from one pass; in a notebook, drawn over the first of them.
 
@@ -331,6 +337,7 @@ def explain(
         resize: shorter side of files after resizing, px.
         crop: side of the centre crop of files, px.
         seed: of the methods that draw.
+        image_ids: on which random draws hang, as for `evaluate`.
 
     Returns:
         (B, h, w) float32 on the model's device, by CAM; not normalised.
@@ -342,14 +349,13 @@ def explain(
     cams = _several(cams)
     _check_cams(cams)
     functions = [CAMS[name].function for name in cams]
-    images = images if isinstance(images, Tensor) else pixels_of(images, resize, crop)[1]
-    check_batch(images)
+    names, pixels = pixels_of(images, resize, crop, image_ids)
+    images = images if isinstance(images, Tensor) else pixels
     if targets is not None and len(targets) != len(images):
         raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
     module = model if isinstance(model, nn.Module) else nn.Identity()
     with frozen(module):
         ready = _model(model, target_layer, _size(images), mean=mean, std=std)
-        names = [str(number) for number in range(len(images))]
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         wanted = (
             None if targets is None
@@ -372,6 +378,7 @@ def attack(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
     seed: int = 0,
+    image_ids: Sequence[str] | None = None,
 ) -> Tensor:
     """Images that an attack makes of clean ones, for one model.
 
@@ -385,6 +392,7 @@ def attack(
         mean: of the normalisation, for a module.
         std: of the normalisation, for a module.
         seed: of the random start.
+        image_ids: on which random draws hang, as for `evaluate`.
 
     Returns:
         (B, 3, H, W) uint8 on the CPU.
@@ -397,8 +405,7 @@ def attack(
     if len(planned) != 1 or not planned[0].needs_model:
         raise UserError(f"attack: '{perturbation}' must be one strength of a perturbation that needs a model; see "
                         "`camrobust list perturbations`")  # fmt: skip
-    with _victim(model, images, target_layer, mean, std) as (ready, levels):
-        names = [str(number) for number in range(len(levels))]
+    with _victim(model, images, target_layer, mean, std, image_ids) as (ready, names, levels):
         made = made_by(ready, levels, planned * len(levels), names, "images", seed)
     return (made * 255).round().to(torch.uint8).cpu()
 
@@ -419,16 +426,16 @@ def minimal_eps(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
     seed: int = 0,
+    image_ids: Sequence[str] | None = None,
 ) -> list[int | None]:
     """The smallest ε/255 at which an attack that keeps the class makes the map unlike the clean one.
 
-    Args and errors as `core.perturb.cam_attack.minimal_eps`; model, images and normalisation as in `attack`.
+    Args and errors as `core.perturb.cam_attack.minimal_eps`; model, images, normalisation and image_ids as in `attack`.
 
     Returns:
         For each image the radius in 1/255, None where none up to `most` will do.
     """
-    with _victim(model, images, target_layer, mean, std) as (ready, levels):
-        names = [str(number) for number in range(len(levels))]
+    with _victim(model, images, target_layer, mean, std, image_ids) as (ready, names, levels):
         return smallest(
             ready, levels, names, below=below, most=most, steps=steps, cam=cam, objective=objective,
             similarity=similarity, seed=seed,
@@ -438,10 +445,10 @@ def minimal_eps(
 @contextmanager
 def _victim(
     model: nn.Module | str | Model, images: Photographs, target_layer: str | None, mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Iterator[tuple[Model, Tensor]]:  # fmt: skip
-    """The model, frozen while open, and the images in [0, 1] at 256 levels on its device."""
-    pixels = pixels_of(images, RESIZE, CROP)[1]
+    std: tuple[float, ...], image_ids: Sequence[str] | None,
+) -> Iterator[tuple[Model, list[str], Tensor]]:  # fmt: skip
+    """The model, frozen while open, and the images' ids, and they in [0, 1] at 256 levels on its device."""
+    names, pixels = pixels_of(images, RESIZE, CROP, image_ids)
     with frozen(model if isinstance(model, nn.Module) else nn.Identity()):
         ready = _model(model, target_layer, _size(pixels), mean=mean, std=std)
-        yield ready, pixels.to(ready.device).float() / 255
+        yield ready, names, pixels.to(ready.device).float() / 255

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 from camrobust.errors import UserError
-from camrobust.io.objects import MissingObjectError
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.models import UNTRAINED, ModelSpec
+from camrobust.quoting import short
 
 IMAGENET = "imagenet"
 """`classes: imagenet`: the names of the 1000 classes of ImageNet-1k, in their usual order."""
+MOST_BYTES = 16 * 2**20
+"""Of a file of names."""
 
 
 def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int) -> list[str]:
@@ -31,7 +34,7 @@ def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int)
         return names if len(names) == logits else []
     names = _read(spec.name, given) if isinstance(given, str) else list(given)
     if len(names) != logits:
-        source = f"'{given}'" if isinstance(given, str) else "the list"
+        source = f"'{short(given)}'" if isinstance(given, str) else "the list"
         raise UserError(
             f"model '{spec.name}': classes must hold {logits} names, one per logit, got {len(names)} from {source}; "
             "give the names in the order of the logits, or leave classes out"
@@ -56,10 +59,11 @@ def _read(model: str, address: str) -> list[str]:
     if address == IMAGENET:
         return _imagenet()
     try:
-        text = read_object(address).decode("utf-8-sig")
-    except MissingObjectError as error:
+        text = read_object(address, most=MOST_BYTES).decode("utf-8-sig")
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"model '{model}': {error}; mend classes") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"model '{model}': classes '{address}' is not UTF-8 text; save one name per line") from error
+        name = short(address)
+        raise UserError(f"model '{model}': classes '{name}' is not UTF-8 text; save one name per line") from error
     text = text.rstrip()
     return [line.strip() for line in text.split("\n")] if text else []

@@ -1,9 +1,14 @@
-"""The command line. Exit codes: 0 ok, 1 the run is incomplete or a check failed, 2 the user's mistake (one line)."""
+"""The command line.
+
+Exit codes: 0 ok, 1 the run is incomplete, a check failed or something happened that nobody foresaw, 2 the user's
+mistake; one line says which.
+"""
 
 import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,15 +17,21 @@ from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
 from camrobust.interface.bench import add_benchmarks
 from camrobust.interface.command_line import Parser, positive, print_json
+from camrobust.quoting import first_line, harmless
+from camrobust.secrecy import sentence
 
+MOST = 4000
+"""Characters of a message; what it quotes is shorter, so that only libraries reach it."""
 Arguments = argparse.Namespace
 BENCH = "speed, scale, and what survives faults"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    verbose = False
     try:
         given = _parser().parse_args(arguments)
+        verbose = given.verbose
         # A model's own module, named by the configuration, may lie where the command was called; last, to hide nothing.
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
@@ -35,10 +46,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - also what Rust's libraries raise, which is no Exception
+        if verbose:
+            sys.stderr.writelines(f"{harmless(sentence(line))}\n" for line in _traced(error))
+        _error(_unforeseen(error))
+        return 1
+
+
+def _unforeseen(error: BaseException) -> str:
+    """A sentence for what no other place has turned into one."""
+    if isinstance(error, MemoryError):
+        return "this machine's memory is not enough; measure less at once, or look whether the files given are sound"
+    if isinstance(error, RecursionError):
+        return "something is nested too deep to be read; look whether the files given are sound"
+    return (
+        f"stopped by {type(error).__name__}: {first_line(error)}; if the files given are sound, this is a mistake of "
+        "camrobust: please report it with what --verbose shows"
+    )
+
+
+def _traced(error: BaseException) -> list[str]:
+    return [line for part in traceback.format_exception(error) for line in part.splitlines()]
 
 
 def _error(message: str) -> None:
-    sys.stderr.write(f"camrobust: {' '.join(message.split())}\n")
+    sys.stderr.write(f"camrobust: {harmless(sentence(' '.join(message[:MOST].split())))}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, command: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(command=command)
+        one.add_argument("--verbose", action="store_true", help="show tracebacks, and of a run what Ray prints")
         return one
 
     def add_json(one: argparse.ArgumentParser) -> None:
@@ -60,7 +95,6 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_running(one: argparse.ArgumentParser) -> None:
         one.add_argument("--address", default="local", help="local, auto, or the address of a Ray cluster")
-        one.add_argument("--verbose", action="store_true", help="show what Ray prints")
         one.add_argument("--quiet", action="store_true", help="show no progress")
 
     one = add("run", _run, "measure, verify, aggregate and report; resumes what is there")
@@ -85,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("status", _status, "how far a run is, running or stopped"),
         ("verify", _verify, "is every planned row there exactly once, or its image named in failures?"),
-        ("report", _report, "draw report/index.html"),
+        ("report", _report, "draw the page and its figures"),
     ):
         one = add(name, command, text)
         one.add_argument("run", help="output folder of a run")
@@ -174,7 +208,7 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
     _show_verdict(outcome.verdict, outcome.folder.uri)
     if outcome.verdict.complete and outcome.verdict.score_rows:
         _show_leaderboard(workflow.summaries(outcome.folder)["by_cam"])
-        say(f"report: {outcome.folder.store.locate('report/index.html')}")
+        say(f"report: {outcome.folder.store.locate(outcome.folder.place('report') + 'index.html')}")
     if outcome.too_many_failures:
         share = f"{outcome.verdict.failure_share:.1%}"
         say(
@@ -215,8 +249,10 @@ def _plan(given: Arguments) -> int:
     from camrobust.terminal import show_table
 
     config = load_config(given.config, given.set, given.output)
-    open_run(config.output)
+    folder = open_run(config.output)
     rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
+    if folder.read_json("run.json") is None:
+        folder.check_ours()
     if given.json:
         print_json(rows)
     else:
@@ -235,7 +271,8 @@ def _status(given: Arguments) -> int:
         return 0
     say(found.sentence)
     updated = "" if found.updated is None else f", last written down {found.updated}"
-    say(f"{found.failures} failure rows, {found.stale} files outside commits, {found.attempts} attempts{updated}")
+    uncounted = f"{found.uncounted} files that no commit counts"
+    say(f"{found.failures} failure rows, {uncounted}, {found.attempts} attempts{updated}")
     seconds = 0.0 if found.latest is None else found.latest.seconds
     rows = [
         (name, stage.images, stage.busy_s, stage.images / stage.busy_s if stage.busy_s else None, stage.busy)
@@ -322,7 +359,7 @@ def _report(given: Arguments) -> int:
     if given.json:
         print_json({"report": address})
     else:
-        sys.stdout.write(f"{address}\n")
+        sys.stdout.write(f"{harmless(address)}\n")
     return 0
 
 
@@ -346,7 +383,7 @@ def _explain(given: Arguments) -> int:
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
         classes=given.classes, cams=given.cam, perturbations=given.perturb,
     )  # fmt: skip
-    sys.stdout.write(f"{given.output}\n")
+    sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
 
 
@@ -360,7 +397,7 @@ def _sheet(given: Arguments) -> int:
         for reason in missing:
             say(f"left out: {reason}")
     sheet(given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell)
-    sys.stdout.write(f"{given.output}\n")
+    sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
 
 

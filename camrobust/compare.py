@@ -12,8 +12,8 @@ from camrobust.combine import otherwise_found
 from camrobust.config import differing_keys
 from camrobust.errors import UserError
 from camrobust.io.blocks import image_counts, score_blocks
+from camrobust.io.commits import Committed
 from camrobust.io.objects import Store
-from camrobust.io.results import Committed
 from camrobust.io.runs import RunFolder
 from camrobust.summary.aggregate import KEPT, Settings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences

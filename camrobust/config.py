@@ -7,19 +7,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
+from camrobust.plaindata import check_plain, read_text, read_yaml
+from camrobust.quoting import short, shown
 from camrobust.registry import unknown
+from camrobust.secrecy import refuse_secrets
 from camrobust.segmenters import DEFAULT, SEGMENTERS
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Address = Annotated[str, Field(min_length=1, max_length=4096)]
+"""As long as Linux takes a path."""
+
+Spec = Annotated[str, Field(max_length=1000)]
+LONGEST_INDEX = 10
+UNIONS = ("str", "constrained-str", "dict[str,any]", "tuple[str, ...]")
+"""What pydantic adds to a place to say which kind of several it tried."""
+KINDS = {
+    type(None): "nothing", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false",
+}  # fmt: skip
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def _shorthand(value: Any) -> Any:
@@ -34,7 +46,7 @@ class DatasetConfig(_Strict):
     images: Name = Field(
         description="folder, s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri"
     )
-    labels: str | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
+    labels: Address | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
     access: Literal["credentials", "anonymous", "requester_pays"] = Field(
         "credentials",
         description="how a bucket is read: a public one may need anonymous; requester_pays is for S3",
@@ -46,12 +58,12 @@ class ModelConfig(_Strict):
 
     name: Name = Field("", validate_default=False, description="as it stands in the results; default: the builder")
     builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
-    weights: str | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
-    target_layer: str | None = Field(None, description="dotted name of a submodule; default: discovered")
+    weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
+    target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
     mean: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
     std: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
-    classes: str | tuple[str, ...] | None = Field(
+    classes: Address | tuple[str, ...] | None = Field(
         None,
         description="names in the order of the logits: a list, a text file with one per line, or imagenet; changes no "
         "number; default: known of published weights only",
@@ -70,7 +82,7 @@ class ModelConfig(_Strict):
         wrong = [value] if not isinstance(value, (list, tuple)) else [one for one in value if not isinstance(one, str)]
         if value is not None and not isinstance(value, str) and wrong:
             raise ValueError(
-                f"must be a list of names, the path of a text file or imagenet, got {wrong[0]!r}; quote it"
+                f"must be a list of names, the path of a text file or imagenet, got {shown(wrong[0])}; quote it"
             )
         return value
 
@@ -95,7 +107,7 @@ class MetricConfig(_Strict):
     ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
     target: Literal["predicted", "clean"] = Field("predicted", description="class explained on the perturbed image")
     average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
-    similarities: tuple[str, ...] | None = Field(
+    similarities: tuple[Name, ...] | None = Field(
         None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
     )
     intervals: Literal["delta", "bootstrap"] = Field(
@@ -108,7 +120,7 @@ class SegmentsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    method: str = Field(DEFAULT, description="name from `camrobust list segments`")
+    method: Name = Field(DEFAULT, description="name from `camrobust list segments`")
 
     @model_validator(mode="before")
     @classmethod
@@ -138,7 +150,7 @@ class ClusterConfig(_Strict):
     cpus_per_loader: float | None = Field(
         None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU"
     )
-    accelerator: str | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
+    accelerator: Name | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
     gpu_labels: dict[str, str] | None = Field(
         None, description="Ray label selector of Perturb and Explain workers, for example {role: gpu}"
     )
@@ -175,11 +187,11 @@ class RunConfig(_Strict):
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     models: tuple[Annotated[ModelConfig, BeforeValidator(_shorthand)], ...] = Field(min_length=1)
     image: ImageConfig = ImageConfig()
-    cams: tuple[str, ...] = Field(min_length=1, description="names from `camrobust list cams`")
+    cams: tuple[Name, ...] = Field(min_length=1, description="names from `camrobust list cams`")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
         "fp32", description="in which the models' layers compute; maps and scores are float32 in all of them"
     )
-    perturbations: tuple[str | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
+    perturbations: tuple[Spec | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
     jpeg_after: int | None = Field(
         None, ge=1, le=100, description="quality of a JPEG file that perturbed images go through; ImageNet-C has 85"
     )
@@ -188,6 +200,15 @@ class RunConfig(_Strict):
     gallery: int = Field(64, ge=0, description="images whose maps are kept for the report")
     max_failures: float = Field(0.01, ge=0, le=1, description="share of failed images above which the run fails")
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """What is written into run.json must be plain, and must not be secret."""
+        if isinstance(data, Mapping):
+            check_plain(data)
+            refuse_secrets(data)
+        return data
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -222,17 +243,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | N
         output: replaces the output of the file.
 
     Raises:
-        UserError: no such file, not YAML, an unknown key (with the nearest one), a value out of its range.
+        UserError: no such file, a device, too large, not YAML, a key given twice, a secret, an unknown key (with the
+            nearest one), a value out of its range.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"config: there is no file '{path}'; give the path of a YAML file")
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config: '{path}' is not YAML ({' '.join(str(error).split())})") from error
+    data = read_yaml(read_text(Path(path)), f"config: '{short(str(path))}'")
     if not isinstance(data, dict):
-        raise UserError(f"config: '{path}' must hold keys and values, got {type(data).__name__}")
+        got = KINDS.get(type(data), type(data).__name__)
+        raise UserError(f"config: '{short(str(path))}' must hold keys and values, got {got}; README.md has an example")
     for override in overrides:
         _override(data, override)
     if output is not None:
@@ -255,31 +272,31 @@ def parse_config(data: Mapping[str, Any]) -> RunConfig:
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"--set must be key=value, got '{override}'; for example --set metric.rbo_p=0.95")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: '{text}' is not YAML; quote it") from error
+        example = "for example --set metric.rbo_p=0.95"
+        raise UserError(f"--set must be key=value, got '{short(override)}'; {example}")
+    # The value is not repeated in any message: it may be secret.
+    option = f"--set {short(key)}"
+    value = read_yaml(text, f"{option}: the value")
     *parents, last = key.split(".")
     place: Any = data
     for parent in parents:
-        place = _step(place, parent, override)
+        place = _step(place, parent, option)
     if isinstance(place, list):
-        place[_index(place, last, override)] = value
+        place[_index(place, last, option)] = value
     else:
         place[last] = value
 
 
-def _step(place: Any, key: str, override: str) -> Any:
-    below = place[_index(place, key, override)] if isinstance(place, list) else place.setdefault(key, {})
+def _step(place: Any, key: str, option: str) -> Any:
+    below = place[_index(place, key, option)] if isinstance(place, list) else place.setdefault(key, {})
     if not isinstance(below, (dict, list)):
-        raise UserError(f"--set {override}: '{key}' holds a single value, so nothing can be set inside it")
+        raise UserError(f"{option}: '{short(key)}' holds a single value, so nothing can be set inside it")
     return below
 
 
-def _index(place: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(place):
-        raise UserError(f"--set {override}: '{key}' must be a position from 0 to {len(place) - 1}")
+def _index(place: list[Any], key: str, option: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < LONGEST_INDEX) or int(key) >= len(place):
+        raise UserError(f"{option}: '{short(key)}' must be a position from 0 to {len(place) - 1}")
     return int(key)
 
 
@@ -295,22 +312,26 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
 
 def _first_mistake(error: ValidationError) -> UserError:
     first = error.errors()[0]
-    location = [part for part in first["loc"] if part not in ("str", "dict[str,any]")]
-    where = ".".join(str(part) for part in location)
+    location = [part for part in first["loc"] if part not in UNIONS]
+    where = _dotted(location)
     if first["type"] == "extra_forbidden":
-        place = ".".join(str(part) for part in location[:-1])
+        place = _dotted(location[:-1])
         message = str(unknown("key", location[-1], _keys_at(location)))
         return UserError(f"config{': ' + place if place else ''}: {message}")
     if first["type"] == "missing" and isinstance(location[-1], int):
-        place = ".".join(str(part) for part in location[:-1])
+        place = _dotted(location[:-1])
         return UserError(f"config: {place} has too few values, {location[-1]}; give one for each channel")
     if first["type"] == "missing":
         return UserError(f"config: the key '{where}' is missing")
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     given = first["input"]
-    shown = "" if isinstance(given, (dict, BaseModel)) or "got" in message else f", got {given!r}"
-    return UserError(f"config: {where + ': ' if where else ''}{message}{shown}")
+    got = "" if isinstance(given, (dict, BaseModel)) or "got" in message else f", got {shown(given)}"
+    return UserError(f"config: {where + ': ' if where else ''}{message}{got}")
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    return ".".join(short(str(part)) for part in location)
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -9,7 +9,7 @@ from torch import nn
 from camrobust.config import RunConfig, parse_config
 from camrobust.core.cams import CLASSIC
 from camrobust.errors import UserError
-from camrobust.io.store import open_store
+from camrobust.io.runs import open_run
 
 PHOTOS = (
     "astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "motorcycle_left.png",
@@ -63,9 +63,12 @@ def demo_config(output: str) -> RunConfig:
 
     Writes the manifest of the photographs beside the results, so that the run can be resumed and repeated by name.
     """
-    store = open_store(output)
+    folder = open_run(output)
+    store = folder.store
     lines = [f"{path},{path.stem}" for path in photos()]
-    store.write("photos.csv", "\n".join(["uri,image_id", *lines, ""]).encode())
+    created = store.create("photos.csv", "\n".join(["uri,image_id", *lines, ""]).encode())
+    if not created and folder.read_json("run.json") is None:
+        raise UserError(f"demo: {store.locate('photos.csv')} is not the demo's list of photos; choose another --output")
     return parse_config(
         {
             "output": output,

@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from io import BytesIO
 from pathlib import PurePath
-from pickle import UnpicklingError
 from traceback import extract_tb
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +20,9 @@ from camrobust.core.evidence import Network, frozen, logits_of
 from camrobust.core.precision import in_order
 from camrobust.core.targets import build_network
 from camrobust.errors import UserError
+from camrobust.quoting import first_line, short, shown
 from camrobust.registry import unknown
+from camrobust.weights import read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -136,7 +135,7 @@ def load_model(
     except (Exception, SystemExit) as error:  # a builder is the user's code: whatever it raises is told, not traced
         place = extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {_first_line(error)} "
+            f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
             f"({PurePath(place.filename).name}, line {place.lineno}); mend the builder or its arguments"
         ) from error
     if weights is not None:
@@ -187,8 +186,8 @@ def wrap(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     sample = _probe(image_size).to(device)
-    shown = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
-    with _told(f"model '{name}': cannot take float32 images of {shown} px", "check image.crop and the model's forward"):
+    side = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
+    with _told(f"model '{name}': cannot take float32 images of {side} px", "check image.crop and the model's forward"):
         with torch.no_grad(), frozen(module):
             signed = 2 * sample - 1
             before = signed.clone()
@@ -221,7 +220,7 @@ def _told(what: str, remedy: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what} ({type(error).__name__}: {_first_line(error)}); {remedy}") from error
+        raise UserError(f"{what} ({type(error).__name__}: {first_line(error)}); {remedy}") from error
 
 
 def _takes(module: nn.Module, images: Tensor) -> bool:
@@ -272,10 +271,6 @@ def _shown(values: tuple[float, ...]) -> str:
     return ", ".join(f"{one:g}" for one in values)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def _build(spec: ModelSpec, *, own_weights: bool) -> _Built:
     """Call the builder; `own_weights` says whether its published weights are wanted."""
     kind, _, rest = spec.builder.partition(":")
@@ -298,7 +293,7 @@ def _download(spec: ModelSpec, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"model '{spec.name}': its published weights could not be fetched ({_first_line(error)}); "
+            f"model '{spec.name}': its published weights could not be fetched ({first_line(error)}); "
             "name a weights file with `weights:`, or let this machine reach the network once"
         ) from error
 
@@ -339,7 +334,7 @@ def _function(spec: ModelSpec, module_name: str, function_name: str) -> _Built:
         module = import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"model '{spec.name}': cannot import '{module_name}' ({_first_line(error)}); "
+            f"model '{spec.name}': cannot import '{module_name}' ({first_line(error)}); "
             "is it installed, or in the working directory that the job was submitted with?"
         ) from error
     if not callable(getattr(module, function_name, None)):
@@ -355,61 +350,46 @@ def _function(spec: ModelSpec, module_name: str, function_name: str) -> _Built:
     return _Built(built)
 
 
-def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
-    """The tensors of a weights file; never runs code from it.
-
-    Args:
-        content: of a .safetensors file, or of a .pth/.pt file as torch.save wrote it.
-        name: the file's name, for messages and for its suffix.
-
-    Raises:
-        UserError: it cannot be read, or holds no tensors by name.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        loaded = (
-            load(content)
-            if name.endswith(".safetensors")
-            else torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
-        raise UserError(
-            f"weights: '{name}' cannot be read ({_first_line(error)}); "
-            "save a state dict as .safetensors, or as .pth with torch.save(model.state_dict(), …)"
-        ) from error
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"weights: '{name}' must hold tensors by name, got {type(loaded).__name__}; save a state dict")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
-
-
 def _some(keys: list[str]) -> str:
-    shown = ", ".join(keys[:3])
-    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
+    first = ", ".join(short(key) for key in keys[:3])
+    return f"{first} and {len(keys) - 3} more" if len(keys) > 3 else first
+
+
+def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps some weights from filling a module, by the word for it."""
+    both = [(key, own[key], weights[key]) for key in own if key in weights]
+    return {
+        "missing:": [key for key in own if key not in weights and not key.endswith("num_batches_tracked")],
+        "not in the model:": [key for key in weights if key not in own],
+        "other shape:": [
+            f"{key} is {shown(tuple(given.shape))}, not {tuple(wanted.shape)}"
+            for key, wanted, given in both
+            if given.shape != wanted.shape
+        ],
+        "other type:": [
+            f"{key} is {given.dtype}, not {wanted.dtype}"
+            for key, wanted, given in both
+            if given.shape == wanted.shape and given.is_floating_point() != wanted.is_floating_point()
+        ],
+    }
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None:
     """Load every weight or say which do not fit."""
-    own = module.state_dict()
-    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
-    surplus = [key for key in weights if key not in own]
-    shapes = [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    ]
-    complaints = [
-        f"{what} {_some(keys)}"
-        for what, keys in (("missing:", missing), ("not in the model:", surplus), ("other shape:", shapes))
-        if keys
-    ]
+    misfits = _misfits(module.state_dict(), weights)
+    complaints = [f"{what} {_some(keys)}" for what, keys in misfits.items() if keys]
+    where = f"model '{spec.name}': weights '{short(spec.weights)}'"
     if complaints:
         raise UserError(
-            f"model '{spec.name}': weights '{spec.weights}' do not fit {spec.builder} ({'; '.join(complaints)}); "
-            "name the architecture they were trained with"
+            f"{where} do not fit {spec.builder} ({'; '.join(complaints)}); name the architecture they were trained with"
         )
-    module.load_state_dict(weights, strict=False)
+    try:
+        module.load_state_dict(weights, strict=False)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{where} cannot be copied ({first_line(error)}); save them in floating point") from error
+    finite = {name: bool(value.isfinite().all()) for name, value in module.named_parameters()}
+    # A buffer may hold infinity, as masks of attention do.
+    finite |= {name: not bool(value.isnan().any()) for name, value in module.named_buffers()}
+    spoilt = [name for name, whole in finite.items() if not whole]
+    if spoilt:
+        raise UserError(f"{where} hold NaN or infinity in {_some(spoilt)}; take those of an earlier epoch")

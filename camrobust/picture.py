@@ -16,12 +16,13 @@ from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
-from camrobust.io.objects import MissingObjectError
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure import Sample, Settings, compare, explain_variants
 from camrobust.models import ModelSpec, load_model
 from camrobust.photographs import photo
 from camrobust.report.gallery import overlay, spoken
+from camrobust.weights import MOST_BYTES
 
 CELL = 224
 TEXT = 34
@@ -74,8 +75,8 @@ def explain_picture(
         raise UserError(f"explain: crop must be 8 px to resize, and resize at most 4096, got {crop} and {resize}")
     pixels = photo(image, "explain", resize, crop)
     try:
-        content = None if weights is None else read_object(weights)
-    except MissingObjectError as error:
+        content = None if weights is None else read_object(weights, most=MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"explain: {error}; mend the path") from error
     spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
     ready = load_model(spec, content, crop)

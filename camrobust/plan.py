@@ -14,10 +14,11 @@ from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.errors import UserError
 from camrobust.io.manifest import TABLES, check_labels, list_images
-from camrobust.io.objects import MissingObjectError
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from camrobust.measure import Settings, coinciding
 from camrobust.models import Model, ModelSpec, load_model
+from camrobust.weights import MOST_BYTES
 
 GROUP_BYTES = 32 * 2**20
 """Most bytes of variants that travel together; an image with more of them is measured in several parts."""
@@ -94,8 +95,9 @@ def make_plan(
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
-        _check_output(config)
+        _check_apart(config)
         manifest = pl.concat([list_images(one.name, one.images, one.labels, one.access) for one in config.datasets])
+        _check_photos(config, manifest)
     return Plan(config, every, parts, manifest, weights or {})
 
 
@@ -116,11 +118,11 @@ def fetch_weights(config: ModelConfig) -> bytes | None:
     """The content of a model's weights file, None where it names none.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, is no regular file, or is too large.
     """
     try:
-        return None if config.weights is None else read_object(config.weights)
-    except MissingObjectError as error:
+        return None if config.weights is None else read_object(config.weights, most=MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"model '{config.name}': {error}; mend weights") from error
 
 
@@ -168,15 +170,40 @@ def fingerprint(weights: bytes | None) -> str | None:
     return None if weights is None else hashlib.sha256(weights).hexdigest()
 
 
-def _check_output(config: RunConfig) -> None:
-    """Refuse an output whose figures would be photographs of the next run."""
-    output = f"{open_store(config.output).uri}/"
+def _check_apart(config: RunConfig) -> None:
+    """Refuse an output and images of which one place contains the other, before anything is listed or written.
+
+    In such a place figures would be taken for photographs, and photographs would lie among results.
+
+    Raises:
+        UserError: naming both.
+    """
+    output = _folder(config.output)
     for one in config.datasets:
-        if not one.images.lower().endswith(TABLES) and output.startswith(f"{open_store(one.images).uri.rstrip('/')}/"):
+        images = _folder(one.images)
+        if not one.images.lower().endswith(TABLES) and (output.startswith(images) or images.startswith(output)):
             raise UserError(
-                f"output: {config.output} lies inside the images of dataset '{one.name}', where its figures would be "
-                "taken for photographs; choose a place beside them"
+                f"output: {config.output} and the images of dataset '{one.name}' ({one.images}) lie inside one "
+                "another; choose an output beside them"
             )
+
+
+def _check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
+    """Refuse photographs inside the output, wherever a manifest or a link to a folder leads.
+
+    Raises:
+        UserError: naming one of them.
+    """
+    output = _folder(config.output)
+    folders = manifest.with_columns(folder=pl.col("uri").str.replace(r"[^/]*$", "")).unique("folder")
+    for uri, folder in folders.select("uri", "folder").iter_rows():
+        if (folder if "://" in folder else _folder(folder)).startswith(output):
+            raise UserError(f"output: {config.output} contains the photograph {uri}; choose an output beside them")
+
+
+def _folder(uri: str) -> str:
+    """An address with links resolved and a slash at its end, so that what lies inside begins with it."""
+    return open_store(uri).locate("_").removesuffix("_")
 
 
 def check_models(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Generic, Protocol, TypeVar
 
 from camrobust.errors import UserError
+from camrobust.quoting import short
 
 
 class Named(Protocol):
@@ -24,11 +25,11 @@ LISTED = 40
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a table: nearest match first, then all of them (of many, the nearest)."""
-    names = sorted(known)
-    near = get_close_matches(str(name), names, n=8, cutoff=0.5)
+    names, given = sorted(known), short(name)
+    near = get_close_matches(given, names, n=8, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     shown = names if len(names) <= LISTED else [*(near or names[:8]), "…"]
-    return UserError(f"unknown {kind} '{name}'; {hint}known: {', '.join(shown)}")
+    return UserError(f"unknown {kind} '{given}'; {hint}known: {', '.join(shown)}")
 
 
 class Registry(Generic[Entry]):

@@ -5,6 +5,7 @@ Arrow schemas. Dictionary encoding and compression are the file's business, not 
 """
 
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -267,3 +268,13 @@ CHARACTERISTICS = _columns(
     ("n_images", "int64", "images with both"),
 )
 """What the characteristics of images explain; see docs/statistics.md."""
+
+
+def partition_of(address: str) -> tuple[str, str]:
+    """Dataset and model of a score file, from the two folders that hold it; what stands above them counts for nothing.
+
+    Args:
+        address: key or address, …scores/dataset=DATASET/model=MODEL/NAME, both names percent-encoded.
+    """
+    dataset, model = (unquote(one.partition("=")[2]) for one in address.split("/")[-3:-1])
+    return dataset, model

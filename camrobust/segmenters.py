@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from camrobust.errors import UserError
+from camrobust.quoting import shown
 from camrobust.registry import Registry, unknown
 
 LARGEST = sys.float_info.max
@@ -41,7 +42,7 @@ class Parameter:
         kind = "a whole number" if whole else "a number"
         bounds = f"of at least {self.low:g}" if math.isinf(self.high) else f"from {self.low:g} to {self.high:g}"
         raise UserError(
-            f"segments: {self.name} of {method} must be {kind} {bounds} ({self.meaning}), got {value!r}; "
+            f"segments: {self.name} of {method} must be {kind} {bounds} ({self.meaning}), got {shown(value)}; "
             f"the default is {self.default:g}"
         )
 

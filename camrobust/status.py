@@ -18,7 +18,7 @@ class Status:
         units: planned.
         committed: units that are there.
         failures: failure rows that are there.
-        stale: files that no commit names, left by a writer that died or being written now.
+        uncounted: files that no commit counts, left by a writer that died or being written now.
         attempts: drivers that have measured in this folder.
         latest: how far the last of them is, None where none has begun.
         updated: when that was written down, None likewise.
@@ -29,7 +29,7 @@ class Status:
     units: int
     committed: int
     failures: int
-    stale: int
+    uncounted: int
     attempts: int
     latest: Progress | None
     updated: str | None
@@ -76,7 +76,7 @@ def status(folder: RunFolder) -> Status:
         units=units,
         committed=committed.units.height,
         failures=int(committed.units["failures"].sum()),
-        stale=len(committed.stale),
+        uncounted=len(committed.uncounted),
         attempts=len(attempts),
         latest=latest,
         updated=updated,

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from camrobust.io.progress import Progress as State
+from camrobust.quoting import harmless
+from camrobust.secrecy import sentence
 
 INTERVAL_S = 10
 """Between two progress lines where standard error is not a terminal."""
@@ -18,15 +20,20 @@ INTERVAL_S = 10
 
 def say(line: str) -> None:
     """A line for the person, on standard error, so that standard output stays data."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(line))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(_text(sentence(line)))
+
+
+def _text(value: object) -> str:
+    """Other people's text as rich prints it: nothing in it is markup or steers the terminal."""
+    return escape(harmless(str(value)))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on standard output; numbers to three decimals, null as a dash."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_text(title), title_justify="left")
     numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
     for column, right in zip(columns, numeric, strict=True):
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        table.add_column(_text(column), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     console = Console(highlight=False)
@@ -38,7 +45,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 def _cell(value: object) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.3f}" if isinstance(value, float) else _text(value)
 
 
 class Meter:
@@ -80,7 +87,7 @@ class Meter:
             self.bar.start()
         self.bar.update(
             self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, rate=_rate(now),
-            stages=stage_line(now),
+            stages=_text(stage_line(now)),
         )  # fmt: skip
         if now.done >= now.total:
             self.bar.stop()

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.io.results import partition_of
 from camrobust.io.runs import RunFolder
+from camrobust.schema import partition_of
 from camrobust.summary.aggregate import scan_scores
 
 IMAGE = ["dataset", "image_id"]
@@ -54,7 +54,7 @@ class Verdict:
         return self.failed_images / self.images if self.images else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for --json and done.json."""
+        """Plain data, for --json and done/NUMBER.json."""
         return {"complete": self.complete, **asdict(self), "examples": list(self.examples)}
 
 

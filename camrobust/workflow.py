@@ -1,9 +1,10 @@
 """A whole run, as the command line and the jobs call it: measure, verify, aggregate, report."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -12,10 +13,12 @@ import polars as pl
 from camrobust.combine import combined_document, reduce_runs
 from camrobust.config import RunConfig
 from camrobust.errors import UserError
-from camrobust.io.lease import held
+from camrobust.io.commits import delete_uncounted, keep_rest
+from camrobust.io.lease import Lease, held
+from camrobust.io.names import numbered
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.progress import Progress, in_all, read_progress, write_progress
-from camrobust.io.results import clear_stale, empty_frame, retract
+from camrobust.io.results import empty_frame
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.report.page import Report, build_report
 from camrobust.schema import MAPS, SUMMARIES
@@ -65,7 +68,7 @@ def run(
 
     Args:
         config: the run.
-        address: of the Ray cluster, see `cluster.pipeline.session`.
+        address: of the Ray cluster, see `cluster.session.session`.
         fresh: start over in a new folder beside an existing one.
         retry_failures: measure the images again that are named in failures.
         verbose: let Ray print.
@@ -78,61 +81,91 @@ def run(
     folder = fresh_folder(config.output) if fresh else open_run(config.output)
     found = folder.read_json("run.json")
     if found is None:
-        begin = _begin(config, say)
+        begin = _begin(config, folder, say)
     else:
         from camrobust.plan import check_weights
 
         folder.check_same(found, config)
         check_weights(config, found.get("weights_sha256", {}))
-        if not retry_failures and folder.done() is not None and _is_whole(folder, found):
+        if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
-    with held(folder.store, say) as lease:
+    folder.check_links()
+    accept = partial(_without_failures, folder, say) if retry_failures and found else partial(_accepted, folder)
+    with held(folder.store, accept, say) as lease:
         if found is None:
-            begin(folder)
-        pending = _pending(folder, say, retry_failures=retry_failures)
-        if not pending.is_empty():
-            show = _written_down(folder, lease.number, progress)
-            _measure(config, folder, pending, address, verbose, show, lease.check)
+            begin()
+
+        def measure(pending: pl.DataFrame) -> None:
+            _measure(config, folder, pending, address, verbose, lease, _written_down(folder, lease.number, progress))
+
+        measured = measure_until_done(folder, lease, measure, say)
         lease.check()
-        return finish(folder, config.max_failures, measured=_count(pending))
+        return finish(folder, lease, config.max_failures, measured=measured)
 
 
 def _count(pending: pl.DataFrame) -> int:
     return int(pending["parts"].list.len().sum())
 
 
-def _is_whole(folder: RunFolder, run: Mapping[str, Any]) -> bool:
-    """Nothing is pending and nothing lies about; reads only."""
-    committed = folder.committed()
-    return not committed.stale and pending_units(folder.manifest(), run["planned"]["parts"], committed).is_empty()
+def _accepted(folder: RunFolder, number: int) -> list[str]:
+    """What a new lease lists: all that counts when it is taken."""
+    del number
+    return folder.committed().commits
 
 
-def _pending(folder: RunFolder, say: Say, *, retry_failures: bool) -> pl.DataFrame:
-    """Put the folder in order, and return what is still to be measured."""
+def _without_failures(folder: RunFolder, say: Say, number: int) -> list[str]:
+    """What a new lease lists so that failed images are measured again."""
     committed = folder.committed()
-    if committed.stale:
-        say(f"setting aside {len(committed.stale)} files that no complete commit names")
-        clear_stale(folder.store, committed)
-    if retry_failures:
-        failed = folder.table("failures", committed).select("dataset", "image_id").unique()
-        say(f"measuring {failed.height} failed images again")
-        retract(folder.store, committed, failed)
+    failed = folder.table("failures", committed).select("dataset", "image_id").unique()
+    say(f"measuring {failed.height} failed images again")
+    return keep_rest(folder.store, committed, failed, number)
+
+
+def measure_until_done(
+    folder: RunFolder, lease: Lease, measure: Callable[[pl.DataFrame], None], say: Say = lambda _: None
+) -> int:
+    """Measure what no commit holds, until nothing is left or nothing more comes of it.
+
+    Each time the next lease is taken afterwards, so that what is still on its way counts no more and what counts is
+    settled before it is verified.
+
+    Args:
+        folder: of the run.
+        lease: held by the caller.
+        measure: takes the pending images, see `io.runs.pending_units`.
+        say: takes lines for the user.
+
+    Returns:
+        Images and parts that were measured.
+    """
+    measured, before = 0, None
+    parts = folder.run()["planned"]["parts"]
+    while True:
         committed = folder.committed()
-    pending = pending_units(folder.manifest(), folder.run()["planned"]["parts"], committed)
-    if committed.units.height and not pending.is_empty():
-        say(f"resuming: {committed.units.height} of {committed.units.height + _count(pending)} images are committed")
-    return pending
+        deleted = delete_uncounted(folder.store, committed, lease.number)
+        if deleted:
+            say(f"deleted {deleted} files that no commit counts")
+        pending = pending_units(folder.manifest(), parts, committed)
+        left = _count(pending)
+        if not left or left == before:
+            return measured
+        if committed.units.height and before is None:
+            say(f"resuming: {committed.units.height} of {committed.units.height + left} images are committed")
+        measure(pending)
+        measured, before = measured + left, left
+        lease.renew(partial(_accepted, folder))
 
 
-def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
+def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], None]:
     """List images and check every model; returns what writes the manifest and run.json."""
     from camrobust.plan import check_models, controls, families, make_plan
 
     say("listing images and checking models …")
     plan = make_plan(config)
+    folder.check_ours()
     facts = check_models(plan)
     document = {
         "version": versions()["camrobust"],
@@ -167,14 +200,10 @@ def _begin(config: RunConfig, say: Say) -> Callable[[RunFolder], None]:
         f"{counts['cams']} = {counts['rows']:,} rows"
     )
 
-    def begin(folder: RunFolder) -> None:
+    def begin() -> None:
         """Another driver may have begun in the meantime."""
-        found = folder.read_json("run.json")
-        if found is None:
-            folder.write_table("manifest.parquet", plan.manifest)
-            folder.write_json("run.json", document)
-        else:
-            folder.check_same(found, config)
+        if not folder.begin(document, plan.manifest):
+            folder.check_same(folder.run(), config)
 
     return begin
 
@@ -195,21 +224,21 @@ def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
 
 
 def _measure(
-    config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, show: Show,
-    check: Callable[[], None],
-) -> None:  # fmt: skip
-    from camrobust.cluster.pipeline import check_room, measure_pending, session
+    config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, lease: Lease, show: Show
+) -> None:
+    from camrobust.cluster.pipeline import check_room, measure_pending
+    from camrobust.cluster.session import session
     from camrobust.plan import make_plan
 
     plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
     with session(address, config.cluster, verbose=verbose):
         if address == "local":
             check_room(plan)
-        measure_pending(plan, folder, pending, show, check)
+        measure_pending(plan, folder, pending, lease.number, show, lease.check)
 
 
-def finish(folder: RunFolder, max_failures: float, *, measured: int) -> Outcome:
-    """Verify; where the run is complete, aggregate, report, and write done.json last."""
+def finish(folder: RunFolder, lease: Lease, max_failures: float, *, measured: int) -> Outcome:
+    """Verify; where the run is complete, aggregate, report, and declare it complete last."""
     seconds: dict[str, float] = {}
 
     def timed(name: str, step: Callable[[RunFolder], Any]) -> Any:
@@ -221,11 +250,12 @@ def finish(folder: RunFolder, max_failures: float, *, measured: int) -> Outcome:
     verdict: Verdict = timed("verify", verify)
     if verdict.complete:
         if verdict.score_rows:
-            timed("aggregate", aggregate)
-            timed("report", report)
+            timed("aggregate", partial(aggregate, number=lease.number))
+            timed("report", partial(report, number=lease.number))
         times = _times(folder)
         times["seconds"] |= seconds
-        folder.write_json("done.json", {**verdict.as_dict(), "finished": utc(), **times})
+        lease.check()
+        folder.finish(lease.number, {**verdict.as_dict(), "finished": utc(), **times})
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failures)
 
 
@@ -239,13 +269,19 @@ def _times(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def aggregate(folder: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
+def aggregate(folder: RunFolder, intervals: str | None = None, number: int | None = None) -> dict[str, pl.DataFrame]:
     """Reduce a run's scores to its summary tables and write them as parquet and csv.
+
+    Args:
+        folder: of the run.
+        intervals: delta or bootstrap, None for what its configuration says.
+        number: of the lease that the tables belong to, None for the newest.
 
     Raises:
         UserError: there is no run, or it has no scores.
     """
-    return _written(folder, reduce_runs([folder], intervals))
+    place = numbered("summary", folder.generation() if number is None else number)
+    return _written(folder, reduce_runs([folder], intervals), place)
 
 
 def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
@@ -256,7 +292,10 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
     """
     if output.read_json("run.json") is not None:
         raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
-    tables = _written(output, reduce_runs(folders, intervals))
+    if output.read_json("combined.json") is None:
+        output.check_ours()
+    output.check_links()
+    tables = _written(output, reduce_runs(folders, intervals), "summary/")
     document = combined_document({folder.uri: folder.run() for folder in folders})
     output.write_json("combined.json", {**document, "finished": utc()})
     parts = [(folder, folder.committed()) for folder in folders]
@@ -264,49 +303,53 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
         pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
     )
     images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
-    _draw(
-        output,
-        build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS)),
-    )
+    drawn = build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS))
+    _draw(output, drawn, "report/")
     return tables
 
 
-def _draw(folder: RunFolder, drawn: Report) -> None:
+def _draw(folder: RunFolder, drawn: Report, place: str) -> str:
     for name, content in drawn.files():
-        folder.store.write(f"report/{name}", content)
+        folder.store.write(f"{place}{name}", content)
+    return folder.store.locate(f"{place}index.html")
 
 
-def _written(folder: RunFolder, tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+def _written(folder: RunFolder, tables: dict[str, pl.DataFrame], place: str) -> dict[str, pl.DataFrame]:
     for name, table in tables.items():
-        folder.write_table(f"summary/{name}.parquet", table)
-        folder.write_csv(f"summary/{name}.csv", table)
+        folder.write_table(f"{place}{name}.parquet", table)
+        folder.write_csv(f"{place}{name}.csv", table)
     return tables
 
 
-def summaries(folder: RunFolder) -> dict[str, pl.DataFrame]:
-    """The summary tables as they were written.
+def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.DataFrame]:
+    """The summary tables as they were written under a lease, None for the newest.
 
     Raises:
         UserError: they were not.
     """
     names = (*SUMMARIES, "tests", "characteristics")
+    place = numbered("summary", folder.generation() if number is None else number)
     try:
-        return {name: pl.read_parquet(BytesIO(folder.store.read(f"summary/{name}.parquet"))) for name in names}
+        return {name: pl.read_parquet(BytesIO(folder.store.read(f"{place}{name}.parquet"))) for name in names}
     except MissingObjectError as error:
         raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
 
 
-def report(folder: RunFolder) -> str:
-    """Draw the page and its figures from the summary tables; returns the page's address."""
+def report(folder: RunFolder, number: int | None = None) -> str:
+    """Draw the page and its figures from the summary tables of a lease, None for the newest.
+
+    Returns:
+        The address of the page.
+    """
+    number = folder.generation() if number is None else number
     document = folder.run()
     committed = folder.committed()
     drawn = build_report(
         {**document, "finished": utc(), "times": _times(folder)},
-        summaries(folder),
+        summaries(folder, number),
         scan_scores(*folder.score_files(committed)),
         folder.table("images", committed),
         folder.table("failures", committed),
         folder.table("maps", committed),
     )
-    _draw(folder, drawn)
-    return folder.store.locate("report/index.html")
+    return _draw(folder, drawn, numbered("report", number))

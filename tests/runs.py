@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-import polars as pl
 import yaml
+
+from camrobust.io.runs import open_run
+from camrobust.summary.aggregate import scan_scores
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "parameter", "replicate"]
@@ -50,12 +52,23 @@ def start(*arguments):
 
 
 def scores(out):
-    return pl.read_parquet(f"{out}/scores/**/*.parquet", hive_partitioning=True,
-                           hive_schema={"dataset": pl.String, "model": pl.String}).sort(KEYS)  # fmt: skip
+    folder = open_run(str(out))
+    return scan_scores(*folder.score_files(folder.committed())).collect().sort(KEYS)
 
 
 def failures(out):
-    return pl.read_parquet(f"{out}/failures/*.parquet")
+    folder = open_run(str(out))
+    return folder.table("failures", folder.committed())
+
+
+def done_of(out):
+    """What declares a run complete."""
+    return open_run(str(out)).done()
+
+
+def report(out):
+    """The page of a run."""
+    return Path(out) / open_run(str(out)).place("report") / "index.html"
 
 
 def wait_for(condition, process, seconds=240):

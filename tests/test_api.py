@@ -50,13 +50,15 @@ def test_evaluate_is_the_same_for_one_image_and_many():
     again = camrobust.evaluate(model, images(), seed=3).scores
     assert together.equals(again)
     alone = camrobust.evaluate(model, images()[:1], seed=3).scores
-    first = together.filter(together["image_id"] == "0")
+    first = together.filter(pl.col("image_id") == alone["image_id"][0])
+    assert first["image_id"].to_list() == together["image_id"][:5].to_list()
     np.testing.assert_allclose(alone["rbo"].to_numpy(), first["rbo"].to_numpy(), atol=1e-4)
 
 
 def test_every_row_tells_how_sure_the_model_is_of_the_clean_image():
     model, given = pooled(), images(2)
-    scores = camrobust.evaluate(model, given, perturbations=["contrast:3", "contrast:5"]).scores
+    noise = ["contrast:3", "contrast:5"]
+    scores = camrobust.evaluate(model, given, perturbations=noise, image_ids=["0", "1"]).scores
     inputs = wrap(model, image_size=96).normalise((given * 255).round().to(torch.uint8))
     sure = model(inputs).softmax(dim=1)
     wanted = pl.DataFrame({"image_id": ["0", "1"], "entropy": (-sure * sure.log()).sum(dim=1).numpy(),
@@ -71,7 +73,7 @@ def test_evaluate_takes_files_and_arrays(tmp_path):
     write_photos(tmp_path, 2)
     files = sorted(tmp_path.iterdir())
     scores = camrobust.evaluate(pooled(), files, perturbations=["contrast:3"]).scores
-    assert scores["image_id"].to_list() == [file.name for file in files]
+    assert [name.rpartition("@")[0] for name in scores["image_id"]] == [file.name for file in files]
     arrays = [image.numpy() for image in images(2)]
     assert camrobust.evaluate(pooled(), arrays, perturbations=["contrast:3"]).scores.height == 2
 
@@ -424,11 +426,77 @@ def test_scores_of_files_do_not_depend_on_where_they_lie(tmp_path, monkeypatch):
     one, other = tmp_path / "one", tmp_path / "other" / "place"
     wanted = camrobust.evaluate(pooled(), one, perturbations=noise).scores
     assert wanted["image_id"].to_list() == ["photo-000.jpg", "photo-001.jpg"]
-    assert camrobust.evaluate(pooled(), sorted(other.iterdir()), perturbations=noise).scores.equals(wanted)
+    assert camrobust.evaluate(pooled(), other, perturbations=noise).scores.equals(wanted)
+    named = [*wanted["image_id"]]
+    files = sorted(other.iterdir())
+    assert camrobust.evaluate(pooled(), files, perturbations=noise, image_ids=named).scores.equals(wanted)
+    listed = camrobust.evaluate(pooled(), sorted(one.iterdir()), perturbations=noise).scores
+    assert camrobust.evaluate(pooled(), [*map(str, files)], perturbations=noise).scores.equals(listed)
     monkeypatch.chdir(other)
-    assert camrobust.evaluate(pooled(), "photo-001.jpg", perturbations=noise).scores.equals(wanted[1:])
+    assert camrobust.evaluate(pooled(), "photo-001.jpg", perturbations=noise).scores.equals(listed[1:])
     twins = [one / "photo-000.jpg", other / "photo-000.jpg"]
-    assert camrobust.evaluate(pooled(), twins, perturbations=noise).scores["image_id"].to_list() == [*map(str, twins)]
+    sentence = (
+        rf"^images: '{listed['image_id'][0]}' occurs twice, and would count as one image; give it once, or tell both "
+        "apart by image_ids$"
+    )
+    with pytest.raises(UserError, match=sentence):
+        camrobust.evaluate(pooled(), twins, perturbations=noise)
+    told_apart = camrobust.evaluate(pooled(), twins, perturbations=noise, image_ids=["a", "b"]).scores
+    assert told_apart["rbo"].n_unique() == 2
+
+
+def test_a_files_draws_do_not_depend_on_what_else_is_in_the_call(tmp_path):
+    for number, name in enumerate(("da", "db")):
+        write_photos(tmp_path / name, 1, seed=number)
+        (tmp_path / name / "photo-000.jpg").rename(tmp_path / name / "x.JPEG")
+    files = [tmp_path / name / "x.JPEG" for name in ("da", "db")]
+    noise = {"perturbations": ["gaussian_noise:3"], "cams": ["gradcam", "random"]}
+    both = camrobust.evaluate(pooled(), files, **noise).scores
+    first, second = (camrobust.evaluate(pooled(), [file], **noise).scores for file in files)
+    assert pl.concat([first, second]).equals(both)
+    assert first["image_id"][0] != second["image_id"][0]
+    assert all(re.fullmatch(r"x\.JPEG@[0-9a-f]{12}", name) for name in both["image_id"])
+
+
+@pytest.mark.parametrize("given", [images(4), [*images(4)], [one.numpy() for one in images(4)]])
+def test_a_tensors_draws_do_not_depend_on_its_place(given):
+    noise = {"perturbations": ["gaussian_noise:3"], "cams": ["gradcam", "random"]}
+    every = camrobust.evaluate(pooled(), given, **noise).scores
+    assert every["image_id"].n_unique() == 4
+    assert camrobust.evaluate(pooled(), given[2:], **noise).scores.equals(every[4:])
+    alone = camrobust.evaluate(pooled(), given[3:], **noise, image_ids=["3"]).scores
+    assert not alone["rbo"].equals(every["rbo"][6:])
+    maps = camrobust.explain(pooled(), given, "random")["random"]
+    assert torch.equal(camrobust.explain(pooled(), given[1:], "random")["random"], maps[1:])
+    assert torch.equal(camrobust.attack(pooled(), given[1:], "pgd:3"), camrobust.attack(pooled(), given, "pgd:3")[1:])
+    named = camrobust.attack(pooled(), given, "pgd:3", image_ids=[*"abcd"])
+    assert torch.equal(camrobust.attack(pooled(), given[3:], "pgd:3", image_ids=["d"]), named[3:])
+    assert not torch.equal(named, camrobust.attack(pooled(), given, "pgd:3"))
+
+
+def test_the_same_pixels_are_one_image_to_evaluate_and_have_one_map(tmp_path):
+    twice = images(1).expand(2, 3, 96, 96)
+    with pytest.raises(UserError, match=r"^images: '[0-9a-f]{16}' occurs twice, and would count as one image; give it"):
+        camrobust.evaluate(pooled(), twice)
+    first, second = camrobust.explain(pooled(), twice, "random")["random"]
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "sentence"),
+    [
+        (["a"], "image_ids: must be one per image (2), got 1"),
+        ("ab", "image_ids: must be one per image (2), got 1"),
+        (["a", ""], "image_ids: each must be a text, and not empty, got ''; name every image"),
+        (["a", 3], "image_ids: each must be a text, and not empty, got 3; name every image"),
+        (["a", "a"], "image_ids: 'a' occurs twice; give each image its own"),
+        (["a", "\udce9"], "image_ids: '\\udce9' is no UTF-8; write it otherwise"),
+    ],
+)
+def test_ids_are_one_text_of_its_own_for_each_image(image_ids, sentence):
+    for verb in (camrobust.evaluate, camrobust.explain, camrobust.attack, camrobust.minimal_eps):
+        with pytest.raises((UserError, ValueError), match=f"^{re.escape(sentence)}$"):
+            verb(pooled(), images(2), image_ids=image_ids)
 
 
 def test_logits_that_are_no_numbers_are_no_prediction():

@@ -160,7 +160,7 @@ MISTAKES = {
     ),
     "an output among the photos": (
         lambda d, p: d | {"output": str(p / "photos" / "runs" / "a")},
-        "lies inside the images of dataset 'made up', where its figures would be taken for photographs",
+        "lie inside one another; choose an output beside them",
     ),
     "an address that no store has": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\nhttps://example.org/y.jpg\n")}]},
@@ -336,7 +336,7 @@ def test_set_overrides_and_its_mistakes(base, tmp_path, capsys):
         2, ["camrobust: --set must be key=value, got 'seed'; for example --set metric.rbo_p=0.95"]
     )  # fmt: skip
     code, lines = run(tmp_path, capsys, base, "--set", "cams.4=gradcam")
-    assert (code, lines) == (2, ["camrobust: --set cams.4=gradcam: '4' must be a position from 0 to 0"])
+    assert (code, lines) == (2, ["camrobust: --set cams.4: '4' must be a position from 0 to 0"])
     code, lines = run(tmp_path, capsys, base, "--set", "models.0=tests.toys:poled")
     assert lines[0].startswith("camrobust: unknown function in tests.toys 'poled'")
 
@@ -460,6 +460,25 @@ def test_the_cluster_file_is_valid_by_rays_own_schema():
     validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
 
 
+def test_the_clusters_nodes_start_with_a_token(tmp_path, monkeypatch):
+    """What Ray's launcher makes of the file: the command that starts a container, and the files that it brings."""
+    from ray.autoscaler._private.docker import docker_start_cmds
+    from ray.autoscaler._private.util import hash_runtime_conf, prepare_config
+
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("token")
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    read = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    docker = read["docker"]
+    started = docker_start_cmds("ubuntu", docker["image"], {}, "name", docker["run_options"], "host", "docker", "home")
+    assert " --env RAY_AUTH_MODE=token " in started
+    # Where Ray looks for it unless it is told otherwise.
+    assert read["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert hash_runtime_conf(read["file_mounts"], [], [])
+
+
 def test_labels_that_some_images_lack_stay_unknown(tmp_path):
     from camrobust.io.manifest import list_images
 
@@ -494,7 +513,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     assert json.loads(capsys.readouterr().out)["warnings"] == sentence
     said = []
     folder = open_run(str(tmp_path / "out"))
-    _begin(load_config(path), said.append)(folder)
+    _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
     assert folder.run()["warnings"] == [sentence]
 

@@ -8,7 +8,8 @@ from camrobust.cli import main
 from camrobust.combine import check_combinable
 from camrobust.config import parse_config
 from camrobust.errors import UserError
-from camrobust.io.results import empty_frame, put_commit
+from camrobust.io.commits import put_commit
+from camrobust.io.results import empty_frame
 from camrobust.io.runs import open_run
 from camrobust.schema import COMMITS, SUMMARIES
 from camrobust.workflow import aggregate, combine, report, summaries

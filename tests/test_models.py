@@ -84,6 +84,7 @@ def test_methods_that_coincide_are_found_by_trying():
         coinciding(dense, ["gradcam", "cam"], pixels)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch 2.11 of its own compiler
 def test_models_inside_wrappers_are_opened():
     module = pooled()
     assert wrap(nn.DataParallel(module)).network.module is module

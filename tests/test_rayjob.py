@@ -32,7 +32,10 @@ WORKERS = {
     **GROUP, "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int,
     "idleTimeoutSeconds": int, "scaleStrategy": MAP, "suspend": bool,
 }  # fmt: skip
+AUTHENTICATION = {"mode": str}
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+KNOWS_TOKENS = (2, 52)
+"""The operator refuses tokens for a Ray that is older, or not told."""
 VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 KEY = re.compile(rf"([a-z0-9.-]{{1,253}}/)?{VALUE.pattern}")
 MEASURED = ("num-cpus", "num-gpus", "memory", "resources")
@@ -78,6 +81,19 @@ def pod_mistakes(where, pod):
     return told
 
 
+def authentication_mistakes(cluster):
+    options = cluster.get("authOptions", {})
+    told = keys("cluster.authOptions", options, AUTHENTICATION, [])
+    if options.get("mode", "disabled") not in ("disabled", "token"):
+        told.append("cluster.authOptions.mode: unknown")
+    version = cluster.get("rayVersion", "0.0.0")
+    if options.get("mode") == "token" and of_type(version, str):
+        numbers = tuple(int(number) for number in version.split(".")[:2])
+        if numbers < KNOWS_TOKENS:
+            told.append("cluster.authOptions: needs rayVersion 2.52.0 or newer")
+    return told
+
+
 def mistakes(document):
     """Everything that KubeRay would refuse of a RayJob, as far as it is written above."""
     job, name = document.get("spec", {}), document.get("metadata", {}).get("name", "")
@@ -96,6 +112,7 @@ def mistakes(document):
     ]
     cluster = job.get("rayClusterSpec", {})
     told += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
+    told += authentication_mistakes(cluster)
     head = cluster.get("headGroupSpec", {})
     told += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
     groups = cluster.get("workerGroupSpecs", [])
@@ -137,6 +154,9 @@ def test_the_manifest_is_what_kuberay_takes():
          "cluster.workerGroupSpecs: two groups of one name"),
         (["spec", "rayClusterSpec", "workerGroupSpecs", 1, "maxReplicas"], 0,
          "cpu-spot: minReplicas, replicas and maxReplicas must rise"),
+        (["spec", "rayClusterSpec", "authOptions"], {"mode": "Token"}, "cluster.authOptions.mode: unknown"),
+        (["spec", "rayClusterSpec", "authOptions"], {"token": "x"}, "cluster.authOptions: no key token"),
+        (["spec", "rayClusterSpec", "rayVersion"], "2.51.0", "cluster.authOptions: needs rayVersion 2.52.0 or newer"),
         (["metadata", "name"], "Cam_Robust", "metadata.name: Cam_Robust is no name of at most 47 characters"),
     ],
 )  # fmt: skip
@@ -147,6 +167,10 @@ def test_a_mistake_in_the_manifest_would_be_seen(path, value, sentence):
         place = place[key]
     place[path[-1]] = value
     assert mistakes(document) == [sentence]
+
+
+def test_kuberays_cluster_wants_a_token():
+    assert job()["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
 def test_rays_autoscaler_reads_the_groups_as_the_configuration_wants_them(caplog):

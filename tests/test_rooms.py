@@ -12,22 +12,27 @@ PACKAGE = Path(__file__).parents[1] / "camrobust"
 BELOW = {
     "errors": set(),
     "defaults": set(),
-    "registry": {"errors"},
-    "segmenters": {"errors", "registry"},
+    "quoting": set(),
+    "secrecy": {"errors", "quoting"},
+    "plaindata": {"errors", "quoting"},
+    "spreadsheet": set(),
+    "registry": {"errors", "quoting"},
+    "segmenters": {"errors", "quoting", "registry"},
     "schema": set(),
-    "config": {"defaults", "errors", "registry", "segmenters"},
-    "core": {"defaults", "errors", "registry", "schema", "segmenters"},
-    "models": {"errors", "registry", "schema", "core"},
+    "config": {"defaults", "errors", "plaindata", "quoting", "registry", "secrecy", "segmenters"},
+    "core": {"defaults", "errors", "quoting", "registry", "schema", "segmenters"},
+    "weights": {"errors", "quoting"},
+    "models": {"errors", "quoting", "registry", "schema", "core", "weights"},
     "measure": {"errors", "registry", "schema", "core", "models"},
     "coded": set(),
-    "io": {"errors", "registry", "schema", "config", "coded"},
+    "io": {"errors", "quoting", "registry", "schema", "secrecy", "spreadsheet", "config", "coded"},
     "summary": {"errors", "registry", "schema", "coded"},
-    "report": {"errors", "registry", "schema", "summary"},
+    "report": {"errors", "registry", "schema", "secrecy", "spreadsheet", "summary"},
     "status": {"errors", "config", "io"},
     "verify": {"errors", "registry", "schema", "config", "io", "summary"},
 }
-BELOW["classes"] = {"errors", "io", "models"}
-BELOW["plan"] = {"classes", "errors", "registry", "schema", "config", "core", "models", "measure", "io"}
+BELOW["classes"] = {"errors", "io", "models", "quoting"}
+BELOW["plan"] = {"weights", "classes", "errors", "registry", "schema", "config", "core", "models", "measure", "io"}
 BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"defaults", "measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
@@ -39,10 +44,10 @@ FOREIGN = {
     "ray": {"cluster"},
     "boto3": {"io"},
     "botocore": {"io"},
-    "polars": {"coded", "io", "summary", "report", "verify", "plan", "cluster", *TOP},
+    "polars": {"coded", "io", "summary", "report", "verify", "plan", "cluster", "spreadsheet", *TOP},
     "pyarrow": {"io", "cluster", *TOP},
-    "pydantic": {"config"},
-    "torch": {"core", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},
+    "pydantic": {"config", "io"},
+    "torch": {"core", "weights", "models", "measure", "plan", "cluster", "bench", "catalogue", *TOP},
     "altair": {"report"},
 }
 

@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from camrobust import verify as module
-from camrobust.io.results import empty_frame, make_table, put_commit
+from camrobust.io.commits import put_commit
+from camrobust.io.results import empty_frame, make_table
 from camrobust.io.runs import open_run
 from camrobust.schema import COMMITS, FAILURES
 from tests.reference.verify import verdict

@@ -1,4 +1,7 @@
-"""Several Ray nodes on one machine, each with its own processes, so that one can be killed alone."""
+"""Several Ray nodes on one machine, each with its own processes, so that one can be killed alone.
+
+All of them listen on loopback only and want the token of `Nodes.environment`.
+"""
 
 import os
 import re
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from camrobust.chaos.processes import descendants, kill, title
+from camrobust.cluster.private import AUTHENTICATION, LOOPBACK, closed
 from camrobust.cluster.spot import drain
 from camrobust.errors import RunFailed
 
@@ -72,12 +76,13 @@ class Nodes:
         self.folder = tempfile.mkdtemp(prefix="cr-")
         self.cpus, self.offers = cpus, offers
         self.environment = {
-            **os.environ, **environment, "RAY_AUTH_MODE": "disabled", "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",
+            **{name: value for name, value in os.environ.items() if name not in AUTHENTICATION}, **environment,
+            **closed(Path(self.folder)), "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
             "RAY_health_check_initial_delay_ms": "2000",
         }  # fmt: skip
         self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{LOOPBACK}:{self.port}"
         self.workers: list[Node] = []
         self.job_server = f"http://127.0.0.1:{free_port()}"
         self.head = self._start(
@@ -86,8 +91,8 @@ class Nodes:
         )  # fmt: skip
 
     def _start(self, *arguments: str) -> Node:
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
-                   "--node-ip-address=127.0.0.1",
+        command = [sys.executable, "-m", "camrobust.cluster.private", "start", "--block", "--disable-usage-stats",
+                   f"--node-ip-address={LOOPBACK}",
                    f"--object-store-memory={STORE_BYTES}",
                    f"--dashboard-agent-listen-port={free_port()}", *arguments]  # fmt: skip
         log = Path(self.folder, f"start-{time.monotonic_ns()}.log")

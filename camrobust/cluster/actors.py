@@ -26,11 +26,13 @@ from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
 from camrobust.io.ceiling import ceiling, private_bytes
 from camrobust.io.codecs import MIB
+from camrobust.io.commits import write_commit
 from camrobust.io.images import MAX_BYTES, Photo, characteristics, decode
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.refusals import ImageError
-from camrobust.io.results import Unit, make_table, pack, unpack, write_commit
-from camrobust.io.store import open_store, read_object
+from camrobust.io.results import Unit, make_table, pack, unpack
+from camrobust.io.runs import open_run
+from camrobust.io.store import read_object
 from camrobust.measure import Columns, Explained, Sample, measure
 from camrobust.models import Model, bytes_per_image
 from camrobust.plan import build, settings_of
@@ -401,10 +403,15 @@ def _outlines(segments: NDArray[np.int64]) -> bytes:
 
 
 class Commit:
-    """Results of some images to the store, as one commit; what goes back to the driver is only counts."""
+    """Results of some images to the store, as one commit; what goes back to the driver is only counts.
 
-    def __init__(self, output: str) -> None:
-        self.output = output
+    Args:
+        output: address of the run folder.
+        number: of the lease under which they count.
+    """
+
+    def __init__(self, output: str, number: int) -> None:
+        self.output, self.number = output, number
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows of packed tables to one row of counts."""
@@ -418,7 +425,7 @@ class Commit:
             )
             for row in range(len(batch["image_id"]))
         ]
-        write_commit(open_store(self.output), units)
+        write_commit(open_run(self.output).store, units, self.number)
         return {
             "units": np.array([len(units)]),
             "rows": np.array([sum(unit.scores.num_rows for unit in units)]),

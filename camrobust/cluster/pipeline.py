@@ -1,30 +1,23 @@
 """The run on one page: what is pending, load → perturb → explain → commit, progress."""
 
-import logging
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import nsmallest
-from threading import current_thread, main_thread
 from typing import Any
 
 import polars as pl
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from camrobust.cluster.actors import GPUS_PER_EXPLAINER, UNKNOWN_LABEL, Commit, Explain, Load, Perturb
-from camrobust.cluster.ledger import DEATHS, open_ledger
+from camrobust.cluster.ledger import open_ledger
 from camrobust.cluster.observer import Observer, Report, observing
-from camrobust.cluster.quiet import only_python_speaks
-from camrobust.config import ClusterConfig
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError
 from camrobust.io.runs import RunFolder
-from camrobust.io.s3 import arrow_filesystem
 from camrobust.plan import Plan
 
 IMAGES_PER_LOAD = 8
@@ -32,8 +25,6 @@ IMAGES_PER_PERTURB = {"cpu": 1, "cuda": 8}
 """A core needs as long for each image alone; a GPU needs for eight of them hardly longer than for one."""
 PERTURB_BYTES = 256 * 2**20
 """Most bytes of variants that are made at a time."""
-READ_CPUS = 0.25
-"""Ray's default is a whole core, which a small node full of actors never has."""
 COMMIT_CPUS = 0.1
 STANDING_CPUS = 0.375
 """Share of the cores that workers which are always there may ask for. With more taken Ray Data, which keeps half of all
@@ -155,7 +146,13 @@ def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
 
 
 def stages(
-    plan: Plan, folder: RunFolder, source: str, pending: int, kept: frozenset[tuple[str, str]], ledger: Any
+    plan: Plan,
+    folder: RunFolder,
+    source: pl.DataFrame,
+    pending: int,
+    kept: frozenset[tuple[str, str]],
+    ledger: Any,
+    number: int,
 ) -> Dataset:
     """The streaming job from pending images to commits.
 
@@ -166,7 +163,7 @@ def stages(
     images_per_load = max(1, min(IMAGES_PER_LOAD, pending // (4 * where.explainers[1])))
     rows_per_explain = max(1, 32 // (1 + len(plan.parts[0])))
     return (
-        ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
+        ray.data.from_arrow(source.to_arrow())
         .repartition(target_num_rows_per_block=images_per_load)
         .map_batches(Load(config, ledger), batch_size=images_per_load, batch_format="numpy", **where.load)
         .map_batches(
@@ -186,45 +183,52 @@ def stages(
             **where.explain,
         )
         .map_batches(
-            Commit(folder.uri), batch_size=images_per_commit(plan, pending), batch_format="numpy", num_cpus=COMMIT_CPUS
+            Commit(folder.uri, number),
+            batch_size=images_per_commit(plan, pending),
+            batch_format="numpy",
+            num_cpus=COMMIT_CPUS,
         )
     )
 
 
-def stream(source: str, output: str, stage: Callable[[dict[str, Any]], dict[str, Any]], commit: int) -> Dataset:
+def stream(
+    source: pl.DataFrame, output: str, stage: Callable[[dict[str, Any]], dict[str, Any]], commit: int
+) -> Dataset:
     """The job with one stage in the place of load, perturb and explain: counts of every commit.
 
     Args:
-        source: parquet with the pending images.
+        source: the pending images.
         output: folder of the commits.
         stage: rows of the source to rows as Explain gives them.
         commit: images in one commit.
     """
     return (
-        ray.data.read_parquet(source, filesystem=arrow_filesystem(source), num_cpus=READ_CPUS)
+        ray.data.from_arrow(source.to_arrow())
         .repartition(target_num_rows_per_block=IMAGES_PER_LOAD)
         .map_batches(stage, batch_size=IMAGES_PER_LOAD, batch_format="numpy", num_cpus=0.5)
-        .map_batches(Commit(output), batch_size=commit, batch_format="numpy", num_cpus=COMMIT_CPUS)
+        .map_batches(Commit(output, 0), batch_size=commit, batch_format="numpy", num_cpus=COMMIT_CPUS)
     )
 
 
-def in_rounds(
-    folder: RunFolder, pending: pl.DataFrame, round_: Callable[[str], Dataset], most: int
-) -> Iterator[dict[str, Any]]:
+def in_rounds(pending: pl.DataFrame, round_: Callable[[pl.DataFrame], Dataset], most: int) -> Iterator[dict[str, Any]]:
     """Rows of one stream after the other, each over some of the pending images.
 
     Args:
-        folder: holds pending.parquet, the images of the round.
         pending: all images.
-        round_: address of pending.parquet to the stream over it.
+        round_: some of them to the stream over these.
         most: images in a round.
     """
     for some in pending.iter_slices(most):
-        yield from round_(folder.write_table("pending.parquet", some)).iter_rows()
+        yield from round_(some).iter_rows()
 
 
 def measure_pending(
-    plan: Plan, folder: RunFolder, pending: pl.DataFrame, report: Report, check: Callable[[], None] = lambda: None
+    plan: Plan,
+    folder: RunFolder,
+    pending: pl.DataFrame,
+    number: int,
+    report: Report,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Measure and commit every pending image; returns when all are committed.
 
@@ -232,6 +236,7 @@ def measure_pending(
         plan: the run.
         folder: where its results go.
         pending: images and their missing parts, from `io.runs.pending_units`.
+        number: of the lease under which the results count.
         report: takes the progress every few seconds, from another thread.
         check: called after every commit; what it raises ends the run.
 
@@ -246,7 +251,7 @@ def measure_pending(
     observer = Observer(ledger, folder.uri, pending.height, total, len(plan.config.models), report)
     with _plain_errors(), observing(observer):
         streamed = in_rounds(
-            folder, table, lambda source: stages(plan, folder, source, total, kept, ledger), IMAGES_PER_ROUND
+            table, lambda source: stages(plan, folder, source, total, kept, ledger, number), IMAGES_PER_ROUND
         )
         for commit in streamed:
             observer.add(commit)
@@ -287,42 +292,3 @@ def _user_error(error: BaseException | None) -> UserError | None:
             return error
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None
-
-
-@contextmanager
-def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
-    """Ray, started here or joined, quiet, and left as it was found.
-
-    Args:
-        address: "local" for a cluster of this machine that ends with the session, "auto", or an address.
-        cluster: how long the run may stand still; at least long enough to find an image that hangs.
-        verbose: let Ray print what it likes to.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "2")
-    keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
-    if address == "local":
-        keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
-    except ConnectionError as error:
-        raise UserError(
-            f"cluster: there is no Ray cluster at '{address}'; start one, or use --address local"
-        ) from error
-    if current_thread() is main_thread():
-        # Ray's own handler would end the process with code 15 and no word.
-        signal.signal(signal.SIGTERM, terminated)
-    context = DataContext.get_current()
-    context.raise_original_map_exception = True
-    context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
-    if not verbose:
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # On its way out a worker may print that it cannot be restarted, which it need not be.
-    with nullcontext() if verbose else only_python_speaks():
-        try:
-            yield
-        finally:
-            ray.shutdown()

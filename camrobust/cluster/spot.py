@@ -85,14 +85,18 @@ def this_node() -> tuple[str, str]:
     """Id of the Ray node on this machine and the address of its cluster.
 
     Raises:
-        UserError: no Ray runs here.
+        UserError: no Ray runs here, or it wants a token.
     """
     import ray
+    from ray.exceptions import AuthenticationError
+
+    from camrobust.cluster.session import refusal
 
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise UserError("watch-spot: no Ray runs on this machine; start it first, or give --node-id") from error
+    except (ConnectionError, AuthenticationError) as error:
+        nobody = "watch-spot: no Ray runs on this machine; start it first, or give --node-id"
+        raise UserError(refusal("auto", error) or nobody) from error
     try:
         context = ray.get_runtime_context()
         return str(context.get_node_id()), str(context.gcs_address)

@@ -33,7 +33,7 @@ class Benchmark:
     Attributes:
         command: takes the arguments, returns the exit code.
         help: one line.
-        options: those it takes, beside --json.
+        options: those it takes, beside --json and --verbose.
     """
 
     command: Callable[[Arguments], int]
@@ -47,6 +47,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     for name, benchmark in BENCHMARKS.items():
         one = commands.add_parser(name, help=benchmark.help, description=benchmark.help)
         one.set_defaults(command=benchmark.command)
+        one.add_argument("--verbose", action="store_true", help="show tracebacks")
         for option, keywords in benchmark.options:
             one.add_argument(option, **keywords)
         one.add_argument("--json", action="store_true", help="print data instead of text")

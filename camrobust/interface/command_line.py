@@ -1,12 +1,12 @@
 """What all commands share: a parser whose mistakes are one line, numbers above 0, JSON on standard output."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from camrobust.errors import UserError
+from camrobust.quoting import harmless_json
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,4 +32,4 @@ def positive(kind: type) -> Callable[[str], Any]:
 
 def print_json(document: Any) -> None:
     """Print data on standard output."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(harmless_json(document) + "\n")

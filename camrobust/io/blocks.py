@@ -11,9 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -23,8 +21,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camrobust.coded import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows
+from camrobust.io.commits import Committed
 from camrobust.io.objects import Store
-from camrobust.io.results import Committed
+from camrobust.schema import partition_of
 
 ROWS = 3_000_000
 """Rows of one model that a block holds, unless a single commit has more; about 30 bytes each, and as many to add up."""
@@ -75,8 +74,8 @@ def _reads(runs: Sequence[tuple[Store, Committed]], rows: int, pool: ThreadPoolE
         most = max((len(found) for (_, owner, _), found in files.items() if owner == dataset), default=1)
         for images, commits in _cut(here, rows, most):
             models: dict[str, list[_File]] = {}
-            for run, token, whole in commits:
-                for model, key in files.get((run, dataset, token), ()):
+            for run, commit, whole in commits:
+                for model, key in files.get((run, dataset, commit), ()):
                     models.setdefault(model, []).append(_File(runs[run][0], key, whole))
             places = {image: place for place, image in enumerate(images)}
             for model in sorted(models):
@@ -102,37 +101,37 @@ def image_counts(runs: Sequence[tuple[Store, Committed]]) -> dict[str, int]:
 def _units(runs: Sequence[tuple[Store, Committed]]) -> pl.DataFrame:
     frames = []
     for number, (_, committed) in enumerate(runs):
-        tokens = pl.Series([Path(key).stem for key in committed.commits], dtype=pl.String)
+        commits = pl.Series(committed.commits, dtype=pl.String)
         units = committed.units.filter(pl.col("rows") > 0)
-        frames.append(units.select("dataset", "image_id", "rows", run=pl.lit(number), token=tokens[units["commit"]]))
+        frames.append(units.select("dataset", "image_id", "rows", run=pl.lit(number), held_by=commits[units["commit"]]))
     return pl.concat(frames).sort("dataset", maintain_order=True)
 
 
 def _files(runs: Sequence[tuple[Store, Committed]]) -> dict[tuple[int, str, str], list[tuple[str, str]]]:
-    """(run, dataset, token) to the models and keys of its score files."""
+    """(run, dataset, commit) to the models and keys of its score files."""
     found: dict[tuple[int, str, str], list[tuple[str, str]]] = {}
     for number, (_, committed) in enumerate(runs):
-        for key in committed.tables("scores"):
-            parts = dict(part.split("=", 1) for part in key.split("/") if "=" in part)
-            place = (number, unquote(parts["dataset"]), Path(key).stem)
-            found.setdefault(place, []).append((unquote(parts["model"]), key))
+        for commit, keys in zip(committed.commits, committed.contents, strict=True):
+            for key in sorted(key for key in keys if key.startswith("scores/")):
+                dataset, model = partition_of(key)
+                found.setdefault((number, dataset, commit), []).append((model, key))
     return found
 
 
 def _cut(units: pl.DataFrame, rows: int, models: int) -> Iterator[tuple[list[str], list[tuple[int, str, bool]]]]:
-    """Images of each block, and the commits that hold them: run, token, and whether it holds no other image."""
-    commits = units.group_by("run", "token").agg(pl.col("image_id").min().alias("first"), pl.col("rows").sum())
-    commits = commits.sort("first", "run", "token").with_row_index("place")
+    """Images of each block, and the commits that hold them: run, key, and whether it holds no other image."""
+    commits = units.group_by("run", "held_by").agg(pl.col("image_id").min().alias("first"), pl.col("rows").sum())
+    commits = commits.sort("first", "run", "held_by").with_row_index("place")
     commits = commits.with_columns(block=(pl.col("rows").cum_sum() - pl.col("rows")) // (rows * models))
-    placed = units.join(commits.select("run", "token", "place", "block"), on=["run", "token"])
+    placed = units.join(commits.select("run", "held_by", "place", "block"), on=["run", "held_by"])
     owner = placed.group_by("image_id").agg(pl.col("block").min().alias("owner"))
-    held = placed.join(owner, on="image_id").group_by("owner", "run", "token", "place")
+    held = placed.join(owner, on="image_id").group_by("owner", "run", "held_by", "place")
     held_by = held.agg(pl.col("image_id").n_unique().alias("images"))
     sizes = placed.group_by("place").agg(pl.col("image_id").n_unique().alias("size"))
     held_by = held_by.join(sizes, on="place").sort("owner", "place")
     images = owner.sort("owner", "image_id").partition_by("owner", as_dict=True, include_key=False)
     for (block,), some in held_by.partition_by("owner", as_dict=True, maintain_order=True).items():
-        commits_here = some.select("run", "token", pl.col("images") == pl.col("size")).rows()
+        commits_here = some.select("run", "held_by", pl.col("images") == pl.col("size")).rows()
         yield images[(block,)]["image_id"].to_list(), commits_here
 
 

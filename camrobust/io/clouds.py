@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from threading import Thread
 from typing import Any, NoReturn, TypeVar
 
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.addresses import Address
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, check_size
 from camrobust.io.s3 import BACKOFF_S, OBJECT_TIMEOUT_S, attempts
 
@@ -42,34 +43,43 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Cloud:
-    """A prefix in a Google bucket or an Azure container; can be read, not written."""
+    """A prefix in a Google bucket or an Azure container; can be read, not written.
 
-    uri: str
+    Attributes:
+        place: the prefix; its key is empty or ends with a slash.
+        access: how it is read.
+    """
+
+    place: Address
     access: Access = "credentials"
 
     @property
-    def _scheme(self) -> str:
-        return self.uri.partition("://")[0]
+    def uri(self) -> str:
+        """Its address."""
+        return self.place.uri()
 
     @property
-    def _place(self) -> tuple[str, str]:
-        """What stands for the bucket in the address, and the prefix in it."""
-        bucket, _, prefix = self.uri.partition("://")[2].partition("/")
-        return bucket, prefix.strip("/")
+    def _scheme(self) -> str:
+        return self.place.scheme
 
     @property
     def _bucket(self) -> str:
-        return self._place[0].partition("@")[0]
+        return self.place.bucket.partition("@")[0]
 
     @property
     def _filesystem(self) -> Any:
         anonymous = self.access == "anonymous"
         if self._scheme == "gs":
             return google(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""), anonymous)
-        return azure(os.getpid(), self._place[0].partition("@")[2], anonymous)
+        return azure(os.getpid(), self.place.bucket.partition("@")[2], anonymous)
 
     def _path(self, key: str) -> str:
-        return "/".join(part for part in (self._bucket, self._place[1], key) if part)
+        """A path as these clients take it; raises UserError for a key that they would take for another one."""
+        _check_key(self._at(key))
+        return f"{self._bucket}/{self.place.key}{key}"
+
+    def _at(self, key: str) -> Address:
+        return replace(self.place, key=self.place.key + key)
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, and TooLargeObjectError where it is more than `most` bytes."""
@@ -90,16 +100,34 @@ class Cloud:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object below, sorted by key."""
-        from pyarrow.fs import FileSelector, FileType
-
-        folder = self._path(prefix.rpartition("/")[0])
-        selector = FileSelector(folder, allow_not_found=True, recursive=True)
-        found = persistently(lambda: self._filesystem.get_file_info(selector), self.uri)
-        root = len(self._path("")) + 1
-        entries = [Entry(one.path[root:], one.size) for one in found if one.type == FileType.File]
+        root = len(self._path(""))
+        found = self._files(self._path(prefix[: prefix.rfind("/") + 1]).removesuffix("/"))
+        entries = [Entry(one.path[root:], one.size) for one in found]
+        for one in entries:
+            _check_key(self._at(one.key))
         if not entries:
             self._check_bucket()
         yield from sorted((one for one in entries if one.key.startswith(prefix)), key=lambda one: one.key)
+
+    def _files(self, folder: str) -> Iterator[Any]:
+        """Files below a path.
+
+        Azure is asked folder by folder: a folder with an empty name in it (`a//b`) stands in its own listing, and the
+        client's own descent from there ends the process.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            selector = FileSelector(here, allow_not_found=True, recursive=self._scheme == "gs")
+            for one in persistently(partial(self._filesystem.get_file_info, selector), self.uri):
+                if one.type == FileType.File:
+                    yield one
+                elif self._scheme in AZURE:
+                    below = one.path.partition("/")[2]
+                    _check_key(replace(self.place, key=f"{below}//" if one.path == here else f"{below}/"))
+                    waiting.append(one.path)
 
     def _check_bucket(self) -> None:
         """Raise where the bucket is not there; who may not look at it may still read what is in it."""
@@ -117,8 +145,7 @@ class Cloud:
 
     def locate(self, key: str) -> str:
         """The address of an object, in the scheme that was given."""
-        bucket, prefix = self._place
-        return f"{self._scheme}://{'/'.join(part for part in (bucket, prefix, key) if part)}"
+        return str(self._at(key))
 
     def write(self, key: str, content: bytes) -> None:
         """Refused."""
@@ -136,21 +163,32 @@ class Cloud:
         refuse_output(self.uri)
 
 
-def open_cloud(uri: str, access: Access) -> Cloud:
+def open_cloud(place: Address, access: Access) -> Cloud:
     """The store at a gs://, az:// or abfs:// address.
 
+    Args:
+        place: the prefix; its key is empty or ends with a slash.
+        access: how to read it.
+
     Raises:
-        UserError: no bucket or account in it, a secret in it, or a way to read it that this cloud does not have.
+        UserError: no account in it, a key that these clients take for another one, or a way to read it that this cloud
+            does not have.
     """
-    scheme, _, rest = uri.partition("://")
-    place = rest.partition("/")[0]
-    if not place.partition("@")[0]:
-        raise UserError(f"store: '{uri}' names no bucket; write {scheme}://bucket/prefix")
     if access == "requester_pays":
-        raise UserError(f"access: requester_pays is for s3:// only, got {uri}; use credentials or anonymous")
-    if scheme in AZURE:
-        azure_account(place.partition("@")[2])
-    return Cloud(uri.rstrip("/"), access)
+        raise UserError(f"access: requester_pays is for s3:// only, got {place.uri()}; use credentials or anonymous")
+    if place.scheme in AZURE:
+        azure_account(place.bucket.partition("@")[2])
+    _check_key(place)
+    return Cloud(place, access)
+
+
+def _check_key(place: Address) -> None:
+    """Raise UserError for a key that pyarrow's clients refuse, or take for another one."""
+    if place.odd():
+        raise UserError(
+            f"{place.scheme}: '{place}' must hold no empty name, '.' or '..' between slashes and no control character, "
+            "as this cloud's client would look elsewhere; rename it, or copy it to a folder or s3://"
+        )
 
 
 def refuse_output(uri: str) -> NoReturn:

@@ -1,35 +1,38 @@
 """One driver per run folder: a lease that its holder renews, and that lapses when the holder dies.
 
 `lease/NUMBER.json` with the highest number is the lease. Whoever takes it creates the next number by a conditional
-put, so of two takers one wins, on any store that can create an object only if it is not there. Only the holder writes
-to its own number: a beat every few seconds. Who finds a lease watches it: a beat means that the holder lives; none for
-`TERM_S` seconds of the watcher's own clock means that it died. No two machines' clocks are compared.
-
-What a lease protects is work, not rows: two drivers would void each other's commits in flight, and the rows would be
-measured again.
+put, so of two takers one wins, on any store that can create an object only if it is not there. A lease file never
+changes and is never deleted; it lists the commits that count from then on (see `io.commits`), which is what keeps a
+driver that was only asleep from changing anything. The holder shows that it is alive by `beats/NUMBER.json`, every few
+seconds. Who finds a lease watches it: a beat means that the holder lives; none for `TERM_S` seconds of the watcher's
+own clock means that it died. No two machines' clocks are compared.
 """
 
-import json
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from camrobust.errors import RunFailed, UserError
-from camrobust.io.objects import MissingObjectError, Store
+from camrobust.io.names import lease_key, lease_number
+from camrobust.io.objects import Store
+from camrobust.io.records import BeatRecord, LeaseRecord, read_record, write_record
 
 TERM_S = 45.0
 """A lease that is not renewed for so long has lapsed; CAMROBUST_LEASE_TERM_S changes it."""
 BEATS = 6
 """Renewals in a term, so that a few may fail."""
 
+TAKEN = "another driver has taken it over"
+
 Say = Callable[[str], None]
+Accept = Callable[[int], Sequence[str]]
+"""Number of a lease to the keys of the commits that it accepts; called when the lease before it is free."""
 
 
 def term_s() -> float:
@@ -58,46 +61,80 @@ def _started(pid: int) -> str:
     return "" if state in "ZX" else rest[18]
 
 
-def _key(number: int) -> str:
-    return f"lease/{number:08}.json"
+def _beat_key(number: int) -> str:
+    return f"beats/{number:08}.json"
+
+
+@dataclass(frozen=True)
+class NewestLease:
+    """The newest lease of a run folder.
+
+    Attributes:
+        number: 0 where there is none.
+        generation: commits with this number count without being listed; 0 also under a lease of version 0.1, whose
+            commits carry no number.
+        accepts: keys of the commits that it lists.
+        record: the file.
+    """
+
+    number: int
+    generation: int
+    accepts: tuple[str, ...]
+    record: LeaseRecord
+
+
+def newest_lease(store: Store) -> NewestLease:
+    """Read the newest lease.
+
+    Raises:
+        UserError: it is not what camrobust writes there.
+    """
+    number = _newest(store)
+    record = (read_record(store, lease_key(number), LeaseRecord) if number else None) or LeaseRecord()
+    return NewestLease(number, 0 if record.accepts is None else number, record.accepts or (), record)
 
 
 @dataclass
 class Lease:
-    """A held lease; renewed by a thread until `release`.
+    """A held lease; kept alive by a thread until `release`.
 
     Attributes:
         store: of the run folder.
         number: of this lease.
-        holder: who holds it: a token, the machine, the process.
+        holder: who holds it.
     """
 
     store: Store
     number: int
-    holder: dict[str, Any]
+    holder: LeaseRecord
     _lost: str = ""
+    _beats: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
+    _taking: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
 
     def keep(self) -> None:
-        """Start to renew it."""
+        """Start to show that the holder is alive."""
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
     def _beat(self) -> None:
         term = term_s()
-        beat, good = 0, time.monotonic()
+        good = time.monotonic()
         while not self._stop.wait(term / BEATS):
-            beat += 1
-            with suppress(UserError):
+            with suppress(UserError), self._taking:
                 if _newest(self.store) != self.number:
-                    self._lost = "another driver has taken it over"
+                    self._lost = TAKEN
                     return
-                self.store.write(_key(self.number), json.dumps({**self.holder, "beat": beat}).encode())
+                self._beats += 1
+                self._show(BeatRecord(beat=self._beats))
                 good = time.monotonic()
             if time.monotonic() - good > term:
                 self._lost = f"its lease could not be renewed for {term:g} s"
                 return
+
+    def _show(self, beat: BeatRecord) -> None:
+        self.store.write(_beat_key(self.number), beat.model_dump_json().encode())
 
     def check(self) -> None:
         """Raise where the lease is lost.
@@ -108,6 +145,30 @@ class Lease:
         if self._lost:
             raise RunFailed(f"run: {self.store.uri}: {self._lost}; run again to resume what is left")
 
+    def look(self) -> None:
+        """Look now whether the lease is still the newest, and raise as `check` does where it is not."""
+        if not self._lost and _newest(self.store) != self.number:
+            self._lost = TAKEN
+        self.check()
+
+    def renew(self, accept: Accept) -> None:
+        """Take the next lease, so that nothing counts any more that is still on its way under this one.
+
+        Args:
+            accept: its commits, to be listed by the next lease.
+
+        Raises:
+            RunFailed: another driver has taken it.
+        """
+        self.check()
+        accepts = tuple(accept(self.number + 1))
+        with self._taking:
+            if not _take(self.store, self.number + 1, self.holder, accepts):
+                self._lost = TAKEN
+            else:
+                self.number += 1
+        self.check()
+
     def release(self) -> None:
         """Let others take it at once."""
         self._stop.set()
@@ -115,31 +176,32 @@ class Lease:
             self._thread.join()
         if not self._lost:
             with suppress(UserError):
-                self.store.write(_key(self.number), json.dumps({"released": True}).encode())
+                self._show(BeatRecord(beat=self._beats, released=True))
 
 
 def _newest(store: Store) -> int:
-    numbers = [Path(entry.key).stem for entry in store.list("lease/")]
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+    return max((lease_number(entry.key) for entry in store.list("lease/")), default=0)
 
 
-def _read(store: Store, number: int) -> dict[str, Any]:
-    """The lease of that number; empty where there is none or it says nothing."""
-    try:
-        found = json.loads(store.read(_key(number)))
-    except (MissingObjectError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _take(store: Store, number: int, holder: LeaseRecord, accepts: tuple[str, ...]) -> bool:
+    return write_record(store, lease_key(number), holder.model_copy(update={"accepts": accepts}))
 
 
-def _free(found: dict[str, Any], machine: str) -> bool:
-    """Released, or held by a process of this machine that is no more."""
-    if found.get("released") or not found:
+def _pulse(store: Store, number: int) -> tuple[LeaseRecord, BeatRecord]:
+    """What changes while a holder is alive; version 0.1 beats in the lease file itself."""
+    lease = read_record(store, lease_key(number), LeaseRecord) if number else None
+    return lease or LeaseRecord(), read_record(store, _beat_key(number), BeatRecord) or BeatRecord()
+
+
+def _is_free(pulse: tuple[LeaseRecord, BeatRecord], machine: str) -> bool:
+    """Released, held by nobody, or by a process of this machine that is no more."""
+    lease, beat = pulse
+    if lease.released or beat.released or not lease.holder:
         return True
-    return found.get("machine") == machine and _started(int(found.get("process", 0))) != found.get("started")
+    return lease.machine == machine and _started(lease.process) != lease.started
 
 
-def _watch(store: Store, number: int, found: dict[str, Any], machine: str, say: Say) -> None:
+def _watch(store: Store, number: int, machine: str, say: Say) -> None:
     """Return when the lease has lapsed; refuse when it is renewed or taken.
 
     Raises:
@@ -148,69 +210,70 @@ def _watch(store: Store, number: int, found: dict[str, Any], machine: str, say: 
     alive = UserError(
         f"run: another driver is measuring in {store.uri}; wait until it is done, or choose another output"
     )
-    term = term_s()
+    found, term = _pulse(store, number), term_s()
     say(f"another driver may be at work in {store.uri}; watching its lease for {term:g} s …")
     end = time.monotonic() + term
     while time.monotonic() < end:
         time.sleep(term / BEATS / 2)
-        now = _read(store, number)
-        if _free(now, machine):
+        now = _pulse(store, number)
+        if _is_free(now, machine):
             return
         if now != found or _newest(store) != number:
             raise alive
 
 
-def acquire(store: Store, say: Say = lambda _: None) -> Lease:
+def acquire(store: Store, accept: Accept, say: Say = lambda _: None) -> Lease:
     """Take the lease of a run folder, or refuse.
 
     Args:
         store: of the run folder.
+        accept: gives the commits that the new lease lists.
         say: takes a line for the user.
 
     Raises:
         UserError: another driver holds it and is alive.
     """
     machine, number = _machine(), _newest(store)
-    found = _read(store, number)
-    if not _free(found, machine):
-        _watch(store, number, found, machine, say)
-    holder = {
-        "holder": secrets.token_hex(8), "machine": machine, "process": os.getpid(), "started": _started(os.getpid()),
-    }  # fmt: skip
-    if not store.create(_key(number + 1), json.dumps({**holder, "beat": 0}).encode()):
+    if not _is_free(_pulse(store, number), machine):
+        _watch(store, number, machine, say)
+    holder = LeaseRecord(
+        holder=secrets.token_hex(8), machine=machine, process=os.getpid(), started=_started(os.getpid())
+    )
+    if not _take(store, number + 1, holder, tuple(accept(number + 1))):
         raise UserError(f"run: another driver has just begun in {store.uri}; wait until it is done")
-    for entry in list(store.list("lease/")):
-        if entry.key < _key(number + 1):
-            store.delete(entry.key)
     return Lease(store, number + 1, holder)
 
 
 def is_held(store: Store) -> bool:
     """Whether a driver is at work in a run folder; watches its lease for up to two beats where it may be."""
     machine, number = _machine(), _newest(store)
-    found = _read(store, number)
-    if _free(found, machine):
+    found = _pulse(store, number)
+    if _is_free(found, machine):
         return False
-    if found.get("machine") == machine:
+    if found[0].machine == machine:
         return True
     end = time.monotonic() + 2 * term_s() / BEATS
     while time.monotonic() < end:
         time.sleep(term_s() / BEATS / 4)
-        if _newest(store) != number or _read(store, number) != found:
+        if _newest(store) != number or _pulse(store, number) != found:
             return True
     return False
 
 
 @contextmanager
-def held(store: Store, say: Say = lambda _: None) -> Iterator[Lease]:
-    """The lease of a run folder for as long as the block runs.
+def held(store: Store, accept: Accept, say: Say = lambda _: None) -> Iterator[Lease]:
+    """The lease of a run folder for as long as the block runs; arguments as of `acquire`.
 
     Raises:
         UserError: another driver holds it and is alive.
     """
-    lease = acquire(store, say)
+    lease = acquire(store, accept, say)
     lease.keep()
     try:
         yield lease
+    except Exception:
+        # Files that a newer holder deleted are missing here: then that is the reason to tell.
+        lease.look()
+        raise
     finally:
         lease.release()

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from camrobust.errors import UserError
+from camrobust.io.addresses import ODD, SCHEME, parse
 from camrobust.io.clouds import SCHEMES as CLOUDS
-from camrobust.io.objects import Access, MissingObjectError, Store, refuse_secret
+from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
 from camrobust.io.store import Folder, open_object, open_store, read_object
 
 SUFFIXES = (
@@ -16,6 +17,8 @@ SUFFIXES = (
     ".webp",
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
+MOST_BYTES = 2 * 2**30
+"""Of a table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
 SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
@@ -54,12 +57,16 @@ def _from_listing(name: str, images: str, access: Access) -> pl.DataFrame:
         raise UserError(
             f"dataset '{name}': there is no folder {images}; give a folder, a prefix or a csv/parquet table"
         )
-    keys = [entry.key for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES]
+    keys = [entry.key for entry in store.list() if _suffix(entry.key) in SUFFIXES]
     odd = next((key for key in keys if key != key.encode(errors="replace").decode()), None)
     if odd is not None:
         raise UserError(f"dataset '{name}': the file name {odd!a} is no UTF-8; rename it")
     names = pl.Series("image_id", keys, pl.String)
     return pl.select(names, _below(store, names).alias("uri"), pl.lit(None, pl.Int32).alias("label"))
+
+
+def _suffix(key: str) -> str:
+    return PurePosixPath(key.rpartition("/")[2]).suffix.lower()
 
 
 def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFrame:
@@ -69,8 +76,8 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
         UserError: not there or not such a table.
     """
     try:
-        content = read_object(uri, access)
-    except MissingObjectError as error:
+        content = read_object(uri, access, MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"{what}: {error}; mend the path") from error
     try:
         if uri.lower().endswith(".parquet"):
@@ -91,13 +98,14 @@ def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) ->
 
 def _below(store: Store, keys: pl.Series) -> pl.Series:
     """Addresses of some keys of a store, as its `locate` gives them one by one."""
-    return pl.select(pl.lit(store.locate("").rstrip("/") + "/") + keys).to_series()
+    # With a name behind it a folder's address ends in a slash, of whatever store.
+    return pl.select(pl.lit(store.locate("_").removesuffix("_")) + keys).to_series()
 
 
 def _absolute(uris: pl.Series, manifest: str) -> pl.Series:
     """Addresses as written, or relative to the manifest's place."""
     store, _ = open_object(manifest)
-    whole = uris.str.contains("://", literal=True) | uris.str.starts_with("/")
+    whole = uris.str.contains(SCHEME) | uris.str.starts_with("/")
     return pl.select(pl.when(whole).then(uris).otherwise(_below(store, uris))).to_series()
 
 
@@ -141,15 +149,24 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 
 def _check_addresses(uris: pl.Series, what: str) -> None:
     """Refuse what could not be read from any store, and what must not be written down."""
-    for uri in uris.filter(uris.str.contains("(?i)sig=|signature=")):
+    for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
         refuse_secret(uri)
-    for place in uris.str.extract("^([^/]*://[^/]*)").drop_nulls().unique(maintain_order=True):
+    far = uris.filter(uris.str.contains(SCHEME))
+    for place in far.str.extract("^([^/]*://[^/]*)").unique(maintain_order=True):
         refuse_secret(place)
         scheme, _, host = place.partition("://")
         if scheme not in SCHEMES or (not host and scheme != "file"):
             raise UserError(
                 f"{what}: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got {place}/…; copy it there"
             )
+        parse(f"{place}/_")
+    keys = far.str.replace("^[^/]*://[^/]*/?", "")
+    odd = far.filter((keys == "") | (keys.str.contains(ODD) & ~far.str.contains("^(s3|file)://")))
+    if not odd.is_empty():
+        raise UserError(
+            f"{what}: '{odd[0]}' must name an object, and on gs:// and az:// hold no empty name, '.' or '..' between "
+            "slashes and no control character; correct or rename it"
+        )
 
 
 def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:

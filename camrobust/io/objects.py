@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from camrobust.errors import UserError
+from camrobust.secrecy import refuse_address
 
 Access = Literal["credentials", "anonymous", "requester_pays"]
 """How a bucket is read: with the user's credentials, without any, or with credentials and at the reader's cost."""
@@ -42,13 +43,7 @@ def refuse_secret(uri: str) -> None:
     Raises:
         UserError: it does.
     """
-    scheme, separator, rest = uri.partition("://")
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    if separator and ("sig=" in rest or "Signature=" in rest or (at and ":" in user)):
-        raise UserError(
-            f"store: an address is written down and must hold no secret, but a {scheme}:// address here does; leave it "
-            "out, and let the credentials come from the environment (docs/running.md)"
-        )
+    refuse_address(uri)
 
 
 class Store(Protocol):
@@ -74,4 +69,4 @@ class Store(Protocol):
         """Remove an object; one that is not there is no error."""
 
     def locate(self, key: str) -> str:
-        """Address of an object, as polars and Ray take it."""
+        """Address of an object, byte for byte; polars reads it with glob=False."""

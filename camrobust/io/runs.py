@@ -1,12 +1,16 @@
-"""A run folder: run.json first, the manifest, the commits, done.json last."""
+"""A run folder: the manifest and run.json first, the commits, what is made of them, done/NUMBER.json last.
+
+docs/protocol.md says who may write what, and what a reader believes.
+"""
 
 import json
 import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from typing import Any
@@ -14,12 +18,16 @@ from typing import Any
 import polars as pl
 
 from camrobust.config import RunConfig, differing_keys
-from camrobust.errors import UserError
+from camrobust.errors import RunFailed, UserError
+from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
+from camrobust.io.commits import Committed, read_committed, read_small
+from camrobust.io.lease import newest_lease
+from camrobust.io.names import OTHERS, RESULTS, is_begun, numbered
 from camrobust.io.objects import MissingObjectError, Store
-from camrobust.io.results import Committed, read_committed, read_small
-from camrobust.io.s3 import polars_options
-from camrobust.io.store import open_store
+from camrobust.io.s3 import Bucket, polars_options
+from camrobust.io.store import Folder, open_store
+from camrobust.spreadsheet import csv_of
 
 PACKAGES = (
     "camrobust",
@@ -63,6 +71,12 @@ def hardware() -> dict[str, str]:
     }
 
 
+def _parquet(table: pl.DataFrame) -> bytes:
+    sink = BytesIO()
+    table.write_parquet(sink, compression="zstd")
+    return sink.getvalue()
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The place of one run, local or on S3."""
@@ -90,6 +104,23 @@ class RunFolder:
         """Put a document there, all or nothing."""
         self.store.write(name, json.dumps(document, indent=2, ensure_ascii=False).encode())
 
+    def begin(self, document: Mapping[str, Any], manifest: pl.DataFrame) -> bool:
+        """Write the manifest, then run.json, which names it by its hash.
+
+        Args:
+            document: run.json without its manifest.
+            manifest: the images, `schema.MANIFEST`.
+
+        Returns:
+            False where another driver has begun here in the meantime.
+        """
+        content = _parquet(manifest)
+        digest = sha256(content).hexdigest()
+        key = f"manifest/{digest[:24]}.parquet"
+        self.store.create(key, content)
+        named = {**document, "manifest": {"key": key, "sha256": digest}}
+        return self.store.create("run.json", json.dumps(named, indent=2, ensure_ascii=False).encode())
+
     def run(self) -> dict[str, Any]:
         """run.json.
 
@@ -102,26 +133,53 @@ class RunFolder:
         return document
 
     def done(self) -> dict[str, Any] | None:
-        """done.json, None while the run is not complete."""
-        return self.read_json("done.json")
+        """What declares the run complete; None while it is not, or no longer."""
+        number = self.generation()
+        return self.read_json(f"done/{number:08}.json" if number else "done.json")
+
+    def finish(self, number: int, document: Mapping[str, Any]) -> None:
+        """Declare the run complete under a lease: the counts, and the list of the files that count.
+
+        Raises:
+            RunFailed: something else stands there.
+        """
+        committed = self.committed()
+        files = [one.model_dump(exclude_none=True) for one in committed.records()]
+        whole = {**document, "lease": number, "commits": committed.commits, "files": files}
+        if not self.store.create(f"done/{number:08}.json", json.dumps(whole, indent=1, ensure_ascii=False).encode()):
+            raise RunFailed(f"run: {self.uri} was completed by another driver; run again to see what is there")
+
+    def generation(self) -> int:
+        """Number of the newest lease; 0 before the first, and in a run that only version 0.1 has written to."""
+        return newest_lease(self.store).generation
+
+    def place(self, name: str) -> str:
+        """Folder of the summary or the report of the results that count now."""
+        return numbered(name, self.generation())
 
     def manifest(self) -> pl.DataFrame:
-        """The images as they were listed when the run began."""
+        """The images as they were listed when the run began.
+
+        Raises:
+            UserError: it is not there, or is not the one that run.json names.
+        """
+        named = self.run().get("manifest", {"key": "manifest.parquet"})
         try:
-            return pl.read_parquet(BytesIO(self.store.read("manifest.parquet")))
+            content = self.store.read(named["key"])
         except MissingObjectError as error:
-            raise UserError(f"run: {self.uri} holds no manifest.parquet; run again with --fresh") from error
+            raise UserError(f"run: {self.uri} holds no {named['key']}; run again with --fresh") from error
+        if named.get("sha256", "") not in ("", sha256(content).hexdigest()):
+            raise UserError(f"run: {self.store.locate(named['key'])} has changed since the run began; put it back")
+        return pl.read_parquet(BytesIO(content))
 
     def write_table(self, name: str, table: pl.DataFrame) -> str:
         """Write a parquet table and return its address."""
-        sink = BytesIO()
-        table.write_parquet(sink, compression="zstd")
-        self.store.write(name, sink.getvalue())
+        self.store.write(name, _parquet(table))
         return self.store.locate(name)
 
     def write_csv(self, name: str, table: pl.DataFrame) -> None:
         """Write a csv table."""
-        self.store.write(name, table.write_csv().encode())
+        self.store.write(name, csv_of(table))
 
     def committed(self) -> Committed:
         """What the folder holds for certain."""
@@ -139,6 +197,31 @@ class RunFolder:
         """Addresses of some files and what polars needs to open them."""
         return [self.store.locate(key) for key in keys], polars_options(self.uri)
 
+    def check_ours(self) -> None:
+        """Refuse a folder that holds no run, but files where a run puts its own.
+
+        Raises:
+            UserError: naming some of them.
+        """
+        found = [
+            entry.key for folder in (*RESULTS, *OTHERS) for entry in self.store.list(folder) if not is_begun(entry.key)
+        ]
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise UserError(
+                f"output: {self.uri} holds no run, but {', '.join(found[:3])}{more}, where a run puts its own files; "
+                "choose an empty folder"
+            )
+
+    def check_links(self) -> None:
+        """Refuse a folder in which something that a run writes would lie behind a link, before anything is measured.
+
+        Raises:
+            UserError: naming the link.
+        """
+        for folder in (*RESULTS, *OTHERS):
+            self.store.locate(folder)
+
     def check_same(self, run: Mapping[str, Any], config: RunConfig) -> None:
         """Refuse to go on in the folder of another configuration.
 
@@ -155,7 +238,7 @@ class RunFolder:
 
 
 def open_run(uri: str) -> RunFolder:
-    """The run folder at an address.
+    """The run folder at an address, in which no link is followed.
 
     Raises:
         UserError: no run can be there.
@@ -163,17 +246,21 @@ def open_run(uri: str) -> RunFolder:
     store = open_store(uri)
     if isinstance(store, Cloud):
         refuse_output(uri)
-    return RunFolder(store)
+    if isinstance(store, Bucket):
+        refuse_odd(store.place, "output")
+    return RunFolder(replace(store, links=False) if isinstance(store, Folder) else store)
 
 
 def fresh_folder(uri: str) -> RunFolder:
     """The first of URI, URI-2, URI-3, … that holds no run; nothing is deleted."""
+    folder = first = open_run(uri)
     number = 1
-    while True:
-        folder = open_run(uri.rstrip("/") if number == 1 else f"{uri.rstrip('/')}-{number}")
-        if folder.read_json("run.json") is None:
-            return folder
+    while folder.read_json("run.json") is not None:
+        if isinstance(first.store, Bucket) and not first.store.place.key:
+            raise UserError(f"output: beside {uri} there are only other buckets; give a prefix in it")
         number += 1
+        folder = open_run(f"{first.uri}-{number}")
+    return folder
 
 
 def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> pl.DataFrame:

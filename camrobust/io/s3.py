@@ -9,13 +9,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.addresses import Address, parse
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, TooLargeObjectError, check_size
+from camrobust.secrecy import sentence
 
 ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 10
@@ -29,14 +30,24 @@ CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Bucket:
-    """A prefix in an S3 bucket."""
+    """A prefix in an S3 bucket.
 
-    uri: str
+    Attributes:
+        place: the prefix; its key is empty or ends with a slash.
+        access: how it is read.
+    """
+
+    place: Address
     access: Access = "credentials"
 
     @property
+    def uri(self) -> str:
+        """Its address."""
+        return self.place.uri()
+
+    @property
     def _bucket(self) -> str:
-        return urlsplit(self.uri).netloc
+        return self.place.bucket
 
     @property
     def _client(self) -> Any:
@@ -47,8 +58,7 @@ class Bucket:
         return {"RequestPayer": "requester"} if self.access == "requester_pays" else {}
 
     def _key(self, key: str) -> str:
-        prefix = urlsplit(self.uri).path.strip("/")
-        return "/".join(part for part in (prefix, key) if part)
+        return self.place.key + key
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, and TooLargeObjectError where it is more than `most` bytes."""
@@ -85,17 +95,15 @@ class Bucket:
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object below, sorted by key, a thousand per request."""
-        root = self._key("")
-        root = f"{root}/" if root else ""
+        """Every object below but folder markers (keys that end with a slash), sorted by key, a thousand per request."""
         with explained(self.uri):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=root + prefix, **self._payer
+                Bucket=self._bucket, Prefix=self._key(prefix), **self._payer
             )
             for page in pages:
                 for entry in page.get("Contents", []):
                     if not entry["Key"].endswith("/"):
-                        yield Entry(entry["Key"][len(root) :], entry["Size"])
+                        yield Entry(entry["Key"][len(self.place.key) :], entry["Size"])
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -104,7 +112,7 @@ class Bucket:
 
     def locate(self, key: str) -> str:
         """s3:// address of an object."""
-        return f"s3://{self._bucket}/{self._key(key)}"
+        return str(replace(self.place, key=self._key(key)))
 
 
 def _whole(get: Callable[[], Any]) -> bytes:
@@ -208,11 +216,17 @@ def explained(where: str) -> Iterator[None]:
             f"s3: {where} did not answer in full ({type(error).__name__}, {attempts()} attempts); run again to resume"
         ) from error
     except BotoCoreError as error:
-        raise UserError(f"s3: {where}: {' '.join(str(error).split())}; check the address and the network") from error
+        told = sentence(" ".join(str(error).split()))
+        raise UserError(f"s3: {where}: {told}; check the address and the network") from error
+    except ValueError as error:
+        # Of an endpoint that is none; the address may hold a secret and is not repeated.
+        raise UserError(
+            f"s3: cannot ask for {where}; AWS_ENDPOINT_URL must be http://host or https://host, perhaps with a port"
+        ) from error
 
 
 def _refused(code: str, where: str) -> Exception:
-    bucket = urlsplit(where).netloc
+    bucket = parse(where).bucket
     if code in ("NoSuchKey", "404", "NotFound"):
         return MissingObjectError(f"there is no object {where}")
     if code == "NoSuchBucket":
@@ -241,28 +255,3 @@ def polars_options(uri: str) -> dict[str, Any] | None:
         if frozen.token:
             options["aws_session_token"] = frozen.token
     return options
-
-
-def arrow_filesystem(uri: str) -> Any:
-    """The pyarrow filesystem of a place, for engines that read through Arrow; None for a folder."""
-    if not uri.startswith("s3://"):
-        return None
-    from pyarrow import fs
-
-    options = polars_options(uri) or {}
-    endpoint = options.get("aws_endpoint_url", "")
-    scheme, _, address = endpoint.partition("://")
-    keys = {
-        "access_key": options.get("aws_access_key_id"),
-        "secret_key": options.get("aws_secret_access_key"),
-        "session_token": options.get("aws_session_token"),
-        "endpoint_override": address.rstrip("/") or None,
-        "scheme": scheme or None,
-        "region": options["aws_region"],
-    }
-    return fs.S3FileSystem(
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts()),
-        connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=READ_TIMEOUT_S,
-        **{name: value for name, value in keys.items() if value},
-    )

@@ -8,35 +8,43 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from threading import get_ident
-from urllib.parse import urlsplit
 
 from camrobust.errors import RunFailed, UserError
+from camrobust.io.addresses import Address, parse
 from camrobust.io.clouds import SCHEMES, open_cloud
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store, check_size, refuse_secret
 from camrobust.io.s3 import Bucket
 
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of reading that say that there is no such file; others are the disk's."""
+LOCAL = ("", "file")
+"""Schemes of what lies in a folder."""
 NO_PHOTOS = ("lost+found",)
 """Folders of the file system's own, which are nobody's to read."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A local (or mounted) directory."""
+    """A local (or mounted) directory.
+
+    Attributes:
+        uri: its path.
+        links: whether links below it are followed; never inside a run folder, where they could lead to files of others.
+    """
 
     uri: str
+    links: bool = True
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, DeniedObjectError, and TooLargeObjectError beyond `most` bytes."""
         path = self._path(key)
         try:
             found = path.stat()
-            if most is not None and not S_ISREG(found.st_mode):
-                # A pipe or a device among the images would be read without end.
+            if not (most is None and self.links) and not S_ISREG(found.st_mode):
+                # A pipe or a device would be read without end.
                 raise MissingObjectError(f"there is no file {path}, but something else")
             check_size(str(path), found.st_size, most)
             return path.read_bytes()
@@ -58,11 +66,9 @@ class Folder:
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file below, through links to folders, too; hidden and unfinished ones left out; sorted by key."""
-        root = Path(self.uri)
-        found = (
-            Entry(path.relative_to(root).as_posix(), size) for path, size in _files(root / prefix.rpartition("/")[0])
-        )
+        """Every file below, hidden and unfinished ones left out; sorted by key."""
+        root, start = Path(self.uri), self._path(prefix.rpartition("/")[0])
+        found = (Entry(path.relative_to(root).as_posix(), size) for path, size in _files(start, links=self.links))
         yield from sorted((one for one in found if one.key.startswith(prefix)), key=lambda one: one.key)
 
     def delete(self, key: str) -> None:
@@ -74,7 +80,15 @@ class Folder:
         return str(self._path(key))
 
     def _path(self, key: str) -> Path:
-        return Path(self.uri) / key
+        """Where a key lies.
+
+        Raises:
+            UserError: links are not followed here, and it lies behind one, or outside.
+        """
+        path = Path(self.uri) / key
+        if not self.links:
+            _check_inside(Path(self.uri), PurePosixPath(key))
+        return path
 
     @contextmanager
     def _beside(self, key: str, content: bytes) -> Iterator[tuple[Path, Path]]:
@@ -100,8 +114,25 @@ class Folder:
                 beside.unlink(missing_ok=True)
 
 
-def _files(start: Path) -> Iterator[tuple[Path, int]]:
+def _check_inside(root: Path, key: PurePosixPath) -> None:
+    if key.is_absolute() or ".." in key.parts:
+        raise UserError(f"store: {str(key)!r} lies outside the run folder {root}; this folder is not to be trusted")
+    place = root
+    for part in key.parts:
+        place /= part
+        if place.is_symlink():
+            raise UserError(
+                f"store: {place} is a link, and inside a run folder nothing is read, written or deleted through one; "
+                "remove it, or choose another output"
+            )
+
+
+def _files(start: Path, *, links: bool) -> Iterator[tuple[Path, int]]:
     """Every file below a folder and its size: first what really lies there, then what links lead to, each folder once.
+
+    Args:
+        start: the folder.
+        links: whether links are followed at all.
 
     Raises:
         DeniedObjectError: a folder or file cannot be looked at.
@@ -111,23 +142,24 @@ def _files(start: Path) -> Iterator[tuple[Path, int]]:
     roots = [start]
     for root in roots:
         for folder, below, names in os.walk(root, onerror=_unlisted):
-            place = _status(Path(folder))
+            place = _status(Path(folder), links=True)
             if place is None or (place.st_dev, place.st_ino) in seen:
                 below.clear()
                 continue
             seen.add((place.st_dev, place.st_ino))
             below[:] = sorted(one for one in below if not one.startswith(".") and one not in NO_PHOTOS)
-            roots += [path for path in (Path(folder, one) for one in below) if path.is_symlink()]
+            if links:
+                roots += [path for path in (Path(folder, one) for one in below) if path.is_symlink()]
             for path in (Path(folder, name) for name in names if not name.startswith(".")):
-                found = _status(path)
+                found = _status(path, links=links)
                 if found is not None and S_ISREG(found.st_mode):
                     yield path, found.st_size
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: Path, *, links: bool) -> os.stat_result | None:
     """What there is at a path, None for nothing: what is deleted while it is listed, and links that lead nowhere."""
     try:
-        return path.stat()
+        return path.stat(follow_symlinks=links)
     except OSError as error:
         _unlisted(error)
         return None
@@ -157,44 +189,53 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def open_store(uri: str, access: Access = "credentials") -> Store:
-    """The store at a local path, file://, s3://, gs://, az:// or abfs:// address.
+    """The store at a local path, file://, s3://, gs://, az:// or abfs:// address, with a slash at its end or without.
 
     Args:
-        uri: its address.
+        uri: its address, taken byte for byte, see `io.addresses`.
         access: how to read it, where it is not a folder.
 
     Raises:
         UserError: another scheme, no bucket in the address, or an access that this store does not know.
     """
     refuse_secret(uri)
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
+    address = parse(uri)
+    if address.scheme in LOCAL:
         try:
-            return Folder(str((Path(rest) if separator else Path(uri).expanduser()).resolve()))
+            return Folder(str(_path(address)))
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"store: {uri!r} can be no folder ({error}); mend the path") from error
-    if scheme in SCHEMES:
-        return open_cloud(uri, access)
-    if scheme != "s3":
+    return _below(address.folder(), uri, access)
+
+
+def _path(address: Address) -> Path:
+    return (Path(f"/{address.key}") if address.scheme else Path(address.key).expanduser()).resolve()
+
+
+def _below(place: Address, uri: str, access: Access) -> Store:
+    """The store of a prefix; the address that was given is for the sentence of an error."""
+    if place.scheme not in ("s3", *SCHEMES):
         raise UserError(
-            f"store: '{uri}' must be a path, file://, s3://, gs:// or az://, got {scheme}://; copy it to one of these"
+            f"store: '{uri}' must be a path, file://, s3://, gs:// or az://, got {place.scheme}://; copy it to one of "
+            "these"
         )
-    if not urlsplit(uri).netloc:
-        raise UserError(f"store: '{uri}' names no bucket; write s3://bucket/prefix")
-    return Bucket(uri.rstrip("/"), access)
+    if not place.bucket.partition("@")[0]:
+        raise UserError(f"store: '{uri}' names no bucket; write {place.scheme}://bucket/prefix")
+    return Bucket(place, access) if place.scheme == "s3" else open_cloud(place, access)
 
 
 def open_object(uri: str, access: Access = "credentials") -> tuple[Store, str]:
     """The store and the key of a single object; raises MissingObjectError where a path can be none."""
-    if "://" not in uri:
+    refuse_secret(uri)
+    address = parse(uri)
+    if address.scheme in LOCAL:
         try:
-            path = Path(uri).expanduser().resolve()
+            path = _path(address)
         except (OSError, RuntimeError, ValueError) as error:
             raise MissingObjectError(f"there is no file {uri!r} ({error})") from error
         return Folder(str(path.parent)), path.name
-    refuse_secret(uri)
-    parent, _, key = uri.rpartition("/")
-    return open_store(parent, access), key
+    folder, name = address.split()
+    return _below(folder, uri, access), name
 
 
 def read_object(uri: str, access: Access = "credentials", most: int | None = None) -> bytes:

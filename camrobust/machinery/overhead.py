@@ -66,7 +66,7 @@ def _config(folder: Path, output: str, cluster: dict[str, Any]) -> RunConfig:
 def _bare(config: RunConfig) -> float:
     start = time.monotonic()
     plan, folder = make_plan(config), open_run(config.output)
-    load, commit = Load(config), Commit(folder.uri)
+    load, commit = Load(config), Commit(folder.uri, 0)
     perturb = Perturb(config, plan.parts, "cpu")
     explain = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")
     parts = ",".join(str(part) for part in range(len(plan.parts)))

@@ -18,10 +18,12 @@ import polars as pl
 import pyarrow as pa
 
 from camrobust.cluster.actors import Batch
-from camrobust.cluster.pipeline import in_rounds, session, stream
+from camrobust.cluster.pipeline import in_rounds, stream
+from camrobust.cluster.session import session
 from camrobust.config import RunConfig, parse_config
+from camrobust.io.commits import put_commit
 from camrobust.io.manifest import list_images
-from camrobust.io.results import empty_frame, make_table, pack, put_commit
+from camrobust.io.results import empty_frame, make_table, pack
 from camrobust.io.runs import RunFolder, open_run, pending_units
 from camrobust.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES
 from camrobust.verify import verify
@@ -179,11 +181,15 @@ class _Stub:
 
 def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
-    some = pl.scan_parquet(_run(folder).store.locate("pending.parquet")).head(min(most, images // 2)).collect()
+    some = (
+        pl.scan_parquet(_run(folder).store.locate("pending.parquet"), glob=False, hive_partitioning=False)
+        .head(min(most, images // 2))
+        .collect()
+    )
     aside = open_run(f"{folder}/streamed-{some.height}")
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
-        commits = in_rounds(aside, some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
+        commits = in_rounds(some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
         done = sum(int(commit["units"]) for commit in commits)
         seconds = time.monotonic() - start
     entries = list(aside.store.list("scores/"))

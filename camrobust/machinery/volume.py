@@ -20,7 +20,8 @@ from scipy.stats import t as student
 
 from camrobust import workflow
 from camrobust.io.blocks import score_blocks
-from camrobust.io.results import Committed, empty_frame, make_table, put_commit
+from camrobust.io.commits import Committed, put_commit
+from camrobust.io.results import empty_frame, make_table
 from camrobust.io.runs import RunFolder, open_run
 from camrobust.schema import COMMITS, IMAGES, SCORES, SUMMARIES
 from camrobust.summary.aggregate import Settings, reduce_scores, scan_scores
@@ -195,10 +196,9 @@ def compare(folder: str, images: int) -> str:
     wanted = max(1, round(SAMPLE * images / COMMIT_IMAGES))
     places = committed.units.group_by("dataset").agg(pl.col("commit").unique().sort().head(wanted)).explode("commit")
     chosen = set(places["commit"])
-    keys = {committed.commits[place].removeprefix("commits/") for place in chosen}
-    files = [key for key in committed.files if key.rpartition("/")[2] in keys]
+    contents = [files if place in chosen else {} for place, files in enumerate(committed.contents)]
     units = committed.units.filter(pl.col("commit").is_in(list(chosen)))
-    part = Committed(units, committed.commits, files, [])
+    part = Committed(units, committed.commits, contents, [])
     tables = reduce_scores(score_blocks([(run.store, part)]), Settings(controls=(_floor(),))).tables
     rows = scan_scores(*run.score_files(part)).collect()
     worst, compared = 0.0, 0

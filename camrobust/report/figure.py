@@ -9,6 +9,8 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from camrobust.spreadsheet import csv_of
+
 TEXT = "currentColor"
 """Charts take the page's text colour, so that they read in light and dark."""
 INK, PAPER = "#1c1f24", "#ffffff"
@@ -53,7 +55,7 @@ class Figure:
         drawn = json.dumps({**self.complete(), "background": PAPER}).replace(f'"{TEXT}"', f'"{INK}"')
         yield f"{self.name}.svg", vl_convert.vegalite_to_svg(drawn).encode()
         yield f"{self.name}.png", vl_convert.vegalite_to_png(drawn, scale=PNG_SCALE)
-        yield f"{self.name}.csv", self.numbers.write_csv().encode()
+        yield f"{self.name}.csv", csv_of(self.numbers)
 
 
 def source() -> alt.NamedData:

@@ -17,9 +17,11 @@ from camrobust.report.diagrams import characteristics_chart, critical_difference
 from camrobust.report.figure import Figure
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
-from camrobust.report.provenance import commands, configuration, masked, stage_times
+from camrobust.report.provenance import commands, configuration, stage_times
 from camrobust.report.verdict import twins_of, verdict
 from camrobust.schema import ADJUSTED
+from camrobust.secrecy import masked
+from camrobust.spreadsheet import csv_of
 
 FAILURES_SHOWN = 50
 SHOWN = ("config", "combined", "warnings")
@@ -44,7 +46,7 @@ class Report:
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Names below the report's folder, and contents: every figure as SVG, PNG and CSV; the page last."""
-        yield "figures/leaderboard.csv", self.leaderboard.write_csv().encode()
+        yield "figures/leaderboard.csv", csv_of(self.leaderboard)
         for figure in self.figures:
             for name, content in figure.files():
                 yield f"figures/{name}", content

@@ -1,35 +1,10 @@
 """How a run was made and how to make it again, with nothing secret in it."""
 
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
-
-SECRET = re.compile(
-    r"(password|passwd|secret|credential|signature|(^|[_-])token|(api|access|private)[_-]?key)s?$", re.I
-)
-"""Names of settings whose value is never shown."""
-IN_ADDRESS = (
-    re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@"),
-    re.compile(r"((?:sig|signature|token|credential)=)[^&\s]+", re.I),
-)
-HIDDEN = "(hidden)"
-
-
-def masked(value: Any) -> Any:
-    """Plain data without the values of secret settings and without the secrets inside addresses."""
-    if isinstance(value, Mapping):
-        return {key: HIDDEN if SECRET.search(str(key)) and one else masked(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [masked(one) for one in value]
-    return _masked_text(value) if isinstance(value, str) else value
-
-
-def _masked_text(text: str) -> str:
-    userinfo, query = IN_ADDRESS
-    return query.sub(rf"\1{HIDDEN}", userinfo.sub(f"{HIDDEN}@", text))
 
 
 def configuration(run: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from camrobust.coded import CERTAINTY, COLUMNS, Block, Rows, blocks_of
 from camrobust.errors import UserError
-from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
+from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD, partition_of
 from camrobust.summary.intervals import RatioSums, covariance, image_weights, interval, percentiles, product_variance
 from camrobust.summary.moments import SIDES, Groups, medians
 from camrobust.summary.pairs import FORMS, Array, PairSums, Placed, starts_of
@@ -71,7 +71,7 @@ def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = N
     """The score rows of some files.
 
     Args:
-        files: addresses below a scores/dataset=…/model=…/ folder.
+        files: their addresses; dataset and model are the two folders that hold a file, whatever stands above them.
         storage_options: what polars needs to open them.
 
     Raises:
@@ -79,11 +79,17 @@ def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = N
     """
     if not files:
         raise UserError("scores: the run holds no score rows; see its failures, or run it again")
-    schema = {"dataset": pl.String, "model": pl.String}
-    # Names are what they are: a folder may be called run[1].
-    return pl.scan_parquet(
-        list(files), glob=False, hive_partitioning=True, hive_schema=schema, storage_options=storage_options
-    )
+    parts: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        parts.setdefault(partition_of(file), []).append(file)
+    # Names are what they are: a folder above may be called run[1], and lr=0.1 there is no column.
+    scans = [
+        pl.scan_parquet(some, glob=False, hive_partitioning=False, storage_options=storage_options).select(
+            pl.lit(dataset).alias("dataset"), pl.lit(model).alias("model"), pl.all()
+        )
+        for (dataset, model), some in parts.items()
+    ]
+    return pl.concat(scans)
 
 
 def summarise(

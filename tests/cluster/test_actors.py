@@ -12,7 +12,8 @@ from camrobust.cluster.actors import UNKNOWN_LABEL, Commit, Explain, Load, Pertu
 from camrobust.cluster.pipeline import gallery, images_per_commit, place
 from camrobust.config import parse_config
 from camrobust.errors import UserError
-from camrobust.io.results import read_committed, unpack
+from camrobust.io.commits import read_committed
+from camrobust.io.results import unpack
 from camrobust.io.runs import pending_units
 from camrobust.io.store import open_store
 from camrobust.models import bytes_per_image

@@ -10,7 +10,7 @@ import ray
 from camrobust.cluster import pipeline
 from camrobust.cluster.actors import Load
 from camrobust.cluster.ledger import Watch, open_ledger
-from camrobust.cluster.pipeline import session
+from camrobust.cluster.session import session
 from camrobust.config import ClusterConfig, parse_config
 from camrobust.errors import RunFailed, UserError
 from tests.photos import write_photos

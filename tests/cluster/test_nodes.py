@@ -24,6 +24,7 @@ from camrobust.chaos.nodes import nodes
 from camrobust.chaos.trial import compare
 from camrobust.cluster.spot import notice
 from camrobust.errors import UserError
+from camrobust.io.runs import open_run
 from camrobust.io.store import open_store
 from tests.photos import write_photos
 from tests.runs import ROOT, camrobust, config
@@ -170,7 +171,8 @@ def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_f
         assert re.search(r"camrobust_units_committed{[^}]*} [0-9.]+", metrics[-1])
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in done.stdout
-        assert b"<html" in open_store(f"s3://{bucket}/runs/job").read("report/index.html")
+        page = open_run(f"s3://{bucket}/runs/job").place("report") + "index.html"
+        assert b"<html" in open_store(f"s3://{bucket}/runs/job").read(page)
         assert camrobust("verify", f"s3://{bucket}/runs/job").returncode == 0
         bad = config(tmp_path, "", output=f"s3://no-{bucket}/runs/job", **data)
         failed = submit(cluster, bad, tmp_path)

@@ -20,10 +20,12 @@ from tests.runs import (
     camrobust,
     config,
     descendants,
+    done_of,
     end,
     environment,
     failures,
     named,
+    report,
     scores,
     start,
     wait_for,
@@ -77,16 +79,22 @@ def test_the_folder_holds_what_design_promises(done):
     assert run["planned"]["rows"] == (GOOD + 3) * 2 * PER_UNIT
     assert run["target_layers"] == {"toy/a": "features", "007": "relu"}
     assert run["same_as"]["toy/a"] == {}
-    assert json.loads((out / "done.json").read_text())["score_rows"] == GOOD * 2 * PER_UNIT
+    assert run["manifest"]["key"] == f"manifest/{run['manifest']['sha256'][:24]}.parquet"
+    ended = json.loads((out / "done" / "00000002.json").read_text())
+    assert ended["score_rows"] == GOOD * 2 * PER_UNIT
+    assert {one["key"] for one in ended["files"]} | set(ended["commits"]) == {
+        str(path.relative_to(out)) for name in ("scores", "images", "failures", "maps", "commits")
+        for path in (out / name).rglob("*.parquet")
+    }  # fmt: skip
     images = pl.read_parquet(f"{out}/images/*.parquet")
     assert images.height == GOOD
     assert images["segments"].min() > 1
     maps = pl.read_parquet(f"{out}/maps/*.parquet")
     assert maps.select("image_id").n_unique() <= 3
     for name in ("by_level", "by_perturbation", "by_cam", "by_model", "by_dataset"):
-        assert (out / "summary" / f"{name}.parquet").is_file()
-        assert (out / "summary" / f"{name}.csv").is_file()
-    assert "<html" in (out / "report" / "index.html").read_text()
+        assert (out / "summary" / "00000002" / f"{name}.parquet").is_file()
+        assert (out / "summary" / "00000002" / f"{name}.csv").is_file()
+    assert "<html" in report(out).read_text()
 
 
 def test_verify_aggregate_and_report_agree_from_the_command_line(done):
@@ -97,7 +105,7 @@ def test_verify_aggregate_and_report_agree_from_the_command_line(done):
         (model, cam) for model in ("toy/a", "007")
         for cam in ("gradcam", "gradcam++", "eigencam", "ablationcam", "random")
     }  # fmt: skip
-    assert camrobust("report", out).stdout.strip() == str(out / "report" / "index.html")
+    assert camrobust("report", out).stdout.strip() == str(out / "report" / "00000002" / "index.html")
 
 
 def test_a_second_run_does_nothing_and_says_so(done):
@@ -126,7 +134,9 @@ def test_deleted_score_files_are_restored_to_the_bit_in_several_rounds(done, tmp
     assert ended.returncode == 0, ended.stderr
     assert "resuming: 6 of 11 images are committed" in ended.stderr
     assert scores(copy).equals(before)
-    assert pl.read_parquet(copy / "pending.parquet").height == 5 % 4
+    assert "deleted" in ended.stderr
+    assert "files that no commit counts" in ended.stderr
+    assert json.loads(sorted(copy.glob("progress/*.json"))[-1].read_text())["done"] == 5
 
 
 def test_too_many_failures_is_exit_code_1(done):
@@ -200,15 +210,15 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     rows = scores(out)
     assert rows.height == 40 * 2 * 5 * 30
     assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
-    done = json.loads((out / "done.json").read_text())
+    finished = done_of(out)
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
     assert redone["done"] == redone["total"] == 40 - len(kept)
     assert redone["stages"]["explain"]["images"] == redone["total"]
-    assert done["attempts"] == 2
-    assert done["stages"]["commit"]["images"] >= redone["total"]
-    finished = camrobust("status", out)
-    assert "complete: 40 of 40 images and parts (100.0%)" in finished.stderr
-    assert "explain" in finished.stdout
+    assert finished["attempts"] == 2
+    assert finished["stages"]["commit"]["images"] >= redone["total"]
+    told = camrobust("status", out)
+    assert "complete: 40 of 40 images and parts (100.0%)" in told.stderr
+    assert "explain" in told.stdout
 
 
 def test_models_that_raise_or_leave_become_failure_rows_and_the_others_go_on(tmp_path, photos):

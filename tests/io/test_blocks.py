@@ -3,7 +3,8 @@ import pytest
 
 from camrobust.coded import blocks_of
 from camrobust.io.blocks import image_counts, score_blocks
-from camrobust.io.results import empty_frame, put_commit, read_committed
+from camrobust.io.commits import put_commit, read_committed
+from camrobust.io.results import empty_frame
 from camrobust.io.store import open_store
 from camrobust.schema import COMMITS, SUMMARIES
 from camrobust.summary.aggregate import Settings, reduce_scores, summarise

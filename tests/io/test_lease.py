@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from camrobust.errors import RunFailed, UserError
-from camrobust.io.lease import acquire, held
+from camrobust.io.lease import acquire, held, newest_lease
 from camrobust.io.store import open_store
 
 
@@ -21,6 +21,10 @@ def store(request, tmp_path, monkeypatch):
 
 def lease_files(store):
     return [(entry.key, json.loads(store.read(entry.key))) for entry in store.list("lease/")]
+
+
+def nothing(_):
+    return []
 
 
 def elsewhere(store):
@@ -50,38 +54,40 @@ def test_create_lets_one_writer_win(store):
 
 
 def test_a_second_driver_is_refused_while_the_first_beats(store):
-    with held(store):
+    with held(store, nothing):
         said = []
         with pytest.raises(UserError, match=r"another driver is measuring in .*; wait until it is done"):
-            acquire(store, said.append)
+            acquire(store, nothing, said.append)
         assert len(said) == 1
-    with held(store) as second:
+    with held(store, nothing) as second:
         assert second.number == 2
-        assert [key for key, _ in lease_files(store)] == ["lease/00000002.json"]
-    assert lease_files(store) == [("lease/00000002.json", {"released": True})]
+        files = lease_files(store)
+        assert [key for key, _ in files] == ["lease/00000001.json", "lease/00000002.json"]
+    assert lease_files(store) == files
+    assert json.loads(store.read("beats/00000002.json"))["released"]
 
 
 def test_a_lease_of_another_machine_lapses_without_a_beat(store):
-    acquire(store)
+    acquire(store, nothing)
     elsewhere(store)
-    with held(store) as second:
+    with held(store, nothing) as second:
         assert second.number == 2
 
 
 def test_a_lease_of_a_dead_process_here_is_taken_at_once(store):
     code = (
         "import sys, os; from camrobust.io.lease import acquire; from camrobust.io.store import open_store\n"
-        "acquire(open_store(sys.argv[1])); os.kill(os.getpid(), 9)"
+        "acquire(open_store(sys.argv[1]), lambda _: []); os.kill(os.getpid(), 9)"
     )
     process = subprocess.run([sys.executable, "-c", code, store.uri], check=False, env={**os.environ})
     assert process.returncode == -9
     said = []
-    assert acquire(store, said.append).number == 2
+    assert acquire(store, nothing, said.append).number == 2
     assert said == []
 
 
 def test_a_driver_whose_lease_was_taken_stops(store):
-    with held(store) as first:
+    with held(store, nothing) as first:
         first.check()
         store.create("lease/00000002.json", b"{}")
         first._thread.join()
@@ -93,7 +99,7 @@ def test_a_driver_whose_lease_was_taken_stops(store):
 def test_a_lease_that_cannot_be_renewed_is_lost(tmp_path, monkeypatch):
     monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
     store = open_store(str(tmp_path / "run"))
-    with held(store) as lease:
+    with held(store, nothing) as lease:
         for entry in list(store.list("lease/")):
             store.delete(entry.key)
         (tmp_path / "run" / "lease").rmdir()
@@ -101,3 +107,41 @@ def test_a_lease_that_cannot_be_renewed_is_lost(tmp_path, monkeypatch):
         lease._thread.join()
         with pytest.raises(RunFailed, match=r"another driver has taken it over|could not be renewed for 1 s"):
             lease.check()
+
+
+def test_a_renewed_lease_lists_what_counts_and_keeps_others_out(store):
+    with held(store, nothing) as lease:
+        lease.renew(lambda number: [f"commits/{number}"])
+        assert lease.number == 2
+        assert newest_lease(store).accepts == ("commits/2",)
+        lease._thread.join(3)
+        lease.check()
+        with pytest.raises(UserError, match="another driver is measuring"):
+            acquire(store, nothing)
+        store.create("lease/00000003.json", b'{"holder": "other", "accepts": []}')
+        with pytest.raises(RunFailed, match="another driver has taken it over"):
+            lease.renew(nothing)
+    assert "beats/00000003.json" not in {entry.key for entry in store.list("beats/")}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"accepts": 3}', b'{"process": "x"}', b"[" * 100_000])
+def test_a_lease_that_camrobust_does_not_write_is_refused(tmp_path, content):
+    store = open_store(str(tmp_path / "run"))
+    store.write("lease/00000004.json", content)
+    with pytest.raises(UserError, match=r"lease/00000004\.json is not what camrobust writes there; choose another"):
+        newest_lease(store)
+
+
+def test_a_lease_of_version_0_1_is_watched_and_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
+    store = open_store(str(tmp_path / "run"))
+    old = {"holder": "a", "machine": "another", "process": 1, "started": "1"}
+    store.write("lease/00000005.json", json.dumps({**old, "beat": 1}).encode())
+    beating = threading.Timer(0.3, lambda: store.write("lease/00000005.json", json.dumps({**old, "beat": 2}).encode()))
+    beating.start()
+    with pytest.raises(UserError, match="another driver is measuring"):
+        acquire(store, nothing)
+    beating.join()
+    assert (newest_lease(store).number, newest_lease(store).generation) == (5, 0)
+    assert acquire(store, nothing).number == 6
+    assert newest_lease(store).generation == 6

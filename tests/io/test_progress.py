@@ -1,6 +1,5 @@
 """How far a run is: written, read back, added up; a damaged file stops nobody."""
 
-import json
 import threading
 
 import pytest
@@ -36,15 +35,17 @@ def test_whether_a_driver_is_at_work(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
     monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "2")
     assert not lease.is_held(store)
-    with lease.held(store):
+    with lease.held(store, lambda _: []):
         assert lease.is_held(store)
         # As seen from another machine: by the beats.
         monkeypatch.setattr(lease, "_machine", lambda: "another")
         assert lease.is_held(store)
     assert not lease.is_held(store)
-    store.write("lease/00000009.json", json.dumps({"machine": "gone", "process": 1, "started": "1"}).encode())
+    store.write("lease/00000009.json", b'{"holder": "a", "machine": "gone", "beat": 0}')
     assert not lease.is_held(store)
-    beat = threading.Timer(0.3, lambda: store.write("lease/00000009.json", b'{"machine": "gone", "beat": 1}'))
+    beat = threading.Timer(
+        0.3, lambda: store.write("lease/00000009.json", b'{"holder": "a", "machine": "gone", "beat": 1}')
+    )
     beat.start()
     assert lease.is_held(store)
     beat.join()

@@ -65,8 +65,10 @@ def test_from_and_to_s3(bucket, object_store, tmp_path):
     assert "nothing to do" in again.stderr
     run = open_store(f"s3://{bucket}/runs/one")
     keys = {entry.key for entry in run.list()}
-    assert {"run.json", "done.json", "manifest.parquet", "summary/by_cam.csv", "report/index.html"} <= keys
-    assert {f"report/figures/heatmap.{kind}" for kind in ("svg", "png", "csv")} <= keys
+    manifest = json.loads(run.read("run.json"))["manifest"]["key"]
+    made = {"done/00000002.json", "summary/00000002/by_cam.csv", "report/00000002/index.html"}
+    assert {"run.json", manifest, "lease/00000001.json", "lease/00000002.json"} | made <= keys
+    assert {f"report/00000002/figures/heatmap.{kind}" for kind in ("svg", "png", "csv")} <= keys
     secret = object_store["AWS_SECRET_ACCESS_KEY"].encode()
     assert not any(secret in run.read(key) for key in keys)
     assert secret.decode() not in first.stderr + first.stdout

@@ -1,5 +1,6 @@
 import math
 import re
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
@@ -173,6 +174,23 @@ def test_names_come_back_from_folders_as_they_were(tmp_path):
     scores().drop("dataset", "model").write_parquet(folder / "x.parquet")
     found = scan_scores([str(folder / "x.parquet")]).collect()
     assert (found["dataset"][0], found["model"][0]) == ("a/b c", "007")
+
+
+@pytest.mark.parametrize(
+    "above", ["lr=0.1/one", "date=2026-01-01", "dataset=mine", "model=a/label=3", "run[1]*", "a=b=c#?"]
+)
+def test_what_stands_above_a_run_is_no_column_of_it(tmp_path, above):
+    wanted = scores(models=("1", "m=x/2"), datasets=("2026-01-01", "d"))
+    files = []
+    for (dataset, model), rows in wanted.partition_by("dataset", "model", as_dict=True, include_key=False).items():
+        folder = tmp_path / above / f"scores/dataset={dataset}/model={quote(model, safe='')}"
+        folder.mkdir(parents=True)
+        rows.write_parquet(folder / "x.parquet")
+        files.append(str(folder / "x.parquet"))
+    found = scan_scores(files)
+    assert found.collect_schema() == wanted.schema
+    keys = ["dataset", "model", "image_id", "cam", "severity"]
+    assert found.collect().sort(keys).equals(wanted.sort(keys))
 
 
 def test_mistakes():

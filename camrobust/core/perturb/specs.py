@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, without_model
 from camrobust.errors import UserError
+from camrobust.quoting import short, shown
 from camrobust.registry import unknown
 
 Spec = str | Mapping[str, object]
@@ -167,7 +168,8 @@ def _assignments(text: str) -> dict[str, object]:
     pairs = [(name.strip(), value) for name, _, value in (piece.partition("=") for piece in text.split(","))]
     twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
     if twice is not None:
-        raise UserError(f"perturbations: '{twice}' is given twice in '{text}'; write several strengths as a list")
+        where = short(text)
+        raise UserError(f"perturbations: '{twice}' is given twice in '{where}'; write several strengths as a list")
     return dict(pairs)
 
 
@@ -175,9 +177,9 @@ def _from_mapping(spec: Mapping[str, object]) -> Iterator[Variant]:
     given = dict(spec)
     replicates = given.pop("replicates", 1)
     if isinstance(replicates, bool) or not isinstance(replicates, int) or not 1 <= replicates <= MAX_REPLICATES:
-        raise UserError(f"perturbations: replicates must be 1 to {MAX_REPLICATES}, got {replicates!r}")
+        raise UserError(f"perturbations: replicates must be 1 to {MAX_REPLICATES}, got {shown(replicates)}")
     if len(given) != 1:
-        names = ", ".join(map(str, given)) or "none"
+        names = short(", ".join(map(str, given))) or "none"
         raise UserError(f"perturbations: a mapping must name one perturbation (and replicates), got {names}")
     ((name, how),) = given.items()
     planned = list(_sequence(how) if name == "compose" else _one(PERTURBATIONS[str(name)], how))
@@ -205,13 +207,13 @@ def _sequence(steps: object) -> Iterator[Variant]:
     """Perturbations one after the other, level by level."""
     if not isinstance(steps, (list, tuple)) or len(steps) < 2:
         raise UserError(
-            f"perturbations: compose must be a list of two or more, as [fog:2, gaussian_noise:3], got {steps!r}"
+            f"perturbations: compose must be a list of two or more, as [fog:2, gaussian_noise:3], got {shown(steps)}"
         )
     columns = [list(_expand(step)) for step in steps]
     for step, column in zip(steps, columns, strict=True):
         if len({one.perturbation for one in column}) != 1 or any(one.steps or one.replicate for one in column):
             raise UserError(
-                f"perturbations: a step of compose must be one perturbation without replicates, got {step!r}; put "
+                f"perturbations: a step of compose must be one perturbation without replicates, got {shown(step)}; put "
                 "replicates beside compose"
             )
     attack = next((column[0].perturbation for column in columns if column[0].needs_model), None)
@@ -232,17 +234,19 @@ def _sequence(steps: object) -> Iterator[Variant]:
 
 def _by_severity(entry: Perturbation, text: str, spec: str) -> Strengths:
     remedy = f"give a physical value as {entry.name}:{','.join(f'{name}=…' for name in entry.parameters)}"
+    spec = short(spec)
     for piece in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?", piece)
+        match = re.fullmatch(r"\s*(-?\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", piece)
         if match is None:
-            raise UserError(f"perturbations: levels must be like 3, 1-5 or 1,3,5, got '{piece}' in '{spec}'; {remedy}")
+            given = short(piece)
+            raise UserError(f"perturbations: levels must be like 3, 1-5 or 1,3,5, got '{given}' in '{spec}'; {remedy}")
         first, last = int(match[1]), int(match[2] or match[1])
         for severity in (first, last):
             if not 1 <= severity <= len(entry.severities):
                 raise UserError(f"perturbations: severity must be 1 to 5, got {severity} in '{spec}'; {remedy}")
         if last < first:
             raise UserError(
-                f"perturbations: levels must go up, got '{piece.strip()}' in '{spec}'; write {last}-{first}"
+                f"perturbations: levels must go up, got '{short(piece.strip())}' in '{spec}'; write {last}-{first}"
             )
         for severity in range(first, last + 1):
             yield severity, entry.severities[severity - 1]
@@ -283,10 +287,10 @@ def _listed(entry: Perturbation, name: str, value: object) -> list[object]:
 
 
 def _strength(entry: Perturbation, name: str, value: object) -> float:
-    sentence = f"perturbations: {entry.name}: {name} must be a number, got {value!r}"
+    sentence = f"perturbations: {entry.name}: {name} must be a number, got {shown(value)}"
     if isinstance(value, bool):
         raise UserError(sentence)
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(sentence) from error
