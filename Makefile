@@ -32,7 +32,7 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 
 bench: $(VENV)/dev
-	$(BIN)/camrobust bench --peers
+	$(BIN)/camrobust bench peers
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "camrobust needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'

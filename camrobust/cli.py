@@ -13,21 +13,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from camrobust.defaults import CROP, PRECISIONS, RESIZE
+from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
-from camrobust.quoting import first_line, harmless, harmless_json
+from camrobust.interface.bench import add_benchmarks
+from camrobust.interface.command_line import Parser, positive, print_json
+from camrobust.quoting import first_line, harmless
 from camrobust.secrecy import sentence
 
 MOST = 4000
 """Characters of a message; what it quotes is shorter, so that only libraries reach it."""
 Arguments = argparse.Namespace
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in arguments are one line, too."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
+BENCH = "speed, scale, and what survives faults"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,26 +75,9 @@ def _error(message: str) -> None:
     sys.stderr.write(f"camrobust: {harmless(sentence(' '.join(message[:MOST].split())))}\n")
 
 
-def _print(document: Any) -> None:
-    sys.stdout.write(harmless_json(document) + "\n")
-
-
-def _positive(kind: type) -> Callable[[str], Any]:
-    """A number above 0, finite."""
-
-    def read(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-        return value
-
-    read.__name__ = kind.__name__
-    return read
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="camrobust", description="How robust are class activation maps to noise?")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = Parser(prog="camrobust", description="How robust are class activation maps to noise?")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, command: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
@@ -131,13 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     one = add("plan", _plan, "count and estimate a run; spends nothing")
     add_config(one)
     one.add_argument(
-        "--forwards-per-s", type=_positive(float), help="forward passes per second and worker; default: measured here"
+        "--forwards-per-s", type=positive(float), help="forward passes per second and worker; default: measured here"
     )
-    one.add_argument("--workers", type=_positive(int), default=1, help="Explain workers to divide the time by")
-    one.add_argument("--images", type=_positive(int), help="take so many images as given; default: list them")
-    one.add_argument(
-        "--dollars-per-hour", type=_positive(float), help="price of one Explain worker, such as a spot GPU"
-    )
+    one.add_argument("--workers", type=positive(int), default=1, help="Explain workers to divide the time by")
+    one.add_argument("--images", type=positive(int), help="take so many images as given; default: list them")
+    one.add_argument("--dollars-per-hour", type=positive(float), help="price of one Explain worker, such as a spot GPU")
     add_json(one)
     for name, command, text in (
         ("status", _status, "how far a run is, running or stopped"),
@@ -186,22 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--jpeg-after", type=int, metavar="QUALITY", help="through a JPEG file, as ImageNet-C with 85")
     one.add_argument("--cell", type=int, default=160, help="side of one picture, px")
     one.add_argument("--output", default="sheet.png", help="picture to write")
-    one = add("bench", _bench, "time against a plain forward pass, as ratios within this process")
-    one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    one.add_argument(
-        "--peers", action="store_true", help="also each method alone, and as grad-cam, torchcam and captum have it"
-    )
-    one.add_argument("--repeats", type=int, default=15, help="interleaved repetitions")
-    one.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the layers")
-    one.add_argument("--perturbations", action="store_true", help="instead: every perturbation at every severity")
-    one.add_argument("--formats", action="store_true", help="instead: orders of memory and torch.compile, plain passes")
-    one.add_argument("--zoo", action="store_true", help="instead: which architectures of torchvision and timm work")
-    one.add_argument("--chaos", type=int, metavar="N", help="instead: N runs on a local cluster under injected faults")
-    one.add_argument("--seed", type=int, default=0, help="of what --chaos injects")
-    one.add_argument("--overhead", type=int, metavar="N", help="instead: the job against a bare loop, over N images")
-    one.add_argument("--scale", type=int, metavar="N", help="instead: all but the measuring, at N synthetic images")
-    one.add_argument("--aggregate", type=int, metavar="ROWS", help="instead: all summaries of ROWS made-up rows")
-    add_json(one)
+    add_benchmarks(commands.add_parser("bench", help=BENCH, description=BENCH))
     return parser
 
 
@@ -241,7 +203,7 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
             progress=meter,
         )
     if given.json:
-        _print({"output": outcome.folder.uri, "measured": outcome.measured, **outcome.verdict.as_dict()})
+        print_json({"output": outcome.folder.uri, "measured": outcome.measured, **outcome.verdict.as_dict()})
         return outcome.exit_code
     _show_verdict(outcome.verdict, outcome.folder.uri)
     if outcome.verdict.complete and outcome.verdict.score_rows:
@@ -292,7 +254,7 @@ def _plan(given: Arguments) -> int:
     if folder.read_json("run.json") is None:
         folder.check_ours()
     if given.json:
-        _print(rows)
+        print_json(rows)
     else:
         show_table("Plan", ["what", "amount"], [(name.replace("_", " "), value) for name, value in rows.items()])
     return 0
@@ -305,7 +267,7 @@ def _status(given: Arguments) -> int:
 
     found = status(open_run(given.run))
     if given.json:
-        _print(found.as_dict())
+        print_json(found.as_dict())
         return 0
     say(found.sentence)
     updated = "" if found.updated is None else f", last written down {found.updated}"
@@ -328,7 +290,7 @@ def _verify(given: Arguments) -> int:
     folder = open_run(given.run)
     verdict = verify(folder)
     if given.json:
-        _print(verdict.as_dict())
+        print_json(verdict.as_dict())
     else:
         _show_verdict(verdict, folder.uri)
     return 0 if verdict.complete else 1
@@ -362,7 +324,7 @@ def _aggregate(given: Arguments) -> int:
     else:
         tables = workflow.combine(folders, open_run(given.output), given.intervals)
     if given.json:
-        _print({name: table.to_dicts() for name, table in tables.items()})
+        print_json({name: table.to_dicts() for name, table in tables.items()})
     else:
         _show_leaderboard(tables["by_cam"])
     return 0
@@ -375,7 +337,7 @@ def _compare(given: Arguments) -> int:
 
     found = compare_runs(open_run(given.first), open_run(given.second), by=given.by, raw=given.raw)
     if given.json:
-        _print(found.as_dict())
+        print_json(found.as_dict())
         return 0
     alone = (given.by,) if given.by else ()
     columns = ("dataset", "model", "cam", *alone, "first", "second", "difference", "difference_lower",
@@ -395,7 +357,7 @@ def _report(given: Arguments) -> int:
 
     address = workflow.report(open_run(given.run))
     if given.json:
-        _print({"report": address})
+        print_json({"report": address})
     else:
         sys.stdout.write(f"{harmless(address)}\n")
     return 0
@@ -407,7 +369,7 @@ def _list(given: Arguments) -> int:
 
     rows = catalogue(given.kind)
     if given.json:
-        _print(rows)
+        print_json(rows)
     else:
         show_table(given.kind, list(rows[0]), [list(row.values()) for row in rows])
     return 0
@@ -437,101 +399,6 @@ def _sheet(given: Arguments) -> int:
     sheet(given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell)
     sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
-
-
-def _bench(given: Arguments) -> int:
-    if given.chaos:
-        return _chaos(given)
-    if given.overhead or given.scale or given.aggregate or given.perturbations or given.formats:
-        return _around(given)
-    if given.zoo:
-        return _zoo(given)
-    from camrobust.bench.passes import bench, show
-
-    results = bench(given.device, peers=given.peers, repeats=given.repeats, precision=given.precision)
-    if given.json:
-        _print(results)
-    else:
-        show(results)
-    return 0
-
-
-def _zoo(given: Arguments) -> int:
-    """Architectures, their target layers, and whether their maps are sound."""
-    from camrobust.bench.zoo import zoo
-    from camrobust.terminal import say, show_table
-
-    rows = zoo(say=(lambda _: None) if given.json else say)
-    if given.json:
-        _print(rows)
-    else:
-        show_table(f"{len(rows)} architectures", list(rows[0]), [list(row.values()) for row in rows])
-    return 0 if all(row["verdict"] == "ok" for row in rows) else 1
-
-
-def _around(given: Arguments) -> int:
-    """What perturbing costs, or the machinery around the measuring."""
-    from camrobust.terminal import say, show_table
-
-    if given.perturbations:
-        from camrobust.bench.perturbing import BATCH, perturbing
-
-        rows = perturbing(given.device, given.repeats, peers=given.peers)
-        title = f"Severities 1 to 5 of one 224 px image, batch {BATCH[given.device]}"
-    elif given.formats:
-        from camrobust.bench.formats import formats
-
-        rows, title = formats(given.device, given.repeats), "Milliseconds of one batch, plain forward"
-    elif given.overhead:
-        from camrobust.machinery.overhead import overhead
-
-        rows, title = overhead(given.overhead, say), f"{given.overhead} images, 15 variants, resnet18, 4 CAMs"
-    elif given.aggregate:
-        from camrobust.machinery.volume import volume
-
-        rows, title = volume(given.aggregate, say), f"{given.aggregate:,} score rows"
-    else:
-        from camrobust.machinery.scale import scale
-
-        rows, title = scale(given.scale, say), f"{given.scale:,} images"
-    if given.json:
-        _print(rows)
-    else:
-        columns = list(rows[0])
-        show_table(title, [name.replace("_", " ") for name in columns], [[*map(row.get, columns)] for row in rows])
-    return 0
-
-
-def _chaos(given: Arguments) -> int:
-    from camrobust.chaos.harness import chaos, summary
-    from camrobust.terminal import say, show_table
-
-    def show(line: dict[str, Any]) -> None:
-        end = "exact" if line["exact"] else f"NOT EXACT {line['last']}"
-        injected = ", ".join(line["injected"]) or "nothing"
-        say(
-            f"{line['trial']:3} {line['config']} {line['store']}: {injected}; exits {line['exits']}, "
-            f"{line['seconds']} s, {end}"
-        )
-
-    lines = chaos(given.chaos, given.seed, show)
-    if given.json:
-        _print(lines)
-    else:
-        titles = [
-            "injected",
-            "times",
-            "done at once",
-            "most attempts",
-            "rows lost",
-            "doubled",
-            "different",
-            "files touched",
-        ]
-        show_table(f"{len(lines)} runs, seed {given.seed}", titles, summary(lines))
-        seconds = sum(line["seconds"] for line in lines)
-        say(f"{sum(line['exact'] for line in lines)} of {len(lines)} runs exact in the end, {seconds:.0f} s")
-    return 0 if all(line["exact"] for line in lines) else 1
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.errors import UserError
-from camrobust.io.images import MAX_BYTES, ImageError, decode, prepare
+from camrobust.io.images import MAX_BYTES, decode, prepare
 from camrobust.io.manifest import list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def photo(
     """
     try:
         if isinstance(image, Image.Image):
-            return torch.from_numpy(prepare(lambda: image, resize, crop).pixels)
+            return torch.from_numpy(prepare(image, resize, crop).pixels)
         return torch.from_numpy(decode(_content(image, where) if content is None else content, resize, crop).pixels)
     except ImageError as error:
         name = "the picture" if isinstance(image, Image.Image) else f"'{image}'"

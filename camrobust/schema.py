@@ -107,7 +107,11 @@ FAILURES = _columns(
     ("image_id", "string", "the image, unique within its dataset"),
     ("model", "string", "the model that could not score it; null: no model could"),
     ("stage", "string", "load, perturb or explain"),
-    ("kind", "string", "missing, denied, empty, not_an_image, truncated, too_large, error, quarantined"),
+    (
+        "kind",
+        "string",
+        "missing, denied, empty, not_an_image, unsupported, unknown_scale, truncated, too_large, error, quarantined",
+    ),
     ("message", "string", "what went wrong, one sentence"),
 )
 

@@ -1,4 +1,4 @@
-"""Time the shared pass against a plain forward pass: `python jobs/benchmark.py [--device cuda] [--peers] [--json]`."""
+"""`camrobust bench` as a script: `python jobs/benchmark.py peers --device cuda --json`."""
 
 import sys
 

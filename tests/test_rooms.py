@@ -37,8 +37,8 @@ BELOW["cluster"] = BELOW["plan"] | {"plan"}
 BELOW["bench"] = BELOW["measure"] | {"defaults", "measure"}
 BELOW["catalogue"] = BELOW["core"] | {"core"}
 TOP = {
-    "api", "chaos", "cli", "combine", "compare", "demo", "estimate", "machinery", "photographs", "picture", "sheet",
-    "terminal", "workflow", "__init__",
+    "api", "chaos", "cli", "combine", "compare", "demo", "estimate", "interface", "machinery", "photographs", "picture",
+    "sheet", "terminal", "workflow", "__init__",
 }  # fmt: skip
 FOREIGN = {
     "ray": {"cluster"},

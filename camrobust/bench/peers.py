@@ -1,4 +1,4 @@
-"""The same methods by other libraries, where they are installed: opponents of `camrobust bench --peers`.
+"""The same methods by other libraries, where they are installed: opponents of `camrobust bench peers`.
 
 Each is called as its users call it: on a model that is not frozen, one method after the other. Ablation-CAM and
 Score-CAM are left out: they run the whole model once per channel there, some 2,000 passes of a ResNet-50. So is

@@ -1,4 +1,4 @@
-"""Which architectures can be explained: one of each family of torchvision and timm, `camrobust bench --zoo`.
+"""Which architectures can be explained: one of each family of torchvision and timm, `camrobust bench zoo`.
 
 Weights are random, and parameters that begin as zeros (heads, layer scales) get small random values, so that
 gradients reach everything.

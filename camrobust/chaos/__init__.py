@@ -1,1 +1,1 @@
-"""Faults caused on purpose, for real: what `camrobust bench --chaos` injects."""
+"""Faults caused on purpose, for real: what `camrobust bench chaos` injects."""

@@ -1,4 +1,4 @@
-"""`camrobust bench --chaos N --seed S`: N trials on a cluster of several raylets, and the table of what happened."""
+"""`camrobust bench chaos N --seed S`: N trials on a cluster of several raylets, and the table of what happened."""
 
 import os
 import random

@@ -24,9 +24,12 @@ from camrobust.config import RunConfig
 from camrobust.core.passes import in_passes
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
+from camrobust.io.ceiling import ceiling, private_bytes
+from camrobust.io.codecs import MIB
 from camrobust.io.commits import write_commit
-from camrobust.io.images import MAX_BYTES, ImageError, Photo, characteristics, decode
+from camrobust.io.images import MAX_BYTES, Photo, characteristics, decode
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
+from camrobust.io.refusals import ImageError
 from camrobust.io.results import Unit, make_table, pack, unpack
 from camrobust.io.runs import open_run
 from camrobust.io.store import read_object
@@ -37,7 +40,10 @@ from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
 
 Batch = dict[str, Any]
 UNKNOWN_LABEL = -1
-FETCHERS = 16
+FETCHES = ((16 * MIB, 8), (64 * MIB, 2), (MAX_BYTES, 1))
+"""Largest file and how many such are fetched at once: 128 MiB wait for decoding at most, or one file."""
+LOAD_BYTES = 992 * MIB
+"""By how much a Load worker may grow: less than 1 GiB."""
 QUARANTINED = "quarantined"
 GALLERY_VARIANTS = 12
 """Most variants of a gallery image whose maps are kept."""
@@ -62,19 +68,45 @@ class Load:
 
     def __call__(self, batch: Batch) -> Batch:
         """Rows of the manifest to rows with pixels (3, H, W) and segments (H, W)."""
-        with ThreadPoolExecutor(FETCHERS) as pool:
-            contents = list(pool.map(self._fetch, batch["uri"], batch["dataset"]))
-        rows = [
-            self.watch.over(dataset, image_id, partial(self._load, content), self._refused)
-            for dataset, image_id, content in zip(batch["dataset"], batch["image_id"], contents, strict=True)
-        ]
-        loaded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        idle = private_bytes()
+        most = None if idle is None else idle + LOAD_BYTES
+        rows: dict[int, dict[str, Any]] = {}
+        for dataset in dict.fromkeys(batch["dataset"]):
+            places = np.flatnonzero(batch["dataset"] == dataset).tolist()
+            uris = [str(batch["uri"][place]) for place in places]
+            names = [str(batch["image_id"][place]) for place in places]
+            work = partial(self._load_some, str(dataset), uris, most)
+            rows |= zip(places, self.watch.over_all(str(dataset), names, work, self._refused), strict=True)
+        loaded = {name: np.stack([rows[place][name] for place in range(len(rows))]) for name in rows[0]}
         return {name: batch[name] for name in KEYS} | loaded
 
-    def _fetch(self, uri: str, dataset: str) -> bytes | ImageError:
+    def _load_some(
+        self, dataset: str, uris: Sequence[str], most: int | None, places: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Fetch several images at once, decode one after the other; large files wait until the small are gone."""
+        rows: dict[int, dict[str, Any]] = {}
+        left = list(places)
+        for size, together in FETCHES:
+            larger: list[int] = []
+            for start in range(0, len(left), together):
+                group = left[start : start + together]
+                with ThreadPoolExecutor(together) as pool:
+                    contents = list(pool.map(lambda place: self._fetch(uris[place], dataset, size), group))  # noqa: B023
+                for place in group:
+                    self.watch.renew()
+                    if size < MAX_BYTES and _is_larger(contents[0]):
+                        larger.append(place)
+                        contents.pop(0)
+                    else:
+                        # No name here holds the bytes, so that they are gone when the next file is fetched.
+                        rows[place] = self._load(contents.pop(0), most)
+            left = larger
+        return [rows[place] for place in places]
+
+    def _fetch(self, uri: str, dataset: str, most: int) -> bytes | ImageError:
         """The bytes; that an object is gone or forbidden is its failure, a failing store the run's."""
         try:
-            return read_object(str(uri), self.access[str(dataset)], MAX_BYTES)
+            return read_object(uri, self.access[dataset], most)
         except MissingObjectError as error:
             return ImageError(str(error), "missing")
         except TooLargeObjectError as error:
@@ -82,12 +114,13 @@ class Load:
         except DeniedObjectError as error:
             return ImageError(str(error), "denied")
 
-    def _load(self, content: bytes | ImageError) -> dict[str, Any]:
+    def _load(self, content: bytes | ImageError, most: int | None) -> dict[str, Any]:
         image = self.config.image
         try:
             if isinstance(content, ImageError):
                 raise content
-            photo = decode(content, image.resize, image.crop)
+            with ceiling(most):
+                photo = decode(content, image.resize, image.crop)
         except ImageError as error:
             return self._failed(error.kind, error.message)
         settings = self.config.segments
@@ -107,6 +140,11 @@ class Load:
         row |= {"width": photo.width, "height": photo.height}
         row |= characteristics(photo.pixels)
         return row | dict(zip(ERROR, error, strict=True))
+
+
+def _is_larger(content: bytes | ImageError) -> bool:
+    """Whether a file was left unread, as it is larger than was asked for."""
+    return isinstance(content, ImageError) and content.kind == "too_large"
 
 
 class Perturb:

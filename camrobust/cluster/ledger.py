@@ -183,6 +183,11 @@ class Watch:
             found |= zip(places, done, strict=True)
         return [found[place] for place in range(len(keys))]
 
+    def renew(self) -> None:
+        """Give the next of several images that are worked on together the whole time."""
+        if self.ledger is not None and self.timeout_s:
+            faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=STANDARD_ERROR)
+
     def _over(self, keys: Sequence[Key], work: Callable[[], T], refuse: Callable[[str], T]) -> T:
         if self.ledger is None:
             return work()

@@ -38,7 +38,7 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 def in_order(images: Tensor, precision: str) -> Tensor:
     """Images (B, 3, H, W) in the order of memory in which the device convolves fastest: the layers hand it on.
 
-    Channels last, but for full precision on a GPU (`camrobust bench --formats`).
+    Channels last, but for full precision on a GPU (`camrobust bench formats`).
     """
     first = images.is_cuda and precision == "fp32"
     return images.contiguous(memory_format=torch.contiguous_format if first else torch.channels_last)

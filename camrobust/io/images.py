@@ -1,39 +1,43 @@
 """Photographs: decoded with Pillow, untrusted, to the square crop that everything acts on.
 
-Rules: EXIF orientation is applied, of an animation the first frame is taken, transparency is laid on mid grey,
-16-bit values are scaled (not clipped), CMYK and palettes are converted. Files that announce more pixels than Pillow's
-limit (about 179 million) are refused before they are unpacked.
+Rules: formats of a fixed list (`codecs.FORMATS`), within a budget of memory; EXIF orientation is applied, of an
+animation the first frame is taken, transparency is laid on mid grey, deeper samples are scaled to 8 bits (`levels`),
+CMYK, L*a*b* and palettes are converted. Whatever a decoder raises is an `ImageError`, never the end of the run.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 178_956_970
-MAX_BYTES = 4 * MAX_PIXELS
-"""Of a file: four for each pixel of the largest picture that Pillow unpacks."""
-GREY = (128, 128, 128)
+from camrobust.io.codecs import FORMATS, MAX_PIXELS, MIB, admit, open_picture, significant_bits, without_remarks
+from camrobust.io.levels import STRIP_PIXELS, Levels, checked, is_rgb, levels_of, to_rgb
+from camrobust.io.refusals import ImageError
+
+MAX_BYTES = 512 * MIB
+"""Of a file; a larger one is not read."""
 LUMA = (0.299, 0.587, 0.114)
 MAX_STRETCH = 50_000
 """Longest side after resizing the shorter side, px: an image of 3 x 40,000 px would otherwise become gigabytes."""
-
-
-class ImageError(Exception):
-    """An image that cannot be used.
-
-    Attributes:
-        kind: missing, empty, not_an_image, truncated or too_large.
-    """
-
-    def __init__(self, message: str, kind: str = "error") -> None:
-        super().__init__(message, kind)
-        self.kind = kind
-        self.message = message
+MAX_RESIZED_PIXELS = 2**26
+WHOLE_PIXELS = 48 * 10**6
+"""A larger picture that has to be turned or converted is resized in strips."""
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How EXIF's orientations are set upright."""
+ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -55,71 +59,146 @@ def decode(content: bytes, resize: int, crop: int) -> Photo:
     """Bytes of an image file to the centre crop.
 
     Args:
-        content: of a file in any format that Pillow reads.
+        content: of a file in one of `codecs.FORMATS`.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
 
     Raises:
-        ImageError: empty, no image, truncated or damaged, too large.
+        ImageError: empty, no image, damaged, too large, of a kind that is not read, or on an unknown scale.
     """
     if not content:
         raise ImageError("the file is empty", "empty")
-    return prepare(lambda: Image.open(BytesIO(content)), resize, crop)
+    if len(content) > MAX_BYTES:
+        raise ImageError(f"the file has more than {MAX_BYTES} bytes", "too_large")
+    try:
+        return _decode(content, resize, crop, len(content))
+    except ImageError as error:
+        whole = without_remarks(content) if error.kind in ("truncated", "not_an_image") else None
+        if whole is None:
+            raise
+    return _decode(whole, resize, crop, len(content) + len(whole))
 
 
-def prepare(opened: Callable[[], Image.Image], resize: int, crop: int) -> Photo:
-    """A picture of any format, mode and orientation to the centre crop.
+def _decode(content: bytes, resize: int, crop: int, held_bytes: int) -> Photo:
+    with _told():
+        image = open_picture(content)
+        return _photo(image, resize, crop, held_bytes, significant_bits(content), ours=True)
+
+
+def prepare(image: Image.Image, resize: int, crop: int) -> Photo:
+    """A picture that a program opened or made, of any mode and orientation, to the centre crop.
 
     Args:
-        opened: opens it.
+        image: the picture; it is decoded, else left as it is.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
 
     Raises:
-        ImageError: no image, truncated or damaged, too large.
+        ImageError: damaged, too large, of a kind that is not read, or on an unknown scale.
     """
+    with _told():
+        return _photo(image, resize, crop, 0, None, ours=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a decoder raises, as an ImageError that says it in a sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            upright = _upright_rgb(opened())
+            yield
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"more than {MAX_PIXELS} pixels; refused before unpacking", "too_large") from error
     except UnidentifiedImageError as error:
-        raise ImageError("not an image that Pillow can read", "not_an_image") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"truncated or damaged: {message}", "truncated") from error
-    square = _centre_crop(upright, resize, crop)
-    pixels = np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
-    return Photo(pixels, upright.width, upright.height)
+        raise ImageError(
+            f"not an image that Pillow can read, in one of the formats {', '.join(FORMATS)}", "not_an_image"
+        ) from error
+    except NotImplementedError as error:
+        raise ImageError(f"a kind of image that Pillow does not read: {_words(error)}", "unsupported") from error
+    except MemoryError as error:
+        raise ImageError("decoding it takes more memory than a worker may use", "too_large") from error
+    except Exception as error:  # decoders of strangers' bytes raise anything
+        raise ImageError(f"truncated or damaged: {_words(error)}", "truncated") from error
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _photo(image: Image.Image, resize: int, crop: int, file_bytes: int, bits: int | None, *, ours: bool) -> Photo:
+    size = image.size
+    admit(image, file_bytes, resize, ours=ours)
+    levels = levels_of(image, bits)
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I;16", "I", "F")):
-        values = np.asarray(upright, dtype=np.float64)
-        scale = 255 / 65535 if upright.mode != "F" else 255.0
-        return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        layered = upright.convert("RGBA")
-        background = Image.new("RGBA", layered.size, (*GREY, 255))
-        return Image.alpha_composite(background, layered).convert("RGB")
-    return upright.convert("RGB")
+    if image.format == "TIFF":
+        size = image.size  # Pillow turns it while it loads
+    orientation = image.getexif().get(ORIENTATION)
+    turn = orientation if isinstance(orientation, int) and orientation in TURNS else None
+    width, height = size[::-1] if turn in ON_ITS_SIDE else size
+    square = _centre_crop(image, checked(image, levels), turn, resize, crop)
+    pixels = np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+    return Photo(pixels, width, height)
 
 
-def _centre_crop(image: Image.Image, resize: int, crop: int) -> Image.Image:
-    """Resize the shorter side and cut the centre, without ever holding a stretched strip larger than needed."""
-    width, height = image.size
-    short = min(width, height)
-    if max(width, height) * resize // short > MAX_STRETCH:
+def _centre_crop(image: Image.Image, levels: Levels, turn: int | None, resize: int, crop: int) -> Image.Image:
+    """Set upright, to RGB, resize the shorter side and cut the centre."""
+    width, height = image.size[::-1] if turn in ON_ITS_SIDE else image.size
+    short, long = min(width, height), max(width, height)
+    if long * resize // short > min(MAX_STRETCH, MAX_RESIZED_PIXELS // resize):
         raise ImageError(f"{width} x {height} px is too narrow to be resized to {resize} px", "too_large")
     size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-    resized = image.resize(size, Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + crop, top + crop))
+    if width * height > WHOLE_PIXELS and not (turn is None and is_rgb(image, levels)):
+        columns = _columns(image, levels, turn, (width, height), (size[0], left, crop))
+        return columns.resize((crop, size[1]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
+    if not (turn is None and is_rgb(image, levels)):
+        image = _whole(image, levels, turn, (width, height))
+    return image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + crop, top + crop))
+
+
+def _whole(image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int]) -> Image.Image:
+    """The picture upright, as RGB."""
+    whole = Image.new("RGB", size)
+    for first, last in _rows(size):
+        whole.paste(to_rgb(_upright(image, turn, first, last), levels), (0, first))
+    return whole
+
+
+def _columns(
+    image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int], wanted: tuple[int, int, int]
+) -> Image.Image:
+    """The picture upright, as RGB, resized along its rows and cut to the columns that are wanted.
+
+    So a large picture is never held in another form than decoded. Pillow resizes along the rows first, too, except for
+    pictures more than twice as high as wide: there bits may be one level away from what one call would give.
+    """
+    width, left, crop = wanted
+    columns = Image.new("RGB", (crop, size[1]))
+    for first, last in _rows((max(size[0], width), size[1])):
+        strip = to_rgb(_upright(image, turn, first, last), levels)
+        resized = strip.resize((width, last - first), Image.Resampling.BILINEAR)
+        columns.paste(resized.crop((left, 0, left + crop, last - first)), (0, first))
+    return columns
+
+
+def _rows(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """First and last row of strips of about `STRIP_PIXELS`."""
+    rows = max(1, STRIP_PIXELS // size[0])
+    for first in range(0, size[1], rows):
+        yield first, min(first + rows, size[1])
+
+
+def _upright(image: Image.Image, turn: int | None, first: int, last: int) -> Image.Image:
+    """Rows first to last of the picture as it stands upright."""
+    width, height = image.size
+    if turn in ON_ITS_SIDE:
+        box = (first, 0, last, height) if turn in (5, 6) else (width - last, 0, width - first, height)
+    else:
+        box = (0, height - last, width, height - first) if turn in (3, 4) else (0, first, width, last)
+    strip = image.crop(box)
+    return strip if turn is None else strip.transpose(TURNS[turn])
 
 
 def characteristics(pixels: NDArray[np.uint8]) -> dict[str, float]:

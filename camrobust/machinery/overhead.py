@@ -1,4 +1,4 @@
-"""`camrobust bench --overhead N`: the job through Ray against the same stages in a bare loop, on this machine."""
+"""`camrobust bench overhead N`: the job through Ray against the same stages in a bare loop, on this machine."""
 
 import tempfile
 import time

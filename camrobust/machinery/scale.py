@@ -1,4 +1,4 @@
-"""`camrobust bench --scale N`: what lies around the measuring, at N images: planning, the stream, resume, verify.
+"""`camrobust bench scale N`: what lies around the measuring, at N images: planning, the stream, resume, verify.
 
 The manifest names N images that do not exist, and a stub stands for load, perturb and explain: it returns the rows of
 an image without looking at it. Everything else is the job's own code. Every step runs in a process of its own; shown is

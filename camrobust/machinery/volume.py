@@ -1,4 +1,4 @@
-"""`camrobust bench --aggregate ROWS`: synthetic score rows on disk, reduced to every summary, and checked.
+"""`camrobust bench rows N`: synthetic score rows on disk, reduced to every summary, and checked.
 
 The rows are written by the job's own writer, in commits of the size that the job makes: 2 datasets, 5 models, 10 CAMs
 and 8 perturbations at 5 severities; the number of images follows. Each step runs in a process of its own, whose

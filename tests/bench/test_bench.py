@@ -1,5 +1,7 @@
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
     monkeypatch.setitem(bench.SEGMENT_BATCH, "cpu", 2)
     monkeypatch.setattr(bench, "SEGMENT_SETTINGS", bench.SEGMENT_SETTINGS[-1:])
-    assert main(["bench", "--repeats", "1", "--peers", "--json"]) == 0
+    assert main(["bench", "peers", "--repeats", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ratios"]["plain forward"] == 1
     assert found["ratios"]["ten CAMs, ranks, RBO, rows"] > 0
@@ -34,6 +36,33 @@ def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
     assert " | 2 of 2 |" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: WHAT; see camrobust bench --help"),
+        (["--chaos", "3"], "argument WHAT: invalid choice: '3' (choose from "),
+        (["chaos"], "the following arguments are required: N; see camrobust bench chaos --help"),
+        (["chaos", "0"], "argument N: must be a number above 0, got 0; see camrobust bench chaos --help"),
+        (["zoo", "--seed", "1"], "unrecognized arguments: --seed 1; see camrobust --help"),
+        (["formats", "--precision", "bf16"], "unrecognized arguments: --precision bf16; see camrobust --help"),
+        (["scale", "10", "--device", "cuda"], "unrecognized arguments: --device cuda; see camrobust --help"),
+    ],
+)
+def test_a_benchmark_takes_its_own_options_and_no_others(arguments, sentence, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"camrobust: {sentence}")
+
+
+def test_every_benchmark_that_a_page_names_is_there():
+    from camrobust.interface.bench import BENCHMARKS
+
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", root / "Makefile", *(root / "docs").glob("*.md"), *root.glob("camrobust/**/*.py")]
+    named = {name for page in pages for name in re.findall(r"camrobust bench ([^W\s`]+)", page.read_text())}
+    assert named >= {"peers", "chaos", "rows"}
+    assert named <= BENCHMARKS.keys()
+
+
 def test_candidates_take_turns():
     order = []
     seconds = bench.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 9, "cpu")
@@ -48,14 +77,14 @@ def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
     from camrobust.core.perturb import without_model
 
     monkeypatch.setitem(perturbing.BATCH, "cpu", 1)
-    assert main(["bench", "--perturbations", "--peers", "--repeats", "1", "--json"]) == 0
+    assert main(["bench", "perturbations", "--peers", "--repeats", "1", "--json"]) == 0
     rows = {row["perturbation"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == {*without_model(), "these 19"}
     compared = [row for name, row in rows.items() if "peer_ms" in row and name != "these 19"]
     assert len(compared) == 19
     assert sum(row["ms"] for row in compared) == pytest.approx(rows["these 19"]["ms"], abs=0.2)
     assert rows["zoom_blur"]["times_faster"] > 1
-    assert main(["bench", "--perturbations", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
+    assert main(["bench", "perturbations", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
 
 
 def test_orders_of_memory_are_timed_in_every_precision_of_the_device(monkeypatch, capsys):
@@ -65,11 +94,11 @@ def test_orders_of_memory_are_timed_in_every_precision_of_the_device(monkeypatch
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
     # What is compiled takes a minute, and a compiler; here it is the module itself.
     monkeypatch.setattr(torch, "compile", lambda module, **_settings: module)
-    assert main(["bench", "--formats", "--repeats", "1", "--json"]) == 0
+    assert main(["bench", "formats", "--repeats", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["precision"] for row in rows] == ["fp32", "bf16"]
     assert all(float(row[way]) > 0 for row in rows for way in row if way != "precision")
-    assert main(["bench", "--formats", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
+    assert main(["bench", "formats", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
 
 
 def test_the_zoo_says_what_works_and_why_not():

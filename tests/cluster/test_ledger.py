@@ -2,15 +2,18 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import ray
 
 from camrobust.cluster import pipeline
+from camrobust.cluster.actors import Load
 from camrobust.cluster.ledger import Watch, open_ledger
 from camrobust.cluster.session import session
-from camrobust.config import ClusterConfig
+from camrobust.config import ClusterConfig, parse_config
 from camrobust.errors import RunFailed, UserError
+from tests.photos import write_photos
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 WHY = "refused: the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
@@ -107,3 +110,39 @@ def test_what_a_worker_raises_is_one_sentence(error, sentence):
         ray.data.range(1).map_batches(fail).take_all()
     assert str(told.value).startswith(sentence)
     assert "\n" not in str(told.value)
+
+
+def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(tmp_path):
+    """Fetching is inside the ledger's eye: kill -9 at one address, four images in one batch."""
+    write_photos(tmp_path / "set", 4)
+    fetched = tmp_path / "fetched"
+
+    class Fatal(Load):
+        def _fetch(self, uri, dataset, most):
+            with fetched.open("a") as file:
+                file.write(f"{Path(uri).stem[-1]}\n")
+            if uri.endswith("photo-002.jpg"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._fetch(uri, dataset, most)
+
+    config = parse_config({
+        "output": str(tmp_path / "out"), "datasets": [{"name": "d", "images": str(tmp_path / "set")}],
+        "models": ["tests.toys:pooled"], "cams": ["gradcam"], "perturbations": ["contrast:1"],
+    })  # fmt: skip
+    ledger = open_ledger("fetch")
+    names = [f"photo-{number:03}.jpg" for number in range(4)]
+    rows = [
+        {"uri": str(tmp_path / "set" / name), "dataset": "d", "image_id": name, "label": -1, "parts": "0"}
+        for name in names
+    ]
+    done = (
+        ray.data.from_items(rows, override_num_blocks=1)
+        .map_batches(Fatal(config, ledger), batch_size=4, batch_format="numpy", num_cpus=0.5)
+        .take_all()
+    )
+    found = {row["image_id"]: (row["kind"], row["message"]) for row in done}
+    seconds = f"{config.cluster.image_timeout_s:g} s in the stage load)"
+    why = f"the worker died 3 times at this image (crash, out of memory, or more than {seconds}"
+    assert found == dict.fromkeys(names, ("", "")) | {"photo-002.jpg": ("quarantined", why)}
+    assert fetched.read_text().split().count("2") == 3
+    assert ray.get(ledger.look.remote())["load"][2] == 0

@@ -1,0 +1,180 @@
+"""The peak memory of loading, measured: a fresh process for each hostile file, whose peak the kernel knows."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+from tests.pictures import chunk, png, tiff
+
+MIB = 2**20
+BUDGET_MIB = 1024
+SIDE = 13_377
+"""13,377² px are as many as Pillow opens."""
+
+MEASURE = """
+import json, os, sys
+from pathlib import Path
+import numpy as np
+import torch
+from camrobust.cluster.actors import Load
+from camrobust.config import parse_config
+from tests.photos import write_photos
+
+torch.set_num_threads(1)
+folder, batches = Path(sys.argv[1]), json.loads(sys.argv[2])
+write_photos(folder / "warm", 1)
+config = parse_config({
+    "output": str(folder / "out"), "datasets": [{"name": "d", "images": str(folder)}],
+    "models": ["tests.toys:pooled"], "cams": ["gradcam"], "perturbations": ["contrast:1"],
+})
+load = Load(config)
+def rows(uris):
+    count = len(uris)
+    return {"uri": np.array([str(folder / uri) for uri in uris]), "dataset": np.full(count, "d"),
+            "image_id": np.array(uris), "label": np.full(count, -1), "parts": np.array(["0"] * count, dtype=object)}
+def mib(field):
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
+load(rows(["warm/photo-000.jpg"]))
+for name, uris in batches.items():
+    # A process of its own for each: the kernel begins a child's peak at what it has then.
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0, name
+        continue
+    idle = mib("VmRSS")
+    done = load(rows(uris))
+    level = float(done["pixels"].mean())
+    found = {"name": name, "peak": mib("VmHWM") - idle, "kinds": sorted({*done["kind"].tolist()}), "level": level}
+    print(json.dumps(found), flush=True)
+    os._exit(0)
+"""
+
+
+def zeros_png(colour, depth, *before):
+    """A PNG of the largest size whose samples are all zero, without a picture of it in this process."""
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    row = bytes(1 + -(-SIDE * channels * depth // 8))
+    packer = zlib.compressobj(9)
+    body = b"".join(packer.compress(row) for _ in range(SIDE)) + packer.flush()
+    empty = png([], SIDE, SIDE, depth, colour, *before)
+    start = empty.index(b"IDAT") - 4
+    return empty[:start] + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def saved(size, kind, mode="RGB", **settings):
+    sink = io.BytesIO()
+    Image.new(mode, size, None if mode == "P" else 128 if mode == "L" else (128, 128, 128)).save(sink, kind, **settings)
+    return sink.getvalue()
+
+
+def frames(size, kind, **settings):
+    sink = io.BytesIO()
+    first = Image.new("RGB", size, (128, 128, 128))
+    first.save(sink, kind, save_all=True, append_images=[Image.new("RGB", size, (1, 2, 3))], **settings)
+    return sink.getvalue()
+
+
+def turned(content, orientation=6):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    payload = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    return content[:2] + b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload + content[2:]
+
+
+def announced(content, before, packing, *size):
+    """A small file whose header announces another size, after some bytes that stand in front of it."""
+    assert content.count(before) == 1
+    place = content.index(before) + len(before)
+    new = struct.pack(packing, *size)
+    return content[:place] + new + content[place + len(new) :]
+
+
+def one_strip():
+    tags = {256: ("I", SIDE), 257: ("I", SIDE), 258: ("H", 8, 8, 8), 259: ("H", 5), 262: ("H", 2), 277: ("H", 3)}
+    return tiff(bytes(1000), tags)
+
+
+SQUARE = (9000, 9000, 0, 0, 9000, 9000)
+PALETTE = (b"PLTE", bytes((0, 0, 0, 255, 255, 255)) * 128)
+LARGE = (SIDE, SIDE)
+FILES = {
+    "palette.png": (lambda: zeros_png(3, 8, PALETTE, (b"tRNS", b"\0")), ""),
+    "16-bit.png": (lambda: zeros_png(0, 16), ""),
+    "16-bit-colours.png": (lambda: zeros_png(2, 16), ""),
+    "turned.jpg": (lambda: turned(saved(LARGE, "JPEG")), ""),
+    "progressive.jpg": (lambda: saved(LARGE, "JPEG", progressive=True), ""),
+    "progressive-444.jpg": (
+        lambda: announced(
+            saved((64, 64), "JPEG", progressive=True, subsampling=0), b"\xff\xc2\0\x11\x08", ">HH", *LARGE
+        ),
+        "too_large",
+    ),
+    "progressive-444-middle.jpg": (lambda: saved((10_500, 10_000), "JPEG", progressive=True, subsampling=0), ""),
+    "lzw.tif": (lambda: saved(LARGE, "TIFF", compression="tiff_lzw"), ""),
+    "lzw-one-strip.tif": (one_strip, "too_large"),
+    "turned.tif": (lambda: saved((9000, 8000), "TIFF", compression="tiff_lzw", tiffinfo={274: 6}), ""),
+    "large.webp": (
+        lambda: announced(frames((64, 64), "WEBP"), b"VP8X\x0a\0\0\0\x02\0\0\0", "<HBH", 16_000, 0, 11_000),
+        "too_large",
+    ),
+    "animated.webp": (lambda: frames((8000, 5000), "WEBP", method=0, quality=1), ""),
+    "large.avif": (lambda: announced(saved((64, 64), "AVIF"), b"ispe\0\0\0\0", ">II", 8000, 5500), "too_large"),
+    "444.avif": (lambda: saved((6000, 5000), "AVIF", "RGBA", speed=10, subsampling="4:4:4"), ""),
+    "animated.avif": (lambda: frames((3000, 2000), "AVIF", speed=10), ""),
+    "reduced.jp2": (lambda: saved((8000, 7000), "JPEG2000", quality_layers=[100]), ""),
+    "no-levels.jp2": (
+        lambda: announced(
+            announced(saved((64, 64), "JPEG2000", num_resolutions=1), b"\xff\x4f\xff\x51\0\x2f\0\0", ">6I", *SQUARE),
+            b"ihdr",
+            ">II",
+            9000,
+            9000,
+        ),
+        "too_large",
+    ),
+    "large.gif": (lambda: saved(LARGE, "GIF", "P"), ""),
+    "animated.gif": (lambda: frames((4000, 3000), "GIF"), ""),
+    "animated.png": (lambda: frames((4000, 3000), "PNG", compress_level=1), ""),
+    "plain.ppm": (lambda: b"P3 13377 13377 255\n" + b"1 " * 10**6, "too_large"),
+    "large.bmp": (lambda: saved((10_000, 11_000), "BMP"), ""),
+}
+ZEROS = {"three of 700 MiB": (3, 700, "too_large"), "three of 500 MiB": (3, 500, "not_an_image"),
+         "twenty of 15 MiB": (20, 15, "not_an_image")}  # fmt: skip
+
+
+def write_zeros(folder, count, size_mib):
+    """Files without a block on the disk."""
+    for number in range(count):
+        with (folder / f"{size_mib}-{number}.jpg").open("wb") as file:
+            file.truncate(size_mib * MIB)
+    return [f"{size_mib}-{number}.jpg" for number in range(count)]
+
+
+def test_a_load_worker_stays_within_a_gibibyte_whatever_the_files(tmp_path):
+    for name, (make, _) in FILES.items():
+        (tmp_path / name).write_bytes(make())
+    batches = {name: [name] for name in FILES}
+    batches |= {name: write_zeros(tmp_path, count, size) for name, (count, size, _) in ZEROS.items()}
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), json.dumps(batches)],
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-2000:]
+    lines = {line["name"]: line for line in map(json.loads, found.stdout.splitlines())}
+    kinds = {name: kind for name, (*_, kind) in (FILES | ZEROS).items()}
+    assert {name: line["kinds"] for name, line in lines.items()} == {name: [kind] for name, kind in kinds.items()}
+    above = {name: round(line["peak"]) for name, line in lines.items() if line["peak"] >= BUDGET_MIB}
+    assert above == {}, f"MiB above idle, at most {BUDGET_MIB}"
+    # What is large is really decoded, or this would show nothing.
+    assert lines["16-bit-colours.png"]["peak"] > 600
+    grey = {name: line["level"] for name, line in lines.items() if name.endswith((".jpg", ".tif")) and not kinds[name]}
+    assert set(grey.values()) == {128.0}
