@@ -3,7 +3,7 @@
 So an image that kills its worker (segfault, out of memory) or never ends is found and named. Ray Data retries a batch
 whose worker died without end, which is right for machines that vanish and wrong for an image that is the cause: an
 image whose worker died `DEATHS` times, on nodes that lived on, becomes a failure row. And so it is known what each
-stage has done, for progress lines, `camrobust status`, done.json, and Ray's Prometheus endpoint.
+stage has done, for progress lines, `camrobust status`, done/NUMBER.json, and Ray's Prometheus endpoint.
 """
 
 import faulthandler
