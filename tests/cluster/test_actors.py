@@ -50,7 +50,7 @@ def run(tmp_path, monkeypatch):
         perturbed = Perturb(config, plan.parts, "cpu")(Load(config)(rows))
         assert perturbed["variants"].shape[1] == 1 + max(map(len, plan.parts))
         explained = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")(perturbed)
-        counts = Commit(config.output)(explained)
+        counts = Commit(config.output, 0)(explained)
         return tmp_path / name, plan, int(counts["rows"][0])
 
     return measure
