@@ -5,12 +5,17 @@ import json
 import boto3
 import polars as pl
 import pytest
+from ray import cloudpickle
 
 from camrobust.cli import main
+from camrobust.cluster.actors import Commit, Load
+from camrobust.config import parse_config
 from camrobust.errors import UserError
 from camrobust.io import s3 as stores
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.runs import open_run
 from camrobust.io.store import open_store, read_object
+from camrobust.plan import make_plan
 from tests.photos import write_photos
 from tests.runs import camrobust, config
 
@@ -151,3 +156,27 @@ def test_answers_of_a_store_are_explained():
 def test_an_address_without_a_bucket():
     with pytest.raises(UserError, match="names no bucket; write s3://bucket/prefix"):
         open_store("s3:///x")
+
+
+def test_nothing_that_goes_to_workers_holds_a_key(bucket, object_store):
+    """Credentials are found where the work is done."""
+    plan = make_plan(
+        parse_config(
+            {
+                "output": f"s3://{bucket}/run",
+                "datasets": [{"name": "d", "images": f"s3://{bucket}/photos"}],
+                "models": ["tests.toys:pooled"],
+                "cams": ["gradcam"],
+                "perturbations": ["contrast:1"],
+            }
+        ),  # fmt: skip
+        pl.DataFrame({"dataset": ["d"], "image_id": ["a"], "uri": [f"s3://{bucket}/photos/a.jpg"], "label": [None]}),
+    )
+    folder = open_run(plan.config.output)
+    folder.store.write("x", b"")  # so that the client of this process has the credentials
+    sent = cloudpickle.dumps(
+        [Load(plan.config), Commit(folder.uri, 1), folder, (plan.config, plan.parts, plan.weights, plan.manifest)]
+    )
+    assert bucket.encode() in sent
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+        assert object_store[name].encode() not in sent
