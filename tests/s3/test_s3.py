@@ -169,7 +169,7 @@ def test_nothing_that_goes_to_workers_holds_a_key(bucket, object_store):
                 "cams": ["gradcam"],
                 "perturbations": ["contrast:1"],
             }
-        ),  # fmt: skip
+        ),
         pl.DataFrame({"dataset": ["d"], "image_id": ["a"], "uri": [f"s3://{bucket}/photos/a.jpg"], "label": [None]}),
     )
     folder = open_run(plan.config.output)
