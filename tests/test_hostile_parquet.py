@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from camrobust.io.results import FILES_KEY
+from camrobust.io.commits import FILES_KEY
 from camrobust.workflow import aggregate
 from tests.runs import ROOT, environment
 from tests.test_combine import write_run
