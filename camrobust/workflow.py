@@ -22,7 +22,7 @@ from camrobust.io.results import empty_frame
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.io.tables import Budget, read_frame
 from camrobust.report.page import Report, build_report
-from camrobust.report.reading import finite
+from camrobust.report.reading import checked
 from camrobust.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.verify import Verdict, verify
 
@@ -331,12 +331,12 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
     names = (*SUMMARIES, "tests", "characteristics")
     place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
     try:
-        return {
-            name: finite(read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0])
-            for name in names
+        found = {
+            name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
         }
     except MissingObjectError as error:
         raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
+    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in found.items()}
 
 
 def report(folder: RunFolder, number: int | None = None) -> str:

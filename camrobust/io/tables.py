@@ -127,10 +127,11 @@ def opened(store: Store, key: str) -> Iterator[tuple[BinaryIO, int]]:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if store.links else os.O_NOFOLLOW))
     except (OSError, ValueError) as error:
         raise MissingObjectError(f"there is no file {path}") from error
+    found = os.fstat(handle)
+    if not S_ISREG(found.st_mode):
+        os.close(handle)
+        raise MissingObjectError(f"there is no file {path}, but something else")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not S_ISREG(found.st_mode):
-            raise MissingObjectError(f"there is no file {path}, but something else")
         yield file, found.st_size
 
 
