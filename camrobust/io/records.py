@@ -5,7 +5,7 @@ docs/protocol.md says who writes which of them and what a reader believes. Whoev
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -231,8 +231,7 @@ class ConfigPart(_Part):
 
 def _typed(form: type[_Part], raw: dict[str, Any]) -> dict[str, Any]:
     """Plain data in its own order, what the form names of its kind, and there."""
-    if sum(_plain(raw)) > MAX_PLAIN:
-        raise ValueError(f"more than {MAX_PLAIN} characters and values")
+    _check_plain(raw)
     try:
         return _filled(raw, form.model_validate(raw))
     except ValidationError as error:
@@ -249,22 +248,27 @@ def _filled(raw: Mapping[str, Any], part: _Part) -> dict[str, Any]:
     return {**raw, **found}
 
 
-def _plain(value: Any, depth: int = 0) -> Iterator[int]:
-    """Sizes of everything in a value, itself included.
+def _check_plain(value: Any) -> None:
+    """Refuse what a configuration cannot hold.
 
     Raises:
-        ValueError: it is too deep, or holds a number that is not finite or beyond 64 bits.
+        ValueError: it is too large or too deep, or holds a number that is not finite or beyond 64 bits.
     """
-    if depth > DEEPEST:
-        raise ValueError(f"values lie more than {DEEPEST} levels deep")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number must be finite")
-    if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
-        raise ValueError(f"a number must fit into {LARGEST_BITS} bits")
-    yield 1 + (len(value) if isinstance(value, str) else 0)
-    if isinstance(value, (dict, list)):
-        for one in value if isinstance(value, list) else [*value, *value.values()]:
-            yield from _plain(one, depth + 1)
+    size, waiting = 0, [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        size += 1 + (len(one) if isinstance(one, str) else 0)
+        if size > MAX_PLAIN:
+            raise ValueError(f"more than {MAX_PLAIN} characters and values")
+        if depth > DEEPEST:
+            raise ValueError(f"values lie more than {DEEPEST} levels deep")
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ValueError("a number must be finite")
+        if isinstance(one, int) and one.bit_length() > LARGEST_BITS:
+            raise ValueError(f"a number must fit into {LARGEST_BITS} bits")
+        if isinstance(one, (dict, list)):
+            below = one if isinstance(one, list) else [*one, *one.values()]
+            waiting += [(part, depth + 1) for part in below]
 
 
 class DescribedRecord(Record):

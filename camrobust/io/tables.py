@@ -153,12 +153,15 @@ def read_coded(
     where, budget = store.locate(key), budget or Budget()
     with opened(store, key) as (file, size), _told(where):
         budget.add(size)
-        with pq.ParquetFile(file, read_dictionary=[one.name for one in columns if _varies(one)]) as parquet:
-            known = _known(parquet, columns, where)
-            budget.take(_needed(parquet.metadata, known, file), where)
-            file.seek(0)
-            table = parquet.read(columns=[one.name for one in known], use_threads=False)
-            told = dict(parquet.schema_arrow.metadata or {})
+        footer = pq.ParquetFile(file)
+        known = _known(footer, columns, where)
+        budget.take(_needed(footer.metadata, known, file), where)
+        texts = [one.name for one in known if _varies(one)]
+        # Text is read as codes, which cannot be asked for before it is known that there is text.
+        table = pq.ParquetFile(file, metadata=footer.metadata, read_dictionary=texts).read(
+            columns=[one.name for one in known], use_threads=False
+        )
+        told = dict(footer.schema_arrow.metadata or {})
         table.validate(full=True)
         return _fitted(table, columns, where), told
 

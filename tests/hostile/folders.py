@@ -85,7 +85,7 @@ def repair(folder):
             files = json.loads(table.schema.metadata[FILES_KEY])
             sizes = {key: (folder / key).stat().st_size if (folder / key).is_file() else size
                      for key, size in files.items()}  # fmt: skip
-        except Exception:  # noqa: BLE001, S112 - damaged itself, and left as it is
+        except Exception:  # noqa: BLE001 - damaged itself, and left as it is
             continue
         if sizes != files:
             told = table.schema.metadata | {FILES_KEY: json.dumps(sizes).encode()}

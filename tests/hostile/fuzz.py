@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
+from stat import S_ISREG
 
 import vl_convert
 
@@ -18,7 +19,13 @@ from camrobust.report import page
 from tests.hostile.folders import write
 from tests.hostile.mutations import bomb, mutate
 
-UNFORESEEN = ("stopped by ", "this machine's memory is not enough", "nested too deep to be read", "Traceback", "panicked")
+UNFORESEEN = (
+    "stopped by ",
+    "this machine's memory is not enough",
+    "nested too deep to be read",
+    "Traceback",
+    "panicked",
+)
 """What the last resort says; here it must never have been needed."""
 COMMANDS = (("verify", "RUN"), ("status", "RUN"), ("report", "RUN"), ("compare", "WHOLE", "RUN"), ("aggregate", "RUN"))
 DRAWING = {
@@ -34,7 +41,7 @@ class Output:
     """What a command prints, Rust's libraries included."""
 
     def __init__(self, folder):
-        self.files = [open(folder / name, "w+b", buffering=0) for name in ("out", "err")]  # noqa: SIM115
+        self.files = [(folder / name).open("w+b", buffering=0) for name in ("out", "err")]
 
     def __enter__(self):
         sys.stdout.flush()
@@ -61,14 +68,18 @@ class Output:
 def contents(folder):
     """Every path below a folder, what kind it is, and the bytes of small files."""
     found = {}
-    for root, folders, names in os.walk(os.fsencode(folder)):
+    for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
-            path = os.path.join(root, name)
-            status = os.lstat(path)
-            regular = status.st_mode & 0o170000 == 0o100000
-            kept = status.st_size if not regular or status.st_size > 2**20 else Path(os.fsdecode(path)).read_bytes()
-            found[path] = (status.st_mode, os.readlink(path) if status.st_mode & 0o170000 == 0o120000 else kept)
-    return {path: one if not isinstance(one[1], int) or one[0] & 0o170000 != 0o040000 else one[0] for path, one in found.items()}
+            path = Path(root, name)
+            status = path.lstat()
+            if path.is_symlink():
+                held = path.readlink()
+            elif S_ISREG(status.st_mode):
+                held = path.read_bytes() if status.st_size <= 2**20 else status.st_size
+            else:
+                held = None
+            found[str(path)] = (status.st_mode, held)
+    return found
 
 
 def try_one(place, base, seed, output, bombs):
@@ -96,8 +107,8 @@ def try_one(place, base, seed, output, bombs):
             with output:
                 main([*given, "--verbose"])
             wrong.append(f"{command[0]}: {code} {output.error()[-1500:]}")
-    changed = [os.fsdecode(path) for path, found in contents(place).items() if before.get(path) != found]
-    gone = [os.fsdecode(path) for path in before if not os.path.lexists(path)]
+    changed = [path for path, found in contents(place).items() if before.get(path) != found]
+    gone = [path for path in before if not os.path.lexists(path)]
     ours = tuple(f"{run}/{name}" for name in OURS)
     wrong += [f"changed {path!r}" for path in changed if not path.startswith(ours)]
     wrong += [f"deleted {path!r}" for path in gone]
@@ -133,7 +144,7 @@ def fuzz(count, seed=0, first=0):
             if wrong:
                 offenders.append({"number": number, "told": told, "wrong": wrong})
             if os.environ.get("FUZZ_VERBOSE"):
-                print(number, peak_mib(), told, ended, file=sys.stderr, flush=True)
+                sys.stderr.write(f"{number} {peak_mib()} {told!a} {ended}\n")
             shutil.rmtree(place)
     return {"offenders": offenders, "codes": dict(sorted(codes.items())), "idle_mib": idle, "peak_mib": peak_mib()}
 
@@ -166,4 +177,4 @@ def peak_mib():
 
 if __name__ == "__main__":
     given = [int(one) for one in sys.argv[1:]]
-    print(json.dumps(fuzz(*given), indent=1))
+    sys.stdout.write(json.dumps(fuzz(*given), indent=1))

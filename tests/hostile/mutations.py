@@ -6,7 +6,6 @@ import random
 import shutil
 import socket
 import struct
-import sys
 from multiprocessing import get_context
 
 import numpy as np
@@ -91,7 +90,7 @@ def _value(content, dice):
         place[path[-1]] = "DEEP"
     else:
         place[path[-1]] = {
-            "replace": value, "nest": {"a": [place[path[-1]]]}, "many": [place[path[-1]]] * 20_000, "long": "y" * 2**20,
+            "replace": value, "nest": {"a": [place[path[-1]]]}, "many": [place[path[-1]]] * 3_000, "long": "y" * 2**20,
         }[what]  # fmt: skip
     depth = dice.choice([50, 500, 100_000])
     written = json.dumps(found).replace('"DEEP"', "[" * depth + "]" * depth)
@@ -113,7 +112,8 @@ def _raw(content, dice):
     flipped[place % len(flipped)] ^= 1 << dice.randrange(8)
     ways = {
         "empty": b"", "{}": b"{}", "[]": b"[]", "null": b"null", "text": b'"x"', "cut": content[:place],
-        "flipped": bytes(flipped), "deep": b"[" * 300_000, "deep keys": b'{"a":' * 100_000, "BOM": b"\xef\xbb\xbf" + content,
+        "flipped": bytes(flipped), "deep": b"[" * 300_000, "deep keys": b'{"a":' * 100_000,
+        "BOM": b"\xef\xbb\xbf" + content,
         "no UTF-8": content.replace(b"a", b"\xff", 3), "half": content.replace(b"a", rb"\ud800", 2),
         "UTF-16": content.decode(errors="replace").encode("utf-16"), "zeros": bytes(len(content)),
         "large": b'{"x":"' + b"z" * 3_000_000 + b'"}', "many": b"[" + b"[]," * 5_000_000 + b"[]]", "NaN": b"NaN",
@@ -132,28 +132,27 @@ def binary(folder, dice, _bombs):
     size = len(content)
     if size < 12:
         return "too small"
-    footer = size - 8 - min(size - 12, int.from_bytes(content[-8:-4], "little"))
     what = dice.choice(["flip", "flip footer", "flip pages", "cut", "cut front", "zeros", "length", "swap", "noise"])
     if what.startswith("flip"):
-        low, high = {"flip": (0, size), "flip footer": (footer, size), "flip pages": (4, max(5, footer))}[what]
-        for _ in range(dice.choice([1, 1, 1, 3, 30])):
-            content[dice.randrange(low, high)] ^= 1 << dice.randrange(8)
-    elif what == "cut":
-        del content[dice.randrange(size) :]
-    elif what == "cut front":
-        del content[: dice.randrange(1, size)]
-    elif what == "zeros":
-        start = dice.randrange(size)
-        length = min(size - start, dice.choice([1, 16, 200]))
-        content[start : start + length] = bytes(length)
-    elif what == "length":
-        content[-8:-4] = struct.pack("<I", dice.choice([0, 1, size, 2**31 - 1, 2**32 - 1, dice.randrange(size)]))
-    elif what == "swap":
-        content = bytearray(dice.choice(choices).read_bytes())
+        _flip(content, dice, what)
     else:
-        content = bytearray(b"PAR1" + dice.randbytes(dice.choice([1, 100, 5000])) + b"PAR1")
+        start, length = dice.randrange(size), dice.choice([1, 16, 200])
+        size_told = struct.pack("<I", dice.choice([0, 1, size, 2**31 - 1, 2**32 - 1, start]))
+        content = {
+            "cut": content[:start], "cut front": content[start:], "swap": dice.choice(choices).read_bytes(),
+            "zeros": content[:start] + bytes(min(length, size - start)) + content[start + length :],
+            "length": content[:-8] + size_told + content[-4:], "noise": b"PAR1" + dice.randbytes(length) + b"PAR1",
+        }[what]  # fmt: skip
     path.write_bytes(content)
     return f"{path.relative_to(folder)}: {what}"
+
+
+def _flip(content, dice, what):
+    size = len(content)
+    footer = size - 8 - min(size - 12, int.from_bytes(content[-8:-4], "little"))
+    low, high = {"flip": (0, size), "flip footer": (footer, size), "flip pages": (4, max(5, footer))}[what]
+    for _ in range(dice.choice([1, 1, 1, 3, 30])):
+        content[dice.randrange(low, high)] ^= 1 << dice.randrange(8)
 
 
 def table(folder, dice, bombs):
@@ -186,7 +185,9 @@ def _drop(found, dice, _bombs):
     if dice.random() < 0.3:
         return found.append_column(name, found[name]), f"{name} twice"
     if dice.random() < 0.3:
-        return found.rename_columns([one + "x" if one == name else one for one in found.column_names]), f"{name} renamed"
+        return found.rename_columns(
+            [one + "x" if one == name else one for one in found.column_names]
+        ), f"{name} renamed"
     return found.remove_column(place), f"without {name}"
 
 
@@ -196,10 +197,12 @@ def _retype(found, dice, _bombs):
     made = {
         "int": pa.array([dice.randrange(-5, 5) for _ in range(count)]), "text": pa.array(["x"] * count, pa.string()),
         "large": pa.array([2**62] * count), "list": pa.array([[1]] * count, pa.list_(pa.int64())),
-        "struct": pa.array([{"a": 1}] * count, pa.struct({"a": pa.int64()})), "half": pa.array(np.zeros(count, np.float16)),
+        "struct": pa.array([{"a": 1}] * count, pa.struct({"a": pa.int64()})),
+        "half": pa.array(np.zeros(count, np.float16)),
         "time": pa.array([0] * count, pa.timestamp("us")), "bytes": pa.array([b"\xff\xfe"] * count),
         "null": pa.nulls(count), "codes": pa.array(["x"] * count, pa.string()).dictionary_encode(),
-        "decimal": pa.array([1] * count, pa.decimal128(10, 2)), "map": pa.array([[("a", 1)]] * count, pa.map_("string", "int8")),
+        "decimal": pa.array([1] * count, pa.decimal128(10, 2)),
+        "map": pa.array([[("a", 1)]] * count, pa.map_("string", "int8")),
         "float": pa.array([0.5] * count), "bool": pa.array([True] * count),
         "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"x" * 16] * count, pa.binary(16))),
     }  # fmt: skip
@@ -230,7 +233,9 @@ def _cells(found, dice, _bombs):
     elif pa.types.is_boolean(kind):
         fresh = dice.random() < 0.5
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        fresh = dice.choice([b"", b"x", pictures(dice), (values[0] or b"")[: dice.randrange(1, 400)], b"\xff\xd8" + b"0" * 99])
+        fresh = dice.choice(
+            [b"", b"x", pictures(dice), (values[0] or b"")[: dice.randrange(1, 400)], b"\xff\xd8" + b"0" * 99]
+        )
     else:
         fresh = dice.choice([*TEXTS, *(str(one) for one in values[:3])])
     several_rows = dice.random() < 0.5
@@ -247,7 +252,8 @@ def pictures(dice):
     from PIL import Image
 
     sink = BytesIO()
-    form, size = dice.choice([("PNG", (8, 8)), ("GIF", (8, 8)), ("BMP", (3, 3)), ("PNG", (5000, 5000)), ("JPEG", (4, 4)),
+    form, size = dice.choice([("PNG", (8, 8)), ("GIF", (8, 8)), ("BMP", (3, 3)), ("PNG", (5000, 5000)),
+                              ("JPEG", (4, 4)),
                               ("TIFF", (5, 5)), ("JPEG", (5000, 10)), ("PPM", (2, 2))])  # fmt: skip
     Image.new("L", size).save(sink, form)
     return sink.getvalue()
@@ -309,20 +315,16 @@ def _made(found, name, what):
     else:
         count = BOMB_ROWS if "many rows" in what and "text" not in what else 500_000
         text = "z" * (60_000 if "text" in what else 3)
-        columns = {}
+        codes, columns = pa.array(np.zeros(count, np.int8)), {}
         for field in found.schema:
-            if field.name == name:
-                column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8)), pa.array([text]))
-            else:
-                value = found[field.name][0].as_py() if found.num_rows else None
-                column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8)), pa.array([value], field.type))
-            columns[field.name] = column
+            value = text if field.name == name else found[field.name][0].as_py() if found.num_rows else None
+            one = pa.array([value], pa.string() if field.name == name else field.type)
+            coded = pa.DictionaryArray.from_arrays(codes, one)
+            columns[field.name] = pa.nulls(count, field.type) if value is None else coded
         table = pa.table(columns, metadata=found.schema.metadata)
-        # Written as codes and read as what it stands for.
-        table = table.replace_schema_metadata(found.schema.metadata)
     plain = what.startswith("one text")
-    pq.write_table(table, sink, compression="zstd", store_schema=False, row_group_size=2**31 - 1, write_statistics=False,
-                   use_dictionary=not plain)  # fmt: skip
+    pq.write_table(table, sink, compression="zstd", store_schema=False, row_group_size=2**31 - 1,
+                   write_statistics=False, use_dictionary=not plain)  # fmt: skip
     content = sink.getvalue().to_pybytes()
     return lying(content) if "lies" in what else content
 
@@ -354,7 +356,9 @@ def file(folder, dice, _bombs):
     """A file, or the folder that holds it, is gone or is something else."""
     choices = sorted(path for path in folder.rglob("*") if not path.is_symlink())
     path = dice.choice(choices)
-    what = dice.choice(["gone", "empty", "folder", "fifo", "socket", "zeros", "outside", "loop", "nowhere", "full", "link"])
+    what = dice.choice(
+        ["gone", "empty", "folder", "fifo", "socket", "zeros", "outside", "loop", "nowhere", "full", "link"]
+    )
     where = f"{path.relative_to(folder)}: {what}"
     if what == "empty" and path.is_file():
         path.write_bytes(b"")
@@ -366,7 +370,8 @@ def file(folder, dice, _bombs):
         return where
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     replace = {
-        "folder": lambda: (path / "x").mkdir(parents=True), "fifo": lambda: os.mkfifo(path), "socket": lambda: bound(path),
+        "folder": lambda: (path / "x").mkdir(parents=True), "fifo": lambda: os.mkfifo(path),
+        "socket": lambda: bound(path),
         "zeros": lambda: path.symlink_to("/dev/zero"), "outside": lambda: path.symlink_to(folder.parent / "outside"),
         "loop": lambda: path.symlink_to(path), "nowhere": lambda: path.symlink_to("/nowhere/at/all"),
         "full": lambda: path.symlink_to("/dev/full"),
@@ -402,14 +407,10 @@ def extra(folder, dice, _bombs):
         "commits/\x1b[2J\u202e.parquet".encode(), b"scores/new\nline.parquet", b".hidden", b"commits/.hidden.parquet",
         b"/".join([b"scores", *[b"d" * 200] * 10, b"x.parquet"]), b"combined.json", b"manifest.parquet",
     ])  # fmt: skip
-    path = os.path.join(os.fsencode(folder), name)
+    path = folder / os.fsdecode(name)
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as sink:
-            sink.write(dice.choice([content, b"", b"{}", b'{"accepts": []}', b'{"holder": "x", "machine": "y"}']))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dice.choice([content, b"", b"{}", b'{"accepts": []}', b'{"holder": "x", "machine": "y"}']))
     except OSError:
         return "no room for it"
     return f"extra {name[:80]!r}"
-
-
-sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000))
