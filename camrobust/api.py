@@ -35,7 +35,7 @@ from camrobust.photographs import Photographs, check_once, levels, photo, pixels
 from camrobust.report.gallery import overlay as drawn
 from camrobust.report.notebook import notebook, pictures
 from camrobust.schema import SCORES, SUMMARIES
-from camrobust.summary.aggregate import Reduction, reduce_frame, scan_scores
+from camrobust.summary.aggregate import Reduction, reduce_frame
 from camrobust.summary.aggregate import Settings as Averaging
 from camrobust.summary.comparison import compare
 from camrobust.summary.stability import per_image
@@ -128,14 +128,13 @@ def load_run(uri: str | Path) -> Evaluation:
     """
     folder = open_run(str(uri))
     document = folder.run()
-    files, options = folder.score_files(folder.committed())
     metric = document["config"]["metric"]
     return Evaluation(
-        scan_scores(files, options).collect(),
+        folder.scores(folder.committed()),
         tuple(document["controls"]),
         metric["average"],
-        metric.get("intervals", "delta"),
-        document["config"].get("seed", 0),
+        metric["intervals"],
+        document["config"]["seed"],
     )
 
 

@@ -251,7 +251,7 @@ def _plan(given: Arguments) -> int:
     config = load_config(given.config, given.set, given.output)
     folder = open_run(config.output)
     rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
-    if folder.read_json("run.json") is None:
+    if not folder.holds("run.json"):
         folder.check_ours()
     if given.json:
         print_json(rows)

@@ -201,6 +201,8 @@ def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[
         names, parameters = some.text["perturbation"], some.text["parameter"]
         wanted = np.array([[(name, parameter) in levels for parameter in parameters.values] for name in names.values])
         kept = wanted[names.codes, parameters.codes]
+        if not kept.any():
+            continue
         yield (
             model,
             Rows(

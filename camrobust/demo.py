@@ -67,7 +67,7 @@ def demo_config(output: str) -> RunConfig:
     store = folder.store
     lines = [f"{path},{path.stem}" for path in photos()]
     created = store.create("photos.csv", "\n".join(["uri,image_id", *lines, ""]).encode())
-    if not created and folder.read_json("run.json") is None:
+    if not created and not folder.holds("run.json"):
         raise UserError(f"demo: {store.locate('photos.csv')} is not the demo's list of photos; choose another --output")
     return parse_config(
         {

@@ -4,21 +4,22 @@ Types are written as in Arrow ("string", "int8", "float32", "bool", "binary"); `
 Arrow schemas. Dictionary encoding and compression are the file's business, not the schema's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a result table."""
+    """One column of a result table; a required one is never null, and there in whatever version wrote the table."""
 
     name: str
     type: str
     meaning: str
+    required: bool = False
 
 
-def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
-    return tuple(Column(*row) for row in rows)
+def _columns(*rows: tuple[str, str, str], required: str = "") -> tuple[Column, ...]:
+    return tuple(Column(*row, required=row[0] in required.split()) for row in rows)
 
 
 CLEAN = "clean"
@@ -29,6 +30,7 @@ MANIFEST = _columns(
     ("image_id", "string", "path below the dataset's folder or prefix, or the manifest's image_id or uri"),
     ("uri", "string", "where the bytes are: a local path, s3://bucket/key, gs://bucket/key or az://container/key"),
     ("label", "int32", "true class index, null where unknown"),
+    required="dataset image_id uri",
 )
 
 KEYS = _columns(
@@ -40,6 +42,7 @@ KEYS = _columns(
     ("severity", "int8", "1 to 5, null when the strength was given by parameter"),
     ("parameter", "string", "the strength in physical terms, for example sigma=0.08"),
     ("replicate", "int16", "number of the repetition with another random draw, from 0"),
+    required="dataset model image_id cam perturbation parameter replicate",
 )
 
 SIMILARITIES = _columns(
@@ -78,6 +81,7 @@ SCORES = (
         ("same", "bool", "predicted_perturbed equals predicted_clean"),
         ("segments", "int32", "number m of segments that were ranked"),
         ("status", "string", "ok, flat_map (no ranking to compare) or not_finite; see STATUS"),
+        required="same status",
     ),
     *SIMILARITIES,
 )
@@ -100,6 +104,7 @@ IMAGES = _columns(
     ("colourfulness", "float32", "Hasler and Suesstrunk 2003 on the [0, 255] scale, 0 = grey"),
     ("edge_density", "float32", "share of pixels whose Sobel gradient of luminance exceeds 0.1"),
     ("high_frequency", "float32", "share of the luminance's spectral energy above a quarter of the sampling rate"),
+    required="dataset image_id",
 )
 
 FAILURES = _columns(
@@ -113,6 +118,7 @@ FAILURES = _columns(
         "missing, denied, empty, not_an_image, unsupported, unknown_scale, truncated, too_large, error, quarantined",
     ),
     ("message", "string", "what went wrong, one sentence"),
+    required="dataset image_id stage kind",
 )
 
 MAPS = _columns(
@@ -131,6 +137,7 @@ MAPS = _columns(
     ("height", "int16", "h of every map"),
     ("width", "int16", "w of every map"),
     ("maps", "binary", "float16 little-endian, (K, h, w) in the order of cams, each scaled to [0, 1]"),
+    required="dataset image_id model perturbation parameter replicate predicted photo cams height width maps",
 )
 
 COMMITS = _columns(
@@ -139,6 +146,7 @@ COMMITS = _columns(
     ("part", "int16", "number of the group of variants that this commit holds"),
     ("rows", "int32", "score rows of that part, all models"),
     ("failures", "int32", "failure rows of that part"),
+    required="dataset image_id part rows failures",
 )
 
 IMAGE_STABILITY = _columns(
@@ -188,6 +196,7 @@ SUMMARY_COUNTS = _columns(
     ("flip_rate", "float64", "share of pairs whose class flipped, flat maps included"),
     ("flat_share", "float64", "share of pairs without a ranking to compare"),
     ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
+    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share",
 )
 
 SUMMARIES: dict[str, tuple[str, ...]] = {
@@ -222,6 +231,7 @@ TESTS = _columns(
     ("n_groups", "int64", "how many are compared"),
     ("n_images", "int64", "images that have all of them (between datasets: images of both)"),
     ("n_dropped", "int64", "images left out because a value is missing"),
+    required="factor measure test effect_name n_groups n_images n_dropped",
 )
 
 DIFFERENCES = _columns(
@@ -266,8 +276,29 @@ CHARACTERISTICS = _columns(
     ("p", "float64", "probability of an effect at least as large where there is none"),
     ("p_corrected", "float64", "Holm over the properties of one comparison; else p itself"),
     ("n_images", "int64", "images with both"),
+    required="model cam family measure analysis n_images",
 )
 """What the characteristics of images explain; see docs/statistics.md."""
+
+
+SCORE_FILE = tuple(one for one in SCORES if one.name not in ("dataset", "model"))
+"""What a score file holds; the folders that hold it name the rest."""
+
+_SUMMARY_KEYS = {
+    one.name: replace(one, required=one.name != "severity") for one in KEYS if one.name in SUMMARIES["by_level"]
+}
+
+
+def summary_columns(name: str) -> tuple[Column, ...]:
+    """All columns of a table in `summary/`, in order.
+
+    Args:
+        name: one of `SUMMARIES`, tests or characteristics.
+    """
+    if name in ("tests", "characteristics"):
+        return TESTS if name == "tests" else CHARACTERISTICS
+    measures = [replace(one, name=f"{one.name}{end}") for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
+    return (*(_SUMMARY_KEYS[key] for key in SUMMARIES[name]), *measures, *SUMMARY_SPREAD, *SUMMARY_COUNTS)
 
 
 def partition_of(address: str) -> tuple[str, str]:

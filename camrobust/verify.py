@@ -9,14 +9,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from camrobust.io.runs import RunFolder
-from camrobust.schema import partition_of
-from camrobust.summary.aggregate import scan_scores
+from camrobust.io.tables import read_frame
+from camrobust.schema import SCORE_FILE, partition_of
 
 IMAGE = ["dataset", "image_id"]
 VARIANT = ["cam", "perturbation", "parameter", "replicate"]
 EXAMPLES = 5
-ROWS_AT_ONCE = 10_000_000
-"""Score rows that are counted together: this and the list of images bound the memory, whatever the size of the run."""
+USED = tuple(one for one in SCORE_FILE if one.name in ("image_id", *VARIANT))
+ROWS_AT_ONCE = 2_000_000
+BYTES_AT_ONCE = 256 * 2**20
+"""Score rows that are counted together: these and the list of images bound the memory, whatever the size of the run."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,10 @@ def verify(folder: RunFolder) -> Verdict:
     """
     run, committed = folder.run(), folder.committed()
     files = committed.tables("scores")
-    files_at_once = max(1, ROWS_AT_ONCE * len(files) // max(1, int(committed.units["rows"].sum())))
     manifest = folder.manifest().select(IMAGE)
     failures = folder.table("failures", committed).select(*IMAGE, "model")
     del committed
-    planned = _planned(run["cams"], run["variants"], run["planned"]["rows"] // (manifest.height * len(run["models"])))
+    planned = _planned(run["cams"], run["variants"])
     images = {
         str(name): rows.select("image_id") for (name,), rows in manifest.partition_by("dataset", as_dict=True).items()
     }
@@ -125,7 +126,7 @@ def verify(folder: RunFolder) -> Verdict:
     for (dataset, model), keys in found.items():
         known = images[dataset] if dataset in images and model in run["models"] else manifest.clear().select("image_id")
         named = failures.filter(pl.col("dataset") == dataset, pl.col("model").is_null() | (pl.col("model") == model))
-        counts = _count(known, _grouped(folder, keys, planned.variants, files_at_once))
+        counts = _count(known, _grouped(folder, keys, planned.variants))
         tallies.append(_tally((dataset, model), known, counts, named, planned))
     return Verdict(
         planned_rows=manifest.height * len(run["models"]) * planned.rows,
@@ -139,7 +140,7 @@ def verify(folder: RunFolder) -> Verdict:
     )
 
 
-def _planned(cams: Sequence[str], variants: Sequence[Mapping[str, Any]], rows: int) -> _Planned:
+def _planned(cams: Sequence[str], variants: Sequence[Mapping[str, Any]]) -> _Planned:
     named = [{"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants]
     schema = {"cam": pl.String, "perturbation": pl.String, "parameter": pl.String, "replicate": pl.Int16}
     # Small enough that a sum over all rows of an image does not overflow.
@@ -147,22 +148,35 @@ def _planned(cams: Sequence[str], variants: Sequence[Mapping[str, Any]], rows: i
     table = (
         pl.DataFrame(named, schema=schema).with_row_index("number").with_columns(mark=pl.Series(marks, dtype=pl.Int64))
     )
-    return _Planned(table, rows, int(marks.sum()))
+    return _Planned(table, table.height, int(marks.sum()))
 
 
-def _grouped(
-    folder: RunFolder, keys: Sequence[str], variants: pl.DataFrame, files_at_once: int
-) -> Iterator[pl.DataFrame]:
+def _grouped(folder: RunFolder, keys: Sequence[str], variants: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Per image of some files: its rows, how many of them are wrong, and the sum of their marks."""
-    for start in range(0, len(keys), files_at_once):
-        files, options = folder.addresses(keys[start : start + files_at_once])
-        scores = scan_scores(files, options).select("image_id", *VARIANT).join(variants.lazy(), on=VARIANT, how="left")
-        counts = scores.group_by("image_id").agg(
+    for scores in _gathered(folder, keys):
+        joined = scores.lazy().join(variants.lazy(), on=VARIANT, how="left")
+        counts = joined.group_by("image_id").agg(
             rows=pl.len().cast(pl.Int64),
             wrong=(pl.len() - pl.col("number").drop_nulls().n_unique()).cast(pl.Int64),
             marks=pl.col("mark").sum(),
         )
         yield counts.collect(engine="streaming")
+
+
+def _gathered(folder: RunFolder, keys: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """The rows of some files, of as many together as are counted at once."""
+    waiting: list[pl.DataFrame] = []
+    for key in keys:
+        waiting.append(read_frame(folder.store, key, USED)[0])
+        if sum(one.height for one in waiting) >= ROWS_AT_ONCE or sum(map(_bytes, waiting)) >= BYTES_AT_ONCE:
+            yield pl.concat(waiting)
+            waiting = []
+    if waiting:
+        yield pl.concat(waiting)
+
+
+def _bytes(table: pl.DataFrame) -> int:
+    return int(table.estimated_size())
 
 
 def _count(images: pl.DataFrame, groups: Iterator[pl.DataFrame]) -> _Counts:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from io import BytesIO
 from typing import Any
 
 import polars as pl
@@ -18,11 +17,13 @@ from camrobust.io.lease import Lease, held
 from camrobust.io.names import numbered
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.progress import Progress, in_all, read_progress, write_progress
+from camrobust.io.records import FORMAT, CombinedRecord, read_record
 from camrobust.io.results import empty_frame
 from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
+from camrobust.io.tables import Budget, read_frame
 from camrobust.report.page import Report, build_report
-from camrobust.schema import MAPS, SUMMARIES
-from camrobust.summary.aggregate import scan_scores
+from camrobust.report.reading import checked
+from camrobust.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.verify import Verdict, verify
 
 Show = Callable[[Progress], None]
@@ -79,7 +80,7 @@ def run(
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
     """
     folder = fresh_folder(config.output) if fresh else open_run(config.output)
-    found = folder.read_json("run.json")
+    found = folder.run() if folder.holds("run.json") else None
     if found is None:
         begin = _begin(config, folder, say)
     else:
@@ -290,14 +291,14 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
     Raises:
         UserError: the runs do not go together, or the output holds a run.
     """
-    if output.read_json("run.json") is not None:
+    if output.holds("run.json"):
         raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
-    if output.read_json("combined.json") is None:
+    if read_record(output.store, "combined.json", CombinedRecord) is None:
         output.check_ours()
     output.check_links()
     tables = _written(output, reduce_runs(folders, intervals), "summary/")
     document = combined_document({folder.uri: folder.run() for folder in folders})
-    output.write_json("combined.json", {**document, "finished": utc()})
+    output.write_json("combined.json", {"format": FORMAT, **document, "finished": utc()})
     parts = [(folder, folder.committed()) for folder in folders]
     images, failures = (
         pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
@@ -328,11 +329,14 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
         UserError: they were not.
     """
     names = (*SUMMARIES, "tests", "characteristics")
-    place = numbered("summary", folder.generation() if number is None else number)
+    place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
     try:
-        return {name: pl.read_parquet(BytesIO(folder.store.read(f"{place}{name}.parquet"))) for name in names}
+        found = {
+            name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
+        }
     except MissingObjectError as error:
         raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
+    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in found.items()}
 
 
 def report(folder: RunFolder, number: int | None = None) -> str:
@@ -344,12 +348,13 @@ def report(folder: RunFolder, number: int | None = None) -> str:
     number = folder.generation() if number is None else number
     document = folder.run()
     committed = folder.committed()
+    maps = folder.table("maps", committed)
     drawn = build_report(
         {**document, "finished": utc(), "times": _times(folder)},
         summaries(folder, number),
-        scan_scores(*folder.score_files(committed)),
+        folder.scores(committed, maps.select("dataset", "image_id").unique()).lazy(),
         folder.table("images", committed),
         folder.table("failures", committed),
-        folder.table("maps", committed),
+        maps,
     )
     return _draw(folder, drawn, numbered("report", number))

@@ -17,6 +17,7 @@ from camrobust.config import load_config
 from camrobust.core.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, variants
 from camrobust.errors import UserError
+from tests.documents import run_document
 from tests.photos import write_photos
 from tests.runs import ROOT
 from tests.toys import pooled
@@ -604,7 +605,7 @@ def test_a_run_does_not_take_other_weights_for_its_own(base, tmp_path, capsys):
     path.write_text(yaml.safe_dump(base))
     config = load_config(str(path))
     recorded = {"mine": fingerprint(fetch_weights(config.models[0]))}
-    document = {"digest": config.digest(), "weights_sha256": recorded, "planned": {"parts": 1}}
+    document = run_document(1, ["mine"], digest=config.digest(), weights_sha256=recorded)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text(json.dumps(document))
     save(1)

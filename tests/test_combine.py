@@ -13,6 +13,7 @@ from camrobust.io.results import empty_frame
 from camrobust.io.runs import open_run
 from camrobust.schema import COMMITS, SUMMARIES
 from camrobust.workflow import aggregate, combine, report, summaries
+from tests.documents import run_document
 from tests.synthetic import images, scores
 
 LEVELS = (1, 3, 5)
@@ -37,12 +38,11 @@ def write_run(
     table = moved(scores(images=8, cams=cams, models=models, levels=levels, perturbations=perturbations))
     variants = [{"perturbation": name, "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
                 for name in perturbations for n in levels]  # fmt: skip
-    run.write_json("run.json", {
-        "digest": config.digest(), "config": config.model_dump(mode="json"), "numbers": config.numbers(),
-        "models": list(models), "cams": list(cams), "controls": ["random"], "variants": variants,
-        "families": {"gaussian_noise": "noise"}, "planned": {"rows": table.height, "parts": 1}, "same_as": {},
-    })  # fmt: skip
     photos = other(images(table))
+    run.write_json("run.json", run_document(
+        photos.height, models, cams, variants, digest=config.digest(), config=config.model_dump(mode="json"),
+        numbers=config.numbers(), controls=["random"], families={"gaussian_noise": "noise"},
+    ))  # fmt: skip
     run.write_table(
         "manifest.parquet", photos.select("dataset", "image_id", uri="image_id", label=pl.lit(None, pl.Int32))
     )
@@ -104,7 +104,7 @@ def test_seeds_perturbations_and_intervals_may_differ():
     numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
                             "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip
     assert "intervals" not in numbers["metric"]
-    one = {"numbers": numbers, "models": ["m"], "cams": ["gradcam"], "variants": []}
+    one = {**run_document(1), "numbers": numbers, "variants": []}
     check_combinable({"a": one, "b": {**one, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}})
 
 

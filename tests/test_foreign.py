@@ -14,6 +14,7 @@ from camrobust.io.commits import read_committed, write_commit
 from camrobust.io.lease import held
 from camrobust.io.runs import open_run
 from camrobust.io.store import open_store
+from tests.documents import run_document
 from tests.io.test_commits import contents, unit
 from tests.photos import write_photos
 from tests.test_combine import write_run
@@ -114,7 +115,7 @@ def test_a_run_deletes_only_what_it_can_have_written_and_says_so(project):
     photos = pl.DataFrame({"dataset": ["d"], "image_id": ["a"], "uri": ["x"]}).with_columns(
         label=pl.lit(None, pl.Int32)
     )
-    folder.begin({"planned": {"parts": 1}}, photos)
+    folder.begin(run_document(1), photos)
     before = contents(project)
     litter = write_commit(project, [unit("b")])
     project.delete(litter)

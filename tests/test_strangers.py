@@ -71,7 +71,8 @@ def test_commands_print_no_image_id_that_steers(tmp_path, capsys):
     more = manifest[:1].with_columns(image_id=pl.lit(NASTY))
     run.write_table("manifest.parquet", pl.concat([manifest, more]))
     document = run.run()
-    document["planned"]["rows"] = document["planned"]["rows"] // manifest.height * (manifest.height + 1)
+    planned = document["planned"]
+    planned |= {"images": manifest.height + 1, "rows": planned["rows"] // manifest.height * (manifest.height + 1)}
     run.write_json("run.json", document)
     assert main(["verify", str(tmp_path / "run")]) == 1
     assert main(["verify", str(tmp_path / "run"), "--json"]) == 1

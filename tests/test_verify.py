@@ -8,6 +8,7 @@ from camrobust.io.commits import put_commit
 from camrobust.io.results import empty_frame, make_table
 from camrobust.io.runs import open_run
 from camrobust.schema import COMMITS, FAILURES
+from tests.documents import run_document
 from tests.reference.verify import verdict
 from tests.synthetic import scores
 
@@ -23,8 +24,7 @@ def run_folder(tmp_path, rows, failures=(), size=5):
     images = ALL.select(IMAGE).unique(maintain_order=True)
     variants = ALL.select(VARIANT).unique(maintain_order=True)
     run.write_table("manifest.parquet", images.with_columns(uri=pl.lit("x"), label=pl.lit(None, pl.Int32)))
-    document = {"planned": {"rows": ALL.height}, "models": MODELS, "cams": CAMS, "variants": variants.to_dicts()}
-    run.write_json("run.json", document)
+    run.write_json("run.json", run_document(images.height, MODELS, CAMS, variants.to_dicts()))
     for number, some in enumerate(rows.iter_slices(size)):
         units = some.select(IMAGE).unique(maintain_order=True)
         # Rows of one image in several commits are several parts of it.

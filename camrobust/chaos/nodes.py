@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from camrobust.chaos.processes import descendants, kill, title
+from camrobust.chaos.processes import descendants, kill, started, title
 from camrobust.cluster.private import AUTHENTICATION, LOOPBACK, closed
 from camrobust.cluster.spot import drain
 from camrobust.errors import RunFailed
@@ -38,16 +38,17 @@ class Node:
 
     Attributes:
         process: the `ray start --block` that keeps it.
-        known: every process ever seen below it.
+        known: every process ever seen below it, and when it began: numbers of processes are used again.
     """
 
     process: subprocess.Popen[bytes]
-    known: set[int] = field(default_factory=set)
+    known: dict[int, str] = field(default_factory=dict)
 
     def below(self) -> set[int]:
         """Its processes; a worker whose raylet died is still known."""
-        self.known |= descendants(self.process.pid)
-        return {pid for pid in self.known if title(pid)}
+        for pid in descendants(self.process.pid):
+            self.known[pid] = started(pid)
+        return {pid for pid, began in self.known.items() if began and started(pid) == began}
 
     def workers(self, *stages: str) -> list[int]:
         """Its worker processes that run a stage."""

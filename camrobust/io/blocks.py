@@ -9,7 +9,6 @@ read twice.
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import groupby
 from typing import Any
 
@@ -17,16 +16,20 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camrobust.coded import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows
+from camrobust.errors import UserError
 from camrobust.io.commits import Committed
 from camrobust.io.objects import Store
-from camrobust.schema import partition_of
+from camrobust.io.tables import Budget, read_coded
+from camrobust.quoting import short
+from camrobust.schema import SCORE_FILE, partition_of
 
 ROWS = 3_000_000
 """Rows of one model that a block holds, unless a single commit has more; about 30 bytes each, and as many to add up."""
+
+USED = tuple(one for one in SCORE_FILE if one.name in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def score_blocks(runs: Sequence[tuple[Store, Committed]], rows: int = ROWS) -> I
     """
     with ThreadPoolExecutor(1) as pool:
         for (_, dataset, images), reads in groupby(_ahead(_reads(runs, rows, pool)), key=lambda one: one.block):
-            yield Block(dataset, images, ((one.model, one.rows.result()) for one in reads))
+            found = ((one.model, one.rows.result()) for one in reads)
+            yield Block(dataset, images, ((model, some) for model, some in found if len(some.image)))
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,16 @@ def _cut(units: pl.DataFrame, rows: int, models: int) -> Iterator[tuple[list[str
 
 
 def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
-    tables = [_table(file, places) for file in files]
+    budget = Budget()
+    tables = [_table(file, places, budget) for file in files]
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     image = _coded(table["image_id"])
+    stranger = next((name for name in image.values if name not in places), None)
+    if stranger is not None:
+        raise UserError(
+            f"scores: {', '.join(file.store.locate(file.key) for file in files[:3])}: there are rows of "
+            f"{short(stranger)!r}, which no commit names; `camrobust verify` says more"
+        )
     lookup = np.array([places[name] for name in image.values], dtype=np.int64)
     severity = pc.fill_null(table["severity"].cast(pa.int16()), NO_SEVERITY)
     return Rows(
@@ -150,14 +161,8 @@ def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
     )
 
 
-def _table(file: _File, places: Mapping[str, int]) -> pa.Table:
-    address = file.store.locate(file.key)
-    source: Any = BytesIO(file.store.read(file.key)) if "://" in address else address
-    with pq.ParquetFile(source, read_dictionary=["image_id", *TEXT]) as parquet:
-        table = parquet.read(columns=list(COLUMNS), use_threads=False)
-    for name in NUMBERS:
-        if name not in table.column_names:  # rows of an earlier version
-            table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
+def _table(file: _File, places: Mapping[str, int], budget: Budget) -> pa.Table:
+    table, _ = read_coded(file.store, file.key, USED, budget)
     if file.whole:
         return table
     wanted = pa.array(list(places), pa.string())

@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camrobust.errors import RunFailed
+from camrobust.errors import RunFailed, UserError
 from camrobust.io.lease import newest_lease
 from camrobust.io.names import (
     RESULTS,
@@ -34,11 +34,13 @@ from camrobust.io.names import (
     scores_folder,
 )
 from camrobust.io.objects import MissingObjectError, Store
-from camrobust.io.records import DoneRecord, FileRecord, read_record
+from camrobust.io.records import FORMAT, CommitRecord, DoneRecord, FileRecord, parse_record, read_record
 from camrobust.io.results import TABLES, Unit, arrow_schema, empty_frame
-from camrobust.schema import COMMITS, SCORES, Column, partition_of
+from camrobust.io.tables import Budget, TableError, TooLargeTableError, read_frame
+from camrobust.schema import COMMITS, SCORE_FILE, SCORES, Column, partition_of
 
 FILES_KEY = b"camrobust.files"
+FORMAT_KEY = b"camrobust.format"
 READERS = 32
 PARTITION = ("dataset", "model")
 UNIT = ("dataset", "image_id", "part")
@@ -99,7 +101,9 @@ def _put(
             raise RunFailed(f"run: {store.locate(f'{folder}/{name}')} is there already; run again to resume")
         files[f"{folder}/{name}"] = len(content)
     commit = units.to_arrow().cast(arrow_schema(COMMITS))
-    commit = commit.replace_schema_metadata({FILES_KEY: json.dumps(files, sort_keys=True).encode()})
+    commit = commit.replace_schema_metadata(
+        {FILES_KEY: json.dumps(files, sort_keys=True).encode(), FORMAT_KEY: str(FORMAT).encode()}
+    )
     return store.create(key, _parquet(commit))
 
 
@@ -158,8 +162,9 @@ def read_committed(store: Store) -> Committed:
         if key.startswith("commits/")
         and (key in accepted or (done is None and counts_by_number(key, lease.generation)))
     ]
+    budget = Budget()
     with ThreadPoolExecutor(READERS) as pool:
-        contents = list(pool.map(lambda key: _read_commit(store, key), commits))
+        contents = list(pool.map(lambda key: _read_commit(store, key, budget), commits))
     whole = {
         key: found
         for key, found in zip(commits, contents, strict=True)
@@ -199,14 +204,28 @@ def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -
     return units.filter(~pl.col("commit").is_in(void)) if void else units
 
 
-def _read_commit(store: Store, key: str) -> tuple[pl.DataFrame, dict[str, int]] | None:
-    """A commit's units and files; None where it is damaged, or has been deleted since it was listed."""
+def _read_commit(store: Store, key: str, budget: Budget) -> tuple[pl.DataFrame, dict[str, int]] | None:
+    """A commit's units and files; None where it is damaged, or has been deleted since it was listed.
+
+    Raises:
+        UserError: it would take too much memory, or a later version wrote it.
+    """
     try:
-        table = pq.read_table(BytesIO(store.read(key)))
-        files = json.loads(table.schema.metadata[FILES_KEY])
-    except (MissingObjectError, pa.ArrowException, OSError, KeyError, TypeError, json.JSONDecodeError):
+        units, told = read_frame(store, key, COMMITS, budget)
+        record = _commit_record(told, store.locate(key))
+    except TooLargeTableError:
+        raise
+    except (MissingObjectError, TableError, ValueError):
         return None
-    return pl.DataFrame(table.replace_schema_metadata(None)), files
+    if (units["rows"] < 0).any() or (units["failures"] < 0).any():
+        return None
+    return units, record.files
+
+
+def _commit_record(told: Mapping[bytes, bytes], where: str) -> CommitRecord:
+    files = told.get(FILES_KEY, b"null").decode()
+    written = told.get(FORMAT_KEY, b"0").decode()
+    return parse_record(f'{{"format": {written}, "files": {files}}}'.encode(), CommitRecord, where)
 
 
 def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: int) -> list[str]:
@@ -232,7 +251,7 @@ def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: 
         if rest.is_empty():
             continue
         try:
-            tables = {name: pl.read_parquet(BytesIO(store.read(name))) for name in committed.contents[place]}
+            tables = {name: read_frame(store, name, _columns(name))[0] for name in committed.contents[place]}
         except MissingObjectError as error:
             raise RunFailed(f"run: {error}; another driver is at work in {store.uri}, wait until it is done") from error
         tables = _with_keys(tables)
@@ -244,6 +263,12 @@ def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: 
         accepts.append(kept_key(number, nonce()))
         _put(store, accepts[-1], rest, _gathered("scores", SCORES, kept), small, number)
     return accepts
+
+
+def _columns(key: str) -> Sequence[Column]:
+    """What a data file holds."""
+    table = key.partition("/")[0]
+    return SCORE_FILE if table == "scores" else TABLES[table]
 
 
 def _gathered(name: str, columns: Sequence[Column], tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -280,6 +305,31 @@ def delete_uncounted(store: Store, committed: Committed, number: int) -> int:
 
 def read_small(store: Store, name: str, keys: Iterable[str]) -> pl.DataFrame:
     """All rows of the images, failures or maps table; these are small next to the scores."""
+    columns, budget = TABLES[name], Budget()
     with ThreadPoolExecutor(READERS) as pool:
-        contents = list(pool.map(store.read, keys))
-    return pl.concat([empty_frame(TABLES[name]), *(pl.read_parquet(BytesIO(content)) for content in contents)])
+        frames = list(pool.map(lambda key: read_frame(store, key, columns, budget)[0], keys))
+    return pl.concat([empty_frame(columns), *frames])
+
+
+def read_scores(store: Store, committed: Committed, images: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Score rows, `schema.SCORES`.
+
+    Args:
+        store: of the run folder.
+        committed: what it holds.
+        images: columns dataset and image_id: of these images only; None for all.
+
+    Raises:
+        UserError: the run holds no score rows, or what holds them is not as camrobust writes it.
+    """
+    if not committed.tables("scores"):
+        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+    key = ["dataset", "image_id"]
+    units = committed.units if images is None else committed.units.join(images, on=key, how="semi")
+    keys = [name for place in units["commit"].unique().sort() for name in sorted(committed.contents[place])]
+    budget, found = Budget(), [empty_frame(SCORES)]
+    for name in keys:
+        if name.startswith("scores/"):
+            rows = _with_keys({name: read_frame(store, name, SCORE_FILE, budget)[0]})[name].select(found[0].columns)
+            found.append(rows if images is None else rows.join(images, on=key, how="semi"))
+    return pl.concat(found)

@@ -21,7 +21,7 @@ from pathlib import Path
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.names import lease_key, lease_number
 from camrobust.io.objects import Store
-from camrobust.io.records import BeatRecord, LeaseRecord, read_record, write_record
+from camrobust.io.records import BeatRecord, LeaseRecord, content_of, read_record, write_record
 
 TERM_S = 45.0
 """A lease that is not renewed for so long has lapsed; CAMROBUST_LEASE_TERM_S changes it."""
@@ -134,7 +134,7 @@ class Lease:
                 return
 
     def _show(self, beat: BeatRecord) -> None:
-        self.store.write(_beat_key(self.number), beat.model_dump_json().encode())
+        self.store.write(_beat_key(self.number), content_of(beat))
 
     def check(self) -> None:
         """Raise where the lease is lost.

@@ -20,6 +20,9 @@ _NUMBERED = re.compile(
 _UNNUMBERED = re.compile(rf"(?:{_DATA}|commits)/[0-9a-f]{{24}}\.parquet")
 """Version 0.1 wrote no numbers."""
 _BEGUN = re.compile(r"(?:(?:lease|beats)/[0-9]{8}\.json|manifest/[0-9a-f]{24}\.parquet)")
+MANIFEST = "manifest.parquet"
+"""Where version 0.1 put it."""
+_MANIFEST = re.compile(r"manifest/[0-9a-f]{24}\.parquet")
 _LEASE = re.compile(r"lease/([0-9]{8})\.json")
 
 
@@ -90,3 +93,8 @@ def numbered(folder: str, number: int) -> str:
 def is_begun(key: str) -> bool:
     """Whether a run that died before its first result may have left this file."""
     return _BEGUN.fullmatch(key) is not None
+
+
+def is_manifest(key: str) -> bool:
+    """Whether a run gives its manifest this name."""
+    return key == MANIFEST or _MANIFEST.fullmatch(key) is not None

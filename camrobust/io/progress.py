@@ -1,13 +1,15 @@
 """How far a run is: `progress/NUMBER.json`, written by its driver now and then, one file per attempt."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
-from camrobust.io.objects import MissingObjectError, Store
+from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
+from camrobust.io.records import ProgressRecord, content_of, parse_record
 
 FOLDER = "progress/"
+MAX_BYTES = 2**20
+"""Of one file."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def write_progress(store: Store, attempt: int, now: Progress, updated: str) -> N
         now: how far it is.
         updated: the time, as text.
     """
-    content = json.dumps({**asdict(now), "updated": updated}, indent=2).encode()
-    store.write(f"{FOLDER}{attempt:08}.json", content)
+    record = ProgressRecord.model_validate({**asdict(now), "updated": updated})
+    store.write(f"{FOLDER}{attempt:08}.json", content_of(record))
 
 
 def read_progress(store: Store) -> list[tuple[Progress, str]]:
@@ -78,12 +80,11 @@ def read_progress(store: Store) -> list[tuple[Progress, str]]:
 
 def _read(store: Store, key: str) -> tuple[Progress, str] | None:
     try:
-        document: dict[str, Any] = json.loads(store.read(key))
-        updated = str(document.pop("updated"))
-        stages = {name: Stage(**stage) for name, stage in document.pop("stages").items()}
-        return Progress(**document, stages=stages), updated
-    except (MissingObjectError, ValueError, TypeError, KeyError, AttributeError):
+        found = parse_record(store.read(key, MAX_BYTES), ProgressRecord, store.locate(key))
+    except (MissingObjectError, TooLargeObjectError, ValueError):
         return None
+    stages = {name: Stage(stage.images, stage.busy_s, stage.busy) for name, stage in found.stages.items()}
+    return Progress(found.done, found.total, found.failures, found.seconds, stages), found.updated
 
 
 def in_all(attempts: Iterable[Progress]) -> dict[str, Stage]:

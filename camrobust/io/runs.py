@@ -21,14 +21,18 @@ from camrobust.config import RunConfig, differing_keys
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
-from camrobust.io.commits import Committed, read_committed, read_small
+from camrobust.io.commits import Committed, read_committed, read_scores, read_small
 from camrobust.io.lease import newest_lease
 from camrobust.io.names import OTHERS, RESULTS, is_begun, numbered
-from camrobust.io.objects import MissingObjectError, Store
+from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
+from camrobust.io.records import FORMAT, MAX_BYTES, DoneRecord, FinishedRecord, Record, RunRecord, read_record
 from camrobust.io.s3 import Bucket, polars_options
 from camrobust.io.store import Folder, open_store
+from camrobust.io.tables import read_frame
+from camrobust.schema import MANIFEST
 from camrobust.spreadsheet import csv_of
 
+MOST_DATASETS = 1000
 PACKAGES = (
     "camrobust",
     "torch",
@@ -88,17 +92,15 @@ class RunFolder:
         """Its address."""
         return self.store.uri
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """A document such as run.json; None where it is not there."""
+    def holds(self, name: str) -> bool:
+        """Whether a document such as run.json is there, whatever it says."""
         try:
-            document = json.loads(self.store.read(name))
+            self.store.read(name, MAX_BYTES)
         except MissingObjectError:
-            return None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"run: {self.store.locate(name)} is damaged; run again with --fresh") from error
-        if not isinstance(document, dict):
-            raise UserError(f"run: {self.store.locate(name)} is damaged; run again with --fresh")
-        return document
+            return False
+        except TooLargeObjectError:
+            return True
+        return True
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Put a document there, all or nothing."""
@@ -118,24 +120,37 @@ class RunFolder:
         digest = sha256(content).hexdigest()
         key = f"manifest/{digest[:24]}.parquet"
         self.store.create(key, content)
-        named = {**document, "manifest": {"key": key, "sha256": digest}}
+        named = {"format": FORMAT, **document, "manifest": {"key": key, "sha256": digest}}
         return self.store.create("run.json", json.dumps(named, indent=2, ensure_ascii=False).encode())
 
+    def record(self) -> RunRecord | None:
+        """run.json, None where it is not there.
+
+        Raises:
+            UserError: it is not what camrobust writes there.
+        """
+        return read_record(self.store, "run.json", RunRecord, "is damaged; run again with --fresh")
+
     def run(self) -> dict[str, Any]:
-        """run.json.
+        """run.json as plain data, in which every key of `RunRecord` has a value of its kind.
 
         Raises:
             UserError: there is no run in this folder.
         """
-        document = self.read_json("run.json")
-        if document is None:
+        found = self.record()
+        if found is None:
             raise UserError(f"run: {self.uri} holds no run.json; give the output folder of a run")
-        return document
+        return found.plain()
 
     def done(self) -> dict[str, Any] | None:
         """What declares the run complete; None while it is not, or no longer."""
         number = self.generation()
-        return self.read_json(f"done/{number:08}.json" if number else "done.json")
+        found: Record | None
+        if number:
+            found = read_record(self.store, f"done/{number:08}.json", DoneRecord)
+        else:
+            found = read_record(self.store, "done.json", FinishedRecord)
+        return None if found is None else found.model_dump(mode="json")
 
     def finish(self, number: int, document: Mapping[str, Any]) -> None:
         """Declare the run complete under a lease: the counts, and the list of the files that count.
@@ -145,7 +160,7 @@ class RunFolder:
         """
         committed = self.committed()
         files = [one.model_dump(exclude_none=True) for one in committed.records()]
-        whole = {**document, "lease": number, "commits": committed.commits, "files": files}
+        whole = {"format": FORMAT, **document, "lease": number, "commits": committed.commits, "files": files}
         if not self.store.create(f"done/{number:08}.json", json.dumps(whole, indent=1, ensure_ascii=False).encode()):
             raise RunFailed(f"run: {self.uri} was completed by another driver; run again to see what is there")
 
@@ -163,14 +178,22 @@ class RunFolder:
         Raises:
             UserError: it is not there, or is not the one that run.json names.
         """
-        named = self.run().get("manifest", {"key": "manifest.parquet"})
+        run = self.run()
+        named = run["manifest"]
         try:
-            content = self.store.read(named["key"])
+            if named["sha256"] not in ("", sha256(self.store.read(named["key"])).hexdigest()):
+                raise UserError(f"run: {self.store.locate(named['key'])} has changed since the run began; put it back")
+            images, _ = read_frame(self.store, named["key"], MANIFEST)
         except MissingObjectError as error:
             raise UserError(f"run: {self.uri} holds no {named['key']}; run again with --fresh") from error
-        if named.get("sha256", "") not in ("", sha256(content).hexdigest()):
-            raise UserError(f"run: {self.store.locate(named['key'])} has changed since the run began; put it back")
-        return pl.read_parquet(BytesIO(content))
+        if images.height != run["planned"]["images"]:
+            raise UserError(
+                f"run: {self.store.locate(named['key'])} lists {images.height:,} images, but run.json plans "
+                f"{run['planned']['images']:,}; put back the one that belongs to the other"
+            )
+        if images["dataset"].n_unique() > MOST_DATASETS:
+            raise UserError(f"run: {self.store.locate(named['key'])} names more than {MOST_DATASETS:,} datasets")
+        return images
 
     def write_table(self, name: str, table: pl.DataFrame) -> str:
         """Write a parquet table and return its address."""
@@ -188,6 +211,10 @@ class RunFolder:
     def table(self, name: str, committed: Committed) -> pl.DataFrame:
         """The images, failures or maps table."""
         return read_small(self.store, name, committed.tables(name))
+
+    def scores(self, committed: Committed, images: pl.DataFrame | None = None) -> pl.DataFrame:
+        """All score rows, or those of some images; raises as `read_scores` does."""
+        return read_scores(self.store, committed, images)
 
     def score_files(self, committed: Committed) -> tuple[list[str], dict[str, Any] | None]:
         """Addresses of the score files and what polars needs to open them."""
@@ -255,7 +282,7 @@ def fresh_folder(uri: str) -> RunFolder:
     """The first of URI, URI-2, URI-3, … that holds no run; nothing is deleted."""
     folder = first = open_run(uri)
     number = 1
-    while folder.read_json("run.json") is not None:
+    while folder.holds("run.json"):
         if isinstance(first.store, Bucket) and not first.store.place.key:
             raise UserError(f"output: beside {uri} there are only other buckets; give a prefix in it")
         number += 1

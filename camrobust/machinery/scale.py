@@ -111,7 +111,7 @@ def _plan(folder: str, images: int) -> str:
     variants = [
         {"perturbation": "gaussian_noise", "parameter": f"sigma={level}", "replicate": 0} for level in range(LEVELS)
     ]
-    planned = {"images": images, "models": 1, "parts": 1, "rows": images * LEVELS}
+    planned = {"images": images, "models": 1, "cams": 1, "variants": LEVELS, "parts": 1, "rows": images * LEVELS}
     run.write_json("run.json", {"planned": planned, "models": ["toy"], "cams": ["gradcam"], "variants": variants})
     return f"{listed:.1f} s of it to list; manifest.parquet {_bytes(run, 'manifest.parquet') / 2**20:.0f} MiB"
 

@@ -31,7 +31,9 @@ def critical_differences(tests: pl.DataFrame) -> Figure | None:
     References:
         Demšar 2006, JMLR 7, figure 1.
     """
-    ranks = tests.filter((pl.col("test") == "mean_rank") & (pl.col("factor") == "cam"))
+    ranks = tests.filter(
+        (pl.col("test") == "mean_rank") & (pl.col("factor") == "cam") & pl.col("measure").is_in(list(MEASURES))
+    ).drop_nulls(["dataset", "model", "first", "effect", "effect_lower", "effect_upper"])
     if ranks.is_empty():
         return None
     rows: list[dict[str, Any]] = []
@@ -86,7 +88,7 @@ def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) ->
     """
     found = characteristics.filter(
         (pl.col("analysis") == "spearman") & (pl.col("measure") == "consistency_adjusted")
-    ).select(
+    ).drop_nulls(["property", "effect"]).select(
         pl.col("dataset").fill_null("all pooled"), "model", "cam", "family", "property", "n_images",
         *(pl.col(name).round(4) for name in ("effect", "effect_lower", "effect_upper", "share")),
     )  # fmt: skip

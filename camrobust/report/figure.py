@@ -9,6 +9,8 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from camrobust.errors import UserError
+from camrobust.quoting import first_line
 from camrobust.spreadsheet import csv_of
 
 TEXT = "currentColor"
@@ -53,8 +55,14 @@ class Figure:
     def files(self) -> Iterator[tuple[str, bytes]]:
         """The first choice as NAME.svg and NAME.png, and all numbers as NAME.csv."""
         drawn = json.dumps({**self.complete(), "background": PAPER}).replace(f'"{TEXT}"', f'"{INK}"')
-        yield f"{self.name}.svg", vl_convert.vegalite_to_svg(drawn).encode()
-        yield f"{self.name}.png", vl_convert.vegalite_to_png(drawn, scale=PNG_SCALE)
+        try:
+            yield f"{self.name}.svg", vl_convert.vegalite_to_svg(drawn).encode()
+            yield f"{self.name}.png", vl_convert.vegalite_to_png(drawn, scale=PNG_SCALE)
+        except ValueError as error:
+            raise UserError(
+                f"report: the figure {self.name} cannot be drawn from its numbers ({first_line(error)}); run camrobust "
+                "aggregate again"
+            ) from error
         yield f"{self.name}.csv", csv_of(self.numbers)
 
 

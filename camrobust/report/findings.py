@@ -21,6 +21,8 @@ def probability(p: float | None) -> str:
 
 
 def _span(row: Row, name: str, digits: int = 2, suffix: str = "") -> str:
+    if row[name] is None:
+        return "unknown"
     value = f"{row[name]:.{digits}f}{suffix}"
     low, high = row[f"{name}_lower"], row[f"{name}_upper"]
     return value if low is None or high is None else f"{value} (95 % interval {low:.{digits}f} to {high:.{digits}f})"
@@ -54,15 +56,21 @@ def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) ->
     text += f" ({left_out} left out): " if dropped else ": "
     omnibus = here.filter(pl.col("test") == "friedman")
     if omnibus.height:
-        one, other = omnibus.row(0, named=True), here.filter(pl.col("test") == "iman_davenport").row(0, named=True)
-        if one["effect"] is not None:
-            F = "∞" if other["statistic"] is None else f"{other['statistic']:.1f}"
-            text += (
-                f"Kendall's W of the CAMs' ranks is {one['effect']:.2f} (0: images rank them at random, 1: all alike; "
-                f"Friedman χ² = {one['statistic']:.1f}, Iman-Davenport F = {F}, {probability(other['p'])}). "
-            )
+        text += _omnibus(omnibus.row(0, named=True), here.filter(pl.col("test") == "iman_davenport"))
     pairs = here.filter(pl.col("test") == "wilcoxon")
     return [text + _first_two(pairs, ranks) + _floor(pairs, controls)]
+
+
+def _omnibus(one: Row, others: pl.DataFrame) -> str:
+    """The tests of all CAMs at once."""
+    if one["effect"] is None or one["statistic"] is None or others.is_empty():
+        return ""
+    other = others.row(0, named=True)
+    F = "∞" if other["statistic"] is None else f"{other['statistic']:.1f}"
+    return (
+        f"Kendall's W of the CAMs' ranks is {one['effect']:.2f} (0: images rank them at random, 1: all alike; "
+        f"Friedman χ² = {one['statistic']:.1f}, Iman-Davenport F = {F}, {probability(other['p'])}). "
+    )
 
 
 def _pair(pairs: pl.DataFrame, first: str, second: str) -> Row | None:
@@ -76,7 +84,7 @@ def _pair(pairs: pl.DataFrame, first: str, second: str) -> Row | None:
             turned = dict(one)
             for name in ("effect", "difference"):
                 low, high = one[f"{name}_lower"], one[f"{name}_upper"]
-                turned[name] = -one[name]
+                turned[name] = None if one[name] is None else -one[name]
                 turned[f"{name}_lower"] = None if high is None else -high
                 turned[f"{name}_upper"] = None if low is None else -low
             return turned
@@ -84,8 +92,8 @@ def _pair(pairs: pl.DataFrame, first: str, second: str) -> Row | None:
 
 
 def _first_two(pairs: pl.DataFrame, ranks: pl.DataFrame) -> str:
-    best, second = ranks["first"].to_list()[:2]
-    row = _pair(pairs, best, second)
+    best, second = [*ranks["first"].to_list(), None, None][:2]
+    row = None if best is None or second is None else _pair(pairs, best, second)
     if row is None:
         return ""
     return (
@@ -99,10 +107,14 @@ def _floor(pairs: pl.DataFrame, controls: Sequence[str]) -> str:
     floor = next((one for one in controls if one in pairs["first"] or one in pairs["second"]), None)
     if floor is None:
         return ""
-    names = sorted({*pairs["first"], *pairs["second"]} - set(controls))
+    names = sorted({*pairs["first"], *pairs["second"]} - {None, *controls})
     rows = [row for name in names if (row := _pair(pairs, name, floor)) is not None]
-    above = [row for row in rows if row["effect"] > 0 and row["p_corrected"] is not None and row["p_corrected"] < 0.05]
+    above = [row for row in rows if (row["effect"] or 0) > 0 and _certain(row)]
     return f" {len(above)} of {len(rows)} CAMs lie above the floor ({floor}) at 5 % after Holm."
+
+
+def _certain(row: Row) -> bool:
+    return row["p_corrected"] is not None and row["p_corrected"] < 0.05
 
 
 def _others(tests: pl.DataFrame) -> list[str]:
@@ -141,7 +153,8 @@ def characteristics_sentences(characteristics: pl.DataFrame, controls: Sequence[
 
 
 def _shares(rows: pl.DataFrame) -> list[str]:
-    whole = rows.filter(pl.col("analysis") == "all_properties").drop_nulls("dataset").sort("share")
+    whole = rows.filter(pl.col("analysis") == "all_properties")
+    whole = whole.drop_nulls(["dataset", "share", "share_lower", "share_upper"]).sort("share")
     if whole.is_empty():
         return []
     least, most = whole.row(0, named=True), whole.row(-1, named=True)
@@ -158,7 +171,7 @@ def _percent(row: Row) -> str:
 
 
 def _strongest(rows: pl.DataFrame) -> list[str]:
-    alone = rows.filter(pl.col("analysis") == "spearman").drop_nulls("dataset")
+    alone = rows.filter(pl.col("analysis") == "spearman").drop_nulls(["dataset", "effect", "property"])
     if alone.is_empty():
         return []
     row = alone.sort(pl.col("effect").abs(), descending=True).row(0, named=True)

@@ -1,6 +1,8 @@
 """Pictures of maps: from the gallery table alone, with numpy and Pillow."""
 
 import base64
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,6 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
+from camrobust.errors import UserError
+from camrobust.quoting import first_line, short
 from camrobust.schema import CLEAN
 
 RAMP = np.array(
@@ -21,6 +25,8 @@ RAMP = np.array(
 """Eight points of the perceptually uniform ramp "inferno"."""
 EXTREMES = 3
 """Images of each kind."""
+MOST_SIDE_PX = 4096
+"""Of a picture in the gallery, and of a map: as much as a crop may have."""
 SIDE_PX = 192
 """Longest side of a picture on the page."""
 OUTLINE = (255, 255, 255)
@@ -57,10 +63,33 @@ def outlined(photo: NDArray[np.uint8], outlines: bytes | None) -> Image.Image:
     """A photo with its segments' borders drawn."""
     if outlines is None:
         return Image.fromarray(photo)
-    with Image.open(BytesIO(outlines)) as mask:
-        border = np.asarray(mask.convert("L"))[..., None] > 0
+    border = decoded(outlines, "PNG", "L")[..., None] > 0
+    if border.shape[:2] != photo.shape[:2]:
+        raise UserError("report: an outline in maps/ is not of its photo's size; get a sound copy of the run")
     half = (photo.astype(np.uint16) + np.array(OUTLINE, np.uint16)) // 2
     return Image.fromarray(np.where(border, half, photo).astype(np.uint8))
+
+
+def decoded(content: bytes, form: Literal["JPEG", "PNG"], mode: str) -> NDArray[np.uint8]:
+    """A picture of the gallery, which may be a stranger's: of the one format that is written there, of limited size.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(BytesIO(content), formats=(form,)) as picture:
+                fits = max(picture.size) <= MOST_SIDE_PX
+                found = np.asarray(picture.convert(mode)) if fits else None
+    except Exception as error:  # a decoder raises what it likes
+        raise UserError(
+            f"report: a picture in maps/ is no {form} that can be read ({first_line(error)}); get a sound copy of the "
+            "run"
+        ) from error
+    if found is None:
+        raise UserError(f"report: a picture in maps/ is larger than {MOST_SIDE_PX} px; get a sound copy of the run")
+    return found
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -100,9 +129,9 @@ class Exhibit:
     flip: tuple[str, str] | None = None
 
 
-def spoken(number: int, names: Sequence[str]) -> str:
+def spoken(number: int | None, names: Sequence[str]) -> str:
     """What a class is called: its name, with its number where another has the same, or its number alone."""
-    name = names[number] if names else ""
+    name = names[number] if number is not None and 0 <= number < len(names) else ""
     if not name:
         return f"class {number}"
     return name if names.count(name) == 1 else f"{name} ({number})"
@@ -125,32 +154,54 @@ class _Drawn:
     def cells(self, image: Row, pairs: Sequence[Row]) -> list[Cell]:
         """The clean image, then the perturbed one of every pair."""
         variants = self.maps.filter(_of(image))
-        clean = variants.row(by_predicate=pl.col("perturbation") == CLEAN, named=True)
+        clean = _only(variants.filter(pl.col("perturbation") == CLEAN))
         found = [self._cell(clean, "clean, with segments", "reference")]
         for pair in pairs:
             same = pl.all_horizontal(pl.col(key) == pair[key] for key in PAIR)
             level = pair["parameter"] if pair["severity"] is None else pair["severity"]
-            variant = variants.row(by_predicate=same, named=True)
+            variant = _only(variants.filter(same))
             found.append(
                 self._cell(variant, f"{pair['perturbation']} {level}", f"agreement {pair['rbo_adjusted']:.2f}")
             )
         return found
 
     def _cell(self, variant: Row, title: str, agreement: str) -> Cell:
-        with Image.open(BytesIO(variant["photo"])) as image:
-            photo = np.asarray(image.convert("RGB"))
-        cams: Sequence[str] = variant["cams"].split(",")
-        grid = (len(cams), variant["height"], variant["width"])
-        values = np.frombuffer(variant["maps"], "<f2").reshape(grid)[cams.index(self.cam)]
+        photo = decoded(variant["photo"], "JPEG", "RGB")
+        values = self._map(variant)
         clean = variant["perturbation"] == CLEAN
         return Cell(
             title=title,
             photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
             map=data_uri(overlay(photo, values)),
             label=spoken(variant["predicted"], self.names),
-            confidence=f"{variant['confidence']:.0%}",
+            confidence="–" if variant["confidence"] is None else f"{variant['confidence']:.0%}",
             agreement=agreement,
         )
+
+    def _map(self, variant: Row) -> NDArray[np.float16]:
+        cams: Sequence[str] = variant["cams"].split(",")
+        grid = (len(cams), variant["height"], variant["width"])
+        fits = min(grid) > 0 and max(grid[1:]) <= MOST_SIDE_PX and len(variant["maps"]) == 2 * math.prod(grid)
+        if not fits or self.cam not in cams:
+            raise UserError(
+                f"report: maps/ holds no map of {short(self.cam)} for {short(variant['image_id'])} of the size that it "
+                "says; get a sound copy of the run"
+            )
+        values: NDArray[np.float16] = np.frombuffer(variant["maps"], "<f2").reshape(grid)[cams.index(self.cam)]
+        return values
+
+
+def _only(rows: pl.DataFrame) -> Row:
+    """The one row that there is.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    if rows.height != 1:
+        raise UserError(
+            "report: maps/ does not hold every variant of an image of the gallery once; get a sound copy of the run"
+        )
+    return rows.row(0, named=True)
 
 
 def exhibits(
@@ -172,7 +223,7 @@ def exhibits(
     Returns:
         "most", "least" and "flipped", each at most EXTREMES images; an image is in one of "most" and "least" only.
     """
-    borders = maps.drop_nulls("outlines").select("dataset", "image_id", "outlines")
+    borders = maps.drop_nulls("outlines").select("dataset", "image_id", "outlines").unique(["dataset", "image_id"])
     maps = maps.filter(pl.col("model") == model).drop("outlines").join(borders, on=["dataset", "image_id"], how="left")
     keys = ["dataset", "image_id", *PAIR]
     rows = scores.filter((pl.col("model") == model) & (pl.col("cam") == cam))

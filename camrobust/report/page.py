@@ -24,6 +24,9 @@ from camrobust.secrecy import masked
 from camrobust.spreadsheet import csv_of
 
 FAILURES_SHOWN = 50
+KINDS_SHOWN = 20
+MOST_DRAWN, MOST_NAMES = 50_000, 400
+"""Rows of a figure's numbers, and CAMs or perturbations among them; the largest real ones have a tenth of these."""
 SHOWN = ("config", "combined", "warnings")
 """What the page repeats of run.json as it was written by a user."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
@@ -94,7 +97,7 @@ def build_report(
         segments=images["segments"].median() if images.height else None,
         n_images=images.height,
         failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
-        kinds=failures["kind"].value_counts(sort=True).rows(),
+        kinds=failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),
         n_failures=failures.height,
         run=run,
         config=configuration(run),
@@ -117,9 +120,17 @@ def _figures(run: Mapping[str, Any], summaries: Mapping[str, pl.DataFrame], rank
     if "characteristics" in summaries:
         explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(list(controls)))
         drawn.append(characteristics_chart(explained, cams))
-    return [figure for figure in drawn if figure is not None]
+    return [figure for figure in drawn if figure is not None and _drawable(figure)]
 
 
+def _drawable(figure: Figure) -> bool:
+    """Whether a chart of it has a size that a machine can hold; summary/ has the numbers of any other."""
+    table = figure.numbers
+    names = [table[key].n_unique() for key in ("cam", "perturbation", "label") if key in table.columns]
+    return table.height <= MOST_DRAWN and max(names, default=0) <= MOST_NAMES
+
+
+@cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from camrobust.coded import CERTAINTY, COLUMNS, Block, Rows, blocks_of
 from camrobust.errors import UserError
+from camrobust.quoting import short
 from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD, partition_of
 from camrobust.summary.intervals import RatioSums, covariance, image_weights, interval, percentiles, product_variance
 from camrobust.summary.moments import SIDES, Groups, medians
@@ -29,6 +30,8 @@ RESAMPLES = 1000
 """Of the bootstrap over images."""
 KEPT = 10_000
 """Images of a dataset that tests and characteristics look at; estimates and their intervals are made from all."""
+SPARSE, SPARSE_FLOOR = 16, 3_000_000
+"""Images times variants of a block may be so many times its rows, and so many more."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def _add_block(
         where = (block.dataset, model)
         placed = Placed.of(rows)
         images, keys = len(block.images), [(*where, *cell) for cell in placed.cells]
+        _check_dense(images * len(keys), len(rows.image), where)
         starts, strengths = starts_of([cell[:2] for cell in placed.cells])
         if weights is None and placed.single(images):
             groups["by_level"].add_single(keys, placed)
@@ -188,6 +192,16 @@ def _add_block(
             over_models = over_cams if over_models is None else over_models + over_cams
     if over_models is not None:
         groups["by_dataset"].add([(block.dataset,)], over_models, weights)
+
+
+def _check_dense(cells: int, rows: int, where: tuple[str, str]) -> None:
+    """Refuse rows that would take far more memory as a table of images and variants than they do as rows."""
+    if cells > SPARSE * rows + SPARSE_FLOOR:
+        dataset, model = where
+        raise UserError(
+            f"scores: nearly every image of {short(dataset)} under {short(model)} lacks nearly every variant, as in no "
+            "run; `camrobust verify` says more"
+        )
 
 
 def _certainty(rows: Rows, block: Block) -> dict[str, Array]:

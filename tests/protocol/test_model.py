@@ -15,6 +15,7 @@ from camrobust.io.names import number_of
 from camrobust.io.results import Unit, make_table
 from camrobust.io.runs import RunFolder
 from camrobust.schema import FAILURES, IMAGES, MAPS, SCORES
+from tests.documents import run_document
 from tests.protocol.model import SteppedStore, ViolationError, World, counted, explore, newest
 from tests.synthetic import score_rows
 
@@ -116,7 +117,7 @@ class Watch:
 
 
 def begun(store):
-    RunFolder(store).begin({"planned": {"parts": 1}}, MANIFEST)
+    RunFolder(store).begin(run_document(MANIFEST.height), MANIFEST)
 
 
 def make_world(drivers, monkeypatch):

@@ -1,0 +1,99 @@
+"""Small real run folders, made in this process without Ray: as version 0.1 left them, and as they are now."""
+
+import json
+from functools import partial
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from camrobust.io.commits import FILES_KEY, put_commit
+from camrobust.io.lease import held
+from camrobust.io.progress import Progress, Stage, write_progress
+from camrobust.io.results import empty_frame
+from camrobust.io.runs import open_run
+from camrobust.schema import COMMITS
+from camrobust.workflow import aggregate, finish
+from tests.documents import run_document
+from tests.synthetic import failures, images, maps, scores
+
+CAMS, LEVELS = ("gradcam", "random"), (1, 3)
+NAMES = {"dataset": "d", "model": "m"}
+
+
+def variants():
+    return [{"perturbation": "gaussian_noise", "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
+            for n in LEVELS]  # fmt: skip
+
+
+def rows(count, dataset="d", model="m"):
+    return scores(images=count, datasets=(dataset,), models=(model,), cams=CAMS, levels=LEVELS, bad=0, flip=0.3)
+
+
+def write(folder, count=4, number=1, dataset="d", model="m", identity=None):
+    """A complete run of some images, of which one more failed; number 0 is version 0.1."""
+    run, table = open_run(str(folder)), rows(count, dataset, model)
+    if identity is not None:
+        table = table.with_columns(image_id=pl.col("image_id").replace("image-0", identity))
+    photos, pictures = images(table), maps(table, CAMS)
+    broken = failures("broken").with_columns(dataset=pl.lit(dataset))
+    listed = pl.concat([photos, broken.with_columns(label=pl.lit(None, pl.Int32))], how="diagonal")
+    listed = listed.select("dataset", "image_id", uri="image_id", label="label")
+    document = run_document(listed.height, (model,), CAMS, variants())
+    if number:
+        run.begin(document, listed)
+    else:
+        run.write_table("manifest.parquet", listed)
+        run.write_json("run.json", {key: value for key, value in document.items() if key not in ("format", "warnings")})
+    commit = partial(_commit, run, table, photos, pictures, broken)
+    if not number:
+        commit(0)
+        aggregate(run)
+        run.write_json("done.json", {"complete": True, "score_rows": table.height})
+        return run
+    with held(run.store, lambda _: run.committed().commits) as lease:
+        commit(lease.number)
+        write_progress(run.store, lease.number, _progress(count), "2026-01-01T00:00:00+00:00")
+        finish(run, lease, 1.0, measured=count)
+    return run
+
+
+def _progress(count):
+    return Progress(count, count, 1, 2.5, {name: Stage(count, 1.5, 0) for name in ("load", "perturb", "explain")})
+
+
+def _commit(run, table, photos, pictures, broken, number):
+    """Two commits: half of the images, and the rest with the failure."""
+    ids = photos["image_id"].to_list()
+    for half, some in enumerate((ids[: len(ids) // 2], ids[len(ids) // 2 :])):
+        here = pl.col("image_id").is_in(some)
+        units = table.filter(here).group_by("dataset", "image_id", maintain_order=True).agg(rows=pl.len())
+        units = units.with_columns(part=pl.lit(0), failures=pl.lit(0))
+        small = {"images": photos.filter(here), "maps": pictures.filter(here)}
+        if half:
+            failed = broken.select("dataset", "image_id", part=pl.lit(0), rows=pl.lit(0), failures=pl.lit(1))
+            units = pl.concat([units, failed], how="diagonal_relaxed")
+            small["failures"] = broken
+        units = units.select(empty_frame(COMMITS).columns)
+        put_commit(run.store, units, table.filter(here), {name: one.to_arrow() for name, one in small.items()}, number)
+
+
+def repair(folder):
+    """Let run.json and the commits name the manifest and the data files as they are now, as a forger would."""
+    for path in sorted(folder.glob("commits/*.parquet")):
+        try:
+            table = pq.ParquetFile(path).read()
+            files = json.loads(table.schema.metadata[FILES_KEY])
+            sizes = {key: (folder / key).stat().st_size if (folder / key).is_file() else size
+                     for key, size in files.items()}  # fmt: skip
+        except Exception:  # noqa: BLE001 - damaged itself, and left as it is
+            continue
+        if sizes != files:
+            told = table.schema.metadata | {FILES_KEY: json.dumps(sizes).encode()}
+            pq.write_table(table.replace_schema_metadata(told), path)
+    document = folder / "run.json"
+    try:
+        found = json.loads(document.read_text())
+        found["manifest"]["sha256"] = ""
+    except Exception:  # noqa: BLE001
+        return
+    document.write_text(json.dumps(found))
