@@ -15,6 +15,7 @@ from camrobust.summary.comparison import compare
 from tests import toys
 from tests.photos import write_photos
 from tests.runs import camrobust as command
+from tests.runs import report
 from tests.synthetic import frame
 from tests.test_api import images as pictures
 
@@ -117,7 +118,7 @@ def test_ray_gives_the_planted_values_too(tmp_path):
     assert lines["still", "random"]["consistency_adjusted"] < 0.9
     assert found["tests"]
     assert found["characteristics"]
-    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    page = report(tmp_path / "out").read_text()
     assert "More than chance?" in page
     assert "What characteristics of the images explain" in page
 

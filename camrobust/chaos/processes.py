@@ -30,7 +30,7 @@ def title(pid: int) -> str:
 
 
 def started(pid: int) -> str:
-    """When a process began, in the kernel's ticks, so that a number used again is told apart; empty where it is gone."""
+    """When a process began, in the kernel's ticks, so that a number used again is told apart; empty where gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import camrobust as package
 from camrobust.cli import main
-from tests.runs import camrobust, config
+from tests.runs import camrobust, config, report
 
 pytestmark = pytest.mark.cluster
 NAMES = (
@@ -50,7 +50,7 @@ def test_key_value_folders_above_the_output_are_no_partitions(tmp_path, capsys):
         measured = dict(pl.concat(tables).select("image_id", "brightness").iter_rows())
         for number, name in enumerate(NAMES):
             assert abs(measured[name] - (20 * number + 24.5) / 255) < 0.02, name
-        assert (output / "report" / "index.html").exists()
+        assert report(output).exists()
     assert main(["verify", str(outputs[0])]) == 0
     assert main(["report", str(outputs[0])]) == 0
     assert main(["aggregate", *map(str, outputs), "--output", str(above / "both")]) == 0
