@@ -26,8 +26,8 @@ BELOW = {
     "measure": {"errors", "registry", "schema", "core", "models"},
     "coded": set(),
     "io": {"errors", "quoting", "registry", "schema", "secrecy", "spreadsheet", "config", "coded"},
-    "summary": {"errors", "registry", "schema", "coded"},
-    "report": {"errors", "registry", "schema", "secrecy", "spreadsheet", "summary"},
+    "summary": {"errors", "quoting", "registry", "schema", "coded"},
+    "report": {"errors", "quoting", "registry", "schema", "secrecy", "spreadsheet", "summary"},
     "status": {"errors", "config", "io"},
     "verify": {"errors", "registry", "schema", "config", "io", "summary"},
 }
