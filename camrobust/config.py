@@ -6,8 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from camrobust.defaults import CROP, RESIZE
 from camrobust.errors import UserError
@@ -23,6 +33,8 @@ Address = Annotated[str, Field(min_length=1, max_length=4096)]
 
 Spec = Annotated[str, Field(max_length=1000)]
 LONGEST_INDEX = 10
+LONGEST_FOLDER = 240
+"""Of `dataset=NAME` and `model=NAME`; file systems take 255 bytes."""
 UNIONS = ("str", "constrained-str", "dict[str,any]", "tuple[str, ...]")
 """What pydantic adds to a place to say which kind of several it tried."""
 KINDS = {
@@ -39,10 +51,20 @@ def _shorthand(value: Any) -> Any:
     return {"builder": value} if isinstance(value, str) else value
 
 
+def _folder_name(value: str) -> str:
+    """Names of datasets and models are names of folders, with all but letters and digits of ASCII percent-encoded."""
+    if len(quote(value, safe="")) > LONGEST_FOLDER:
+        raise ValueError(f"must have at most {LONGEST_FOLDER} characters once it is percent-encoded; shorten it")
+    return value
+
+
+FolderName = Annotated[Name, AfterValidator(_folder_name)]
+
+
 class DatasetConfig(_Strict):
     """Where photographs are."""
 
-    name: Name = Field(description="as it stands in the results")
+    name: FolderName = Field(description="as it stands in the results")
     images: Name = Field(
         description="folder, s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri"
     )
@@ -56,7 +78,9 @@ class DatasetConfig(_Strict):
 class ModelConfig(_Strict):
     """One classifier."""
 
-    name: Name = Field("", validate_default=False, description="as it stands in the results; default: the builder")
+    name: FolderName = Field(
+        "", validate_default=False, description="as it stands in the results; default: the builder"
+    )
     builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
     weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
     target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")

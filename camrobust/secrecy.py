@@ -13,16 +13,23 @@ from camrobust.errors import UserError
 from camrobust.quoting import short
 
 HIDDEN = "(hidden)"
+WORD = re.compile(r"[a-z]{1,16}([_-][a-z]{1,16}){0,3}")
+"""Such as a kind of something; a password may be one, too, but names of those are not `WEAK`."""
 NAMES = re.compile(
     r"(password|passwd|passphrase|secret|credential|signature|connection_?string"
-    r"|(^|_)(pwd|sig|auth|authorization|bearer)|(api|access|account|private|secret|security|signing)_?key(_?id)?)s?$"
+    r"|(^|_)(pwd|pass|sig|auth|authorization|bearer|cookie|jwt)"
+    r"|(api|access|account|encryption|private|secret|security|signing)_?key(_?id)?)s?$"
 )
+WEAK = re.compile(r"((^|_)(sig|auth|pass|cookie)|signature|tokens?)$")
+"""Names that settings of a network have as well: what stands under them is a secret unless it is a number or a word."""
 TOKENS = re.compile(r"(^|_|access|auth|api|bearer|id|refresh|security|session)tokens?$")
 WORDS = re.compile(r"(^|_)(bos|class|cls|dist|end|eos|mask|pad|reg|register|sep|special|start|unk)_tokens?$")
 """Tokens of a network, which are no secret."""
 FORMS = re.compile(
     r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}|\bgh[opsur]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"
-    r"|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abps]-[A-Za-z0-9-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\bsk-(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[\w-]{20,}|\bxox[abps]-[A-Za-z0-9-]{10,}"
+    r"|\bglpat-[\w-]{16,}|\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}"
+    r"|\bBearer +\S{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 """Keys and tokens that can be told by how they begin."""
 USERINFO = re.compile(r"(?<=://)[^/\s@?#]*:[^/\s?#]*@")
@@ -80,7 +87,7 @@ def refuse_secrets(data: Mapping[str, Any]) -> None:
     for place, named, value in _values(data, "", named=False):
         if isinstance(value, str):
             refuse_address(value)
-        if named or (isinstance(value, str) and FORMS.search(value)):
+        if named or (isinstance(value, str) and masked_text(value) != value):
             raise UserError(
                 f"config: '{short(place)}' looks like a secret, and a configuration is written into run.json; leave it "
                 "out, and read it from the environment in your builder (os.environ)"
@@ -91,14 +98,24 @@ def _values(value: Any, place: str, *, named: bool) -> Iterator[tuple[str, bool,
     """Every text and number, its place, and whether a name on the way to it says that it is secret."""
     if isinstance(value, Mapping):
         for key, below in value.items():
-            # A number of tokens is no secret.
-            counts = isinstance(below, (int, float)) and TOKENS.search(_words(key))
-            yield from _values(below, f"{place}.{key}".lstrip("."), named=named or (called_secret(key) and not counts))
+            secret = called_secret(key) and not (WEAK.search(_words(key)) and _harmless(below))
+            yield from _values(below, f"{place}.{key}".lstrip("."), named=named or secret)
     elif isinstance(value, (list, tuple)):
         for number, below in enumerate(value):
             yield from _values(below, f"{place}.{number}", named=named)
     elif isinstance(value, (str, bytes, int, float)) and not isinstance(value, bool):
         yield place, named and value not in ("", b""), value
+
+
+def _harmless(value: Any) -> bool:
+    """A number, a word, or a list of these: no secret, whatever a setting is called."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_harmless, value))
+    return (
+        value is None
+        or isinstance(value, (int, float))
+        or (isinstance(value, str) and WORD.fullmatch(value) is not None)
+    )
 
 
 def masked(value: Any) -> Any:
@@ -115,7 +132,8 @@ def masked_text(text: str) -> str:
 
     def parameter(found: re.Match[str]) -> str:
         before, name, value = found.groups()
-        return f"{before}{name}={HIDDEN}" if value and called_secret(unquote_plus(name)) else found[0]
+        secret = value and "/" not in name and called_secret(unquote_plus(name))
+        return f"{before}{name}={HIDDEN}" if secret else found[0]
 
     return FORMS.sub(HIDDEN, PARAMETER.sub(parameter, USERINFO.sub(f"{HIDDEN}@", text)))
 

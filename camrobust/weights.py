@@ -180,7 +180,9 @@ class _Row(tuple[Any, ...]):
     __slots__ = ()
 
     def __hash__(self) -> int:
-        raise _RefusedError("a tuple is the key of something")
+        if len(self) > MOST_AXES or not all(one is None or type(one) in (str, int, float, bool) for one in self):
+            raise _RefusedError("a tuple of tuples is the key of something")
+        return super().__hash__()
 
 
 class _Storage(NamedTuple):
@@ -215,11 +217,30 @@ def _nothing(*_more: object) -> None:
     return None
 
 
+def _encoded(text: object, coding: object = "latin1", *_more: object) -> bytes:
+    """Bytes, which pickles of old protocols hold as text."""
+    if not isinstance(text, str) or coding not in ("latin1", "latin-1"):
+        raise _RefusedError("its bytes are no text")
+    return text.encode("latin1", errors="replace")
+
+
+def _typed(make: object, _kind: object, members: object, *_more: object) -> object:
+    """What torch makes of a tensor of a class of its own, such as a buffer."""
+    if make not in (_tensor, _parameter) or not isinstance(members, tuple):
+        raise _RefusedError("a tensor of another class is none")
+    return (_tensor if make is _tensor else _parameter)(*members)
+
+
 GLOBALS: dict[str, Callable[..., object]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _typed,
+    "torch.Tensor": _nothing,
+    "torch.nn.parameter.Buffer": _nothing,
+    "torch.nn.parameter.Parameter": _nothing,
     "torch.device": _nothing,
+    "_codecs.encode": _encoded,
 }
 """What stands for torch's functions while a file is looked over; beside them `OrderedDict` and `Size` are known."""
 KINDS = {"qtensor": "quantised", "sparse": "sparse", "meta": "empty ('meta')"}
@@ -251,8 +272,8 @@ class _Reader(pickle._Unpickler):  # noqa: SLF001 - the one written in C cannot 
         place = f"{module}.{name}"
         if module in ("torch", "torch.storage") and name in STORAGES:
             return name
-        if place in ("collections.OrderedDict", "torch.Size"):
-            return self._copy if name == "OrderedDict" else self._size
+        if place in ("collections.OrderedDict", "collections.Counter", "torch.Size"):
+            return self._size if name == "Size" else self._copy
         if place in GLOBALS:
             return GLOBALS[place]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):

@@ -19,7 +19,7 @@ from camrobust.io.objects import MissingObjectError
 from camrobust.io.progress import Progress, in_all, read_progress, write_progress
 from camrobust.io.records import FORMAT, CombinedRecord, read_record
 from camrobust.io.results import empty_frame
-from camrobust.io.runs import RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
+from camrobust.io.runs import FENCED, RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.io.tables import Budget, read_frame
 from camrobust.report.page import Report, build_report
 from camrobust.report.reading import checked
@@ -170,7 +170,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], None]
     facts = check_models(plan)
     document = {
         "version": versions()["camrobust"],
-        "digest": config.digest(),
+        "digest": f"{FENCED}{config.digest()}",
         "config": config.model_dump(mode="json"),
         "numbers": config.numbers(),
         "planned": plan.counts(),

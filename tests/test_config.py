@@ -446,10 +446,34 @@ def test_a_secret_in_the_arguments_is_refused_and_not_repeated(name):
         {"token": None, "password": "", "credentials": [], "secret": {}},
         {"key": "layer4.weight", "tokenizer": "bpe", "keys": ["a"], "monkey": "x", "author": "me", "design": "x"},
         {"url": "https://host/a?width=3", "place": "s3://b/sig=3/token=4"},
+        {"token": "max", "patch_token": "x", "pos_token": "mean", "visual_tokens": [1, 2], "n_tokens": "auto"},
+        {"sig": 0.5, "auth": "none", "signature": "serving_default", "pass": 2},
+        {"photos": "/data/sk-fundus-retina-photos-2024/images", "name": "sk-resnet50-imagenet-gradcam-v2"},
     ],
 )
 def test_arguments_that_only_sound_alike_are_taken(value):
     assert parse_config(arguments(value)).models[0].arguments == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"sas": "sv=2024-01-01&sig=abcdef"}, {"azure": "?sv=2024-01-01&sig=abcdef"}, {"pass": "h0nter2!"},
+        {"connection": "AccountName=a;AccountKey=abcd=="}, {"header": "Authorization: Bearer abcdefgh12"},
+        {"session": "eyJhbGciOiJI.eyJzdWIiOiIx.abc"}, {"git": "glpat-abcdefghij1234567890"}, {"cookie": "id=17; a=b"},
+        {"encryption_key": "0123"}, {"key_of": "sk-abcDEF0123456789abcdefgh"},
+    ],
+)  # fmt: skip
+def test_a_secret_under_another_name_or_of_a_known_form_is_refused(value):
+    with pytest.raises(UserError, match=r"looks like a secret, and a configuration is written into run\.json"):
+        parse_config(arguments(value))
+
+
+@pytest.mark.parametrize("name", ["写" * 27, "é" * 41])
+def test_a_name_that_no_folder_can_have_is_refused(name):
+    data = arguments({}) | {"datasets": [{"name": name, "images": "photos"}]}
+    with pytest.raises(UserError, match="must have at most 240 characters once it is percent-encoded; shorten it"):
+        parse_config(data)
 
 
 @pytest.mark.parametrize("key", ["output", "datasets", "weights", "labels", "arguments"])

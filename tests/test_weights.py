@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ SENTENCES = {
     "TorchScript": "it is a TorchScript archive",
     "evaluates": "it names builtins.eval, and only tensors by name are taken",
     "reserves bytes": "it names builtins.bytearray, and only tensors by name are taken",
-    "hash without end": "a tuple is the key of something",
+    "hash without end": "a tuple of tuples is the key of something",
     "copies": "it lists more than any model has",
     "record shorter": "record 0 is shorter than it says, or missing",
     "tensor beyond": "a tensor of shape (1000000000,) does not fit into its storage",
@@ -233,3 +234,16 @@ def test_a_path_that_is_no_file_is_told_where_weights_are_named(tmp_path):
     Path(tmp_path / "zero.pth").symlink_to("/dev/zero")
     with pytest.raises(UserError, match=r"^model 'm': there is no file /dev/zero, but something else; mend weights$"):
         fetch_weights(ModelConfig(name="m", builder="a:b", weights=str(tmp_path / "zero.pth")))
+
+
+def test_what_trainers_save_beside_a_state_dict_is_no_hindrance():
+    """Counters of schedulers, tuples as keys, bytes, and tensors that are buffers by their class."""
+    network = torch.nn.Linear(2, 2)
+    kept = {
+        "state_dict": network.state_dict(), "milestones": Counter({30: 1, 60: 1}), "seen": {("a", 1): 2},
+        "bytes": b"\x80\x00", "buffer": torch.nn.Buffer(torch.ones(2)),
+    }  # fmt: skip
+    sink = io.BytesIO()
+    torch.save(kept, sink)
+    found = read_weights(sink.getvalue(), "last.pth")
+    assert all(found[name].equal(value) for name, value in network.state_dict().items())

@@ -160,7 +160,7 @@ def read_committed(store: Store) -> Committed:
         key
         for key in ours
         if key.startswith("commits/")
-        and (key in accepted or (done is None and counts_by_number(key, lease.generation)))
+        and (key in accepted or lease.old or (done is None and counts_by_number(key, lease.generation)))
     ]
     budget = Budget()
     with ThreadPoolExecutor(READERS) as pool:

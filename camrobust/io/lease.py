@@ -82,6 +82,11 @@ class NewestLease:
     accepts: tuple[str, ...]
     record: LeaseRecord
 
+    @property
+    def old(self) -> bool:
+        """Whether version 0.1 took it, which lists nothing: every whole commit counts, whichever version wrote it."""
+        return self.number > 0 and self.record.accepts is None
+
 
 def newest_lease(store: Store) -> NewestLease:
     """Read the newest lease.
@@ -241,6 +246,11 @@ def acquire(store: Store, accept: Accept, say: Say = lambda _: None) -> Lease:
     )
     if not _take(store, number + 1, holder, tuple(accept(number + 1))):
         raise UserError(f"run: another driver has just begun in {store.uri}; wait until it is done")
+    if number == 0 and store.create(lease_key(1), b"{}"):
+        raise RunFailed(
+            f"run: the store of {store.uri} does not know 'create only if nothing is there' (If-None-Match), which "
+            "keeps two drivers apart; choose an output on another store"
+        )
     return Lease(store, number + 1, holder)
 
 

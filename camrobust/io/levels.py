@@ -112,7 +112,8 @@ def _raw_mode(image: Any) -> str:
 def _of_tiff(image: Any) -> Levels:
     tags = image.tag_v2
     depth, form = tags.get(BITS, (1,))[0], tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
-    said = _said_limits(tags)
+    plain = form == UNSIGNED
+    said = None if plain and depth <= 8 else _said_limits(tags, scale=not plain)
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
         if form == SIGNED:
             return _signed_bytes(image, said)
@@ -157,15 +158,19 @@ def _deep_colours(image: Any, depth: int, said: tuple[float, float] | None) -> L
     return Levels(deep=True, stated=said is not None)
 
 
-def _said_limits(tags: Any) -> tuple[float, float] | None:
+def _said_limits(tags: Any, *, scale: bool) -> tuple[float, float] | None:
     """The black and the white level that a TIFF file states.
 
     TIFF 6.0 calls these tags statistics: they may hold the darkest and the brightest value of this very picture. So
     they are taken for a scale only where they are one: from 0 to 1, to all bits of a depth (255, 4095, ...), or the
     whole range of a signed number.
 
+    Args:
+        tags: of the file.
+        scale: whether the levels cannot be known without one.
+
     Raises:
-        ImageError: they are no scale.
+        ImageError: they are no scale, where one is needed.
     """
     for low_tag, high_tag in LIMITS[::-1]:
         if high_tag in tags:
@@ -175,6 +180,8 @@ def _said_limits(tags: Any) -> tuple[float, float] | None:
             depth = high > 0 and float(top).is_integer() and int(top) & (int(top) - 1) == 0
             if depth and len({*highs}) == 1 and (low == 0 or low == -top):
                 return low, high
+            if not scale:
+                return None
             raise _unknown(
                 f"its tags give the levels {low:g} to {high:g}, which is the range of this picture, not a scale"
             )

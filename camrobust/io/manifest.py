@@ -11,12 +11,15 @@ from camrobust.io.addresses import ODD, SCHEME, parse
 from camrobust.io.clouds import SCHEMES as CLOUDS
 from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
 from camrobust.io.store import Folder, open_object, open_store, read_object
+from camrobust.quoting import short
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
+LONGEST = 4096
+"""Bytes of an image_id or a uri; no path and no key of a store is longer."""
 MOST_BYTES = 2 * 2**30
 """Of a table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
@@ -47,7 +50,15 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
         table = _with_labels(table.drop("label"), labels, name)
     twice = table.filter(pl.col("image_id").is_duplicated())
     if not twice.is_empty():
-        raise UserError(f"dataset '{name}': image_id '{twice['image_id'][0]}' occurs twice; give each image its own")
+        raise UserError(
+            f"dataset '{name}': image_id '{short(twice['image_id'][0])}' occurs twice; give each image its own"
+        )
+    long = table.filter((pl.col("image_id").str.len_bytes() > LONGEST) | (pl.col("uri").str.len_bytes() > LONGEST))
+    if not long.is_empty():
+        raise UserError(
+            f"dataset '{name}': image_id and uri must have at most {LONGEST} bytes, which "
+            f"'{short(long['image_id'][0])}' does not; shorten it"
+        )
     return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
 
@@ -178,7 +189,7 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
     known = known.drop_nulls("image_id").unique(maintain_order=True)
     twice = known.filter(pl.col("image_id").is_duplicated())
     if not twice.is_empty():
-        raise UserError(f"{what}: {labels} gives '{twice['image_id'][0]}' more than one label; keep one")
+        raise UserError(f"{what}: {labels} gives '{short(twice['image_id'][0])}' more than one label; keep one")
     joined = table.join(known, on="image_id", how="left")
     if joined["label"].null_count() == joined.height:
         raise UserError(f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id")
@@ -202,5 +213,5 @@ def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
             row = outside.row(0, named=True)
             raise UserError(
                 f"labels: label must be 0 to {count - 1} for model '{model}', got {row['label']} for "
-                f"'{row['image_id']}'; mend the labels or leave them out"
+                f"'{short(row['image_id'])}'; mend the labels or leave them out"
             )

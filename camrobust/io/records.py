@@ -16,7 +16,7 @@ from camrobust.io.names import MANIFEST, is_manifest, number_of
 from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
 from camrobust.quoting import short
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 192 * 2**20
 """Of one document; a lease that lists a hundred thousand commits takes 5 MB."""
 MAX_VALUES = 4_000_000
 """Lists, keys and values in one document, by its commas and brackets: what is read takes some fifty bytes for each."""

@@ -26,6 +26,8 @@ OBJECT_TIMEOUT_S = 600
 """For all of an object, so that one that trickles is given up, too."""
 BACKOFF_S = 20
 CHUNK_BYTES = 2**20
+ALREADY_THERE, BEING_WRITTEN = 412, 409
+"""Answers to a conditional put; after the second it is to be tried again."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,19 @@ class Bucket:
         from botocore.exceptions import ClientError
 
         with explained(self.locate(key)):
-            try:
-                self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
-                    raise
-                return self.read(key) == content
-        return True
+            for attempt in range(attempts()):
+                try:
+                    self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
+                except ClientError as error:
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if status == ALREADY_THERE:
+                        return self.read(key) == content
+                    if status != BEING_WRITTEN or attempt + 1 == attempts():
+                        raise
+                    time.sleep(random.uniform(0, min(BACKOFF_S, 0.1 * 2**attempt)))
+                else:
+                    return True
+        raise RunFailed(f"s3: {self.locate(key)} was never written; run again to resume")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object below but folder markers (keys that end with a slash), sorted by key, a thousand per request."""

@@ -5,12 +5,12 @@ Writes are atomic: a reader sees the whole object or none.
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
-from threading import get_ident
 
 from camrobust.errors import RunFailed, UserError
 from camrobust.io.addresses import Address, parse
@@ -99,10 +99,10 @@ class Folder:
             RunFailed: the disk is full, or fails.
         """
         path = self._path(key)
-        beside = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -120,11 +120,18 @@ def _check_inside(root: Path, key: PurePosixPath) -> None:
     place = root
     for part in key.parts:
         place /= part
-        if place.is_symlink():
+        if _is_link(place):
             raise UserError(
                 f"store: {place} is a link, and inside a run folder nothing is read, written or deleted through one; "
                 "remove it, or choose another output"
             )
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError) as error:
+        raise _unreadable("look at", path, error) from error
 
 
 def _files(start: Path, *, links: bool) -> Iterator[tuple[Path, int]]:

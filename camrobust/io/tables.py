@@ -30,8 +30,9 @@ from camrobust.schema import Column
 
 FLOOR_BYTES = 256 * 2**20
 """What reading may take whatever the size of the files."""
-RATIO = 32
-"""And this times the size of the files: a real one unpacks to about ten times its size, lists of images to more."""
+RATIO = 256
+"""And this times the size of the files: scores unpack to about ten times their size, a list of images whose names count
+up to two hundred times."""
 MOST_TEXT = 65_536
 """Bytes of one text: a name, an address, a sentence."""
 MOST_BINARY = 64 * 2**20

@@ -3,7 +3,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from camrobust.errors import UserError
+from camrobust.errors import RunFailed, UserError
 from camrobust.io.commits import delete_uncounted, keep_rest, read_committed, read_small, write_commit
 from camrobust.io.lease import acquire
 from camrobust.io.objects import MissingObjectError
@@ -219,3 +219,30 @@ def test_a_damaged_run_json_is_told(tmp_path):
     folder.store.write("run.json", b"{")
     with pytest.raises(UserError, match=r"run\.json is damaged; run again with --fresh"):
         folder.run()
+
+
+def test_a_run_that_version_0_1_has_touched_afterwards_keeps_all_that_was_committed(store):
+    """Version 0.1 deletes older leases, knows nothing of lists, and leaves a lease of its own."""
+    first = write_commit(store, [unit("a")], 1)
+    take(store, [])
+    take(store, [first])
+    second = write_commit(store, [unit("b")], 2)
+    assert read_committed(store).commits == [first, second]
+    for number in (1, 2):
+        store.delete(f"lease/{number:08}.json")
+    store.write("lease/00000003.json", b'{"released": true}')
+    found = read_committed(store)
+    assert found.commits == [first, second]
+    lease = take(store, found.commits)
+    assert delete_uncounted(store, found, lease.number) == 0
+    assert read_committed(store).units.height == 2
+
+
+def test_a_store_that_cannot_create_only_if_nothing_is_there_is_refused(store, monkeypatch):
+    def overwrite(self, key, content):
+        self.write(key, content)
+        return True
+
+    monkeypatch.setattr(type(store), "create", overwrite)
+    with pytest.raises(RunFailed, match="does not know 'create only if nothing is there'"):
+        acquire(store, lambda _: [])

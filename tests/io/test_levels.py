@@ -245,3 +245,13 @@ def test_what_pillow_would_read_wrongly_is_refused(content, sentence):
         decode(content, 128, 128)
     assert caught.value.kind == "unsupported"
     assert caught.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_statistics_in_the_tags_do_not_matter_where_the_depth_says_it_all(mode):
+    """TIFF 6.0 calls MinSampleValue and MaxSampleValue statistics: 8 bits are taken as they are."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[280], tags[281] = 3, 251
+    sink = BytesIO()
+    Image.new(mode, (40, 40), 100 if mode == "L" else (100, 100, 100)).save(sink, "TIFF", tiffinfo=tags)
+    assert abs(decode(sink.getvalue(), 32, 32).pixels.mean() - 100) < 1

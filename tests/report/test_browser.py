@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.photos import write_photos
-from tests.runs import ROOT, camrobust, config
+from tests.runs import ROOT, camrobust, config, report
 
 pytestmark = pytest.mark.cluster
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -49,7 +49,7 @@ def report(tmp_path_factory):
     )
     ended = camrobust("run", path)
     assert ended.returncode == 0, ended.stderr
-    return folder / "out" / "report" / "index.html"
+    return report(folder / "out")
 
 
 @pytest.fixture(scope="module")
