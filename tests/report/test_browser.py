@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests import runs
 from tests.photos import write_photos
-from tests.runs import ROOT, camrobust, config, report
+from tests.runs import ROOT, camrobust, config
 
 pytestmark = pytest.mark.cluster
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -49,7 +50,7 @@ def report(tmp_path_factory):
     )
     ended = camrobust("run", path)
     assert ended.returncode == 0, ended.stderr
-    return report(folder / "out")
+    return runs.report(folder / "out")
 
 
 @pytest.fixture(scope="module")
