@@ -5,13 +5,15 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import polars as pl
+import pyarrow as pa
 
 from camrobust.errors import UserError
 from camrobust.io.addresses import ODD, SCHEME, parse
 from camrobust.io.clouds import SCHEMES as CLOUDS
 from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
 from camrobust.io.store import Folder, open_object, open_store, read_object
-from camrobust.quoting import short
+from camrobust.io.tables import columns_within_budget
+from camrobust.quoting import first_line, short
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -23,6 +25,8 @@ LONGEST = 4096
 MOST_BYTES = 2 * 2**30
 """Of a table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
+KNOWN = (*TEXTS, "label", "class_index")
+"""Columns that are read; what else a table has is left alone."""
 SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
@@ -92,11 +96,14 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
         raise UserError(f"{what}: {error}; mend the path") from error
     try:
         if uri.lower().endswith(".parquet"):
-            return pl.read_parquet(BytesIO(content))
+            names, known = columns_within_budget(content, KNOWN, uri)
+            if not known:
+                return pl.DataFrame(schema=dict.fromkeys(names, pl.Null))
+            return pl.read_parquet(BytesIO(content), columns=known)
         # An identity 007 is no number.
         return pl.read_csv(BytesIO(content), infer_schema_length=None, schema_overrides=dict.fromkeys(TEXTS, pl.String))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{what}: {uri} is not a readable table ({str(error).splitlines()[0]})") from error
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{what}: {uri} is not a readable table ({first_line(error)})") from error
 
 
 def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) -> str:

@@ -7,7 +7,7 @@ schema does not name are never read.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -156,7 +156,7 @@ def read_coded(
         budget.add(size)
         footer = pq.ParquetFile(file)
         known = _known(footer, columns, where)
-        budget.take(_needed(footer.metadata, known, file), where)
+        budget.take(_needed(footer.metadata, {one.name for one in known}, file), where)
         texts = [one.name for one in known if _varies(one)]
         # Text is read as codes, which cannot be asked for before it is known that there is text.
         table = pq.ParquetFile(file, metadata=footer.metadata, read_dictionary=texts).read(
@@ -204,11 +204,34 @@ def _known(parquet: pq.ParquetFile, columns: Sequence[Column], where: str) -> li
     return known
 
 
-def _needed(metadata: pq.FileMetaData, columns: Sequence[Column], file: BinaryIO) -> int:
+def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -> tuple[list[str], list[str]]:
+    """Look over a user's own parquet table before some of its columns are read.
+
+    Args:
+        content: of the file.
+        wanted: names of columns.
+        where: its address.
+
+    Returns:
+        Names of all its columns, and of those that are wanted.
+
+    Raises:
+        TooLargeTableError: it would take more memory than the budget has.
+        ValueError: it is damaged; so are all errors of pyarrow, but for those of the system.
+    """
+    file, budget = BytesIO(content), Budget()
+    footer = pq.ParquetFile(file)
+    names = list(footer.schema_arrow.names)
+    found = [name for name in names if name in wanted]
+    budget.add(len(content))
+    budget.take(_needed(footer.metadata, set(found), file), where)
+    return names, found
+
+
+def _needed(metadata: pq.FileMetaData, names: Collection[str], file: BinaryIO) -> int:
     """Bytes that reading some columns takes at most, text not written out."""
     if metadata.num_row_groups > MOST_GROUPS:
         raise ValueError(f"more than {MOST_GROUPS:,} groups of rows")
-    names = {one.name for one in columns}
     needed = rows = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
