@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from camrobust.chaos.processes import descendants, kill, started, title
+from camrobust.chaos.processes import descendants, kill, title
 from camrobust.cluster.private import AUTHENTICATION, LOOPBACK, closed
 from camrobust.cluster.spot import drain
 from camrobust.errors import RunFailed
+from camrobust.io.lease import started
 
 START_S = 90.0
 STORE_BYTES = 200 * 2**20

@@ -29,14 +29,6 @@ def title(pid: int) -> str:
         return ""
 
 
-def started(pid: int) -> str:
-    """When a process began, in the kernel's ticks, so that a number used again is told apart; empty where gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal."""
     try:

@@ -52,7 +52,7 @@ def _machine() -> str:
     return sha256(parts.encode()).hexdigest()[:16]
 
 
-def _started(pid: int) -> str:
+def started(pid: int) -> str:
     """When a process began, in the kernel's ticks, so that a number used again is told apart; empty where it ended."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -203,7 +203,7 @@ def _is_free(pulse: tuple[LeaseRecord, BeatRecord], machine: str) -> bool:
     lease, beat = pulse
     if lease.released or beat.released or not lease.holder:
         return True
-    return lease.machine == machine and _started(lease.process) != lease.started
+    return lease.machine == machine and started(lease.process) != lease.started
 
 
 def _watch(store: Store, number: int, machine: str, say: Say) -> None:
@@ -242,7 +242,7 @@ def acquire(store: Store, accept: Accept, say: Say = lambda _: None) -> Lease:
     if not _is_free(_pulse(store, number), machine):
         _watch(store, number, machine, say)
     holder = LeaseRecord(
-        holder=secrets.token_hex(8), machine=machine, process=os.getpid(), started=_started(os.getpid())
+        holder=secrets.token_hex(8), machine=machine, process=os.getpid(), started=started(os.getpid())
     )
     if not _take(store, number + 1, holder, tuple(accept(number + 1))):
         raise UserError(f"run: another driver has just begun in {store.uri}; wait until it is done")
