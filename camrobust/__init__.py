@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camrobust.api import attack, evaluate, explain, load_run, minimal_eps, overlay
+    from camrobust.interface.api import attack, evaluate, explain, load_run, minimal_eps, overlay
 
 __all__ = ["__version__", "attack", "evaluate", "explain", "load_run", "minimal_eps", "overlay"]
 
@@ -18,5 +18,5 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("camrobust")
     if name in __all__:
-        return getattr(import_module("camrobust.api"), name)
+        return getattr(import_module("camrobust.interface.api"), name)
     raise AttributeError(f"module 'camrobust' has no attribute '{name}'")

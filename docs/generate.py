@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from camrobust import schema
-from camrobust.catalogue import catalogue
+from camrobust.contract import schema
+from camrobust.interface.listing import catalogue
 
 HERE = Path(__file__).parent
-MARK = "<!-- generated from camrobust/schema.py by docs/generate.py -->"
+MARK = "<!-- generated from camrobust/contract/schema.py by docs/generate.py -->"
 
 
 def table(rows: list[dict[str, object]]) -> str:

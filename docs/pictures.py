@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift, segment_matrix
-from camrobust.demo import efficientnet_lite0, photos
+from camrobust.interface.demo import efficientnet_lite0, photos
 from camrobust.io.images import decode
-from camrobust.measure import Sample, Settings, compare, explain_variants
-from camrobust.models import wrap
+from camrobust.measure.image import Sample, Settings, compare, explain_variants
+from camrobust.measure.model import wrap
 from camrobust.report.gallery import overlay
 
 HERE = Path(__file__).parent

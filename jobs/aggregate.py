@@ -2,7 +2,7 @@
 
 import sys
 
-from camrobust.cli import main
+from camrobust.interface.cli import main
 
 if __name__ == "__main__":
     code = main(["aggregate", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from camrobust.cli import main
+from camrobust.interface.cli import main
 
 if __name__ == "__main__":
     # Under `ray job submit` RAY_ADDRESS is set and "auto" finds the cluster that the job runs on.

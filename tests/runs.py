@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from camrobust.io.runs import open_run
+from camrobust.results.folder import open_run
 from camrobust.summary.aggregate import scan_scores
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def config(folder, images, **changes):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "camrobust.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "camrobust", *map(str, arguments)]
 
 
 def environment(**changes):

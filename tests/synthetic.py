@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camrobust.io.results import arrow_schema
-from camrobust.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES, SIMILARITIES
+from camrobust.contract.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES, SIMILARITIES
+from camrobust.results.arrow import arrow_schema
 
 
 def similarities(rbo):

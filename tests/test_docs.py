@@ -5,12 +5,12 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 import polars as pl
 import pytest
 
-from camrobust.io.lease import acquire
-from camrobust.io.names import data_name
+from camrobust.contract.run_files import data_name
+from camrobust.results.lease import acquire
 from camrobust.summary.differences import MEASURES
 from tests.photos import write_photos
+from tests.results.test_reduce import write_run
 from tests.runs import ROOT
-from tests.test_combine import write_run
 
 
 def generator():
@@ -35,8 +35,8 @@ def test_what_the_readme_links_to_exists():
 def test_the_readmes_configuration_is_valid():
     import yaml
 
-    from camrobust.config import parse_config
-    from camrobust.core.cams import CAMS
+    from camrobust.contract.config import parse_config
+    from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
 
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)

@@ -8,16 +8,16 @@ import pytest
 import yaml
 
 import camrobust
-from camrobust.schema import IMAGES, SCORES
+from camrobust.contract.schema import IMAGES, SCORES
 from camrobust.summary.aggregate import Settings, reduce_frame
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.comparison import compare
+from camrobust.summary.significance import compare
 from tests import toys
+from tests.interface.test_api import images as pictures
 from tests.photos import write_photos
 from tests.runs import camrobust as command
 from tests.runs import report
 from tests.synthetic import frame
-from tests.test_api import images as pictures
 
 NOISE = ["gaussian_noise:2", {"gaussian_noise": [4], "replicates": 3}]
 

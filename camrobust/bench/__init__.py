@@ -1,1 +1,1 @@
-"""What passes, perturbations and segments cost, against a plain forward pass and the peers; runs without Ray."""
+"""Benchmarks and trials: speed, scale, and faults caused on purpose."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camrobust.defaults import PRECISIONS
+from camrobust.contract.defaults import PRECISIONS
 
 GRADIENT_SCALE = {"fp16": 1024.0}
 """Factor on the logits before a backward pass, taken back in float32: gradients of 1e-7 would vanish in half."""

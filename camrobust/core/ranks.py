@@ -2,7 +2,7 @@
 
 An item tied at ranks t … b of a list contributes c(d) to its top d: 0 for d < t, (d-t+1)/(b-t+1) inside the group, 1
 behind it. The overlap A_d at every depth follows from the two lists' contributions, for all images, variants and CAMs
-at once. Lists that share only some items: `camrobust.core.lists`.
+at once. Lists that share only some items: `camrobust.core.rank_lists`.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""What a person meets: commands and their parsers."""
+"""The doors: command line, Python interface, demo, notebook."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from camrobust.defaults import PRECISIONS
+from camrobust.contract.defaults import PRECISIONS
 from camrobust.interface.command_line import Parser, positive, print_json
 
 Arguments = argparse.Namespace
@@ -54,7 +54,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(given: Arguments, title: str, rows: Sequence[Mapping[str, Any]]) -> int:
-    from camrobust.terminal import show_table
+    from camrobust.interface.terminal import show_table
 
     if given.json:
         print_json(rows)
@@ -65,7 +65,7 @@ def _show(given: Arguments, title: str, rows: Sequence[Mapping[str, Any]]) -> in
 
 
 def _speed(given: Arguments, *, peers: bool) -> int:
-    from camrobust.bench.passes import bench, show
+    from camrobust.bench.speed.passes import bench, show
 
     results = bench(given.device, peers=peers, repeats=given.repeats, precision=given.precision)
     if given.json:
@@ -84,21 +84,21 @@ def _peers(given: Arguments) -> int:
 
 
 def _perturbations(given: Arguments) -> int:
-    from camrobust.bench.perturbing import BATCH, perturbing
+    from camrobust.bench.speed.perturbing import BATCH, perturbing
 
     rows = perturbing(given.device, given.repeats, peers=given.peers)
     return _show(given, f"Severities 1 to 5 of one 224 px image, batch {BATCH[given.device]}", rows)
 
 
 def _formats(given: Arguments) -> int:
-    from camrobust.bench.formats import formats
+    from camrobust.bench.speed.formats import formats
 
     return _show(given, "Milliseconds of one batch, plain forward", formats(given.device, given.repeats))
 
 
 def _zoo(given: Arguments) -> int:
-    from camrobust.bench.zoo import zoo
-    from camrobust.terminal import say
+    from camrobust.bench.speed.zoo import zoo
+    from camrobust.interface.terminal import say
 
     rows = zoo(say=(lambda _: None) if given.json else say)
     _show(given, f"{len(rows)} architectures", rows)
@@ -106,29 +106,29 @@ def _zoo(given: Arguments) -> int:
 
 
 def _overhead(given: Arguments) -> int:
-    from camrobust.machinery.overhead import overhead
-    from camrobust.terminal import say
+    from camrobust.bench.scale.overhead import overhead
+    from camrobust.interface.terminal import say
 
     return _show(given, f"{given.count} images, 15 variants, resnet18, 4 CAMs", overhead(given.count, say))
 
 
 def _scale(given: Arguments) -> int:
-    from camrobust.machinery.scale import scale
-    from camrobust.terminal import say
+    from camrobust.bench.scale.images import scale
+    from camrobust.interface.terminal import say
 
     return _show(given, f"{given.count:,} images", scale(given.count, say))
 
 
 def _rows(given: Arguments) -> int:
-    from camrobust.machinery.volume import volume
-    from camrobust.terminal import say
+    from camrobust.bench.scale.rows import volume
+    from camrobust.interface.terminal import say
 
     return _show(given, f"{given.count:,} score rows", volume(given.count, say))
 
 
 def _chaos(given: Arguments) -> int:
-    from camrobust.chaos.harness import chaos, summary
-    from camrobust.terminal import say, show_table
+    from camrobust.bench.chaos.harness import chaos, summary
+    from camrobust.interface.terminal import say, show_table
 
     def show(line: dict[str, Any]) -> None:
         end = "exact" if line["exact"] else f"NOT EXACT {line['last']}"
@@ -150,8 +150,8 @@ def _chaos(given: Arguments) -> int:
 
 
 def _fuzz(given: Arguments) -> int:
-    from camrobust.chaos.fuzz import BUDGET_MIB, fuzz
-    from camrobust.terminal import say
+    from camrobust.bench.chaos.fuzz import BUDGET_MIB, fuzz
+    from camrobust.interface.terminal import say
 
     found = fuzz(given.images, given.seed, say)
     _show(given, f"{given.images:,} damaged pictures, seed {given.seed}", found.rows())

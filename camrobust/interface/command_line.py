@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from camrobust.errors import UserError
-from camrobust.quoting import harmless_json
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import harmless_json
 
 
 class Parser(argparse.ArgumentParser):

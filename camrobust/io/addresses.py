@@ -7,7 +7,7 @@ normalised: `#`, `?`, `%`, `+`, spaces, `.` and `..` and every slash belong to t
 import re
 from dataclasses import dataclass, replace
 
-from camrobust.errors import UserError
+from camrobust.contract.errors import UserError
 
 SCHEME = r"^[A-Za-z][A-Za-z0-9+.\-]*://"
 """How an address begins; polars reads it, too."""

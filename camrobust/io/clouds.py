@@ -22,7 +22,7 @@ from functools import cache, partial
 from threading import Thread
 from typing import Any, NoReturn, TypeVar
 
-from camrobust.errors import RunFailed, UserError
+from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io.addresses import Address
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, check_size
 from camrobust.io.s3 import BACKOFF_S, OBJECT_TIMEOUT_S, attempts

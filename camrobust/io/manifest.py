@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 import pyarrow as pa
 
-from camrobust.errors import UserError
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line, short
 from camrobust.io.addresses import ODD, SCHEME, parse
+from camrobust.io.budget import columns_within_budget
 from camrobust.io.clouds import SCHEMES as CLOUDS
 from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
 from camrobust.io.store import Folder, open_object, open_store, read_object
-from camrobust.io.tables import columns_within_budget
-from camrobust.quoting import first_line, short
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",

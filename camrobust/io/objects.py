@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from camrobust.errors import UserError
-from camrobust.secrecy import refuse_address
+from camrobust.contract.errors import UserError
+from camrobust.contract.secrecy import refuse_address
 
 Access = Literal["credentials", "anonymous", "requester_pays"]
 """How a bucket is read: with the user's credentials, without any, or with credentials and at the reader's cost."""

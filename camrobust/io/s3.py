@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from camrobust.errors import RunFailed, UserError
+from camrobust.contract.errors import RunFailed, UserError
+from camrobust.contract.secrecy import sentence
 from camrobust.io.addresses import Address, parse
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, TooLargeObjectError, check_size
-from camrobust.secrecy import sentence
 
 ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 10

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 
-from camrobust.errors import RunFailed, UserError
+from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io.addresses import Address, parse
 from camrobust.io.clouds import SCHEMES, open_cloud
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store, check_size, refuse_secret

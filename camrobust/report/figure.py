@@ -9,9 +9,9 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from camrobust.errors import UserError
-from camrobust.quoting import first_line
-from camrobust.spreadsheet import csv_of
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line
+from camrobust.summary.spreadsheet import csv_of
 
 TEXT = "currentColor"
 """Charts take the page's text colour, so that they read in light and dark."""

@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from camrobust.errors import UserError
-from camrobust.quoting import first_line, short
-from camrobust.schema import CLEAN
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line, short
+from camrobust.contract.schema import CLEAN
 
 RAMP = np.array(
     [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39),

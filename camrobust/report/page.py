@@ -12,16 +12,16 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from camrobust.contract.schema import ADJUSTED
+from camrobust.contract.secrecy import masked
 from camrobust.report.charts import heat_map, severity_curves
 from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.figure import Figure
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
-from camrobust.report.provenance import commands, configuration, stage_times
-from camrobust.report.verdict import twins_of, verdict
-from camrobust.schema import ADJUSTED
-from camrobust.secrecy import masked
-from camrobust.spreadsheet import csv_of
+from camrobust.report.headline import twins_of, verdict
+from camrobust.report.reproduce import commands, configuration, stage_times
+from camrobust.summary.spreadsheet import csv_of
 
 FAILURES_SHOWN = 50
 KINDS_SHOWN = 20

@@ -3,8 +3,8 @@
 import polars as pl
 import polars.selectors as cs
 
-from camrobust.errors import UserError
-from camrobust.schema import summary_columns
+from camrobust.contract.errors import UserError
+from camrobust.contract.schema import summary_columns
 
 MOST_ROWS = {"by_cam": 10_000, "by_model": 10_000, "by_dataset": 10_000}
 """Of the tables whose rows all stand on the page; a run of 5 models, 2 datasets and 20 CAMs has 200."""

@@ -14,14 +14,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.coded import CERTAINTY, COLUMNS, Block, Rows, blocks_of
-from camrobust.errors import UserError
-from camrobust.quoting import short
-from camrobust.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD, partition_of
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
+from camrobust.contract.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD, partition_of
 from camrobust.summary.intervals import RatioSums, covariance, image_weights, interval, percentiles, product_variance
 from camrobust.summary.moments import SIDES, Groups, medians
 from camrobust.summary.pairs import FORMS, Array, PairSums, Placed, starts_of
 from camrobust.summary.profiles import Profile, Profiles
+from camrobust.summary.rows import CERTAINTY, COLUMNS, Block, Rows, blocks_of
 
 RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
 """Raw measures lie in [0, 1]. Adjusted ones are not clipped: less agreement than chance is below 0, and so 1 - r is

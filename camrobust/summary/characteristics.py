@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import special
 
-from camrobust.schema import CHARACTERISTICS, IMAGES
+from camrobust.contract.schema import CHARACTERISTICS, IMAGES
 from camrobust.summary.profiles import Profile
 from camrobust.summary.ranktests import holm
 

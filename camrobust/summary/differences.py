@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from camrobust.schema import DIFFERENCES
+from camrobust.contract.schema import DIFFERENCES
 from camrobust.summary.profiles import Profile
 from camrobust.summary.ranktests import cliffs_delta, holm, wilcoxon
 

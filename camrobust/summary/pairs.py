@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camrobust.coded import NO_SEVERITY, Rows
+from camrobust.summary.rows import NO_SEVERITY, Rows
 
 Array = NDArray[np.float64]
 FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}

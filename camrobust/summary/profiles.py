@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camrobust.coded import CERTAINTY, Block
 from camrobust.summary.pairs import Array, PairSums, starts_of
+from camrobust.summary.rows import CERTAINTY, Block
 
 Kept = NDArray[np.float32]
 MEASURES = {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from camrobust.schema import IMAGE_STABILITY, STABILITY
+from camrobust.contract.schema import IMAGE_STABILITY, STABILITY
 
 IMAGE = ("dataset", "model", "cam", "image_id")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from camrobust.bench import passes as bench
-from camrobust.bench.peers import SHARED
-from camrobust.bench.zoo import zoo
-from camrobust.cli import main
+from camrobust.bench.speed import passes as bench
+from camrobust.bench.speed.peers import SHARED
+from camrobust.bench.speed.zoo import zoo
+from camrobust.interface.cli import main
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -73,7 +73,7 @@ def test_candidates_take_turns():
 
 @pytest.mark.filterwarnings("ignore")
 def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
-    from camrobust.bench import perturbing
+    from camrobust.bench.speed import perturbing
     from camrobust.core.perturb import without_model
 
     monkeypatch.setitem(perturbing.BATCH, "cpu", 1)
@@ -88,7 +88,7 @@ def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
 
 
 def test_orders_of_memory_are_timed_in_every_precision_of_the_device(monkeypatch, capsys):
-    from camrobust.bench import formats
+    from camrobust.bench.speed import formats
 
     monkeypatch.setattr(formats, "MODEL", "squeezenet1_1")
     monkeypatch.setitem(bench.BATCH, "cpu", 2)

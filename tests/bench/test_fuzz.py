@@ -6,9 +6,9 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from camrobust.chaos import fuzz
-from camrobust.chaos.pictures import DAMAGES, damaged, seed_pictures
-from camrobust.cli import main
+from camrobust.bench.chaos import fuzz
+from camrobust.bench.chaos.pictures import DAMAGES, damaged, seed_pictures
+from camrobust.interface.cli import main
 from camrobust.io import codecs
 from camrobust.io.images import decode
 

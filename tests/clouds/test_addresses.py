@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import polars as pl
 import pytest
 
-from camrobust.errors import UserError
+from camrobust.contract.errors import UserError
 from camrobust.io import clouds
 from camrobust.io.manifest import list_images
 from camrobust.io.store import open_store, read_object

@@ -8,9 +8,9 @@ import pytest
 from pyarrow.fs import FileSystem
 from safetensors.torch import save_file
 
-from camrobust.chaos.proxy import FAULTS, Faults, failing_store
-from camrobust.cli import main
-from camrobust.errors import RunFailed, UserError
+from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
+from camrobust.contract.errors import RunFailed, UserError
+from camrobust.interface.cli import main
 from camrobust.io import clouds
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
@@ -185,7 +185,7 @@ def azure_endpoint(store):
 @pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_got_over(faults, place, fault, monkeypatch):
-    monkeypatch.setattr("camrobust.chaos.proxy.SLOW_S", 0.1)
+    monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 0.1)
     content = bytes(range(256)) * 256
     put(f"{place}/x/one", content)
     store = open_store(f"{place}/x")
@@ -214,7 +214,7 @@ def test_a_store_that_keeps_failing_is_one_sentence_and_exit_code_1(faults, plac
 def test_a_store_that_says_nothing_is_given_up(faults, place, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(clouds, "OBJECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("camrobust.chaos.proxy.SLOW_S", 1)
+    monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 1)
     faults.shares = {"slow": 1}
     with pytest.raises(RunFailed, match=r"/x did not answer in full within 0.2 s; run again to resume"):
         read_object(f"{place}/x")

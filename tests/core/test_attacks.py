@@ -7,15 +7,22 @@ import torch
 from torch import nn
 
 import camrobust
+from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.perturb import PERTURBATIONS, attack, make_variants, perturb, variants
-from camrobust.core.perturb.adversarial import Ball, ascend, ball_around, clean_logits, column, cross_entropy_gradient
-from camrobust.core.perturb.cam_attack import DIFFERENTIABLE, OBJECTIVES, attack_map
-from camrobust.errors import UserError
+from camrobust.core.perturb.attacks.on_map import DIFFERENTIABLE, OBJECTIVES, attack_map
+from camrobust.core.perturb.attacks.on_prediction import (
+    Ball,
+    ascend,
+    ball_around,
+    clean_logits,
+    column,
+    cross_entropy_gradient,
+)
 from camrobust.io.images import decode
-from camrobust.measure import Sample, Settings
-from camrobust.measure import attacked as made_in_run
-from camrobust.models import ModelSpec, load_model, wrap
+from camrobust.measure.image import Sample, Settings
+from camrobust.measure.image import attacked as made_in_run
+from camrobust.measure.model import ModelSpec, load_model, wrap
 from tests.toys import Dense, Pooled, seeded
 
 ATTACKS = [one.name for one in PERTURBATIONS if one.needs_model]
@@ -290,7 +297,7 @@ def test_what_cannot_be_has_a_sentence(spec, sentence):
 def test_where_there_is_no_model_there_is_no_attack(tmp_path):
     with pytest.raises(UserError, match=r"'pgd' needs a model; use camrobust\.attack"):
         perturb(images(1), "pgd:3", ["a"])
-    from camrobust.sheet import sheet
+    from camrobust.interface.contact_sheet import sheet
 
     with pytest.raises(UserError, match="sheet: 'pgd' needs a model"):
         sheet("photo.jpg", str(tmp_path / "sheet.png"), perturbations=["pgd"])

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from camrobust.core.cams import CAMS
-from camrobust.core.cams.cluster import clusters
-from camrobust.core.cams.eigen import by_eigh, by_squaring
-from camrobust.core.cams.fullgrad import full_gradients
+from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
-from camrobust.core.evidence import collect, explain, frozen, logits_of
-from camrobust.core.targets import build_network
-from camrobust.errors import UserError
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.cams.cf_cam import clusters
+from camrobust.core.explain.cams.eigen import by_eigh, by_squaring
+from camrobust.core.explain.cams.fullgrad import full_gradients
+from camrobust.core.explain.evidence import collect, explain, frozen, logits_of
+from camrobust.core.explain.target_layer import build_network
 from tests.reference import cams as reference
 from tests.toys import Dense, Hybrid, Pooled, Separate, Smooth, Tokens, seeded
 
@@ -321,7 +321,7 @@ def test_attention_methods():
         rolled = reference.attention_rollout([layer[one] for layer in weights])[1:].reshape(4, 4)
         agree(case.maps("attention-rollout")[one], rolled)
     with frozen(case.module), torch.no_grad():
-        from camrobust.core.attention import attend
+        from camrobust.core.explain.attention import attend
 
         _, layers = attend(case.evidence, "test")
     for layer, wanted in zip(layers, weights, strict=True):
@@ -357,8 +357,8 @@ def test_tokens_are_read_without_a_reshape(prefix):
 
 
 def test_methods_are_listed_with_needs_and_costs():
-    from camrobust.catalogue import catalogue
-    from camrobust.core.cams.catalogue import COSTS, NEEDS, cam
+    from camrobust.core.explain.cams.registry import COSTS, NEEDS, cam
+    from camrobust.interface.listing import catalogue
 
     rows = {row["name"]: row for row in catalogue("cams")}
     assert len(rows) == 25

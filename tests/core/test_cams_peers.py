@@ -11,13 +11,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from camrobust.api import explain as explain_images
-from camrobust.core.cams import CAMS, CLASSIC
-from camrobust.core.cams.fullgrad import full_gradients
-from camrobust.core.evidence import collect, explain
-from camrobust.core.targets import build_network
+from camrobust.core.explain.cams import CAMS, CLASSIC
+from camrobust.core.explain.cams.fullgrad import full_gradients
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.target_layer import build_network
+from camrobust.interface.api import explain as explain_images
 from camrobust.io.images import decode
-from camrobust.models import ModelSpec, load_model, wrap
+from camrobust.measure.model import ModelSpec, load_model, wrap
 from tests.reference.cams import REFERENCE
 
 pytestmark = [pytest.mark.data, pytest.mark.filterwarnings("ignore")]

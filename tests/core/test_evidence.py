@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from camrobust.core.cams import CAMS, CLASSIC
+from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
-from camrobust.core.evidence import collect, explain, frozen, logits_of
-from camrobust.core.targets import build_network
-from camrobust.errors import UserError
-from camrobust.models import wrap
+from camrobust.core.explain.cams import CAMS, CLASSIC
+from camrobust.core.explain.evidence import collect, explain, frozen, logits_of
+from camrobust.core.explain.target_layer import build_network
+from camrobust.measure.model import wrap
 from tests.reference.cams import REFERENCE
 from tests.toys import Branching, Dense, Logits, Pooled, Tokens, Twice, Wrapped, seeded
 

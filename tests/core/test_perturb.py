@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.perturb import (
     PERTURBATIONS,
@@ -17,7 +18,6 @@ from camrobust.core.perturb import (
     variants,
     without_model,
 )
-from camrobust.errors import UserError
 from tests.reference import perturb as reference
 
 NAMES = without_model()

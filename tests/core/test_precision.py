@@ -3,12 +3,12 @@ import re
 import pytest
 import torch
 
-from camrobust.core.cams import CLASSIC
+from camrobust.contract.defaults import PRECISIONS
+from camrobust.core.explain.cams import CLASSIC
 from camrobust.core.perturb import variants
 from camrobust.core.precision import arithmetic
-from camrobust.defaults import PRECISIONS
-from camrobust.measure import Sample, Settings, explain_variants
-from camrobust.models import wrap
+from camrobust.measure.image import Sample, Settings, explain_variants
+from camrobust.measure.model import wrap
 from tests.toys import Dense, Pooled, seeded
 
 

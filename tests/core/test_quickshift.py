@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from camrobust.core.lab import lab
-from camrobust.core.quickshift import BLOCK, quickshift, trees
+from camrobust.core.segments.colour import lab
+from camrobust.core.segments.quickshift import BLOCK, quickshift, trees
 from camrobust.io.images import decode
 from tests.reference.quickshift import quickshift as quickshift_loop
 
@@ -115,7 +115,7 @@ def test_lab_is_scikit_images():
 def test_lab_of_another_device_is_the_same_up_to_rounding(monkeypatch):
     image = pictures(3, (20, 30))
     wanted = lab(image)
-    monkeypatch.setattr("camrobust.core.lab._apply", lambda on_cpu, elsewhere, values: elsewhere(values))
+    monkeypatch.setattr("camrobust.core.segments.colour._apply", lambda on_cpu, elsewhere, values: elsewhere(values))
     torch.testing.assert_close(lab(image), wanted, rtol=0, atol=1e-12)
 
 

@@ -4,7 +4,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from camrobust.core.lists import rbo_lists
+from camrobust.core.rank_lists import rbo_lists
 from camrobust.core.ranks import TIES, agreement, average_overlap, rbo, top_weight
 from tests.reference import ranks as reference
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from camrobust.contract.schema import STABILITY
 from camrobust.core.similarity import SIMILARITIES
 from camrobust.core.similarity.sensitivity import Change, Seen, change_between
-from camrobust.schema import STABILITY
 from tests.reference import similarity as reference
 from tests.toys import pooled
 

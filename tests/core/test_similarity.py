@@ -6,10 +6,10 @@ import torch
 from scipy import spatial, stats
 from skimage.metrics import structural_similarity
 
+from camrobust.contract.schema import SIMILARITIES as COLUMNS
+from camrobust.contract.schema import STABILITY
 from camrobust.core.similarity import SIMILARITIES, TAKES, flat, similarity
 from camrobust.core.similarity.correlation import average_ranks
-from camrobust.schema import SIMILARITIES as COLUMNS
-from camrobust.schema import STABILITY
 from tests.reference import similarity as reference
 
 SIZE = (48, 64)
@@ -137,7 +137,7 @@ def test_a_map_that_is_not_finite_does_not_stop_the_others(name):
 def test_chunks_change_nothing(monkeypatch):
     a, b = maps(20, seed=1), maps(20, seed=2)
     whole = {name: compare(name, a, b) for name in ("kendall", "ssim")}
-    monkeypatch.setattr("camrobust.core.similarity.catalogue.CHUNK_BYTES", 300_000)
+    monkeypatch.setattr("camrobust.core.similarity.registry.CHUNK_BYTES", 300_000)
     for name, found in whole.items():
         torch.testing.assert_close(compare(name, a, b), found, rtol=1e-6, atol=1e-7)
 

@@ -6,13 +6,14 @@ from functools import partial
 import polars as pl
 import pyarrow.parquet as pq
 
-from camrobust.io.commits import FILES_KEY, put_commit
-from camrobust.io.lease import held
-from camrobust.io.progress import Progress, Stage, write_progress
-from camrobust.io.results import empty_frame
-from camrobust.io.runs import open_run
-from camrobust.schema import COMMITS
-from camrobust.workflow import aggregate, finish
+from camrobust.contract.schema import COMMITS
+from camrobust.results.arrow import empty_frame
+from camrobust.results.commits import put_commit
+from camrobust.results.counted import FILES_KEY
+from camrobust.results.folder import open_run
+from camrobust.results.lease import held
+from camrobust.results.progress import Progress, Stage, write_progress
+from camrobust.run.workflow import aggregate, finish
 from tests.documents import run_document
 from tests.synthetic import failures, images, maps, scores
 

@@ -14,7 +14,7 @@ from stat import S_ISREG
 
 import vl_convert
 
-from camrobust.cli import main
+from camrobust.interface.cli import main
 from camrobust.report import page
 from tests.hostile.folders import write
 from tests.hostile.mutations import bomb, mutate

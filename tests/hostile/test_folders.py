@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from camrobust.cli import main
-from camrobust.errors import UserError
-from camrobust.io.commits import FORMAT_KEY
-from camrobust.io.runs import open_run
+from camrobust.contract.errors import UserError
+from camrobust.contract.schema import COMMITS, IMAGES
+from camrobust.interface.cli import main
+from camrobust.io.budget import Budget, TooLargeTableError
 from camrobust.io.store import open_store
-from camrobust.io.tables import Budget, TooLargeTableError, read_frame
-from camrobust.schema import COMMITS, IMAGES
+from camrobust.results.counted import FORMAT_KEY
+from camrobust.results.folder import open_run
+from camrobust.results.tables import read_frame
 from tests.documents import run_document
 from tests.hostile.folders import repair, write
 from tests.hostile.mutations import BOMBS, NASTY, bomb

@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from camrobust.cli import main
-from camrobust.errors import UserError
+from camrobust.contract.errors import UserError
+from camrobust.interface.cli import main
 from camrobust.io.addresses import parse
 from camrobust.io.objects import MissingObjectError
-from camrobust.io.runs import fresh_folder, open_run
 from camrobust.io.store import open_object, open_store, read_object
+from camrobust.results.folder import fresh_folder, open_run
 from tests.photos import write_photos
 from tests.runs import config
 

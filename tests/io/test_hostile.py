@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from camrobust.errors import UserError
+from camrobust.contract.errors import UserError
+from camrobust.interface.inputs import photo, pixels_of
 from camrobust.io import codecs, images
 from camrobust.io.images import decode, prepare
 from camrobust.io.refusals import ImageError
-from camrobust.photographs import photo, pixels_of
 from tests.io.test_levels import FLOAT, RAMP, grey
 from tests.pictures import chunk, tiff
 

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from camrobust.errors import UserError
+from camrobust.contract.errors import UserError
 from camrobust.io.manifest import list_images
 
 

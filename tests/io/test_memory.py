@@ -23,8 +23,8 @@ import json, os, sys
 from pathlib import Path
 import numpy as np
 import torch
-from camrobust.cluster.actors import Load
-from camrobust.config import parse_config
+from camrobust.run.stages.actors import Load
+from camrobust.contract.config import parse_config
 from tests.photos import write_photos
 
 torch.set_num_threads(1)

@@ -98,7 +98,7 @@ def test_a_folder_that_may_not_be_looked_into_is_not_left_out_without_a_word(tmp
 def test_a_disk_that_cannot_be_listed_is_no_empty_folder(tmp_path):
     (tmp_path / "kept").write_bytes(b"x")
     code = (
-        "import sys; from camrobust.io.store import open_store; from camrobust.errors import RunFailed\n"
+        "import sys; from camrobust.io.store import open_store; from camrobust.contract.errors import RunFailed\n"
         "held = []\n"
         "try:\n"
         "    while True: held.append(open('/dev/null'))\n"

@@ -15,8 +15,8 @@ from io import BytesIO
 import pyarrow.parquet as pq
 from greenlet import getcurrent, greenlet
 
-from camrobust.io.commits import FILES_KEY
 from camrobust.io.objects import Entry, MissingObjectError
+from camrobust.results.counted import FILES_KEY
 
 
 class ViolationError(AssertionError):

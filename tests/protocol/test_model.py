@@ -6,15 +6,16 @@ from functools import partial
 import polars as pl
 import pytest
 
-from camrobust import workflow
-from camrobust.errors import UserError
-from camrobust.io import commits, lease
-from camrobust.io.commits import keep_rest, read_committed, write_commit
-from camrobust.io.lease import acquire
-from camrobust.io.names import number_of
-from camrobust.io.results import Unit, make_table
-from camrobust.io.runs import RunFolder
-from camrobust.schema import FAILURES, IMAGES, MAPS, SCORES
+from camrobust.contract.errors import UserError
+from camrobust.contract.run_files import number_of
+from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
+from camrobust.results import commits, lease
+from camrobust.results.arrow import make_table
+from camrobust.results.commits import Unit, keep_rest, write_commit
+from camrobust.results.counted import read_committed
+from camrobust.results.folder import RunFolder
+from camrobust.results.lease import acquire
+from camrobust.run import workflow
 from tests.documents import run_document
 from tests.protocol.model import SteppedStore, ViolationError, World, counted, explore, newest
 from tests.synthetic import score_rows

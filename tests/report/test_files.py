@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camrobust.contract.schema import MAPS
 from camrobust.report.page import build_report
-from camrobust.schema import MAPS
 from camrobust.summary.aggregate import Settings, reduce_frame
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.comparison import compare
+from camrobust.summary.significance import compare
 from tests.report.test_page import HOSTILE, RUN
 from tests.summary.test_characteristics import photos
 from tests.synthetic import failures, frame, scores

@@ -2,13 +2,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from camrobust.contract.schema import MAPS
 from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.findings import characteristics_sentences, probability, test_sentences
 from camrobust.report.page import build_report
-from camrobust.schema import MAPS
 from camrobust.summary.aggregate import Settings, reduce_frame
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.comparison import compare
+from camrobust.summary.significance import compare
 from tests.report.test_page import RUN
 from tests.summary.test_characteristics import photos
 from tests.synthetic import failures, frame, scores

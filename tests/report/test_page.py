@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from camrobust.io.runs import open_run
-from camrobust.machinery import volume
+from camrobust.bench.scale import rows as volume
+from camrobust.contract.schema import CLEAN, MAPS, SCORES
 from camrobust.report.gallery import RAMP, colour, exhibits, overlay
 from camrobust.report.page import build_report
-from camrobust.report.provenance import commands
-from camrobust.schema import CLEAN, MAPS, SCORES
+from camrobust.report.reproduce import commands
+from camrobust.results.folder import open_run
+from camrobust.run.workflow import aggregate
 from camrobust.summary.aggregate import summarise
-from camrobust.workflow import aggregate
 from tests.synthetic import failures, frame, images, maps, scores
 
 HOSTILE = [

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 import camrobust as package
-from camrobust.cli import main
-from camrobust.cluster.actors import Load
-from camrobust.config import parse_config
-from camrobust.errors import UserError
+from camrobust.contract.config import parse_config
+from camrobust.contract.errors import UserError
+from camrobust.interface.cli import main
 from camrobust.io.images import decode
 from camrobust.io.manifest import list_images
-from camrobust.io.runs import fresh_folder
 from camrobust.io.store import open_store, read_object
+from camrobust.results.folder import fresh_folder
+from camrobust.run.stages.actors import Load
 from tests.runs import camrobust, config
 
 pytestmark = pytest.mark.s3

@@ -5,8 +5,8 @@ import random
 import polars as pl
 import pytest
 
-from camrobust.chaos.proxy import FAULTS, Faults, failing_store
-from camrobust.errors import RunFailed
+from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
+from camrobust.contract.errors import RunFailed
 from camrobust.io import s3
 from camrobust.io.store import open_store
 from tests.photos import write_photos
@@ -28,7 +28,7 @@ def faults(object_store, bucket, monkeypatch):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_got_over(faults, bucket, fault, monkeypatch):
-    monkeypatch.setattr("camrobust.chaos.proxy.SLOW_S", 0.2)
+    monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 0.2)
     store = open_store(f"s3://{bucket}/x")
     faults.shares = {fault: 0.3}
     content = bytes(range(256)) * 4096

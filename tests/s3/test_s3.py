@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 from ray import cloudpickle
 
-from camrobust.cli import main
-from camrobust.cluster.actors import Commit, Load
-from camrobust.config import parse_config
-from camrobust.errors import UserError
+from camrobust.contract.config import parse_config
+from camrobust.contract.errors import UserError
+from camrobust.interface.cli import main
 from camrobust.io import s3 as stores
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
-from camrobust.io.runs import open_run
 from camrobust.io.store import open_store, read_object
-from camrobust.plan import make_plan
+from camrobust.results.folder import open_run
+from camrobust.run.plan import make_plan
+from camrobust.run.stages.actors import Commit, Load
 from tests.photos import write_photos
 from tests.runs import camrobust, config
 

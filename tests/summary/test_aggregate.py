@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camrobust.coded import blocks_of
-from camrobust.errors import UserError
-from camrobust.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
+from camrobust.contract.errors import UserError
+from camrobust.contract.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
 from camrobust.summary.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, shares_kept, summarise
 from camrobust.summary.pairs import Placed
+from camrobust.summary.rows import blocks_of
 from tests.reference.aggregate import group
 from tests.synthetic import frame, score_rows, scores
 

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from camrobust.schema import CHARACTERISTICS
+from camrobust.contract.schema import CHARACTERISTICS
 from camrobust.summary.aggregate import Settings, reduce_frame
 from camrobust.summary.characteristics import (
     PROPERTIES,

@@ -2,10 +2,10 @@ import polars as pl
 import pytest
 
 import camrobust
-from camrobust.schema import IMAGE_STABILITY, STABILITY
+from camrobust.contract.schema import IMAGE_STABILITY, STABILITY
 from camrobust.summary.stability import extremes, per_image
+from tests.interface.test_api import images
 from tests.synthetic import scores
-from tests.test_api import images
 from tests.toys import pooled
 
 

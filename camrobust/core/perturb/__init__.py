@@ -8,8 +8,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from camrobust.core.perturb.apply import attack, make_variants, perturb
-from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation, perturbation, without_model
-from camrobust.core.perturb.specs import PRESETS, Variant, size_warnings, variants
+from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation, perturbation, without_model
+from camrobust.core.perturb.variants import PRESETS, Variant, size_warnings, variants
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
-from camrobust.core.passes import in_passes
-from camrobust.core.perturb.adversarial import Victim
-from camrobust.core.perturb.catalogue import PERTURBATIONS, Perturbation
+from camrobust.core.memory import in_passes
+from camrobust.core.perturb.attacks.on_prediction import Victim
 from camrobust.core.perturb.digital import through_jpeg
-from camrobust.core.perturb.specs import Variant, variants
-from camrobust.errors import UserError
+from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
+from camrobust.core.perturb.variants import Variant, variants
 
 CLIMB_ON_GPU = 8
 """Images in one pass of an attack on a GPU, elsewhere one: always as many, filled up where there are fewer, as the sign

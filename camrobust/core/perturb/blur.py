@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camrobust.core.perturb.catalogue import each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import band, mirrored, smooth
+from camrobust.core.perturb.registry import each, imagenet_c, whole, within
 
 SMALL_DISK = 8
 """Radius, px, up to which the published kernel is 17 px wide and its rim is softened over 3 px, else over 5 px."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camrobust.core.perturb.catalogue import each, imagenet_c, whole, within
+from camrobust.core.perturb.registry import each, imagenet_c, whole, within
 
 
 @imagenet_c(

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, within
 from camrobust.core.perturb.filters import smooth_exactly
+from camrobust.core.perturb.registry import check_streams, each, imagenet_c, within
 
 SIDE = 244.0
 """What the published strengths are multiplied by; 224 was meant, and the published images hold 244."""

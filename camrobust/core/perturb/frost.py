@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, perturbation, within
+from camrobust.core.perturb.registry import check_streams, each, imagenet_c, perturbation, within
 from camrobust.core.perturb.weather import cloud_map
-from camrobust.errors import UserError
 
 PACKAGE = "imagecorruptions"
 PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")

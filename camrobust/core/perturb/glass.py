@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import smooth_exactly, smooth_in_order
+from camrobust.core.perturb.registry import check_streams, each, imagenet_c, whole, within
 
 RANGE = 64.0
 """Levels 0 … 255 over this are below 8 and multiples of 2**-24, as `smooth_exactly` asks."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.filters import quantised
+from camrobust.core.perturb.registry import check_streams, each, imagenet_c, whole, within
 
 ANGLE_DEGREES = 45.0
 

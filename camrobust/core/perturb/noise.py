@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, imagenet_c, perturbation, within
+from camrobust.core.perturb.registry import check_streams, imagenet_c, perturbation, within
 
 INFINITE = float("inf")
 LEVELS = 256

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
-from camrobust.core.perturb.edges import UNIT, canny, distance, equalised, filtered
 from camrobust.core.perturb.filters import smooth_exactly
+from camrobust.core.perturb.opencv import UNIT, canny, distance, equalised, filtered
+from camrobust.core.perturb.registry import check_streams, each, imagenet_c, whole, within
 
 WATER = (175 / 255, 238 / 255, 238 / 255)
 MUD = (63 / 255, 42 / 255, 20 / 255)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.blur import clipped_zoom, zoom_crop
-from camrobust.core.perturb.catalogue import check_streams, each, imagenet_c, whole, within
 from camrobust.core.perturb.motion import angles, smeared, taps
+from camrobust.core.perturb.registry import check_streams, each, imagenet_c, whole, within
 
 LUMA = (0.299, 0.587, 0.114)
 FIRST_WIBBLE = 100.0

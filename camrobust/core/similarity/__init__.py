@@ -7,7 +7,7 @@ A new measure is one function under `@similarity(...)` and a column in `schema.S
 from importlib import import_module
 from pkgutil import iter_modules
 
-from camrobust.core.similarity.catalogue import SIMILARITIES, TAKES, Similarity, flat, similarity
+from camrobust.core.similarity.registry import SIMILARITIES, TAKES, Similarity, flat, similarity
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

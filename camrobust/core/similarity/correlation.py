@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from camrobust.core.similarity.catalogue import chunks, similarity
+from camrobust.core.similarity.registry import chunks, similarity
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from camrobust.core.similarity.catalogue import similarity
+from camrobust.core.similarity.registry import similarity
 
 TOP_SHARE = 0.2
 

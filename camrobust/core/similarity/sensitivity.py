@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from camrobust.core.similarity.catalogue import similarity
+from camrobust.core.similarity.registry import similarity
 
 GREY_LEVELS = 255
 """A relative change is taken of at least one grey level: 1/255 of the pixel range, or of a map's largest magnitude.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camrobust.core.similarity.catalogue import chunks, similarity
+from camrobust.core.similarity.registry import chunks, similarity
 
 WINDOW = 11
 SIGMA = 1.5

@@ -1,0 +1,216 @@
+"""`camrobust bench scale N`: what lies around the measuring, at N images: planning, the stream, resume, verify.
+
+The manifest names N images that do not exist, and a stub stands for load, perturb and explain: it returns the rows of
+an image without looking at it. Everything else is the job's own code. Every step runs in a process of its own; shown is
+by how much its greatest resident memory exceeds what the imports take.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES
+from camrobust.io.manifest import list_images
+from camrobust.results.arrow import empty_frame, make_table, pack
+from camrobust.results.commits import put_commit
+from camrobust.results.folder import RunFolder, open_run, pending_units
+from camrobust.results.verify import verify
+from camrobust.run.pipeline import in_rounds, stream
+from camrobust.run.session import session
+from camrobust.run.stages.actors import Batch
+
+IMAGES_PER_COMMIT = 1500
+"""About what a run of 95 variants and 10 CAMs puts into one commit: so there are as many files as in a real run."""
+LEVELS = 4
+STREAMED = 10_000
+"""The stream is timed over so many images at most, with twice as many to see whether the driver grows."""
+ROUND = 5_000
+"""Images in one round of it; the job's are larger, and what its driver holds grows with the round, not with the run."""
+
+Say = Callable[[str], None]
+
+
+def scale(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
+    """Go through a run of so many images, step by step.
+
+    Args:
+        images: how many; a million takes minutes, ten millions half an hour.
+        say: takes a line when a step begins.
+
+    Returns:
+        Per step: what was done, seconds, MiB by which the process grew at most, and a remark.
+    """
+    steps: list[tuple[str, Callable[[str, int], str]]] = [
+        ("list the manifest, plan", _plan),
+        ("commits of one half", _first_half),
+        ("resume: what is pending", _resume),
+        ("stream, stub stages", _stream),
+        ("stream, twice as many", _stream_twice),
+        ("commits of the rest", _second_half),
+        ("verify", _verify),
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="camrobust-scale-") as folder:
+        for name, step in steps:
+            say(f"{name} …")
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                seconds, mebibytes, remark = pool.submit(_timed, step, folder, images).result()
+            rows.append({"step": name, "seconds": seconds, "memory_mib": mebibytes, "remark": remark})
+    return rows
+
+
+def _timed(step: Callable[[str, int], str], folder: str, images: int) -> tuple[float, int, str]:
+    start, before = time.monotonic(), _resident_mib()
+    remark = step(folder, images)
+    return round(time.monotonic() - start, 1), _resident_mib() - before, remark
+
+
+def _resident_mib() -> int:
+    """Greatest resident memory of this process since it began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _run(folder: str) -> RunFolder:
+    return open_run(f"{folder}/run")
+
+
+def _config(folder: str) -> RunConfig:
+    return parse_config(
+        {
+            "output": f"{folder}/run",
+            "datasets": [{"name": "synthetic", "images": f"{folder}/images.parquet"}],
+            "models": ["camrobust.bench.chaos.model:build"],
+            "cams": ["gradcam"],
+            "perturbations": [f"gaussian_noise:1-{LEVELS}"],
+        }
+    )
+
+
+def _plan(folder: str, images: int) -> str:
+    number = pl.int_range(images, eager=True)
+    name = pl.format("train/n{}/n{}_{}.JPEG", number // 1300, number // 1300, number)
+    table = pl.select(uri=pl.format("s3://bucket/{}", name), image_id=name)
+    table.write_parquet(f"{folder}/images.parquet")
+    config = _config(folder)
+    run = _run(folder)
+    start = time.monotonic()
+    (dataset,) = config.datasets
+    manifest = list_images(dataset.name, dataset.images)
+    listed = time.monotonic() - start
+    run.write_table("manifest.parquet", manifest)
+    variants = [
+        {"perturbation": "gaussian_noise", "parameter": f"sigma={level}", "replicate": 0} for level in range(LEVELS)
+    ]
+    planned = {"images": images, "models": 1, "cams": 1, "variants": LEVELS, "parts": 1, "rows": images * LEVELS}
+    run.write_json("run.json", {"planned": planned, "models": ["toy"], "cams": ["gradcam"], "variants": variants})
+    return f"{listed:.1f} s of it to list; manifest.parquet {_bytes(run, 'manifest.parquet') / 2**20:.0f} MiB"
+
+
+def _bytes(run: RunFolder, prefix: str) -> int:
+    return sum(entry.size_bytes for entry in run.store.list(prefix))
+
+
+def _scores(images: pl.DataFrame) -> pl.DataFrame:
+    """The rows that a stub gives for some images: all columns of the schema, noise in the similarities."""
+    levels = pl.DataFrame({"parameter": [f"sigma={level}" for level in range(LEVELS)]})
+    rows = images.select("dataset", "image_id").join(levels, how="cross")
+    noise = np.random.default_rng(rows.height).random(rows.height, np.float32)
+    known = {"dataset", "image_id", "parameter"}
+    text = {"model": "toy", "cam": "gradcam", "perturbation": "gaussian_noise", "status": "ok"}
+    columns: list[pl.Expr | pl.Series] = []
+    for name, dtype in empty_frame(SCORES).schema.items():
+        if name in text:
+            columns.append(pl.lit(text[name]).alias(name))
+        elif name not in known:
+            columns.append(pl.Series(name, noise).cast(dtype) if dtype.is_float() else pl.lit(0, dtype).alias(name))
+    return rows.with_columns(columns).select(empty_frame(SCORES).columns)
+
+
+def _commit(run: RunFolder, images: pl.DataFrame) -> None:
+    """Commits as the job writes them, without its stream."""
+    for some in images.iter_slices(IMAGES_PER_COMMIT):
+        units = some.select("dataset", "image_id", part=pl.lit(0), rows=pl.lit(LEVELS), failures=pl.lit(0))
+        put_commit(run.store, units.select(empty_frame(COMMITS).columns), _scores(some), {})
+
+
+def _first_half(folder: str, images: int) -> str:
+    run = _run(folder)
+    _commit(run, run.manifest()[: images // 2])
+    return f"{-(-(images // 2) // IMAGES_PER_COMMIT)} commits"
+
+
+def _resume(folder: str, images: int) -> str:
+    run = _run(folder)
+    start = time.monotonic()
+    committed = run.committed()
+    read = time.monotonic() - start
+    pending = pending_units(run.manifest(), 1, committed)
+    run.write_table("pending.parquet", pending.with_columns(parts=pl.lit("0"), label=pl.lit(-1)))
+    return f"{read:.1f} s of it to list and read the commits; {pending.height:,} of {images:,} images pending"
+
+
+class _Stub:
+    """Stands for load, perturb and explain; so cheap that the engine is what is timed."""
+
+    def __init__(self) -> None:
+        one = pl.DataFrame({"dataset": ["synthetic"], "image_id": [""]})
+        self.scores = make_table(SCORES, _scores(one).to_dict(as_series=False))
+        small = {"images": IMAGES, "failures": FAILURES, "maps": MAPS}
+        self.empty = {name: pack(make_table(columns, [])) for name, columns in small.items()}
+
+    def __call__(self, batch: Batch) -> Batch:
+        place = self.scores.schema.get_field_index("image_id")
+        tables = [
+            pack(self.scores.set_column(place, "image_id", pa.array([image_id] * LEVELS)))
+            for image_id in batch["image_id"]
+        ]
+        kept = {"dataset": batch["dataset"], "image_id": batch["image_id"], "part": np.zeros(len(tables), np.int16)}
+        empty = {name: np.array([table] * len(tables), dtype=object) for name, table in self.empty.items()}
+        return {**kept, "scores": np.array(tables, dtype=object), **empty}
+
+
+def _stream(folder: str, images: int, most: int = STREAMED) -> str:
+    """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
+    some = (
+        pl.scan_parquet(_run(folder).store.locate("pending.parquet"), glob=False, hive_partitioning=False)
+        .head(min(most, images // 2))
+        .collect()
+    )
+    aside = open_run(f"{folder}/streamed-{some.height}")
+    with session("local", _config(folder).cluster):
+        start, before = time.monotonic(), _resident_mib()
+        commits = in_rounds(some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
+        done = sum(int(commit["units"]) for commit in commits)
+        seconds = time.monotonic() - start
+    entries = list(aside.store.list("scores/"))
+    mean = sum(entry.size_bytes for entry in entries) / len(entries) / 1024
+    return (
+        f"{done:,} images, {done / seconds:.0f} per s; the driver grew by {_resident_mib() - before} MiB; "
+        f"{len(entries)} score files of {mean:.0f} KiB"
+    )
+
+
+def _stream_twice(folder: str, images: int) -> str:
+    return _stream(folder, images, 2 * STREAMED)
+
+
+def _second_half(folder: str, images: int) -> str:
+    run = _run(folder)
+    _commit(run, run.manifest()[images // 2 :])
+    files = list(run.store.list())
+    return f"{len(files):,} files, {sum(file.size_bytes for file in files) / 2**20:.0f} MiB in all"
+
+
+def _verify(folder: str, _: int) -> str:
+    verdict = verify(_run(folder))
+    return f"{verdict.score_rows:,} rows, complete: {verdict.complete}"

@@ -1,0 +1,291 @@
+"""Speed as ratios within one process, interleaved, so that a noisy machine slows both sides alike.
+
+Imports the core, the models and the measure only: runs where ray, polars and boto3 are not installed.
+"""
+
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camrobust.bench.speed.peers import SEVEN, SHARED
+from camrobust.bench.speed.peers import peers as others
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS, CLASSIC
+from camrobust.core.perturb import make_variants, variants, without_model
+from camrobust.core.precision import arithmetic
+from camrobust.core.segments import quickshift
+from camrobust.measure.image import Sample, Settings, explain_variants, measure
+from camrobust.measure.model import Model, ModelSpec, load_model
+
+PLAIN = "plain forward"
+SEVEN_CAMS = "seven CAMs"
+ALL = "all CAMs of activations and gradients"
+MODEL = "resnet50"
+BATCH = {"cpu": 32, "cuda": 128}
+ABLATED = ("resnet50", "vgg16", "squeezenet1_1")
+"""Where Ablation-CAM is timed: global average pooling and one linear layer, and two that have more behind the layer."""
+SEGMENT_BATCH = {"cpu": 8, "cuda": 64}
+SEGMENT_PEER = 8
+"""Photos that scikit-image takes, one after the other."""
+FEW = 3
+"""Repetitions of what takes long."""
+SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
+"""kernel_size, max_dist, ratio: ours, an earlier work's, scikit-image's."""
+
+
+def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32") -> dict[str, Any]:
+    """Time the shared pass on a ResNet-50 with random weights, the perturbations and the segments.
+
+    Args:
+        device: "cpu" or "cuda".
+        peers: also time each method alone, as grad-cam, torchcam and captum have it, where they are installed, and
+            Ablation-CAM on three architectures.
+        repeats: interleaved repetitions; medians are reported.
+        precision: of the layers, in the shared pass and in the plain one; the peers have torch's default.
+
+    Returns:
+        Facts about the machine, and ratios to a plain inference_mode forward pass of the same batch.
+
+    Raises:
+        UserError: no such device.
+    """
+    check_device(device)
+    model = random_model(MODEL, device)
+    planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
+    image = _image()
+    pixels = make_variants(image[None], planned, ["bench"], "bench", 0)[0]
+    sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
+    settings = Settings(CLASSIC, batch=BATCH[device], precision=precision)
+
+    def maps(model: Model, *cams: str) -> Callable[[], object]:
+        return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))
+
+    candidates: dict[str, Callable[[], object]] = {
+        PLAIN: partial(plain, model.network.module, model.inputs(pixels, precision), precision),
+        "ten CAMs": maps(model, *CLASSIC),
+        "ten CAMs, ranks, RBO, rows": partial(measure, model, sample, pixels, planned, settings),
+        ALL: maps(model, *_light()),
+    }
+    if peers:
+        candidates[f"camrobust: {SEVEN_CAMS}"] = maps(model, *SEVEN)
+        candidates |= {f"camrobust: {name}": maps(model, name) for name in SHARED}
+        candidates |= others(model, model.normalise(pixels))
+    seconds = interleaved(candidates, repeats, device)
+    ratios = _ratios(seconds)
+    ablation: dict[str, dict[str, float]] = {}
+    if peers:
+        if all(f"grad-cam: {name}" in ratios for name in SEVEN):
+            ratios[f"grad-cam: {SEVEN_CAMS}"] = sum(ratios[f"grad-cam: {name}"] for name in SEVEN)
+        for name in ABLATED:
+            one = random_model(name, device)
+            work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
+            work[PLAIN] = partial(plain, one.network.module, one.inputs(pixels, precision), precision)
+            ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
+    return {
+        "machine": _machine(device),
+        "model": f"{MODEL}, random weights, 224 px",
+        "batch": BATCH[device],
+        "precision": precision,
+        "cams": {"ten CAMs": list(CLASSIC), ALL: list(_light()), SEVEN_CAMS: list(SEVEN)},
+        "repeats": repeats,
+        "plain_forward_ms_per_image": round(statistics.median(seconds[PLAIN]) * 1000 / BATCH[device], 3),
+        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "ablation": {name: {cam: round(ratio, 3) for cam, ratio in one.items()} for name, one in ablation.items()},
+        "perturbation_ms_per_image": _perturbation_ms(image, device),
+        "segments": segments(device, min(repeats, FEW)),
+    }
+
+
+def check_device(device: str) -> None:
+    """Raise UserError where there is no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("bench: this machine has no CUDA device; use --device cpu")
+
+
+def random_model(name: str, device: str) -> Model:
+    """A torchvision model with random weights."""
+    return load_model(ModelSpec(name, f"torchvision:{name}@none"), device=device)
+
+
+def _light() -> tuple[str, ...]:
+    """The methods of activations and gradients."""
+    return tuple(one.name for one in CAMS if one.needs in ("activations", "gradients", "head"))
+
+
+def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Of each candidate to the plain pass: median of the ratios of neighbouring measurements."""
+    plain = seconds[PLAIN]
+    return {name: _ratio(times, plain) for name, times in seconds.items()}
+
+
+def _ratio(times: list[float], plain: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(times, plain, strict=True))
+
+
+def _image() -> Tensor:
+    """A smooth picture, (3, 224, 224) uint8: noise interpolated, the same everywhere."""
+    coarse = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
+    return (smooth[0] * 255).to(torch.uint8)
+
+
+def _grid(size: int, cells: int = 6) -> Tensor:
+    """Square segments, 36 of them: about what Quickshift gives on a photo."""
+    row = torch.arange(size) * cells // size
+    return row[:, None] * cells + row[None, :]
+
+
+def plain(module: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+    """What a pass costs without an explanation, in the same precision."""
+    with torch.inference_mode(), arithmetic(precision, inputs.device):
+        logits: Tensor = module(inputs)
+    return logits
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each candidate, in turns after one round of warming up.
+
+    Every turn has another order, so that none always runs in the wake (and in the warm or cold caches) of the same one.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(repeats + 1):
+        names = list(candidates)
+        random.Random(turn).shuffle(names)
+        for name in names:
+            _wait(device)
+            start = time.perf_counter()
+            candidates[name]()
+            _wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
+    """Milliseconds for one image at severity 3, the fastest of three."""
+    found = {}
+    for name in without_model():
+        planned = variants([f"{name}:3"])
+        work = {name: lambda planned=planned: make_variants(image[None].to(device), planned, ["bench"], "bench", 0)}
+        found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
+    return found
+
+
+def segments(device: str, repeats: int) -> list[dict[str, Any]]:
+    """Quickshift of one batch of photos against scikit-image, one image after the other, in turns.
+
+    Args:
+        device: of ours; scikit-image runs on one core.
+        repeats: interleaved repetitions; medians are reported.
+
+    Returns:
+        One row per setting; none where scikit-image is not installed.
+    """
+    try:
+        from skimage.segmentation import quickshift as theirs
+    except ImportError:
+        return []
+    photos = _photos(SEGMENT_BATCH[device])
+    images = [photo.movedim(0, -1).double().div(255).numpy() for photo in photos[:SEGMENT_PEER]]
+    here = photos.to(device)
+    rows = []
+    for kernel_size, max_dist, ratio in SEGMENT_SETTINGS:
+        setting = {"kernel_size": kernel_size, "max_dist": max_dist, "ratio": ratio}
+        found: dict[str, Any] = {}
+        work = {
+            "ours": partial(_keep, found, "ours", partial(quickshift, here, **setting)),
+            "theirs": partial(_keep, found, "theirs", partial(_one_by_one, partial(theirs, rng=42, **setting), images)),
+        }
+        seconds = interleaved(work, repeats, device)
+        pairs = zip(found["ours"][:SEGMENT_PEER].cpu().numpy(), found["theirs"], strict=True)
+        rows.append(
+            {
+                **setting,
+                "batch": len(photos),
+                "compared": len(images),
+                "ms_per_image": round(statistics.median(seconds["ours"]) * 1000 / len(photos), 2),
+                "scikit_image_ms_per_image": round(statistics.median(seconds["theirs"]) * 1000 / len(images), 1),
+                "times_faster": round(_ratio(seconds["theirs"], seconds["ours"]) * len(photos) / len(images), 1),
+                "equal_labels": sum(bool((a == b).all()) for a, b in pairs),
+            }
+        )
+    return rows
+
+
+def _keep(found: dict[str, Any], name: str, function: Callable[[], Any]) -> None:
+    found[name] = function()
+
+
+def _one_by_one(function: Callable[..., Any], images: list[Any]) -> list[Any]:
+    return [function(image) for image in images]
+
+
+def _photos(count: int) -> Tensor:
+    """Opposite corners of four photos that scikit-image brings along, then others nearer to the middle, uint8."""
+    from skimage import data
+
+    names = ("astronaut", "chelsea", "coffee", "rocket")
+    whole = [torch.from_numpy(getattr(data, name)()).movedim(-1, 0) for name in names]
+    corners = []
+    for shift in range(-(-count // (2 * len(names)))):
+        for one in whole:
+            height, width = one.shape[1] - shift, one.shape[2] - shift
+            corners += [one[:, shift:, shift:][:, :224, :224], one[:, height - 224 : height, width - 224 : width]]
+    return torch.stack(corners)[:count]
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, CPU",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _segment_line(row: Mapping[str, Any]) -> str:
+    setting = f"{row['kernel_size']:g}, {row['max_dist']:g}, {row['ratio']:g}"
+    milliseconds = f"{row['ms_per_image']:.1f} | {row['scikit_image_ms_per_image']:.0f}"
+    return f"| {setting} | {milliseconds} | {row['times_faster']:.1f} | {row['equal_labels']} of {row['compared']} |"
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Print the results as plain Markdown tables."""
+    machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    lines = [
+        f"{machine}; {results['model']}, batch {results['batch']}, {results['precision']}, "
+        f"median of {results['repeats']}; plain forward {results['plain_forward_ms_per_image']:.1f} ms per image",
+        "",
+        "| work on one batch | × plain forward |",
+        "|---|---|",
+        *(f"| {name} | {ratio:.2f} |" for name, ratio in results["ratios"].items()),
+        "",
+        *(f"{name}: {', '.join(cams)}." for name, cams in results["cams"].items()),
+        "",
+        "| model | gradcam × plain forward | ablationcam × plain forward |",
+        "|---|---|---|",
+        *(f"| {name} | {one['gradcam']:.2f} | {one['ablationcam']:.2f} |" for name, one in results["ablation"].items()),
+        "",
+        "| perturbation at severity 3 | ms per image |",
+        "|---|---|",
+        *(f"| {name} | {ms:.2f} |" for name, ms in results["perturbation_ms_per_image"].items()),
+        "",
+        "| Quickshift: kernel_size, max_dist, ratio | ms per image | scikit-image | × faster | equal labels |",
+        "|---|---|---|---|---|",
+        *(_segment_line(row) for row in results["segments"]),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,125 @@
+"""Which architectures can be explained: one of each family of torchvision and timm, `camrobust bench zoo`.
+
+Weights are random, and parameters that begin as zeros (heads, layer scales) get small random values, so that
+gradients reach everything.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.measure.model import Model, ModelSpec, load_model
+
+TORCHVISION = (
+    "alexnet", "convnext_tiny", "densenet121", "densenet169", "efficientnet_b0",
+    "efficientnet_b1", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mnasnet0_75",
+    "mnasnet1_0", "mnasnet1_3", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf",
+    "regnet_x_800mf", "regnet_x_1_6gf", "regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf", "resnet18", "resnet34",
+    "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vgg16",
+    "vit_b_16", "vit_b_32", "wide_resnet50_2",
+)  # fmt: skip
+TIMM = (
+    "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_lite_tiny", "coatnet_nano_rw_224",
+    "convit_tiny", "convmixer_768_32", "convnext_atto", "convnextv2_atto", "crossvit_tiny_240", "cs3darknet_m",
+    "cspresnet50", "darknet53", "davit_tiny", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "dla34",
+    "dm_nfnet_f0", "dpn68", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "efficientnet_b0",
+    "efficientvit_b0", "efficientvit_m0", "eva02_tiny_patch14_224", "fastvit_t8", "fbnetc_100", "focalnet_tiny_srf",
+    "gcvit_xxtiny", "gernet_s", "ghostnet_100", "ghostnetv2_100", "gmixer_24_224", "gmlp_s16_224",
+    "hardcorenas_a", "hgnet_tiny", "hiera_tiny_224", "hrnet_w18_small", "inception_next_tiny", "inception_resnet_v2",
+    "inception_v4", "lcnet_050", "legacy_seresnet18", "levit_128s", "maxvit_rmlp_pico_rw_256", "poolformerv2_s12",
+    "mixer_s16_224", "mixnet_s", "mobilenetv4_conv_small", "mobileone_s0", "mobilevit_xxs", "mobilevitv2_050",
+    "mvitv2_tiny", "nest_tiny", "nextvit_small", "pit_ti_224", "poolformer_s12", "pvt_v2_b0", "regnetz_b16",
+    "repghostnet_050",
+    "repvgg_a0", "repvit_m0_9", "res2net50_26w_4s", "resmlp_12_224", "resnest14d", "resnet10t", "rexnet_100",
+    "selecsls42b", "sequencer2d_s", "skresnet18", "swin_tiny_patch4_window7_224", "swinv2_cr_tiny_ns_224",
+    "tiny_vit_5m_224",
+    "tnt_s_patch16_224", "tresnet_m", "twins_pcpvt_small", "vgg11", "visformer_tiny", "vit_tiny_patch16_224",
+    "vit_small_patch14_reg4_dinov2", "volo_d1_224", "vovnet39a", "xception41", "xcit_nano_12_p16_224",
+)  # fmt: skip
+TRIED = ("gradcam-elementwise", "eigencam")
+SMALL = 128
+"""Side of the input of models that take any, px; the others get their own."""
+
+
+def zoo(names: tuple[str, ...] | None = None, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    """One row per architecture: its discovered layer and layout, and whether its maps are finite and not constant.
+
+    Args:
+        names: builders, None for all of the zoo that is installed.
+        say: told of every row as it is done.
+    """
+    rows = []
+    for name in names or _all():
+        row = {"model": name, **_row(name)}
+        say(f"{name}: {row['verdict']} ({row['layer']})")
+        rows.append(row)
+    return rows
+
+
+def _all() -> tuple[str, ...]:
+    found = [f"torchvision:{name}" for name in TORCHVISION]
+    try:
+        import timm
+    except ImportError:
+        return tuple(found)
+    return (*found, *(f"timm:{name}" for name in TIMM if timm.is_model(name)))
+
+
+def _row(name: str) -> dict[str, Any]:
+    try:
+        model = _model(name)
+        size = _size(name)
+        images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+        evidence = collect(model.network, model.normalise(images))
+        maps = explain(evidence, [CAMS[one].function for one in TRIED])
+    except UserError as error:
+        return {"layer": "", "layout": "", "map": "", "tail": "", "verdict": str(error)}
+    network, (h, w) = model.network, maps.shape[2:]
+    flat = (maps.amax(dim=(2, 3)) == maps.amin(dim=(2, 3))).any()
+    verdict = "not finite" if not maps.isfinite().all() else "constant" if flat else "ok"
+    layout = network.layout.order + (f", {network.layout.prefix} in front" if network.layout.prefix else "")
+    tail = "closed form" if network.head else "shortcut" if network.first else "cut" if network.tail else "full passes"
+    return {"layer": network.layer_name, "layout": layout, "map": f"{h}x{w}", "tail": tail, "verdict": verdict}
+
+
+def _model(name: str) -> Model:
+    arguments = {"name": name}
+    return load_model(ModelSpec(name, f"{__name__}:filled", arguments=arguments), image_size=_size(name))
+
+
+def filled(name: str) -> nn.Module:
+    """A builder: "torchvision:NAME" or "timm:NAME" with random weights, none of them zero."""
+    torch.manual_seed(0)
+    library, _, model = name.partition(":")
+    if library == "timm":
+        import timm
+
+        module: nn.Module = timm.create_model(model, pretrained=False)
+    else:
+        from torchvision.models import get_model
+
+        keywords = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
+        module = get_model(model, weights=None, **keywords)
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data = torch.randn_like(parameter) * 0.02
+    return module
+
+
+def _size(name: str) -> int:
+    """Side of the input, px."""
+    library, _, model = name.partition(":")
+    if library == "timm":
+        import timm
+
+        settings = timm.get_pretrained_cfg(model)
+        if settings is None or settings.fixed_input_size:
+            return 224 if settings is None else int(settings.input_size[-1])
+        return int(max((SMALL, *(settings.min_input_size or ()))))
+    return 224 if model.startswith(("vit", "maxvit")) else SMALL

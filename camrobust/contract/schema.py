@@ -1,0 +1,311 @@
+"""Every result column: name, type, meaning. The only place where a column is named.
+
+Types are written as in Arrow ("string", "int8", "float32", "bool", "binary"); `camrobust.results.arrow` turns them into
+Arrow schemas. Dictionary encoding and compression are the file's business, not the schema's.
+"""
+
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a result table; a required one is never null, and there in whatever version wrote the table."""
+
+    name: str
+    type: str
+    meaning: str
+    required: bool = False
+
+
+def _columns(*rows: tuple[str, str, str], required: str = "") -> tuple[Column, ...]:
+    return tuple(Column(*row, required=row[0] in required.split()) for row in rows)
+
+
+CLEAN = "clean"
+"""Name under which the unperturbed variant travels; it never appears as a score row."""
+
+MANIFEST = _columns(
+    ("dataset", "string", "name of the dataset in the config"),
+    ("image_id", "string", "path below the dataset's folder or prefix, or the manifest's image_id or uri"),
+    ("uri", "string", "where the bytes are: a local path, s3://bucket/key, gs://bucket/key or az://container/key"),
+    ("label", "int32", "true class index, null where unknown"),
+    required="dataset image_id uri",
+)
+
+KEYS = _columns(
+    ("dataset", "string", "partition: name of the dataset"),
+    ("model", "string", "partition: name of the model"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("cam", "string", "name of the CAM method"),
+    ("perturbation", "string", "name of the perturbation"),
+    ("severity", "int8", "1 to 5, null when the strength was given by parameter"),
+    ("parameter", "string", "the strength in physical terms, for example sigma=0.08"),
+    ("replicate", "int16", "number of the repetition with another random draw, from 0"),
+    required="dataset model image_id cam perturbation parameter replicate",
+)
+
+SIMILARITIES = _columns(
+    ("rbo", "float32", "extrapolated rank-biased overlap of the two segment rankings, [0, 1], 1 = same ranking"),
+    ("rbo_adjusted", "float32", "(rbo - E) / (1 - E), E = what chance gives: 1 = same ranking, 0 = chance"),
+    ("pearson", "float32", "linear correlation of the two low-resolution maps, [-1, 1]"),
+    ("spearman", "float32", "rank correlation of the two low-resolution maps, [-1, 1]"),
+    ("kendall", "float32", "rank correlation tau-b of the segments' scores, [-1, 1]"),
+    ("cosine", "float32", "cosine of the angle between the two raw maps, [-1, 1]"),
+    ("l1", "float32", "half the summed absolute difference of the two maps, each min-max scaled to sum 1; 0 = same"),
+    ("js", "float32", "Jensen-Shannon distance, base 2, of the two maps scaled in the same way; 0 = same, 1 = apart"),
+    ("topk_iou", "float32", "overlap of the strongest 20 % of positions, intersection over union, [0, 1]"),
+    ("com_shift", "float32", "shift of the map's centre of mass, share of the image's diagonal; 0 = none"),
+    ("ssim", "float32", "structural similarity of the maps at the image's size, [-1, 1]; only where asked for"),
+    ("procrustes", "float32", "Procrustes disparity of the maps, [0, 1], 0 = same; only where asked for"),
+    ("sensitivity", "float32", "norm of the map's change over the clean map's norm; 0 = stable"),
+    ("lipschitz", "float32", "change of the map, its largest magnitude 1, per change of the pixels; 0 = stable"),
+    ("continuity", "float32", "the same with the map's change summed; 0 = stable"),
+    ("ris", "float32", "relative change of the map per relative change of the pixels; 0 = stable"),
+    ("ros", "float32", "relative change of the map per change of the logits; 0 = stable"),
+    ("rrs", "float32", "relative change of the map per relative change of the target layer; 0 = stable"),
+)
+
+STABILITY = ("sensitivity", "lipschitz", "continuity", "ris", "ros", "rrs")
+"""Similarities whose maximum and mean over an image's variants are the robustness metrics of the literature."""
+
+SCORES = (
+    *KEYS,
+    *_columns(
+        ("predicted_clean", "int32", "class predicted for the clean image"),
+        ("predicted_perturbed", "int32", "class predicted for the perturbed image"),
+        ("confidence_clean", "float32", "softmax probability of predicted_clean on the clean image"),
+        ("entropy_clean", "float32", "entropy of the softmax on the clean image, nats"),
+        ("confidence_perturbed", "float32", "softmax probability of predicted_perturbed on the perturbed image"),
+        ("label", "int32", "true class, null where unknown"),
+        ("same", "bool", "predicted_perturbed equals predicted_clean"),
+        ("segments", "int32", "number m of segments that were ranked"),
+        ("status", "string", "ok, flat_map (no ranking to compare) or not_finite; see STATUS"),
+        required="same status",
+    ),
+    *SIMILARITIES,
+)
+
+STATUS = {
+    "ok": "both maps carry a ranking and were compared",
+    "flat_map": "a map is constant (or the image is one segment), so there is no ranking to compare; scores are null",
+    "not_finite": "a map holds NaN or infinity; scores are null",
+}
+
+IMAGES = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("label", "int32", "true class, null where unknown"),
+    ("width", "int32", "width of the decoded photo before resizing, px"),
+    ("height", "int32", "height of the decoded photo before resizing, px"),
+    ("segments", "int32", "number m of segments of the crop"),
+    ("brightness", "float32", "mean luminance of the crop, [0, 1]"),
+    ("contrast", "float32", "standard deviation of the crop's luminance, [0, 0.5]"),
+    ("colourfulness", "float32", "Hasler and Suesstrunk 2003 on the [0, 255] scale, 0 = grey"),
+    ("edge_density", "float32", "share of pixels whose Sobel gradient of luminance exceeds 0.1"),
+    ("high_frequency", "float32", "share of the luminance's spectral energy above a quarter of the sampling rate"),
+    required="dataset image_id",
+)
+
+FAILURES = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("model", "string", "the model that could not score it; null: no model could"),
+    ("stage", "string", "load, perturb or explain"),
+    (
+        "kind",
+        "string",
+        "missing, denied, empty, not_an_image, unsupported, unknown_scale, truncated, too_large, error, quarantined",
+    ),
+    ("message", "string", "what went wrong, one sentence"),
+    required="dataset image_id stage kind",
+)
+
+MAPS = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image, unique within its dataset"),
+    ("model", "string", "name of the model"),
+    ("perturbation", "string", "name of the perturbation, or clean"),
+    ("severity", "int8", "1 to 5, null when given by parameter or clean"),
+    ("parameter", "string", "the strength in physical terms, empty for clean"),
+    ("replicate", "int16", "number of the repetition, from 0"),
+    ("predicted", "int32", "class predicted for this variant"),
+    ("confidence", "float32", "softmax probability of that class"),
+    ("photo", "binary", "JPEG of this variant"),
+    ("outlines", "binary", "PNG mask of the segment borders, on the clean row of the first model only, else null"),
+    ("cams", "string", "names of the CAMs in maps, joined by a comma"),
+    ("height", "int16", "h of every map"),
+    ("width", "int16", "w of every map"),
+    ("maps", "binary", "float16 little-endian, (K, h, w) in the order of cams, each scaled to [0, 1]"),
+    required="dataset image_id model perturbation parameter replicate predicted photo cams height width maps",
+)
+
+COMMITS = _columns(
+    ("dataset", "string", "name of the dataset"),
+    ("image_id", "string", "the image that this commit holds"),
+    ("part", "int16", "number of the group of variants that this commit holds"),
+    ("rows", "int32", "score rows of that part, all models"),
+    ("failures", "int32", "failure rows of that part"),
+    required="dataset image_id part rows failures",
+)
+
+IMAGE_STABILITY = _columns(
+    ("n_pairs", "int64", "the image's variants with a map to compare"),
+    *(
+        (f"{kind}_{name}", "float32", f"{word} {name} over the image's variants; null where none has one")
+        for name in STABILITY
+        for kind, word in (("max", "largest"), ("mean", "mean"))
+    ),
+)
+"""What `camrobust.summary.stability.per_image` gives; no file of a run."""
+
+ADJUSTED = (
+    "consistency 1 = same ranking, 0 = chance; responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1"
+)
+"""What the adjusted measures mean, in one line."""
+
+SUMMARY_MEASURES = _columns(
+    ("consistency", "float64", "mean rbo over pairs that kept their class"),
+    ("responsiveness", "float64", "mean 1 - rbo over pairs whose class flipped"),
+    ("robustness", "float64", "RM = consistency x responsiveness; null where either is"),
+    ("consistency_adjusted", "float64", "the same from rbo_adjusted: 1 = same ranking, 0 = chance"),
+    (
+        "responsiveness_adjusted",
+        "float64",
+        "mean 1 - rbo_adjusted over flipped pairs; 1 = as far apart as chance, can exceed 1",
+    ),
+    ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted; can exceed 1"),
+)
+
+SUMMARY_SPREAD = _columns(
+    ("consistency_median", "float64", "median over images of the mean rbo of each, to 0.0005"),
+    ("consistency_sd", "float64", "standard deviation over images of the mean rbo of each"),
+    ("responsiveness_median", "float64", "median over images of the mean 1 - rbo of each, to 0.0005"),
+    ("responsiveness_sd", "float64", "standard deviation over images of the mean 1 - rbo of each"),
+    ("consistency_adjusted_median", "float64", "the same from rbo_adjusted, to 0.0005 above -1"),
+    ("consistency_adjusted_sd", "float64", "the same from rbo_adjusted"),
+    ("responsiveness_adjusted_median", "float64", "the same from rbo_adjusted, to 0.0005 below 2"),
+    ("responsiveness_adjusted_sd", "float64", "the same from rbo_adjusted"),
+)
+
+SUMMARY_COUNTS = _columns(
+    ("n_images", "int64", "images in the group"),
+    ("n_pairs", "int64", "(clean, perturbed) pairs in the group, per CAM and model"),
+    ("n_same", "int64", "scored pairs that kept their class"),
+    ("n_flipped", "int64", "scored pairs whose class flipped"),
+    ("flip_rate", "float64", "share of pairs whose class flipped, flat maps included"),
+    ("flat_share", "float64", "share of pairs without a ranking to compare"),
+    ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
+    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share",
+)
+
+SUMMARIES: dict[str, tuple[str, ...]] = {
+    "by_level": ("dataset", "model", "cam", "perturbation", "severity", "parameter"),
+    "by_perturbation": ("dataset", "model", "cam", "perturbation"),
+    "by_cam": ("dataset", "model", "cam"),
+    "by_model": ("dataset", "model"),
+    "by_dataset": ("dataset",),
+}
+"""Each summary table and the columns it groups by; each measure also has `_lower` and `_upper`."""
+
+TESTS = _columns(
+    ("factor", "string", "what is compared: cam or model (within an image) or dataset (between images)"),
+    ("dataset", "string", "where the images come from, null when datasets are compared"),
+    ("model", "string", "whose maps, null when models are compared"),
+    ("cam", "string", "which CAM, null when CAMs are compared"),
+    ("measure", "string", "consistency_adjusted, responsiveness_adjusted or robustness_adjusted of every image"),
+    ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta"),
+    ("first", "string", "of a pair; also whose mean rank; null for a test of all at once"),
+    ("second", "string", "of a pair, else null"),
+    ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank(_difference), rank_biserial, cliffs_delta"),
+    ("effect", "float64", "its value; of a pair: positive where the first is higher, or ranks better"),
+    ("effect_lower", "float64", "lower end of its 95 % interval, null where there is none"),
+    ("effect_upper", "float64", "upper end"),
+    ("difference", "float64", "mean of the first minus mean of the second, in the measure's own unit; pairs only"),
+    ("difference_lower", "float64", "lower end of its 95 % interval over images"),
+    ("difference_upper", "float64", "upper end"),
+    ("statistic", "float64", "chi squared, F, H, q, t, the sum of positive ranks, or U"),
+    ("df", "float64", "degrees of freedom, of the numerator for F, null where there are none"),
+    ("p", "float64", "probability of a statistic at least as extreme where nothing differs"),
+    ("p_corrected", "float64", "Holm over all pairs of one comparison, over all comparisons for tests of all at once"),
+    ("n_groups", "int64", "how many are compared"),
+    ("n_images", "int64", "images that have all of them (between datasets: images of both)"),
+    ("n_dropped", "int64", "images left out because a value is missing"),
+    required="factor measure test effect_name n_groups n_images n_dropped",
+)
+
+DIFFERENCES = _columns(
+    ("dataset", "string", "where the images come from"),
+    ("model", "string", "whose maps"),
+    ("cam", "string", "which CAM"),
+    ("perturbation", "string", "whose pairs alone; null for all that both runs have together"),
+    (
+        "measure",
+        "string",
+        "robustness_adjusted, consistency_adjusted, responsiveness_adjusted; with --raw the raw ones",
+    ),
+    ("first", "float64", "of the first run: mean over images; robustness is the product of both means"),
+    ("second", "float64", "of the second run"),
+    ("difference", "float64", "second minus first"),
+    ("difference_lower", "float64", "lower end of its 95 % interval over images"),
+    ("difference_upper", "float64", "upper end"),
+    ("test", "string", "wilcoxon on the images of both, or cliffs_delta where the runs share less than two"),
+    ("effect", "float64", "rank-biserial correlation or Cliff's delta, positive where the second run is higher"),
+    ("p", "float64", "probability of an effect at least as large where nothing differs"),
+    ("p_corrected", "float64", "Holm over all lines of the measure"),
+    ("n_images", "int64", "images that both runs have, of which those that stand for different photos are left out"),
+    ("n_first", "int64", "images of the first run, or of its sample"),
+    ("n_second", "int64", "images of the second run, or of its sample"),
+)
+
+CHARACTERISTICS = _columns(
+    ("dataset", "string", "where the images come from, null for all datasets pooled"),
+    ("model", "string", "whose maps"),
+    ("cam", "string", "which CAM"),
+    ("family", "string", "perturbation family, or all"),
+    ("measure", "string", "consistency or consistency_adjusted of every image"),
+    ("analysis", "string", "spearman, all_properties (rank regression), dataset or dataset_given_segments"),
+    ("property", "string", "of the image, or confidence of the model; for datasets: FIRST - SECOND"),
+    ("effect", "float64", "rank correlation; of datasets: difference of means; null for all_properties"),
+    ("effect_lower", "float64", "lower end of its 95 % interval"),
+    ("effect_upper", "float64", "upper end"),
+    ("share", "float64", "share of the variance explained (of ranks; of values for datasets), [0, 1]"),
+    ("share_lower", "float64", "lower end of its 95 % interval, for all_properties"),
+    ("share_upper", "float64", "upper end"),
+    ("share_alone", "float64", "what the share of all properties loses without this one"),
+    ("p", "float64", "probability of an effect at least as large where there is none"),
+    ("p_corrected", "float64", "Holm over the properties of one comparison; else p itself"),
+    ("n_images", "int64", "images with both"),
+    required="model cam family measure analysis n_images",
+)
+"""What the characteristics of images explain; see docs/statistics.md."""
+
+
+SCORE_FILE = tuple(one for one in SCORES if one.name not in ("dataset", "model"))
+"""What a score file holds; the folders that hold it name the rest."""
+
+_SUMMARY_KEYS = {
+    one.name: replace(one, required=one.name != "severity") for one in KEYS if one.name in SUMMARIES["by_level"]
+}
+
+
+def summary_columns(name: str) -> tuple[Column, ...]:
+    """All columns of a table in `summary/`, in order.
+
+    Args:
+        name: one of `SUMMARIES`, tests or characteristics.
+    """
+    if name in ("tests", "characteristics"):
+        return TESTS if name == "tests" else CHARACTERISTICS
+    measures = [replace(one, name=f"{one.name}{end}") for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
+    return (*(_SUMMARY_KEYS[key] for key in SUMMARIES[name]), *measures, *SUMMARY_SPREAD, *SUMMARY_COUNTS)
+
+
+def partition_of(address: str) -> tuple[str, str]:
+    """Dataset and model of a score file, from the two folders that hold it; what stands above them counts for nothing.
+
+    Args:
+        address: key or address, …scores/dataset=DATASET/model=MODEL/NAME, both names percent-encoded.
+    """
+    dataset, model = (unquote(one.partition("=")[2]) for one in address.split("/")[-3:-1])
+    return dataset, model

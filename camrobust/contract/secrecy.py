@@ -1,0 +1,143 @@
+"""What counts as a secret in other people's text: by the name of a setting, inside an address, by its own form.
+
+A configuration is written into the run folder, so one that holds a secret is refused; a report, a message and a log
+show what older folders and libraries hold with the secret hidden.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote_plus
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
+
+HIDDEN = "(hidden)"
+WORD = re.compile(r"[a-z]{1,16}([_-][a-z]{1,16}){0,3}")
+"""Such as a kind of something; a password may be one, too, but names of those are not `WEAK`."""
+NAMES = re.compile(
+    r"(password|passwd|passphrase|secret|credential|signature|connection_?string"
+    r"|(^|_)(pwd|pass|sig|auth|authorization|bearer|cookie|jwt)"
+    r"|(api|access|account|encryption|private|secret|security|signing)_?key(_?id)?)s?$"
+)
+WEAK = re.compile(r"((^|_)(sig|auth|pass|cookie)|signature|tokens?)$")
+"""Names that settings of a network have as well: what stands under them is a secret unless it is a number or a word."""
+TOKENS = re.compile(r"(^|_|access|auth|api|bearer|id|refresh|security|session)tokens?$")
+WORDS = re.compile(r"(^|_)(bos|class|cls|dist|end|eos|mask|pad|reg|register|sep|special|start|unk)_tokens?$")
+"""Tokens of a network, which are no secret."""
+FORMS = re.compile(
+    r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}|\bgh[opsur]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"
+    r"|\bsk-(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[\w-]{20,}|\bxox[abps]-[A-Za-z0-9-]{10,}"
+    r"|\bglpat-[\w-]{16,}|\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}"
+    r"|\bBearer +\S{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+"""Keys and tokens that can be told by how they begin."""
+USERINFO = re.compile(r"(?<=://)[^/\s@?#]*:[^/\s?#]*@")
+PARAMETER = re.compile(r"(^|[?&;\s])([^=?&;\s]+)=([^&;#\s]*)")
+WEB_QUERY = re.compile(r"""(https?://[^\s?#'"]*)\?[^\s'"]*""", re.I)
+
+
+def called_secret(name: object) -> bool:
+    """Whether a setting or a parameter of that name holds a secret; case and separators do not matter.
+
+    >>> called_secret("hfToken"), called_secret("X-Amz-Signature"), called_secret("class_token")
+    (True, True, False)
+    """
+    words = _words(name)
+    return bool(NAMES.search(words) or (TOKENS.search(words) and not WORDS.search(words)))
+
+
+def _words(name: object) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name)).lower())
+
+
+def secret_address(address: str) -> bool:
+    """Whether an address has a password before its host, or a secret among the parameters of its query.
+
+    A key may hold anything else: `s3://bucket/sig=3/a.png` and `s3://bucket/a?x=1.png` are addresses like others.
+    """
+    _, separator, rest = address.partition("://")
+    if not separator:
+        return False
+    user, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    query = rest.partition("?")[2].partition("#")[0]
+    names = (unquote_plus(one.partition("=")[0]) for one in re.split(r"[?&;]", query) if "=" in one)
+    return bool(at and ":" in user) or any(map(called_secret, names))
+
+
+def refuse_address(address: str) -> None:
+    """Addresses are written into manifests and logs, so one that holds a key or a token is not even repeated.
+
+    Raises:
+        UserError: it does.
+    """
+    if secret_address(address):
+        raise UserError(
+            f"store: an address is written down and must hold no secret, but a {short(address.partition('://')[0])}:// "
+            "address here does; leave it out, and let the credentials come from the environment (docs/running.md)"
+        )
+
+
+def refuse_secrets(data: Mapping[str, Any]) -> None:
+    """Refuse a configuration that holds a secret: it is written into run.json for everyone who may see the results.
+
+    Raises:
+        UserError: naming the key; the value is not repeated.
+    """
+    for place, named, value in _values(data, "", named=False):
+        if isinstance(value, str):
+            refuse_address(value)
+        if named or (isinstance(value, str) and masked_text(value) != value):
+            raise UserError(
+                f"config: '{short(place)}' looks like a secret, and a configuration is written into run.json; leave it "
+                "out, and read it from the environment in your builder (os.environ)"
+            )
+
+
+def _values(value: Any, place: str, *, named: bool) -> Iterator[tuple[str, bool, Any]]:
+    """Every text and number, its place, and whether a name on the way to it says that it is secret."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            secret = called_secret(key) and not (WEAK.search(_words(key)) and _harmless(below))
+            yield from _values(below, f"{place}.{key}".lstrip("."), named=named or secret)
+    elif isinstance(value, (list, tuple)):
+        for number, below in enumerate(value):
+            yield from _values(below, f"{place}.{number}", named=named)
+    elif isinstance(value, (str, bytes, int, float)) and not isinstance(value, bool):
+        yield place, named and value not in ("", b""), value
+
+
+def _harmless(value: Any) -> bool:
+    """A number, a word, or a list of these: no secret, whatever a setting is called."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_harmless, value))
+    return (
+        value is None
+        or isinstance(value, (int, float))
+        or (isinstance(value, str) and WORD.fullmatch(value) is not None)
+    )
+
+
+def masked(value: Any) -> Any:
+    """Plain data without the values of secret settings and without the secrets inside addresses."""
+    if isinstance(value, Mapping):
+        return {key: HIDDEN if called_secret(key) and one else masked(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(one) for one in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def masked_text(text: str) -> str:
+    """Text without passwords in addresses, secret parameters, and keys that can be told by their form."""
+
+    def parameter(found: re.Match[str]) -> str:
+        before, name, value = found.groups()
+        secret = value and "/" not in name and called_secret(unquote_plus(name))
+        return f"{before}{name}={HIDDEN}" if secret else found[0]
+
+    return FORMS.sub(HIDDEN, PARAMETER.sub(parameter, USERINFO.sub(f"{HIDDEN}@", text)))
+
+
+def sentence(text: str) -> str:
+    """A message of ours or of a library without secrets; of a web address (an endpoint) the query goes whole."""
+    return masked_text(WEB_QUERY.sub(rf"\1?{HIDDEN}", text))

@@ -1,0 +1,87 @@
+"""Methods that weight the activations by the gradient of the explained logit.
+
+Symbols: A activations (B, C, h, w), g = ∂y_c/∂A, y the logit, c the explained class, Σ_s and mean_s over positions,
+S = Σ_s A, k a channel. Every function returns the raw map (B, h, w) in float32, before any display normalisation.
+"""
+
+import torch
+from torch import Tensor
+
+from camrobust.core.explain.cams.registry import cam
+from camrobust.core.explain.evidence import Evidence
+
+
+def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
+    """ReLU Σ_k w_k·A_k for weights (B, C)."""
+    return torch.einsum("bc,bchw->bhw", weights, activations).relu()
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Quotient, and 0 where the denominator is 0: no ε that would shift small values."""
+    safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
+    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)
+
+
+@cam("gradcam", needs="gradients", source="Selvaraju et al., arXiv 1610.02391", year=2017)
+def gradcam(evidence: Evidence) -> Tensor:
+    """Grad-CAM: ReLU Σ_k mean_s(g_k)·A_k.
+
+    References:
+        Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2.
+    """
+    return _weighted(evidence.gradients.mean(dim=(2, 3)), evidence.activations)
+
+
+@cam("gradcam++", needs="gradients", source="Chattopadhay et al., arXiv 1710.11063", year=2018)
+def gradcam_plus_plus(evidence: Evidence) -> Tensor:
+    """Grad-CAM++: w = Σ_s α·ReLU(g), α = g²/(2g² + S·g³), 0 where g = 0; ReLU Σ_k w_k·A_k.
+
+    Where g > 0, α·g = g/(2 + S·g). That form is computed, as it keeps gradients of 1e-6 that a cubed denominator
+    would lose and that an added ε (as in other libraries) would swallow.
+
+    References:
+        Chattopadhay et al. 2018, arXiv 1710.11063, equation 19 with the exponential score.
+    """
+    gradients = evidence.gradients.relu()
+    weights = ratio(gradients, 2 + evidence.sums[:, :, None, None] * gradients).sum(dim=(2, 3))
+    return _weighted(weights, evidence.activations)
+
+
+@cam("xgradcam", needs="gradients", source="Fu et al., arXiv 2008.02312", year=2020)
+def xgradcam(evidence: Evidence) -> Tensor:
+    """XGrad-CAM: w = Σ_s(g·A)/S; ReLU Σ_k w_k·A_k. A channel whose activations sum to 0 weighs 0.
+
+    References:
+        Fu et al. 2020, arXiv 2008.02312, equation 8.
+    """
+    return _weighted(ratio(evidence.product.sum(dim=(2, 3)), evidence.sums), evidence.activations)
+
+
+@cam("hirescam", needs="gradients", source="Draelos & Carin, arXiv 2011.08891", year=2020)
+def hirescam(evidence: Evidence) -> Tensor:
+    """HiResCAM: ReLU Σ_k g_k·A_k, the element-wise product summed over channels.
+
+    References:
+        Draelos & Carin 2020, arXiv 2011.08891, equation 5.
+    """
+    return evidence.product.sum(dim=1).relu()
+
+
+@cam("layercam", needs="gradients", source="Jiang et al., IEEE TIP 30", year=2021)
+def layercam(evidence: Evidence) -> Tensor:
+    """LayerCAM: ReLU Σ_k ReLU(g_k)·A_k.
+
+    References:
+        Jiang et al. 2021, IEEE Transactions on Image Processing 30, 5875-5888, equations 6 and 7.
+    """
+    return torch.einsum("bchw,bchw->bhw", evidence.gradients.relu(), evidence.activations).relu()
+
+
+@cam("gradcam-elementwise", needs="gradients", source="Gildenblat, pytorch-grad-cam", year=2021)
+def gradcam_elementwise(evidence: Evidence) -> Tensor:
+    """Element-wise Grad-CAM: Σ_k ReLU(g_k·A_k).
+
+    References:
+        Gildenblat, grad-cam 1.5, `GradCAMElementWise`.
+    """
+    return evidence.product.relu().sum(dim=1)

@@ -1,0 +1,124 @@
+"""How a layer lays out what it puts out: a feature map, channels last, or a row of tokens.
+
+Transformers need no reshape from the user: the grid of patches is one that the model's own convolutions put out (or
+one halved, as patch merging does), and what is over in a row of tokens are class and register tokens in front.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camrobust.contract.errors import UserError
+
+MOST_PREFIX = 16
+"""Most tokens in front of the patches: class, distillation and register tokens."""
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where positions and channels are in a layer's output.
+
+    Attributes:
+        order: "map" (B, C, h, w), "last" (B, h, w, C) or "tokens" (B, P + h·w, C).
+        prefix: P, tokens in front that have no position.
+        grid: h and w of a row of tokens.
+    """
+
+    order: str = "map"
+    prefix: int = 0
+    grid: Grid = (0, 0)
+
+    def fold(self, values: Tensor) -> Tensor:
+        """A layer's output as a feature map (B, C, h, w), tokens without a position left out.
+
+        Raises:
+            UserError: another number of tokens than this layout's.
+        """
+        if self.order == "map":
+            return values
+        if self.order == "last":
+            return values.permute(0, 3, 1, 2)
+        h, w = self.grid
+        if values.shape[1] != self.prefix + h * w:
+            raise UserError(
+                f"target_layer: must put out {self.prefix} + {h}·{w} tokens, got {values.shape[1]}; "
+                "load the model for images of this size"
+            )
+        return values[:, self.prefix :].transpose(1, 2).reshape(len(values), -1, h, w)
+
+    def unfold(self, maps: Tensor, values: Tensor) -> Tensor:
+        """A feature map (N, C, h, w) in the layer's own order, tokens without a position taken from `values` (N, …)."""
+        if self.order == "map":
+            return maps
+        if self.order == "last":
+            return maps.permute(0, 2, 3, 1)
+        return torch.cat((values[:, : self.prefix], maps.flatten(2).transpose(1, 2).to(values.dtype)), dim=1)
+
+
+FEATURE_MAP = Layout()
+
+
+def grids_below(shapes: Iterable[Grid]) -> set[Grid]:
+    """Grids and what halving them (rounded up) gives, those with a single position left out."""
+    found: set[Grid] = set()
+    for grid in shapes:
+        one = grid
+        while one[0] * one[1] > 1 and one not in found:
+            found.add(one)
+            one = (one[0] + 1) // 2, (one[1] + 1) // 2
+    return found
+
+
+def recognise(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout | None:
+    """The layout of an output of that shape, None where it has no positions.
+
+    Args:
+        shape: of the output.
+        grids: of the model's convolutions, empty where it has none.
+        image: height and width of the input, px.
+    """
+    if len(shape) == 4:
+        for order, h, w in (("map", shape[2], shape[3]), ("last", shape[1], shape[2])):
+            if h * w > 1 and _fits((h, w), grids, image):
+                return Layout(order)
+    if len(shape) == 3:
+        known = grids or {(side * image[0] // min(image), side * image[1] // min(image)) for side in range(2, 65)}
+        for prefix in range(MOST_PREFIX + 1):
+            for h, w in known:
+                if h * w == shape[1] - prefix and h * w > max(1, prefix):
+                    return Layout("tokens", prefix, (h, w))
+    return None
+
+
+def _fits(grid: Grid, grids: set[Grid], image: Grid) -> bool:
+    """A known grid, or of unknown ones one with the aspect of the image."""
+    return grid in grids if grids else abs(grid[0] * image[1] - grid[1] * image[0]) < max(image)
+
+
+def tensor_in(output: object) -> Tensor | None:
+    """The tensor that a layer puts out: itself, the first of a tuple, or the first of what has names."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    return None
+
+
+def with_tensor(output: object, tensor: Tensor) -> Any:
+    """The same output with that tensor exchanged."""
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, Mapping):
+        first = next(iter(output))
+        return type(output)(**{**output, first: tensor}) if hasattr(output, first) else {**output, first: tensor}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(tensor, *output[1:])
+    if isinstance(output, (tuple, list)):
+        return type(output)((tensor, *output[1:]))
+    raise TypeError(f"target_layer: cannot replace the tensor inside {type(output).__name__}; wrap the model")

@@ -1,0 +1,79 @@
+"""One photo under perturbations: a row for each, a column for each of its strengths."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.errors import UserError
+from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, variants, without_model
+from camrobust.interface.explain_grid import write
+from camrobust.interface.inputs import photo
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+LEFT = 170
+TEXT = 18
+MARGIN = 4
+
+
+def installed() -> tuple[list[str], list[str]]:
+    """Perturbations that need no model, and why some of them cannot be had here."""
+    names, missing = [], []
+    for name in without_model():
+        try:
+            PERTURBATIONS[name].ready()
+            names.append(name)
+        except UserError as error:
+            missing.append(str(error).removeprefix("perturbations: "))
+    return names, missing
+
+
+def sheet(
+    image: str, output: str, *, perturbations: Sequence[str], seed: int = 0, jpeg: int | None = None, cell: int = 160
+) -> None:
+    """Draw a photo and what perturbations make of it.
+
+    Args:
+        image: path or s3:// address of the photo.
+        output: picture to write; its suffix decides the format.
+        perturbations: as in a configuration, such as fog, gaussian_noise:1,3 or preset:weather.
+        seed: of every random draw.
+        jpeg: quality of a JPEG file that the variants go through.
+        cell: side of one picture, px.
+
+    Raises:
+        UserError: an unknown name, a photo that cannot be read, an output that cannot be written, a value out of range.
+    """
+    if not 16 <= cell <= 1024:
+        raise UserError(f"sheet: cell must be 16 to 1024 (px), got {cell}; choose another size")
+    if jpeg is not None and not 1 <= jpeg <= 100:
+        raise UserError(f"sheet: jpeg-after must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality")
+    planned = variants(list(perturbations))
+    attack = next((one.perturbation for one in planned if one.needs_model), None)
+    if attack is not None:
+        raise UserError(f"sheet: '{attack}' needs a model; leave it out here and use `camrobust explain`")
+    rows = [list(group) for _, group in groupby(planned, key=lambda one: one.perturbation)]
+    pixels = photo(image, "sheet", RESIZE, CROP)
+    step_x, step_y = cell + MARGIN, cell + TEXT + MARGIN
+    picture = Image.new("RGB", (LEFT + step_x * (1 + max(map(len, rows))), step_y * len(rows)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    for row, group in enumerate(rows):
+        stack = make_variants(pixels[None], group, [Path(image).name], "sheet", seed, jpeg)[0]
+        made = stack.permute(0, 2, 3, 1).numpy()
+        draw.text((4, row * step_y + cell // 2), group[0].perturbation.replace("+", "\n+ "), "black", font)
+        titles = ["clean", *(_title(one, font, cell) for one in group)]
+        for column, (title, one) in enumerate(zip(titles, made, strict=True)):
+            left = LEFT + column * step_x
+            picture.paste(Image.fromarray(one).resize((cell, cell), Image.Resampling.LANCZOS), (left, row * step_y))
+            draw.text((left, row * step_y + cell), title, "black", font)
+    write(output, picture, "sheet")
+
+
+def _title(variant: Variant, font: Font, width: int) -> str:
+    """The strength, where it fits under a picture; a longer one gives way to its severity."""
+    if variant.severity is None:
+        return variant.parameter
+    title = f"{variant.severity}: {variant.parameter}"
+    return title if font.getlength(title) <= width else f"severity {variant.severity}"

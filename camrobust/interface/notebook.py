@@ -1,0 +1,67 @@
+"""A few results as HTML for a notebook: a table and the curves against severity, or maps over their photos."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+from camrobust.contract.schema import ADJUSTED
+from camrobust.report.charts import severity_curves
+from camrobust.report.gallery import data_uri, overlay
+
+COLUMNS = {
+    "robustness_adjusted": "RM",
+    "consistency_adjusted": "consistency",
+    "responsiveness_adjusted": "responsiveness",
+}
+
+
+def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[str]) -> str:
+    """HTML without scripts; every name is escaped.
+
+    Args:
+        by_cam: the summary table.
+        by_level: the summary table.
+        controls: CAMs that are a floor.
+    """
+    ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
+    head = ["dataset", "model", "CAM", *COLUMNS.values(), "flipped", "images"]
+    rows = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in ranked.iter_rows(named=True))
+    table = f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}</table>"
+    curves = severity_curves(by_level, ranked["cam"].unique(maintain_order=True).to_list(), controls)
+    drawn = "" if curves is None else next(iter(curves.files()))[1].decode()
+    return f"<p>Adjusted: {ADJUSTED}. With 95 % intervals over images.</p>{table}{drawn}"
+
+
+def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]]) -> str:
+    """HTML without scripts: a row for each photo, which stands before its maps; every name is escaped.
+
+    Args:
+        photos: (B, H, W, 3).
+        maps: (B, h, w) by CAM.
+    """
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps))
+    rows = []
+    for number, photo in enumerate(photos):
+        drawn = {"photo": Image.fromarray(photo)} | {name: overlay(photo, one[number]) for name, one in maps.items()}
+        cells = "".join(f'<td><img src="{data_uri(one)}" alt="image {number}, {escape(name)}"></td>'
+                        for name, one in drawn.items())  # fmt: skip
+        rows.append(f"<tr><td>{number}</td>{cells}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    names = [escape(str(row[name])) for name in ("dataset", "model", "cam")]
+    numbers = [f"{row['flip_rate']:.0%}", str(row["n_images"])]
+    return [f"<td>{text}</td>" for text in (*names, *(_number(row, name) for name in COLUMNS), *numbers)]
+
+
+def _number(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (row[name + suffix] for suffix in ("", "_lower", "_upper"))
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ({low:.2f} to {high:.2f})"

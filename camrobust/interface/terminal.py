@@ -1,0 +1,118 @@
+"""What a person sees in the terminal: progress and tables, on standard error and standard output."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from camrobust.contract.quoting import harmless
+from camrobust.contract.secrecy import sentence
+from camrobust.results.progress import Progress as State
+
+INTERVAL_S = 10
+"""Between two progress lines where standard error is not a terminal."""
+
+
+def say(line: str) -> None:
+    """A line for the person, on standard error, so that standard output stays data."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(_text(sentence(line)))
+
+
+def _text(value: object) -> str:
+    """Other people's text as rich prints it: nothing in it is markup or steers the terminal."""
+    return escape(harmless(str(value)))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on standard output; numbers to three decimals, null as a dash."""
+    table = Table(title=_text(title), title_justify="left")
+    numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
+    for column, right in zip(columns, numeric, strict=True):
+        table.add_column(_text(column), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else _text(value)
+
+
+class Meter:
+    """Progress of a run: a bar on a terminal, else a line now and then.
+
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.last: float | None = None
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        """A bar that is shown ends with the block, whatever ends the block."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, now: State) -> None:
+        """Take in the state of the run; see `workflow.Show`."""
+        if self.quiet:
+            return
+        show: Callable[[State], None] = self._draw if sys.stderr.isatty() else self._line
+        show(now)
+
+    def _draw(self, now: State) -> None:
+        if self.bar is None:
+            self.bar = Progress(
+                TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"),
+                TextColumn("{task.fields[failures]} failed{task.fields[rate]},"), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[stages]}"),
+                console=Console(stderr=True),
+            )  # fmt: skip
+            self.bar.add_task("", total=now.total, failures=now.failures, rate="", stages="")
+            self.bar.start()
+        self.bar.update(
+            self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, rate=_rate(now),
+            stages=_text(stage_line(now)),
+        )  # fmt: skip
+        if now.done >= now.total:
+            self.bar.stop()
+
+    def _line(self, now: State) -> None:
+        passed = time.monotonic()
+        if now.done < now.total and self.last is not None and passed - self.last < INTERVAL_S:
+            return
+        self.last = passed
+        left = "" if now.left_s is None or now.done == now.total else f", {now.left_s:.0f} s left"
+        say(
+            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s"
+            f"{_rate(now)}{left}; {stage_line(now)}"
+        )
+
+
+def _rate(now: State) -> str:
+    return f", {now.done / max(now.seconds, 1e-9):.2f} images/s" if now.done else ""
+
+
+def stage_line(now: State) -> str:
+    """Per stage: images that are through, and how many workers were busy on average."""
+    if not any(stage.images or stage.busy_s for stage in now.stages.values()):
+        return "workers are starting"
+    stages = (
+        f"{name} {stage.images:.0f} ({stage.busy_s / max(now.seconds, 1e-9):.1f})" for name, stage in now.stages.items()
+    )
+    return f"images through (workers busy): {', '.join(stages)}"

@@ -1,0 +1,307 @@
+"""The science on one page: an image's variants in, columns of score rows out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.special import entr
+
+from camrobust.core.draws import Draws
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.evidence import Choose, collect, explain, predicted
+from camrobust.core.memory import in_passes
+from camrobust.core.perturb import Variant, attack
+from camrobust.core.ranks import agreement
+from camrobust.core.segments import segment_matrix
+from camrobust.core.similarity import SIMILARITIES, Similarity, flat
+from camrobust.core.similarity.sensitivity import Change, Seen, change_between
+from camrobust.measure.model import Model
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers beside model, image and variants.
+
+    Attributes:
+        cams: names of the methods, K of them.
+        seed: of the methods that draw.
+        rbo_p: persistence of rank-biased overlap.
+        ties: its tie rule.
+        target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        batch: variants in one forward pass; halved where the device's memory does not hold them.
+        similarities: names of the measures beside rank-biased overlap, None for all that cost next to nothing.
+        precision: in which the layers compute, of `defaults.PRECISIONS`; maps are float32 in all of them.
+    """
+
+    cams: tuple[str, ...]
+    seed: int = 0
+    rbo_p: float = 0.9
+    ties: str = "b"
+    target: str = "predicted"
+    batch: int = 32
+    similarities: tuple[str, ...] | None = None
+    precision: str = "fp32"
+
+    def measures(self) -> list[Similarity]:
+        """The measures beside rank-biased overlap; raises UserError for an unknown name."""
+        if self.similarities is None:
+            return [one for one in SIMILARITIES if one.default]
+        return [SIMILARITIES[name] for name in self.similarities]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: its key, and the segments that its maps are ranked over.
+
+    Attributes:
+        dataset: name of its dataset.
+        image_id: unique within the dataset.
+        label: true class, None where unknown.
+        segments: (H, W) int64, 0 … m-1.
+    """
+
+    dataset: str
+    image_id: str
+    label: int | None
+    segments: Tensor
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Maps and predictions of an image's variants, on the model's device; variant 0 is the clean one.
+
+    Attributes:
+        pixels: (V+1, 3, H, W) uint8, what was explained, on the CPU: with the attacks on this model.
+        maps: (V+1, K, h, w) float32.
+        predictions: (V+1,) int64.
+        confidences: (V+1,) float32, softmax probability of the prediction.
+        entropy: (), of the softmax on the clean image, nats.
+        change: how far the V perturbed variants are from the clean one, None where that is not known.
+    """
+
+    pixels: Tensor
+    maps: Tensor
+    predictions: Tensor
+    confidences: Tensor
+    entropy: Tensor
+    change: Change | None = None
+
+
+def explain_variants(
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings
+) -> Explained:
+    """All maps of one image's variants, in forward passes of at most `settings.batch`.
+
+    A pass that runs out of the device's memory is made again in halves; the model remembers what it held.
+
+    Args:
+        model: the classifier.
+        sample: the image.
+        pixels: (V+1, 3, H, W) uint8, the clean variant first; what stands for a variant that needs a model is ignored.
+        variants: the V perturbed ones.
+        settings: which CAMs, of which class.
+    """
+    functions = [CAMS[name].function for name in settings.cams]
+    pixels = attacked(model, sample, pixels, variants, settings)
+    strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
+    choose = _choose(settings.target)
+    clean: Seen | None = None
+    entropy = torch.tensor(torch.nan)
+    network = replace(model.network, precision=settings.precision)
+
+    def one_pass(places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Change]:
+        nonlocal clean, entropy
+        chunk = slice(places[0], places[-1] + 1)
+        images = pixels[chunk].to(model.device)
+        draws = _draws(sample, strengths[chunk], settings.seed, model.device)
+        # Nothing waits for the device up to the rows, so that it computes while the host asks for more.
+        evidence = collect(network, model.inputs(images, settings.precision), choose, draws)
+        maps = explain(evidence, functions)
+        seen = Seen(images, evidence.logits, evidence.activations)
+        if clean is None:
+            clean, entropy = seen.first(), entr(evidence.logits[0].softmax(dim=0)).sum()
+        change = change_between(clean, seen)
+        classes = predicted(evidence.logits)
+        return maps, classes, evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0], change
+
+    batch = min(settings.batch, model.fits.images or settings.batch)
+    found = list(in_passes(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
+    maps, classes, confidences, changes = zip(*found, strict=True)
+    change = Change.cat(changes).without_first()
+    return Explained(pixels, torch.cat(maps), torch.cat(classes), torch.cat(confidences), entropy, change)
+
+
+def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings) -> Tensor:
+    """The same pixels with the variants that need a model in their places."""
+    groups: dict[str, list[int]] = {}
+    for place, variant in enumerate(variants, start=1):
+        if variant.needs_model:
+            groups.setdefault(variant.perturbation, []).append(place)
+    if not groups:
+        return pixels
+    pixels = pixels.clone()
+    clean = pixels[:1].to(model.device).float() / 255
+    for places in groups.values():
+        planned = [variants[place - 1] for place in places]
+        images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
+        made = attack(model, images, planned, names, sample.dataset, settings.seed)
+        pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
+    return pixels
+
+
+def _choose(target: str) -> Choose:
+    """Which class is explained, across the passes of one image."""
+    if target == "predicted":
+        return predicted
+    clean: list[Tensor] = []
+
+    def clean_class(logits: Tensor) -> Tensor:
+        if not clean:
+            clean.append(predicted(logits)[:1])
+        return clean[0].expand(len(logits))
+
+    return clean_class
+
+
+def _draws(sample: Sample, strengths: Sequence[str], seed: int, device: torch.device) -> Draws:
+    """One stream per variant, for CAMs that draw."""
+    return Draws.join(
+        [Draws.of(seed, sample.dataset, [sample.image_id], "cam", strength, 0, device) for strength in strengths]
+    )
+
+
+def compare(explained: Explained, segments: Tensor, settings: Settings, count: int | None = None) -> dict[str, Tensor]:
+    """Agreement of every perturbed map with its clean one.
+
+    Args:
+        explained: maps of V+1 variants.
+        segments: (H, W) int64.
+        settings: how to compare.
+        count: m, None to look for it.
+
+    Returns:
+        One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined or not asked for, and the bool
+        tensors `flat` and `finite`.
+    """
+    maps = explained.maps
+    weights = segment_matrix(segments.to(maps.device), *maps.shape[-2:], count=count)
+    flattened = maps.flatten(2)
+    scores = flattened @ weights.T
+    clean, noisy = flattened[:1], flattened[1:]
+    inputs = {
+        "positions": (clean, noisy),
+        "grid": (maps[:1], maps[1:], tuple(segments.shape)),
+        "segments": (scores[:1], scores[1:]),
+        "change": (clean, noisy, explained.change),
+    }
+    rbo, adjusted = agreement(scores[:1], scores[1:], settings.rbo_p, settings.ties)
+    found = {"rbo": rbo, "rbo_adjusted": adjusted}
+    for similarity in settings.measures():
+        if similarity.takes != "change" or explained.change is not None:
+            found[similarity.name] = similarity.function(*inputs[similarity.takes])
+    # Of logits that are no numbers there is no class to explain.
+    finite = torch.isfinite(flattened).all(dim=-1) & torch.isfinite(explained.confidences)[:, None]
+    finite = finite[:1] & finite[1:]
+    constant = flat(flattened) | flat(scores)
+    constant = constant[:1] | constant[1:]
+    numbers = torch.stack([value.float() for value in found.values()])
+    numbers = torch.where(finite & ~constant, numbers, torch.nan)
+    undefined = torch.full_like(numbers[0], torch.nan)
+    compared = dict.fromkeys(SIMILARITIES.names(), undefined) | dict(zip(found, numbers, strict=True))
+    return compared | {"flat": constant, "finite": finite}
+
+
+def measure(
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings
+) -> tuple[Columns, Explained]:
+    """Score rows of one image under one model: V variants × K CAMs, variant by variant.
+
+    Args:
+        model: the classifier.
+        sample: the image and its segments.
+        pixels: (V+1, 3, H, W) uint8, the clean variant first.
+        variants: the V perturbed ones.
+        settings: which CAMs, and how to compare.
+
+    Returns:
+        Columns named and ordered as `schema.SCORES`, each of V·K values, undefined numbers as NaN; and the maps.
+    """
+    V, K = len(variants), len(settings.cams)
+    if len(pixels) != V + 1:
+        raise ValueError(f"measure: pixels must hold {V + 1} variants, got {len(pixels)}; clean comes first")
+    count, segments = int(sample.segments.max()) + 1, sample.segments.to(model.device)
+    explained = explain_variants(model, sample, pixels, variants, settings)
+    compared = compare(explained, segments, settings, count)
+    classes, confidences = explained.predictions.cpu().numpy(), explained.confidences.cpu().numpy()
+
+    def each(values: Any, dtype: type = object) -> np.ndarray:
+        """V values over V·K rows, variant by variant."""
+        return np.repeat(np.array(values, dtype), K)
+
+    columns: Columns = {
+        "dataset": each([sample.dataset] * V),
+        "model": each([model.name] * V),
+        "image_id": each([sample.image_id] * V),
+        "cam": np.array([*settings.cams] * V, object),
+        "perturbation": each([one.perturbation for one in variants]),
+        "severity": each([one.severity for one in variants]),
+        "parameter": each([one.parameter for one in variants]),
+        "replicate": each([one.replicate for one in variants], int),
+        "predicted_clean": each(classes[:1].repeat(V), int),
+        "predicted_perturbed": each(classes[1:], int),
+        "confidence_clean": each(confidences[:1].repeat(V), float),
+        "entropy_clean": each([float(explained.entropy)] * V, float),
+        "confidence_perturbed": each(confidences[1:], float),
+        "label": each([sample.label] * V),
+        "same": each(classes[1:] == classes[0], bool),
+        "segments": each([count] * V, int),
+        "status": _status(compared.pop("flat"), compared.pop("finite")),
+    }
+    numbers = torch.stack([*compared.values()]).flatten(1).cpu().numpy()
+    return columns | dict(zip(compared, numbers, strict=True)), explained
+
+
+def _status(flat_maps: Tensor, finite: Tensor) -> np.ndarray:
+    found = np.where(flat_maps.cpu().numpy(), "flat_map", "ok").astype(object)
+    found[~finite.cpu().numpy()] = "not_finite"
+    return found.reshape(-1)
+
+
+def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str = "fp32") -> dict[str, str]:
+    """Which CAMs give the same map for this model and layer, found by trying.
+
+    Methods that would take hundreds of passes are not tried: Score-CAM, and Ablation-CAM and Recipro-CAM where what
+    lies behind the target layer has no closed form.
+
+    Args:
+        model: the classifier.
+        cams: names in the order of the configuration.
+        pixels: (B, 3, H, W) uint8, some images.
+        precision: in which the layers compute.
+
+    Returns:
+        For each CAM that equals one earlier in the list on every image (min-max maps within 1e-5): that one's name.
+    """
+    costly = ("many passes",) if model.network.head is not None else ("many passes", "tail")
+    cams = [name for name in cams if CAMS[name].cost not in costly]
+    if not cams:
+        return {}
+    draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
+    network = replace(model.network, precision=precision)
+    evidence = collect(network, model.inputs(pixels, precision), draws=draws)
+    maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
+    low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
+    scaled = (maps - low) / (high - low)
+    same: dict[str, str] = {}
+    for later, name in enumerate(cams):
+        for earlier in range(later):
+            if (scaled[:, later] - scaled[:, earlier]).abs().max() <= 1e-5:
+                same[name] = cams[earlier]
+                break
+    return same

@@ -1,0 +1,215 @@
+"""`camrobust compare RUN RUN`: what changed, in settings, versions and scores."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from camrobust.contract.config import differing_keys
+from camrobust.contract.errors import UserError
+from camrobust.io.objects import Store
+from camrobust.results.blocks import image_counts, score_blocks
+from camrobust.results.counted import Committed
+from camrobust.results.folder import RunFolder
+from camrobust.results.reduce import otherwise_found
+from camrobust.summary.aggregate import KEPT, Settings, reduce_scores, shares_kept
+from camrobust.summary.differences import differences
+from camrobust.summary.profiles import Profile
+from camrobust.summary.rows import Block, Coded, Rows
+from camrobust.summary.same_photo import other_photos
+
+SAME = ("metric", "segments", "image")
+"""Settings without which two numbers of one name are not the same quantity."""
+SHOWN = 8
+"""Names of what only one run has that a line spells out."""
+NAMED = ("models", "cams")
+Document = Mapping[str, Any]
+Level = tuple[str, str]
+"""Perturbation and parameter."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs have in common and what not.
+
+    Attributes:
+        table: `schema.DIFFERENCES`.
+        settings: keys of the configuration that differ, and weights or target layers of models of one name.
+        versions: library to its version in either run, where they differ.
+        only_first: what only the first run has, in words.
+        only_second: what only the second run has.
+        levels: perturbations at strengths that both have, and that were compared.
+        sampled: datasets of so many images that only a sample, the same of both runs, was compared.
+        other_photos: dataset to how many of the image ids that both runs have stand for different photos and are left
+            out, and how many both have; a dataset of which that is all is left out whole.
+    """
+
+    table: pl.DataFrame
+    settings: list[str]
+    versions: dict[str, tuple[str | None, str | None]]
+    only_first: list[str]
+    only_second: list[str]
+    levels: int
+    sampled: list[str]
+    other_photos: dict[str, tuple[int, int]]
+
+    def lines(self) -> list[str]:
+        """What does not stand in the table, in sentences."""
+        told = [f"compared at the {self.levels} strengths that both have, per image first", *self._images()]
+        for which, names in (("first", self.only_first), ("second", self.only_second)):
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            told += [f"only in the {which}: {', '.join(names[:SHOWN])}{more}"] if names else []
+        told += [f"settings that differ: {', '.join(self.settings)}"] if self.settings else []
+        versions = [f"{name} {one or '–'} → {other or '–'}" for name, (one, other) in self.versions.items()]
+        return [*told, f"versions that differ: {', '.join(versions)}"] if versions else told
+
+    def _images(self) -> list[str]:
+        """How many images were paired and how many were not, by dataset and model."""
+        counts = self.table.select("dataset", "model", "n_images", "n_first", "n_second").unique(maintain_order=True)
+        told = [
+            f"images of {dataset}, {model}: {both} in both, {first - both} only in the first, {second - both} only in "
+            "the second"
+            for dataset, model, both, first, second in counts.sort("dataset", "model").iter_rows()
+            if both < max(first, second)
+        ]
+        for dataset, (others, both) in self.other_photos.items():
+            what = f"{others} of the {both} image ids that both have stand for different photos (size or properties)"
+            told.append(f"{'dataset' if others == both else 'images of'} {dataset} left out: {what}")
+        more = f"a sample of about {KEPT:,} images, the same of both runs"
+        return [*told, *(f"compared on {more}: {name}" for name in self.sampled)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**vars(self), "table": self.table.to_dicts()}
+
+
+def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, raw: bool = False) -> Comparison:
+    """Differences, second minus first, over the images, models, CAMs and strengths that both runs have.
+
+    Args:
+        first: a run.
+        second: another.
+        by: "perturbation" for each perturbation alone, None for all together.
+        raw: also the measures that are not adjusted for chance.
+
+    Raises:
+        ValueError: by is something else.
+        UserError: a folder holds no run, the runs measured differently, they have nothing in common, or every image id
+            that both have stands for different photos.
+    """
+    if by not in (None, "perturbation"):
+        raise ValueError(f"compare: by must be 'perturbation' or None, got {by!r}")
+    folders = (first, second)
+    one, other = first.run(), second.run()
+    settings, levels = _settings(folders, one, other), _levels(one) & _levels(other)
+    if not levels:
+        raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
+    held = [folder.committed() for folder in folders]
+    runs = [[(folder.store, some)] for folder, some in zip(folders, held, strict=True)]
+    counts = [image_counts(run) for run in runs]
+    photos = other_photos(*(folder.table("images", some) for folder, some in zip(folders, held, strict=True)))
+    others = _tallies(photos)
+    gone = {name for name, (few, both) in others.items() if few == both}
+    if gone and gone >= counts[0].keys() & counts[1].keys():
+        raise UserError(
+            f"compare: {first.uri} and {second.uri} share no photo: every image id that both have stands for different "
+            "photos (size or properties); compare runs of the same photos"
+        )
+    # One share for both runs, so that an image is in the samples of both or of neither.
+    shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
+    found = [
+        reduce_scores(_blocks(run, document, levels), Settings(alone=by is not None), shares).profiles
+        for run, document in zip(runs, (one, other), strict=True)
+    ]
+    table = differences(*(_less(profiles, photos, gone) for profiles in found), raw=raw)
+    if table.is_empty():
+        raise UserError(
+            f"compare: {first.uri} and {second.uri} share no CAM of a model of the same name on a dataset of the same "
+            "name; name what corresponds alike"
+        )
+    compared = {*table["dataset"]}
+    sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
+    return Comparison(
+        table, [*settings, *otherwise_found(one, other)], _versions(one, other), _without(one, other),
+        _without(other, one), len(levels), sampled, others,
+    )  # fmt: skip
+
+
+def _settings(folders: Sequence[RunFolder], one: Document, other: Document) -> list[str]:
+    """Keys of the configuration that differ; refuses runs whose numbers are not the same quantity."""
+    settings = differing_keys(one["numbers"], other["numbers"])
+    keys = [key for key in settings if key.partition(".")[0] in SAME]
+    if keys:
+        first, second = (folder.uri for folder in folders)
+        raise UserError(
+            f"compare: {first} and {second} measured differently (different: {', '.join(keys[:5])}); compare runs of "
+            "the same metric, segments and image settings only"
+        )
+    return settings
+
+
+def _versions(one: Document, other: Document) -> dict[str, tuple[str | None, str | None]]:
+    mine, theirs = one.get("versions", {}), other.get("versions", {})
+    return {
+        name: (mine.get(name), theirs.get(name))
+        for name in sorted({*mine, *theirs})
+        if mine.get(name) != theirs.get(name)
+    }
+
+
+def _tallies(photos: pl.DataFrame) -> dict[str, tuple[int, int]]:
+    """Datasets with ids that stand for different photos: how many do, and how many both runs have."""
+    counted = photos.group_by("dataset").agg(pl.col("other").sum(), both=pl.len()).sort("dataset")
+    return {dataset: (few, both) for dataset, few, both in counted.iter_rows() if few}
+
+
+def _less(profiles: Sequence[Profile], photos: pl.DataFrame, gone: Collection[str]) -> list[Profile]:
+    """Profiles without the images that stand for different photos."""
+    others = photos.filter("other")
+    found = []
+    for one in profiles:
+        if one.dataset not in gone:
+            ids = {*others.filter(pl.col("dataset") == one.dataset)["image_id"]}
+            found.append(one.without(ids) if ids else one)
+    return found
+
+
+def _levels(document: Document) -> set[Level]:
+    return {(entry["perturbation"], entry["parameter"]) for entry in document.get("variants", ())}
+
+
+def _without(one: Document, other: Document) -> list[str]:
+    """What one run has and the other has not."""
+    found = [f"{what[:-1]} {name}" for what in NAMED for name in one[what] if name not in other[what]]
+    datasets = [[entry["name"] for entry in document["numbers"]["datasets"]] for document in (one, other)]
+    found += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
+    return [*found, *(f"{name} at {parameter}" for name, parameter in sorted(_levels(one) - _levels(other)))]
+
+
+def _blocks(run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level]) -> Iterator[Block]:
+    """A run's rows at some strengths."""
+    every = levels == _levels(document)
+    for block in score_blocks(run):
+        yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
+
+
+def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[str, Rows]]:
+    """Only the rows at some strengths."""
+    for model, some in rows:
+        names, parameters = some.text["perturbation"], some.text["parameter"]
+        wanted = np.array([[(name, parameter) in levels for parameter in parameters.values] for name in names.values])
+        kept = wanted[names.codes, parameters.codes]
+        if not kept.any():
+            continue
+        yield (
+            model,
+            Rows(
+                image=some.image[kept],
+                text={name: Coded(column.codes[kept], column.values) for name, column in some.text.items()},
+                severity=some.severity[kept],
+                same=some.same[kept],
+                numbers={name: values[kept] for name, values in some.numbers.items()},
+            ),
+        )

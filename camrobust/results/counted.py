@@ -1,0 +1,196 @@
+"""Which commits of a run folder count, and the rows of their files."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import polars as pl
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.run_files import (
+    RESULTS,
+    counts_by_number,
+    number_of,
+)
+from camrobust.contract.run_record import CommitRecord, DoneRecord, FileRecord, parse_record
+from camrobust.contract.schema import COMMITS, SCORE_FILE, SCORES, Column, partition_of
+from camrobust.io.budget import Budget, TableError, TooLargeTableError
+from camrobust.io.objects import MissingObjectError, Store
+from camrobust.results.arrow import TABLES, empty_frame
+from camrobust.results.documents import read_record
+from camrobust.results.lease import newest_lease
+from camrobust.results.tables import read_frame
+
+FILES_KEY = b"camrobust.files"
+FORMAT_KEY = b"camrobust.format"
+READERS = 32
+PARTITION = ("dataset", "model")
+UNIT = ("dataset", "image_id", "part")
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a run folder holds for certain.
+
+    Attributes:
+        units: one row per committed unit, `schema.COMMITS` and `commit`, the place of its commit in `commits`.
+        commits: keys of the commits that count.
+        contents: of each of these commits, the keys of its data files and their sizes.
+        uncounted: keys of data files and commits of ours that do not count: left by a writer that died or came late, or
+            by a commit one of whose files is gone, or being written now.
+    """
+
+    units: pl.DataFrame
+    commits: list[str]
+    contents: list[Mapping[str, int]]
+    uncounted: list[str]
+
+    @property
+    def files(self) -> list[str]:
+        """Keys of the data files that count, sorted."""
+        return sorted({name for files in self.contents for name in files})
+
+    def tables(self, name: str) -> list[str]:
+        """Keys of one table's files: scores, images, failures or maps."""
+        return [key for key in self.files if key.startswith(f"{name}/")]
+
+    def records(self) -> list[FileRecord]:
+        """The data files that count, as `done/NUMBER.json` lists them."""
+        sizes = {name: size for files in self.contents for name, size in files.items()}
+        return [_file_record(key, sizes[key]) for key in self.files]
+
+
+def _file_record(key: str, size_bytes: int) -> FileRecord:
+    table = key.partition("/")[0]
+    dataset, model = partition_of(key) if table == "scores" else (None, None)
+    return FileRecord(table=table, key=key, size_bytes=size_bytes, dataset=dataset, model=model)
+
+
+def read_committed(store: Store) -> Committed:
+    """One listing per folder, and every commit that may count.
+
+    Raises:
+        UserError: the newest lease, or what declares the run complete, is not what camrobust writes there.
+    """
+    lease = newest_lease(store)
+    done = read_record(store, f"done/{lease.number:08}.json", DoneRecord) if lease.number else None
+    sizes = {entry.key: entry.size_bytes for folder in RESULTS for entry in store.list(folder)}
+    ours = {key: size for key, size in sizes.items() if number_of(key) is not None}
+    accepted = set(lease.accepts if done is None else done.commits)
+    commits = [
+        key
+        for key in ours
+        if key.startswith("commits/")
+        and (key in accepted or lease.old or (done is None and counts_by_number(key, lease.generation)))
+    ]
+    budget = Budget()
+    with ThreadPoolExecutor(READERS) as pool:
+        contents = list(pool.map(lambda key: _read_commit(store, key, budget), commits))
+    whole = {
+        key: found
+        for key, found in zip(commits, contents, strict=True)
+        if found is not None and all(ours.get(name) == size for name, size in found[1].items())
+    }
+    return _committed(whole, ours)
+
+
+def _committed(whole: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]], ours: Collection[str]) -> Committed:
+    units = _count_once(whole)
+    keys = list(whole)
+    places = units["commit"].unique().sort().to_list()
+    counting = [keys[place] for place in places]
+    units = units.with_columns(
+        pl.col("commit").replace_strict({place: rank for rank, place in enumerate(places)}, return_dtype=pl.Int32)
+    )
+    contents = [whole[key][1] for key in counting]
+    live = {name for files in contents for name in files} | set(counting)
+    return Committed(units, counting, contents, sorted(set(ours) - live))
+
+
+def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -> pl.DataFrame:
+    """All units; of two commits that share one, the later is void as a whole."""
+    frames = [found[0].with_columns(commit=pl.lit(place, pl.Int32)) for place, found in enumerate(commits.values())]
+    units = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames], rechunk=True)
+    # Hashes first: of millions of units, the few that may be there twice are left.
+    unit = pl.struct(UNIT)
+    shared = units.filter(unit.hash().is_duplicated()).filter(unit.is_duplicated())
+    void: set[int] = set()
+    seen: set[tuple[object, ...]] = set()
+    for (place,), rows in shared.sort("commit").group_by("commit", maintain_order=True):
+        keys = set(rows.select(UNIT).iter_rows())
+        if keys & seen or len(keys) < rows.height:
+            void.add(int(str(place)))
+        else:
+            seen |= keys
+    return units.filter(~pl.col("commit").is_in(void)) if void else units
+
+
+def _read_commit(store: Store, key: str, budget: Budget) -> tuple[pl.DataFrame, dict[str, int]] | None:
+    """A commit's units and files; None where it is damaged, or has been deleted since it was listed.
+
+    Raises:
+        UserError: it would take too much memory, or a later version wrote it.
+    """
+    try:
+        units, told = read_frame(store, key, COMMITS, budget)
+        record = _commit_record(told, store.locate(key))
+    except TooLargeTableError:
+        raise
+    except (MissingObjectError, TableError, ValueError):
+        return None
+    if (units["rows"] < 0).any() or (units["failures"] < 0).any():
+        return None
+    return units, record.files
+
+
+def _commit_record(told: Mapping[bytes, bytes], where: str) -> CommitRecord:
+    files = told.get(FILES_KEY, b"null").decode()
+    written = told.get(FORMAT_KEY, b"0").decode()
+    return parse_record(f'{{"format": {written}, "files": {files}}}'.encode(), CommitRecord, where)
+
+
+def columns_of(key: str) -> Sequence[Column]:
+    """What a data file holds."""
+    table = key.partition("/")[0]
+    return SCORE_FILE if table == "scores" else TABLES[table]
+
+
+def with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """Score tables with the dataset and the model that their path holds."""
+    whole = {}
+    for name, table in tables.items():
+        known = dict(zip(PARTITION, partition_of(name), strict=True)) if name.startswith("scores/") else {}
+        whole[name] = table.with_columns(**{key: pl.lit(value) for key, value in known.items()})
+    return whole
+
+
+def read_small(store: Store, name: str, keys: Iterable[str]) -> pl.DataFrame:
+    """All rows of the images, failures or maps table; these are small next to the scores."""
+    columns, budget = TABLES[name], Budget()
+    with ThreadPoolExecutor(READERS) as pool:
+        frames = list(pool.map(lambda key: read_frame(store, key, columns, budget)[0], keys))
+    return pl.concat([empty_frame(columns), *frames])
+
+
+def read_scores(store: Store, committed: Committed, images: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Score rows, `schema.SCORES`.
+
+    Args:
+        store: of the run folder.
+        committed: what it holds.
+        images: columns dataset and image_id: of these images only; None for all.
+
+    Raises:
+        UserError: the run holds no score rows, or what holds them is not as camrobust writes it.
+    """
+    if not committed.tables("scores"):
+        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+    key = ["dataset", "image_id"]
+    units = committed.units if images is None else committed.units.join(images, on=key, how="semi")
+    keys = [name for place in units["commit"].unique().sort() for name in sorted(committed.contents[place])]
+    budget, found = Budget(), [empty_frame(SCORES)]
+    for name in keys:
+        if name.startswith("scores/"):
+            rows = with_keys({name: read_frame(store, name, SCORE_FILE, budget)[0]})[name].select(found[0].columns)
+            found.append(rows if images is None else rows.join(images, on=key, how="semi"))
+    return pl.concat(found)

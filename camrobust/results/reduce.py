@@ -1,0 +1,146 @@
+"""The summary tables of one run, or of several that measured alike."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from camrobust.contract.config import differing_keys
+from camrobust.contract.errors import UserError
+from camrobust.results.blocks import image_counts, score_blocks
+from camrobust.results.folder import RunFolder
+from camrobust.summary.aggregate import Settings, reduce_scores, shares_kept
+from camrobust.summary.characteristics import characterise
+from camrobust.summary.significance import compare
+
+FREE = ("datasets", "models", "cams", "perturbations", "seed")
+"""Keys in which runs may differ and still be put into one leaderboard."""
+Document = Mapping[str, Any]
+
+
+def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> dict[str, pl.DataFrame]:
+    """The tables of `schema.SUMMARIES`, tests and characteristics of some runs taken together.
+
+    Args:
+        folders: runs; more than one must be combinable.
+        intervals: delta or bootstrap, None for what the first run's configuration says.
+
+    Raises:
+        UserError: a folder holds no run or no scores, or the runs do not go together.
+    """
+    for uri, count in Counter(folder.uri for folder in folders).items():
+        if count > 1:
+            raise UserError(f"aggregate: {uri} is given twice, and its rows would count twice; give it once")
+    documents = [folder.run() for folder in folders]
+    check_combinable({folder.uri: document for folder, document in zip(folders, documents, strict=True)})
+    runs = [(folder.store, folder.committed()) for folder in folders]
+    if not any(committed.tables("scores") for _, committed in runs):
+        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+    metric = documents[0]["config"]["metric"]
+    settings = Settings(
+        average=metric["average"],
+        controls=tuple(dict.fromkeys(cam for one in documents for cam in one["controls"])),
+        intervals=intervals or metric.get("intervals", "delta"),
+        seed=documents[0]["config"].get("seed", 0),
+        families={name: family for one in documents for name, family in one.get("families", {}).items()},
+    )
+    reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
+    images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
+    with ThreadPoolExecutor(2) as pool:
+        tests = pool.submit(compare, reduction.profiles)
+        characteristics = pool.submit(characterise, reduction.profiles, images)
+        return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
+
+
+def check_combinable(documents: Mapping[str, Document]) -> None:
+    """Refuse runs that measured differently, that mean different things by one name, or that hold the same rows.
+
+    Args:
+        documents: run.json by the address of its run.
+
+    Raises:
+        UserError: naming the keys that differ, or what is in both.
+    """
+    for (first, one), (second, other) in combinations(documents.items(), 2):
+        keys = [*_differing(one["numbers"], other["numbers"]), *otherwise_found(one, other)]
+        if keys:
+            raise UserError(
+                f"aggregate: {first} and {second} cannot be combined (different: {', '.join(keys[:5])}); combine runs "
+                "of the same metric, segments and image settings only"
+            )
+        shared = _shared(one, other)
+        if shared:
+            raise UserError(f"aggregate: {first} and {second} both hold {shared}; leave one of them out")
+
+
+def _differing(one: Document, other: Document) -> list[str]:
+    """Settings that differ, and models or datasets that differ under the same name."""
+    fixed, others = ({key: value for key, value in numbers.items() if key not in FREE} for numbers in (one, other))
+    keys = differing_keys(fixed, others)
+    for what in ("models", "datasets"):
+        mine, theirs = ({entry["name"]: entry for entry in numbers.get(what, ())} for numbers in (one, other))
+        for name in mine.keys() & theirs.keys():
+            keys += differing_keys(mine[name], theirs[name], f"{what}.{name}.")
+    return sorted(keys)
+
+
+def otherwise_found(one: Document, other: Document) -> list[str]:
+    """Models of one name in both runs whose weights or target layer, found when the run began, are not the same."""
+    names = sorted({*one["models"]} & {*other["models"]})
+    return [
+        f"{key}.{name}"
+        for key in ("weights_sha256", "target_layers")
+        for name in names
+        if one.get(key, {}).get(name) != other.get(key, {}).get(name)
+    ]
+
+
+def _shared(one: Document, other: Document) -> str | None:
+    """Something that both runs measured, in words."""
+    found = []
+    for what in ("datasets", "models", "cams", "variants"):
+        both = [entry for entry in _names(one, what) if entry in _names(other, what)]
+        if not both:
+            return None
+        found.append(both[0])
+    dataset, model, cam, variant = found
+    return f"{cam} of {model} on {dataset} under {variant}"
+
+
+def _names(document: Document, what: str) -> list[str]:
+    if what == "datasets":
+        return [entry["name"] for entry in document["numbers"].get("datasets", ())]
+    if what == "variants":
+        return [
+            f"{entry['perturbation']} {entry['parameter']}, replicate {entry['replicate']}"
+            for entry in document.get("variants", ())
+        ]
+    return list(document[what])
+
+
+def combined_document(documents: Mapping[str, Document]) -> dict[str, Any]:
+    """What the report needs to know of several runs, as one run.json.
+
+    Args:
+        documents: run.json by the address of its run.
+    """
+    parts = list(documents.values())
+    merged = {
+        key: list(dict.fromkeys(entry for one in parts for entry in one.get(key, ())))
+        for key in ("models", "cams", "controls")
+    }
+    variants = {str(entry): entry for one in parts for entry in one.get("variants", ())}
+    named = {
+        key: {name: value for one in parts for name, value in one.get(key, {}).items()}
+        for key in ("target_layers", "same_as", "families")
+    }
+    return {
+        **merged, **named, "variants": list(variants.values()),
+        "digest": " + ".join(one.get("digest", "") for one in parts), "combined": list(documents),
+        "versions": parts[0].get("versions", {}), "hardware": parts[0].get("hardware", {}),
+        "started": min(one.get("started", "") for one in parts),
+        "config": {key: value for key, value in parts[0]["numbers"].items() if key not in FREE},
+    }  # fmt: skip

@@ -1,0 +1,69 @@
+"""What the classes of a model are called: as the user says, or as its published weights do."""
+
+from collections.abc import Sequence
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.store import read_object
+from camrobust.measure.model import UNTRAINED, ModelSpec
+
+IMAGENET = "imagenet"
+"""`classes: imagenet`: the names of the 1000 classes of ImageNet-1k, in their usual order."""
+MOST_BYTES = 16 * 2**20
+"""Of a file of names."""
+
+
+def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int) -> list[str]:
+    """A name for every logit, or none at all.
+
+    Args:
+        spec: the model.
+        given: names in the order of the logits, "imagenet", the address of a text file with one name per line, or None
+            for the names of the builder's own published weights.
+        logits: how many the model has.
+
+    Returns:
+        `logits` names, "" where a class has none; empty where nobody says what the classes are.
+
+    Raises:
+        UserError: what is given cannot be read, or does not hold one name per logit.
+    """
+    if given is None:
+        names = _imagenet() if _published(spec) else []
+        return names if len(names) == logits else []
+    names = _read(spec.name, given) if isinstance(given, str) else list(given)
+    if len(names) != logits:
+        source = f"'{short(given)}'" if isinstance(given, str) else "the list"
+        raise UserError(
+            f"model '{spec.name}': classes must hold {logits} names, one per logit, got {len(names)} from {source}; "
+            "give the names in the order of the logits, or leave classes out"
+        )
+    return names
+
+
+def _published(spec: ModelSpec) -> bool:
+    """Whether the weights are the builder's own; arguments may change what they mean."""
+    kind, _, rest = spec.builder.partition(":")
+    trained = rest.partition("@")[2] != UNTRAINED
+    return kind in ("torchvision", "timm") and trained and spec.weights is None and not spec.arguments
+
+
+def _imagenet() -> list[str]:
+    from torchvision.models import ResNet18_Weights
+
+    return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _read(model: str, address: str) -> list[str]:
+    if address == IMAGENET:
+        return _imagenet()
+    try:
+        text = read_object(address, most=MOST_BYTES).decode("utf-8-sig")
+    except (MissingObjectError, TooLargeObjectError) as error:
+        raise UserError(f"model '{model}': {error}; mend classes") from error
+    except UnicodeDecodeError as error:
+        name = short(address)
+        raise UserError(f"model '{model}': classes '{name}' is not UTF-8 text; save one name per line") from error
+    text = text.rstrip()
+    return [line.strip() for line in text.split("\n")] if text else []

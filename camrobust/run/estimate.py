@@ -1,0 +1,104 @@
+"""What a run would cost, measured on this machine without touching a cluster."""
+
+import time
+from typing import Any
+
+import polars as pl
+import torch
+
+from camrobust.contract.config import ModelConfig, RunConfig
+from camrobust.core.draws import Draws
+from camrobust.core.segments import segment
+from camrobust.io.manifest import SCHEMA
+from camrobust.measure.image import Sample, explain_variants
+from camrobust.run.plan import Plan, build, check_models, make_plan, settings_of
+from camrobust.run.stages.actors import AUTO_BATCH
+
+PASSES = 3
+ATTACK_COST = 3
+"""Of a pass forward and back through the whole model, in passes forward."""
+
+
+def estimate(
+    config: RunConfig,
+    forwards_per_s: float | None = None,
+    workers: int = 1,
+    images: int | None = None,
+    dollars_per_hour: float | None = None,
+) -> dict[str, Any]:
+    """Counts, hours, bytes and, with a price, dollars of a run.
+
+    Args:
+        config: the run.
+        forwards_per_s: shared passes per second and Explain worker; None to time a few here, per model.
+        workers: Explain workers that share the work.
+        images: how many there are; None to list them.
+        dollars_per_hour: what one Explain worker costs.
+
+    Returns:
+        Planned counts, seconds of the slowest stage and bytes written, by name.
+
+    Raises:
+        UserError: whatever the run itself would refuse.
+    """
+    plan = make_plan(config, None if images is None else _unlisted(images))
+    counts = plan.counts()
+    facts = check_models(plan) if images is None or forwards_per_s is None else {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if forwards_per_s is None:
+        seconds_per_image = sum(_seconds_per_image(plan, one, device) for one in config.models)
+    else:
+        seconds_per_image = (
+            (counts["forwards"] + ATTACK_COST * counts["attack_passes"]) / max(1, counts["images"]) / forwards_per_s
+        )
+    segment_s = _segment_seconds(plan)
+    hours = seconds_per_image * counts["images"] / 3600
+    price = {} if dollars_per_hour is None else {"explain_dollars": round(hours * dollars_per_hour, 2)}
+    return {
+        **counts,
+        "explain_worker_hours": round(hours, 3),
+        "explain_hours_on_these_workers": round(hours / workers, 3),
+        **price,
+        "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
+        "score_bytes": counts["rows"] * plan.row_bytes,
+        "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
+        **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
+        **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
+    }
+
+
+def _unlisted(images: int) -> pl.DataFrame:
+    """A manifest of images that nobody looked for."""
+    names = pl.int_range(images, eager=True).cast(pl.String)
+    return pl.DataFrame({"dataset": "unlisted", "image_id": names, "uri": "", "label": None}, schema=SCHEMA)
+
+
+def _probe(plan: Plan) -> torch.Tensor:
+    crop = plan.config.image.crop
+    return torch.randint(0, 256, (1, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
+    """Seconds to explain all variants of one image under one model, from a few timed passes."""
+    model = build(config, plan.config.image.crop, device)
+    settings = settings_of(plan.config, AUTO_BATCH[device])
+    variants = [one for one in plan.variants if not one.needs_model][: settings.batch - 1]
+    pixels = _probe(plan).expand(len(variants) + 1, -1, -1, -1)
+    sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
+    times = []
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        explain_variants(model, sample, pixels, variants, settings).confidences.sum().item()
+        times.append(time.perf_counter() - start)
+    passes = len(plan.variants) + len(plan.parts) + ATTACK_COST * sum(one.attack_passes for one in plan.variants)
+    return min(times) / len(pixels) * passes
+
+
+def _segment_seconds(plan: Plan) -> float:
+    """Seconds of cutting one image of smooth noise, on one core."""
+    segments, crop = plan.config.segments, plan.config.image.crop
+    coarse = Draws.of(0, "", ["probe"], "estimate", "", 0).uniform((3, 14, 14))
+    image = torch.nn.functional.interpolate(coarse, size=(crop, crop), mode="bilinear")
+    start = time.perf_counter()
+    segment(image, segments.method, **segments.parameters)
+    return time.perf_counter() - start

@@ -1,0 +1,246 @@
+"""What a configuration amounts to, before anything is spent."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+
+from camrobust.contract.config import ModelConfig, RunConfig
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
+from camrobust.io.manifest import TABLES, check_labels, list_images
+from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.store import open_store, read_object
+from camrobust.measure.image import Settings, coinciding
+from camrobust.measure.model import Model, ModelSpec, load_model
+from camrobust.measure.weights import MOST_BYTES
+from camrobust.run.class_names import class_names
+
+GROUP_BYTES = 32 * 2**20
+"""Most bytes of variants that travel together; an image with more of them is measured in several parts."""
+ROW_BYTES, MEASURE_BYTES = 20, 6
+"""A score row in a compressed file of some hundred rows, about, without and per measure; in a file of many thousand it
+is less."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration, resolved to what will be done.
+
+    Attributes:
+        config: the configuration.
+        variants: every perturbed variant of an image.
+        parts: the same in groups that travel together.
+        manifest: one row per image, `schema.MANIFEST`.
+        weights: SHA-256 of every model's weights file as it was when the run began, where known.
+    """
+
+    config: RunConfig
+    variants: tuple[Variant, ...]
+    parts: tuple[tuple[Variant, ...], ...]
+    manifest: pl.DataFrame
+    weights: Mapping[str, str | None]
+
+    @property
+    def rows_per_image(self) -> int:
+        """Score rows of one image under one model."""
+        return len(self.variants) * len(self.config.cams)
+
+    @property
+    def row_bytes(self) -> int:
+        """What a score row takes in a file, about."""
+        return ROW_BYTES + MEASURE_BYTES * len(settings_of(self.config, 1).measures())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the numbers before they are made."""
+        return size_warnings(self.variants, self.config.image.crop)
+
+    def counts(self) -> dict[str, int]:
+        """Planned numbers, as they stand in run.json."""
+        images, models = self.manifest.height, len(self.config.models)
+        return {
+            "images": images,
+            "models": models,
+            "cams": len(self.config.cams),
+            "variants": len(self.variants),
+            "parts": len(self.parts),
+            "attack_passes": images * models * sum(one.attack_passes for one in self.variants),
+            "forwards": images * models * (len(self.variants) + len(self.parts)),
+            "rows": images * models * self.rows_per_image,
+        }
+
+
+def make_plan(
+    config: RunConfig, manifest: pl.DataFrame | None = None, weights: Mapping[str, str | None] | None = None
+) -> Plan:
+    """Check names and list images.
+
+    Args:
+        config: the configuration.
+        manifest: images listed before, None to list them now.
+        weights: SHA-256 of the models' weights files as recorded in run.json.
+
+    Raises:
+        UserError: an unknown CAM, perturbation or similarity, no images, a manifest that is none.
+    """
+    for name in config.cams:
+        CAMS[name]
+    settings_of(config, 1).measures()
+    every = variants(config.perturbations)
+    size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
+    parts = tuple(every[start : start + size] for start in range(0, len(every), size))
+    if manifest is None:
+        _check_apart(config)
+        manifest = pl.concat([list_images(one.name, one.images, one.labels, one.access) for one in config.datasets])
+        _check_photos(config, manifest)
+    return Plan(config, every, parts, manifest, weights or {})
+
+
+def settings_of(config: RunConfig, batch: int) -> Settings:
+    """The part of a configuration that measuring needs."""
+    metric = config.metric
+    return Settings(
+        config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch, metric.similarities, config.precision
+    )
+
+
+def spec_of(config: ModelConfig) -> ModelSpec:
+    """A model's part of the configuration, without pydantic."""
+    return ModelSpec(**config.model_dump(exclude={"classes"}))
+
+
+def fetch_weights(config: ModelConfig) -> bytes | None:
+    """The content of a model's weights file, None where it names none.
+
+    Raises:
+        UserError: it is not there, is no regular file, or is too large.
+    """
+    try:
+        return None if config.weights is None else read_object(config.weights, most=MOST_BYTES)
+    except (MissingObjectError, TooLargeObjectError) as error:
+        raise UserError(f"model '{config.name}': {error}; mend weights") from error
+
+
+def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: str | None = None) -> Model:
+    """Fetch a model's weights and load it.
+
+    Args:
+        config: the model.
+        image_size: side of the crop, px.
+        device: where to put it.
+        sha256: of the weights file when the run began, None to take it as it is.
+
+    Raises:
+        UserError: whatever does not fit, in one sentence.
+    """
+    weights = fetch_weights(config)
+    _check_weights(config, weights, sha256)
+    return load_model(spec_of(config), weights, image_size, device)
+
+
+def _check_weights(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:
+    if sha256 is not None and fingerprint(weights) != sha256:
+        raise UserError(
+            f"model '{config.name}': {config.weights} has changed since this run began; put it back, or use --fresh"
+        )
+
+
+def check_weights(config: RunConfig, sha256: Mapping[str, str | None]) -> None:
+    """Refuse to take the results of other weights for those of the files that the models name now.
+
+    Args:
+        config: of the run.
+        sha256: of every model's weights file when the run began.
+
+    Raises:
+        UserError: a file has changed, or is gone.
+    """
+    for one in config.models:
+        if sha256.get(one.name) is not None:
+            _check_weights(one, fetch_weights(one), sha256[one.name])
+
+
+def fingerprint(weights: bytes | None) -> str | None:
+    """SHA-256 of a weights file, in hexadecimal digits."""
+    return None if weights is None else hashlib.sha256(weights).hexdigest()
+
+
+def _check_apart(config: RunConfig) -> None:
+    """Refuse an output and images of which one place contains the other, before anything is listed or written.
+
+    In such a place figures would be taken for photographs, and photographs would lie among results.
+
+    Raises:
+        UserError: naming both.
+    """
+    output = _folder(config.output)
+    for one in config.datasets:
+        images = _folder(one.images)
+        if not one.images.lower().endswith(TABLES) and (output.startswith(images) or images.startswith(output)):
+            raise UserError(
+                f"output: {config.output} and the images of dataset '{one.name}' ({one.images}) lie inside one "
+                "another; choose an output beside them"
+            )
+
+
+def _check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
+    """Refuse photographs inside the output, wherever a manifest or a link to a folder leads.
+
+    Raises:
+        UserError: naming one of them.
+    """
+    output = _folder(config.output)
+    folders = manifest.with_columns(folder=pl.col("uri").str.replace(r"[^/]*$", "")).unique("folder")
+    for uri, folder in folders.select("uri", "folder").iter_rows():
+        if (folder if "://" in folder else _folder(folder)).startswith(output):
+            raise UserError(f"output: {config.output} contains the photograph {uri}; choose an output beside them")
+
+
+def _folder(uri: str) -> str:
+    """An address with links resolved and a slash at its end, so that what lies inside begins with it."""
+    return open_store(uri).locate("_").removesuffix("_")
+
+
+def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Load every model once, on the CPU, so that mistakes show before the cluster is asked for anything.
+
+    Returns:
+        For each model its target layer, number and names of classes, and CAMs that coincide.
+
+    Raises:
+        UserError: a model cannot be built, labels are out of its range, or names are not one per class.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    crop = plan.config.image.crop
+    probe = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for config in plan.config.models:
+        weights = fetch_weights(config)
+        spec = spec_of(config)
+        model = load_model(spec, weights, crop)
+        facts[config.name] = {
+            "target_layer": model.network.layer_name,
+            "classes": model.classes,
+            "class_names": class_names(spec, config.classes, model.classes),
+            "weights_sha256": fingerprint(weights),
+            "layout": model.network.layout.order,
+            "tail": "cut" if model.network.tail is not None else "full passes",
+            "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),
+        }
+    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items()})
+    return facts
+
+
+def controls(cams: Sequence[str]) -> list[str]:
+    """The CAMs of a list that are a floor, not an explanation."""
+    return [name for name in cams if CAMS[name].control]
+
+
+def families(planned: Sequence[Variant]) -> dict[str, str]:
+    """The family of every perturbation; one that no registry knows is its own."""
+    names = dict.fromkeys(one.perturbation for one in planned)
+    return {name: PERTURBATIONS[name].family if name in PERTURBATIONS else name for name in names}

@@ -1,0 +1,89 @@
+"""A Ray cluster of this machine that nobody else gets into: it listens on loopback only and wants a token of its own.
+
+Ray binds to all interfaces unless the node's own address is 127.0.0.1, and it takes that address only where clusters of
+several machines are switched off, as on Windows and macOS. What cannot be told by an environment variable is set in
+Ray's own modules; `tests/run/test_private.py` looks at the sockets, so a Ray that does otherwise is seen.
+
+`python -m camrobust.run.private start …` is `ray start …` for such a cluster of several nodes on one machine.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray._private import ray_constants, services
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined] # not in Ray's stub
+
+LOOPBACK = "127.0.0.1"
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+ONE_MACHINE = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+
+
+def closed(folder: Path) -> dict[str, str]:
+    """Environment of everything that starts or joins a private cluster.
+
+    The token stands in a file that only this user can read, so it is in no environment and on no command line.
+
+    Args:
+        folder: where the token is written; as long as the cluster lives.
+    """
+    path = folder / "token"
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(secrets.token_hex(32))
+    return {**ONE_MACHINE, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """While open, a cluster that this program starts is private, whether Ray was imported before or not."""
+    # Ray has read the variable when it was imported; the processes that it starts read it themselves.
+    several = ray_constants.ENABLE_RAY_CLUSTER
+    with (
+        tempfile.TemporaryDirectory(prefix="camrobust-") as folder,
+        variables({**dict.fromkeys(AUTHENTICATION), **closed(Path(folder))}),
+    ):
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = several
+
+
+@contextmanager
+def variables(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """While open, some environment variables have other values, None for unset; Ray looks at them anew both times."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set(changes)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    # In this order: a thread of Ray's that still ends would else look for a token that is no longer there, and abort.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def main() -> None:
+    """Ray's command line, for a node that stays on loopback."""
+    from ray.scripts import scripts
+
+    # Ray refuses a second node where the variable says one machine only, for no reason that holds on Linux.
+    ray_constants.ENABLE_RAY_CLUSTER = True
+    services.get_node_ip_address = lambda address=None: LOOPBACK  # noqa: ARG005 - Ray gives it by name
+    os.environ.update(ONE_MACHINE)
+    scripts.main()
+
+
+if __name__ == "__main__":
+    main()

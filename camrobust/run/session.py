@@ -1,0 +1,140 @@
+"""Ray for as long as a run lasts: started here behind closed doors, or joined."""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any
+
+import ray
+from ray._private import services
+from ray.data import DataContext
+from ray.exceptions import AuthenticationError
+
+from camrobust.contract.config import ClusterConfig
+from camrobust.contract.errors import UserError
+from camrobust.run.ledger import DEATHS
+from camrobust.run.private import AUTHENTICATION, private, variables
+from camrobust.run.stderr import only_python_speaks
+
+ANSWER_S = 5.0
+"""A cluster takes a connection at once or not at all; Ray itself would try for 100 s."""
+FOOTERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
+
+
+@contextmanager
+def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
+    """Ray, started here or joined, quiet, and left as it was found, with the environment.
+
+    Args:
+        address: "local" for a cluster of this machine that ends with the session and that no one else gets into,
+            "auto", or an address; for these the caller's RAY_AUTH_* variables hold.
+        cluster: how long the run may stand still; at least long enough to find an image that hangs.
+        verbose: let Ray print what it likes to.
+
+    Raises:
+        UserError: there is no cluster, it does not let us in, or this program has one already.
+    """
+    if ray.is_initialized():
+        raise UserError("cluster: this program is connected to a Ray cluster already; call ray.shutdown() first")
+    as_found = {name: os.environ.get(name) for name in CHANGED_BY_RAY}
+    # What Ray's C++ parts print while it starts or ends is not for users; what Python prints is shown.
+    with (
+        variables({**as_found, FOOTERS: os.environ.get(FOOTERS, "2")}),
+        private() if address == "local" else nullcontext(),
+        nullcontext() if verbose else only_python_speaks(),
+    ):
+        terminated = signal.getsignal(signal.SIGTERM)
+        connect(address, verbose=verbose)
+        if current_thread() is main_thread():
+            # Ray's own handler would end the process with code 15 and no word.
+            signal.signal(signal.SIGTERM, terminated)
+        try:
+            _configure(cluster, verbose=verbose)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _configure(cluster: ClusterConfig, *, verbose: bool) -> None:
+    context = DataContext.get_current()
+    context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
+    if not verbose:
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def connect(address: str, *, verbose: bool = False) -> None:
+    """Start Ray here ("local"), or join a cluster.
+
+    Raises:
+        UserError: there is no cluster, or it does not let us in.
+    """
+    keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
+    if address == "local":
+        keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+    else:
+        _check_token()
+        _check_answers(address)
+    try:
+        ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
+    except (ConnectionError, AuthenticationError) as error:
+        raise UserError(refusal(address, error) or _no_cluster(address)) from error
+
+
+def refusal(address: str, error: Exception) -> str | None:
+    """What to say where a cluster did not take our token; None where something else was wrong."""
+    # Among the causes of a ConnectionError it stands as text only.
+    if not isinstance(error, AuthenticationError) and AuthenticationError.__name__ not in str(error.__cause__):
+        return None
+    return (
+        f"cluster: the Ray cluster at '{address}' wants a token that is not the one here, or there is none here; set "
+        "RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token, or the name of a file with it into "
+        "RAY_AUTH_TOKEN_PATH"
+    )
+
+
+def _no_cluster(address: str, why: str = "") -> str:
+    return f"cluster: there is no Ray cluster at '{address}'{why}; start one, or use --address local"
+
+
+def _check_token() -> None:
+    """A token's file that cannot be read makes Ray abort the whole program."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path and not os.environ.get("RAY_AUTH_TOKEN"):
+        try:
+            token = Path(path).read_bytes().strip()
+        except OSError as error:
+            raise UserError(f"cluster: RAY_AUTH_TOKEN_PATH: {path} cannot be read ({error.strerror})") from error
+        if not token:
+            raise UserError(f"cluster: RAY_AUTH_TOKEN_PATH: {path} is empty; it must hold the cluster's token")
+
+
+def _check_answers(address: str) -> None:
+    """Find out at once that nobody listens at an address.
+
+    Raises:
+        UserError: nobody does.
+    """
+    if "://" in address:  # of Ray's client, which has its own way to its server
+        return
+    try:
+        there = str(services.canonicalize_bootstrap_address(address))
+    except ValueError as error:
+        raise UserError(f"cluster: --address must be local, auto or HOST:PORT, got '{address}'") from error
+    except ConnectionError as error:
+        raise UserError(_no_cluster(address)) from error
+    host, _, port = there.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except socket.gaierror as error:
+        raise UserError(_no_cluster(address, f": no machine has the name '{host}'")) from error
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(_no_cluster(address, ": nothing answers there")) from error

@@ -1,0 +1,613 @@
+"""A user's mistakes are one line and exit code 2; none of these needs a cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from camrobust.contract.config import load_config
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.perturb import PERTURBATIONS, variants
+from camrobust.interface.cli import main
+from tests.documents import run_document
+from tests.photos import write_photos
+from tests.runs import ROOT
+from tests.toys import pooled
+
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def base(tmp_path):
+    write_photos(tmp_path / "photos", 2)
+    return {
+        "output": str(tmp_path / "out"),
+        "datasets": [{"name": "made up", "images": str(tmp_path / "photos")}],
+        "models": ["tests.toys:pooled"],
+        "cams": ["gradcam"],
+        "perturbations": ["gaussian_noise:1"],
+    }
+
+
+def run(tmp_path, capsys, data, *arguments):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(data))
+    code = main(["run", str(path), *arguments])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("camrobust: ")]
+    return code, lines
+
+
+def with_model(data, **model):
+    return data | {"models": [{"name": "m", "builder": "tests.toys:pooled"} | model]}
+
+
+def table(folder, text):
+    path = folder / "given.csv"
+    path.write_text(text)
+    return str(path)
+
+
+MISTAKES = {
+    "unknown similarity": (
+        lambda d, p: d | {"metric": {"similarities": ["kendal"]}},
+        "unknown similarity 'kendal'; did you mean 'kendall'? known: ",
+    ),
+    "unknown CAM": (lambda d, p: d | {"cams": ["gradcm"]}, "unknown CAM 'gradcm'; did you mean 'gradcam'? known: "),
+    "unknown perturbation": (
+        lambda d, p: d | {"perturbations": ["gausian_noise:1"]},
+        "unknown perturbation 'gausian_noise'; did you mean 'gaussian_noise'? known: ",
+    ),
+    "severity 7": (
+        lambda d, p: d | {"perturbations": ["gaussian_noise:7"]},
+        "perturbations: severity must be 1 to 5, got 7 in 'gaussian_noise:7'; give a physical value as "
+        "gaussian_noise:sigma=…",
+    ),
+    "unknown key": (lambda d, p: d | {"cam": 1}, "config: unknown key 'cam'; did you mean 'cams'? known: "),
+    "unknown nested key": (
+        lambda d, p: d | {"metric": {"rbop": 1}},
+        "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, intervals, rbo_p, similarities, "
+        "target, ties",
+    ),
+    "missing key": (lambda d, p: {k: v for k, v in d.items() if k != "cams"}, "config: the key 'cams' is missing"),
+    "value out of range": (
+        lambda d, p: d | {"metric": {"rbo_p": 2}},
+        "config: metric.rbo_p: input should be less than 1, got 2",
+    ),
+    "unknown torchvision model": (
+        lambda d, p: d | {"models": ["torchvision:resnet19@none"]},
+        "unknown torchvision model 'resnet19'; did you mean 'resnet",
+    ),
+    "unknown timm model": (
+        lambda d, p: d | {"models": ["timm:tf_eficientnet_lite0@none"]},
+        "unknown timm model 'tf_eficientnet_lite0'; did you mean 'tf_efficientnet_lite0'? known: ",
+    ),
+    "unknown weights": (
+        lambda d, p: d | {"models": ["torchvision:resnet18@V9"]},
+        "unknown weights of torchvision model 'resnet18' 'V9'; known: DEFAULT, IMAGENET1K_V1, none",
+    ),
+    "unknown function": (
+        lambda d, p: d | {"models": ["tests.toys:poled"]},
+        "unknown function in tests.toys 'poled'; did you mean 'pooled'? known: ",
+    ),
+    "unknown module": (
+        lambda d, p: d | {"models": ["tests.toyz:pooled"]},
+        "model 'tests.toyz:pooled': cannot import 'tests.toyz' (No module named 'tests.toyz'); is it installed, or in "
+        "the working directory that the job was submitted with?",
+    ),
+    "a builder that returns something else": (
+        lambda d, p: d | {"models": ["tests.toys:not_a_model"]},
+        "model 'tests.toys:not_a_model': tests.toys:not_a_model must return a torch.nn.Module, got int",
+    ),
+    "a builder that raises": (
+        lambda d, p: d | {"models": ["tests.toys:failing"]},
+        "model 'tests.toys:failing': tests.toys:failing raised RuntimeError: no such depth (toys.py, line ",
+    ),
+    "arguments that the builder does not take": (
+        lambda d, p: with_model(d, arguments={"width": 3}),
+        "tests.toys:pooled raised TypeError: pooled() got an unexpected keyword argument 'width'",
+    ),
+    "arguments that torchvision does not take": (
+        lambda d, p: with_model(d, builder="torchvision:resnet18@none", arguments={"wdth": 3}),
+        "torchvision:resnet18@none raised TypeError: ",
+    ),
+    "no such builder": (
+        lambda d, p: d | {"models": ["resnet18"]},
+        "model 'resnet18': builder must be torchvision:NAME, timm:NAME or package.module:function, got 'resnet18'",
+    ),
+    "no such layer": (
+        lambda d, p: with_model(d, target_layer="featres"),
+        "target_layer: the model has no layer 'featres'; near names: features",
+    ),
+    "a secret in an address": (
+        lambda d, p: with_model(d, weights="az://box/dir/w.pth?sv=1&sig=SECRET"),
+        "store: an address is written down and must hold no secret, but a az:// address here does; leave it out",
+    ),
+    "a layer without a spatial output": (
+        lambda d, p: with_model(d, target_layer="fc"),
+        "target_layer: 'fc' must put out a feature map (B, C, h, w) or a grid of tokens (B, N, C), got (2, 10); choose "
+        "another layer",
+    ),
+    "weights that do not fit": (
+        lambda d, p: with_model(d, weights=str(p / "other.safetensors")),
+        "(missing: fc.weight; not in the model: fc.wait; other shape: fc.bias is (3,), not (10,)); name the architecture",  # noqa: E501
+    ),
+    "weights that are no weights": (
+        lambda d, p: with_model(d, weights=str(p / "broken.pth")),
+        "broken.pth' cannot be read (",
+    ),
+    "weights that would run code": (
+        lambda d, p: with_model(d, weights=str(p / "code.pth")),
+        "code.pth' cannot be read (",
+    ),
+    "weights that are not there": (
+        lambda d, p: with_model(d, weights=str(p / "nowhere.pth")),
+        "nowhere.pth; mend weights",
+    ),
+    "a folder that is not there": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
+        "dataset 'x': there is no folder ",
+    ),
+    "a name that is no text": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "latin")}]},
+        r"dataset 'x': the file name 'caf\udce9.jpg' is no UTF-8; rename it",
+    ),
+    "an output among the photos": (
+        lambda d, p: d | {"output": str(p / "photos" / "runs" / "a")},
+        "lie inside one another; choose an output beside them",
+    ),
+    "an address that no store has": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\nhttps://example.org/y.jpg\n")}]},
+        "manifest: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got https://example.org/…; copy it",
+    ),
+    "an address without a bucket": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\ns3:///y.jpg\n")}]},
+        "manifest: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got s3:///…; copy it",
+    ),
+    "a secret in a manifest": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\ns3://user:SECRET@b/y.jpg\n")}]},
+        "store: an address is written down and must hold no secret, but a s3:// address here does; leave it out",
+    ),
+    "a row without an image_id": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,image_id\na.jpg,\nb.jpg,b\n")}]},
+        "given.csv has rows without an image_id; fill them, or leave the column out",
+    ),
+    "a label that is no whole number": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,label\na.jpg,1.7\n")}]},
+        "manifest: labels must be class indices (integers), got 1.7; map names first",
+    ),
+    "a label that is true": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,label\na.jpg,true\n")}]},
+        "manifest: labels must be class indices (integers), got Boolean; map names first",
+    ),
+    "two labels for an image": (
+        lambda d, p: (
+            d
+            | {
+                "datasets": [
+                    {
+                        "name": "x",
+                        "images": str(p / "photos"),
+                        "labels": table(p, "image_id,label\nphoto-000.jpg,1\nphoto-000.jpg,2\n"),
+                    }
+                ]
+            }
+        ),
+        "given.csv gives 'photo-000.jpg' more than one label; keep one",
+    ),
+    "a folder without images": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "empty")}]},
+        "files must end in .avif, .bmp, .gif, .jfif, .jpe, .jpeg, …",
+    ),
+    "a manifest without the column": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "bad.csv")}]},
+        "bad.csv has no column 'uri', only url, label; rename or add it",
+    ),
+    "a manifest that is none": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "broken.parquet")}]},
+        "broken.parquet is not a readable table (",
+    ),
+    "an image twice": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "twice.csv")}]},
+        "dataset 'x': image_id 'photos/photo-000.jpg' occurs twice; give each image its own",
+    ),
+    "labels out of range": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
+        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",  # noqa: E501
+    ),
+    "too few names of classes": (
+        lambda d, p: with_model(d, classes=["ant", "bee"]),
+        "model 'm': classes must hold 10 names, one per logit, got 2 from the list; give the names in the order of the "
+        "logits, or leave classes out",
+    ),
+    "names of other classes": (
+        lambda d, p: with_model(d, classes="imagenet"),
+        "model 'm': classes must hold 10 names, one per logit, got 1000 from 'imagenet'; give the names",
+    ),
+    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; mend classes"),
+    "names that are no text": (
+        lambda d, p: with_model(d, classes=str(p / "latin.txt")),
+        "latin.txt' is not UTF-8 text; save one name per line",
+    ),
+    "names that are numbers": (
+        lambda d, p: with_model(d, classes=["ant", 7]),
+        "config: models.0.classes: must be a list of names, the path of a text file or imagenet, got 7; quote it",
+    ),
+    "labels that are names": (
+        lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "named.csv")}]},
+        "manifest: labels must be class indices (integers), got String; map names first",
+    ),
+    "labels of other images": (
+        lambda d, p: d | {"datasets": [d["datasets"][0] | {"labels": str(p / "others.csv")}]},
+        "names an image; use their image_id",
+    ),
+    "another scheme": (
+        lambda d, p: d | {"output": "ftp://host/x"},
+        "store: 'ftp://host/x' must be a path, file://, s3://, gs:// or az://, got ftp://; copy it to one of these",
+    ),
+    "an output that cannot be made sure of": (
+        lambda d, p: d | {"output": "gs://bucket/runs/x"},
+        "output: 'gs://bucket/runs/x' must be a folder or s3://bucket/prefix; gs:// and az:// can only be read, as a run's lease "  # noqa: E501
+        "needs a conditional create there; write to one of these and copy it afterwards",
+    ),
+    "a crop that does not fit": (
+        lambda d, p: d | {"image": {"resize": 64, "crop": 224}},
+        "config: image: crop must be at most resize (64 px), got 224",
+    ),
+}
+
+
+class Runs:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "latin") + b"/caf\xe9.jpg")).write_bytes(b"")
+    (tmp_path / "bad.csv").write_text("url,label\na.jpg,1\n")
+    (tmp_path / "latin.txt").write_bytes("Bär".encode("latin-1"))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1nonsense")
+    (tmp_path / "twice.csv").write_text("uri\nphotos/photo-000.jpg\nphotos/photo-000.jpg\n")
+    (tmp_path / "high.csv").write_text("uri,label\nphotos/photo-000.jpg,10\n")
+    (tmp_path / "named.csv").write_text("uri,label\nphotos/photo-000.jpg,cat\n")
+    (tmp_path / "others.csv").write_text("image_id,label\nelsewhere.jpg,1\n")
+    weights = dict(pooled().state_dict())
+    weights["fc.wait"] = weights.pop("fc.weight")
+    weights["fc.bias"] = torch.zeros(3)
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.pth").write_bytes(b"nonsense")
+    torch.save({"a": Runs()}, tmp_path / "code.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
+    change, sentence = MISTAKES[mistake]
+    code, lines = run(files, capsys, change(base, files))
+    assert code == 2
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert not Path(base["output"], "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "nowhere.yaml"], "config: there is no file 'nowhere.yaml'; give the path of a YAML file"),
+        (["verify", "nowhere"], "holds no run.json; give the output folder of a run"),
+        (["report", "nowhere"], "holds no run.json; give the output folder of a run"),
+        (["list", "cam"], "argument kind: invalid choice: 'cam'"),
+        (["runn"], "invalid choice: 'runn'"),
+        ([], "the following arguments are required: COMMAND; see camrobust --help"),
+        (["bench", "passes", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
+        (
+            ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
+            "nowhere.jpg; mend the path",
+        ),
+        (
+            ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcm"],
+            "unknown CAM 'gradcm'; did you mean 'gradcam'?",
+        ),
+    ],
+)
+def test_mistakes_in_arguments(arguments, sentence, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert sentence in captured.err
+    assert captured.out == ""
+
+
+def test_set_overrides_and_its_mistakes(base, tmp_path, capsys):
+    code, lines = run(tmp_path, capsys, base, "--set", "metric.rbo_p=7")
+    assert (code, lines) == (2, ["camrobust: config: metric.rbo_p: input should be less than 1, got 7"])
+    code, lines = run(tmp_path, capsys, base, "--set", "seed")
+    assert (code, lines) == (
+        2, ["camrobust: --set must be key=value, got 'seed'; for example --set metric.rbo_p=0.95"]
+    )  # fmt: skip
+    code, lines = run(tmp_path, capsys, base, "--set", "cams.4=gradcam")
+    assert (code, lines) == (2, ["camrobust: --set cams.4: '4' must be a position from 0 to 0"])
+    code, lines = run(tmp_path, capsys, base, "--set", "models.0=tests.toys:poled")
+    assert lines[0].startswith("camrobust: unknown function in tests.toys 'poled'")
+
+
+def test_plan_counts_and_spends_nothing(base, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    assert main(["plan", str(path), "--json", "--forwards-per-s", "10"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["rows"], found["forwards"]) == (2, 2, 4)
+    assert found["explain_worker_hours"] == round(4 / 10 / 3600, 3)
+    assert "explain_dollars" not in found
+    price = ["--images", "50000", "--workers", "4", "--dollars-per-hour", "0.5"]
+    assert main(["plan", str(path), "--json", "--forwards-per-s", "10", *price]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["rows"], found["forwards"]) == (50000, 50000, 100000)
+    assert found["explain_hours_on_these_workers"] == round(100000 / 10 / 3600 / 4, 3)
+    assert found["explain_dollars"] == round(100000 / 10 / 3600 * 0.5, 2)
+    assert main(["plan", str(path)]) == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_config_of_the_scale_page_is_what_it_says():
+    config = load_config(ROOT / "jobs" / "configs" / "imagenet-val.yaml")
+    assert (len(variants(config.perturbations)), len(config.cams), len(config.models)) == (95, 10, 5)
+
+
+@pytest.mark.parametrize("kind", ["cams", "perturbations", "similarities", "segments", "models"])
+def test_list_shows_the_registries(kind, capsys):
+    assert main(["list", kind, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    if kind == "cams":
+        assert [row["name"] for row in rows] == CAMS.names()
+    if kind == "perturbations":
+        assert [row["name"] for row in rows] == PERTURBATIONS.names()
+    assert main(["list", kind]) == 0
+    assert "source" in capsys.readouterr().out or kind == "models"
+
+
+def test_explain_draws_a_picture(tmp_path, capsys):
+    from PIL import Image
+
+    write_photos(tmp_path, 1)
+    output = tmp_path / "grid.png"
+    arguments = ["explain", str(tmp_path / "photo-000.jpg"), "--model", "tests.toys:pooled", "--cam", "gradcam"]
+    assert main([*arguments, "--perturb", "gaussian_noise:3", "contrast:5", "--output", str(output)]) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    with Image.open(output) as picture:
+        assert picture.width > 3 * 224
+    attacked = [*arguments, "--perturb", "pgd:5", "--output", str(output)]
+    assert main(attacked) == 0
+    with Image.open(output) as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
+    assert (0xB0, 0x00, 0x20) in colours  # the class flipped under a strong attack, and the text says so in red
+    assert main([*arguments, "--output", str(tmp_path / "grid.xyz")]) == 2
+
+
+def test_explain_takes_the_models_own_size_and_normalisation_and_wraps(tmp_path, capsys):
+    from PIL import Image
+
+    write_photos(tmp_path, 1)
+    photo, output = str(tmp_path / "photo-000.jpg"), tmp_path / "grid.png"
+    arguments = ["explain", photo, "--model", "tests.toys:pooled", "--cam", "gradcam", "--output", str(output)]
+
+    def drawn(*more):
+        assert main([*arguments, *more]) == 0
+        with Image.open(output) as picture:
+            return picture.size, picture.tobytes()
+
+    _, plain = drawn()
+    normalised = ["--mean", ".2", ".2", ".2", "--std", ".1", ".1", ".1"]
+    sized = ["--resize", "64", "--crop", "64"]
+    assert len({plain, drawn(*normalised)[1], drawn(*sized)[1]}) == 3
+    (width, height), _ = drawn("--perturb", "gaussian_noise:1-5", "contrast:1-5")  # 11 variants: two bands of six
+    assert (width, height) == (150 + 6 * 232, 8 + 2 * 2 * 266)
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["--crop", "300"], "crop must be 8 px to resize"),
+        (["--mean", "114", "114", "114"], "mean and std must be those of pixels in [0, 1], got 114, 114, 114"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_builder_beside_which_the_command_is_called_is_found(tmp_path):
+    (tmp_path / "beside.py").write_text("from tests.toys import pooled\n\n\ndef build():\n    return pooled()\n")
+    write_photos(tmp_path, 1)
+    installed = Path(sys.executable).with_name("camrobust")
+    command = [installed, "explain", "photo-000.jpg", "--model", "beside:build", "--cam", "gradcam"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "explain.png").is_file()
+
+
+def test_explain_takes_names_of_classes(tmp_path, capsys):
+    write_photos(tmp_path, 1)
+    arguments = ["explain", str(tmp_path / "photo-000.jpg"), "--model", "tests.toys:pooled", "--cam", "gradcam"]
+    arguments += ["--output", str(tmp_path / "grid.png")]
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    assert main([*arguments, "--classes", str(tmp_path / "names.txt")]) == 0
+    assert main([*arguments, "--classes", "imagenet"]) == 2
+    assert "classes must hold 10 names, one per logit, got 1000 from 'imagenet'" in capsys.readouterr().err
+
+
+def test_every_configuration_that_is_shipped_is_valid():
+    from camrobust.contract.config import load_config
+    from camrobust.core.perturb import variants
+
+    shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+    assert {path.stem for path in shipped} >= {"demo", "paper", "spot"}
+    for path in shipped:
+        config = load_config(path)
+        assert variants(config.perturbations)
+        assert all(name in CAMS for name in config.cams)
+
+
+def test_the_cluster_file_is_valid_by_rays_own_schema():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+
+
+def test_the_clusters_nodes_start_with_a_token(tmp_path, monkeypatch):
+    """What Ray's launcher makes of the file: the command that starts a container, and the files that it brings."""
+    from ray.autoscaler._private.docker import docker_start_cmds
+    from ray.autoscaler._private.util import hash_runtime_conf, prepare_config
+
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("token")
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    read = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    docker = read["docker"]
+    started = docker_start_cmds("ubuntu", docker["image"], {}, "name", docker["run_options"], "host", "docker", "home")
+    assert " --env RAY_AUTH_MODE=token " in started
+    # Where Ray looks for it unless it is told otherwise.
+    assert read["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert hash_runtime_conf(read["file_mounts"], [], [])
+
+
+def test_labels_that_some_images_lack_stay_unknown(tmp_path):
+    from camrobust.io.manifest import list_images
+
+    write_photos(tmp_path / "photos", 2)
+    (tmp_path / "labels.csv").write_text("file,class_index\nphoto-001.jpg,7\n")
+    table = list_images("d", str(tmp_path / "photos"), str(tmp_path / "labels.csv"))
+    assert table.select("image_id", "label").rows() == [("photo-000.jpg", None), ("photo-001.jpg", 7)]
+
+
+def test_a_parquet_manifest_keeps_its_ids_and_labels(tmp_path):
+    from camrobust.io.manifest import list_images
+
+    write_photos(tmp_path / "photos", 2)
+    table = pl.DataFrame({"uri": ["photos/photo-001.jpg", "s3://b/k.jpg"], "image_id": ["x", "y"], "label": [1, None]})
+    table.write_parquet(tmp_path / "manifest.parquet")
+    found = list_images("d", str(tmp_path / "manifest.parquet"))
+    assert found["uri"].to_list() == [str(tmp_path / "photos/photo-001.jpg"), "s3://b/k.jpg"]
+    assert found["label"].to_list() == [1, None]
+
+
+def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_path, capsys):
+    from camrobust.results.folder import open_run
+    from camrobust.run.workflow import _begin
+
+    sentence = (
+        "image.crop is 64 px, but severities 1 to 5 of gaussian_noise are ImageNet-C's for 224 px; other sizes have "
+        "other strengths there, so these results are not ImageNet-C"
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base | {"image": {"resize": 64, "crop": 64}}))
+    assert main(["plan", str(path), "--json", "--forwards-per-s", "10"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == sentence
+    said = []
+    folder = open_run(str(tmp_path / "out"))
+    _begin(load_config(path), folder, said.append)()
+    assert f"warning: {sentence}" in said
+    assert folder.run()["warnings"] == [sentence]
+
+
+def test_jpeg_after_changes_the_digest(base, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    plain = load_config(path)
+    assert load_config(path, ["jpeg_after=null"]).digest() == plain.digest()
+    assert load_config(path, ["jpeg_after=85"]).digest() != plain.digest()
+    with pytest.raises(UserError, match="config: jpeg_after: input should be less than or equal to 100, got 101"):
+        load_config(path, ["jpeg_after=101"])
+
+
+def test_sheet_leaves_out_what_is_not_installed(tmp_path, capsys, monkeypatch):
+    from camrobust.core.perturb import frost
+    from camrobust.interface.contact_sheet import installed
+
+    monkeypatch.setattr(frost, "_folder", lambda: None)
+    names, missing = installed()
+    assert "frost_procedural" in names
+    assert "frost" not in names
+    assert missing[0].startswith("frost needs the photographs")
+    write_photos(tmp_path, 1)
+    arguments = ["sheet", str(tmp_path / "photo-000.jpg"), "--cell", "16", "--output", str(tmp_path / "all.png")]
+    assert main(arguments) == 0
+    assert "left out: frost needs the photographs" in capsys.readouterr().err
+    assert main([*arguments, "--perturb", "frost"]) == 2
+
+
+def test_sheet_draws_a_row_for_each_perturbation(tmp_path, capsys):
+    from PIL import Image
+
+    write_photos(tmp_path, 1)
+    output = tmp_path / "sheet.png"
+    arguments = ["sheet", str(tmp_path / "photo-000.jpg"), "--output", str(output), "--cell", "64"]
+    assert (
+        main([*arguments, "--perturb", "fog", "gaussian_blur:sigma=3", "fog:1+contrast:1", "--jpeg-after", "85"]) == 0
+    )
+    assert capsys.readouterr().out.strip() == str(output)
+    with Image.open(output) as picture:
+        assert picture.size == (170 + 68 * 6, 86 * 3)
+        row = picture.crop((170 + 68, 0, 170 + 68 * 6, 64)).convert("L")
+        assert sum(count > 0 for count in row.histogram()) > 50
+    for wrong, sentence in (
+        (["--cell", "5"], "sheet: cell must be 16 to 1024 (px), got 5; choose another size"),
+        (["--jpeg-after", "0"], "sheet: jpeg-after must be 1 to 100 (JPEG quality), got 0; choose another quality"),
+        (["--perturb", "fgo"], "unknown perturbation 'fgo'; did you mean 'fog'?"),
+        (["--output", "sheet.xyz"], "sheet: output must end in .png, .jpg or .webp, got 'sheet.xyz'"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main(["sheet", str(tmp_path / "none.jpg"), "--output", str(output)]) == 2
+
+
+def test_what_is_written_past_python_stays_off_the_terminal():
+    program = """
+import os, sys
+from camrobust.run.stderr import only_python_speaks
+
+with only_python_speaks():
+    os.write(2, b"from C++\\n")
+    print("from Python", file=sys.stderr)
+    os.write(2, b"from C++\\n")
+os.write(2, b"afterwards\\n")
+print("at last", file=sys.stderr)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert told.stderr.splitlines() == ["from Python", "afterwards", "at last"]
+    closed = "import os, sys; os.close(2); from camrobust.run.stderr import only_python_speaks as quiet\n"
+    none = "import sys; sys.stderr = None; from camrobust.run.stderr import only_python_speaks as quiet\n"
+    for before in (closed, none):
+        program = before + "try:\n  with quiet(): raise KeyError('x')\nexcept KeyError: print('passed on')\n"
+        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert told.stdout == "passed on\n"
+
+
+def test_a_run_does_not_take_other_weights_for_its_own(base, tmp_path, capsys):
+    from camrobust.run.plan import fetch_weights, fingerprint
+
+    def save(seed):
+        torch.manual_seed(seed)
+        save_file(torch.nn.Linear(1, 1).state_dict(), tmp_path / "w.safetensors")
+
+    save(0)
+    base["models"] = [{"name": "mine", "builder": "tests.toys:pooled", "weights": str(tmp_path / "w.safetensors")}]
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    config = load_config(str(path))
+    recorded = {"mine": fingerprint(fetch_weights(config.models[0]))}
+    document = run_document(1, ["mine"], digest=config.digest(), weights_sha256=recorded)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps(document))
+    save(1)
+    assert main(["run", str(path)]) == 2
+    assert "w.safetensors has changed since this run began; put it back, or use --fresh" in capsys.readouterr().err

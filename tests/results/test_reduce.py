@@ -1,0 +1,166 @@
+import json
+import re
+
+import polars as pl
+import pytest
+
+from camrobust.contract.config import parse_config
+from camrobust.contract.errors import UserError
+from camrobust.contract.schema import COMMITS, SUMMARIES
+from camrobust.interface.cli import main
+from camrobust.results.arrow import empty_frame
+from camrobust.results.commits import put_commit
+from camrobust.results.folder import open_run
+from camrobust.results.reduce import check_combinable
+from camrobust.run.workflow import aggregate, combine, report, summaries
+from tests.documents import run_document
+from tests.synthetic import images, scores
+
+LEVELS = (1, 3, 5)
+
+
+def write_run(
+    folder, cams=("gradcam", "random"), models=("m",), levels=LEVELS, changes=(), perturbations=("gaussian_noise",),
+    moved=lambda table: table, other=lambda photos: photos,
+):  # fmt: skip
+    """A run folder with made-up rows, complete for `verify`.
+
+    `moved` changes the score rows, `other` those of the images.
+    """
+    config = parse_config(
+        {
+            "output": str(folder), "datasets": [{"name": "d", "images": "photos"}],
+            "models": [{"name": name, "builder": "tests.toys:pooled"} for name in models], "cams": list(cams),
+            "perturbations": [f"{name}:" + ",".join(map(str, levels)) for name in perturbations],
+        } | dict(changes)
+    )  # fmt: skip
+    run = open_run(str(folder))
+    table = moved(scores(images=8, cams=cams, models=models, levels=levels, perturbations=perturbations))
+    variants = [{"perturbation": name, "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
+                for name in perturbations for n in levels]  # fmt: skip
+    photos = other(images(table))
+    run.write_json("run.json", run_document(
+        photos.height, models, cams, variants, digest=config.digest(), config=config.model_dump(mode="json"),
+        numbers=config.numbers(), controls=["random"], families={"gaussian_noise": "noise"},
+    ))  # fmt: skip
+    run.write_table(
+        "manifest.parquet", photos.select("dataset", "image_id", uri="image_id", label=pl.lit(None, pl.Int32))
+    )
+    units = table.group_by("dataset", "image_id", maintain_order=True).agg(rows=pl.len())
+    units = units.with_columns(part=pl.lit(0), failures=pl.lit(0)).select(empty_frame(COMMITS).columns)
+    put_commit(run.store, units, table, {"images": photos.to_arrow()})
+    return run
+
+
+def test_runs_that_measured_alike_become_one_leaderboard(tmp_path, capsys):
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b", models=("n",))
+    assert (
+        main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "both"), "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    alone = [aggregate(run)["by_cam"] for run in (first, second)]
+    expected = pl.concat(alone).sort(SUMMARIES["by_cam"])
+    assert pl.DataFrame(found["by_cam"], schema=expected.schema).equals(expected)
+    assert {row["factor"] for row in found["tests"]} == {"cam", "model"}
+    assert set(summaries(open_run(str(tmp_path / "both")))) == {*SUMMARIES, "tests", "characteristics"}
+    combined = json.loads((tmp_path / "both" / "combined.json").read_text())
+    assert combined["combined"] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert combined["models"] == ["m", "n"]
+    page = (tmp_path / "both" / "report" / "index.html").read_text()
+    assert "2 models" in page
+
+
+def test_levels_may_be_spread_over_runs(tmp_path):
+    parts = [write_run(tmp_path / str(level), levels=(level,)) for level in LEVELS]
+    found = combine(parts, open_run(str(tmp_path / "all")))
+    assert found["by_level"]["severity"].unique().sort().to_list() == list(LEVELS)
+    assert set(found["by_cam"]["n_images"]) == {8}
+    assert set(found["by_cam"]["n_pairs"]) == {24}
+
+
+REFUSED = [
+    ({"metric": {"rbo_p": 0.8}, "segments": {"ratio": 0.5}},
+     "cannot be combined (different: metric.rbo_p, segments.ratio); combine runs of the same metric, segments and "
+     "image settings only"),
+    ({"models": [{"name": "m", "builder": "tests.toys:dense"}]}, "cannot be combined (different: models.m.builder); "),
+    ({"datasets": [{"name": "d", "images": "elsewhere"}]}, "cannot be combined (different: datasets.d.images); "),
+    ({}, "both hold gradcam of m on d under gaussian_noise sigma=0.1, replicate 0; leave one of them out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED)
+def test_runs_that_do_not_go_together_are_refused(tmp_path, capsys, changes, sentence):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", changes=changes)
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert not (tmp_path / "c").exists()
+
+
+def test_seeds_perturbations_and_intervals_may_differ():
+    numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
+                            "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip
+    assert "intervals" not in numbers["metric"]
+    one = {**run_document(1), "numbers": numbers, "variants": []}
+    check_combinable({"a": one, "b": {**one, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}})
+
+
+def test_an_output_is_needed_for_several_and_only_then(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", models=("n",))
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert main(["aggregate", str(tmp_path / "a"), "--output", str(tmp_path / "c")]) == 2
+    sentence = "aggregate: several runs need --output, a folder for their tables; one run keeps its own"
+    assert capsys.readouterr().err.count(sentence) == 2
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "b")]) == 2
+    assert "holds a run; choose another --output" in capsys.readouterr().err
+
+
+def test_intervals_can_be_chosen_without_measuring_again(tmp_path, capsys):
+    run = write_run(tmp_path / "a")
+    plain = aggregate(run)["by_cam"]
+    assert main(["aggregate", str(tmp_path / "a"), "--intervals", "bootstrap"]) == 0
+    resampled = summaries(run)["by_cam"]
+    assert resampled["consistency"].equals(plain["consistency"])
+    assert not resampled["consistency_lower"].equals(plain["consistency_lower"])
+    assert resampled.equals(aggregate(run, "bootstrap")["by_cam"])
+
+
+def test_a_report_asks_for_tables_that_are_not_there(tmp_path):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(UserError, match=re.escape(f"run camrobust aggregate {run.uri} first")):
+        report(run)
+    aggregate(run)
+    assert report(run).endswith("index.html")
+
+
+def test_a_run_without_scores_says_so(tmp_path):
+    run = write_run(tmp_path / "a")
+    for file in (tmp_path / "a").glob("commits/*"):
+        file.unlink()
+    with pytest.raises(UserError, match="scores: the run holds no score rows"):
+        aggregate(run)
+
+
+def test_a_run_given_twice_is_refused(tmp_path):
+    run = write_run(tmp_path / "a")
+    with pytest.raises(UserError, match="is given twice, and its rows would count twice; give it once"):
+        combine([run, run], open_run(str(tmp_path / "out")))
+
+
+def test_other_weights_under_one_name_are_refused(tmp_path):
+    runs = [write_run(tmp_path / name, cams=(cam,)) for name, cam in (("a", "gradcam"), ("b", "random"))]
+    documents = {run.uri: run.run() | {"weights_sha256": {"m": name}} for run, name in zip(runs, "xy", strict=True)}
+    with pytest.raises(UserError, match=r"cannot be combined \(different: weights_sha256\.m\)"):
+        check_combinable(documents)
+
+
+def test_a_folder_may_be_called_like_a_pattern(tmp_path):
+    for name in ("run[1]", "run1", "run*"):
+        write_run(tmp_path / name)
+    alone = aggregate(open_run(str(tmp_path / "run1")))["by_cam"]
+    for name in ("run[1]", "run*"):
+        assert aggregate(open_run(str(tmp_path / name)))["by_cam"].equals(alone)

@@ -1,0 +1,264 @@
+"""The stages as plain objects, without Ray: what goes in and out of each, and many variants in several parts."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from camrobust.contract.config import parse_config
+from camrobust.contract.errors import UserError
+from camrobust.io.store import open_store
+from camrobust.measure.model import bytes_per_image
+from camrobust.results.arrow import unpack
+from camrobust.results.counted import read_committed
+from camrobust.results.folder import pending_units
+from camrobust.run import pipeline
+from camrobust.run import plan as plans
+from camrobust.run.pipeline import gallery, images_per_commit, place
+from camrobust.run.stages.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb, auto_batch
+from tests.photos import write_photos
+from tests.runs import scores
+
+DATA = {
+    "models": ["tests.toys:pooled"],
+    "cams": ["gradcam", "random"],
+    "perturbations": ["gaussian_noise:1-5", "salt_pepper:1-5"],
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Measure a folder of three photos and a broken one; returns the output folder."""
+    write_photos(tmp_path / "set", 3)
+    (tmp_path / "set" / "broken.jpg").write_bytes(b"no")
+
+    def measure(name, group_variants, **changes):
+        monkeypatch.setattr(plans, "GROUP_BYTES", group_variants * 3 * 224 * 224)
+        datasets = [{"name": "d", "images": str(tmp_path / "set")}]
+        config = parse_config(DATA | {"output": str(tmp_path / name), "datasets": datasets} | changes)
+        plan = plans.make_plan(config)
+        store = open_store(config.output)
+        pending = pending_units(plan.manifest, len(plan.parts), read_committed(store))
+        rows = {
+            "uri": pending["uri"].to_numpy(),
+            "dataset": pending["dataset"].to_numpy(),
+            "image_id": pending["image_id"].to_numpy(),
+            "label": pending["label"].fill_null(UNKNOWN_LABEL).to_numpy(),
+            "parts": np.array([",".join(map(str, parts)) for parts in pending["parts"]], dtype=object),
+        }
+        perturbed = Perturb(config, plan.parts, "cpu")(Load(config)(rows))
+        assert perturbed["variants"].shape[1] == 1 + max(map(len, plan.parts))
+        explained = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")(perturbed)
+        counts = Commit(config.output, 0)(explained)
+        return tmp_path / name, plan, int(counts["rows"][0])
+
+    return measure
+
+
+def test_attacks_are_made_where_the_model_is_and_kept_for_the_gallery(run):
+    perturbations = ["contrast:3", "fgsm:3", "pgd:epsilon=8,steps=3,step=4", "cam_attack:epsilon=8,steps=3,step=4"]
+    models = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("pooled", "dense")]
+    one, plan, rows = run("one", 100, perturbations=perturbations, models=models, gallery=3)
+    assert rows == 3 * 2 * 4 * 2
+    assert plan.counts()["attack_passes"] == 4 * 2 * (2 + 4 + 4)
+    several, _, again = run("several", 2, perturbations=perturbations, models=models, gallery=3)
+    assert again == rows
+    keys = ["model", "image_id", "cam", "perturbation"]
+    first, second = (
+        scores(folder).sort(keys).select(*keys, "confidence_perturbed", "rbo") for folder in (one, several)
+    )
+    assert first["confidence_perturbed"].to_numpy() == pytest.approx(
+        second["confidence_perturbed"].to_numpy(), abs=0.02
+    )
+    maps = pl.read_parquet(one / "maps" / "**" / "*.parquet")
+    photos = maps.filter(pl.col("image_id") == maps["image_id"][0]).select("model", "perturbation", "photo")
+    by = {(row["model"], row["perturbation"]): row["photo"] for row in photos.to_dicts()}
+    for attack in ("fgsm", "pgd", "cam_attack"):
+        assert len({by["pooled", attack], by["dense", attack], by["pooled", "clean"]}) == 3
+    assert by["pooled", "contrast"] == by["dense", "contrast"]
+
+
+def test_many_variants_in_several_parts_give_the_same_rows(run):
+    one, plan, rows = run("one", 100)
+    assert len(plan.parts) == 1
+    several, plan, again = run("several", 4)
+    assert [len(part) for part in plan.parts] == [4, 4, 2]
+    assert plan.counts()["forwards"] == 4 * (10 + 3)
+    assert rows == again == 3 * 2 * 10
+    a, b = scores(one), scores(several)
+    exact = [name for name, kind in a.schema.items() if not kind.is_float()]
+    assert a.select(exact).equals(b.select(exact))
+    for name in ("rbo", "pearson", "confidence_perturbed"):
+        np.testing.assert_allclose(a[name].to_numpy(), b[name].to_numpy(), atol=1e-4)
+    for folder in (one, several):
+        assert pl.read_parquet(f"{folder}/images/*.parquet").height == 3
+        assert pl.read_parquet(f"{folder}/failures/*.parquet").height == 1
+
+
+def test_images_are_cut_as_configured_and_each_ones_number_of_segments_is_recorded(run):
+    for segments, wanted in (({"method": "grid", "cells": 6}, {36}), ({"method": "slic", "n_segments": 12}, None)):
+        folder, _, _ = run(segments["method"], 100, segments=segments)
+        images = pl.read_parquet(f"{folder}/images/*.parquet")
+        by_image = scores(folder).group_by("image_id").agg(pl.col("segments").unique())
+        assert {row["image_id"]: [row["segments"]] for row in images.iter_rows(named=True)} == dict(
+            by_image.iter_rows()
+        )
+        assert wanted is None or set(images["segments"]) == wanted
+        assert images["segments"].min() > 1
+
+
+def test_a_part_that_is_missing_is_measured_alone(run):
+    several, plan, _ = run("several", 4)
+    store = open_store(str(several))
+    units = read_committed(store).units
+    assert units.height == 4 * 3
+    before = scores(several)
+    for entry in list(store.list("commits/")):
+        store.delete(entry.key)
+    assert pending_units(plan.manifest, 3, read_committed(store)).height == 4
+    run("several", 4)
+    assert scores(several).equals(before)
+
+
+def test_images_are_perturbed_together_as_alone(tmp_path):
+    write_photos(tmp_path / "set", 3)
+    (tmp_path / "set" / "broken.jpg").write_bytes(b"no")
+    datasets = [{"name": name, "images": str(tmp_path / "set")} for name in ("one", "other")]
+    perturbations = ["gaussian_noise:1-2", "motion_blur:1", "glass_blur:1", "fog+snow:1", "fgsm:1"]
+    changes = {"datasets": datasets, "perturbations": perturbations, "jpeg_after": 85, "output": str(tmp_path / "out")}
+    config = parse_config(DATA | changes)
+    every = plans.make_plan(config).variants
+    parts = (every[:4], every[4:])
+    manifest = plans.make_plan(config).manifest
+    rows = {name: manifest[name].to_numpy() for name in ("uri", "dataset", "image_id")}
+    rows |= {"label": np.full(8, UNKNOWN_LABEL), "parts": np.array(["0,1", "1"] * 4, dtype=object)}
+    loaded, perturb = Load(config)(rows), Perturb(config, parts, "cpu")
+    together = perturb(loaded)
+    assert together["part"].tolist() == [0, 1, 1] * 4
+    assert sorted(set(together["kind"])) == ["", "not_an_image"]
+    singles = [perturb({name: values[row : row + 1] for name, values in loaded.items()}) for row in range(8)]
+    for name, values in together.items():
+        np.testing.assert_array_equal(values, np.concatenate([one[name] for one in singles]), err_msg=name)
+    # Streams of two datasets are two, though the image is one.
+    one, other = (together["variants"][row] for row in (2, 8))
+    assert together["image_id"][2] == together["image_id"][8]
+    assert np.array_equal(one[0], other[0])
+    assert not np.array_equal(one[1], other[1])
+
+
+def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tmp_path):
+    write_photos(tmp_path / "set", 1)
+    config = parse_config(DATA | {"datasets": [{"name": "d", "images": str(tmp_path / "set")}], "output": "out"})
+    every = plans.make_plan(config).variants
+    parts = (every[:4], every[4:8], every[8:])
+    uris = [str(tmp_path / "set" / name) for name in ("photo-000.jpg", "gone.jpg", "left.jpg")]
+    rows = {"uri": np.array(uris), "dataset": np.full(3, "d"), "image_id": np.array(["photo", "gone", "left"])}
+    rows |= {"label": np.full(3, UNKNOWN_LABEL), "parts": np.array(["0,1,2", "0,1,2", "1,2"], dtype=object)}
+    explained = Explain(config, parts, frozenset(), {}, "cpu")(Perturb(config, parts, "cpu")(Load(config)(rows)))
+    found = [
+        (str(name), int(part), unpack(failures).num_rows, unpack(images).num_rows)
+        for name, part, failures, images in zip(
+            *(explained[column] for column in ("image_id", "part", "failures", "images")), strict=True
+        )
+    ]
+    assert found == [
+        ("photo", 0, 0, 1), ("photo", 1, 0, 0), ("photo", 2, 0, 0), ("gone", 0, 1, 0), ("gone", 1, 0, 0),
+        ("gone", 2, 0, 0), ("left", 1, 1, 0), ("left", 2, 0, 0),
+    ]  # fmt: skip
+
+
+def test_images_perturbed_at_once_are_bounded(run):
+    _, plan, _ = run("bounds", 100)
+    assert pipeline.images_per_perturb(plan, "cpu", 8) == 1
+    assert pipeline.images_per_perturb(plan, "cuda", 8) == 8
+    assert pipeline.images_per_perturb(plan, "cuda", 3) == 3
+    image = plan.config.image.model_copy(update={"resize": 2048, "crop": 2048})
+    large = replace(plan, config=plan.config.model_copy(update={"image": image}))
+    assert pipeline.images_per_perturb(large, "cuda", 8) == 1
+
+
+def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):
+    from safetensors.torch import save_file
+
+    from tests.toys import pooled
+
+    file = tmp_path / "w.safetensors"
+    save_file(pooled().state_dict(), file)
+    _, plan, _ = run("w", 100, models=[{"name": "m", "builder": "tests.toys:pooled", "weights": str(file)}])
+    config = plan.config.models[0]
+    known = plans.fingerprint(plans.fetch_weights(config))
+    assert plans.build(config, 224, sha256=known).name == "m"
+    save_file({name: value + 1 for name, value in pooled().state_dict().items()}, file)
+    sentence = "has changed since this run began; put it back, or use --fresh"
+    with pytest.raises(UserError, match=sentence):
+        plans.build(config, 224, sha256=known)
+
+
+def test_the_gallery_is_the_same_on_every_attempt_and_as_large_as_asked(run):
+    _, plan, _ = run("g", 100, gallery=2)
+    assert len(gallery(plan)) == 2
+    assert gallery(plan) == gallery(plan)
+    _, other, _ = run("h", 100, gallery=2, seed=5)
+    assert len(gallery(other)) == 2
+
+
+def test_commits_are_large_but_never_much_of_the_run(run):
+    _, plan, _ = run("c", 100)
+    assert images_per_commit(plan, 4) == 1
+    assert images_per_commit(plan, 50_000) == 500
+    assert images_per_commit(plan, 10**9) * plan.rows_per_image * plan.row_bytes <= 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("resources", "cluster", "device", "explain", "perturb", "load"),
+    [
+        ({"CPU": 2.0}, {}, "cpu", {"num_cpus": 0.3}, {"num_cpus": 0.15}, {"num_cpus": 0.5}),
+        ({"CPU": 64.0, "GPU": 4.0}, {}, "cuda", {"num_gpus": 0.8, "num_cpus": 1}, {"num_gpus": 0.2, "num_cpus": 1},
+         {"num_cpus": 1}),
+        ({"CPU": 8.0, "GPU": 1.0}, {"gpus_per_explainer": 0}, "cpu", {"num_cpus": 0.353}, {"num_cpus": 0.176},
+         {"num_cpus": 0.5}),
+        # An autoscaling cluster has no GPU yet: what the configuration asks for decides, so that it scales up.
+        ({"CPU": 0.0}, {"gpus_per_explainer": 0.5, "gpus_per_perturber": 0.25, "accelerator": "A10G",
+                        "loader_labels": {"role": "cpu"}, "cpus_per_loader": 2},
+         "cuda", {"num_gpus": 0.5, "num_cpus": 1, "accelerator_type": "A10G"},
+         {"num_gpus": 0.25, "num_cpus": 1, "accelerator_type": "A10G"},
+         {"num_cpus": 2, "label_selector": {"role": "cpu"}}),
+        ({"CPU": 2.0}, {"gpu_labels": {"role": "gpu"}, "gpu_resources": {"slot": 1}}, "cpu",
+         {"num_cpus": 0.3, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}},
+         {"num_cpus": 0.15, "label_selector": {"role": "gpu"}, "resources": {"slot": 1}}, {"num_cpus": 0.5}),
+    ],
+)  # fmt: skip
+def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
+    run, monkeypatch, resources, cluster, device, explain, perturb, load
+):
+    _, plan, _ = run("p", 100, cluster=cluster)
+    monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda: resources)
+    found = place(plan)
+    assert (found.device, found.explain, found.perturb, found.load) == (device, explain, perturb, load)
+    assert found.explainers[0] >= 1
+    # On a small machine everything must fit at once, or a stage would wait for ever.
+    if resources == {"CPU": 2.0}:
+        need = found.explainers[1] * 0.3 + found.perturbers[1] * 0.15 + 0.5 + 0.1
+        assert need <= 2
+
+
+def test_the_batch_is_as_large_as_memory_holds(run):
+    _, plan, _ = run("b", 100)
+    model = plans.build(plan.config.models[0], 224)
+    # Pooled: four layers of 8 × 56 × 56 and 8 × 14 × 14 values, a pooled vector, ten logits.
+    need = 4 * (2 * 8 * 56 * 56 + 2 * 8 * 14 * 14 + 8 + 10)
+    assert bytes_per_image(model, 224) == need
+    for free, batch in ((0, 1), (2 * need, 1), (6 * need, 3), (10**12, 8)):
+        assert auto_batch([model], plan.config, "cpu", free) == batch
+    assert auto_batch([model], plan.config, "cuda", 10**12) == 64
+    assert 1 <= auto_batch([model], plan.config, "cpu") <= 8
+
+
+def test_workers_that_are_always_there_leave_room_to_load(run, monkeypatch):
+    _, plan, _ = run("r", 100, cluster={"explainers": [2, 2], "perturbers": [2, 2]})
+    for cores in (2.0, 1.0, 64.0):
+        monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda cores=cores: {"CPU": cores})
+        found = place(plan)
+        workers = 2 * (found.explain["num_cpus"] + found.perturb["num_cpus"])
+        assert 0 < workers <= 0.375 * cores + 0.01

@@ -1,0 +1,148 @@
+"""An image that kills its worker, found among others that were worked on together."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+
+from camrobust.contract.config import ClusterConfig, parse_config
+from camrobust.contract.errors import RunFailed, UserError
+from camrobust.run import pipeline
+from camrobust.run.ledger import Watch, open_ledger
+from camrobust.run.session import session
+from camrobust.run.stages.actors import Load
+from tests.photos import write_photos
+
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+WHY = "refused: the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with session("local", ClusterConfig()):
+        yield
+
+
+@pytest.fixture
+def over_images(tmp_path):
+    """Have a worker do the parts of some images; what is deadly kills it. Gives the results, the ledger, the tries."""
+    record = tmp_path / "tried"
+
+    def do(names, parts, deadly):
+        class Worker:
+            def __init__(self, ledger):
+                self.watch = Watch("perturb", ledger, 60)
+
+            def __call__(self, batch):
+                images, made = list(batch["image"]), []
+                for part in parts:
+
+                    def work(places, part=part):
+                        tried = [f"{images[place]}{part}" for place in places]
+                        with record.open("a") as file:
+                            file.write(" ".join(tried) + "\n")
+                        if deadly(tried):
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        return [f"made {one}" for one in tried]
+
+                    made += self.watch.over_all("set", images, work, lambda why: f"refused: {why}", part=part)
+                return {"found": made}
+
+        ledger = open_ledger("test")
+        rows = ray.data.from_items([{"image": name} for name in names], override_num_blocks=1)
+        done = rows.map_batches(
+            Worker, fn_constructor_args=(ledger,), batch_size=len(names), batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5,
+        )  # fmt: skip
+        return [row["found"] for row in done.take_all()], ledger, record.read_text().splitlines()
+
+    return do
+
+
+def test_only_the_part_of_an_image_that_kills_is_refused(over_images):
+    found, ledger, tried = over_images(["a", "b", "mortal", "c"], [0, 1], lambda tried: "mortal1" in tried)
+    assert found == ["made a0", "made b0", "made mortal0", "made c0", "made a1", "made b1", WHY, "made c1"]
+    assert [line for line in tried if "mortal1" in line] == ["a1 b1 mortal1 c1", "mortal1", "mortal1"]
+    assert ray.get(ledger.look.remote())["perturb"][2] == 0
+
+
+def test_images_that_are_too_much_together_are_not_brought_together_again(over_images):
+    found, _, tried = over_images(["a", "b", "c"], [0, 1, 2], lambda tried: len(tried) > 1)
+    assert found == [f"made {name}{part}" for part in "012" for name in "abc"]
+    assert sum(" " in line for line in tried) == 3
+
+
+def test_parts_of_an_image_at_several_workers_are_no_deaths():
+    ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
+    begun = [ledger.begin.remote([("explain", "set", "image", "model", part)], node) for part in range(6)]
+    assert ray.get(begun) == [(0, 0)] * 6
+
+
+def test_an_image_is_condemned_with_all_its_parts_for_one_model():
+    ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
+
+    def begin(image, model, part):
+        return ray.get(ledger.begin.remote([("explain", "set", image, model, part)], node))
+
+    assert [begin("a", "one", 3) for _ in range(4)] == [(0, 0), (1, 0), (2, 0), (3, 1)]
+    assert [begin("a", "one", part) for part in (0, 1)] == [(3, 1)] * 2
+    assert begin("a", "other", 0) == (0, 1)
+    assert [begin("a", "other", 1) for _ in range(4)][-1] == (3, 1)
+    assert [begin("b", "one", 0) for _ in range(4)][-1] == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("store: this is wrong; do that"), "store: this is wrong; do that"),
+        (RunFailed("store: it fails; run again"), "store: it fails; run again"),
+        (KeyError("x"), "run: stopped by KeyError: x; run again to resume, with --verbose to see all of it"),
+        (OSError(5, "Input/output error"), "run: stopped by OSError: [Errno 5] Input/output error; run again to "),
+    ],
+)
+def test_what_a_worker_raises_is_one_sentence(error, sentence):
+    def fail(batch):
+        raise error
+
+    with pytest.raises(RunFailed) as told, pipeline._plain_errors():
+        ray.data.range(1).map_batches(fail).take_all()
+    assert str(told.value).startswith(sentence)
+    assert "\n" not in str(told.value)
+
+
+def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(tmp_path):
+    """Fetching is inside the ledger's eye: kill -9 at one address, four images in one batch."""
+    write_photos(tmp_path / "set", 4)
+    fetched = tmp_path / "fetched"
+
+    class Fatal(Load):
+        def _fetch(self, uri, dataset, most):
+            with fetched.open("a") as file:
+                file.write(f"{Path(uri).stem[-1]}\n")
+            if uri.endswith("photo-002.jpg"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._fetch(uri, dataset, most)
+
+    config = parse_config({
+        "output": str(tmp_path / "out"), "datasets": [{"name": "d", "images": str(tmp_path / "set")}],
+        "models": ["tests.toys:pooled"], "cams": ["gradcam"], "perturbations": ["contrast:1"],
+    })  # fmt: skip
+    ledger = open_ledger("fetch")
+    names = [f"photo-{number:03}.jpg" for number in range(4)]
+    rows = [
+        {"uri": str(tmp_path / "set" / name), "dataset": "d", "image_id": name, "label": -1, "parts": "0"}
+        for name in names
+    ]
+    done = (
+        ray.data.from_items(rows, override_num_blocks=1)
+        .map_batches(Fatal(config, ledger), batch_size=4, batch_format="numpy", num_cpus=0.5)
+        .take_all()
+    )
+    found = {row["image_id"]: (row["kind"], row["message"]) for row in done}
+    seconds = f"{config.cluster.image_timeout_s:g} s in the stage load)"
+    why = f"the worker died 3 times at this image (crash, out of memory, or more than {seconds}"
+    assert found == dict.fromkeys(names, ("", "")) | {"photo-002.jpg": ("quarantined", why)}
+    assert fetched.read_text().split().count("2") == 3
+    assert ray.get(ledger.look.remote())["load"][2] == 0

@@ -1,0 +1,229 @@
+"""Several raylets on this machine: nodes that are lost or announced to be, and the job server."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from camrobust.bench.chaos import trial as trials
+from camrobust.bench.chaos.harness import chaos
+from camrobust.bench.chaos.nodes import nodes
+from camrobust.bench.chaos.trial import compare
+from camrobust.contract.errors import UserError
+from camrobust.io.store import open_store
+from camrobust.results.folder import open_run
+from camrobust.run.spot import notice
+from tests.photos import write_photos
+from tests.runs import ROOT, camrobust, config
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def metadata():
+    """A stand-in for EC2's metadata service, version 2; set `.action` to announce something."""
+
+    class Handler(BaseHTTPRequestHandler):
+        action = None
+        asked = 0
+
+        def log_message(self, *_):
+            pass
+
+        def answer(self, status, content=b""):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_PUT(self):
+            good = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+            self.answer(200, b"token-1") if good else self.answer(400)
+
+        def do_GET(self):
+            type(self).asked += 1
+            if self.headers["X-aws-ec2-metadata-token"] != "token-1":
+                self.answer(401)
+            elif self.path != "/latest/meta-data/spot/instance-action" or self.action is None:
+                self.answer(404)
+            else:
+                self.answer(200, json.dumps(self.action).encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    Handler.address = f"http://127.0.0.1:{server.server_address[1]}"
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_notice_is_read_as_the_service_gives_it(metadata):
+    assert notice(metadata.address) is None
+    metadata.action = {"action": "terminate", "time": "2026-11-24T08:22:00Z"}
+    assert notice(metadata.address) == datetime(2026, 11, 24, 8, 22, tzinfo=UTC)
+    metadata.action = {"action": "terminate"}
+    assert notice(metadata.address) is None
+    assert notice("http://127.0.0.1:1") is None
+    with pytest.raises(UserError, match="--metadata must be an http:// address, got 'file:///etc/passwd'"):
+        notice("file:///etc/passwd")
+
+
+def test_the_watcher_drains_its_node_when_the_notice_comes(metadata):
+    with nodes(1, {}) as cluster:
+        identity = cluster.identity(cluster.workers[0])
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "camrobust", "watch-spot", "--metadata", metadata.address, "--interval", "0.2",
+             "--node-id", identity, "--address", cluster.address],
+            stderr=subprocess.PIPE, text=True, cwd=ROOT, env=cluster.environment,
+        )  # fmt: skip
+        while metadata.asked < 3:
+            assert watcher.poll() is None
+            time.sleep(0.05)
+        end = datetime.now(UTC) + timedelta(seconds=60)
+        metadata.action = {"action": "terminate", "time": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        _, told = watcher.communicate(timeout=60)
+        assert watcher.returncode == 0, told
+        assert f"this machine is taken back at {end.replace(microsecond=0).isoformat()}; draining Ray's node" in told
+        # An idle node that is drained leaves the cluster at once.
+        assert identity not in alive(cluster)
+
+
+def alive(cluster):
+    code = (
+        "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')\n"
+        "print([node['NodeID'] for node in ray.nodes() if node['Alive']])"
+    )
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found = subprocess.run([sys.executable, "-c", code, cluster.address], capture_output=True, text=True,
+                               check=True, env=cluster.environment).stdout  # fmt: skip
+        if found.count("'") == 2:
+            break
+    return found
+
+
+def test_watch_spot_wants_both_or_neither():
+    found = camrobust("watch-spot", "--node-id", "ab")
+    assert found.returncode == 2
+    assert "--node-id and --address belong together; give both or neither" in found.stderr
+
+
+def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
+    """The chaos bench itself, with faults chosen instead of drawn."""
+    plans = [
+        [(0.1, trials.kill_node), (0.3, trials.corrupt)],
+        [(0.1, trials.drain_node)],
+    ]
+    monkeypatch.setattr("camrobust.bench.chaos.harness.choose", lambda dice, **_: plans.pop(0))
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    lines = chaos(2, 0)
+    assert [line["exact"] for line in lines] == [True, True], lines
+    assert lines[0]["injected"] == ["node lost", "image corrupted"]
+
+
+def test_what_is_injected_depends_on_the_seed_alone():
+    draw = [trials.choose(random.Random("0/7"), store=True, disk=True) for _ in range(2)]
+    assert draw[0] == draw[1]
+    kinds = {fault for number in range(200) for _, fault in trials.choose(random.Random(number), store=True, disk=True)}
+    assert kinds == {*trials.ANYWHERE, *trials.STORE, trials.full_disk}
+
+
+def test_rows_lost_doubled_and_different_are_counted():
+    keys = {key: ["a", "a", "b"] for key in trials.KEYS[:-1]}
+    expected = pl.DataFrame({**keys, "replicate": [0, 1, 0], "rbo": [0.1, 0.2, None]})
+    assert compare(expected, expected) == {"lost": 0, "doubled": 0, "different": 0}
+    assert compare(expected[1:], expected)["lost"] == 1
+    assert compare(pl.concat([expected, expected[:2]]), expected)["doubled"] == 2
+    assert compare(expected.with_columns(rbo=pl.Series([0.1, 0.3, None])), expected)["different"] == 1
+
+
+@pytest.mark.s3
+def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_failed_job(
+    bucket, object_store, tmp_path
+):
+    write_photos(tmp_path / "set", 4)
+    photos = open_store(f"s3://{bucket}/photos")
+    for path in (tmp_path / "set").iterdir():
+        photos.write(path.name, path.read_bytes())
+    data = {"datasets": [{"name": "s3", "images": f"s3://{bucket}/photos"}], "models": ["tests.toys:pooled"]}
+    placed = {"gpu_labels": {"role": "gpu"}, "gpu_resources": {"slot": 0.5}, "loader_labels": {"role": "gpu"}}
+    good = config(tmp_path, "", output=f"s3://{bucket}/runs/job", cluster=placed, **data)
+    offers = ("--labels=role=gpu", '--resources={"slot": 8}')
+    with nodes(1, object_store, cpus=2, job_server=True, offers=offers) as cluster, scraped(cluster) as metrics:
+        done = submit(cluster, good, tmp_path)
+        for name in ("steps", "busy_seconds", "workers_busy"):
+            pattern = rf'camrobust_{name}\w*{{[^}}]*stage="explain"[^}}]*}} [0-9.]+'
+            assert re.search(pattern, metrics[-1]), metrics[-1][-2000:]
+        assert re.search(r"camrobust_units_committed{[^}]*} [0-9.]+", metrics[-1])
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "succeeded" in done.stdout
+        page = open_run(f"s3://{bucket}/runs/job").place("report") + "index.html"
+        assert b"<html" in open_store(f"s3://{bucket}/runs/job").read(page)
+        assert camrobust("verify", f"s3://{bucket}/runs/job").returncode == 0
+        bad = config(tmp_path, "", output=f"s3://no-{bucket}/runs/job", **data)
+        failed = submit(cluster, bad, tmp_path)
+        assert failed.returncode == 1
+        assert f"camrobust: s3: there is no bucket 'no-{bucket}'" in failed.stdout
+
+
+@contextmanager
+def scraped(cluster):
+    """What Ray's Prometheus endpoints say of us, fullest last, as long as the block runs."""
+    found, stop = [""], threading.Event()
+
+    def scrape():
+        while not stop.wait(0.5):
+            text = ""
+            # Not all of the folder is walked: Ray removes a job's package from it meanwhile.
+            for file in Path(cluster.folder).glob("session_2*/prom_metrics_service_discovery.json"):
+                for target in [target for one in json.loads(file.read_text()) for target in one["targets"]]:
+                    with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
+                        text += answer.read().decode()
+            ours = "\n".join(line for line in text.splitlines() if "camrobust_" in line)
+            if len(ours) >= len(found[-1]):
+                found.append(ours)
+
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    yield found
+    stop.set()
+    thread.join()
+
+
+def submit(cluster, config, folder):
+    package = folder / "package"
+    for name in ("camrobust", "jobs", "tests"):
+        shutil.copytree(ROOT / name, package / name, dirs_exist_ok=True)
+    shutil.copy(config, package / "run.yaml")
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "job", "submit", "--address", cluster.job_server, "--working-dir", str(package),
+               "--entrypoint-num-cpus", "0", "--", sys.executable, "jobs/evaluate.py", "run.yaml"]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=cluster.environment, timeout=300)
+
+
+def test_the_kubernetes_manifest_names_what_there_is():
+    job = yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    entrypoint = job["spec"]["entrypoint"].split()
+    for path in entrypoint[1:]:
+        assert (ROOT / path.removeprefix("/home/ray/camrobust/")).is_file()
+    assert cluster["rayVersion"] in (ROOT / "cluster.yaml").read_text()
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    roles = {group["groupName"]: group["labels"]["role"] for group in cluster["workerGroupSpecs"]}
+    assert roles == {"gpu-spot": "gpu", "cpu-spot": "cpu"}
+    loader = yaml.safe_load((ROOT / "jobs" / "configs" / "spot.yaml").read_text())["cluster"]["loader_labels"]
+    assert loader == {"role": "cpu"}

@@ -1,0 +1,83 @@
+"""Run folders that version 0.1 wrote, before leases fenced commits: made by its own code, one killed on the way."""
+
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from camrobust import load_run
+from camrobust.results.folder import open_run
+from tests.runs import command, environment, failures, scores
+
+pytestmark = pytest.mark.cluster
+ARCHIVE = Path(__file__).parents[1] / "fixtures" / "version_0_1.tar.gz"
+IMAGES = 9
+ROWS = 8 * 3 * 2
+
+
+@pytest.fixture
+def old(tmp_path):
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for name in ("complete", "half"):
+        manifest = tmp_path / name / "manifest.parquet"
+        moved = pl.col("uri").str.replace(r"^.*/photos/", f"{tmp_path}/photos/")
+        pl.read_parquet(manifest).with_columns(moved).write_parquet(manifest)
+    return tmp_path
+
+
+def camrobust(folder, *arguments):
+    return subprocess.run(command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True,
+                          check=False, timeout=400)  # fmt: skip
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_complete_run_is_read_and_left_as_it_is(old):
+    before = files(old / "complete")
+    for arguments in (("verify", "complete"), ("status", "complete"), ("run", "complete.yaml")):
+        told = camrobust(old, *arguments)
+        assert told.returncode == 0, told.stderr
+    assert "nothing to do" in told.stderr
+    assert files(old / "complete") == before
+    assert load_run(old / "complete").scores.height == ROWS
+    for arguments in (("aggregate", "complete"), ("report", "complete")):
+        told = camrobust(old, *arguments)
+        assert told.returncode == 0, told.stderr
+    assert (old / "complete" / "report" / "index.html").is_file()
+    left = {path: content for path, content in before.items() if "summary" not in path.parts}
+    assert left.items() <= files(old / "complete").items()
+
+
+def test_a_run_that_was_killed_is_resumed_and_completed(old):
+    before = files(old / "half")
+    committed = open_run(str(old / "half")).committed().units.height
+    assert 0 < committed < IMAGES
+    told = camrobust(old, "run", "half.yaml")
+    assert told.returncode == 0, told.stderr
+    assert f"resuming: {committed} of {IMAGES} images are committed" in told.stderr
+    after = files(old / "half")
+    assert before.items() <= after.items()
+    assert scores(old / "half").equals(scores(old / "complete"))
+    assert failures(old / "half").equals(failures(old / "complete"))
+    lease = json.loads((old / "half" / "lease" / "00000002.json").read_text())
+    assert lease["accepts"] == sorted(str(path.relative_to(old / "half")) for path in before if "commits" in path.parts)
+    assert (old / "half" / "done" / "00000003.json").is_file()
+
+
+def test_failed_images_of_an_old_run_are_measured_again(old):
+    """The image that was cut off is whole now; the commits of version 0.1 give way to what is kept of them."""
+    (old / "photos" / "cut.jpg").write_bytes((old / "photos" / "photo-000.jpg").read_bytes())
+    before = scores(old / "complete")
+    told = camrobust(old, "run", "complete.yaml", "--retry-failures")
+    assert told.returncode == 0, told.stderr
+    assert "measuring 1 failed images again" in told.stderr
+    after = scores(old / "complete")
+    assert after.filter(pl.col("image_id") != "cut.jpg").equals(before)
+    assert after.height == ROWS // 8 * 9
+    assert failures(old / "complete").is_empty()
