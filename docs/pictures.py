@@ -10,7 +10,7 @@ from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift, segment_matrix
 from camrobust.interface.demo import efficientnet_lite0, photos
 from camrobust.io.images import decode
-from camrobust.measure.image import Sample, Settings, compare, explain_variants
+from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
 from camrobust.measure.model import wrap
 from camrobust.report.gallery import overlay
 
@@ -23,12 +23,12 @@ def metric_picture(noise: str = "gaussian_noise:1") -> Image.Image:
     (photo,) = [path for path in photos() if path.stem == "chelsea"]
     pixels = torch.from_numpy(decode(photo.read_bytes(), 256, 224).pixels)
     segments = quickshift(pixels[None])[0]
-    planned, settings = variants([noise]), Settings(("gradcam",))
+    planned, settings = variants([noise]), MeasureSettings(("gradcam",))
     model = wrap(efficientnet_lite0(), mean=(0.5,) * 3, std=(0.5,) * 3)
     sample = Sample("docs", photo.stem, None, segments)
     stack = make_variants(pixels[None], planned, [photo.stem], "docs", 0)[0]
     explained = explain_variants(model, sample, stack, planned, settings)
-    found = {name: float(value[0, 0]) for name, value in compare(explained, segments, settings).items()}
+    found = {name: float(value[0, 0]) for name, value in map_agreement(explained, segments, settings).items()}
     weights = segment_matrix(segments, *explained.maps.shape[-2:])
     ranks = [(weights @ one.flatten()).argsort(descending=True).argsort().numpy() + 1 for one in explained.maps[:, 0]]
     kept = "kept" if explained.predictions[0] == explained.predictions[1] else "flipped"

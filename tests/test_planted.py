@@ -9,9 +9,9 @@ import yaml
 
 import camrobust
 from camrobust.contract.schema import IMAGES, SCORES
-from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.significance import compare
+from camrobust.summary.significance import significance_tests
 from tests import toys
 from tests.interface.test_api import images as pictures
 from tests.photos import write_photos
@@ -159,7 +159,11 @@ def test_planted_means_lie_in_their_intervals_as_often_as_they_say(intervals):
     for seed in range(120):
         generator = np.random.default_rng(seed)
         rows = planted_rows(40, generator, "d", {"gradcam": 0.6}, generator.uniform(-0.15, 0.15, 40))
-        line = reduce_frame(rows.lazy(), Settings(intervals=intervals, seed=seed)).tables["by_cam"].row(0, named=True)
+        line = (
+            reduce_frame(rows.lazy(), SummarySettings(intervals=intervals, seed=seed))
+            .tables["by_cam"]
+            .row(0, named=True)
+        )
         for name, value in truth.items():
             inside[name].append(holds(line, name, value))
     for name, held in inside.items():
@@ -176,8 +180,8 @@ def test_planted_differences_and_characteristics_come_out():
         segments = np.round(400 + 2000 * ease)
         contrast = ease / ease.std() + generator.normal(0, 1, 400)
         photos.append(photo_table(dataset, 400, generator, segments=segments, contrast=contrast))
-    reduction = reduce_frame(pl.concat(frames).lazy(), Settings())
-    tests = compare(reduction.profiles).filter(pl.col("measure") == "consistency_adjusted")
+    reduction = reduce_frame(pl.concat(frames).lazy(), SummarySettings())
+    tests = significance_tests(reduction.profiles).filter(pl.col("measure") == "consistency_adjusted")
     pair = tests.filter((pl.col("test") == "wilcoxon") & (pl.col("first") == "a") & (pl.col("second") == "b"))
     assert ((pair["difference_lower"] < 0.05) & (pair["difference_upper"] > 0.05)).all()
     assert (pair["effect_lower"] > 0).all()

@@ -73,7 +73,7 @@ def imports(module, *, lazy=True):
 
 
 def room(module, level=1):
-    return (module.split(".") + ["", ""])[level]
+    return [*module.split("."), "", ""][level]
 
 
 def test_no_import_climbs():

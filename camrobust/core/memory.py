@@ -8,7 +8,7 @@ import torch
 Found = TypeVar("Found")
 
 
-def in_passes(
+def halving_on_oom(
     places: Sequence[int],
     batch: int,
     one_pass: Callable[[Sequence[int]], Found],

@@ -35,7 +35,7 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def in_order(images: Tensor, precision: str) -> Tensor:
+def fastest_layout(images: Tensor, precision: str) -> Tensor:
     """Images (B, 3, H, W) in the order of memory in which the device convolves fastest: the layers hand it on.
 
     Channels last, but for full precision on a GPU (`camrobust bench formats`).

@@ -30,14 +30,13 @@ from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest
 from camrobust.core.segments import segment
 from camrobust.interface.inputs import Photographs, check_once, levels, photo, pixels_of
 from camrobust.interface.notebook import notebook, pictures
-from camrobust.measure.image import Sample, Settings, measure
+from camrobust.measure.image import MeasureSettings, Sample, measure
 from camrobust.measure.model import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
 from camrobust.report.gallery import overlay as drawn
 from camrobust.results.arrow import make_table
 from camrobust.results.folder import open_run
-from camrobust.summary.aggregate import Reduction, reduce_frame
-from camrobust.summary.aggregate import Settings as Averaging
-from camrobust.summary.significance import compare
+from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
+from camrobust.summary.significance import significance_tests
 from camrobust.summary.stability import per_image
 
 if TYPE_CHECKING:
@@ -81,10 +80,10 @@ class Evaluation:
         if by not in (*SUMMARIES, "tests"):
             raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
         reduction = self._reduced(average, intervals)
-        return compare(reduction.profiles) if by == "tests" else reduction.tables[by]
+        return significance_tests(reduction.profiles) if by == "tests" else reduction.tables[by]
 
     def _reduced(self, average: str | None = None, intervals: str | None = None) -> Reduction:
-        settings = Averaging(average or self.average, self.controls, intervals or self.intervals, self.seed)
+        settings = SummarySettings(average or self.average, self.controls, intervals or self.intervals, self.seed)
         return reduce_frame(self.scores.lazy(), settings)
 
     def _repr_html_(self) -> str:
@@ -270,7 +269,7 @@ def evaluate(
     measures = None if similarities is None else tuple(_several(similarities))
     _check_cams(cams)
     _check_evaluation(target, precision, jpeg_after)
-    settings = Settings(
+    settings = MeasureSettings(
         tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, target, similarities=measures, precision=precision
     )
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})

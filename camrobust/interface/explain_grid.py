@@ -18,7 +18,7 @@ from camrobust.core.segments import quickshift
 from camrobust.interface.inputs import photo
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
-from camrobust.measure.image import Sample, Settings, compare, explain_variants
+from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
 from camrobust.measure.model import ModelSpec, load_model
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.report.gallery import overlay, spoken
@@ -70,7 +70,7 @@ def explain_picture(
         UserError: an unknown name, a photo that cannot be read, an output that cannot be written.
     """
     planned = variants(list(perturbations)) if perturbations else ()
-    settings = Settings(tuple(CAMS[name].name for name in cams), seed)
+    settings = MeasureSettings(tuple(CAMS[name].name for name in cams), seed)
     if not 8 <= crop <= resize <= 4096:
         raise UserError(f"explain: crop must be 8 px to resize, and resize at most 4096, got {crop} and {resize}")
     pixels = photo(image, "explain", resize, crop)
@@ -93,7 +93,7 @@ def explain_picture(
         )
         for one, label, confidence in zip((None, *planned), predictions, explained.confidences.tolist(), strict=True)
     ]
-    found = compare(explained, sample.segments, settings) if planned else {}
+    found = map_agreement(explained, sample.segments, settings) if planned else {}
     agreement = {name: values.cpu().numpy() for name, values in found.items()}
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
 

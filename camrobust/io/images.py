@@ -80,7 +80,7 @@ def decode(content: bytes, resize: int, crop: int) -> Photo:
 
 
 def _decode(content: bytes, resize: int, crop: int, held_bytes: int) -> Photo:
-    with _told():
+    with _as_image_error():
         image = open_picture(content)
         return _photo(image, resize, crop, held_bytes, significant_bits(content), ours=True)
 
@@ -96,12 +96,12 @@ def prepare(image: Image.Image, resize: int, crop: int) -> Photo:
     Raises:
         ImageError: damaged, too large, of a kind that is not read, or on an unknown scale.
     """
-    with _told():
+    with _as_image_error():
         return _photo(image, resize, crop, 0, None, ours=False)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_image_error() -> Iterator[None]:
     """Whatever a decoder raises, as an ImageError that says it in a sentence."""
     try:
         with warnings.catch_warnings():

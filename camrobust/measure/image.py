@@ -13,19 +13,19 @@ from torch.special import entr
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import Choose, collect, explain, predicted
-from camrobust.core.memory import in_passes
+from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, attack
 from camrobust.core.ranks import agreement
 from camrobust.core.segments import segment_matrix
 from camrobust.core.similarity import SIMILARITIES, Similarity, flat
-from camrobust.core.similarity.sensitivity import Change, Seen, change_between
+from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
 from camrobust.measure.model import Model
 
 Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Settings:
+class MeasureSettings:
     """What decides the numbers beside model, image and variants.
 
     Attributes:
@@ -90,11 +90,11 @@ class Explained:
     predictions: Tensor
     confidences: Tensor
     entropy: Tensor
-    change: Change | None = None
+    change: InputChange | None = None
 
 
 def explain_variants(
-    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: MeasureSettings
 ) -> Explained:
     """All maps of one image's variants, in forward passes of at most `settings.batch`.
 
@@ -111,11 +111,11 @@ def explain_variants(
     pixels = attacked(model, sample, pixels, variants, settings)
     strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
     choose = _choose(settings.target)
-    clean: Seen | None = None
+    clean: PassOutput | None = None
     entropy = torch.tensor(torch.nan)
     network = replace(model.network, precision=settings.precision)
 
-    def one_pass(places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Change]:
+    def one_pass(places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, InputChange]:
         nonlocal clean, entropy
         chunk = slice(places[0], places[-1] + 1)
         images = pixels[chunk].to(model.device)
@@ -123,7 +123,7 @@ def explain_variants(
         # Nothing waits for the device up to the rows, so that it computes while the host asks for more.
         evidence = collect(network, model.inputs(images, settings.precision), choose, draws)
         maps = explain(evidence, functions)
-        seen = Seen(images, evidence.logits, evidence.activations)
+        seen = PassOutput(images, evidence.logits, evidence.activations)
         if clean is None:
             clean, entropy = seen.first(), entr(evidence.logits[0].softmax(dim=0)).sum()
         change = change_between(clean, seen)
@@ -131,13 +131,15 @@ def explain_variants(
         return maps, classes, evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0], change
 
     batch = min(settings.batch, model.fits.images or settings.batch)
-    found = list(in_passes(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
+    found = list(halving_on_oom(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
     maps, classes, confidences, changes = zip(*found, strict=True)
-    change = Change.cat(changes).without_first()
+    change = InputChange.cat(changes).without_first()
     return Explained(pixels, torch.cat(maps), torch.cat(classes), torch.cat(confidences), entropy, change)
 
 
-def attacked(model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings) -> Tensor:
+def attacked(
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: MeasureSettings
+) -> Tensor:
     """The same pixels with the variants that need a model in their places."""
     groups: dict[str, list[int]] = {}
     for place, variant in enumerate(variants, start=1):
@@ -176,7 +178,9 @@ def _draws(sample: Sample, strengths: Sequence[str], seed: int, device: torch.de
     )
 
 
-def compare(explained: Explained, segments: Tensor, settings: Settings, count: int | None = None) -> dict[str, Tensor]:
+def map_agreement(
+    explained: Explained, segments: Tensor, settings: MeasureSettings, count: int | None = None
+) -> dict[str, Tensor]:
     """Agreement of every perturbed map with its clean one.
 
     Args:
@@ -218,7 +222,7 @@ def compare(explained: Explained, segments: Tensor, settings: Settings, count: i
 
 
 def measure(
-    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: Settings
+    model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: MeasureSettings
 ) -> tuple[Columns, Explained]:
     """Score rows of one image under one model: V variants × K CAMs, variant by variant.
 
@@ -237,7 +241,7 @@ def measure(
         raise ValueError(f"measure: pixels must hold {V + 1} variants, got {len(pixels)}; clean comes first")
     count, segments = int(sample.segments.max()) + 1, sample.segments.to(model.device)
     explained = explain_variants(model, sample, pixels, variants, settings)
-    compared = compare(explained, segments, settings, count)
+    compared = map_agreement(explained, segments, settings, count)
     classes, confidences = explained.predictions.cpu().numpy(), explained.confidences.cpu().numpy()
 
     def each(values: Any, dtype: type = object) -> np.ndarray:

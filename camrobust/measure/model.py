@@ -21,7 +21,7 @@ from camrobust.contract.quoting import first_line, short, shown
 from camrobust.contract.registry import unknown
 from camrobust.core.explain.evidence import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
-from camrobust.core.precision import in_order
+from camrobust.core.precision import fastest_layout
 from camrobust.measure.weights import read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -57,7 +57,7 @@ class ModelSpec:
 
 
 @dataclass
-class Fits:
+class PassLimit:
     """Images that one pass holds on this device, None until a pass ran out of memory."""
 
     images: int | None = None
@@ -83,7 +83,7 @@ class Model:
     std: Tensor
     classes: int
     channels_last: bool = True
-    fits: Fits = field(default_factory=Fits)
+    fits: PassLimit = field(default_factory=PassLimit)
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +99,7 @@ class Model:
     def inputs(self, images: Tensor, precision: str) -> Tensor:
         """The same in the order of memory in which the model computes fastest."""
         ready = self.normalise(images)
-        return in_order(ready, precision) if self.channels_last else ready
+        return fastest_layout(ready, precision) if self.channels_last else ready
 
 
 @dataclass
@@ -187,7 +187,9 @@ def wrap(
         parameter.requires_grad_(False)
     sample = _probe(image_size).to(device)
     side = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
-    with _told(f"model '{name}': cannot take float32 images of {side} px", "check image.crop and the model's forward"):
+    with _as_user_error(
+        f"model '{name}': cannot take float32 images of {side} px", "check image.crop and the model's forward"
+    ):
         with torch.no_grad(), frozen(module):
             signed = 2 * sample - 1
             before = signed.clone()
@@ -198,7 +200,7 @@ def wrap(
                 f"model '{name}': its forward changes its input in place, which other passes need; write x = x - mean "
                 "instead of x.sub_(mean)"
             )
-    with _told(
+    with _as_user_error(
         f"model '{name}': its layers cannot be watched", "pass the plain module, not a scripted or exported one"
     ):
         network = build_network(module, sample, target_layer)
@@ -213,7 +215,7 @@ def wrap(
 
 
 @contextmanager
-def _told(what: str, remedy: str) -> Iterator[None]:
+def _as_user_error(what: str, remedy: str) -> Iterator[None]:
     """A model's forward is the user's code: whatever it raises is told, not traced."""
     try:
         yield

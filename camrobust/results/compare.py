@@ -14,14 +14,14 @@ from camrobust.results.blocks import image_counts, score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.reduce import otherwise_found
-from camrobust.summary.aggregate import KEPT, Settings, reduce_scores, shares_kept
+from camrobust.summary.aggregate import KEPT, SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
 from camrobust.summary.profiles import Profile
 from camrobust.summary.rows import Block, Coded, Rows
 from camrobust.summary.same_photo import other_photos
 
 SAME = ("metric", "segments", "image")
-"""Settings without which two numbers of one name are not the same quantity."""
+"""SummarySettings without which two numbers of one name are not the same quantity."""
 SHOWN = 8
 """Names of what only one run has that a line spells out."""
 NAMED = ("models", "cams")
@@ -120,7 +120,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     # One share for both runs, so that an image is in the samples of both or of neither.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
     found = [
-        reduce_scores(_blocks(run, document, levels), Settings(alone=by is not None), shares).profiles
+        reduce_scores(_blocks(run, document, levels), SummarySettings(alone=by is not None), shares).profiles
         for run, document in zip(runs, (one, other), strict=True)
     ]
     table = differences(*(_less(profiles, photos, gone) for profiles in found), raw=raw)

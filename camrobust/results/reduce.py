@@ -12,9 +12,9 @@ from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
 from camrobust.results.blocks import image_counts, score_blocks
 from camrobust.results.folder import RunFolder
-from camrobust.summary.aggregate import Settings, reduce_scores, shares_kept
+from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.significance import compare
+from camrobust.summary.significance import significance_tests
 
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys in which runs may differ and still be put into one leaderboard."""
@@ -40,7 +40,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     if not any(committed.tables("scores") for _, committed in runs):
         raise UserError("scores: the run holds no score rows; see its failures, or run it again")
     metric = documents[0]["config"]["metric"]
-    settings = Settings(
+    settings = SummarySettings(
         average=metric["average"],
         controls=tuple(dict.fromkeys(cam for one in documents for cam in one["controls"])),
         intervals=intervals or metric.get("intervals", "delta"),
@@ -50,7 +50,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
     with ThreadPoolExecutor(2) as pool:
-        tests = pool.submit(compare, reduction.profiles)
+        tests = pool.submit(significance_tests, reduction.profiles)
         characteristics = pool.submit(characterise, reduction.profiles, images)
         return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
 
@@ -77,7 +77,7 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
 
 
 def _differing(one: Document, other: Document) -> list[str]:
-    """Settings that differ, and models or datasets that differ under the same name."""
+    """SummarySettings that differ, and models or datasets that differ under the same name."""
     fixed, others = ({key: value for key, value in numbers.items() if key not in FREE} for numbers in (one, other))
     keys = differing_keys(fixed, others)
     for what in ("models", "datasets"):

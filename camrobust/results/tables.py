@@ -47,7 +47,7 @@ def foreign(where: str, problem: str) -> TableError:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _as_user_error(where: str) -> Iterator[None]:
     """What Arrow raises at a damaged file, as one sentence."""
     try:
         yield
@@ -96,7 +96,7 @@ def read_coded(
         MissingObjectError: there is no such file.
     """
     where, budget = store.locate(key), budget or Budget()
-    with opened(store, key) as (file, size), _told(where):
+    with opened(store, key) as (file, size), _as_user_error(where):
         budget.add(size)
         footer = pq.ParquetFile(file)
         known = _known(footer, columns, where)
@@ -118,7 +118,7 @@ def read_frame(
     where, budget = store.locate(key), budget or Budget()
     coded, told = read_coded(store, key, columns, budget)
     budget.take(sum(_written_out(coded[one.name]) for one in columns if _varies(one)), where)
-    with _told(where):
+    with _as_user_error(where):
         plain = pa.schema([(one.name, _LARGE.get(one.type, arrow_schema([one]).field(0).type)) for one in columns])
         return pl.DataFrame(coded.cast(plain)), told
 

@@ -22,7 +22,7 @@ BYTES_AT_ONCE = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Completeness:
     """What was planned and what is there; a unit is one image under one model.
 
     Attributes:
@@ -104,7 +104,7 @@ class _Tally:
     examples: list[str]
 
 
-def verify(folder: RunFolder) -> Verdict:
+def verify(folder: RunFolder) -> Completeness:
     """Compare a run folder with its plan; reads every score row once, one dataset and model after the other.
 
     Raises:
@@ -128,7 +128,7 @@ def verify(folder: RunFolder) -> Verdict:
         named = failures.filter(pl.col("dataset") == dataset, pl.col("model").is_null() | (pl.col("model") == model))
         counts = _count(known, _grouped(folder, keys, planned.variants))
         tallies.append(_tally((dataset, model), known, counts, named, planned))
-    return Verdict(
+    return Completeness(
         planned_rows=manifest.height * len(run["models"]) * planned.rows,
         score_rows=sum(tally.score_rows for tally in tallies),
         failed_rows=sum(tally.failed_rows for tally in tallies),

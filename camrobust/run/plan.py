@@ -15,7 +15,7 @@ from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, varian
 from camrobust.io.manifest import TABLES, check_labels, list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
-from camrobust.measure.image import Settings, coinciding
+from camrobust.measure.image import MeasureSettings, coinciding
 from camrobust.measure.model import Model, ModelSpec, load_model
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.run.class_names import class_names
@@ -101,10 +101,10 @@ def make_plan(
     return Plan(config, every, parts, manifest, weights or {})
 
 
-def settings_of(config: RunConfig, batch: int) -> Settings:
+def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
     """The part of a configuration that measuring needs."""
     metric = config.metric
-    return Settings(
+    return MeasureSettings(
         config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch, metric.similarities, config.precision
     )
 

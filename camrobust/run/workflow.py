@@ -26,7 +26,7 @@ from camrobust.results.lease import Lease, held
 from camrobust.results.progress import Progress, in_all, read_progress, write_progress
 from camrobust.results.reduce import combined_document, reduce_runs
 from camrobust.results.tables import read_frame
-from camrobust.results.verify import Verdict, verify
+from camrobust.results.verify import Completeness, verify
 
 Show = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -47,7 +47,7 @@ class Outcome:
     """
 
     folder: RunFolder
-    verdict: Verdict
+    verdict: Completeness
     measured: int
     too_many_failures: bool
 
@@ -250,7 +250,7 @@ def finish(folder: RunFolder, lease: Lease, max_failures: float, *, measured: in
         seconds[name] = round(time.monotonic() - start, 1)
         return found
 
-    verdict: Verdict = timed("verify", verify)
+    verdict: Completeness = timed("verify", verify)
     if verdict.complete:
         if verdict.score_rows:
             timed("aggregate", partial(aggregate, number=lease.number))

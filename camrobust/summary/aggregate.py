@@ -35,7 +35,7 @@ SPARSE, SPARSE_FLOOR = 16, 3_000_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class SummarySettings:
     """How rows become summaries.
 
     Attributes:
@@ -109,16 +109,18 @@ def summarise(
     Raises:
         ValueError: another average.
     """
-    return reduce_frame(scores, Settings(average, tuple(controls), level=level)).tables
+    return reduce_frame(scores, SummarySettings(average, tuple(controls), level=level)).tables
 
 
-def reduce_frame(scores: pl.LazyFrame, settings: Settings) -> Reduction:
+def reduce_frame(scores: pl.LazyFrame, settings: SummarySettings) -> Reduction:
     """`reduce_scores` of rows that fit into memory."""
     known = [name for name in ("dataset", "model", *COLUMNS) if name in scores.collect_schema().names()]
     return reduce_scores(blocks_of(scores.select(known).collect()), settings)
 
 
-def reduce_scores(blocks: Iterable[Block], settings: Settings, shares: Mapping[str, float] | None = None) -> Reduction:
+def reduce_scores(
+    blocks: Iterable[Block], settings: SummarySettings, shares: Mapping[str, float] | None = None
+) -> Reduction:
     """All summary tables in one pass over the rows.
 
     Args:

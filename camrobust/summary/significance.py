@@ -34,7 +34,7 @@ Line = dict[str, Any]
 OMNIBUS = ("friedman", "iman_davenport", "kruskal_wallis")
 
 
-def compare(profiles: Sequence[Profile]) -> pl.DataFrame:
+def significance_tests(profiles: Sequence[Profile]) -> pl.DataFrame:
     """The table `schema.TESTS`: tests of all at once, mean ranks, then every pair.
 
     The image is the block: each gives one value per CAM and model, its mean over perturbations. An image that lacks one

@@ -233,12 +233,12 @@ def test_keys_must_be_text():
 def test_quoted_values_are_short(changes):
     from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
-    from camrobust.measure.image import Settings
+    from camrobust.measure.image import MeasureSettings
 
     def all_of(data):
         config = parse_config(data)
         [CAMS[name] for name in config.cams]
-        Settings(config.cams, 0, similarities=config.metric.similarities).measures()
+        MeasureSettings(config.cams, 0, similarities=config.metric.similarities).measures()
         variants(config.perturbations)
 
     said = refused(all_of, base(**changes))

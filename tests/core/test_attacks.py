@@ -20,7 +20,7 @@ from camrobust.core.perturb.attacks.on_prediction import (
     cross_entropy_gradient,
 )
 from camrobust.io.images import decode
-from camrobust.measure.image import Sample, Settings
+from camrobust.measure.image import MeasureSettings, Sample
 from camrobust.measure.image import attacked as made_in_run
 from camrobust.measure.model import ModelSpec, load_model, wrap
 from tests.toys import Dense, Pooled, seeded
@@ -177,9 +177,9 @@ def test_neither_batch_nor_parts_change_a_pixel(resnet, resnet_file, name, devic
     few = planned[1:2]
     pixels = (given[:1] * 255).round().to(torch.uint8).expand(len(planned) + 1, -1, -1, -1)
     sample = Sample("set", "photo", None, torch.zeros(SIZE, SIZE, dtype=torch.int64))
-    made = made_in_run(model, sample, pixels, planned, Settings(("gradcam",), batch=1))
-    assert torch.equal(made, made_in_run(model, sample, pixels, planned, Settings(("gradcam",), batch=64)))
-    part = made_in_run(model, sample, pixels[: len(few) + 1], few, Settings(("gradcam",)))
+    made = made_in_run(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=1))
+    assert torch.equal(made, made_in_run(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=64)))
+    part = made_in_run(model, sample, pixels[: len(few) + 1], few, MeasureSettings(("gradcam",)))
     assert torch.equal(part[1], made[2])
 
 

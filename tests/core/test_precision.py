@@ -7,7 +7,7 @@ from camrobust.contract.defaults import PRECISIONS
 from camrobust.core.explain.cams import CLASSIC
 from camrobust.core.perturb import variants
 from camrobust.core.precision import arithmetic
-from camrobust.measure.image import Sample, Settings, explain_variants
+from camrobust.measure.image import MeasureSettings, Sample, explain_variants
 from camrobust.measure.model import wrap
 from tests.toys import Dense, Pooled, seeded
 
@@ -16,7 +16,7 @@ def explained(model, batch, precision="fp32", count=7):
     pixels = torch.randint(0, 256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     sample = Sample("d", "i", None, torch.zeros(64, 64, dtype=torch.int64))
     planned = variants([f"gaussian_noise:sigma={0.01 * step:g}" for step in range(1, count)])
-    return explain_variants(model, sample, pixels, planned, Settings(CLASSIC, batch=batch, precision=precision))
+    return explain_variants(model, sample, pixels, planned, MeasureSettings(CLASSIC, batch=batch, precision=precision))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -119,7 +119,7 @@ def test_precision_without_a_closed_form():
     sample = Sample("d", "i", None, torch.zeros(224, 224, dtype=torch.int64))
     planned = variants(["gaussian_noise:1"])
     maps = [
-        explain_variants(model, sample, pixels, planned, Settings(("ablationcam",), precision=precision)).maps
+        explain_variants(model, sample, pixels, planned, MeasureSettings(("ablationcam",), precision=precision)).maps
         for precision in ("fp32", "bf16")
     ]
     torch.testing.assert_close(maps[1] / maps[0].max(), maps[0] / maps[0].max(), rtol=0, atol=0.1)

@@ -6,7 +6,7 @@ import torch
 
 from camrobust.contract.schema import STABILITY
 from camrobust.core.similarity import SIMILARITIES
-from camrobust.core.similarity.sensitivity import Change, Seen, change_between
+from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
 from tests.reference import similarity as reference
 from tests.toys import pooled
 
@@ -40,7 +40,7 @@ def seen(photos, layer="features.2"):
     handle = module.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     logits = module(photos.double().float() / 255)
     handle.remove()
-    return Seen(photos, logits.detach(), caught[0].detach().clone())
+    return PassOutput(photos, logits.detach(), caught[0].detach().clone())
 
 
 def change_of(photos):
@@ -170,7 +170,7 @@ def test_properties(name):
     torch.testing.assert_close(ratios(name, values * 7, change), found, rtol=1e-5, atol=0)
     still = values[:1].expand_as(values)
     assert ratios(name, still, change).tolist() == [0] * VARIANTS
-    kept = ratios(name, values[[0, 3]], Change(*(getattr(change, field)[2:3] for field in vars(change))))
+    kept = ratios(name, values[[0, 3]], InputChange(*(getattr(change, field)[2:3] for field in vars(change))))
     torch.testing.assert_close(kept, found[2:3])
     finer = values.repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(ratios(name, finer, change), found, rtol=1e-6, atol=0)
@@ -194,7 +194,7 @@ def test_a_map_that_lights_up_where_the_clean_one_is_0_changes_a_lot_and_not_wit
 
 def test_a_layer_that_is_silent_on_the_clean_image_gives_no_ratio():
     photos, everything = pixels(), seen(pixels())
-    silent = Seen(photos, everything.logits, everything.activations * 0)
+    silent = PassOutput(photos, everything.logits, everything.activations * 0)
     silent.activations[1:] = 1
     change = change_between(silent.first(), silent).without_first()
     assert ratios("rrs", maps(), change).isnan().all()
@@ -204,7 +204,7 @@ def test_a_layer_that_is_silent_on_the_clean_image_gives_no_ratio():
 def test_what_changed_by_hand():
     photos = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     photos[1, :, 0, 0] = 255
-    everything = Seen(photos, torch.tensor([[0.0, 3.0], [4.0, 0.0]]), torch.ones(2, 1, 2, 2))
+    everything = PassOutput(photos, torch.tensor([[0.0, 3.0], [4.0, 0.0]]), torch.ones(2, 1, 2, 2))
     change = change_between(everything.first(), everything)
     assert change.pixels.tolist() == [[0], [pytest.approx(math.sqrt(3) / 4)]]
     assert change.relative_pixels.tolist() == [[0], [pytest.approx(255 * math.sqrt(3) / 4)]]

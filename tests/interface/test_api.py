@@ -92,7 +92,7 @@ def test_evaluate_cuts_images_as_asked_and_records_how_many_segments_each_has():
 @pytest.mark.parametrize("target", ["predicted", "clean"])
 def test_the_explained_class_follows_the_setting(target):
     from camrobust.core.perturb import variants
-    from camrobust.measure.image import Sample, Settings, explain_variants
+    from camrobust.measure.image import MeasureSettings, Sample, explain_variants
     from camrobust.measure.model import wrap
 
     module = pooled()
@@ -105,7 +105,7 @@ def test_the_explained_class_follows_the_setting(target):
     features = module.features(model.normalise(pixels)).mean(dim=(2, 3))
     module.fc.bias.data = -features.mean(dim=0)
     sample = Sample("d", "a", None, torch.zeros(96, 96, dtype=torch.int64))
-    settings = Settings(("gradcam",), target=target, batch=2)
+    settings = MeasureSettings(("gradcam",), target=target, batch=2)
     found = explain_variants(model, sample, pixels, planned, settings)
     clean = int(found.predictions[0])
     wanted = [clean] * 4 if target == "clean" else found.predictions.tolist()
@@ -116,25 +116,25 @@ def test_the_explained_class_follows_the_setting(target):
 
 def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     from camrobust.core.similarity import SIMILARITIES
-    from camrobust.core.similarity.sensitivity import Change
-    from camrobust.measure.image import Explained, Settings, compare
+    from camrobust.core.similarity.sensitivity import InputChange
+    from camrobust.measure.image import Explained, MeasureSettings, agreement
 
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(4, 2, 7, 7, generator=generator)
     maps[1, 0] = 0
     maps[2, 1, 0, 0] = torch.nan
     segments = torch.arange(32 * 32).reshape(32, 32) // 128
-    settings = Settings(("a", "b"), similarities=tuple(SIMILARITIES.names()))
+    settings = MeasureSettings(("a", "b"), similarities=tuple(SIMILARITIES.names()))
     explained = Explained(
-        torch.zeros(4, 3, 1, 1), maps, torch.zeros(4), torch.zeros(4), 0.0, Change(*torch.ones(5, 3, 1))
+        torch.zeros(4, 3, 1, 1), maps, torch.zeros(4), torch.zeros(4), 0.0, InputChange(*torch.ones(5, 3, 1))
     )
-    found = compare(explained, segments, settings)
+    found = agreement(explained, segments, settings)
     assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
     assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]
     for name, values in found.items():
         if name not in ("flat", "finite"):
             assert values.isnan().tolist() == [[True, False], [False, True], [False, False]], name
-    assert compare(explained, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
+    assert agreement(explained, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
 
 
 def test_measures_that_were_not_asked_for_are_null():
@@ -150,7 +150,7 @@ def test_measures_that_were_not_asked_for_are_null():
 
 def test_what_changed_does_not_depend_on_the_batch():
     from camrobust.core.perturb import make_variants, variants
-    from camrobust.measure.image import Sample, Settings, explain_variants
+    from camrobust.measure.image import MeasureSettings, Sample, explain_variants
     from camrobust.measure.model import wrap
 
     planned = variants(["gaussian_noise:1-5", "contrast:1-3"])
@@ -158,7 +158,7 @@ def test_what_changed_does_not_depend_on_the_batch():
     model = wrap(pooled(), image_size=96)
     sample = Sample("images", "0", None, torch.zeros(96, 96, dtype=torch.int64))
     one, many = (
-        explain_variants(model, sample, pixels, planned, Settings(("gradcam",), batch=batch)).change
+        explain_variants(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=batch)).change
         for batch in (2, 32)
     )
     assert one.pixels.shape == (8, 1)

@@ -9,9 +9,9 @@ from PIL import Image
 
 from camrobust.contract.schema import MAPS
 from camrobust.report.page import build_report
-from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.significance import compare
+from camrobust.summary.significance import significance_tests
 from tests.report.test_page import HOSTILE, RUN
 from tests.summary.test_characteristics import photos
 from tests.synthetic import failures, frame, scores
@@ -22,10 +22,10 @@ def report():
     names = ("a", HOSTILE[0], "random")
     table = scores(images=25, cams=names, models=("m", HOSTILE[1]), perturbations=("x", HOSTILE[3]), seed=1)
     pictures = photos(table)
-    reduction = reduce_frame(table.lazy(), Settings())
+    reduction = reduce_frame(table.lazy(), SummarySettings())
     tables = {
         **reduction.tables,
-        "tests": compare(reduction.profiles),
+        "tests": significance_tests(reduction.profiles),
         "characteristics": characterise(reduction.profiles, pictures),
     }
     run = RUN | {"cams": list(names), "models": ["m", HOSTILE[1]]}

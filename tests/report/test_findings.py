@@ -6,9 +6,9 @@ from camrobust.contract.schema import MAPS
 from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.findings import characteristics_sentences, probability, test_sentences
 from camrobust.report.page import build_report
-from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
-from camrobust.summary.significance import compare
+from camrobust.summary.significance import significance_tests
 from tests.report.test_page import RUN
 from tests.summary.test_characteristics import photos
 from tests.synthetic import failures, frame, scores
@@ -21,10 +21,10 @@ del test_sentences  # a function of the package, not a test
 def made():
     table = scores(images=25, cams=("a", "b", "random"), models=("m", "n"), datasets=("d", "e"), seed=1)
     pictures = photos(table)
-    reduction = reduce_frame(table.lazy(), Settings())
+    reduction = reduce_frame(table.lazy(), SummarySettings())
     tables = {
         **reduction.tables,
-        "tests": compare(reduction.profiles),
+        "tests": significance_tests(reduction.profiles),
         "characteristics": characterise(reduction.profiles, pictures),
     }
     return table, pictures, tables
@@ -53,7 +53,7 @@ def test_sentences_say_what_the_table_says(made):
 def test_dropped_images_are_said():
     table = scores(images=9, cams=("a", "b"), bad=0, flip=-1)
     table = table.filter(~((pl.col("cam") == "b") & (pl.col("image_id") == "image-2")))
-    first, *_ = sentences(compare(reduce_frame(table.lazy(), Settings()).profiles), [])
+    first, *_ = sentences(significance_tests(reduce_frame(table.lazy(), SummarySettings()).profiles), [])
     assert "(1 lacks one and is left out)" in first
 
 

@@ -7,7 +7,7 @@ from camrobust.results.arrow import empty_frame
 from camrobust.results.blocks import image_counts, score_blocks
 from camrobust.results.commits import put_commit
 from camrobust.results.counted import read_committed
-from camrobust.summary.aggregate import Settings, reduce_scores, summarise
+from camrobust.summary.aggregate import SummarySettings, reduce_scores, summarise
 from camrobust.summary.rows import blocks_of
 from tests.synthetic import scores
 
@@ -46,7 +46,7 @@ def test_blocks_of_any_size_give_the_tables_of_the_rows_in_memory(store, rows):
     for some in (ids(0, 1, 2, 3), ids(4, 5), ids(6), ids(7, 8, 9, 10, 11)):
         commit(store, whole.filter(some))
     blocks = score_blocks([(store, read_committed(store))], rows)
-    same(reduce_scores(blocks, Settings()).tables, summarise(whole.lazy()))
+    same(reduce_scores(blocks, SummarySettings()).tables, summarise(whole.lazy()))
 
 
 @pytest.mark.parametrize("rows", [1, 40, 10**6])
@@ -60,7 +60,7 @@ def test_an_image_in_several_commits_is_averaged_once(store, rows):
     blocks = list(score_blocks([(store, read_committed(store))], rows))
     seen = [(block.dataset, image) for block in blocks for image in block.images]
     assert len(seen) == len(set(seen)) == 24
-    found = reduce_scores(score_blocks([(store, read_committed(store))], rows), Settings())
+    found = reduce_scores(score_blocks([(store, read_committed(store))], rows), SummarySettings())
     same(found.tables, summarise(whole.lazy()))
     assert sorted(found.profiles[0].images) == sorted(f"image-{number}" for number in range(12))
 
@@ -71,7 +71,7 @@ def test_several_runs_are_read_as_one(store, tmp_path):
     commit(store, whole.filter(ids(5, 6, 7, 8, 9, 10, 11) & (pl.col("cam") == "gradcam")))
     commit(other, whole.filter(pl.col("cam") == "random"))
     runs = [(one, read_committed(one)) for one in (store, other)]
-    same(reduce_scores(score_blocks(runs, 20), Settings()).tables, summarise(whole.lazy()))
+    same(reduce_scores(score_blocks(runs, 20), SummarySettings()).tables, summarise(whole.lazy()))
     assert image_counts(runs) == {"d": 12, "e": 12}
 
 

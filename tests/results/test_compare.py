@@ -10,14 +10,14 @@ from camrobust.contract.schema import DIFFERENCES
 from camrobust.interface.cli import main
 from camrobust.results.compare import compare_runs
 from camrobust.results.folder import open_run
-from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.differences import MEASURES, RAW, differences
 from tests.results.test_reduce import write_run
 from tests.synthetic import scores
 
 
 def profiles(table, alone=False):
-    return reduce_frame(table.lazy(), Settings(alone=alone)).profiles
+    return reduce_frame(table.lazy(), SummarySettings(alone=alone)).profiles
 
 
 def means(table, cam, same, column="rbo_adjusted"):

@@ -8,7 +8,14 @@ import pytest
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
-from camrobust.summary.aggregate import Settings, reduce_frame, reduce_scores, scan_scores, shares_kept, summarise
+from camrobust.summary.aggregate import (
+    SummarySettings,
+    reduce_frame,
+    reduce_scores,
+    scan_scores,
+    shares_kept,
+    summarise,
+)
 from camrobust.summary.pairs import Placed
 from camrobust.summary.rows import blocks_of
 from tests.reference.aggregate import group
@@ -141,7 +148,7 @@ def test_the_bootstrap_is_seeded_and_near_the_delta_method():
     table = scores(images=60, bad=0, seed=2)
 
     def by_cam(**settings):
-        return reduce_frame(table.lazy(), Settings(**settings)).tables["by_cam"].row(0, named=True)
+        return reduce_frame(table.lazy(), SummarySettings(**settings)).tables["by_cam"].row(0, named=True)
 
     plain, resampled = by_cam(), by_cam(intervals="bootstrap")
     assert resampled == by_cam(intervals="bootstrap")
@@ -152,18 +159,20 @@ def test_the_bootstrap_is_seeded_and_near_the_delta_method():
         for end in ("lower", "upper"):
             assert abs(resampled[f"{name}_{end}"] - plain[f"{name}_{end}"]) < 0.2 * width
     one = (
-        reduce_frame(tiny(("a", True, 0.5)).lazy(), Settings(intervals="bootstrap")).tables["by_cam"].row(0, named=True)
+        reduce_frame(tiny(("a", True, 0.5)).lazy(), SummarySettings(intervals="bootstrap"))
+        .tables["by_cam"]
+        .row(0, named=True)
     )
     assert (one["consistency"], one["consistency_lower"]) == (0.5, None)
 
 
 def test_a_share_of_the_images_is_kept_for_tests_and_always_the_same():
     table = scores(images=200)
-    every = reduce_scores(blocks_of(table), Settings()).profiles[0].images
-    some = reduce_scores(blocks_of(table.reverse()), Settings(), {"d": 0.3}).profiles[0].images
+    every = reduce_scores(blocks_of(table), SummarySettings()).profiles[0].images
+    some = reduce_scores(blocks_of(table.reverse()), SummarySettings(), {"d": 0.3}).profiles[0].images
     assert len(every) == 200
     assert 30 < len(some) < 90
-    assert some == reduce_scores(blocks_of(table), Settings(), {"d": 0.3}).profiles[0].images
+    assert some == reduce_scores(blocks_of(table), SummarySettings(), {"d": 0.3}).profiles[0].images
     assert shares_kept({"d": 50_000, "e": 10}) == {"d": 0.2, "e": 1}
     assert shares_kept({}) == {}
 
@@ -197,6 +206,6 @@ def test_mistakes():
     with pytest.raises(ValueError, match="summarise: average must be macro or micro, got 'mean'"):
         summarise(scores().lazy(), "mean")
     with pytest.raises(ValueError, match="summarise: intervals must be delta or bootstrap, got 'exact'"):
-        reduce_frame(scores().lazy(), Settings(intervals="exact"))
+        reduce_frame(scores().lazy(), SummarySettings(intervals="exact"))
     with pytest.raises(UserError, match=re.escape("scores: the run holds no score rows; see its failures, or run it")):
         scan_scores([])

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from camrobust.contract.schema import CHARACTERISTICS
-from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import (
     PROPERTIES,
     adjusted_difference,
@@ -24,7 +24,7 @@ def photos(table, seed=0):
 
 
 def profiles(table, **settings):
-    return reduce_frame(table.lazy(), Settings(**settings)).profiles
+    return reduce_frame(table.lazy(), SummarySettings(**settings)).profiles
 
 
 def test_correlations_are_scipys_over_the_images_that_have_both():

@@ -3,14 +3,14 @@ import polars as pl
 import pytest
 
 from camrobust.contract.schema import SCORES, TESTS
-from camrobust.summary.aggregate import Settings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.ranktests import holm
-from camrobust.summary.significance import compare
+from camrobust.summary.significance import significance_tests
 from tests.synthetic import frame, score_rows, scores
 
 
 def compared(table, **settings):
-    return compare(reduce_frame(table.lazy(), Settings(**settings)).profiles)
+    return significance_tests(reduce_frame(table.lazy(), SummarySettings(**settings)).profiles)
 
 
 def test_columns_are_the_schemas_and_every_comparison_is_there():

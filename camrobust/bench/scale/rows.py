@@ -25,7 +25,7 @@ from camrobust.results.commits import put_commit
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder, open_run
 from camrobust.run import workflow
-from camrobust.summary.aggregate import Settings, reduce_scores, scan_scores
+from camrobust.summary.aggregate import SummarySettings, reduce_scores, scan_scores
 
 DATASETS, MODELS, CAMS, PERTURBATIONS, SEVERITIES = 2, 5, 10, 8, 5
 PER_IMAGE = MODELS * CAMS * PERTURBATIONS * SEVERITIES
@@ -200,7 +200,7 @@ def compare(folder: str, images: int) -> str:
     contents = [files if place in chosen else {} for place, files in enumerate(committed.contents)]
     units = committed.units.filter(pl.col("commit").is_in(list(chosen)))
     part = Committed(units, committed.commits, contents, [])
-    tables = reduce_scores(score_blocks([(run.store, part)]), Settings(controls=(_floor(),))).tables
+    tables = reduce_scores(score_blocks([(run.store, part)]), SummarySettings(controls=(_floor(),))).tables
     rows = scan_scores(*run.score_files(part)).collect()
     worst, compared = 0.0, 0
     for name, keys_ in SUMMARIES.items():

@@ -23,7 +23,7 @@ from camrobust.core.explain.cams import CAMS, CLASSIC
 from camrobust.core.perturb import make_variants, variants, without_model
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
-from camrobust.measure.image import Sample, Settings, explain_variants, measure
+from camrobust.measure.image import MeasureSettings, Sample, explain_variants, measure
 from camrobust.measure.model import Model, ModelSpec, load_model
 
 PLAIN = "plain forward"
@@ -64,7 +64,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
     image = _image()
     pixels = make_variants(image[None], planned, ["bench"], "bench", 0)[0]
     sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
-    settings = Settings(CLASSIC, batch=BATCH[device], precision=precision)
+    settings = MeasureSettings(CLASSIC, batch=BATCH[device], precision=precision)
 
     def maps(model: Model, *cams: str) -> Callable[[], object]:
         return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))

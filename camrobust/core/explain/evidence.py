@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.explain.layout import FEATURE_MAP, Layout, tensor_in, with_tensor
-from camrobust.core.explain.tail import FirstAffine, Linear, Tail
+from camrobust.core.explain.tail import FirstAffine, PooledHead, Tail
 from camrobust.core.precision import GRADIENT_SCALE, arithmetic
 
 Choose = Callable[[Tensor], Tensor]
@@ -71,7 +71,7 @@ class Network:
     layer_name: str
     layout: Layout = FEATURE_MAP
     tail: Tail | None = None
-    head: Linear | None = None
+    head: PooledHead | None = None
     first: FirstAffine | None = None
     precision: str = "fp32"
 
@@ -105,7 +105,7 @@ class Evidence:
     network: Network
     images: Tensor
     outputs: Tensor
-    head: Linear | None
+    head: PooledHead | None
     draws: Draws | None
     found: dict[str, Any] = field(default_factory=dict)
 

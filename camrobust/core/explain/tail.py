@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Linear:
+class PooledHead:
     """Weight (n, C) and bias (n,) of a head that is exactly global average pooling and one linear layer."""
 
     weight: Tensor

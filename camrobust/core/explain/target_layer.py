@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import Evidence, Network, collect, frozen, logits_of
 from camrobust.core.explain.layout import Grid, Layout, grids_below, recognise, tensor_in
-from camrobust.core.explain.tail import Linear, Tail, close, cut, first_affine
+from camrobust.core.explain.tail import PooledHead, Tail, close, cut, first_affine
 
 PASS_ON = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
            nn.Softmax)  # fmt: skip
@@ -192,7 +192,7 @@ def _tail(evidence: Evidence) -> Tail | None:
     return tail if close(again, evidence.logits[rows]) else None
 
 
-def closed_form(evidence: Evidence) -> Linear | None:
+def closed_form(evidence: Evidence) -> PooledHead | None:
     """Weight and bias of the head, where the tail is exactly global average pooling and one linear layer.
 
     Found by trying: the last linear layer with one output per class must reproduce the tail's logits on random
@@ -206,5 +206,5 @@ def closed_form(evidence: Evidence) -> Linear | None:
         if head.weight.shape == (logits.shape[1], noise.shape[1]) and bool(head.weight.any()):
             bias = torch.zeros_like(logits[0]) if head.bias is None else head.bias
             if close(noise.mean(dim=(2, 3)) @ head.weight.T + bias, logits):
-                return Linear(head.weight, bias)
+                return PooledHead(head.weight, bias)
     return None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
-from camrobust.core.memory import in_passes
+from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb.attacks.on_prediction import Victim
 from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
@@ -52,7 +52,7 @@ def attack(
     def climb(some: Sequence[int]) -> None:
         made[list(some)] = _climbed(entry, victim, images[list(some)], [named[place] for place in some], dataset, seed)
 
-    for _ in in_passes(places + places[-1:] * (-len(places) % together), together, climb):
+    for _ in halving_on_oom(places + places[-1:] * (-len(places) % together), together, climb):
         pass
     return made
 

@@ -22,7 +22,7 @@ Where the clean value is 0 (black pixels, maps and activations behind a ReLU) a 
 
 
 @dataclass(frozen=True)
-class Change:
+class InputChange:
     """How far variants are from their clean image; each (V, 1) float64, so that it broadcasts over the CAMs.
 
     Attributes:
@@ -40,18 +40,18 @@ class Change:
     area_px: Tensor
 
     @staticmethod
-    def cat(parts: Sequence["Change"]) -> "Change":
+    def cat(parts: Sequence["InputChange"]) -> "InputChange":
         """Several groups of variants as one."""
-        names = [field.name for field in fields(Change)]
-        return Change(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+        names = [field.name for field in fields(InputChange)]
+        return InputChange(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
-    def without_first(self) -> "Change":
+    def without_first(self) -> "InputChange":
         """All variants but the first, which is the clean one."""
-        return Change(**{field.name: getattr(self, field.name)[1:] for field in fields(self)})
+        return InputChange(**{field.name: getattr(self, field.name)[1:] for field in fields(self)})
 
 
 @dataclass(frozen=True)
-class Seen:
+class PassOutput:
     """What a model saw and gave for some variants.
 
     Attributes:
@@ -64,9 +64,9 @@ class Seen:
     logits: Tensor
     activations: Tensor
 
-    def first(self) -> "Seen":
+    def first(self) -> "PassOutput":
         """The first variant alone, a copy: the others' memory is not held."""
-        return Seen(self.pixels[:1].clone(), self.logits[:1].clone(), self.activations[:1].clone())
+        return PassOutput(self.pixels[:1].clone(), self.logits[:1].clone(), self.activations[:1].clone())
 
 
 def _norm(values: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _at_least(clean: Tensor, dims: tuple[int, ...]) -> Tensor:
     return torch.maximum(magnitude, magnitude.amax(dim=dims, keepdim=True) / GREY_LEVELS)
 
 
-def change_between(clean: Seen, noisy: Seen) -> Change:
+def change_between(clean: PassOutput, noisy: PassOutput) -> InputChange:
     """How far V variants are from their clean image.
 
     Args:
@@ -93,7 +93,7 @@ def change_between(clean: Seen, noisy: Seen) -> Change:
     moved = (noisy.activations - clean.activations).flatten(2)
     area = difference.shape[-2] * difference.shape[-1]
     pixels = _norm(difference) / (area**0.5 * GREY_LEVELS)
-    return Change(
+    return InputChange(
         pixels=pixels,
         relative_pixels=_norm(difference.mul_(clean.pixels.float().clamp_(min=1).reciprocal_())) / area**0.5,
         logits=_norm(noisy.logits - clean.logits),
@@ -134,7 +134,7 @@ def sensitivity(clean: Tensor, noisy: Tensor) -> Tensor:
     unit="change of the map (its largest magnitude = 1) per change of the pixels",
     source="Alvarez-Melis & Jaakkola 2018",
 )  # fmt: skip
-def lipschitz(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
+def lipschitz(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """‖φ' - φ‖₂/‖x' - x‖₂, each map divided by its largest magnitude, pixels in [0, 1]; [0, ∞)."""
     return _by(_root_mean_square(_by_largest(noisy) - _by_largest(clean)), change.pixels)
 
@@ -144,7 +144,7 @@ def lipschitz(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     unit="summed change of the map (its largest magnitude = 1) per change of the pixels",
     source="Montavon et al. 2018",
 )  # fmt: skip
-def continuity(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
+def continuity(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """‖φ' - φ‖₁/‖x' - x‖₂, each map divided by its largest magnitude, pixels in [0, 1]; [0, ∞)."""
     mean = (_by_largest(noisy) - _by_largest(clean)).abs().mean(dim=-1)
     return _by(mean * change.area_px.sqrt(), change.pixels)
@@ -159,7 +159,7 @@ def _relative_map(clean: Tensor, noisy: Tensor) -> Tensor:
     "ris", takes="change", low=0, high=float("inf"), same=0, unit="relative change of the map per that of the pixels",
     source="Agarwal et al. 2022",
 )  # fmt: skip
-def ris(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
+def ris(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative input stability: ‖(φ' - φ)/φ‖₂/‖(x' - x)/x‖₂, [0, ∞).
 
     Deviation: |φ| counts as at least 1/255 of its largest value and a pixel as at least one grey level, for behind a
@@ -172,7 +172,7 @@ def ris(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     "ros", takes="change", low=0, high=float("inf"), same=0, unit="relative change of the map per change of the logits",
     source="Agarwal et al. 2022",
 )  # fmt: skip
-def ros(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
+def ros(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative output stability: ‖(φ' - φ)/φ‖₂/‖y' - y‖₂, y the logits; [0, ∞). Deviation as in `ris`."""
     return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.logits)
 
@@ -181,7 +181,7 @@ def ros(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
     "rrs", takes="change", low=0, high=float("inf"), same=0,
     unit="relative change of the map per that of the target layer's activations", source="Agarwal et al. 2022",
 )  # fmt: skip
-def rrs(clean: Tensor, noisy: Tensor, change: Change) -> Tensor:
+def rrs(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative representation stability: ‖(φ' - φ)/φ‖₂/‖(A' - A)/A‖₂, A the target layer's activations; [0, ∞).
 
     Deviation as in `ris`, for φ and A.

@@ -21,7 +21,7 @@ from PIL import Image
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
-from camrobust.core.memory import in_passes
+from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
 from camrobust.io.ceiling import ceiling, private_bytes
@@ -196,7 +196,7 @@ class Perturb:
             made = make_variants(images, planned, called, dataset, self.config.seed, self.config.jpeg_after)
             return made.cpu().numpy()
 
-        return [made for found in in_passes(some, len(some), one_pass) for made in found]
+        return [made for found in halving_on_oom(some, len(some), one_pass) for made in found]
 
 
 @dataclass(frozen=True)
