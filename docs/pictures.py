@@ -35,7 +35,7 @@ def metric_picture(noise: str = "gaussian_noise:1") -> Image.Image:
     captions = [
         f"1  the photo, cut into {int(segments.max()) + 1} segments",
         f"2, 3  its Grad-CAM, the first {RANKS} ranks",
-        f"{planned[0].perturbation}, {planned[0].parameter}: class {kept}",
+        f"{planned[0].perturbation}, {planned[0].strength}: class {kept}",
         f"4  its Grad-CAM: RBO {found['rbo']:.2f}, adjusted {found['rbo_adjusted']:.2f}",
     ]
     outlined = _outlined(stack[0].numpy(), segments.numpy())

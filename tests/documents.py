@@ -1,6 +1,6 @@
 """run.json as a run writes it, for folders that are made up without measuring."""
 
-VARIANT = {"perturbation": "gaussian_noise", "severity": 1, "parameter": "sigma=0.08", "replicate": 0}
+VARIANT = {"perturbation": "gaussian_noise", "severity": 1, "strength": "sigma=0.08", "replicate": 0}
 
 
 def run_document(images, models=("m",), cams=("gradcam",), variants=(VARIANT,), parts=1, **changes):

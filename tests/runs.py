@@ -13,7 +13,7 @@ from camrobust.results.folder import open_run
 from camrobust.summary.aggregate import scan_scores
 
 ROOT = Path(__file__).parents[1]
-KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "parameter", "replicate"]
+KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]
 
 
 def config(folder, images, **changes):

@@ -39,10 +39,10 @@ def score_rows(
                                 {
                                     "dataset": dataset, "model": model, "cam": cam, "perturbation": perturbation,
                                     "image_id": ids[image] if ids else f"image-{image}", "severity": level,
-                                    "parameter": f"sigma={level / 10:g}", "replicate": 0, "predicted_clean": 1,
+                                    "strength": f"sigma={level / 10:g}", "replicate": 0, "predicted_clean": 1,
                                     "predicted_perturbed": 1 if same else 2, "confidence_clean": 0.9,
                                     "entropy_clean": 0.4,
-                                    "confidence_perturbed": 0.5, "label": None, "same": same, "segments": 30,
+                                    "confidence_perturbed": 0.5, "label": None, "kept_class": same, "n_segments": 30,
                                     "status": status,
                                     **{name: number if ok else None for name, number in similarities(value).items()},
                                 }
@@ -63,10 +63,10 @@ def maps(table, cams=("gradcam", "random"), seed=0):
     """A gallery for every image of a score table."""
     generator = np.random.default_rng(seed)
     rows = []
-    keys = ["dataset", "image_id", "model", "perturbation", "severity", "parameter", "replicate"]
+    keys = ["dataset", "image_id", "model", "perturbation", "severity", "strength", "replicate"]
     variants = table.select(keys).unique(maintain_order=True)
     clean = variants.select("dataset", "image_id", "model").unique(maintain_order=True)
-    extra = {"perturbation": CLEAN, "severity": None, "parameter": "", "replicate": 0}
+    extra = {"perturbation": CLEAN, "severity": None, "strength": "", "replicate": 0}
     for row in [*({**one, **extra} for one in clean.to_dicts()), *variants.to_dicts()]:
         sink, mask = BytesIO(), BytesIO()
         Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(sink, "JPEG")
@@ -84,7 +84,7 @@ def maps(table, cams=("gradcam", "random"), seed=0):
 
 def images(table):
     found = table.select("dataset", "image_id").unique().sort("image_id").to_dicts()
-    rest = {"label": None, "width": 9, "height": 9, "segments": 30, "brightness": 0.5, "contrast": 0.1,
+    rest = {"label": None, "width": 9, "height": 9, "n_segments": 30, "brightness": 0.5, "contrast": 0.1,
             "colourfulness": 3.0, "edge_density": 0.1, "high_frequency": 0.1}  # fmt: skip
     return frame(IMAGES, [{**one, **rest} for one in found])
 

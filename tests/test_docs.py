@@ -127,7 +127,7 @@ def test_the_sql_of_the_page_about_results_runs_as_it_stands():
     names = {"duckdb": duckdb}
     shown(scan, names)
     (found,) = shown(query, names)
-    good = names["scores"].filter(pl.col("same") & (pl.col("status") == "ok")).group_by("model", "cam")
+    good = names["scores"].filter(pl.col("kept_class") & (pl.col("status") == "ok")).group_by("model", "cam")
     wanted = good.agg(pl.col("rbo_adjusted").mean()).sort("cam").rows()
     found.sort()
     assert [row[:2] for row in found] == [row[:2] for row in wanted]

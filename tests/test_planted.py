@@ -56,9 +56,9 @@ def test_a_map_that_moves_with_the_class_and_only_with_it(measured):
     result = measured["turning"]
     line = result.summary().filter(pl.col("cam") == "gradcam").row(0, named=True)
     assert line["consistency"] == pytest.approx(1, abs=1e-6)
-    flipped = result.scores.filter((pl.col("cam") == "gradcam") & ~pl.col("same"))
+    flipped = result.scores.filter((pl.col("cam") == "gradcam") & ~pl.col("kept_class"))
     expected = (
-        flipped.with_columns(truth=1 - pl.col("segments").map_elements(upside_down, pl.Float64))
+        flipped.with_columns(truth=1 - pl.col("n_segments").map_elements(upside_down, pl.Float64))
         .group_by("image_id").agg(pl.col("truth").mean())["truth"].mean()
     )  # fmt: skip
     assert line["responsiveness"] == pytest.approx(expected, abs=1e-5)
@@ -76,7 +76,7 @@ def test_a_map_that_is_drawn_anew_is_at_chance(measured):
 
 def test_the_floor_is_what_the_random_cam_gives(measured):
     # Random weights turn the still map upside down half of the time, and the restless one is new each time.
-    truth = measured["still"].scores.group_by("image_id").agg(pl.col("segments").first())["segments"]
+    truth = measured["still"].scores.group_by("image_id").agg(pl.col("n_segments").first())["n_segments"]
     turned = np.mean([(1 + upside_down(m)) / 2 for m in truth])
     floor, other = (
         measured[kind].summary().filter(pl.col("cam") == "random").row(0, named=True) for kind in ("still", "restless")
@@ -133,7 +133,8 @@ def planted_rows(images, generator, dataset, means, ease, pairs=12, flip=0.4):
         {
             "dataset": dataset, "model": "m", "image_id": pl.Series([f"{dataset}-{n}" for n in range(images)])[image],
             "cam": pl.Series(list(means))[cam], "perturbation": "gaussian_noise", "severity": None,
-            "parameter": "sigma=0.1", "replicate": replicate, "same": same, "status": "ok", "rbo": r, "rbo_adjusted": r,
+            "strength": "sigma=0.1", "replicate": replicate, "kept_class": same, "status": "ok", "rbo": r,
+            "rbo_adjusted": r,
             "confidence_clean": 0.5,
             "entropy_clean": 0.7,
         }
@@ -179,7 +180,7 @@ def test_planted_differences_and_characteristics_come_out():
         # The ease is what segments say, in both datasets alike; contrast says half of it, the rest says nothing.
         segments = np.round(400 + 2000 * ease)
         contrast = ease / ease.std() + generator.normal(0, 1, 400)
-        photos.append(photo_table(dataset, 400, generator, segments=segments, contrast=contrast))
+        photos.append(photo_table(dataset, 400, generator, n_segments=segments, contrast=contrast))
     reduction = reduce_frame(pl.concat(frames).lazy(), SummarySettings())
     tests = significance_tests(reduction.profiles).filter(pl.col("measure") == "consistency_adjusted")
     pair = tests.filter((pl.col("test") == "wilcoxon") & (pl.col("first") == "a") & (pl.col("second") == "b"))
@@ -192,7 +193,7 @@ def test_planted_differences_and_characteristics_come_out():
     )  # fmt: skip
     within = table.filter(pl.col("dataset") == "d")
     by = {row["property"]: row for row in within.filter(pl.col("analysis") == "spearman").iter_rows(named=True)}
-    assert by["segments"]["effect"] > 0.85
+    assert by["n_segments"]["effect"] > 0.85
     assert 0.4 < by["contrast"]["effect"] < 0.8
     assert by["brightness"]["effect_lower"] < 0 < by["brightness"]["effect_upper"]
     assert by["contrast"]["share_alone"] < 0.02

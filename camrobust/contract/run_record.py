@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
@@ -178,7 +178,7 @@ class VariantRecord(Record):
 
     perturbation: Text
     severity: int | None = Field(None, ge=0, le=127)
-    parameter: Text
+    strength: Text = Field(validation_alias=AliasChoices("strength", "parameter"))
     replicate: int = Field(0, ge=0, lt=2**15)
 
 
@@ -320,7 +320,7 @@ class RunRecord(DescribedRecord):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         planned = self.planned
-        if len({(one.perturbation, one.parameter, one.replicate) for one in self.variants}) < len(self.variants):
+        if len({(one.perturbation, one.strength, one.replicate) for one in self.variants}) < len(self.variants):
             raise ValueError("variants must be different")
         for what in ("models", "cams", "variants"):
             count = len(getattr(self, what))

@@ -10,12 +10,28 @@ from urllib.parse import unquote
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a result table; a required one is never null, and there in whatever version wrote the table."""
+    """One column of a result table.
+
+    Attributes:
+        name: of the column.
+        type: as Arrow writes it.
+        meaning: one sentence.
+        required: it is never null, and every version wrote it.
+    """
 
     name: str
     type: str
     meaning: str
     required: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the column has had, today's first."""
+        return (self.name, *(old for old, new in FORMER_NAMES.items() if new == self.name))
+
+
+FORMER_NAMES = {"same": "kept_class", "segments": "n_segments", "parameter": "strength"}
+"""Columns that version 0.1 called otherwise; whoever reads a table of a run accepts the old name once."""
 
 
 def _columns(*rows: tuple[str, str, str], required: str = "") -> tuple[Column, ...]:
@@ -40,9 +56,9 @@ KEYS = _columns(
     ("cam", "string", "name of the CAM method"),
     ("perturbation", "string", "name of the perturbation"),
     ("severity", "int8", "1 to 5, null when the strength was given by parameter"),
-    ("parameter", "string", "the strength in physical terms, for example sigma=0.08"),
+    ("strength", "string", "the strength in physical terms, for example sigma=0.08"),
     ("replicate", "int16", "number of the repetition with another random draw, from 0"),
-    required="dataset model image_id cam perturbation parameter replicate",
+    required="dataset model image_id cam perturbation strength replicate",
 )
 
 SIMILARITIES = _columns(
@@ -78,10 +94,10 @@ SCORES = (
         ("entropy_clean", "float32", "entropy of the softmax on the clean image, nats"),
         ("confidence_perturbed", "float32", "softmax probability of predicted_perturbed on the perturbed image"),
         ("label", "int32", "true class, null where unknown"),
-        ("same", "bool", "predicted_perturbed equals predicted_clean"),
-        ("segments", "int32", "number m of segments that were ranked"),
+        ("kept_class", "bool", "predicted_perturbed equals predicted_clean"),
+        ("n_segments", "int32", "number m of segments that were ranked"),
         ("status", "string", "ok, flat_map (no ranking to compare) or not_finite; see STATUS"),
-        required="same status",
+        required="kept_class status",
     ),
     *SIMILARITIES,
 )
@@ -98,7 +114,7 @@ IMAGES = _columns(
     ("label", "int32", "true class, null where unknown"),
     ("width", "int32", "width of the decoded photo before resizing, px"),
     ("height", "int32", "height of the decoded photo before resizing, px"),
-    ("segments", "int32", "number m of segments of the crop"),
+    ("n_segments", "int32", "number m of segments of the crop"),
     ("brightness", "float32", "mean luminance of the crop, [0, 1]"),
     ("contrast", "float32", "standard deviation of the crop's luminance, [0, 0.5]"),
     ("colourfulness", "float32", "Hasler and Suesstrunk 2003 on the [0, 255] scale, 0 = grey"),
@@ -127,7 +143,7 @@ MAPS = _columns(
     ("model", "string", "name of the model"),
     ("perturbation", "string", "name of the perturbation, or clean"),
     ("severity", "int8", "1 to 5, null when given by parameter or clean"),
-    ("parameter", "string", "the strength in physical terms, empty for clean"),
+    ("strength", "string", "the strength in physical terms, empty for clean"),
     ("replicate", "int16", "number of the repetition, from 0"),
     ("predicted", "int32", "class predicted for this variant"),
     ("confidence", "float32", "softmax probability of that class"),
@@ -200,7 +216,7 @@ SUMMARY_COUNTS = _columns(
 )
 
 SUMMARIES: dict[str, tuple[str, ...]] = {
-    "by_level": ("dataset", "model", "cam", "perturbation", "severity", "parameter"),
+    "by_level": ("dataset", "model", "cam", "perturbation", "severity", "strength"),
     "by_perturbation": ("dataset", "model", "cam", "perturbation"),
     "by_cam": ("dataset", "model", "cam"),
     "by_model": ("dataset", "model"),

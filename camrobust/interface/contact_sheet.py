@@ -74,6 +74,6 @@ def sheet(
 def _title(variant: Variant, font: Font, width: int) -> str:
     """The strength, where it fits under a picture; a longer one gives way to its severity."""
     if variant.severity is None:
-        return variant.parameter
-    title = f"{variant.severity}: {variant.parameter}"
+        return variant.strength
+    title = f"{variant.severity}: {variant.strength}"
     return title if font.getlength(title) <= width else f"severity {variant.severity}"

@@ -87,7 +87,7 @@ def explain_picture(
     predictions = explained.predictions.tolist()
     columns = [
         _Column(
-            title=f"{one.perturbation} {one.severity or one.parameter}" if one else "clean",
+            title=f"{one.perturbation} {one.severity or one.strength}" if one else "clean",
             prediction=f"{confidence:.0%} {spoken(label, names)}",
             flipped=label != predictions[0],
         )

@@ -109,7 +109,7 @@ def explain_variants(
     """
     functions = [CAMS[name].function for name in settings.cams]
     pixels = attacked(model, sample, pixels, variants, settings)
-    strengths = ["clean", *(f"{one.perturbation}:{one.parameter}:{one.replicate}" for one in variants)]
+    strengths = ["clean", *(f"{one.perturbation}:{one.strength}:{one.replicate}" for one in variants)]
     choose = _choose(settings.target)
     clean: PassOutput | None = None
     entropy = torch.tensor(torch.nan)
@@ -255,7 +255,7 @@ def measure(
         "cam": np.array([*settings.cams] * V, object),
         "perturbation": each([one.perturbation for one in variants]),
         "severity": each([one.severity for one in variants]),
-        "parameter": each([one.parameter for one in variants]),
+        "strength": each([one.strength for one in variants]),
         "replicate": each([one.replicate for one in variants], int),
         "predicted_clean": each(classes[:1].repeat(V), int),
         "predicted_perturbed": each(classes[1:], int),
@@ -263,8 +263,8 @@ def measure(
         "entropy_clean": each([float(explained.entropy)] * V, float),
         "confidence_perturbed": each(confidences[1:], float),
         "label": each([sample.label] * V),
-        "same": each(classes[1:] == classes[0], bool),
-        "segments": each([count] * V, int),
+        "kept_class": each(classes[1:] == classes[0], bool),
+        "n_segments": each([count] * V, int),
         "status": _status(compared.pop("flat"), compared.pop("finite")),
     }
     numbers = torch.stack([*compared.values()]).flatten(1).cpu().numpy()

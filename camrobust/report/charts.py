@@ -36,7 +36,7 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
     Returns:
         None where no strength was given as a severity.
     """
-    keys = ("dataset", "model", "cam", "perturbation", "severity", "parameter", "n_images")
+    keys = ("dataset", "model", "cam", "perturbation", "severity", "strength", "n_images")
     table = measured(by_level.drop_nulls("severity"), keys)
     if table.is_empty():
         return None
@@ -55,7 +55,7 @@ def severity_curves(by_level: pl.DataFrame, cams: Sequence[str], controls: Seque
             alt.FieldOneOfPredicate(field="cam", oneOf=list(controls)), alt.value([5, 4]), alt.value([1, 0])
         ),
         tooltip=[
-            alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("severity:O"), alt.Tooltip("parameter:N", title="strength"),
+            alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("severity:O"), alt.Tooltip("strength:N"),
             alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("lower:Q", format=".3f"),
             alt.Tooltip("upper:Q", format=".3f"), alt.Tooltip("n_images:Q", title="images"),
         ],

@@ -102,8 +102,8 @@ def data_uri(picture: Image.Image) -> str:
 
 Kind = Literal["most", "least", "flipped"]
 Row = dict[str, Any]
-PAIR = ("perturbation", "parameter", "replicate")
-KEPT = pl.col("same") & (pl.col("status") == "ok")
+PAIR = ("perturbation", "strength", "replicate")
+KEPT = pl.col("kept_class") & (pl.col("status") == "ok")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class _Drawn:
         found = [self._cell(clean, "clean, with segments", "reference")]
         for pair in pairs:
             same = pl.all_horizontal(pl.col(key) == pair[key] for key in PAIR)
-            level = pair["parameter"] if pair["severity"] is None else pair["severity"]
+            level = pair["strength"] if pair["severity"] is None else pair["severity"]
             variant = _only(variants.filter(same))
             found.append(
                 self._cell(variant, f"{pair['perturbation']} {level}", f"agreement {pair['rbo_adjusted']:.2f}")
@@ -247,7 +247,7 @@ def exhibits(
 
 def _unmoved(known: pl.DataFrame) -> pl.DataFrame:
     """The flipped pair of each image whose maps agree most, the images with the highest agreement first."""
-    flipped = known.filter(~pl.col("same") & (pl.col("status") == "ok"))
+    flipped = known.filter(~pl.col("kept_class") & (pl.col("status") == "ok"))
     ordered = flipped.sort("rbo_adjusted", "image_id", *PAIR, descending=[True, False, False, False, False])
     return ordered.unique(["dataset", "image_id"], keep="first", maintain_order=True).head(EXTREMES)
 

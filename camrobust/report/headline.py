@@ -97,6 +97,6 @@ def _worst(by_level: pl.DataFrame, best: Mapping[str, Any]) -> list[str]:
         return []
     worst = here.sort("consistency_adjusted").row(0, named=True)
     return [
-        f"Its maps hold least under {worst['perturbation']} at {worst['parameter']}, where those that kept their class "
+        f"Its maps hold least under {worst['perturbation']} at {worst['strength']}, where those that kept their class "
         f"agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
     ]

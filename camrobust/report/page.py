@@ -94,7 +94,7 @@ def build_report(
         galleries=[(*one, exhibits(maps, scores, *one, classes.get(one[0], ()))) for one in _chosen(ranked, run)]
         if maps.height
         else [],
-        segments=images["segments"].median() if images.height else None,
+        segments=images["n_segments"].median() if images.height else None,
         n_images=images.height,
         failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
         kinds=failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),

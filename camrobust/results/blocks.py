@@ -157,7 +157,7 @@ def _read(files: Sequence[_File], places: Mapping[str, int]) -> Rows:
         image=lookup[image.codes],
         text={name: _coded(table[name]) for name in TEXT},
         severity=_numpy(severity),
-        same=_numpy(table["same"]),
+        same=_numpy(table["kept_class"]),
         numbers={name: _numpy(table[name]) for name in NUMBERS},
     )
 

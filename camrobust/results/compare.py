@@ -27,7 +27,7 @@ SHOWN = 8
 NAMED = ("models", "cams")
 Document = Mapping[str, Any]
 Level = tuple[str, str]
-"""Perturbation and parameter."""
+"""Perturbation and strength."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _less(profiles: Sequence[Profile], photos: pl.DataFrame, gone: Collection[st
 
 
 def _levels(document: Document) -> set[Level]:
-    return {(entry["perturbation"], entry["parameter"]) for entry in document.get("variants", ())}
+    return {(entry["perturbation"], entry["strength"]) for entry in document.get("variants", ())}
 
 
 def _without(one: Document, other: Document) -> list[str]:
@@ -185,7 +185,7 @@ def _without(one: Document, other: Document) -> list[str]:
     found = [f"{what[:-1]} {name}" for what in NAMED for name in one[what] if name not in other[what]]
     datasets = [[entry["name"] for entry in document["numbers"]["datasets"]] for document in (one, other)]
     found += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
-    return [*found, *(f"{name} at {parameter}" for name, parameter in sorted(_levels(one) - _levels(other)))]
+    return [*found, *(f"{name} at {strength}" for name, strength in sorted(_levels(one) - _levels(other)))]
 
 
 def _blocks(run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level]) -> Iterator[Block]:
@@ -198,9 +198,9 @@ def _blocks(run: Sequence[tuple[Store, Committed]], document: Document, levels: 
 def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[str, Rows]]:
     """Only the rows at some strengths."""
     for model, some in rows:
-        names, parameters = some.text["perturbation"], some.text["parameter"]
-        wanted = np.array([[(name, parameter) in levels for parameter in parameters.values] for name in names.values])
-        kept = wanted[names.codes, parameters.codes]
+        names, strengths = some.text["perturbation"], some.text["strength"]
+        wanted = np.array([[(name, strength) in levels for strength in strengths.values] for name in names.values])
+        kept = wanted[names.codes, strengths.codes]
         if not kept.any():
             continue
         yield (

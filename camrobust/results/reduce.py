@@ -115,7 +115,7 @@ def _names(document: Document, what: str) -> list[str]:
         return [entry["name"] for entry in document["numbers"].get("datasets", ())]
     if what == "variants":
         return [
-            f"{entry['perturbation']} {entry['parameter']}, replicate {entry['replicate']}"
+            f"{entry['perturbation']} {entry['strength']}, replicate {entry['replicate']}"
             for entry in document.get("variants", ())
         ]
     return list(document[what])

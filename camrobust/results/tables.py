@@ -100,12 +100,13 @@ def read_coded(
         budget.add(size)
         footer = pq.ParquetFile(file)
         known = _known(footer, columns, where)
-        budget.take(needed_bytes(footer.metadata, {one.name for one in known}, file), where)
-        texts = [one.name for one in known if _varies(one)]
+        budget.take(needed_bytes(footer.metadata, set(known), file), where)
+        texts = [name for name, column in known.items() if _varies(column)]
         # Text is read as codes, which cannot be asked for before it is known that there is text.
         table = pq.ParquetFile(file, metadata=footer.metadata, read_dictionary=texts).read(
-            columns=[one.name for one in known], use_threads=False
+            columns=list(known), use_threads=False
         )
+        table = table.rename_columns([known[name].name for name in table.column_names])
         told = dict(footer.schema_arrow.metadata or {})
         table.validate(full=True)
         return _fitted(table, columns, where), told
@@ -130,12 +131,16 @@ def _varies(column: Column) -> bool:
     return column.type in ("string", "binary")
 
 
-def _known(parquet: pq.ParquetFile, columns: Sequence[Column], where: str) -> list[Column]:
-    """The columns that are there; what must be there is there once and of its type."""
+def _known(parquet: pq.ParquetFile, columns: Sequence[Column], where: str) -> dict[str, Column]:
+    """The columns of the file that are wanted, by their name there.
+
+    Raises:
+        TableError: a required column is missing, or one is there twice or has another type.
+    """
     schema = parquet.schema_arrow
-    known = []
+    known = {}
     for column in columns:
-        places = schema.get_all_field_indices(column.name)
+        places = [place for name in column.names for place in schema.get_all_field_indices(name)]
         if not places and not column.required:
             continue
         if len(places) != 1:
@@ -144,7 +149,7 @@ def _known(parquet: pq.ParquetFile, columns: Sequence[Column], where: str) -> li
         kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
         if not any(fits(kind) for fits in _FITS[column.type.rstrip("0123456789")]):
             raise foreign(where, f"the column {column.name} must be of type {column.type}, got {short(str(kind))}")
-        known.append(column)
+        known[schema.field(places[0]).name] = column
     return known
 
 

@@ -13,7 +13,7 @@ from camrobust.results.folder import RunFolder
 from camrobust.results.tables import read_frame
 
 IMAGE = ["dataset", "image_id"]
-VARIANT = ["cam", "perturbation", "parameter", "replicate"]
+VARIANT = ["cam", "perturbation", "strength", "replicate"]
 EXAMPLES = 5
 USED = tuple(one for one in SCORE_FILE if one.name in ("image_id", *VARIANT))
 ROWS_AT_ONCE = 2_000_000
@@ -142,7 +142,7 @@ def verify(folder: RunFolder) -> Completeness:
 
 def _planned(cams: Sequence[str], variants: Sequence[Mapping[str, Any]]) -> _Planned:
     named = [{"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants]
-    schema = {"cam": pl.String, "perturbation": pl.String, "parameter": pl.String, "replicate": pl.Int16}
+    schema = {"cam": pl.String, "perturbation": pl.String, "strength": pl.String, "replicate": pl.Int16}
     # Small enough that a sum over all rows of an image does not overflow.
     marks = np.random.default_rng(0).integers(1, 2**40, len(named))
     table = (

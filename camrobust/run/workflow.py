@@ -181,7 +181,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], None]
         "controls": controls(config.cams),
         "families": families(plan.variants),
         "variants": [
-            {"perturbation": one.perturbation, "severity": one.severity, "parameter": one.parameter,
+            {"perturbation": one.perturbation, "severity": one.severity, "strength": one.strength,
              "replicate": one.replicate}
             for one in plan.variants
         ],

@@ -221,7 +221,7 @@ def _datasets(profiles: Sequence[Profile], parts: Sequence[Mapping[str, Array]],
     lines: list[Line] = []
     for first, second in combinations(range(len(profiles)), 2):
         pair = [profiles[first], profiles[second]]
-        segments = np.concatenate([parts[place].get("segments", np.array([])) for place in (first, second)])
+        segments = np.concatenate([parts[place].get("n_segments", np.array([])) for place in (first, second)])
         belongs = np.repeat([1.0, 0.0], [len(one.images) for one in pair])
         if len(segments) != len(belongs):
             continue

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}
 """Suffix of the measures to column of the score rows."""
 Cell = tuple[str, str, int | None, str]
-"""CAM, perturbation, severity, parameter."""
+"""CAM, perturbation, severity, strength."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ def _counted(cell: NDArray[np.int64], event: NDArray[np.bool_], cells: int) -> A
 
 def _cells(rows: Rows) -> tuple[NDArray[np.int64], list[Cell]]:
     """The cell of every row, and the cells that occur, sorted, so that groups of them are neighbours."""
-    cam, perturbation, parameter = (rows.text[name] for name in ("cam", "perturbation", "parameter"))
+    cam, perturbation, strength = (rows.text[name] for name in ("cam", "perturbation", "strength"))
     low = int(rows.severity.min(initial=NO_SEVERITY))
     severities = int(rows.severity.max(initial=NO_SEVERITY)) - low + 1
-    shape = (len(cam.values), len(perturbation.values), severities, len(parameter.values))
+    shape = (len(cam.values), len(perturbation.values), severities, len(strength.values))
     key = cam.codes.astype(np.int64)
-    rest: tuple[NDArray[Any], ...] = (perturbation.codes, rows.severity - low, parameter.codes)
+    rest: tuple[NDArray[Any], ...] = (perturbation.codes, rows.severity - low, strength.codes)
     for codes, size in zip(rest, shape[1:], strict=True):
         key = key * size + codes
     if np.prod(shape, dtype=np.float64) <= 2 * key.size + 1_000_000:
@@ -162,7 +162,7 @@ def _cells(rows: Rows) -> tuple[NDArray[np.int64], list[Cell]]:
     else:
         present = np.unique(key)
     found = [
-        (cam.values[c], perturbation.values[p], None if s + low == NO_SEVERITY else int(s + low), parameter.values[q])
+        (cam.values[c], perturbation.values[p], None if s + low == NO_SEVERITY else int(s + low), strength.values[q])
         for c, p, s, q in zip(*np.unravel_index(present, shape), strict=True)
     ]
     order = sorted(range(len(found)), key=lambda place: _sortable(found[place]))

@@ -9,12 +9,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 NO_SEVERITY = -1
-"""Stands for a strength that was given by parameter."""
-TEXT = ("cam", "perturbation", "parameter", "status")
+"""Stands for a strength that was given by strength."""
+TEXT = ("cam", "perturbation", "strength", "status")
 CERTAINTY = {"confidence": "confidence_clean", "entropy": "entropy_clean"}
 """How sure the model is of a clean image, and the column that says so."""
 NUMBERS = ("rbo", "rbo_adjusted", *CERTAINTY.values())
-COLUMNS = ("image_id", *TEXT, "severity", "same", *NUMBERS)
+COLUMNS = ("image_id", *TEXT, "severity", "kept_class", *NUMBERS)
 """What the summaries need of a score row."""
 
 
@@ -86,7 +86,7 @@ def _by_model(rows: pl.DataFrame, images: pl.Series) -> Iterator[tuple[str, Rows
                 image=images.search_sorted(some["image_id"]).to_numpy(),
                 text={name: _coded(some[name]) for name in TEXT},
                 severity=some["severity"].cast(pl.Int16).fill_null(NO_SEVERITY).to_numpy(),
-                same=some["same"].to_numpy(),
+                same=some["kept_class"].to_numpy(),
                 numbers={
                     name: some[name].cast(pl.Float64).fill_null(np.nan).to_numpy() if name in some.columns else missing
                     for name in NUMBERS

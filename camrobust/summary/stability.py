@@ -42,7 +42,7 @@ def per_image(scores: pl.LazyFrame, by: Sequence[str] = IMAGE, *, same_class: bo
         The group's columns, the number of variants that counted, the maxima and means; sorted by group. A flat map has
         no value: it is neither stable nor unstable.
     """
-    rows = scores.filter(pl.col("same")) if same_class else scores
+    rows = scores.filter(pl.col("kept_class")) if same_class else scores
     counted = (pl.col("status") == "ok").sum().cast(pl.Int64).alias("n_pairs")
     found = rows.group_by(list(by)).agg(counted, *extremes())
     return found.select(*by, *(column.name for column in IMAGE_STABILITY)).sort(list(by), nulls_last=True)

@@ -70,7 +70,7 @@ def test_pixelate_is_pillows_box_both_ways_at_any_size():
 def numbers(name, severity, image="p"):
     """The stream that `perturb` hands to an image, and the strength."""
     (variant,) = variants([f"{name}:{severity}"])
-    return Draws.of(7, "d", [image], name, variant.parameter, 0), variant.values
+    return Draws.of(7, "d", [image], name, variant.strength, 0), variant.values
 
 
 def ours(name, severity, photo):

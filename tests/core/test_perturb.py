@@ -176,15 +176,15 @@ def test_what_a_specification_may_say():
     assert [v.severity for v in variants(["gaussian_noise"])] == [1, 2, 3, 4, 5]
     assert [v.severity for v in variants(["contrast:1,3-4"])] == [1, 3, 4]
     assert variants(["contrast:factor=0.5"])[0] == Variant("contrast", None, (0.5,), 0)
-    assert variants([{"contrast": {"factor": [0.5, 0.6]}}])[1].parameter == "factor=0.6"
+    assert variants([{"contrast": {"factor": [0.5, 0.6]}}])[1].strength == "factor=0.6"
     found = variants([{"gaussian_noise": [1, 3], "replicates": 2}])
     assert [(v.severity, v.replicate) for v in found] == [(1, 0), (3, 0), (1, 1), (3, 1)]
     assert len(variants(["preset:noise"])) == 30
     assert variants(["defocus_blur:radius=3,alias=0.1"])[0] == Variant("defocus_blur", None, (3, 0.1), 0)
     curve = variants([{"defocus_blur": {"radius": [3, 5], "alias": 0.25}}])
-    assert [one.parameter for one in curve] == ["radius=3,alias=0.25", "radius=5,alias=0.25"]
+    assert [one.strength for one in curve] == ["radius=3,alias=0.25", "radius=5,alias=0.25"]
     close = variants([{"contrast": {"factor": [0.1234567, 0.1234568]}}])
-    assert [one.parameter for one in close] == ["factor=0.1234567", "factor=0.1234568"]
+    assert [one.strength for one in close] == ["factor=0.1234567", "factor=0.1234568"]
     assert len(variants(["preset:all"])) == 5 * len(NAMES)
 
 
@@ -304,7 +304,7 @@ def test_presets_hold_the_published_lists():
 
 def test_a_sequence_is_one_after_the_other():
     (both,) = variants([{"compose": ["gaussian_blur:2", "jpeg_compression:2"]}])
-    assert (both.perturbation, both.severity, both.parameter) == (
+    assert (both.perturbation, both.severity, both.strength) == (
         "gaussian_blur+jpeg_compression", 2, "sigma=2+quality=18",
     )  # fmt: skip
     images = photos(1)

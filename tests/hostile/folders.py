@@ -22,7 +22,7 @@ NAMES = {"dataset": "d", "model": "m"}
 
 
 def variants():
-    return [{"perturbation": "gaussian_noise", "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
+    return [{"perturbation": "gaussian_noise", "severity": n, "strength": f"sigma={n / 10:g}", "replicate": 0}
             for n in LEVELS]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_evaluate_takes_files_and_arrays(tmp_path):
 
 def test_evaluate_cuts_images_as_asked_and_records_how_many_segments_each_has():
     def segments(**given):
-        return camrobust.evaluate(pooled(), images(2), perturbations=["contrast:3"], **given).scores["segments"]
+        return camrobust.evaluate(pooled(), images(2), perturbations=["contrast:3"], **given).scores["n_segments"]
 
     assert segments(segments={"method": "grid", "cells": 5}).unique().to_list() == [25]
     wanted = [int(labels.max()) + 1 for labels in quickshift((images(2) * 255).round().to(torch.uint8), max_dist=5)]
@@ -117,7 +117,7 @@ def test_the_explained_class_follows_the_setting(target):
 def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     from camrobust.core.similarity import SIMILARITIES
     from camrobust.core.similarity.sensitivity import InputChange
-    from camrobust.measure.image import Explained, MeasureSettings, agreement
+    from camrobust.measure.image import Explained, MeasureSettings, map_agreement
 
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(4, 2, 7, 7, generator=generator)
@@ -128,13 +128,13 @@ def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     explained = Explained(
         torch.zeros(4, 3, 1, 1), maps, torch.zeros(4), torch.zeros(4), 0.0, InputChange(*torch.ones(5, 3, 1))
     )
-    found = agreement(explained, segments, settings)
+    found = map_agreement(explained, segments, settings)
     assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
     assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]
     for name, values in found.items():
         if name not in ("flat", "finite"):
             assert values.isnan().tolist() == [[True, False], [False, True], [False, False]], name
-    assert agreement(explained, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
+    assert map_agreement(explained, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
 
 
 def test_measures_that_were_not_asked_for_are_null():
@@ -250,7 +250,7 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
     ).scores
     assert scores.height == 77
     composed = scores.filter(pl.col("perturbation") == "fog+gaussian_noise")
-    assert composed["parameter"].to_list() == ["amount=1.5,decay=2+sigma=0.12"] * 2
+    assert composed["strength"].to_list() == ["amount=1.5,decay=2+sigma=0.12"] * 2
     assert composed["replicate"].to_list() == [0, 1]
     assert composed["severity"].to_list() == [None, None]
     assert composed["confidence_perturbed"].n_unique() == 2

@@ -10,6 +10,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.run_files import number_of
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.results import commits, lease
+from camrobust.results import counted as reading
 from camrobust.results.arrow import make_table
 from camrobust.results.commits import Unit, keep_rest, write_commit
 from camrobust.results.counted import read_committed
@@ -56,7 +57,7 @@ class Serial:
 def adversary(monkeypatch):
     """Nobody's beats are believed: every driver may take over from every other at any moment."""
     monkeypatch.setattr(lease, "_is_free", lambda *_: True)
-    monkeypatch.setattr(commits, "ThreadPoolExecutor", Serial)
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", Serial)
 
 
 def accepted(folder, number):
@@ -182,7 +183,7 @@ def test_no_order_of_steps_loses_a_unit_counts_one_twice_or_changes_what_counts(
 
 def break_numbers(monkeypatch):
     """Every commit counts, whoever wrote it."""
-    monkeypatch.setattr(commits, "counts_by_number", lambda *_: True)
+    monkeypatch.setattr(reading, "counts_by_number", lambda *_: True)
 
 
 def break_deleting(monkeypatch):

@@ -36,7 +36,9 @@ def group(rows, column, average="macro"):
     for row in rows:
         if row["status"] == "ok" and row[column] is not None:
             image = (row["dataset"], row["image_id"])
-            (same if row["same"] else flipped)[image].append(row[column] if row["same"] else 1 - row[column])
+            (same if row["kept_class"] else flipped)[image].append(
+                row[column] if row["kept_class"] else 1 - row[column]
+            )
     low, high = (0, 1) if column == "rbo" else (-float("inf"), float("inf"))
     C, e = ratio(same, average)
     R, f = ratio(flipped, average)

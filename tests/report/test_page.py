@@ -154,7 +154,7 @@ def test_the_commands_repeat_the_run():
 def test_flipped_predictions_with_unmoved_maps_are_shown():
     table = scores(images=9, bad=0, seed=3)
     found = exhibits(maps(table), table.lazy(), "m", "gradcam")
-    flipped = table.filter(~pl.col("same") & (pl.col("cam") == "gradcam")).sort("rbo_adjusted", descending=True)
+    flipped = table.filter(~pl.col("kept_class") & (pl.col("cam") == "gradcam")).sort("rbo_adjusted", descending=True)
     assert [one.image_id for one in found["flipped"]] == flipped["image_id"].unique(maintain_order=True)[:3].to_list()
     assert found["flipped"][0].cells[1].agreement == f"agreement {flipped['rbo_adjusted'][0]:.2f}"
     assert found["flipped"][0].flip == ("class 1", "class 2")
@@ -210,10 +210,10 @@ def noisy_gallery(table):
     sink = BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
     Image.fromarray(noise).save(sink, "JPEG", quality=90)
-    keys = ["dataset", "image_id", "model", "perturbation", "severity", "parameter", "replicate"]
+    keys = ["dataset", "image_id", "model", "perturbation", "severity", "strength", "replicate"]
     variants = table.select(keys).unique(maintain_order=True)
     clean = variants.unique(["image_id", "model"]).with_columns(
-        perturbation=pl.lit(CLEAN), severity=pl.lit(None, pl.Int8), parameter=pl.lit("")
+        perturbation=pl.lit(CLEAN), severity=pl.lit(None, pl.Int8), strength=pl.lit("")
     )
     cams = table["cam"].unique().sort().to_list()
     values = np.random.default_rng(1).random((len(cams), 7, 7)).astype("<f2").tobytes()

@@ -18,7 +18,7 @@ from tests.synthetic import score_rows
 
 def unit(image, models=("m", "n/o"), dataset="d", part=0, segments=3):
     rows = score_rows(images=1, models=models, datasets=(dataset,), ids=[image])
-    picture = {"dataset": dataset, "image_id": image, "segments": segments}
+    picture = {"dataset": dataset, "image_id": image, "n_segments": segments}
     return Unit(dataset, image, part, make_table(SCORES, rows), make_table(IMAGES, [picture]),
                 make_table(FAILURES, []), make_table(MAPS, []))  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_of_two_executions_with_the_same_images_the_first_counts_and_nothing_of_
     found = read_committed(store)
     assert found.commits == [first]
     assert len(found.uncounted) == 3
-    assert read_small(store, "images", found.tables("images"))["segments"].to_list() == [3, 3]
+    assert read_small(store, "images", found.tables("images"))["n_segments"].to_list() == [3, 3]
 
 
 def test_files_without_a_commit_do_not_count_and_are_deleted_under_a_later_lease(store):

@@ -21,7 +21,7 @@ def profiles(table, alone=False):
 
 
 def means(table, cam, same, column="rbo_adjusted"):
-    rows = table.filter((pl.col("cam") == cam) & (pl.col("same") == same) & pl.col(column).is_not_null())
+    rows = table.filter((pl.col("cam") == cam) & (pl.col("kept_class") == same) & pl.col(column).is_not_null())
     value = pl.col(column) if same else 1 - pl.col(column)
     return dict(rows.group_by("image_id").agg(value.mean()).iter_rows())
 

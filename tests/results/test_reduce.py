@@ -36,7 +36,7 @@ def write_run(
     )  # fmt: skip
     run = open_run(str(folder))
     table = moved(scores(images=8, cams=cams, models=models, levels=levels, perturbations=perturbations))
-    variants = [{"perturbation": name, "severity": n, "parameter": f"sigma={n / 10:g}", "replicate": 0}
+    variants = [{"perturbation": name, "severity": n, "strength": f"sigma={n / 10:g}", "replicate": 0}
                 for name in perturbations for n in levels]  # fmt: skip
     photos = other(images(table))
     run.write_json("run.json", run_document(

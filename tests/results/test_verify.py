@@ -14,7 +14,7 @@ from tests.synthetic import scores
 
 DATASETS, MODELS, CAMS, LEVELS, IMAGES = ("d", "ü/2"), ("m", "n/o"), ("gradcam", "random"), (1, 3, 5), 6
 IMAGE = ["dataset", "image_id"]
-VARIANT = ["perturbation", "parameter", "replicate"]
+VARIANT = ["perturbation", "strength", "replicate"]
 ALL = scores(images=IMAGES, datasets=DATASETS, models=MODELS, cams=CAMS, levels=LEVELS)
 
 
@@ -67,7 +67,7 @@ CASES = {
     "a row is there twice": (twice(3), ()),
     "one is missing, another there twice": (pl.concat([ALL[:6], ALL[7:], ALL[5:6]]), ()),
     "one is missing, its neighbour far away": (pl.concat([ALL[1:], ALL[2:3]]), ()),
-    "a variant that was not planned": (renamed("parameter", "sigma=9"), ()),
+    "a variant that was not planned": (renamed("strength", "sigma=9"), ()),
     "an image that was not planned": (renamed("image_id", "stranger"), ()),
     "a dataset that was not planned": (renamed("dataset", "stranger"), ()),
     "a model that was not planned": (renamed("model", "stranger"), ()),

@@ -100,12 +100,12 @@ def test_images_are_cut_as_configured_and_each_ones_number_of_segments_is_record
     for segments, wanted in (({"method": "grid", "cells": 6}, {36}), ({"method": "slic", "n_segments": 12}, None)):
         folder, _, _ = run(segments["method"], 100, segments=segments)
         images = pl.read_parquet(f"{folder}/images/*.parquet")
-        by_image = scores(folder).group_by("image_id").agg(pl.col("segments").unique())
-        assert {row["image_id"]: [row["segments"]] for row in images.iter_rows(named=True)} == dict(
+        by_image = scores(folder).group_by("image_id").agg(pl.col("n_segments").unique())
+        assert {row["image_id"]: [row["n_segments"]] for row in images.iter_rows(named=True)} == dict(
             by_image.iter_rows()
         )
-        assert wanted is None or set(images["segments"]) == wanted
-        assert images["segments"].min() > 1
+        assert wanted is None or set(images["n_segments"]) == wanted
+        assert images["n_segments"].min() > 1
 
 
 def test_a_part_that_is_missing_is_measured_alone(run):

@@ -61,7 +61,7 @@ def test_every_row_is_there_once_and_bad_files_are_failure_rows(done, photos):
     _, out, printed = done
     rows = scores(out)
     assert rows.height == GOOD * 2 * PER_UNIT
-    assert rows.select("model", "image_id", "cam", "perturbation", "parameter", "replicate").is_unique().all()
+    assert rows.select("model", "image_id", "cam", "perturbation", "strength", "replicate").is_unique().all()
     assert set(rows.columns) == {column.name for column in SCORES}
     assert set(rows["model"]) == {"toy/a", "007"}
     assert set(rows["dataset"]) == {"made up"}
@@ -88,7 +88,7 @@ def test_the_folder_holds_what_design_promises(done):
     }  # fmt: skip
     images = pl.read_parquet(f"{out}/images/*.parquet")
     assert images.height == GOOD
-    assert images["segments"].min() > 1
+    assert images["n_segments"].min() > 1
     maps = pl.read_parquet(f"{out}/maps/*.parquet")
     assert maps.select("image_id").n_unique() <= 3
     for name in ("by_level", "by_perturbation", "by_cam", "by_model", "by_dataset"):
@@ -178,7 +178,7 @@ def test_kill_9_of_an_explain_worker_loses_nothing(tmp_path, many):
     assert process.returncode == 0, output
     rows = scores(out)
     assert rows.height == 40 * 2 * 5 * 10
-    assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
+    assert rows.select("model", "image_id", "cam", "perturbation", "strength").is_unique().all()
     assert not (out / "failures").exists()
 
 
@@ -209,7 +209,7 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     rows = scores(out)
     assert rows.height == 40 * 2 * 5 * 30
-    assert rows.select("model", "image_id", "cam", "perturbation", "parameter").is_unique().all()
+    assert rows.select("model", "image_id", "cam", "perturbation", "strength").is_unique().all()
     finished = done_of(out)
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
     assert redone["done"] == redone["total"] == 40 - len(kept)

@@ -98,7 +98,7 @@ def test_a_run_on_a_bad_store_ends_or_is_resumed_and_is_exact(faults, bucket, ob
     assert camrobust("run", local, "--quiet").returncode == 0
     import camrobust as package
 
-    keys = ["image_id", "cam", "perturbation", "parameter", "replicate"]
+    keys = ["image_id", "cam", "perturbation", "strength", "replicate"]
     remote = package.load_run(f"s3://{bucket}/runs/one").scores.sort(keys)
     here = scores(tmp_path / "out").sort(keys)
     assert remote.select(sorted(here.columns)).equals(

@@ -45,9 +45,9 @@ def test_every_table_equals_the_loops(table, average):
         ok = [row for row in members if row["status"] == "ok"]
         assert line["n_pairs"] == len(members)
         assert line["n_images"] == len({(row["dataset"], row["image_id"]) for row in members})
-        assert line["n_same"] == sum(row["same"] for row in ok)
-        assert line["n_flipped"] == sum(not row["same"] for row in ok)
-        assert math.isclose(line["flip_rate"], sum(not row["same"] for row in members) / len(members))
+        assert line["n_same"] == sum(row["kept_class"] for row in ok)
+        assert line["n_flipped"] == sum(not row["kept_class"] for row in ok)
+        assert math.isclose(line["flip_rate"], sum(not row["kept_class"] for row in members) / len(members))
         assert math.isclose(line["flat_share"], sum(r["status"] == "flat_map" for r in members) / len(members))
         assert math.isclose(line["not_finite_share"], sum(r["status"] == "not_finite" for r in members) / len(members))
 
@@ -55,8 +55,9 @@ def test_every_table_equals_the_loops(table, average):
 def tiny(*pairs):
     """Rows of one CAM from (image, same, rbo)."""
     (row, *_) = score_rows(images=1, cams=("gradcam",), levels=(1,), bad=0)
-    return frame(SCORES, [row | {"image_id": i, "same": s, "rbo": r, "rbo_adjusted": r, "status": "ok", "replicate": n}
-                          for n, (i, s, r) in enumerate(pairs)])  # fmt: skip
+    row |= {"status": "ok"}
+    varying = [{"image_id": i, "kept_class": s, "rbo": r, "rbo_adjusted": r} for i, s, r in pairs]
+    return frame(SCORES, [row | one | {"replicate": n} for n, one in enumerate(varying)])
 
 
 def test_macro_and_micro_by_hand():
@@ -108,7 +109,7 @@ def test_intervals_cover_the_truth_in_95_of_100_samples():
     grid = [axis.ravel() for axis in np.meshgrid(range(repeats), range(images), range(pairs), indexing="ij")]
     table = pl.DataFrame(
         {"dataset": [str(n) for n in grid[0]], "model": "m", "cam": "gradcam", "perturbation": "p", "severity": 1,
-         "parameter": "x", "image_id": [str(n) for n in grid[1]], "same": same.ravel(), "status": "ok",
+         "strength": "x", "image_id": [str(n) for n in grid[1]], "kept_class": same.ravel(), "status": "ok",
          "rbo": value.ravel(), "rbo_adjusted": value.ravel()}
     )  # fmt: skip
     for average in ("macro", "micro"):
@@ -129,7 +130,11 @@ def test_median_and_deviation_are_over_the_means_of_images():
             for side, same in (("consistency", True), ("responsiveness", False)):
                 for form, column in (("", "rbo"), ("_adjusted", "rbo_adjusted")):
                     r = pl.col(column) if same else 1 - pl.col(column)
-                    means = here.filter(pl.col("same") == same).group_by("image_id").agg(r.mean().alias("mean"))["mean"]
+                    means = (
+                        here.filter(pl.col("kept_class") == same)
+                        .group_by("image_id")
+                        .agg(r.mean().alias("mean"))["mean"]
+                    )
                     assert line[f"{side}{form}_median"] == pytest.approx(means.median(), abs=0.0005 + 1e-9)
                     assert line[f"{side}{form}_sd"] == pytest.approx(means.std(), abs=1e-9)
 

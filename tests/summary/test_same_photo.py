@@ -17,7 +17,7 @@ PHOTO = {"width": 640, "height": 480, "brightness": 0.4, "contrast": 0.2, "colou
 
 def photos(*rows):
     return frame(IMAGES, [
-        {"dataset": "d", "image_id": f"image-{place}", "label": None, "segments": 30, **PHOTO, **row}
+        {"dataset": "d", "image_id": f"image-{place}", "label": None, "n_segments": 30, **PHOTO, **row}
         for place, row in enumerate(rows)
     ])  # fmt: skip
 

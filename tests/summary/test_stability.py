@@ -25,7 +25,7 @@ def test_maximum_and_mean_of_an_images_variants(same_class):
     assert found.columns == ["dataset", "model", "cam", "image_id", *(column.name for column in IMAGE_STABILITY)]
     groups = {}
     for row in table.to_dicts():
-        if row["same"] or not same_class:
+        if row["kept_class"] or not same_class:
             groups.setdefault((row["cam"], row["image_id"]), []).append(row)
     assert len(found) == len(groups)
     for row in found.to_dicts():

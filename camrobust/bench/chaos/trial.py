@@ -26,7 +26,7 @@ from camrobust.io.store import open_object, open_store, read_object
 from camrobust.results.folder import open_run
 from camrobust.results.verify import verify
 
-KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "parameter", "replicate"]
+KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]
 LIMIT_S = 240.0
 HANGS = 124
 """Exit code of a driver that had to be killed."""

@@ -109,7 +109,7 @@ def _plan(folder: str, images: int) -> str:
     listed = time.monotonic() - start
     run.write_table("manifest.parquet", manifest)
     variants = [
-        {"perturbation": "gaussian_noise", "parameter": f"sigma={level}", "replicate": 0} for level in range(LEVELS)
+        {"perturbation": "gaussian_noise", "strength": f"sigma={level}", "replicate": 0} for level in range(LEVELS)
     ]
     planned = {"images": images, "models": 1, "cams": 1, "variants": LEVELS, "parts": 1, "rows": images * LEVELS}
     run.write_json("run.json", {"planned": planned, "models": ["toy"], "cams": ["gradcam"], "variants": variants})
@@ -122,10 +122,10 @@ def _bytes(run: RunFolder, prefix: str) -> int:
 
 def _scores(images: pl.DataFrame) -> pl.DataFrame:
     """The rows that a stub gives for some images: all columns of the schema, noise in the similarities."""
-    levels = pl.DataFrame({"parameter": [f"sigma={level}" for level in range(LEVELS)]})
+    levels = pl.DataFrame({"strength": [f"sigma={level}" for level in range(LEVELS)]})
     rows = images.select("dataset", "image_id").join(levels, how="cross")
     noise = np.random.default_rng(rows.height).random(rows.height, np.float32)
-    known = {"dataset", "image_id", "parameter"}
+    known = {"dataset", "image_id", "strength"}
     text = {"model": "toy", "cam": "gradcam", "perturbation": "gaussian_noise", "status": "ok"}
     columns: list[pl.Expr | pl.Series] = []
     for name, dtype in empty_frame(SCORES).schema.items():

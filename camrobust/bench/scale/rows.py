@@ -107,7 +107,7 @@ def write_document(run: RunFolder, images: int) -> None:
             "planned": {"images": DATASETS * images, "rows": DATASETS * images * PER_IMAGE, "parts": 1},
             "families": {f"perturbation{number}": f"family{number % 3}" for number in range(PERTURBATIONS)},
             "variants": [
-                {"perturbation": f"perturbation{p}", "severity": s, "parameter": f"sigma={s}", "replicate": 0}
+                {"perturbation": f"perturbation{p}", "severity": s, "strength": f"sigma={s}", "replicate": 0}
                 for p in range(PERTURBATIONS) for s in range(1, SEVERITIES + 1)
             ],
         },
@@ -142,8 +142,8 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
             "cam": pl.Series([f"cam{number}" for number in range(CAMS)])[cam],
             "perturbation": pl.Series([f"perturbation{number}" for number in range(PERTURBATIONS)])[perturbation],
             "severity": (severity + 1).astype(np.int8),
-            "parameter": pl.Series([f"sigma={number}" for number in range(1, SEVERITIES + 1)])[severity],
-            "status": pl.repeat("ok", len(image), eager=True), "segments": segments[image].astype(np.int32),
+            "strength": pl.Series([f"sigma={number}" for number in range(1, SEVERITIES + 1)])[severity],
+            "status": pl.repeat("ok", len(image), eager=True), "n_segments": segments[image].astype(np.int32),
         }
     )  # fmt: skip
     frames = []
@@ -152,7 +152,7 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
         mean = _means()[dataset, model].reshape(CAMS, levels)[cam, level]
         r = (mean + ease[image] + generator.uniform(-0.1, 0.1, len(image))).astype(np.float32)
         confidence = generator.random(n, np.float32)[image]
-        varying = {"same": same, "rbo": r, "rbo_adjusted": (r - 0.3) / 0.7, "confidence_clean": confidence,
+        varying = {"kept_class": same, "rbo": r, "rbo_adjusted": (r - 0.3) / 0.7, "confidence_clean": confidence,
                    "entropy_clean": -np.log(confidence)}  # fmt: skip
         columns = {name: pl.Series(values) for name, values in varying.items()}
         frames.append(known.with_columns(model=pl.lit(f"model{model}"), **columns))
@@ -164,7 +164,7 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
     )
     keys = {"dataset": [f"dataset{dataset}"] * n, "image_id": names.to_list()}
     photos: dict[str, Any] = {one.name: _noise(generator, n, one.type) for one in IMAGES if one.name not in keys}
-    table = make_table(IMAGES, {**photos, **keys, "segments": segments.astype(int)})
+    table = make_table(IMAGES, {**photos, **keys, "n_segments": segments.astype(int)})
     units = pl.DataFrame({**keys, "part": 0, "rows": PER_IMAGE, "failures": 0}).select(empty_frame(COMMITS).columns)
     put_commit(open_run(uri).store, units, scores.select(empty_frame(SCORES).columns), {"images": table})
 
@@ -229,7 +229,7 @@ def brute_force(rows: pl.DataFrame, keys: tuple[str, ...]) -> pl.DataFrame:
     found = []
     for key, group in rows.group_by(keys):
         image = group.group_by("dataset", "image_id").agg(
-            r.filter(pl.col("same")).mean().alias("s"), (1 - r).filter(~pl.col("same")).mean().alias("f")
+            r.filter(pl.col("kept_class")).mean().alias("s"), (1 - r).filter(~pl.col("kept_class")).mean().alias("f")
         )
         s, f = image["s"].to_numpy(), image["f"].to_numpy()
         C, R = np.nanmean(s), np.nanmean(f)

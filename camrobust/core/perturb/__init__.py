@@ -5,14 +5,14 @@ the configuration and in the tests that run over the registry.
 """
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from camrobust.core.perturb.apply import attack, make_variants, perturb
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation, perturbation, without_model
 from camrobust.core.perturb.variants import PRESETS, Variant, size_warnings, variants
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)
 
 __all__ = [
     "PERTURBATIONS",

@@ -66,20 +66,19 @@ def _climbed(
     if not entry.random:
         return entry.function(victim, images, *strengths)
     streams = [
-        Draws.of(seed, dataset, [name], entry.name, one.parameter, one.replicate, images.device)
-        for one, name in planned
+        Draws.of(seed, dataset, [name], entry.name, one.strength, one.replicate, images.device) for one, name in planned
     ]
     return entry.function(victim, images, *strengths, Draws.join(streams))
 
 
 def _apply(images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: str, seed: int) -> Tensor:
     if not variant.steps:
-        return _step(images, variant, image_ids, dataset, seed, variant.perturbation, variant.parameter)
+        return _step(images, variant, image_ids, dataset, seed, variant.perturbation, variant.strength)
     for place, step in enumerate(variant.steps):
         # The whole sequence and the place name the stream: a perturbation that occurs twice draws twice.
         purpose = f"{variant.perturbation}#{place}"
         single = Variant(step.perturbation, step.severity, step.values, variant.replicate)
-        images = _step(images, single, image_ids, dataset, seed, purpose, variant.parameter)
+        images = _step(images, single, image_ids, dataset, seed, purpose, variant.strength)
     return images
 
 

@@ -61,10 +61,10 @@ class Variant:
     steps: tuple["Variant", ...] = ()
 
     @property
-    def parameter(self) -> str:
+    def strength(self) -> str:
         """The strength in physical terms, for example sigma=0.08; also what names the random stream."""
         if self.steps:
-            return "+".join(step.parameter for step in self.steps)
+            return "+".join(step.strength for step in self.steps)
         names = PERTURBATIONS[self.perturbation].parameters
         return ",".join(f"{name}={_number(value)}" for name, value in zip(names, self.values, strict=True))
 
@@ -109,10 +109,10 @@ def variants(specs: Sequence[Spec]) -> tuple[Variant, ...]:
     found = [variant for spec in specs for variant in _expand(spec)]
     seen: set[tuple[str, str, int]] = set()
     for variant in found:
-        key = (variant.perturbation, variant.parameter, variant.replicate)
+        key = (variant.perturbation, variant.strength, variant.replicate)
         if key in seen:
             raise UserError(
-                f"perturbations: '{variant.perturbation}' at {variant.parameter} occurs twice; for more draws of the "
+                f"perturbations: '{variant.perturbation}' at {variant.strength} occurs twice; for more draws of the "
                 "same strength use replicates"
             )
         seen.add(key)

@@ -337,7 +337,7 @@ def _row(batch: Batch, number: int) -> _Row:
         "label": label,
         "width": int(cells["width"]),
         "height": int(cells["height"]),
-        "segments": int(segments.max()) + 1,
+        "n_segments": int(segments.max()) + 1,
         **{name: float(cells[name]) for name in PROPERTIES},
     }
     error = {name: str(cells[name]) for name in ERROR} if cells["kind"] else None
@@ -371,7 +371,7 @@ def _gallery(
                 "model": model.name,
                 "perturbation": variant.perturbation if variant else CLEAN,
                 "severity": variant.severity if variant else None,
-                "parameter": variant.parameter if variant else "",
+                "strength": variant.strength if variant else "",
                 "replicate": variant.replicate if variant else 0,
                 "predicted": int(explained.predictions[place]),
                 "confidence": float(explained.confidences[place]),
