@@ -13,7 +13,7 @@ def run_document(images, models=("m",), cams=("gradcam",), variants=(VARIANT,), 
     names = {"datasets": [{"name": "d", "images": "photos"}], "models": [{"name": name} for name in models]}
     document = {
         "format": 1, "version": "0.2", "digest": "0" * 16,
-        "config": {"seed": 0, "metric": {"average": "macro", "intervals": "delta"}, **names},
+        "config": {"seed": 0, "metric": {"average": "macro"}, "summary": {"intervals": "delta"}, **names},
         "numbers": {"seed": 0, "metric": {"average": "macro"}, **names},
         "planned": planned, "models": list(models), "cams": list(cams),
         "controls": [name for name in cams if name == "random"],

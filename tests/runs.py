@@ -26,7 +26,7 @@ def config(folder, images, **changes):
         ],
         "cams": ["gradcam", "gradcam++", "eigencam", "ablationcam", "random"],
         "perturbations": ["gaussian_noise:1,5", "contrast:5", {"salt_pepper": [3], "replicates": 2}],
-        "gallery": 3,
+        "gallery_images": 3,
     } | changes
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(data))

@@ -104,7 +104,7 @@ def test_ray_gives_the_planted_values_too(tmp_path):
         "image": {"resize": 64, "crop": 64},
         "cams": ["gradcam", "random"],
         "perturbations": NOISE,
-        "gallery": 1,
+        "gallery_images": 1,
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     first = command("run", tmp_path / "run.yaml")

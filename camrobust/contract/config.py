@@ -21,6 +21,7 @@ from pydantic import (
 
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
+from camrobust.contract.former_names import SETTINGS
 from camrobust.contract.plain_yaml import check_plain, read_text, read_yaml
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import unknown
@@ -129,13 +130,20 @@ class MetricConfig(_Strict):
 
     rbo_p: float = Field(0.9, gt=0, lt=1, description="persistence of rank-biased overlap: weight of the top ranks")
     ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
-    target: Literal["predicted", "clean"] = Field("predicted", description="class explained on the perturbed image")
+    explained_class: Literal["predicted", "clean"] = Field(
+        "predicted", description="class explained on the perturbed image: its own prediction, or the clean image's"
+    )
     average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
     similarities: tuple[Name, ...] | None = Field(
         None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
     )
+
+
+class SummaryConfig(_Strict):
+    """How the summaries are made; it changes no score row."""
+
     intervals: Literal["delta", "bootstrap"] = Field(
-        "delta", description="of the summaries, clustered by image: linearised or resampled; changes no row"
+        "delta", description="of the summaries, clustered by image: linearised or resampled"
     )
 
 
@@ -216,13 +224,14 @@ class RunConfig(_Strict):
         "fp32", description="in which the models' layers compute; maps and scores are float32 in all of them"
     )
     perturbations: tuple[Spec | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
-    jpeg_after: int | None = Field(
+    resave_jpeg_quality: int | None = Field(
         None, ge=1, le=100, description="quality of a JPEG file that perturbed images go through; ImageNet-C has 85"
     )
     metric: MetricConfig = MetricConfig()
+    summary: SummaryConfig = SummaryConfig()
     segments: SegmentsConfig = SegmentsConfig()
-    gallery: int = Field(64, ge=0, description="images whose maps are kept for the report")
-    max_failures: float = Field(0.01, ge=0, le=1, description="share of failed images above which the run fails")
+    gallery_images: int = Field(64, ge=0, description="images whose maps are kept for the report")
+    max_failure_share: float = Field(0.01, ge=0, le=1, description="share of failed images above which the run fails")
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="before")
@@ -248,8 +257,9 @@ class RunConfig(_Strict):
 
     def numbers(self) -> dict[str, Any]:
         """The part that changes numbers, as plain data."""
-        ways: dict[str, Any] = {"output": True, "cluster": True, "gallery": True, "max_failures": True}
-        ways["metric"] = {"intervals"}
+        ways: dict[str, Any] = dict.fromkeys(
+            ("output", "cluster", "gallery_images", "max_failure_share", "summary"), True
+        )
         ways |= {"datasets": {"__all__": {"access"}}, "models": {"__all__": {"classes"}}}
         return self.model_dump(mode="json", exclude=ways)
 
@@ -328,7 +338,7 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
     """The keys that the configuration knows at a place."""
     places: dict[str, type[_Strict]] = {
         "datasets": DatasetConfig, "models": ModelConfig, "image": ImageConfig, "metric": MetricConfig,
-        "cluster": ClusterConfig,
+        "summary": SummaryConfig, "cluster": ClusterConfig,
     }  # fmt: skip
     model = places.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
     return list(model.model_fields)
@@ -340,6 +350,8 @@ def _first_mistake(error: ValidationError) -> UserError:
     where = _dotted(location)
     if first["type"] == "extra_forbidden":
         place = _dotted(location[:-1])
+        if where in SETTINGS:
+            return UserError(f"config: the key '{where}' is now called '{SETTINGS[where]}'")
         message = str(unknown("key", location[-1], _keys_at(location)))
         return UserError(f"config{': ' + place if place else ''}: {message}")
     if first["type"] == "missing" and isinstance(location[-1], int):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.former_names import renamed_settings
 from camrobust.contract.quoting import short
 from camrobust.contract.run_files import MANIFEST, is_manifest, number_of
 
@@ -205,6 +206,11 @@ class MetricPart(_Part):
     """`metric`."""
 
     average: Literal["macro", "micro"] = "macro"
+
+
+class SummaryPart(_Part):
+    """`summary`."""
+
     intervals: Literal["delta", "bootstrap"] = "delta"
 
 
@@ -225,13 +231,15 @@ class ConfigPart(_Part):
     """The whole configuration."""
 
     seed: int = Field(0, ge=0, lt=2**63)
-    gallery: Count = 0
+    gallery_images: Count = 0
     metric: MetricPart = MetricPart()
+    summary: SummaryPart = SummaryPart()
 
 
 def _typed(form: type[_Part], raw: dict[str, Any]) -> dict[str, Any]:
     """Plain data in its own order, what the form names of its kind, and there."""
     _check_plain(raw)
+    raw = renamed_settings(raw)
     try:
         return _filled(raw, form.model_validate(raw))
     except ValidationError as error:

@@ -7,6 +7,8 @@ Arrow schemas. Dictionary encoding and compression are the file's business, not 
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
+from camrobust.contract import former_names
+
 
 @dataclass(frozen=True)
 class Column:
@@ -27,11 +29,7 @@ class Column:
     @property
     def names(self) -> tuple[str, ...]:
         """The names that the column has had, today's first."""
-        return (self.name, *(old for old, new in FORMER_NAMES.items() if new == self.name))
-
-
-FORMER_NAMES = {"same": "kept_class", "segments": "n_segments", "parameter": "strength"}
-"""Columns that version 0.1 called otherwise; whoever reads a table of a run accepts the old name once."""
+        return (self.name, *(old for old, new in former_names.COLUMNS.items() if new == self.name))
 
 
 def _columns(*rows: tuple[str, str, str], required: str = "") -> tuple[Column, ...]:

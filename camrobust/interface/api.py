@@ -132,7 +132,7 @@ def load_run(uri: str | Path) -> Evaluation:
         folder.scores(folder.committed()),
         tuple(document["controls"]),
         metric["average"],
-        metric["intervals"],
+        document["config"]["summary"]["intervals"],
         document["config"]["seed"],
     )
 
@@ -198,14 +198,20 @@ def _check_cams(cams: Sequence[str]) -> None:
         raise UserError(f"cams: must be one or more different names, got {got}; see `camrobust list cams`")
 
 
-def _check_evaluation(target: str, precision: str, jpeg_after: int | None) -> None:
+def _check_evaluation(explained_class: str, precision: str, resave_jpeg_quality: int | None) -> None:
     """What a configuration's types would refuse."""
-    for name, value, known in (("target", target, ("predicted", "clean")), ("precision", precision, PRECISIONS)):
+    for name, value, known in (
+        ("explained_class", explained_class, ("predicted", "clean")),
+        ("precision", precision, PRECISIONS),
+    ):
         if value not in known:
             raise UserError(f"{name}: must be one of {', '.join(known)}, got '{value}'")
-    if jpeg_after is not None and (type(jpeg_after) is not int or not 1 <= jpeg_after <= 100):
+    if resave_jpeg_quality is not None and (
+        type(resave_jpeg_quality) is not int or not 1 <= resave_jpeg_quality <= 100
+    ):
         raise UserError(
-            f"jpeg_after: must be a whole number from 1 to 100 (JPEG quality), got {jpeg_after}; None leaves it out"
+            "resave_jpeg_quality: must be a whole number from 1 to 100 (JPEG quality), "
+            f"got {resave_jpeg_quality}; None leaves it out"
         )
 
 
@@ -226,11 +232,11 @@ def evaluate(
     crop: int = CROP,
     rbo_p: float = 0.9,
     ties: str = "b",
-    target: str = "predicted",
+    explained_class: str = "predicted",
     precision: str = "fp32",
     segments: str | Mapping[str, Any] | None = None,
     similarities: str | Sequence[str] | None = None,
-    jpeg_after: int | None = None,
+    resave_jpeg_quality: int | None = None,
     image_ids: Sequence[str] | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
@@ -250,13 +256,14 @@ def evaluate(
         crop: side of the centre crop of files, px.
         rbo_p: persistence of rank-biased overlap.
         ties: its tie rule.
-        target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all.
         precision: of the forward pass: fp32, tf32, bf16 or fp16.
         segments: how images are cut, a method's name or as in a configuration: {"method": "slic", "n_segments": 40};
             None for Quickshift.
         similarities: measures beside rank-biased overlap, from `camrobust list similarities`; None for all that cost
             little. The columns of the others hold null.
-        jpeg_after: quality of a JPEG file that perturbed images go through, as ImageNet-C's did (85); None for none.
+        resave_jpeg_quality: quality of a JPEG file that perturbed images go through, as ImageNet-C's did
+            (85); None for none.
         image_ids: one unique text per image, which names it in the result and on which its random draws hang. None for
             ids that do not depend on what else is in the call: of a folder's images the path below it, as in a run; of
             other files the name and a hash of the bytes; of tensors, arrays and pictures a hash of the pixels.
@@ -268,9 +275,15 @@ def evaluate(
     planned, cams = variants(_several(perturbations)), _several(cams)
     measures = None if similarities is None else tuple(_several(similarities))
     _check_cams(cams)
-    _check_evaluation(target, precision, jpeg_after)
+    _check_evaluation(explained_class, precision, resave_jpeg_quality)
     settings = MeasureSettings(
-        tuple(CAMS[name].name for name in cams), seed, rbo_p, ties, target, similarities=measures, precision=precision
+        tuple(CAMS[name].name for name in cams),
+        seed,
+        rbo_p,
+        ties,
+        explained_class,
+        similarities=measures,
+        precision=precision,
     )
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
     names, pixels = pixels_of(images, resize, crop, image_ids)
@@ -286,7 +299,7 @@ def evaluate(
         cut = torch.cat([segment(part, **cutting) for part in pixels.split(SEGMENT_BATCH)])
         for name, image, label, segments_of in zip(names, pixels, truths, cut, strict=True):
             sample = Sample("images", name, label, segments_of)
-            stack = make_variants(image[None], planned, [name], "images", seed, jpeg_after)[0]
+            stack = make_variants(image[None], planned, [name], "images", seed, resave_jpeg_quality)[0]
             found, _ = measure(ready, sample, stack, planned, settings)
             tables.append(make_table(SCORES, found))
     scores = pl.DataFrame(pa.concat_tables(tables or [make_table(SCORES, [])]))

@@ -160,7 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("image", help="an image file")
     one.add_argument("--perturb", nargs="*", metavar="NAME", help="which; default: all that need no model")
     one.add_argument("--seed", type=int, default=0, help="of every random draw")
-    one.add_argument("--jpeg-after", type=int, metavar="QUALITY", help="through a JPEG file, as ImageNet-C with 85")
+    one.add_argument(
+        "--resave-jpeg-quality",
+        type=int,
+        metavar="QUALITY",
+        help="quality of a JPEG file that images go through; ImageNet-C has 85",
+    )
     one.add_argument("--cell", type=int, default=160, help="side of one picture, px")
     one.add_argument("--output", default="sheet.png", help="picture to write")
     add_benchmarks(commands.add_parser("bench", help=BENCH, description=BENCH))
@@ -212,8 +217,8 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
     if outcome.too_many_failures:
         share = f"{outcome.verdict.failure_share:.1%}"
         say(
-            f"{share} of the images failed, more than max_failures ({config.max_failures:.1%}); see failures/, and "
-            "run with --retry-failures when the cause is mended"
+            f"{share} of the images failed, more than max_failure_share ({config.max_failure_share:.1%}); see "
+            "failures/, correct the cause, and run with --retry-failures"
         )
     return outcome.exit_code
 
@@ -396,7 +401,9 @@ def _sheet(given: Arguments) -> int:
         names, missing = installed()
         for reason in missing:
             say(f"left out: {reason}")
-    sheet(given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.jpeg_after, cell=given.cell)
+    sheet(
+        given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.resave_jpeg_quality, cell=given.cell
+    )
     sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
 

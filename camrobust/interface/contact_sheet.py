@@ -49,7 +49,9 @@ def sheet(
     if not 16 <= cell <= 1024:
         raise UserError(f"sheet: cell must be 16 to 1024 (px), got {cell}; choose another size")
     if jpeg is not None and not 1 <= jpeg <= 100:
-        raise UserError(f"sheet: jpeg-after must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality")
+        raise UserError(
+            f"sheet: resave-jpeg-quality must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality"
+        )
     planned = variants(list(perturbations))
     attack = next((one.perturbation for one in planned if one.needs_model), None)
     if attack is not None:

@@ -33,7 +33,7 @@ class MeasureSettings:
         seed: of the methods that draw.
         rbo_p: persistence of rank-biased overlap.
         ties: its tie rule.
-        target: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all.
         batch: variants in one forward pass; halved where the device's memory does not hold them.
         similarities: names of the measures beside rank-biased overlap, None for all that cost next to nothing.
         precision: in which the layers compute, of `defaults.PRECISIONS`; maps are float32 in all of them.
@@ -43,7 +43,7 @@ class MeasureSettings:
     seed: int = 0
     rbo_p: float = 0.9
     ties: str = "b"
-    target: str = "predicted"
+    explained_class: str = "predicted"
     batch: int = 32
     similarities: tuple[str, ...] | None = None
     precision: str = "fp32"
@@ -110,7 +110,7 @@ def explain_variants(
     functions = [CAMS[name].function for name in settings.cams]
     pixels = attacked(model, sample, pixels, variants, settings)
     strengths = ["clean", *(f"{one.perturbation}:{one.strength}:{one.replicate}" for one in variants)]
-    choose = _choose(settings.target)
+    choose = _choose(settings.explained_class)
     clean: PassOutput | None = None
     entropy = torch.tensor(torch.nan)
     network = replace(model.network, precision=settings.precision)
@@ -157,9 +157,9 @@ def attacked(
     return pixels
 
 
-def _choose(target: str) -> Choose:
+def _choose(explained_class: str) -> Choose:
     """Which class is explained, across the passes of one image."""
-    if target == "predicted":
+    if explained_class == "predicted":
         return predicted
     clean: list[Tensor] = []
 

@@ -43,7 +43,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     settings = SummarySettings(
         average=metric["average"],
         controls=tuple(dict.fromkeys(cam for one in documents for cam in one["controls"])),
-        intervals=intervals or metric.get("intervals", "delta"),
+        intervals=intervals or documents[0]["config"]["summary"]["intervals"],
         seed=documents[0]["config"].get("seed", 0),
         families={name: family for one in documents for name, family in one.get("families", {}).items()},
     )

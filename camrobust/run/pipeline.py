@@ -142,7 +142,9 @@ def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
     def rank(key: tuple[str, str]) -> bytes:
         return sha256(f"{plan.config.seed}\0{key[0]}\0{key[1]}".encode()).digest()
 
-    return frozenset(nsmallest(plan.config.gallery, plan.manifest.select("dataset", "image_id").iter_rows(), key=rank))
+    return frozenset(
+        nsmallest(plan.config.gallery_images, plan.manifest.select("dataset", "image_id").iter_rows(), key=rank)
+    )
 
 
 def stages(

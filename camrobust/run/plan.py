@@ -105,7 +105,14 @@ def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
     """The part of a configuration that measuring needs."""
     metric = config.metric
     return MeasureSettings(
-        config.cams, config.seed, metric.rbo_p, metric.ties, metric.target, batch, metric.similarities, config.precision
+        config.cams,
+        config.seed,
+        metric.rbo_p,
+        metric.ties,
+        metric.explained_class,
+        batch,
+        metric.similarities,
+        config.precision,
     )
 
 

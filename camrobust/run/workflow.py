@@ -94,7 +94,7 @@ def run(
             verdict = verify(folder)
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
-                return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failures)
+                return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and found else partial(_accepted, folder)
     with held(folder.store, accept, say) as lease:
@@ -106,7 +106,7 @@ def run(
 
         measured = measure_until_done(folder, lease, measure, say)
         lease.check()
-        return finish(folder, lease, config.max_failures, measured=measured)
+        return finish(folder, lease, config.max_failure_share, measured=measured)
 
 
 def _count(pending: pl.DataFrame) -> int:
@@ -240,7 +240,7 @@ def _measure(
         measure_pending(plan, folder, pending, lease.number, show, lease.check)
 
 
-def finish(folder: RunFolder, lease: Lease, max_failures: float, *, measured: int) -> Outcome:
+def finish(folder: RunFolder, lease: Lease, max_failure_share: float, *, measured: int) -> Outcome:
     """Verify; where the run is complete, aggregate, report, and declare it complete last."""
     seconds: dict[str, float] = {}
 
@@ -259,7 +259,7 @@ def finish(folder: RunFolder, lease: Lease, max_failures: float, *, measured: in
         times["seconds"] |= seconds
         lease.check()
         folder.finish(lease.number, {**verdict.as_dict(), "finished": utc(), **times})
-    return Outcome(folder, verdict, measured, verdict.failure_share > max_failures)
+    return Outcome(folder, verdict, measured, verdict.failure_share > max_failure_share)
 
 
 def _times(folder: RunFolder) -> dict[str, Any]:

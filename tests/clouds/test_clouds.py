@@ -139,7 +139,7 @@ def test_a_run_reads_images_labels_weights_and_manifests_there_and_is_the_same_a
     ]
     builder = {"name": "toy", "builder": "tests.toys:pooled"}
     from_clouds = config(
-        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failures=0.5
+        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5
     )
     done = camrobust("run", from_clouds, "--quiet", **google_store, **azure_store)
     assert done.returncode == 0, done.stderr

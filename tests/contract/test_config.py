@@ -57,7 +57,10 @@ TEXTS = {
         ) + "}"),
         "(line 4: aliases write out more than 1048576 characters)",
     ),
-    "laughing gallery": (PLAIN + LAUGHS + "gallery: *x35\n", "(line 24: aliases write out more than 1048576 char"),
+    "laughing gallery": (
+        PLAIN + LAUGHS + "gallery_images: *x35\n",
+        "(line 24: aliases write out more than 1048576 char",
+    ),
     "laughing merges": (
         "a: &a {k: v}\nb: &b {<<: [" + "*a, " * 2000 + "*a]}\nc: {<<: [" + "*b, " * 2000 + "*b]}\n",
         "(line 3: aliases write out more than 1048576 characters)",
@@ -98,8 +101,8 @@ def test_what_is_not_yaml_is_told_with_its_line(name, tmp_path):
     assert said.startswith(f"config: '{tmp_path}/run.yaml' is not YAML that can be read {place}")
     assert said.endswith("; correct it")
     assert len(said) < 500
-    assert refused(load_config, written(tmp_path, PLAIN), [f"gallery={text}"]).startswith(
-        f"--set gallery: the value is not YAML that can be read {place}"
+    assert refused(load_config, written(tmp_path, PLAIN), [f"gallery_images={text}"]).startswith(
+        f"--set gallery_images: the value is not YAML that can be read {place}"
     )
 
 
@@ -221,7 +224,7 @@ def test_keys_must_be_text():
         {"segments": {"kernel_size": "x" * 10**5}},
         {"metric": {"similarities": ["x" * 10**5]}},
         {"metric": {"x" * 10**5: 1}},
-        {"gallery": [["x" * 1000] * 10] * 10},
+        {"gallery_images": [["x" * 1000] * 10] * 10},
         {"x" * 10**5: 1},
         {"models": [{"name": "m", "builder": "a:b", "weights": "x" * 10**5}]},
         {"models": [{"name": "m", "builder": "a:b", "classes": "x" * 10**5}]},
@@ -254,7 +257,7 @@ def test_a_strength_that_no_float_holds_is_told():
 
 def test_data_from_python_is_bounded_too():
     many = [["x" * 1000] * 1000] * 1000
-    said = refused(parse_config, base(gallery=many))
+    said = refused(parse_config, base(gallery_images=many))
     assert said == "config: it holds more than 1048576 characters and values; leave some out"
 
 
@@ -342,9 +345,9 @@ def test_a_mutated_configuration_is_taken_or_one_sentence():
         "metric": {"rbo_p": 0.9, "ties": "b", "similarities": ["kendall"]},
         "image": {"resize": 64, "crop": 64},
         "segments": {"method": "slic", "n_segments": 20},
-        "gallery": 3,
-        "max_failures": 0.5,
-        "jpeg_after": 85,
+        "gallery_images": 3,
+        "max_failure_share": 0.5,
+        "resave_jpeg_quality": 85,
         "perturbations": [
             "fog:1-5",
             {"gaussian_noise": {"sigma": [0.1, 0.2]}, "replicates": 2},

@@ -144,13 +144,14 @@ def test_version_0_1_is_read_with_defaults(tmp_path):
     folder.write_json("run.json", old)
     found = folder.run()
     assert found["manifest"] == {"format": 0, "key": "manifest.parquet", "sha256": ""}
-    assert found["config"] == {"seed": 0, "gallery": 0, "metric": {"average": "macro", "intervals": "delta"}}
+    defaults = {"metric": {"average": "macro"}, "summary": {"intervals": "delta"}}
+    assert found["config"] == {"seed": 0, "gallery_images": 0, **defaults}
     assert (found["controls"], found["same_as"], found["families"]) == ([], {}, {})
     # What stands there stays as it is, and in its order.
     config = {"z": 1, "metric": {"rbo_p": 0.9, "average": "micro"}, "a": [1, {"b": None}]}
     folder.write_json("run.json", old | {"config": config})
     assert list(folder.run()["config"].items())[:3] == [
-        ("z", 1), ("metric", {"rbo_p": 0.9, "average": "micro", "intervals": "delta"}), ("a", [1, {"b": None}])
+        ("z", 1), ("metric", {"rbo_p": 0.9, "average": "micro"}), ("a", [1, {"b": None}])
     ]  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def test_the_explained_class_follows_the_setting(target):
     features = module.features(model.normalise(pixels)).mean(dim=(2, 3))
     module.fc.bias.data = -features.mean(dim=0)
     sample = Sample("d", "a", None, torch.zeros(96, 96, dtype=torch.int64))
-    settings = MeasureSettings(("gradcam",), target=target, batch=2)
+    settings = MeasureSettings(("gradcam",), explained_class=target, batch=2)
     found = explain_variants(model, sample, pixels, planned, settings)
     clean = int(found.predictions[0])
     wanted = [clean] * 4 if target == "clean" else found.predictions.tolist()
@@ -246,7 +246,7 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
     write_photos(tmp_path, 1)
     perturbations = ["preset:imagenet-c", {"compose": ["fog:1", "gaussian_noise:2"], "replicates": 2}]
     scores = camrobust.evaluate(
-        pooled(), [tmp_path / "photo-000.jpg"], perturbations=perturbations, resize=64, crop=64, jpeg_after=85
+        pooled(), [tmp_path / "photo-000.jpg"], perturbations=perturbations, resize=64, crop=64, resave_jpeg_quality=85
     ).scores
     assert scores.height == 77
     composed = scores.filter(pl.col("perturbation") == "fog+gaussian_noise")
@@ -261,8 +261,11 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
     [
         ({"cams": ["gradcam", "gradcam"]}, "cams: must be one or more different names, got 'gradcam' twice"),
         ({"cams": []}, "cams: must be one or more different names, got none"),
-        ({"jpeg_after": 101}, "jpeg_after: must be a whole number from 1 to 100 (JPEG quality), got 101"),
-        ({"target": "other"}, "target: must be one of predicted, clean, got 'other'"),
+        (
+            {"resave_jpeg_quality": 101},
+            "resave_jpeg_quality: must be a whole number from 1 to 100 (JPEG quality), got 101",
+        ),
+        ({"explained_class": "other"}, "explained_class: must be one of predicted, clean, got 'other'"),
         ({"precision": "fp8"}, "precision: must be one of fp32, tf32, bf16, fp16, got 'fp8'"),
         ({"segments": "slick"}, "did you mean 'slic'?"),
     ],
@@ -344,7 +347,7 @@ def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):
         ({"labels": [-1, True]}, "labels: must be class numbers from 0 to 9, got -1"),
         ({"images": images(2)[:0]}, "images: must hold at least one image"),
         ({"images": [(images(2)[0], 3)]}, "images: each must be a path, a picture, an array or a tensor, got tuple"),
-        ({"jpeg_after": 85.5}, "jpeg_after: must be a whole number from 1 to 100"),
+        ({"resave_jpeg_quality": 85.5}, "resave_jpeg_quality: must be a whole number from 1 to 100"),
     ],
 )
 def test_pixels_and_labels_of_another_kind_are_refused(settings, sentence):

@@ -73,8 +73,8 @@ MISTAKES = {
     "unknown key": (lambda d, p: d | {"cam": 1}, "config: unknown key 'cam'; did you mean 'cams'? known: "),
     "unknown nested key": (
         lambda d, p: d | {"metric": {"rbop": 1}},
-        "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, intervals, rbo_p, similarities, "
-        "target, ties",
+        "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, explained_class, rbo_p, "
+        "similarities, ties",
     ),
     "missing key": (lambda d, p: {k: v for k, v in d.items() if k != "cams"}, "config: the key 'cams' is missing"),
     "value out of range": (
@@ -523,10 +523,12 @@ def test_jpeg_after_changes_the_digest(base, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(base))
     plain = load_config(path)
-    assert load_config(path, ["jpeg_after=null"]).digest() == plain.digest()
-    assert load_config(path, ["jpeg_after=85"]).digest() != plain.digest()
-    with pytest.raises(UserError, match="config: jpeg_after: input should be less than or equal to 100, got 101"):
-        load_config(path, ["jpeg_after=101"])
+    assert load_config(path, ["resave_jpeg_quality=null"]).digest() == plain.digest()
+    assert load_config(path, ["resave_jpeg_quality=85"]).digest() != plain.digest()
+    with pytest.raises(
+        UserError, match="config: resave_jpeg_quality: input should be less than or equal to 100, got 101"
+    ):
+        load_config(path, ["resave_jpeg_quality=101"])
 
 
 def test_sheet_leaves_out_what_is_not_installed(tmp_path, capsys, monkeypatch):
@@ -552,7 +554,10 @@ def test_sheet_draws_a_row_for_each_perturbation(tmp_path, capsys):
     output = tmp_path / "sheet.png"
     arguments = ["sheet", str(tmp_path / "photo-000.jpg"), "--output", str(output), "--cell", "64"]
     assert (
-        main([*arguments, "--perturb", "fog", "gaussian_blur:sigma=3", "fog:1+contrast:1", "--jpeg-after", "85"]) == 0
+        main(
+            [*arguments, "--perturb", "fog", "gaussian_blur:sigma=3", "fog:1+contrast:1", "--resave-jpeg-quality", "85"]
+        )
+        == 0
     )
     assert capsys.readouterr().out.strip() == str(output)
     with Image.open(output) as picture:
@@ -561,7 +566,10 @@ def test_sheet_draws_a_row_for_each_perturbation(tmp_path, capsys):
         assert sum(count > 0 for count in row.histogram()) > 50
     for wrong, sentence in (
         (["--cell", "5"], "sheet: cell must be 16 to 1024 (px), got 5; choose another size"),
-        (["--jpeg-after", "0"], "sheet: jpeg-after must be 1 to 100 (JPEG quality), got 0; choose another quality"),
+        (
+            ["--resave-jpeg-quality", "0"],
+            "sheet: resave-jpeg-quality must be 1 to 100 (JPEG quality), got 0; choose another quality",
+        ),
         (["--perturb", "fgo"], "unknown perturbation 'fgo'; did you mean 'fog'?"),
         (["--output", "sheet.xyz"], "sheet: output must end in .png, .jpg or .webp, got 'sheet.xyz'"),
     ):

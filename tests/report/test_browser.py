@@ -45,8 +45,8 @@ def report(tmp_path_factory):
         ],
         cams=["gradcam", "hirescam", "eigencam", "random"],
         perturbations=["gaussian_noise:1,5", "contrast:1,5"],
-        gallery=13,
-        max_failures=0.5,
+        gallery_images=13,
+        max_failure_share=0.5,
     )
     ended = camrobust("run", path)
     assert ended.returncode == 0, ended.stderr

@@ -25,7 +25,7 @@ HOSTILE = [
     "</script><b>",
     "e",
 ]
-RUN = {"digest": "d1", "config": {"gallery": 4, "seed": 0}, "models": ["m<i>"], "cams": ["gradcam", "random"], "controls": ["random"],  # noqa: E501
+RUN = {"digest": "d1", "config": {"gallery_images": 4, "seed": 0}, "models": ["m<i>"], "cams": ["gradcam", "random"], "controls": ["random"],  # noqa: E501
        "variants": [{}] * 3, "same_as": {"m<i>": {}}, "target_layers": {"m<i>": "layer4"}, "versions": {"torch": "2"},
        "hardware": {"system": "x"}}  # fmt: skip
 
@@ -199,7 +199,7 @@ def test_a_wide_run_makes_a_page_below_ten_megabytes(tmp_path):
     rows = pl.read_parquet(f"{tmp_path}/scores/**/*.parquet", hive_partitioning=True)
     kept = rows.filter(pl.col("dataset") == "dataset0")
     assert tables["by_level"].height == 5 * 2 * 10 * 40
-    document = run.run() | {"config": {"gallery": 12}}
+    document = run.run() | {"config": {"gallery_images": 12}}
     page = build_report(document, tables, rows.lazy(), images(rows), failures(), noisy_gallery(kept)).page
     assert page.count('<img src="data:') == 2 * 2 * (6 * 4 + 3 * 2)
     assert len(page.encode()) < 10_000_000

@@ -103,7 +103,7 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path, capsys, changes, sen
 def test_seeds_perturbations_and_intervals_may_differ():
     numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
                             "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip
-    assert "intervals" not in numbers["metric"]
+    assert "summary" not in numbers
     one = {**run_document(1), "numbers": numbers, "variants": []}
     check_combinable({"a": one, "b": {**one, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}})
 

@@ -59,10 +59,10 @@ def run(tmp_path, monkeypatch):
 def test_attacks_are_made_where_the_model_is_and_kept_for_the_gallery(run):
     perturbations = ["contrast:3", "fgsm:3", "pgd:epsilon=8,steps=3,step=4", "cam_attack:epsilon=8,steps=3,step=4"]
     models = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("pooled", "dense")]
-    one, plan, rows = run("one", 100, perturbations=perturbations, models=models, gallery=3)
+    one, plan, rows = run("one", 100, perturbations=perturbations, models=models, gallery_images=3)
     assert rows == 3 * 2 * 4 * 2
     assert plan.counts()["attack_passes"] == 4 * 2 * (2 + 4 + 4)
-    several, _, again = run("several", 2, perturbations=perturbations, models=models, gallery=3)
+    several, _, again = run("several", 2, perturbations=perturbations, models=models, gallery_images=3)
     assert again == rows
     keys = ["model", "image_id", "cam", "perturbation"]
     first, second = (
@@ -126,7 +126,12 @@ def test_images_are_perturbed_together_as_alone(tmp_path):
     (tmp_path / "set" / "broken.jpg").write_bytes(b"no")
     datasets = [{"name": name, "images": str(tmp_path / "set")} for name in ("one", "other")]
     perturbations = ["gaussian_noise:1-2", "motion_blur:1", "glass_blur:1", "fog+snow:1", "fgsm:1"]
-    changes = {"datasets": datasets, "perturbations": perturbations, "jpeg_after": 85, "output": str(tmp_path / "out")}
+    changes = {
+        "datasets": datasets,
+        "perturbations": perturbations,
+        "resave_jpeg_quality": 85,
+        "output": str(tmp_path / "out"),
+    }
     config = parse_config(DATA | changes)
     every = plans.make_plan(config).variants
     parts = (every[:4], every[4:])
@@ -196,10 +201,10 @@ def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):
 
 
 def test_the_gallery_is_the_same_on_every_attempt_and_as_large_as_asked(run):
-    _, plan, _ = run("g", 100, gallery=2)
+    _, plan, _ = run("g", 100, gallery_images=2)
     assert len(gallery(plan)) == 2
     assert gallery(plan) == gallery(plan)
-    _, other, _ = run("h", 100, gallery=2, seed=5)
+    _, other, _ = run("h", 100, gallery_images=2, seed=5)
     assert len(gallery(other)) == 2
 
 

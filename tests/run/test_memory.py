@@ -49,7 +49,7 @@ def test_an_image_whose_worker_ray_kills_for_its_memory_is_quarantined(tmp_path,
     write_photos(folder, GOOD)
     Image.new("RGB", (256, 256), (0, 0, 0)).save(folder / "black.png")
     models = ["tests.toys:pooled", {"name": "greedy", "builder": "tests.toys:greedy"}]
-    path = config(tmp_path, folder, models=models, max_failures=1)
+    path = config(tmp_path, folder, models=models, max_failure_share=1)
     with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as session:
         variables = environment(RAY_memory_usage_threshold="0.8", RAY_memory_monitor_refresh_ms="100",
                                 RAY_task_oom_retry_delay_base_ms="0", RAY_TMPDIR=session)  # fmt: skip

@@ -19,7 +19,7 @@ IMAGES = 24
 SMALL = {
     "image": {"resize": 72, "crop": 64},
     "segments": {"method": "grid"},
-    "gallery": 0,
+    "gallery_images": 0,
     "perturbations": ["gaussian_noise:1-5"],
     "models": ["tests.toys:pooled"],
     "cams": ["gradcam", "random"],

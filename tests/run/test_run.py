@@ -51,7 +51,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("run")
-    path = config(folder, photos, max_failures=0.5)
+    path = config(folder, photos, max_failure_share=0.5)
     first = camrobust("run", path, "--json")
     assert first.returncode == 0, first.stderr
     return path, folder / "out", json.loads(first.stdout)
@@ -141,9 +141,9 @@ def test_deleted_score_files_are_restored_to_the_bit_in_several_rounds(done, tmp
 
 def test_too_many_failures_is_exit_code_1(done):
     path, _, _ = done
-    again = camrobust("run", path, "--set", "max_failures=0.1")
+    again = camrobust("run", path, "--set", "max_failure_share=0.1")
     assert again.returncode == 1
-    assert "27.3% of the images failed, more than max_failures (10.0%)" in again.stderr
+    assert "27.3% of the images failed, more than max_failure_share (10.0%)" in again.stderr
 
 
 def test_another_configuration_is_refused_and_fresh_starts_beside_it(done):
@@ -223,7 +223,7 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
 
 def test_models_that_raise_or_leave_become_failure_rows_and_the_others_go_on(tmp_path, photos):
     others = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("crashing", "quitting")]
-    path = config(tmp_path, photos / "wnid", models=["tests.toys:pooled", *others], max_failures=1)
+    path = config(tmp_path, photos / "wnid", models=["tests.toys:pooled", *others], max_failure_share=1)
     result = camrobust("run", path)
     assert result.returncode == 0, result.stderr
     found = failures(tmp_path / "out")
@@ -265,7 +265,7 @@ def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_
     Image.new("RGB", (256, 256), (0, 0, 0)).save(folder / "black.png")
     Image.new("RGB", (256, 256), (255, 255, 255)).save(folder / "white.png")
     models = ["tests.toys:pooled", {"name": "fragile", "builder": "tests.toys:fragile"}]
-    path = config(tmp_path, folder, models=models, max_failures=1, cluster={"image_timeout_s": 5})
+    path = config(tmp_path, folder, models=models, max_failure_share=1, cluster={"image_timeout_s": 5})
     result = camrobust("run", path)
     assert result.returncode == 0, result.stderr
     found = failures(tmp_path / "out").sort("image_id")
@@ -300,7 +300,7 @@ def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, shared
     with (folder / "huge.jpg").open("wb") as file:
         file.truncate(10**11)
     names = {"huge.jpg", *(file.name for file in (shared_data / "bad").iterdir())}
-    path = config(tmp_path, folder, max_failures=1, models=["tests.toys:pooled"])
+    path = config(tmp_path, folder, max_failure_share=1, models=["tests.toys:pooled"])
     result = camrobust("run", path)
     assert result.returncode == 0, result.stderr
     scored = set(scores(tmp_path / "out")["image_id"]) - {f"photo-{n:03}.jpg" for n in range(3)}

@@ -112,7 +112,7 @@ def test_beside_a_whole_bucket_there_is_no_fresh_folder(bucket):
 def test_outputs_of_odd_names_are_runs_of_their_own(bucket, photos, object_store, tmp_path, capsys):
     outputs = [f"s3://{bucket}/dataset=mine/lr=0.1/exp#{number}?a%20b +[1]*" for number in (1, 2)]
     images = [{"name": "odd/#1", "images": f"s3://{bucket}/{FOLDER}"}]
-    changes = {"datasets": images, "cams": ["gradcam", "random"], "segments": {"method": "grid"}, "gallery": 2}
+    changes = {"datasets": images, "cams": ["gradcam", "random"], "segments": {"method": "grid"}, "gallery_images": 2}
     for seed, output in enumerate(outputs):
         noise = [f"gaussian_noise:{1 + seed}"]
         path = config(tmp_path, "", output=output, perturbations=noise, **changes)

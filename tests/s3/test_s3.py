@@ -59,7 +59,7 @@ def test_from_and_to_s3(bucket, object_store, tmp_path):
     client.put_object(Bucket=bucket, Key="labels.csv", Body=b"image_id,label\nphoto-000.jpg,3\n")
     client.close()
     photos = [{"name": "s3", "images": f"s3://{bucket}/photos", "labels": f"s3://{bucket}/labels.csv"}]
-    path = config(tmp_path, "", datasets=photos, output=f"s3://{bucket}/runs/one", max_failures=0.5)
+    path = config(tmp_path, "", datasets=photos, output=f"s3://{bucket}/runs/one", max_failure_share=0.5)
     first = camrobust("run", path, "--json", **object_store)
     assert first.returncode == 0, first.stderr
     printed = json.loads(first.stdout)

@@ -407,8 +407,8 @@ def write_config(path: Path, output: str, photos: str, *, wide: bool) -> None:
         "output": output,
         "datasets": [{"name": "chaos", "images": photos}],
         "image": {"resize": 72, "crop": 64},
-        "gallery": 2,
-        "max_failures": 1,
+        "gallery_images": 2,
+        "max_failure_share": 1,
         "cluster": {"explainers": [1, 2], "perturbers": [1, 1], "no_progress_timeout_s": 120, "image_timeout_s": 30},
         **(WIDE if wide else NARROW),
     }

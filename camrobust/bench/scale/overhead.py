@@ -58,7 +58,7 @@ def _config(folder: Path, output: str, cluster: dict[str, Any]) -> RunConfig:
             "cams": ["gradcam", "gradcam++", "layercam", "eigencam"],
             "perturbations": ["gaussian_noise:1-5", "speckle_noise:1-5", "contrast:1-5"],
             "cluster": cluster,
-            "gallery": 0,
+            "gallery_images": 0,
         }
     )
 

@@ -193,7 +193,7 @@ class Perturb:
         def one_pass(places: Sequence[int]) -> NDArray[np.uint8]:
             images = torch.from_numpy(pixels[list(places)]).to(self.device)
             called = [names[place] for place in places]
-            made = make_variants(images, planned, called, dataset, self.config.seed, self.config.jpeg_after)
+            made = make_variants(images, planned, called, dataset, self.config.seed, self.config.resave_jpeg_quality)
             return made.cpu().numpy()
 
         return [made for found in halving_on_oom(some, len(some), one_pass) for made in found]
