@@ -35,7 +35,7 @@ def test_what_the_readme_links_to_exists():
 def test_the_readmes_configuration_is_valid():
     import yaml
 
-    from camrobust.contract.config import parse_config
+    from camrobust.contract.config_file import parse_config
     from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
 

@@ -1,177 +1,26 @@
-"""The JSON documents of a run folder, each with one typed form that says what may stand in it, and how much.
+"""The description of a run, as run.json holds it: what is measured, and with what.
 
-docs/protocol.md says who writes which of them and what a reader believes. A reader of
-`results.documents.read_record` meets every key with a value of its kind: keys that version 0.1 did not write have their
-defaults here.
+A reader meets every key with a value of its kind: keys that version 0.1 did not write have their defaults here.
 """
 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from camrobust.contract.errors import UserError
 from camrobust.contract.former_names import renamed_settings
-from camrobust.contract.quoting import short
-from camrobust.contract.run_files import MANIFEST, is_manifest, number_of
+from camrobust.contract.record import Count, Key, Name, Record, Text, problem
+from camrobust.contract.run_documents import ManifestRecord
 
-MAX_BYTES = 192 * 2**20
-"""Of one document; a lease that lists a hundred thousand commits takes 5 MB."""
-MAX_VALUES = 4_000_000
-"""Lists, keys and values in one document, by its commas and brackets: what is read takes some fifty bytes for each."""
-FORMAT = 1
-"""Of the documents and commits that are written now; version 0.1 wrote none, which is 0."""
 DEEPEST = 40
 """Levels in what a document repeats of a configuration, as in the configuration itself."""
 MAX_PLAIN = 4 * 2**20
 """Characters and values of it; a configuration has a quarter of that at most."""
 MAX_ROWS_PER_IMAGE = 1_000_000
 """Variants times CAMs."""
-MAX_NUMBER = 2**53
 LARGEST_BITS = 64
-
-Text = Annotated[str, Field(max_length=10_000)]
-Name = Annotated[str, Field(max_length=1000)]
-Key = Annotated[str, Field(max_length=4096)]
-Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-
-
-class Record(BaseModel):
-    """A document that never changes once it is written; keys of later versions are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    format: int = Field(0, ge=0, description="raised where an older camrobust would misread what is written")
-
-
-class LeaseRecord(Record):
-    """`lease/NUMBER.json`: who may write under this number, and what counts of all that was written before.
-
-    Attributes:
-        holder: a random name.
-        machine: a hash that stands for the machine since its last start.
-        process: id of the driver's process there.
-        started: when that process began, in the kernel's ticks.
-        accepts: keys of the commits that count from now on. None was written by version 0.1: all of its commits count.
-        beat, released: version 0.1 showed in the same file that it was alive, and gave its lease back.
-    """
-
-    holder: str = Field("", max_length=100)
-    machine: str = Field("", max_length=100)
-    process: int = Field(0, ge=0, lt=2**31)
-    started: str = Field("", max_length=100)
-    accepts: tuple[Key, ...] | None = None
-    beat: Count = 0
-    released: bool = False
-
-
-class BeatRecord(Record):
-    """`beats/NUMBER.json`: the holder of that lease is alive, or has given it back."""
-
-    beat: Count = 0
-    released: bool = False
-
-
-class StageRecord(Record):
-    """What the workers of one stage have done, see `io.progress.Stage`."""
-
-    images: Amount = 0.0
-    busy_s: Amount = 0.0
-    busy: Count = 0
-
-
-class ProgressRecord(Record):
-    """`progress/NUMBER.json`: how far the holder of that lease is, see `io.progress.Progress`."""
-
-    done: Count
-    total: Count
-    failures: Count
-    seconds: Amount
-    stages: dict[Name, StageRecord] = Field(max_length=100)
-    updated: str = Field(max_length=100)
-
-
-class FileRecord(Record):
-    """One live data file.
-
-    Attributes:
-        table: scores, images, failures or maps.
-        key: of the file in the run folder.
-        size_bytes: of the file.
-        dataset: of a score file.
-        model: of a score file.
-    """
-
-    table: Name
-    key: Key
-    size_bytes: Count
-    dataset: Key | None = None
-    model: Key | None = None
-
-
-class FinishedRecord(Record):
-    """`done.json` of version 0.1, and what `done/NUMBER.json` has in common with it: the verdict, and how long."""
-
-    complete: bool = True
-    planned_rows: Count = 0
-    score_rows: Count = 0
-    failed_rows: Count = 0
-    missing: Count = 0
-    surplus: Count = 0
-    images: Count = 0
-    failed_images: Count = 0
-    examples: list[Text] = Field([], max_length=100)
-    finished: str = Field("", max_length=100)
-    attempts: Count = 0
-    seconds: dict[Name, Amount] = Field({}, max_length=100)
-    stages: dict[Name, StageRecord] = Field({}, max_length=100)
-
-
-class DoneRecord(FinishedRecord):
-    """`done/NUMBER.json`: the run is complete, and these are the files that count.
-
-    Attributes:
-        lease: its number.
-        commits: keys of the commits that count.
-        files: the data files that they name.
-    """
-
-    lease: Count = 0
-    commits: tuple[Key, ...]
-    files: tuple[FileRecord, ...]
-
-
-class CommitRecord(Record):
-    """What the metadata of `commits/*.parquet` says beside the table.
-
-    Attributes:
-        files: keys of the data files and their sizes, in bytes.
-    """
-
-    files: dict[Key, Count]
-
-    @model_validator(mode="after")
-    def _ours(self) -> Self:
-        wrong = next((key for key in self.files if key.startswith("commits/") or number_of(key) is None), None)
-        if wrong is not None:
-            raise ValueError(f"a run gives no file the name {short(wrong)!r}")
-        return self
-
-
-class ManifestRecord(Record):
-    """Where the manifest lies, and the SHA-256 that it has; version 0.1 knew neither."""
-
-    key: Key = MANIFEST
-    sha256: str = Field("", max_length=64)
-
-    @model_validator(mode="after")
-    def _inside(self) -> Self:
-        if not is_manifest(self.key):
-            raise ValueError(f"a run gives no manifest the name {short(self.key)!r}")
-        return self
 
 
 class VariantRecord(Record):
@@ -342,37 +191,3 @@ class RunRecord(DescribedRecord):
     def plain(self) -> dict[str, Any]:
         """Lists, keys and values, as in the file, with the defaults of what is not there."""
         return self.model_dump(mode="json")
-
-
-R = TypeVar("R", bound=Record)
-
-
-def parse_record(content: bytes, form: type[R], where: str) -> R:
-    """A document from its bytes; nesting is limited by the parser, and nothing is made of bytes that ask for too much.
-
-    Raises:
-        ValueError: it does not have the form that it must have.
-        UserError: it was written by a later version.
-    """
-    values = sum(map(content.count, (b",", b"[", b"{")))
-    if values > MAX_VALUES:
-        raise ValueError(f"it holds more than {MAX_VALUES:,} values")
-    found = form.model_validate_json(content)
-    if found.format > FORMAT:
-        raise UserError(f"run: {where} was written by a later version of camrobust; update camrobust to read it")
-    return found
-
-
-def problem(error: Exception) -> str:
-    """What is wrong with a document, in a few words that repeat little of it."""
-    if not isinstance(error, ValidationError):
-        return short(str(error))
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = short(".".join(str(part) for part in first["loc"]))
-    told = short(first["msg"].removeprefix("Value error, "))
-    return f"{place}: {told}" if place else told
-
-
-def content_of(record: Record) -> bytes:
-    """A document as it is written, with the format of this version."""
-    return record.model_copy(update={"format": FORMAT}).model_dump_json(exclude_defaults=True).encode()

@@ -19,8 +19,10 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig, differing_keys
 from camrobust.contract.errors import RunFailed, UserError
+from camrobust.contract.record import FORMAT, MAX_BYTES, Record
+from camrobust.contract.run_documents import DoneRecord, FinishedRecord
 from camrobust.contract.run_files import OTHERS, RESULTS, is_begun, numbered
-from camrobust.contract.run_record import FORMAT, MAX_BYTES, DoneRecord, FinishedRecord, Record, RunRecord
+from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import MANIFEST
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output

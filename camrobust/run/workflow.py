@@ -11,8 +11,9 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.errors import UserError
+from camrobust.contract.record import FORMAT
 from camrobust.contract.run_files import numbered
-from camrobust.contract.run_record import FORMAT, CombinedRecord
+from camrobust.contract.run_record import CombinedRecord
 from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.io.budget import Budget
 from camrobust.io.objects import MissingObjectError

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, variants
@@ -444,7 +444,7 @@ def test_explain_takes_names_of_classes(tmp_path, capsys):
 
 
 def test_every_configuration_that_is_shipped_is_valid():
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
     from camrobust.core.perturb import variants
 
     shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))

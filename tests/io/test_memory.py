@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from camrobust.run.stages.actors import Load
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from tests.photos import write_photos
 
 torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import re
 import polars as pl
 import pytest
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import COMMITS, SUMMARIES
 from camrobust.interface.cli import main

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.io.store import open_store
 from camrobust.measure.model import bytes_per_image

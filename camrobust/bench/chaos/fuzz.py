@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from camrobust.bench.chaos.pictures import damaged, seed_pictures
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.run.stages.actors import UNKNOWN_LABEL, Load
 
 PROCESSES = 2

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from camrobust.bench.chaos.harness import write_photos
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run
 from camrobust.run.pipeline import gallery, images_per_commit
