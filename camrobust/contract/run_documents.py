@@ -1,7 +1,7 @@
 """The small documents of a run folder, each with a typed form: who writes, how far the run is, which files count.
 
-docs/protocol.md says who writes which of them and what a reader believes. Keys that version 0.1 did not write have
-their defaults here.
+docs/protocol.md says who writes which of them and what a reader believes. Every field that version 0.1 did not write
+has its default here. docs/results.md has a table of the fields.
 """
 
 from typing import Self
@@ -9,115 +9,95 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from camrobust.contract.quoting import short
-from camrobust.contract.record import Amount, Count, Key, Name, Record, Text
+from camrobust.contract.record import Amount, Count, Key, Name, Part, Record, Text
 from camrobust.contract.run_files import MANIFEST, is_manifest, number_of
 
 
 class LeaseRecord(Record):
-    """`lease/NUMBER.json`: who may write under this number, and what counts of all that was written before.
+    """`lease/NUMBER.json`: who may write under this number, and which of the earlier commits count."""
 
-    Attributes:
-        holder: a random name.
-        machine: a hash that stands for the machine since its last start.
-        process: id of the driver's process there.
-        started: when that process began, in the kernel's ticks.
-        accepts: keys of the commits that count from now on. None was written by version 0.1: all of its commits count.
-        beat, released: version 0.1 showed in the same file that it was alive, and gave its lease back.
-    """
-
-    holder: str = Field("", max_length=100)
-    machine: str = Field("", max_length=100)
-    process: int = Field(0, ge=0, lt=2**31)
-    started: str = Field("", max_length=100)
-    accepts: tuple[Key, ...] | None = None
-    beat: Count = 0
-    released: bool = False
+    holder: str = Field("", max_length=100, description="a random name")
+    machine: str = Field("", max_length=100, description="a hash that stands for the machine since its last start")
+    process: int = Field(0, ge=0, lt=2**31, description="id of the driver's process on that machine")
+    started: str = Field("", max_length=100, description="when that process began, in the kernel's ticks")
+    accepts: tuple[Key, ...] | None = Field(
+        None, description="keys of the commits that count; version 0.1 wrote none, and all of its commits count"
+    )
+    beat: Count = Field(0, description="version 0.1 only: counts up while the driver is alive")
+    released: bool = Field(False, description="version 0.1 only: the lease was given back")
 
 
 class BeatRecord(Record):
     """`beats/NUMBER.json`: the holder of that lease is alive, or has given it back."""
 
-    beat: Count = 0
-    released: bool = False
+    beat: Count = Field(0, description="counts up while the driver is alive")
+    released: bool = Field(False, description="the lease was given back")
 
 
-class StageRecord(Record):
-    """What the workers of one stage have done, see `io.progress.Stage`."""
+class StageRecord(Part):
+    """What the workers of one stage have done, see `results.progress.Stage`."""
 
-    images: Amount = 0.0
-    busy_s: Amount = 0.0
-    busy: Count = 0
+    images: Amount = Field(0.0, description="images that are through; a fraction where one goes through in steps")
+    busy_s: Amount = Field(0.0, description="seconds of work, summed over the workers")
+    busy: Count = Field(0, description="workers that were at an image")
 
 
 class ProgressRecord(Record):
-    """`progress/NUMBER.json`: how far the holder of that lease is, see `io.progress.Progress`."""
+    """`progress/NUMBER.json`: how far the holder of that lease is, see `results.progress.Progress`."""
 
-    done: Count
-    total: Count
-    failures: Count
-    seconds: Amount
-    stages: dict[Name, StageRecord] = Field(max_length=100)
-    updated: str = Field(max_length=100)
-
-
-class FileRecord(Record):
-    """One live data file.
-
-    Attributes:
-        table: scores, images, failures or maps.
-        key: of the file in the run folder.
-        size_bytes: of the file.
-        dataset: of a score file.
-        model: of a score file.
-    """
-
-    table: Name
-    key: Key
-    size_bytes: Count
-    dataset: Key | None = None
-    model: Key | None = None
+    done: Count = Field(description="images and parts that this attempt committed")
+    total: Count = Field(description="images and parts that were pending when it began")
+    failures: Count = Field(description="failure rows that this attempt committed")
+    seconds: Amount = Field(description="time since it began to measure, s")
+    stages: dict[Name, StageRecord] = Field(max_length=100, description="for every stage, what its workers have done")
+    updated: str = Field(max_length=100, description="when this was written, UTC")
 
 
-class FinishedRecord(Record):
-    """`done.json` of version 0.1, and what `done/NUMBER.json` has in common with it: the verdict, and how long."""
+class FileRecord(Part):
+    """One data file that counts."""
 
-    complete: bool = True
-    planned_rows: Count = 0
-    score_rows: Count = 0
-    failed_rows: Count = 0
-    missing: Count = 0
-    surplus: Count = 0
-    images: Count = 0
-    failed_images: Count = 0
-    examples: list[Text] = Field([], max_length=100)
-    finished: str = Field("", max_length=100)
-    attempts: Count = 0
-    seconds: dict[Name, Amount] = Field({}, max_length=100)
-    stages: dict[Name, StageRecord] = Field({}, max_length=100)
+    table: Name = Field(description="scores, images, failures or maps")
+    key: Key = Field(description="of the file in the run folder")
+    size_bytes: Count = Field(description="size of the file")
+    dataset: Key | None = Field(None, description="dataset of a score file, else null")
+    model: Key | None = Field(None, description="model of a score file, else null")
+
+
+class TimesPart(Part):
+    """How long measuring took, over all attempts."""
+
+    attempts: Count = Field(0, description="how often the run was started")
+    seconds: dict[Name, Amount] = Field({}, max_length=100, description="time of measure, verify, aggregate, report, s")
+    stages: dict[Name, StageRecord] = Field({}, max_length=100, description="for every stage, what its workers did")
+
+
+class FinishedRecord(TimesPart, Record):
+    """`done.json` of version 0.1, and what `done/NUMBER.json` has in common with it: the counts, and how long."""
+
+    complete: bool = Field(True, description="scored and failed rows add up to the plan, each exactly once")
+    planned_rows: Count = Field(0, description="score rows that the plan asks for")
+    score_rows: Count = Field(0, description="score rows that are there")
+    failed_rows: Count = Field(0, description="planned rows whose image is named in failures")
+    missing: Count = Field(0, description="pairs of image and model without all rows and not named in failures")
+    surplus: Count = Field(0, description="pairs of image and model with a row too many")
+    images: Count = Field(0, description="images planned")
+    failed_images: Count = Field(0, description="images named in failures, for at least one model")
+    examples: list[Text] = Field([], max_length=100, description="the first missing or surplus pairs")
+    finished: str = Field("", max_length=100, description="when the run was complete, UTC")
 
 
 class DoneRecord(FinishedRecord):
-    """`done/NUMBER.json`: the run is complete, and these are the files that count.
+    """`done/NUMBER.json`: the run is complete, and these are the files that count."""
 
-    Attributes:
-        lease: its number.
-        commits: keys of the commits that count.
-        files: the data files that they name.
-    """
-
-    lease: Count = 0
-    commits: tuple[Key, ...]
-    files: tuple[FileRecord, ...]
+    lease: Count = Field(0, description="number of the lease under which it was completed")
+    commits: tuple[Key, ...] = Field(description="keys of the commits that count")
+    files: tuple[FileRecord, ...] = Field(description="the data files that they name")
 
 
 class CommitRecord(Record):
-    """What the metadata of `commits/*.parquet` says beside the table.
+    """What the metadata of `commits/*.parquet` says beside the table."""
 
-    Attributes:
-        files: keys of the data files and their sizes, in bytes.
-    """
-
-    files: dict[Key, Count]
+    files: dict[Key, Count] = Field(description="size of every data file, bytes, by its key")
 
     @model_validator(mode="after")
     def _ours(self) -> Self:
@@ -127,11 +107,11 @@ class CommitRecord(Record):
         return self
 
 
-class ManifestRecord(Record):
-    """Where the manifest lies, and the SHA-256 that it has; version 0.1 knew neither."""
+class ManifestRecord(Part):
+    """Where the list of images is; version 0.1 wrote no record of it."""
 
-    key: Key = MANIFEST
-    sha256: str = Field("", max_length=64)
+    key: Key = Field(MANIFEST, description="of the file in the run folder")
+    sha256: str = Field("", max_length=64, description="SHA-256 of the file; a changed manifest is refused")
 
     @model_validator(mode="after")
     def _inside(self) -> Self:

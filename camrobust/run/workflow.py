@@ -1,7 +1,7 @@
 """A whole run, as the command line and the jobs call it: measure, verify, aggregate, report."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,9 +11,10 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.errors import UserError
-from camrobust.contract.record import FORMAT
+from camrobust.contract.record import content_of, new_record
+from camrobust.contract.run_documents import FinishedRecord, StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
-from camrobust.contract.run_record import CombinedRecord
+from camrobust.contract.run_record import CombinedRecord, RunRecord, VariantRecord
 from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.io.budget import Budget
 from camrobust.io.objects import MissingObjectError
@@ -25,7 +26,7 @@ from camrobust.results.documents import read_record
 from camrobust.results.folder import FENCED, RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.results.lease import Lease, held
 from camrobust.results.progress import Progress, in_all, read_progress, write_progress
-from camrobust.results.reduce import combined_document, reduce_runs
+from camrobust.results.reduce import combined_record, reduce_runs
 from camrobust.results.tables import read_frame
 from camrobust.results.verify import Completeness, verify
 
@@ -83,23 +84,23 @@ def run(
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
     """
     folder = fresh_folder(config.output) if fresh else open_run(config.output)
-    found = folder.run() if folder.holds("run.json") else None
-    if found is None:
+    begun = folder.record()
+    if begun is None:
         begin = _begin(config, folder, say)
     else:
         from camrobust.run.plan import check_weights
 
-        folder.check_same(found, config)
-        check_weights(config, found.get("weights_sha256", {}))
+        folder.check_same(begun, config)
+        check_weights(config, begun.weights_sha256)
         if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
     folder.check_links()
-    accept = partial(_without_failures, folder, say) if retry_failures and found else partial(_accepted, folder)
+    accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
     with held(folder.store, accept, say) as lease:
-        if found is None:
+        if begun is None:
             begin()
 
         def measure(pending: pl.DataFrame) -> None:
@@ -146,7 +147,7 @@ def measure_until_done(
         Images and parts that were measured.
     """
     measured, before = 0, None
-    parts = folder.run()["planned"]["parts"]
+    parts = folder.run().planned.parts
     while True:
         committed = folder.committed()
         deleted = delete_uncounted(folder.store, committed, lease.number)
@@ -171,31 +172,32 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], None]
     plan = make_plan(config)
     folder.check_ours()
     facts = check_models(plan)
-    document = {
-        "version": versions()["camrobust"],
-        "digest": f"{FENCED}{config.digest()}",
-        "config": config.model_dump(mode="json"),
-        "numbers": config.numbers(),
-        "planned": plan.counts(),
-        "models": [one.name for one in config.models],
-        "cams": list(config.cams),
-        "controls": controls(config.cams),
-        "families": families(plan.variants),
-        "variants": [
-            {"perturbation": one.perturbation, "severity": one.severity, "strength": one.strength,
-             "replicate": one.replicate}
+    record = new_record(
+        RunRecord,
+        version=versions()["camrobust"],
+        digest=f"{FENCED}{config.digest()}",
+        config=config.model_dump(mode="json"),
+        numbers=config.numbers(),
+        planned=plan.counts(),
+        models=[model.name for model in config.models],
+        cams=list(config.cams),
+        controls=controls(config.cams),
+        families=families(plan.variants),
+        variants=[
+            VariantRecord(perturbation=one.perturbation, severity=one.severity, strength=one.strength,
+                          replicate=one.replicate)
             for one in plan.variants
         ],
-        "warnings": list(plan.warnings),
-        "target_layers": {name: fact["target_layer"] for name, fact in facts.items()},
-        "weights_sha256": {name: fact["weights_sha256"] for name, fact in facts.items()},
-        "tails": {name: fact["tail"] for name, fact in facts.items()},
-        "same_as": {name: fact["same_as"] for name, fact in facts.items()},
-        "classes": {name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
-        "versions": versions(),
-        "hardware": hardware(),
-        "started": utc(),
-    }  # fmt: skip
+        warnings=list(plan.warnings),
+        target_layers={name: fact["target_layer"] for name, fact in facts.items()},
+        weights_sha256={name: fact["weights_sha256"] for name, fact in facts.items()},
+        tails={name: fact["tail"] for name, fact in facts.items()},
+        same_as={name: fact["same_as"] for name, fact in facts.items()},
+        classes={name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
+        versions=versions(),
+        hardware=hardware(),
+        started=utc(),
+    )  # fmt: skip
     for warning in plan.warnings:
         say(f"warning: {warning}")
     counts = plan.counts()
@@ -206,7 +208,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], None]
 
     def begin() -> None:
         """Another driver may have begun in the meantime."""
-        if not folder.begin(document, plan.manifest):
+        if not folder.begin(record, plan.manifest):
             folder.check_same(folder.run(), config)
 
     return begin
@@ -234,7 +236,7 @@ def _measure(
     from camrobust.run.plan import make_plan
     from camrobust.run.session import session
 
-    plan = make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
+    plan = make_plan(config, folder.manifest(), folder.run().weights_sha256)
     with session(address, config.cluster, verbose=verbose):
         if address == "local":
             check_room(plan)
@@ -256,21 +258,20 @@ def finish(folder: RunFolder, lease: Lease, max_failure_share: float, *, measure
         if verdict.score_rows:
             timed("aggregate", partial(aggregate, number=lease.number))
             timed("report", partial(report, number=lease.number))
-        times = _times(folder)
-        times["seconds"] |= seconds
+        times = _times(folder, seconds)
         lease.check()
-        folder.finish(lease.number, {**verdict.as_dict(), "finished": utc(), **times})
+        folder.finish(lease.number, FinishedRecord(**verdict.as_dict(), finished=utc(), **dict(times)))
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failure_share)
 
 
-def _times(folder: RunFolder) -> dict[str, Any]:
-    """How long measuring took, over all attempts."""
+def _times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
+    """How long measuring took, over all attempts, and the steps after it, which took so many seconds."""
     attempts = [attempt for attempt, _ in read_progress(folder.store)]
-    return {
-        "attempts": len(attempts),
-        "seconds": {"measure": round(sum(attempt.seconds for attempt in attempts), 1)},
-        "stages": {name: asdict(stage) for name, stage in in_all(attempts).items()},
-    }
+    return TimesPart(
+        attempts=len(attempts),
+        seconds={"measure": round(sum(attempt.seconds for attempt in attempts), 1), **seconds},
+        stages={name: StageRecord(**asdict(stage)) for name, stage in in_all(attempts).items()},
+    )
 
 
 def aggregate(folder: RunFolder, intervals: str | None = None, number: int | None = None) -> dict[str, pl.DataFrame]:
@@ -300,14 +301,14 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
         output.check_ours()
     output.check_links()
     tables = _written(output, reduce_runs(folders, intervals), "summary/")
-    document = combined_document({folder.uri: folder.run() for folder in folders})
-    output.write_json("combined.json", {"format": FORMAT, **document, "finished": utc()})
+    record = combined_record({folder.uri: folder.run() for folder in folders}, utc())
+    output.store.write("combined.json", content_of(record, defaults=True, indent=2))
     parts = [(folder, folder.committed()) for folder in folders]
     images, failures = (
         pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
     )
     images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
-    drawn = build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS))
+    drawn = build_report(record, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS), drawn=record.finished)
     _draw(output, drawn, "report/")
     return tables
 
@@ -349,15 +350,17 @@ def report(folder: RunFolder, number: int | None = None) -> str:
         The address of the page.
     """
     number = folder.generation() if number is None else number
-    document = folder.run()
+    run = folder.run()
     committed = folder.committed()
     maps = folder.table("maps", committed)
     drawn = build_report(
-        {**document, "finished": utc(), "times": _times(folder)},
+        run,
         summaries(folder, number),
         folder.scores(committed, maps.select("dataset", "image_id").unique()).lazy(),
         folder.table("images", committed),
         folder.table("failures", committed),
         maps,
+        drawn=utc(),
+        times=_times(folder, {}),
     )
     return _draw(folder, drawn, numbered("report", number))

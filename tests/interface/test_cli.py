@@ -516,7 +516,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     folder = open_run(str(tmp_path / "out"))
     _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
-    assert folder.run()["warnings"] == [sentence]
+    assert folder.run().warnings == [sentence]
 
 
 def test_jpeg_after_changes_the_digest(base, tmp_path):
