@@ -1,18 +1,22 @@
 """Write the generated parts of docs/: `python docs/generate.py`. A test keeps them in step with the registries."""
 
 import json
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from camrobust.contract import schema
 from camrobust.contract.config import RunConfig
+from camrobust.contract.record import Part
+from camrobust.contract.run_documents import DoneRecord, ProgressRecord
+from camrobust.contract.run_record import RunRecord
 from camrobust.interface.listing import catalogue
 
 HERE = Path(__file__).parent
-MARK = "<!-- generated from camrobust/contract/schema.py by docs/generate.py -->"
+MARK = "<!-- generated from camrobust/contract by docs/generate.py -->"
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -38,7 +42,7 @@ def catalogue_page() -> str:
 
 
 def schema_part() -> str:
-    """The columns of every table, for docs/results.md."""
+    """The columns of every table and the fields of every document, for docs/results.md."""
     parts = [MARK]
     for name in ("scores", "images", "failures", "maps"):
         columns = getattr(schema, name.upper())
@@ -53,7 +57,43 @@ def schema_part() -> str:
     ):
         rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]
         parts += [f"## {title}", text, table(rows)]
+    for title, record in (
+        ("run.json", RunRecord),
+        ("progress/NUMBER.json", ProgressRecord),
+        ("done/NUMBER.json", DoneRecord),
+    ):
+        parts += [f"## {title}", table(list(fields(record)))]
     return "\n\n".join(parts) + "\n"
+
+
+def fields(record: type[BaseModel], prefix: str = "") -> Iterator[dict[str, object]]:
+    """A row per field of a document, and of what stands inside it."""
+    for name, field in record.model_fields.items():
+        kind = field.annotation
+        yield {"field": f"`{prefix}{name}`", "value": holds(kind), "meaning": field.description}
+        inner, place = kind, f"{prefix}{name}."
+        if get_origin(kind) in (list, tuple, dict):
+            inner = get_args(kind)[get_origin(kind) is dict]
+            place = f"{prefix}{name}.{'NAME' if get_origin(kind) is dict else '0'}."
+        if isinstance(inner, type) and issubclass(inner, Part):
+            yield from fields(inner, place)
+
+
+def holds(kind: Any) -> str:
+    """What a field holds."""
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (list, tuple):
+        return f"list of {holds(inner[0])}"
+    if origin is dict:
+        return f"{holds(inner[1])}, by name"
+    if origin is Annotated:
+        return holds(inner[0])
+    if inner:
+        return " or ".join(map(holds, inner))
+    if kind in names:
+        return names[kind]
+    return "the fields below" if issubclass(kind, Part) else "the keys of a [configuration](configuration.md)"
 
 
 def results_page() -> str:
@@ -98,7 +138,7 @@ def configuration_page() -> str:
     whole = RunConfig.model_json_schema()
     parts = [
         "# Configuration",
-        "Every key of a configuration, generated from camrobust/contract/config.py by docs/generate.py. An unknown "
+        "Every key of a configuration, generated from camrobust/contract/ by docs/generate.py. An unknown "
         "key is refused, and the nearest known one named. `camrobust run CONFIG --set metric.rbo_p=0.95` sets a key on "
         "the command line; a position in a list is a number: `--set datasets.0.images=photos`.",
     ]

@@ -28,6 +28,7 @@ def test_the_generated_pages_are_in_step_with_the_registries():
     assert (ROOT / "docs" / "catalogue.md").read_text("utf-8") == generate.catalogue_page()
     assert (ROOT / "docs" / "configuration.md").read_text("utf-8") == generate.configuration_page()
     assert (ROOT / "docs" / "results.md").read_text("utf-8") == generate.results_page()
+    assert "| None |" not in generate.results_page()
 
 
 def test_what_the_readme_links_to_exists():

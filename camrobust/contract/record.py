@@ -31,7 +31,7 @@ class Part(BaseModel):
 class Record(Part):
     """A document that never changes once it is written."""
 
-    format: int = Field(0, ge=0, description="raised where an older camrobust would misread the document; 0.1 wrote 0")
+    format: int = Field(0, ge=0, description="schema version; a reader refuses a later one; version 0.1 wrote none")
 
 
 R = TypeVar("R", bound=Record)

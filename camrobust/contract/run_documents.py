@@ -66,7 +66,7 @@ class FileRecord(Part):
 class TimesPart(Part):
     """How long measuring took, over all attempts."""
 
-    attempts: Count = Field(0, description="how often the run was started")
+    attempts: Count = Field(0, description="how often measuring was started")
     seconds: dict[Name, Amount] = Field({}, max_length=100, description="time of measure, verify, aggregate, report, s")
     stages: dict[Name, StageRecord] = Field({}, max_length=100, description="for every stage, what its workers did")
 

@@ -97,3 +97,18 @@ class RunRecord(DescribedRecord):
         description="names of every model's classes in the order of the logits, where known",
     )
     manifest: ManifestRecord = Field(ManifestRecord(), description="the list of images")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        planned = self.planned
+        keys = {(variant.perturbation, variant.strength, variant.replicate) for variant in self.variants}
+        if len(keys) < len(self.variants):
+            raise ValueError("variants must be different")
+        for what in ("models", "cams", "variants"):
+            count = len(getattr(self, what))
+            if getattr(planned, what) not in (0, count):
+                raise ValueError(f"planned.{what} must be {count}, got {getattr(planned, what)}")
+        rows = planned.images * len(self.models) * len(self.cams) * len(self.variants)
+        if planned.rows != rows:
+            raise ValueError(f"planned.rows must be images × models × variants × cams = {rows}, got {planned.rows}")
+        return self

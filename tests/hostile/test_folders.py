@@ -96,7 +96,7 @@ CHANGES = [
     ({"planned": {"images": 5, "rows": 6}}, "planned.rows must be images × models × variants × cams = 20, got 6"),
     ({"planned": {"images": 5, "rows": 20, "cams": 3}}, "planned.cams must be 2, got 3"),
     ({"config": {"metric": {"average": "median"}}}, "config.metric.average: Input should be 'macro' or 'micro'"),
-    ({"config": {"metric": None}}, "config.metric: Input should be a valid dictionary or instance of RecordedMetric"),
+    ({"config": {"metric": None}}, "config.metric: Input should be an object"),
     ({"config": {"x": float("nan")}}, "config: a number must be finite"),
     ({"config": {"x": 10**30}}, "config: a number must fit into 64 bits"),
     ({"config": {"x": [[[[]]]]}}, None),

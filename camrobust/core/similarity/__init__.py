@@ -1,7 +1,8 @@
 """Similarity of two maps beside rank-biased overlap: one decorated function each, in any module of this package.
 
-A new measure is one function under `@similarity(...)` and a column in `schema.SIMILARITIES`; it then appears in
-`camrobust list similarities`, in the configuration and in the tests that run over the registry.
+A new measure is one function under `@similarity(...)`. It then appears in `camrobust list similarities`, in the
+configuration and in the tests that run over the registry; run.json lists its column, whose meaning is the first line of
+the function's docstring.
 """
 
 from importlib import import_module
