@@ -9,13 +9,13 @@ from camrobust.report.figure import Figure, choices, measure_choice, measured, p
 
 COLUMNS = 3
 VISIBLE = [-0.25, 1.1]
-"""Range of every panel: intervals from two or three images reach far beyond what a measure can mean."""
+"""Range of every panel; an interval from two or three images is much wider than any value can be."""
 BAND_IMAGES = 10
-"""Fewest images from which an interval is drawn."""
+"""An interval is drawn from so many images on."""
 FEW_COLOURS = 10
 CELL_PX = (46, 26)
 BRIGHT = 0.45
-"""Above it the ramp is light enough for dark figures."""
+"""Cells with a higher value are so light that their numbers are dark."""
 
 
 def colours(cams: Sequence[str], drawn: Sequence[str]) -> alt.Color:

@@ -20,7 +20,7 @@ STEP_PX = 13
 
 
 def critical_differences(tests: pl.DataFrame) -> Figure | None:
-    """Mean ranks of the CAMs over images, 1 = best; a bar joins those that Nemenyi's test does not tell apart.
+    """Mean ranks of the CAMs over images, 1 = best; a bar joins CAMs that Nemenyi's test does not tell apart.
 
     Args:
         tests: `schema.TESTS`.
@@ -43,9 +43,9 @@ def critical_differences(tests: pl.DataFrame) -> Figure | None:
     table = pl.DataFrame(rows, infer_schema_length=None)
     measures = table["measure"].unique(maintain_order=True).to_list()
     chosen = [choice("measure", measures), *choices(table, "model", "dataset")]
-    most = max(row["row"] for row in rows)
+    last = max(row["row"] for row in rows)
     base = alt.Chart(source()).encode(
-        y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[most + 0.8, -1.8], nice=False)),
+        y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[last + 0.8, -1.8], nice=False)),
         x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(zero=False, padding=60)),
     )
     cam = base.transform_filter("datum.kind == 'cam'")
@@ -55,7 +55,7 @@ def critical_differences(tests: pl.DataFrame) -> Figure | None:
         level.mark_rule(strokeWidth=4, color=TEXT).encode(x2="to:Q", tooltip=alt.Tooltip("label:N", title="level")),
         cam.mark_point(filled=True, size=60, color=TEXT).encode(tooltip=tips),
         cam.mark_text(align="left", dx=9, color=TEXT, fontSize=12, limit=240).encode(text="label:N"),
-    ).properties(width=640, height=ROW_PX * (most + 3))
+    ).properties(width=640, height=ROW_PX * (last + 3))
     return Figure("ranks", plain(layered.transform_filter(picked(chosen)).add_params(*chosen)), table)
 
 
@@ -86,18 +86,18 @@ def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) ->
     Returns:
         None where nothing could be correlated.
     """
-    found = characteristics.filter(
+    correlations = characteristics.filter(
         (pl.col("analysis") == "spearman") & (pl.col("measure") == "consistency_adjusted")
     ).drop_nulls(["property", "effect"]).select(
         pl.col("dataset").fill_null("all pooled"), "model", "cam", "family", "property", "n_images",
         *(pl.col(name).round(4) for name in ("effect", "effect_lower", "effect_upper", "share")),
     )  # fmt: skip
-    if found.is_empty():
+    if correlations.is_empty():
         return None
-    chosen = choices(found, "family", "model", "dataset")
+    chosen = choices(correlations, "family", "model", "dataset")
     base = alt.Chart(source()).encode(
         y=alt.Y("cam:N", title=None, sort=list(cams), axis=alt.Axis(ticks=False, domain=False)),
-        color=colours(cams, found["cam"].unique().to_list()).legend(None),
+        color=colours(cams, correlations["cam"].unique().to_list()).legend(None),
     )
     zero = alt.condition("datum.value === 0", alt.value("#888c"), alt.value("#8883"))
     axis = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], gridColor=zero)
@@ -118,4 +118,4 @@ def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) ->
         .facet(facet=alt.Facet("property:N", title=None, sort=None), columns=COLUMNS)
         .transform_filter(picked(chosen))
     )
-    return Figure("traits", plain(faceted.add_params(*chosen) if chosen else faceted), found)
+    return Figure("traits", plain(faceted.add_params(*chosen) if chosen else faceted), correlations)

@@ -1,4 +1,4 @@
-"""What every figure is made of: a Vega-Lite specification, its numbers apart from it, and the files of both."""
+"""A figure: a Vega-Lite specification, the numbers that it draws, and the files of both."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from camrobust.summary.spreadsheet import csv_of
 TEXT = "currentColor"
 """Charts take the page's text colour, so that they read in light and dark."""
 INK, PAPER = "#1c1f24", "#ffffff"
-"""Colours of the files, which stand on no page."""
+"""Colours of text and background in the files, which have no page around them."""
 NUMBERS = "numbers"
 PNG_SCALE = 2.0
 MEASURES = {
@@ -36,8 +36,8 @@ class Figure:
 
     Attributes:
         name: of its files, and its id on the page.
-        specification: Vega-Lite, reading the data set `numbers`, which it does not hold.
-        numbers: what is drawn, every choice of the page included.
+        specification: Vega-Lite without numbers; it reads the data set `numbers`.
+        numbers: the numbers of every choice on the page.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Figure:
         return {**self.specification, "datasets": {NUMBERS: self.numbers.to_dicts()}}
 
     def packed(self) -> dict[str, Any]:
-        """Specification and numbers by column, a third of the bytes that rows would take."""
+        """The specification, and the numbers by column: a third of the bytes that rows would take."""
         return {"specification": self.specification, "columns": self.numbers.to_dict(as_series=False)}
 
     def files(self) -> Iterator[tuple[str, bytes]]:
@@ -72,31 +72,31 @@ def source() -> alt.NamedData:
 
 
 def choice(key: str, options: Sequence[str], labels: Sequence[str] | None = None) -> alt.Parameter:
-    """A list to pick one value of a key from."""
+    """A list from which one value of a key is picked."""
     bind = alt.binding_select(options=list(options), labels=list(labels or options), name=f"{key} ")
     return alt.param(name=f"pick_{key}", value=options[0], bind=bind)
 
 
 def choices(table: pl.DataFrame, *keys: str) -> list[alt.Parameter]:
     """A list for every key that has more than one value in the table."""
-    found = {key: table[key].unique(maintain_order=True).to_list() for key in keys}
-    return [choice(key, options) for key, options in found.items() if len(options) > 1]
+    options = {key: table[key].unique(maintain_order=True).to_list() for key in keys}
+    return [choice(key, values) for key, values in options.items() if len(values) > 1]
 
 
 def measure_choice(table: pl.DataFrame) -> alt.Parameter:
     """A list of the measures that have a value somewhere in the table."""
-    there = [name for name in MEASURES if table[name].count()] or list(MEASURES)[:1]
-    return choice("measure", there, [MEASURES[name] for name in there])
+    names = [name for name in MEASURES if table[name].count()] or list(MEASURES)[:1]
+    return choice("measure", names, [MEASURES[name] for name in names])
 
 
 def picked(chosen: Sequence[alt.Parameter]) -> str:
-    """The filter that keeps the rows of what was picked."""
-    kept = [f"datum['{one.name.removeprefix('pick_')}'] === {one.name}" for one in chosen]
+    """The filter that keeps the rows that were picked from these lists."""
+    kept = [f"datum['{parameter.name.removeprefix('pick_')}'] === {parameter.name}" for parameter in chosen]
     return " && ".join(kept) or "true"
 
 
 def measured(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Keys and measures with their bounds, to four places; a bound that is not there is null."""
+    """Keys, measures and their bounds, rounded to four places."""
     bounds = [f"{name}_{end}" for name in MEASURES for end in ("lower", "upper")]
     return table.select(
         *keys,

@@ -1,4 +1,4 @@
-"""What tests and characteristics say, in sentences that lead with effect size and interval."""
+"""Sentences about the tests and the characteristics; effect sizes and intervals come first."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,6 @@ import polars as pl
 
 SHOWN = 4
 """Most groups that sentences are written for; the tables have all."""
-WORDS = {
-    "consistency_adjusted": "consistency",
-    "responsiveness_adjusted": "responsiveness",
-    "robustness_adjusted": "robustness",
-}
 Row = Mapping[str, Any]
 
 
@@ -20,30 +15,32 @@ def probability(p: float | None) -> str:
     return "p unknown" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _span(row: Row, name: str, digits: int = 2, suffix: str = "") -> str:
+def estimate(row: Row, name: str, digits: int = 2) -> str:
+    """A value and its interval as they are written in a sentence."""
     if row[name] is None:
         return "unknown"
-    value = f"{row[name]:.{digits}f}{suffix}"
+    value = f"{row[name]:.{digits}f}"
     low, high = row[f"{name}_lower"], row[f"{name}_upper"]
     return value if low is None or high is None else f"{value} (95 % interval {low:.{digits}f} to {high:.{digits}f})"
 
 
 def test_sentences(tests: pl.DataFrame, controls: Sequence[str]) -> list[str]:
-    """Which differences are more than chance.
+    """Say which differences are more than chance.
 
     Args:
         tests: `schema.TESTS`.
         controls: CAMs that are a floor.
     """
     groups = tests.filter(pl.col("factor") == "cam").select("dataset", "model").unique(maintain_order=True)
-    found = []
+    sentences = []
     for dataset, model in groups.head(SHOWN).iter_rows():
         here = tests.filter((pl.col("dataset") == dataset) & (pl.col("model") == model) & (pl.col("factor") == "cam"))
         for measure in ("consistency_adjusted", "robustness_adjusted"):
-            found += _cams(here.filter(pl.col("measure") == measure), f"{model} on {dataset}", WORDS[measure], controls)
+            what = measure.removesuffix("_adjusted")
+            sentences += _cams(here.filter(pl.col("measure") == measure), f"{model} on {dataset}", what, controls)
     if groups.height > SHOWN:
-        found.append(f"{groups.height - SHOWN} more pairs of a model and a dataset are in summary/tests.csv.")
-    return [*found, *_others(tests)]
+        sentences.append(f"{groups.height - SHOWN} more pairs of a model and a dataset are in summary/tests.csv.")
+    return [*sentences, *_others(tests)]
 
 
 def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) -> list[str]:
@@ -51,8 +48,8 @@ def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) ->
     if ranks.is_empty():
         return []
     n, dropped = int(ranks["n_images"][0]), int(ranks["n_dropped"][0])
-    text = f"{where}, {what}, {n:,} images that have a value for all {ranks.height} CAMs"
-    left_out = "1 lacks one and is" if dropped == 1 else f"{dropped:,} lack one and are"
+    text = f"{where}, {what}, over {n:,} images that have a value for all {ranks.height} CAMs"
+    left_out = "1 other is" if dropped == 1 else f"{dropped:,} others are"
     text += f" ({left_out} left out): " if dropped else ": "
     omnibus = here.filter(pl.col("test") == "friedman")
     if omnibus.height:
@@ -61,15 +58,15 @@ def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) ->
     return [text + _first_two(pairs, ranks) + _floor(pairs, controls)]
 
 
-def _omnibus(one: Row, others: pl.DataFrame) -> str:
+def _omnibus(friedman: Row, others: pl.DataFrame) -> str:
     """The tests of all CAMs at once."""
-    if one["effect"] is None or one["statistic"] is None or others.is_empty():
+    if friedman["effect"] is None or friedman["statistic"] is None or others.is_empty():
         return ""
     other = others.row(0, named=True)
     F = "∞" if other["statistic"] is None else f"{other['statistic']:.1f}"
     return (
-        f"Kendall's W of the CAMs' ranks is {one['effect']:.2f} (0: images rank them at random, 1: all alike; "
-        f"Friedman χ² = {one['statistic']:.1f}, Iman-Davenport F = {F}, {probability(other['p'])}). "
+        f"Kendall's W of the CAMs' ranks is {friedman['effect']:.2f} (0 = images rank them at random, 1 = all alike; "
+        f"Friedman χ² = {friedman['statistic']:.1f}, Iman-Davenport F = {F}, {probability(other['p'])}). "
     )
 
 
@@ -78,17 +75,19 @@ def _pair(pairs: pl.DataFrame, first: str, second: str) -> Row | None:
     for a, b, sign in ((first, second, 1), (second, first, -1)):
         row = pairs.filter((pl.col("first") == a) & (pl.col("second") == b))
         if row.height:
-            one = row.row(0, named=True)
-            if sign == 1:
-                return one
-            turned = dict(one)
-            for name in ("effect", "difference"):
-                low, high = one[f"{name}_lower"], one[f"{name}_upper"]
-                turned[name] = None if one[name] is None else -one[name]
-                turned[f"{name}_lower"] = None if high is None else -high
-                turned[f"{name}_upper"] = None if low is None else -low
-            return turned
+            pair = row.row(0, named=True)
+            return pair if sign == 1 else _turned(pair)
     return None
+
+
+def _turned(pair: Row) -> Row:
+    """The same pair with the second first."""
+    turned = dict(pair)
+    for name in ("effect", "difference"):
+        for end, other in (("", ""), ("_lower", "_upper"), ("_upper", "_lower")):
+            value = pair[f"{name}{other}"]
+            turned[f"{name}{end}"] = None if value is None else -value
+    return turned
 
 
 def _first_two(pairs: pl.DataFrame, ranks: pl.DataFrame) -> str:
@@ -97,14 +96,14 @@ def _first_two(pairs: pl.DataFrame, ranks: pl.DataFrame) -> str:
     if row is None:
         return ""
     return (
-        f"{best} ranks first, {second} second; their difference is {_span(row, 'difference', 3)}, rank-biserial "
-        f"{_span(row, 'effect')}, {probability(row['p_corrected'])} after Holm."
+        f"{best} ranks first, {second} second; their difference is {estimate(row, 'difference', 3)}, rank-biserial "
+        f"{estimate(row, 'effect')}, {probability(row['p_corrected'])} after Holm."
     )
 
 
 def _floor(pairs: pl.DataFrame, controls: Sequence[str]) -> str:
     """How many CAMs lie above the floor."""
-    floor = next((one for one in controls if one in pairs["first"] or one in pairs["second"]), None)
+    floor = next((cam for cam in controls if cam in pairs["first"] or cam in pairs["second"]), None)
     if floor is None:
         return ""
     names = sorted({*pairs["first"], *pairs["second"]} - {None, *controls})
@@ -118,8 +117,8 @@ def _certain(row: Row) -> bool:
 
 
 def _others(tests: pl.DataFrame) -> list[str]:
-    """Models within images and datasets between them: how large the differences are at most."""
-    found = []
+    """The largest difference between two models (within images) and between two datasets."""
+    sentences = []
     for factor, test, name in (("model", "wilcoxon", "rank-biserial"), ("dataset", "cliffs_delta", "Cliff's δ")):
         rows = tests.filter(
             (pl.col("factor") == factor) & (pl.col("test") == test) & (pl.col("measure") == "consistency_adjusted")
@@ -127,20 +126,20 @@ def _others(tests: pl.DataFrame) -> list[str]:
         if rows.height:
             row = rows.row(0, named=True)
             where = row["cam"] if factor == "model" else f"{row['cam']} of {row['model']}"
-            found.append(
+            sentences.append(
                 f"The largest difference in consistency between two {factor}s is that of {row['first']} and "
-                f"{row['second']} ({where}): {_span(row, 'difference', 3)}, {name} {_span(row, 'effect')}, "
+                f"{row['second']} ({where}): {estimate(row, 'difference', 3)}, {name} {estimate(row, 'effect')}, "
                 f"{probability(row['p_corrected'])} after Holm, {row['n_images']:,} images."
             )
-    return found
+    return sentences
 
 
 def characteristics_sentences(characteristics: pl.DataFrame, controls: Sequence[str]) -> list[str]:
-    """To which extent characteristics explain stability.
+    """Say how much the characteristics of images explain of the stability of maps.
 
     Args:
         characteristics: `schema.CHARACTERISTICS`.
-        controls: CAMs that are a floor; they are not summed up.
+        controls: CAMs that are a floor; they are left out.
     """
     rows = characteristics.filter(
         ~pl.col("cam").is_in(list(controls))
@@ -148,7 +147,7 @@ def characteristics_sentences(characteristics: pl.DataFrame, controls: Sequence[
         & (pl.col("measure") == "consistency_adjusted")
     )
     if rows.is_empty():
-        return ["Too few images, or images too much alike, to relate their characteristics to the stability of maps."]
+        return ["Too few images, or images too alike, to relate their characteristics to the stability of their maps."]
     return [*_shares(rows), *_strongest(rows), *_between(rows)]
 
 
@@ -177,9 +176,9 @@ def _strongest(rows: pl.DataFrame) -> list[str]:
     row = alone.sort(pl.col("effect").abs(), descending=True).row(0, named=True)
     clear = int((alone["p_corrected"] < 0.05).sum())
     return [
-        f"The property most strongly tied to consistency is {row['property']}: rank correlation {_span(row, 'effect')} "
-        f"for {row['cam']} of {row['model']} on {row['dataset']} ({row['n_images']:,} images); {clear} of "
-        f"{alone.height} correlations differ from 0 at 5 % after Holm."
+        f"The property most strongly tied to consistency is {row['property']}: rank correlation "
+        f"{estimate(row, 'effect')} for {row['cam']} of {row['model']} on {row['dataset']} ({row['n_images']:,} "
+        f"images); {clear} of {alone.height} correlations differ from 0 at 5 % after Holm."
     ]
 
 
@@ -192,6 +191,6 @@ def _between(rows: pl.DataFrame) -> list[str]:
     row = both.row(0, named=True)
     after = {name: row[f"{name}_given"] for name in ("effect", "effect_lower", "effect_upper")}
     return [
-        f"Between datasets the consistency of {row['cam']} of {row['model']} differs by {_span(row, 'effect', 3)} "
-        f"({row['property']}), and at the same number of segments by {_span(after, 'effect', 3)}."
+        f"Between datasets the consistency of {row['cam']} of {row['model']} differs by {estimate(row, 'effect', 3)} "
+        f"({row['property']}), and at the same number of segments by {estimate(after, 'effect', 3)}."
     ]

@@ -1,4 +1,4 @@
-"""Pictures of maps: from the gallery table alone, with numpy and Pillow."""
+"""Pictures of maps, made from the gallery table with numpy and Pillow alone."""
 
 import base64
 import math
@@ -24,9 +24,9 @@ RAMP = np.array(
 )  # fmt: skip
 """Eight points of the perceptually uniform ramp "inferno"."""
 EXTREMES = 3
-"""Images of each kind."""
+"""Most images of each kind: most stable, least stable, flipped."""
 MOST_SIDE_PX = 4096
-"""Of a picture in the gallery, and of a map: as much as a crop may have."""
+"""Longest side of a picture or a map that is read; a crop is not larger."""
 SIDE_PX = 192
 """Longest side of a picture on the page."""
 OUTLINE = (255, 255, 255)
@@ -46,7 +46,7 @@ def overlay(photo: NDArray[np.uint8], values: NDArray[Any], strength: float = 0.
 
     Args:
         photo: (H, W, 3) uint8.
-        values: (h, w) of any range; drawn min-max scaled, NaN and constant maps as the least value.
+        values: (h, w) of any range; drawn min-max scaled; NaN counts as 0, a constant map as the least value.
         strength: opacity of the map, [0, 1].
     """
     finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
@@ -71,25 +71,25 @@ def outlined(photo: NDArray[np.uint8], outlines: bytes | None) -> Image.Image:
 
 
 def decoded(content: bytes, form: Literal["JPEG", "PNG"], mode: str) -> NDArray[np.uint8]:
-    """A picture of the gallery, which may be a stranger's: of the one format that is written there, of limited size.
+    """Decode a picture of the gallery, which may come from a stranger.
 
     Raises:
-        UserError: it is not.
+        UserError: it has another format than `form`, is damaged, or is too large.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(BytesIO(content), formats=(form,)) as picture:
                 fits = max(picture.size) <= MOST_SIDE_PX
-                found = np.asarray(picture.convert(mode)) if fits else None
-    except Exception as error:  # a decoder raises what it likes
+                pixels = np.asarray(picture.convert(mode)) if fits else None
+    except Exception as error:  # a decoder may raise anything
         raise UserError(
             f"report: a picture in maps/ is no {form} that can be read ({first_line(error)}); get a sound copy of the "
             "run"
         ) from error
-    if found is None:
+    if pixels is None:
         raise UserError(f"report: a picture in maps/ is larger than {MOST_SIDE_PX} px; get a sound copy of the run")
-    return found
+    return pixels
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -108,7 +108,7 @@ KEPT = pl.col("kept_class") & (pl.col("status") == "ok")
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant of an image: photo, map, and what to say of them."""
+    """One variant of an image: its photo and map, and the texts beside them."""
 
     title: str
     photo: str
@@ -130,7 +130,7 @@ class Exhibit:
 
 
 def spoken(number: int | None, names: Sequence[str]) -> str:
-    """What a class is called: its name, with its number where another has the same, or its number alone."""
+    """What a class is called: its name, with its number if another class has that name; its number if it has none."""
     name = names[number] if number is not None and 0 <= number < len(names) else ""
     if not name:
         return f"class {number}"
@@ -155,15 +155,15 @@ class _Drawn:
         """The clean image, then the perturbed one of every pair."""
         variants = self.maps.filter(_of(image))
         clean = _only(variants.filter(pl.col("perturbation") == CLEAN))
-        found = [self._cell(clean, "clean, with segments", "reference")]
+        cells = [self._cell(clean, "clean, with segments", "reference")]
         for pair in pairs:
             same = pl.all_horizontal(pl.col(key) == pair[key] for key in PAIR)
             level = pair["strength"] if pair["severity"] is None else pair["severity"]
             variant = _only(variants.filter(same))
-            found.append(
+            cells.append(
                 self._cell(variant, f"{pair['perturbation']} {level}", f"agreement {pair['rbo_adjusted']:.2f}")
             )
-        return found
+        return cells
 
     def _cell(self, variant: Row, title: str, agreement: str) -> Cell:
         photo = decoded(variant["photo"], "JPEG", "RGB")
@@ -192,10 +192,10 @@ class _Drawn:
 
 
 def _only(rows: pl.DataFrame) -> Row:
-    """The one row that there is.
+    """The only row.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is not exactly one.
     """
     if rows.height != 1:
         raise UserError(
@@ -207,7 +207,7 @@ def _only(rows: pl.DataFrame) -> Row:
 def exhibits(
     maps: pl.DataFrame, scores: pl.LazyFrame, model: str, cam: str, names: Sequence[str] = ()
 ) -> dict[Kind, list[Exhibit]]:
-    """The images of the gallery that say most about one model and CAM.
+    """The images of the gallery that show most about one model and CAM.
 
     Stability of an image is its mean adjusted agreement over pairs that kept their class. Of the most and the least
     stable images the variants with the highest, the median and the lowest agreement are shown; of the images whose
@@ -218,7 +218,7 @@ def exhibits(
         scores: all score rows.
         model: whose maps.
         cam: which method.
-        names: of the model's classes, in the order of the logits; empty where they are not known.
+        names: of the model's classes, in the order of the logits; empty if they are not known.
 
     Returns:
         "most", "least" and "flipped", each at most EXTREMES images; an image is in one of "most" and "least" only.
@@ -246,7 +246,7 @@ def exhibits(
 
 
 def _unmoved(known: pl.DataFrame) -> pl.DataFrame:
-    """The flipped pair of each image whose maps agree most, the images with the highest agreement first."""
+    """Of each image, the flipped pair whose maps agree most; images with the highest agreement come first."""
     flipped = known.filter(~pl.col("kept_class") & (pl.col("status") == "ok"))
     ordered = flipped.sort("rbo_adjusted", "image_id", *PAIR, descending=[True, False, False, False, False])
     return ordered.unique(["dataset", "image_id"], keep="first", maintain_order=True).head(EXTREMES)

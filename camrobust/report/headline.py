@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from camrobust.contract.run_record import DescribedRecord
+from camrobust.report.findings import estimate
 
 
 def twins_of(run: DescribedRecord) -> list[dict[str, str]]:
@@ -14,11 +15,11 @@ def twins_of(run: DescribedRecord) -> list[dict[str, str]]:
 
 
 def headline(run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame) -> list[str]:
-    """Two or three sentences that the numbers carry.
+    """Two or three sentences that say what the numbers show.
 
     Args:
-        run: run.json.
-        ranked: by_cam, best first.
+        run: run.json or combined.json.
+        ranked: the summary table by_cam, best first.
         by_level: the summary table.
     """
     is_control = pl.col("cam").is_in(run.controls)
@@ -30,9 +31,7 @@ def headline(run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame)
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    if row[f"{name}_lower"] is None:
-        return f"{row[name]:.2f} (too few images for an interval)"
-    return f"{row[name]:.2f} (95 % interval {row[f'{name}_lower']:.2f} to {row[f'{name}_upper']:.2f})"
+    return estimate(row, name) + (" (too few images for an interval)" if row[f"{name}_lower"] is None else "")
 
 
 def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord) -> str:
@@ -46,10 +45,10 @@ def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord) -> str
 
 
 def _first(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord, what: str) -> str:
-    """The first row against its control, and whether it is, or any other row is, more than chance."""
+    """The first row beside its control, and whether that row, or any other, is more than chance."""
     best, measure = rows.row(0, named=True), f"{what}_adjusted"
     twins = [cam for cam, other in run.same_as.get(best["model"], {}).items() if other == best["cam"]]
-    also = f", which {', '.join(twins)} equal{'s' if len(twins) == 1 else ''} exactly here," if twins else ""
+    also = f" ({' and '.join(twins)} give{'s' if len(twins) == 1 else ''} the same maps)" if twins else ""
     who = f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
     floor = _floor(best, floors, measure)
     value = _interval(best, measure)
@@ -72,7 +71,7 @@ def _floor(row: Mapping[str, Any], floors: pl.DataFrame, measure: str) -> dict[s
 
 
 def _above(row: Mapping[str, Any], floor: Mapping[str, Any] | None, measure: str) -> bool:
-    """All of its interval lies above its control's value and above 0; without an interval nothing is shown."""
+    """Whether its whole interval lies above its control's value and above 0; false without an interval."""
     low = row[f"{measure}_lower"]
     return low is not None and low > max(0.0, floor[measure] if floor else 0.0)
 
@@ -99,6 +98,6 @@ def _worst(by_level: pl.DataFrame, best: Mapping[str, Any]) -> list[str]:
         return []
     worst = here.sort("consistency_adjusted").row(0, named=True)
     return [
-        f"Its maps hold least under {worst['perturbation']} at {worst['strength']}, where those that kept their class "
-        f"agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
+        f"Its maps are least stable under {worst['perturbation']} at {worst['strength']}: where the class was kept, "
+        f"they agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
     ]

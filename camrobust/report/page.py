@@ -1,6 +1,5 @@
 """The report: one self-contained page from the summary tables and the gallery, and the files of its figures."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +28,7 @@ FAILURES_SHOWN = 50
 KINDS_SHOWN = 20
 NO_TIMES = TimesPart()
 MOST_DRAWN, MOST_NAMES = 50_000, 400
-"""Rows of a figure's numbers, and CAMs or perturbations among them; the largest real ones have a tenth of these."""
+"""Rows of a figure's numbers, and CAMs or perturbations in them; the largest real figures have a tenth of these."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
             "responsiveness")  # fmt: skip
 
@@ -39,7 +38,7 @@ class Report:
     """What is drawn of a run.
 
     Attributes:
-        page: HTML that needs nothing else: no network, no other file.
+        page: HTML that needs no network and no other file.
         figures: those on the page.
         leaderboard: `by_cam`, best first.
     """
@@ -90,15 +89,16 @@ def build_report(
         rows=[_leaderboard_row(row, run) for row in ranked.iter_rows(named=True)],
         filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
         figures={figure.name for figure in figures},
-        packed=_safe_json({figure.name: figure.packed() for figure in figures}),
+        packed={figure.name: figure.packed() for figure in figures},
         tested=[] if tests is None else test_sentences(tests, controls),
         explained=[] if traits is None else characteristics_sentences(traits, controls),
         style=Markup(_part("page.css")),
         script=Markup(_part("page.js")),
         vega=Markup(_vega()),
-        galleries=[(*one, exhibits(maps, scores, *one, classes.get(one[0], ()))) for one in _chosen(ranked, run)]
-        if maps.height
-        else [],
+        galleries=[
+            (model, cam, exhibits(maps, scores, model, cam, classes.get(model, ())))
+            for model, cam in (_chosen(ranked, run) if maps.height else ())
+        ],
         segments=images["n_segments"].median() if images.height else None,
         n_images=images.height,
         failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
@@ -116,7 +116,7 @@ def build_report(
 
 
 def _figures(run: DescribedRecord, summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame) -> list[Figure]:
-    """Those for which there are numbers, each method drawn once."""
+    """The figures for which there are numbers; CAMs that give the same maps are drawn once."""
     controls, cams, twins = run.controls, run.cams, twins_of(run)
     is_twin = pl.struct("model", "cam").is_in(twins)
     drawn = [
@@ -132,7 +132,7 @@ def _figures(run: DescribedRecord, summaries: Mapping[str, pl.DataFrame], ranked
 
 
 def _drawable(figure: Figure) -> bool:
-    """Whether a chart of it has a size that a machine can hold; summary/ has the numbers of any other."""
+    """Whether a chart of it is small enough to draw; summary/ has the numbers of every figure."""
     table = figure.numbers
     names = [table[key].n_unique() for key in ("cam", "perturbation", "label") if key in table.columns]
     return table.height <= MOST_DRAWN and max(names, default=0) <= MOST_NAMES
@@ -142,6 +142,7 @@ def _drawable(figure: Figure) -> bool:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.from_string(_part("page.html.jinja"))
 
 
@@ -156,20 +157,12 @@ def _vega() -> str:
     return script
 
 
-def _safe_json(document: Any) -> Markup:
-    """JSON that may stand inside a script element whatever text it holds."""
-    text = json.dumps(document, ensure_ascii=True, separators=(",", ":"))
-    for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        text = text.replace(character, escape)
-    return Markup(text)
-
-
 def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
 
 
 def _chosen(ranked: pl.DataFrame, run: DescribedRecord) -> list[tuple[str, str]]:
-    """Model and CAM of each part of the gallery: the first and the last row that is neither floor nor twin."""
+    """Models and CAMs in the gallery: the first and the last row that is neither a floor nor a twin."""
     alone = ranked.filter(~pl.col("cam").is_in(run.controls) & ~pl.struct("model", "cam").is_in(twins_of(run)))
     pairs = alone.select("model", "cam").rows()
     return list(dict.fromkeys([*pairs[:1], *pairs[-1:]]))

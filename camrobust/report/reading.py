@@ -1,4 +1,4 @@
-"""Summary tables as a report reads them back: they may have been changed, or be a stranger's."""
+"""Summary tables as a report reads them back; they may be changed or come from a stranger."""
 
 import polars as pl
 import polars.selectors as cs
@@ -7,35 +7,36 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.schema import summary_columns
 
 MOST_ROWS = {"by_cam": 10_000, "by_model": 10_000, "by_dataset": 10_000}
-"""Of the tables whose rows all stand on the page; a run of 5 models, 2 datasets and 20 CAMs has 200."""
+"""Rows of a table that the page shows whole; a run of 5 models, 2 datasets and 20 CAMs has 200."""
 MOST = 1_000_000
-"""Of the others."""
+"""Rows of any other table."""
 LONGEST = 1000
 """Characters of a dataset's, a model's or a CAM's name, as in run.json."""
 NAMES = ("dataset", "model", "cam")
 
 
 def checked(name: str, table: pl.DataFrame, where: str) -> pl.DataFrame:
-    """A summary table that can be drawn: null where a number is NaN or infinite, bounds in pairs.
+    """A summary table that can be drawn: NaN and infinity become null, and bounds are there in pairs or not at all.
 
     Args:
         name: of the table.
-        table: its columns and types are those of the schema.
+        table: with the columns and types of the schema.
         where: its address.
 
     Raises:
-        UserError: it holds more than a page can show, or a count or a share that is none.
+        UserError: it holds more than a page can show, or a required number is missing.
     """
     table = _finite(table)
     most = MOST_ROWS.get(name, MOST)
     too_long = pl.any_horizontal(pl.col(key).str.len_chars() > LONGEST for key in NAMES if key in table.columns)
-    missing = [one.name for one in summary_columns(name) if one.required and table[one.name].null_count()]
-    for problem, found in (
+    required = [column.name for column in summary_columns(name) if column.required]
+    missing = [column for column in required if table[column].null_count()]
+    for problem, is_there in (
         (f"more than {most:,} rows", table.height > most),
         (f"a name of more than {LONGEST:,} characters", not table.filter(too_long).is_empty()),
         (f"numbers in {', '.join(missing[:3])} that are not finite", bool(missing)),
     ):
-        if found:
+        if is_there:
             raise UserError(f"report: {where} holds {problem}; run camrobust aggregate again")
     return table
 

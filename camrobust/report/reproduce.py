@@ -1,4 +1,4 @@
-"""How a run was made and how to make it again, with nothing secret in it."""
+"""How a run was made and how to make it again; secrets are hidden."""
 
 import shlex
 
@@ -26,7 +26,7 @@ def commands(run: DescribedRecord) -> list[str]:
 
 
 def stage_times(times: TimesPart) -> list[str]:
-    """What took how long, a line each."""
+    """One line per step and stage: how long it took."""
     steps = [f"{name}: {seconds:,.1f} s" for name, seconds in times.seconds.items()]
     stages = [
         f"{name}: {stage.images:,.0f} images, {stage.busy_s:,.1f} s of work" for name, stage in times.stages.items()

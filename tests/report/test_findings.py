@@ -54,7 +54,7 @@ def test_dropped_images_are_said():
     table = scores(images=9, cams=("a", "b"), bad=0, flip=-1)
     table = table.filter(~((pl.col("cam") == "b") & (pl.col("image_id") == "image-2")))
     first, *_ = sentences(significance_tests(reduce_frame(table.lazy(), SummarySettings()).profiles), [])
-    assert "(1 lacks one and is left out)" in first
+    assert "(1 other is left out)" in first
 
 
 def test_sentences_of_the_characteristics(made):
@@ -67,7 +67,7 @@ def test_sentences_of_the_characteristics(made):
     assert "at the same number of segments by" in between
     assert "d - e" in between
     assert characteristics_sentences(table.clear(), []) == [
-        "Too few images, or images too much alike, to relate their characteristics to the stability of maps."
+        "Too few images, or images too alike, to relate their characteristics to the stability of their maps."
     ]
 
 
