@@ -12,7 +12,7 @@ from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
 from camrobust.measure.image import Sample, explain_variants
 from camrobust.run.plan import Plan, build, check_models, make_plan, settings_of
-from camrobust.run.stages.actors import AUTO_BATCH
+from camrobust.run.stages.explain import AUTO_BATCH
 
 PASSES = 3
 ATTACK_COST = 3

@@ -15,8 +15,10 @@ from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, varian
 from camrobust.io.manifest import TABLES, check_labels, list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
-from camrobust.measure.image import MeasureSettings, coinciding
-from camrobust.measure.model import Model, ModelSpec, load_model
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.coinciding import coinciding
+from camrobust.measure.image import MeasureSettings
+from camrobust.measure.model import Model, load_model
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.run.class_names import class_names
 

@@ -1,9 +1,9 @@
 """A whole run, as the command line and the jobs call it: measure, verify, aggregate, report."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,22 +11,12 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.errors import UserError
-from camrobust.contract.run_files import numbered
-from camrobust.contract.run_record import FORMAT, CombinedRecord
-from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
-from camrobust.io.budget import Budget
-from camrobust.io.objects import MissingObjectError
-from camrobust.report.page import Report, build_report
-from camrobust.report.reading import checked
-from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import delete_uncounted, keep_rest
-from camrobust.results.documents import read_record
 from camrobust.results.folder import FENCED, RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.results.lease import Lease, held
-from camrobust.results.progress import Progress, in_all, read_progress, write_progress
-from camrobust.results.reduce import combined_document, reduce_runs
-from camrobust.results.tables import read_frame
+from camrobust.results.progress import Progress, write_progress
 from camrobust.results.verify import Completeness, verify
+from camrobust.run.summarise import aggregate, report, times
 
 Show = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -229,7 +219,8 @@ def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
 def _measure(
     config: RunConfig, folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, lease: Lease, show: Show
 ) -> None:
-    from camrobust.run.pipeline import check_room, measure_pending
+    from camrobust.run.pipeline import measure_pending
+    from camrobust.run.placement import check_room
     from camrobust.run.plan import make_plan
     from camrobust.run.session import session
 
@@ -255,108 +246,8 @@ def finish(folder: RunFolder, lease: Lease, max_failure_share: float, *, measure
         if verdict.score_rows:
             timed("aggregate", partial(aggregate, number=lease.number))
             timed("report", partial(report, number=lease.number))
-        times = _times(folder)
-        times["seconds"] |= seconds
+        taken = times(folder)
+        taken["seconds"] |= seconds
         lease.check()
-        folder.finish(lease.number, {**verdict.as_dict(), "finished": utc(), **times})
+        folder.finish(lease.number, {**verdict.as_dict(), "finished": utc(), **taken})
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failure_share)
-
-
-def _times(folder: RunFolder) -> dict[str, Any]:
-    """How long measuring took, over all attempts."""
-    attempts = [attempt for attempt, _ in read_progress(folder.store)]
-    return {
-        "attempts": len(attempts),
-        "seconds": {"measure": round(sum(attempt.seconds for attempt in attempts), 1)},
-        "stages": {name: asdict(stage) for name, stage in in_all(attempts).items()},
-    }
-
-
-def aggregate(folder: RunFolder, intervals: str | None = None, number: int | None = None) -> dict[str, pl.DataFrame]:
-    """Reduce a run's scores to its summary tables and write them as parquet and csv.
-
-    Args:
-        folder: of the run.
-        intervals: delta or bootstrap, None for what its configuration says.
-        number: of the lease that the tables belong to, None for the newest.
-
-    Raises:
-        UserError: there is no run, or it has no scores.
-    """
-    place = numbered("summary", folder.generation() if number is None else number)
-    return _written(folder, reduce_runs([folder], intervals), place)
-
-
-def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
-    """Reduce several runs to one set of summary tables with one report, in a folder of their own.
-
-    Raises:
-        UserError: the runs do not go together, or the output holds a run.
-    """
-    if output.holds("run.json"):
-        raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
-    if read_record(output.store, "combined.json", CombinedRecord) is None:
-        output.check_ours()
-    output.check_links()
-    tables = _written(output, reduce_runs(folders, intervals), "summary/")
-    document = combined_document({folder.uri: folder.run() for folder in folders})
-    output.write_json("combined.json", {"format": FORMAT, **document, "finished": utc()})
-    parts = [(folder, folder.committed()) for folder in folders]
-    images, failures = (
-        pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
-    )
-    images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
-    drawn = build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS))
-    _draw(output, drawn, "report/")
-    return tables
-
-
-def _draw(folder: RunFolder, drawn: Report, place: str) -> str:
-    for name, content in drawn.files():
-        folder.store.write(f"{place}{name}", content)
-    return folder.store.locate(f"{place}index.html")
-
-
-def _written(folder: RunFolder, tables: dict[str, pl.DataFrame], place: str) -> dict[str, pl.DataFrame]:
-    for name, table in tables.items():
-        folder.write_table(f"{place}{name}.parquet", table)
-        folder.write_csv(f"{place}{name}.csv", table)
-    return tables
-
-
-def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.DataFrame]:
-    """The summary tables as they were written under a lease, None for the newest.
-
-    Raises:
-        UserError: they were not.
-    """
-    names = (*SUMMARIES, "tests", "characteristics")
-    place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
-    try:
-        found = {
-            name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
-        }
-    except MissingObjectError as error:
-        raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
-    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in found.items()}
-
-
-def report(folder: RunFolder, number: int | None = None) -> str:
-    """Draw the page and its figures from the summary tables of a lease, None for the newest.
-
-    Returns:
-        The address of the page.
-    """
-    number = folder.generation() if number is None else number
-    document = folder.run()
-    committed = folder.committed()
-    maps = folder.table("maps", committed)
-    drawn = build_report(
-        {**document, "finished": utc(), "times": _times(folder)},
-        summaries(folder, number),
-        folder.scores(committed, maps.select("dataset", "image_id").unique()).lazy(),
-        folder.table("images", committed),
-        folder.table("failures", committed),
-        maps,
-    )
-    return _draw(folder, drawn, numbered("report", number))

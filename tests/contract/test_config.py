@@ -16,7 +16,7 @@ import yaml
 from camrobust.contract.config import load_config, parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
-from camrobust.measure.model import ModelSpec
+from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
 from tests.runs import ROOT, camrobust, environment
 

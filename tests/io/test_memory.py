@@ -23,7 +23,7 @@ import json, os, sys
 from pathlib import Path
 import numpy as np
 import torch
-from camrobust.run.stages.actors import Load
+from camrobust.run.stages.load import Load
 from camrobust.contract.config import parse_config
 from tests.photos import write_photos
 

@@ -13,10 +13,16 @@ from camrobust.measure.model import bytes_per_image
 from camrobust.results.arrow import unpack
 from camrobust.results.counted import read_committed
 from camrobust.results.folder import pending_units
-from camrobust.run import pipeline
+from camrobust.run import placement
 from camrobust.run import plan as plans
-from camrobust.run.pipeline import gallery, images_per_commit, place
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb, auto_batch
+from camrobust.run.batch_sizes import images_per_commit, images_per_perturb
+from camrobust.run.pipeline import gallery
+from camrobust.run.placement import place
+from camrobust.run.stages.batches import UNKNOWN_LABEL
+from camrobust.run.stages.commit import Commit
+from camrobust.run.stages.explain import Explain, auto_batch
+from camrobust.run.stages.load import Load
+from camrobust.run.stages.perturb import Perturb
 from tests.photos import write_photos
 from tests.runs import scores
 
@@ -175,12 +181,12 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
 
 def test_images_perturbed_at_once_are_bounded(run):
     _, plan, _ = run("bounds", 100)
-    assert pipeline.images_per_perturb(plan, "cpu", 8) == 1
-    assert pipeline.images_per_perturb(plan, "cuda", 8) == 8
-    assert pipeline.images_per_perturb(plan, "cuda", 3) == 3
+    assert images_per_perturb(plan, "cpu", 8) == 1
+    assert images_per_perturb(plan, "cuda", 8) == 8
+    assert images_per_perturb(plan, "cuda", 3) == 3
     image = plan.config.image.model_copy(update={"resize": 2048, "crop": 2048})
     large = replace(plan, config=plan.config.model_copy(update={"image": image}))
-    assert pipeline.images_per_perturb(large, "cuda", 8) == 1
+    assert images_per_perturb(large, "cuda", 8) == 1
 
 
 def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):
@@ -238,7 +244,7 @@ def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     run, monkeypatch, resources, cluster, device, explain, perturb, load
 ):
     _, plan, _ = run("p", 100, cluster=cluster)
-    monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: resources)
     found = place(plan)
     assert (found.device, found.explain, found.perturb, found.load) == (device, explain, perturb, load)
     assert found.explainers[0] >= 1
@@ -263,7 +269,7 @@ def test_the_batch_is_as_large_as_memory_holds(run):
 def test_workers_that_are_always_there_leave_room_to_load(run, monkeypatch):
     _, plan, _ = run("r", 100, cluster={"explainers": [2, 2], "perturbers": [2, 2]})
     for cores in (2.0, 1.0, 64.0):
-        monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda cores=cores: {"CPU": cores})
+        monkeypatch.setattr(placement.ray, "cluster_resources", lambda cores=cores: {"CPU": cores})
         found = place(plan)
         workers = 2 * (found.explain["num_cpus"] + found.perturb["num_cpus"])
         assert 0 < workers <= 0.375 * cores + 0.01

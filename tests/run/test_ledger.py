@@ -9,10 +9,10 @@ import ray
 
 from camrobust.contract.config import ClusterConfig, parse_config
 from camrobust.contract.errors import RunFailed, UserError
-from camrobust.run import pipeline
 from camrobust.run.ledger import Watch, open_ledger
+from camrobust.run.plain_errors import plain_errors
 from camrobust.run.session import session
-from camrobust.run.stages.actors import Load
+from camrobust.run.stages.load import Load
 from tests.photos import write_photos
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -106,7 +106,7 @@ def test_what_a_worker_raises_is_one_sentence(error, sentence):
     def fail(batch):
         raise error
 
-    with pytest.raises(RunFailed) as told, pipeline._plain_errors():
+    with pytest.raises(RunFailed) as told, plain_errors():
         ray.data.range(1).map_batches(fail).take_all()
     assert str(told.value).startswith(sentence)
     assert "\n" not in str(told.value)

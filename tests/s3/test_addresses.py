@@ -17,7 +17,7 @@ from camrobust.io.images import decode
 from camrobust.io.manifest import list_images
 from camrobust.io.store import open_store, read_object
 from camrobust.results.folder import fresh_folder
-from camrobust.run.stages.actors import Load
+from camrobust.run.stages.load import Load
 from tests.runs import camrobust, config
 
 pytestmark = pytest.mark.s3

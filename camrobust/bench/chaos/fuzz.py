@@ -20,7 +20,8 @@ import numpy as np
 
 from camrobust.bench.chaos.pictures import damaged, seed_pictures
 from camrobust.contract.config import parse_config
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Load
+from camrobust.run.stages.batches import UNKNOWN_LABEL
+from camrobust.run.stages.load import Load
 
 PROCESSES = 2
 BATCH = 8

@@ -26,7 +26,7 @@ from camrobust.results.folder import RunFolder, open_run, pending_units
 from camrobust.results.verify import verify
 from camrobust.run.pipeline import in_rounds, stream
 from camrobust.run.session import session
-from camrobust.run.stages.actors import Batch
+from camrobust.run.stages.batches import Batch
 
 IMAGES_PER_COMMIT = 1500
 """About what a run of 95 variants and 10 CAMs puts into one commit: so there are as many files as in a real run."""

@@ -12,9 +12,14 @@ from camrobust.bench.chaos.harness import write_photos
 from camrobust.contract.config import RunConfig, parse_config
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run
-from camrobust.run.pipeline import gallery, images_per_commit
+from camrobust.run.batch_sizes import images_per_commit
+from camrobust.run.pipeline import gallery
 from camrobust.run.plan import make_plan
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.run.stages.batches import UNKNOWN_LABEL
+from camrobust.run.stages.commit import Commit
+from camrobust.run.stages.explain import Explain
+from camrobust.run.stages.load import Load
+from camrobust.run.stages.perturb import Perturb
 from camrobust.run.workflow import run
 
 Say = Callable[[str], None]
