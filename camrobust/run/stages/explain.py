@@ -1,59 +1,83 @@
-"""Variants to result tables, for all models of the run."""
+"""Variants to result rows, for all models of the run: actors on GPUs, or on cores."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.core.perturb import Variant
 from camrobust.measure.image import Columns, Explained, Sample, measure
 from camrobust.measure.model import Model, bytes_per_image
-from camrobust.results.arrow import make_table, pack
+from camrobust.results.arrow import make_table
 from camrobust.run.ledger import Watch
 from camrobust.run.plan import build, settings_of
-from camrobust.run.stages.batches import ERROR, PROPERTIES, QUARANTINED, UNKNOWN_LABEL, Batch
+from camrobust.run.stages.batches import (
+    MEASURED,
+    QUARANTINED,
+    Failure,
+    batch_of,
+    failures_of,
+    rows_column,
+    tensors_of,
+)
 from camrobust.run.stages.gallery import map_rows
 
 GPUS_PER_EXPLAINER = 0.8
 AUTO_BATCH = {"cpu": 8, "cuda": 64}
 """Most variants in one forward pass, where memory holds them."""
 MEMORY_SHARE = 0.5
-"""Of the memory that is free when a worker starts: what one forward pass may take."""
+"""One forward pass may take this share of the memory that is free when a worker starts."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One image's part as it reaches the Explain actor; the first of those that are still to be measured."""
+    """A row of `PERTURBED`: one part of an image.
 
-    sample: Sample
+    Attributes:
+        dataset: its dataset.
+        image_id: the image.
+        label: true class, None where unknown.
+        part: number of the part.
+        first: whether it is the image's first part that is still to be measured.
+        failure: what went wrong before, None where nothing did.
+        variants: (P+1, 3, H, W) uint8, read-only; None after a failure.
+        segments: (H, W) int32, read-only; None where loading failed.
+    """
+
+    dataset: str
+    image_id: str
+    label: int | None
     part: int
     first: bool
-    pixels: torch.Tensor
-    properties: dict[str, Any]
-    error: dict[str, str] | None
+    failure: Failure | None
+    variants: NDArray[np.uint8] | None
+    segments: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
-class _Failed:
-    """Why one model has no scores of one image."""
+class _Measured:
+    """The result rows of one part; scores as columns, one set per model."""
 
-    kind: str
-    message: str
+    scores: list[Columns] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    maps: list[dict[str, Any]] = field(default_factory=list)
 
 
 def auto_batch(models: Sequence[Model], config: RunConfig, device: str, free_bytes: int | None = None) -> int:
     """Variants in one forward pass, by the memory that a worker has.
 
     Args:
-        models: of the run, loaded.
-        config: of the run.
+        models: the run's models, already loaded.
+        config: the run's configuration.
         device: cpu or cuda.
         free_bytes: this worker's share of the device's memory, None to look.
     """
@@ -77,7 +101,7 @@ def _free_bytes(config: RunConfig, device: str) -> int:
 
 
 class Explain:
-    """All models of the run on one device: variants in, packed result tables out, one row per image and part."""
+    """Measures variants under all models of the run, which lie on one device."""
 
     def __init__(
         self,
@@ -90,83 +114,92 @@ class Explain:
     ) -> None:
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
-        self.models = [build(one, config.image.crop, device, sha256=weights.get(one.name)) for one in config.models]
+        self.models = [
+            build(model, config.image.crop, device, sha256=weights.get(model.name)) for model in config.models
+        ]
         batch = config.cluster.batch
         self.settings = settings_of(config, auto_batch(self.models, config, device) if batch == "auto" else batch)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Rows with variants to rows of four packed tables, named as the fields of `results.commits.Unit`."""
-        rows = [self._measure(_row(batch, number)) for number in range(len(batch["image_id"]))]
-        return {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
-
-    def _measure(self, row: _Row) -> dict[str, Any]:
-        scores: list[pa.Table] = [make_table(SCORES, [])]
-        failures: list[dict[str, Any]] = []
-        maps: list[dict[str, Any]] = []
-        sample, variants = row.sample, self.parts[row.part]
-        loaded = row.error is None or row.error["stage"] != "load"
-        if row.error is not None:
-            # What failed in loading failed for every part, and is said once.
-            failures += [_failure(sample, None, row.error)] if row.first or loaded else []
-        else:
-            for model in self.models:
-                found = self._guarded(model, row, variants)
-                if isinstance(found, _Failed):
-                    error = {"stage": "explain", "kind": found.kind, "message": found.message}
-                    failures.append(_failure(sample, model.name, error))
-                    continue
-                columns, explained = found
-                scores.append(make_table(SCORES, columns))
-                if row.part == 0 and (sample.dataset, sample.image_id) in self.gallery:
-                    first = model is self.models[0]
-                    maps += map_rows(model, sample, variants, explained, first=first, config=self.config)
-        image = [row.properties] if row.part == 0 and loaded else []
-        return {
-            "dataset": sample.dataset,
-            "image_id": sample.image_id,
-            "part": row.part,
-            "scores": pack(pa.concat_tables(scores)),
-            "images": pack(make_table(IMAGES, image)),
-            "failures": pack(make_table(FAILURES, failures)),
-            "maps": pack(make_table(MAPS, maps)),
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of `PERTURBED` to rows of `MEASURED`."""
+        measured = [self._measure(row) for row in self._rows(batch)]
+        # An image's own row goes with its part 0, unless there is no image.
+        pictured = pc.and_(pc.equal(batch["part"], 0), pc.is_valid(batch["segments"]))
+        images = batch.select([column.name for column in IMAGES]).filter(pictured)
+        failures = [row for part in measured for row in part.failures]
+        maps = [row for part in measured for row in part.maps]
+        counts = {
+            "scores": [sum(len(columns["rbo"]) for columns in part.scores) for part in measured],
+            "images": pictured.cast(pa.int32()).to_numpy(),
+            "failures": [len(part.failures) for part in measured],
+            "maps": [len(part.maps) for part in measured],
         }
+        tables = {
+            "scores": make_table(SCORES, _joined([columns for part in measured for columns in part.scores])),
+            "images": images,
+            "failures": make_table(FAILURES, failures),
+            "maps": make_table(MAPS, maps),
+        }
+        keys = {name: batch[name] for name in ("dataset", "image_id", "part")}
+        return batch_of(MEASURED, keys | {name: rows_column(table, counts[name]) for name, table in tables.items()})
 
-    def _guarded(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:
+    def _rows(self, batch: pa.Table) -> Iterator[_Row]:
+        crop = self.config.image.crop
+        cells = [batch[name].to_pylist() for name in ("dataset", "image_id", "label", "part", "first")]
+        variants, segments = tensors_of(batch["variants"], -1, 3, crop, crop), tensors_of(batch["segments"], crop, crop)
+        for row in zip(*cells, failures_of(batch), variants, segments, strict=True):
+            yield _Row(*row)
+
+    def _measure(self, row: _Row) -> _Measured:
+        measured = _Measured()
+        if row.variants is None or row.segments is None:
+            # An image that failed in loading failed for every part, and is named once.
+            if row.failure is not None and (row.first or row.segments is not None):
+                measured.failures.append(_failure_row(row, None, row.failure))
+            return measured
+        # Copies, because torch wants memory that may be written.
+        segments = torch.from_numpy(row.segments.astype(np.int64))
+        pixels = torch.from_numpy(row.variants.copy())
+        sample, variants = Sample(row.dataset, row.image_id, row.label, segments), self.parts[row.part]
+        for model in self.models:
+            result = self._guarded(model, row, sample, pixels)
+            if isinstance(result, Failure):
+                measured.failures.append(_failure_row(row, model.name, result))
+                continue
+            columns, explained = result
+            measured.scores.append(columns)
+            if row.part == 0 and (row.dataset, row.image_id) in self.gallery:
+                first = model is self.models[0]
+                measured.maps.extend(map_rows(model, sample, variants, explained, first=first, cams=self.config.cams))
+        return measured
+
+    def _guarded(
+        self, model: Model, row: _Row, sample: Sample, pixels: torch.Tensor
+    ) -> tuple[Columns, Explained] | Failure:
+        """Scores and maps of one part under one model, unless workers have died at it."""
         return self.watch.over(
-            row.sample.dataset,
-            row.sample.image_id,
-            lambda: self._one_model(model, row, variants),
-            lambda why: _Failed(QUARANTINED, why),
+            row.dataset,
+            row.image_id,
+            lambda: self._one_model(model, sample, pixels, self.parts[row.part]),
+            lambda why: Failure("explain", QUARANTINED, why),
             part=row.part,
             model=model.name,
         )
 
-    def _one_model(self, model: Model, row: _Row, variants: Sequence[Variant]) -> tuple[Columns, Explained] | _Failed:
+    def _one_model(
+        self, model: Model, sample: Sample, pixels: torch.Tensor, variants: Sequence[Variant]
+    ) -> tuple[Columns, Explained] | Failure:
         """Scores and maps, or what went wrong: one model's trouble with one image must not end the run."""
         try:
-            return measure(model, row.sample, row.pixels[: len(variants) + 1], variants, self.settings)
+            return measure(model, sample, pixels, variants, self.settings)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - model code may raise anything; it becomes a failure row
-            return _Failed("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            return Failure("explain", "error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
-def _row(batch: Batch, number: int) -> _Row:
-    cells = {name: values[number] for name, values in batch.items()}
-    label = None if int(cells["label"]) == UNKNOWN_LABEL else int(cells["label"])
-    segments = torch.from_numpy(cells["segments"].astype(np.int64))
-    sample = Sample(str(cells["dataset"]), str(cells["image_id"]), label, segments)
-    properties: dict[str, Any] = {
-        "dataset": sample.dataset,
-        "image_id": sample.image_id,
-        "label": label,
-        "width": int(cells["width"]),
-        "height": int(cells["height"]),
-        "n_segments": int(segments.max()) + 1,
-        **{name: float(cells[name]) for name in PROPERTIES},
-    }
-    error = {name: str(cells[name]) for name in ERROR} if cells["kind"] else None
-    pixels = torch.from_numpy(cells["variants"].copy())
-    return _Row(sample, int(cells["part"]), bool(cells["first"]), pixels, properties, error)
+def _joined(parts: Sequence[Columns]) -> Columns | list[dict[str, Any]]:
+    """The columns of several parts, one after the other; no rows at all for none."""
+    return {name: np.concatenate([columns[name] for columns in parts]) for name in parts[0]} if parts else []
 
 
-def _failure(sample: Sample, model: str | None, error: dict[str, str]) -> dict[str, Any]:
-    return {"dataset": sample.dataset, "image_id": sample.image_id, "model": model, **error}
+def _failure_row(row: _Row, model: str | None, failure: Failure) -> dict[str, Any]:
+    return {"dataset": row.dataset, "image_id": row.image_id, "model": model, **failure._asdict()}

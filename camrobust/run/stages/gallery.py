@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from camrobust.contract.config import RunConfig
 from camrobust.contract.schema import CLEAN
 from camrobust.core.perturb import Variant
 from camrobust.measure.image import Explained, Sample
@@ -19,16 +18,19 @@ GALLERY_VARIANTS = 12
 """Most variants of a gallery image whose maps are kept."""
 
 
-def _scaled(maps: torch.Tensor) -> torch.Tensor:
-    """Each map from 0 to 1, as it is drawn; so that half precision holds it whatever its magnitude."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
-
-
 def map_rows(
-    model: Model, sample: Sample, variants: Sequence[Variant], explained: Explained, *, first: bool, config: RunConfig
+    model: Model, sample: Sample, variants: Sequence[Variant], explained: Explained, *, first: bool, cams: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Rows of `schema.MAPS`: the clean variant and at most `GALLERY_VARIANTS` of the others, evenly chosen."""
+    """Rows of `schema.MAPS`: the clean variant and at most `GALLERY_VARIANTS` of the others, evenly chosen.
+
+    Args:
+        model: the classifier.
+        sample: the image.
+        variants: its V perturbed variants.
+        explained: their maps and predictions.
+        first: whether this is the run's first model, with which the outlines of the segments are kept.
+        cams: names of the K CAMs.
+    """
     chosen = np.unique(np.linspace(1, len(variants), min(GALLERY_VARIANTS, len(variants))).round().astype(int))
     maps = _scaled(explained.maps).cpu().numpy().astype("<f2")
     rows = []
@@ -47,13 +49,19 @@ def map_rows(
                 "confidence": float(explained.confidences[place]),
                 "photo": _jpeg(explained.pixels[place].numpy()),
                 "outlines": _outlines(sample.segments.numpy()) if first and not place else None,
-                "cams": ",".join(config.cams),
+                "cams": ",".join(cams),
                 "height": maps.shape[2],
                 "width": maps.shape[3],
                 "maps": maps[place].tobytes(),
             }
         )
     return rows
+
+
+def _scaled(maps: torch.Tensor) -> torch.Tensor:
+    """Each map scaled to [0, 1], as it is drawn; half precision then holds it whatever its magnitude."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,11 +1,13 @@
-"""Fetch, decode, crop, segment."""
+"""Fetch, decode, crop, segment: tasks on CPUs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -13,46 +15,74 @@ from camrobust.contract.config import RunConfig
 from camrobust.core.segments import segment
 from camrobust.io.ceiling import ceiling, private_bytes
 from camrobust.io.codecs import MIB
-from camrobust.io.images import MAX_BYTES, Photo, characteristics, decode
+from camrobust.io.images import MAX_BYTES, characteristics, decode
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 from camrobust.run.ledger import Watch
-from camrobust.run.stages.batches import ERROR, KEYS, QUARANTINED, Batch
+from camrobust.run.stages.batches import (
+    KEYS,
+    LOADED,
+    PROPERTIES,
+    QUARANTINED,
+    Failure,
+    batch_of,
+    failure_columns,
+    tensor_column,
+)
 
 FETCHES = ((16 * MIB, 8), (64 * MIB, 2), (MAX_BYTES, 1))
-"""Largest file and how many such are fetched at once: 128 MiB wait for decoding at most, or one file."""
+"""Largest file, and how many files of that size are fetched at once: at most 128 MiB wait for decoding, or one file."""
 LOAD_BYTES = 992 * MIB
-"""By how much a Load worker may grow: less than 1 GiB."""
+"""A Load worker may grow by this much: less than 1 GiB."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image ready to be perturbed, or why there is none.
+
+    Attributes:
+        pixels: the crop, (3, H, W) uint8.
+        segments: (H, W) int32.
+        properties: columns of `schema.IMAGES`.
+        failure: what went wrong; everything else is empty then.
+    """
+
+    pixels: NDArray[np.uint8] | None = None
+    segments: NDArray[np.int32] | None = None
+    properties: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
 
 
 class Load:
-    """Fetch, decode, crop, segment: one row per image; an image that cannot be used goes on as a failure."""
+    """Fetch, decode, crop and segment images; an image that cannot be used goes on as a failure."""
 
     def __init__(self, config: RunConfig, ledger: Any = None) -> None:
         self.config = config
         self.watch = Watch("load", ledger, config.cluster.image_timeout_s)
-        self.access = {one.name: one.access for one in config.datasets}
+        self.access = {dataset.name: dataset.access for dataset in config.datasets}
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Rows of the manifest to rows with pixels (3, H, W) and segments (H, W)."""
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of `PENDING` to rows of `LOADED`."""
         idle = private_bytes()
         most = None if idle is None else idle + LOAD_BYTES
-        rows: dict[int, dict[str, Any]] = {}
-        for dataset in dict.fromkeys(batch["dataset"]):
-            places = np.flatnonzero(batch["dataset"] == dataset).tolist()
-            uris = [str(batch["uri"][place]) for place in places]
-            names = [str(batch["image_id"][place]) for place in places]
-            work = partial(self._load_some, str(dataset), uris, most)
-            rows |= zip(places, self.watch.over_all(str(dataset), names, work, self._refused), strict=True)
-        loaded = {name: np.stack([rows[place][name] for place in range(len(rows))]) for name in rows[0]}
-        return {name: batch[name] for name in KEYS} | loaded
+        datasets, names, uris = (batch[name].to_pylist() for name in ("dataset", "image_id", "uri"))
+        loaded: dict[int, _Loaded] = {}
+        for dataset in dict.fromkeys(datasets):
+            places = [place for place, name in enumerate(datasets) if name == dataset]
+            work = partial(self._load_all, dataset, [uris[place] for place in places], most)
+            images = self.watch.over_all(dataset, [names[place] for place in places], work, _quarantined)
+            loaded |= zip(places, images, strict=True)
+        images = [loaded[place] for place in range(batch.num_rows)]
+        columns = {name: batch[name] for name in (*KEYS, "parts")}
+        columns |= {name: [image.properties.get(name) for image in images] for name in PROPERTIES}
+        columns["pixels"] = tensor_column([image.pixels for image in images], "uint8")
+        columns["segments"] = tensor_column([image.segments for image in images], "int32")
+        return batch_of(LOADED, columns | failure_columns([image.failure for image in images]))
 
-    def _load_some(
-        self, dataset: str, uris: Sequence[str], most: int | None, places: Sequence[int]
-    ) -> list[dict[str, Any]]:
+    def _load_all(self, dataset: str, uris: Sequence[str], most: int | None, places: Sequence[int]) -> list[_Loaded]:
         """Fetch several images at once, decode one after the other; large files wait until the small are gone."""
-        rows: dict[int, dict[str, Any]] = {}
+        loaded: dict[int, _Loaded] = {}
         left = list(places)
         for size, together in FETCHES:
             larger: list[int] = []
@@ -67,12 +97,12 @@ class Load:
                         contents.pop(0)
                     else:
                         # No name here holds the bytes, so that they are gone when the next file is fetched.
-                        rows[place] = self._load(contents.pop(0), most)
+                        loaded[place] = self._load(contents.pop(0), most)
             left = larger
-        return [rows[place] for place in places]
+        return [loaded[place] for place in places]
 
     def _fetch(self, uri: str, dataset: str, most: int) -> bytes | ImageError:
-        """The bytes; that an object is gone or forbidden is its failure, a failing store the run's."""
+        """The bytes. A missing or forbidden object is its own failure; a failing store is the run's."""
         try:
             return read_object(uri, self.access[dataset], most)
         except MissingObjectError as error:
@@ -82,7 +112,7 @@ class Load:
         except DeniedObjectError as error:
             return ImageError(str(error), "denied")
 
-    def _load(self, content: bytes | ImageError, most: int | None) -> dict[str, Any]:
+    def _load(self, content: bytes | ImageError, most: int | None) -> _Loaded:
         image = self.config.image
         try:
             if isinstance(content, ImageError):
@@ -90,26 +120,18 @@ class Load:
             with ceiling(most):
                 photo = decode(content, image.resize, image.crop)
         except ImageError as error:
-            return self._failed(error.kind, error.message)
+            return _Loaded(failure=Failure("load", error.kind, error.message))
         settings = self.config.segments
         labels = segment(torch.from_numpy(photo.pixels)[None], settings.method, **settings.parameters)
-        return self._row(photo, labels[0].numpy().astype(np.int32), ("", "", ""))
+        segments = labels[0].numpy().astype(np.int32)
+        sizes = {"width": photo.width, "height": photo.height, "n_segments": int(segments.max()) + 1}
+        return _Loaded(photo.pixels, segments, sizes | characteristics(photo.pixels))
 
-    def _refused(self, why: str) -> dict[str, Any]:
-        return self._failed(QUARANTINED, why)
 
-    def _failed(self, kind: str, message: str) -> dict[str, Any]:
-        crop = self.config.image.crop
-        empty = Photo(np.zeros((3, crop, crop), np.uint8), 0, 0)
-        return self._row(empty, np.zeros((crop, crop), np.int32), ("load", kind, message))
-
-    def _row(self, photo: Photo, segments: NDArray[np.int32], error: tuple[str, str, str]) -> dict[str, Any]:
-        row: dict[str, Any] = {"pixels": photo.pixels, "segments": segments}
-        row |= {"width": photo.width, "height": photo.height}
-        row |= characteristics(photo.pixels)
-        return row | dict(zip(ERROR, error, strict=True))
+def _quarantined(why: str) -> _Loaded:
+    return _Loaded(failure=Failure("load", QUARANTINED, why))
 
 
 def _is_larger(content: bytes | ImageError) -> bool:
-    """Whether a file was left unread, as it is larger than was asked for."""
+    """Whether a file was left unread because it is larger than asked for."""
     return isinstance(content, ImageError) and content.kind == "too_large"

@@ -1,11 +1,11 @@
-"""Images to their variants."""
+"""Images to their variants: actors on fractions of a GPU, or of a core."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -13,63 +13,75 @@ from camrobust.contract.config import RunConfig
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.run.ledger import Watch
-from camrobust.run.stages.batches import ERROR, QUARANTINED, Batch
+from camrobust.run.stages.batches import (
+    KEYS,
+    PERTURBED,
+    PROPERTIES,
+    QUARANTINED,
+    Failure,
+    batch_of,
+    failure_columns,
+    failures_of,
+    tensor_column,
+    tensors_of,
+)
+
+Pixels = NDArray[np.uint8]
 
 
 class Perturb:
-    """Images to their variants, clean first: one row per image and part that is still to be measured."""
+    """Makes the variants of images, clean first: one row per image and part that is still to be measured."""
 
     def __init__(self, config: RunConfig, parts: Sequence[Sequence[Variant]], device: str, ledger: Any = None) -> None:
         self.config, self.parts, self.device = config, parts, device
         self.watch = Watch("perturb", ledger, config.cluster.image_timeout_s)
-        self.size = 1 + max(len(part) for part in parts)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Rows with pixels (3, H, W) to rows with variants (P+1, 3, H, W), padded to the largest part."""
-        wanted = [(row, int(part)) for row, parts in enumerate(batch["parts"]) for part in str(parts).split(",")]
-        rows, parts = map(list, zip(*wanted, strict=True))
-        units = {name: values[rows] for name, values in batch.items() if name != "parts"} | {"part": np.array(parts)}
-        units["first"] = np.diff(rows, prepend=-1) > 0
-        units |= {name: units[name].astype(object) for name in ERROR}
-        pixels = units.pop("pixels")
-        units["variants"] = np.zeros((len(rows), self.size, *pixels.shape[1:]), np.uint8)
-        groups: dict[tuple[str, int, bool], list[int]] = {}
-        for place in range(len(rows)):
-            failed = bool(units["kind"][place])
-            groups.setdefault((str(units["dataset"][place]), parts[place], failed), []).append(place)
-        for (dataset, part, failed), places in groups.items():
-            names = [str(units["image_id"][place]) for place in places]
-            work = partial(self._variants, dataset, () if failed else self.parts[part], names, pixels[places])
-            done: list[NDArray[np.uint8] | _Refused] = self.watch.over_all(dataset, names, work, _Refused, part=part)
-            for place, made in zip(places, done, strict=True):
-                if isinstance(made, _Refused):
-                    for name, value in zip(ERROR, ("perturb", QUARANTINED, made.why), strict=True):
-                        units[name][place] = value
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of `LOADED` to rows of `PERTURBED`."""
+        crop = self.config.image.crop
+        wanted = [(image, part) for image, parts in enumerate(batch["parts"].to_pylist()) for part in parts]
+        images, parts = map(list, zip(*wanted, strict=True))
+        rows = batch.drop_columns(["pixels", "parts"]).take(images)
+        pixels = tensors_of(batch["pixels"], 3, crop, crop)
+        datasets, names, failures = rows["dataset"].to_pylist(), rows["image_id"].to_pylist(), failures_of(rows)
+        groups: dict[tuple[str, int], list[int]] = {}
+        for place, failure in enumerate(failures):
+            if failure is None:
+                groups.setdefault((datasets[place], parts[place]), []).append(place)
+        variants: list[Pixels | None] = [None] * len(wanted)
+        for (dataset, part), places in groups.items():
+            group = [names[place] for place in places]
+            work = partial(
+                self._variants, dataset, self.parts[part], group, [pixels[images[place]] for place in places]
+            )
+            made = self.watch.over_all(dataset, group, work, _quarantined, part=part)
+            for place, one in zip(places, made, strict=True):
+                if isinstance(one, Failure):
+                    failures[place] = one
                 else:
-                    units["variants"][place, : len(made)] = made
-        return units
+                    variants[place] = one
+        columns = {name: rows[name] for name in (*KEYS, *PROPERTIES, "segments")} | failure_columns(failures)
+        columns |= {"part": parts, "first": np.diff(images, prepend=-1) > 0}
+        return batch_of(PERTURBED, columns | {"variants": tensor_column(variants, "uint8")})
 
     def _variants(
         self,
         dataset: str,
         planned: Sequence[Variant],
         names: Sequence[str],
-        pixels: NDArray[np.uint8],
+        pixels: Sequence[Pixels],
         some: Sequence[int],
-    ) -> list[NDArray[np.uint8]]:
-        """Of some of the images: their variants, (P+1, 3, H, W) each."""
+    ) -> list[Pixels | Failure]:
+        """The variants of some of the images, (P+1, 3, H, W) each."""
 
-        def one_pass(places: Sequence[int]) -> NDArray[np.uint8]:
-            images = torch.from_numpy(pixels[list(places)]).to(self.device)
+        def one_pass(places: Sequence[int]) -> Pixels:
+            images = torch.from_numpy(np.stack([pixels[place] for place in places])).to(self.device)
             called = [names[place] for place in places]
             made = make_variants(images, planned, called, dataset, self.config.seed, self.config.resave_jpeg_quality)
             return made.cpu().numpy()
 
-        return [made for found in halving_on_oom(some, len(some), one_pass) for made in found]
+        return [made for passed in halving_on_oom(some, len(some), one_pass) for made in passed]
 
 
-@dataclass(frozen=True)
-class _Refused:
-    """Why an image's variants are not made."""
-
-    why: str
+def _quarantined(why: str) -> Failure:
+    return Failure("perturb", QUARANTINED, why)
