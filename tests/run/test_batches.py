@@ -9,8 +9,13 @@ from camrobust.results.arrow import make_table
 from camrobust.run.stages import batches
 from camrobust.run.stages.batches import rows_column, rows_of, tensor_column, tensors_of
 
-TENSORS = [np.arange(12).reshape(2, 2, 3), None, np.arange(6).reshape(1, 2, 3), None, np.arange(18).reshape(3, 2, 3)]
+SIZES = (2, None, 1, None, 3)
 BOUNDARIES = ("PENDING", "LOADED", "PERTURBED", "MEASURED", "COMMITTED")
+
+
+def some_tensors(kind="uint8"):
+    """Tensors of shape (n, 2, 3), with gaps."""
+    return [None if size is None else np.arange(6 * size, dtype=kind).reshape(size, 2, 3) for size in SIZES]
 
 
 @pytest.mark.parametrize("name", BOUNDARIES)
@@ -22,12 +27,13 @@ def test_every_column_of_a_batch_is_explained_and_stands_there_once(name):
 
 @pytest.mark.parametrize("kind", ["uint8", "int32"])
 def test_tensors_come_back_as_they_were_from_any_cut_of_a_column(kind):
-    column = pa.chunked_array([tensor_column(TENSORS, kind)])
-    for start in range(len(TENSORS) + 1):
-        for stop in range(start, len(TENSORS) + 1):
+    tensors = some_tensors(kind)
+    column = pa.chunked_array([tensor_column(tensors, kind)])
+    for start in range(len(tensors) + 1):
+        for stop in range(start, len(tensors) + 1):
             joined = pa.chunked_array([*column.slice(start, stop - start).chunks, *column.chunks])
             back = tensors_of(joined, -1, 2, 3)
-            for tensor, wanted in zip(back, [*TENSORS[start:stop], *TENSORS], strict=True):
+            for tensor, wanted in zip(back, [*tensors[start:stop], *tensors], strict=True):
                 assert (tensor is None) == (wanted is None)
                 if tensor is not None:
                     assert tensor.dtype == kind
@@ -35,12 +41,12 @@ def test_tensors_come_back_as_they_were_from_any_cut_of_a_column(kind):
 
 
 def test_a_failed_image_takes_no_room_and_a_batch_of_failures_is_a_batch():
-    assert len(tensor_column(TENSORS, "uint8").values) == sum(one.size for one in TENSORS if one is not None)
+    assert len(tensor_column(some_tensors(), "uint8").values) == 6 * (2 + 1 + 3)
     assert tensors_of(pa.chunked_array([tensor_column([None, None], "uint8")]), 3, 4, 4) == [None, None]
 
 
 def test_tensors_are_views_that_nobody_writes_into():
-    (tensor,) = tensors_of(pa.chunked_array([tensor_column(TENSORS[:1], "uint8")]), -1, 2, 3)
+    (tensor,) = tensors_of(pa.chunked_array([tensor_column(some_tensors()[:1], "uint8")]), -1, 2, 3)
     with pytest.raises(ValueError, match="read-only"):
         tensor[0] = 1
 
