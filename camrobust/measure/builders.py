@@ -1,4 +1,4 @@
-"""Builders of models by name, and the weights of a file that fill what they built."""
+"""Builders of models by name, and the filling of a built model with the weights of a file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,12 +23,13 @@ class ModelSpec:
     """What a configuration says about one model.
 
     Attributes:
-        name: as it stands in the results.
+        name: its name in the results.
         builder: "torchvision:NAME[@WEIGHTS]", "timm:NAME[@none]" or "package.module:function".
-        weights: where a weights file is (.safetensors, or .pth/.pt read with weights_only), None for the builder's own.
-        target_layer: dotted name of a submodule, None to discover it.
-        mean: per-channel mean of the normalisation, None for the builder's own.
-        std: per-channel standard deviation of the normalisation, None for the builder's own.
+        weights: address of a weights file (.safetensors, or .pth/.pt read with weights_only); None for the builder's
+            own weights.
+        target_layer: dotted name of a submodule; None to discover it.
+        mean: per-channel mean of the normalisation; None for the builder's own.
+        std: per-channel standard deviation of the normalisation; None for the builder's own.
         arguments: keyword arguments for the builder.
     """
 
@@ -43,7 +44,7 @@ class ModelSpec:
 
 @dataclass
 class Built:
-    """What a builder gave: the module and, where it knows them, its normalisation."""
+    """A module fresh from its builder, with the normalisation that it expects."""
 
     module: nn.Module
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -51,7 +52,7 @@ class Built:
 
 
 def build_module(spec: ModelSpec, *, own_weights: bool) -> Built:
-    """Call the builder; `own_weights` says whether its published weights are wanted."""
+    """Call the builder; with `own_weights` it also loads its published weights."""
     kind, _, rest = spec.builder.partition(":")
     if not rest:
         raise UserError(
@@ -108,7 +109,7 @@ def _timm(spec: ModelSpec, name: str, tag: str) -> Built:
 
 
 def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
-    """The user's own builder; it runs because the configuration names it."""
+    """A builder of the user's own."""
     try:
         module = import_module(module_name)
     except ImportError as error:
@@ -135,7 +136,7 @@ def _some(keys: list[str]) -> str:
 
 
 def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """What keeps some weights from filling a module, by the word for it."""
+    """Why weights do not fill a module: each reason and the keys that it holds for."""
     both = [(key, own[key], weights[key]) for key in own if key in weights]
     return {
         "missing:": [key for key in own if key not in weights and not key.endswith("num_batches_tracked")],
@@ -154,7 +155,11 @@ def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[s
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Load every weight or say which do not fit."""
+    """Load the weights into the module.
+
+    Raises:
+        UserError: naming those that do not fit or are not finite.
+    """
     misfits = _misfits(module.state_dict(), weights)
     complaints = [f"{what} {_some(keys)}" for what, keys in misfits.items() if keys]
     where = f"model '{spec.name}': weights '{short(spec.weights)}'"
@@ -167,7 +172,7 @@ def fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{where} cannot be copied ({first_line(error)}); save them in floating point") from error
     finite = {name: bool(value.isfinite().all()) for name, value in module.named_parameters()}
-    # A buffer may hold infinity, as masks of attention do.
+    # Buffers may hold infinity: attention masks do.
     finite |= {name: not bool(value.isnan().any()) for name, value in module.named_buffers()}
     spoilt = [name for name, whole in finite.items() if not whole]
     if spoilt:

@@ -14,17 +14,18 @@ from camrobust.measure.model import Model
 def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str = "fp32") -> dict[str, str]:
     """Which CAMs give the same map for this model and layer, found by trying.
 
-    Methods that would take hundreds of passes are not tried: Score-CAM, and Ablation-CAM and Recipro-CAM where what
-    lies behind the target layer has no closed form.
+    Methods that take hundreds of passes are left out: Score-CAM always, Ablation-CAM and Recipro-CAM where the layers
+    behind the target layer have no closed form.
 
     Args:
         model: the classifier.
         cams: names in the order of the configuration.
         pixels: (B, 3, H, W) uint8, some images.
-        precision: in which the layers compute.
+        precision: of the layers.
 
     Returns:
-        For each CAM that equals one earlier in the list on every image (min-max maps within 1e-5): that one's name.
+        The name of a CAM to the name of the first CAM before it in the list that equals it on every image (min-max
+        scaled maps within 1e-5).
     """
     costly = ("many passes",) if model.network.head is not None else ("many passes", "tail")
     cams = [name for name in cams if CAMS[name].cost not in costly]

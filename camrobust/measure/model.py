@@ -1,7 +1,7 @@
 """Models by name: builder, weights, target layer and preprocessing tied together in one row.
 
 "torchvision:resnet50@IMAGENET1K_V2", "timm:tf_efficientnet_lite0" or "package.module:function", each with an optional
-weights file. Where bytes come from is not this room's business: a weights file arrives as its content.
+weights file. Fetching is not done here: a weights file arrives as its content.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, b
 from camrobust.measure.weights import read_weights
 
 PROBES = 2
-UNIT = 4
-"""Largest mean and standard deviation of pixels in [0, 1] that are taken for such."""
+LARGEST_NORMALISATION = 4
+"""Means or deviations above this are taken to be on the 0-255 scale."""
 
 
 @dataclass
 class PassLimit:
-    """Images that one pass holds on this device, None until a pass ran out of memory."""
+    """How many images one pass holds on this device; None until a pass ran out of memory."""
 
     images: int | None = None
 
@@ -43,8 +43,9 @@ class Model:
         mean: (3, 1, 1) on the model's device.
         std: (3, 1, 1) on the model's device.
         classes: number of logits.
-        channels_last: whether it takes images whose channels are last in memory; a `view` over a feature map does not.
-        fits: what one pass was found to hold.
+        channels_last: whether it takes images whose channels are last in memory; a model that calls `view` on a feature
+            map does not.
+        fits: how many images one pass holds.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Model:
         return (scaled - self.mean) / self.std
 
     def inputs(self, images: Tensor, precision: str) -> Tensor:
-        """The same in the order of memory in which the model computes fastest."""
+        """Normalised images, in the memory order in which the model computes fastest."""
         ready = self.normalise(images)
         return fastest_layout(ready, precision) if self.channels_last else ready
 
@@ -75,12 +76,12 @@ class Model:
 def load_model(
     spec: ModelSpec, weights: bytes | None = None, image_size: int = 224, device: str | torch.device = "cpu"
 ) -> Model:
-    """Build a model, fill it, find or check its target layer.
+    """Build a model, fill it with its weights, and find or check its target layer.
 
     Args:
         spec: what to build.
-        weights: content of the weights file that the spec names, None where it names none.
-        image_size: side of the square crop, px; one dummy image of that size is passed through.
+        weights: content of the weights file that the spec names; None if it names none.
+        image_size: side of the square crop, px; dummy images of that size pass through the model.
         device: where to put the model.
 
     Returns:
@@ -93,11 +94,11 @@ def load_model(
         built = build_module(spec, own_weights=weights is None)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a builder is the user's code: whatever it raises is told, not traced
+    except (Exception, SystemExit) as error:  # a builder is the user's code and may raise anything
         place = extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
-            f"({PurePath(place.filename).name}, line {place.lineno}); mend the builder or its arguments"
+            f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"
         ) from error
     if weights is not None:
         fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
@@ -122,7 +123,7 @@ def wrap(
     image_size: int | tuple[int, int] = 224,
     device: str | torch.device | None = None,
 ) -> Model:
-    """Make any classifier measurable; freezes it for good (use `core.evidence.frozen` to get it back unchanged).
+    """Make any classifier measurable. Its parameters stay frozen; `core.explain.evidence.frozen` restores them.
 
     Args:
         module: takes (B, 3, H, W), returns logits (B, n), a tuple that begins with them, or an object with `.logits`.
@@ -131,12 +132,15 @@ def wrap(
         mean: of the normalisation.
         std: of the normalisation.
         image_size: side of the square crop, or height and width, px.
-        device: where to put it, None to leave it where it is.
+        device: where to put it; None leaves it where it is.
 
     Raises:
-        UserError: no such target layer, an output that is not logits, or a normalisation of pixels up to 255.
+        UserError: no such target layer, an output that is not logits, or a normalisation on the 0-255 scale.
     """
-    if not (all(-UNIT <= one <= UNIT for one in mean) and all(0 < one <= UNIT for one in std)):
+    if not (
+        all(abs(value) <= LARGEST_NORMALISATION for value in mean)
+        and all(0 < value <= LARGEST_NORMALISATION for value in std)
+    ):
         raise UserError(
             f"model '{name}': mean and std must be those of pixels in [0, 1], got {_shown(mean)} and {_shown(std)}; "
             "divide them by 255"
@@ -177,7 +181,7 @@ def wrap(
 
 @contextmanager
 def _as_user_error(what: str, remedy: str) -> Iterator[None]:
-    """A model's forward is the user's code: whatever it raises is told, not traced."""
+    """A model's forward is the user's code and may raise anything; it becomes one sentence."""
     try:
         yield
     except UserError:
@@ -189,15 +193,15 @@ def _as_user_error(what: str, remedy: str) -> Iterator[None]:
 def _takes(module: nn.Module, images: Tensor) -> bool:
     try:
         module(images)
-    except Exception:  # noqa: BLE001 - a model may refuse them by whatever it likes
+    except Exception:  # noqa: BLE001 - a model may refuse them with any error
         return False
     return True
 
 
 def bytes_per_image(model: Model, image_size: int) -> int:
-    """What every layer puts out for one image, in bytes: about what a pass over it takes, tail re-runs left out.
+    """Bytes that all layers put out for one image: about what a pass takes, without re-runs of the tail.
 
-    Looks at the images that `load_model` has tried, as a model may fail at others.
+    It passes the same images as `load_model`, because the model is known to take them.
     """
     total = 0
 
@@ -217,7 +221,7 @@ def bytes_per_image(model: Model, image_size: int) -> int:
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    """The module inside torch.compile or DataParallel, whose layers can be hooked."""
+    """The module inside torch.compile or DataParallel; its layers can be hooked."""
     for name in ("module", "_orig_mod"):
         inner = getattr(module, name, None)
         if isinstance(inner, nn.Module) and (name == "_orig_mod" or isinstance(module, nn.DataParallel)):
@@ -231,4 +235,4 @@ def _probe(image_size: int | tuple[int, int]) -> Tensor:
 
 
 def _shown(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{one:g}" for one in values)
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,4 +1,8 @@
-"""Goes through the pickle of a weights file, and makes nothing of it but lists, dicts, numbers and text."""
+"""A reader for the pickles of untrusted weights files.
+
+It builds nothing but lists, dicts, numbers and text, runs nothing, and records the size of every storage, so that
+`measure.weights` can compare it with the file before torch loads it.
+"""
 
 import pickle
 from collections import OrderedDict
@@ -11,7 +15,7 @@ import torch
 from camrobust.contract.quoting import short, shown
 
 MOST_STEPS = 1_000_000
-"""Reads of a pickle, which has about fifty for a tensor."""
+"""Most reads of one pickle; a tensor takes about fifty."""
 MOST_AXES = 64
 LARGEST = 2**62
 STORAGES = {
@@ -23,22 +27,22 @@ STORAGES = {
 
 
 class RefusedError(Exception):
-    """Why a file is not loaded; takes the reason."""
+    """A file is refused, for the reason given."""
 
 
 class Steps:
-    """A file that is read a bounded number of times, so that what is made of it is bounded."""
+    """A file that may be read a bounded number of times, which also bounds what is built from it."""
 
     def __init__(self, file: BytesIO) -> None:
         self.file, self.count = file, 0
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's."""
+        """As of any file."""
         self._count()
         return self.file.read(size)
 
     def readline(self) -> bytes:
-        """As a file's."""
+        """As of any file."""
         self._count()
         return self.file.readline()
 
@@ -49,40 +53,46 @@ class Steps:
 
 
 class _Row(tuple[Any, ...]):
-    """A tuple that can be no key: hashing nested ones may take for ever."""
+    """A tuple whose hash refuses nested tuples, because hashing those may take for ever."""
 
     __slots__ = ()
 
     def __hash__(self) -> int:
-        if len(self) > MOST_AXES or not all(one is None or type(one) in (str, int, float, bool) for one in self):
+        if len(self) > MOST_AXES or not all(
+            member is None or type(member) in (str, int, float, bool) for member in self
+        ):
             raise RefusedError("a tuple of tuples is the key of something")
         return super().__hash__()
 
 
 class _Storage(NamedTuple):
-    """What a pickle says of a storage."""
+    """A storage as a pickle describes it."""
 
     elements: int
 
 
-class _Seen(NamedTuple):
+class _TensorSeen(NamedTuple):
     """Stands where a tensor will be."""
 
 
-def _tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_more: object) -> _Seen:
-    """Check that a tensor lies inside its storage; outside, torch would make the storage larger."""
+def _tensor(
+    storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_more: object
+) -> _TensorSeen:
+    """Check that a tensor lies inside its storage; otherwise torch would enlarge the storage."""
     if not isinstance(storage, _Storage) or len(size) != len(stride):
         raise RefusedError("a tensor has no storage")
-    if len(size) > MOST_AXES or not all(type(one) is int and 0 <= one < LARGEST for one in (offset, *size, *stride)):
+    if len(size) > MOST_AXES or not all(
+        type(number) is int and 0 <= number < LARGEST for number in (offset, *size, *stride)
+    ):
         raise RefusedError("a tensor's shape is none")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.elements:
         raise RefusedError(f"a tensor of shape {shown(tuple(size))} does not fit into its storage")
-    return _Seen()
+    return _TensorSeen()
 
 
-def _parameter(tensor: object, *_more: object) -> _Seen:
-    if not isinstance(tensor, _Seen):
+def _parameter(tensor: object, *_more: object) -> _TensorSeen:
+    if not isinstance(tensor, _TensorSeen):
         raise RefusedError("a parameter is no tensor")
     return tensor
 
@@ -92,14 +102,14 @@ def _nothing(*_more: object) -> None:
 
 
 def _encoded(text: object, coding: object = "latin1", *_more: object) -> bytes:
-    """Bytes, which pickles of old protocols hold as text."""
+    """Bytes, which old pickle protocols store as text."""
     if not isinstance(text, str) or coding not in ("latin1", "latin-1"):
         raise RefusedError("its bytes are no text")
     return text.encode("latin1", errors="replace")
 
 
 def _typed(make: object, _kind: object, members: object, *_more: object) -> object:
-    """What torch makes of a tensor of a class of its own, such as a buffer."""
+    """A tensor with a class of its own, such as a buffer."""
     if make not in (_tensor, _parameter) or not isinstance(members, tuple):
         raise RefusedError("a tensor of another class is none")
     return (_tensor if make is _tensor else _parameter)(*members)
@@ -116,14 +126,14 @@ GLOBALS: dict[str, Callable[..., object]] = {
     "torch.device": _nothing,
     "_codecs.encode": _encoded,
 }
-"""What stands for torch's functions while a file is looked over; beside them `OrderedDict` and `Size` are known."""
+"""Stand-ins for torch's functions while a file is checked; `OrderedDict` and `Size` are known as well."""
 KINDS = {"qtensor": "quantised", "sparse": "sparse", "meta": "empty ('meta')"}
 INSTRUCTIONS = (
     "GLOBAL REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE NEWTRUE "
     "EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINSTRING BINPERSID "
     "BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP"
 )
-"""Those that torch's own reader knows; others reserve memory on a file's word."""
+"""The instructions that torch's own reader knows. Others reserve as much memory as a file asks for."""
 
 
 class _Dispatch(dict[int, Callable[[Any], None]]):
@@ -131,8 +141,8 @@ class _Dispatch(dict[int, Callable[[Any], None]]):
         raise RefusedError(f"torch.save does not write what it holds (instruction {code})")
 
 
-class Reader(pickle._Unpickler):  # noqa: SLF001 - the one written in C cannot be told what to make
-    """Goes through a pickle and makes nothing of it but lists, dicts, numbers and text."""
+class Reader(pickle._Unpickler):  # noqa: SLF001 - the reader written in C cannot be restricted
+    """Goes through a pickle; see the module for what it builds."""
 
     stack: list[Any]
 
@@ -142,7 +152,7 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one written in C cannot b
         self.copied = 0
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; raises for all that is not part of a state dict."""
+        """The stand-in for a name; raises for a name that no state dict needs."""
         place = f"{module}.{name}"
         if module in ("torch", "torch.storage") and name in STORAGES:
             return name
@@ -166,20 +176,20 @@ class Reader(pickle._Unpickler):  # noqa: SLF001 - the one written in C cannot b
         return OrderedDict(pairs)
 
     def _count_copies(self, members: Any) -> None:
-        """A copy costs one instruction, whatever is copied."""
+        """Bound what is copied: a copy of any size costs a file one instruction only."""
         self.copied += len(members)
         if self.copied > MOST_STEPS:
             raise RefusedError("it lists more than any model has")
 
     def build(self) -> None:
-        """The attributes of an `OrderedDict`, such as a state dict's `_metadata`; torch copies them."""
+        """Set the attributes of an `OrderedDict`, such as a state dict's `_metadata`; torch copies them."""
         attributes = self.stack.pop()
         if not isinstance(attributes, dict) or not isinstance(self.stack[-1], OrderedDict):
             raise RefusedError("it sets the state of something else than a state dict")
         self._count_copies(attributes)
 
     def persistent_load(self, saved: Any) -> _Storage:
-        """A storage: ("storage", its class, its key, its device, its number of elements, perhaps a view of it)."""
+        """A storage: ("storage", class, key, device, number of elements, view if any)."""
         what, kind, key, _device, elements, *view = tuple(saved)
         if what != "storage" or kind not in STORAGES or not isinstance(key, str):
             raise RefusedError("it refers to something that is no storage")
@@ -202,7 +212,7 @@ def _as_row(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _dispatch() -> _Dispatch:
-    """What the reader does at each instruction."""
+    """The action for each instruction."""
     codes = {name: getattr(pickle, name)[0] for name in INSTRUCTIONS.split()}
     known = _Dispatch({code: Reader.dispatch[code] for code in codes.values()})
     known |= {code: _as_row(known[code]) for name, code in codes.items() if name.startswith("TUPLE")}

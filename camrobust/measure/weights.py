@@ -1,9 +1,9 @@
-"""Weights files of strangers: looked over before any of their content is loaded, and nothing in them runs.
+"""Reading of weights files, which may come from strangers: they are checked before they are loaded, and run no code.
 
-`torch.load(weights_only=True)` runs no code, but believes what a file announces: records that unpack to a thousand
-times their size, storages larger than their record, a number of bytes to reserve, tuples whose hash takes for ever. So
-the file's own list of what it holds is read first, by a reader that makes nothing; only a file whose tensors all lie
-inside it is then loaded, and takes about as much memory as it is long.
+`torch.load(weights_only=True)` runs no code either, but it believes what a file announces: records that unpack to a
+thousand times their size, storages larger than their record, a number of bytes to reserve, tuples whose hash takes for
+ever. So `measure.pickle_reader` first reads the file's list of its tensors without building them. Only a file whose
+tensors all lie inside it is loaded, and then takes about as much memory as it is long.
 """
 
 import json
@@ -19,13 +19,13 @@ from camrobust.contract.quoting import first_line, short, shown
 from camrobust.measure.pickle_reader import Reader, RefusedError, Steps
 
 MOST_BYTES = 8 * 2**30
-"""Of a weights file; the largest classifiers of torchvision and timm take about 4 GiB."""
+"""Largest weights file; the largest classifiers of torchvision and timm take about 4 GiB."""
 MOST_HEADER_BYTES = 8 * 2**20
-"""Of a .safetensors header: names and shapes of some ten thousand tensors."""
+"""Largest .safetensors header: names and shapes of some ten thousand tensors."""
 MAGIC = 0x1950A86A20F9469CFC6C
-"""What a file begins with that torch wrote before it wrote zip archives."""
+"""First value in files that torch wrote before version 1.6, which introduced zip archives."""
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys under which people save a state dict beside other things."""
+"""Keys under which trainers save a state dict beside other things."""
 REMEDY = "save a state dict as .safetensors, or as .pth with torch.save(model.state_dict(), …)"
 
 
@@ -45,7 +45,7 @@ def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
         raise UserError(f"weights: '{short(name)}' cannot be read ({error}); {REMEDY}") from None
     except EOFError as error:
         raise UserError(f"weights: '{short(name)}' cannot be read (it ends too soon); {REMEDY}") from error
-    except Exception as error:  # the libraries raise whatever they like at bytes that they did not expect
+    except Exception as error:  # the libraries may raise anything at unexpected bytes
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"weights: '{short(name)}' cannot be read ({reason}); {REMEDY}") from error
     return _state_dict(loaded, short(name))
@@ -71,7 +71,7 @@ def _state_dict(loaded: Any, name: str) -> dict[str, Tensor]:
 
 
 def _safetensors(content: bytes) -> Any:
-    """Check the header, which the library would read whatever its size; it checks the rest itself."""
+    """Check the header first: the library reads it whatever its size. It checks the rest itself."""
     from safetensors.torch import load
 
     length = int.from_bytes(content[:8], "little")
@@ -99,7 +99,7 @@ def _pickled(content: bytes) -> Any:
 
 
 def _check_archive(content: bytes) -> None:
-    """Look into the zip's list: torch stores records as they are, so together they cannot be larger than the file."""
+    """Check the archive's list: torch does not compress records, so together they are no larger than the file."""
     with ZipFile(BytesIO(content)) as archive:
         entries = archive.infolist()
         places = {entry.filename for entry in entries}
@@ -122,7 +122,7 @@ def _check_archive(content: bytes) -> None:
 
 
 def _check_legacy(content: bytes) -> None:
-    """Look into the five pickles of a file from before torch 1.6; behind them lie the storages, each with its size."""
+    """Check the five pickles of a file from before torch 1.6; the storages follow them, each with its size."""
     file = BytesIO(content)
     steps = Steps(file)
     if Reader(steps).load() != MAGIC:

@@ -1,4 +1,4 @@
-"""How wide each stage runs, and what one of its workers asks for."""
+"""How many workers each stage has, and what one of them asks for."""
 
 import re
 from collections.abc import Mapping
@@ -12,15 +12,24 @@ from camrobust.run.plan import Plan
 from camrobust.run.stages.explain import GPUS_PER_EXPLAINER
 
 STANDING_CPUS = 0.375
-"""Share of the cores that workers which are always there may ask for. With more taken Ray Data, which keeps half of all
-for its own balance, never starts to load: two Explain workers on two cores stood still for ever."""
+"""Share of the cores that standing workers (actors) may ask for. Ray Data keeps half of all cores for its own balance.
+With more than this share taken it never starts to load: two Explain workers on two cores stood still for ever."""
 ROUNDING = 1e-6
-"""Of sums of fractions of a core."""
+"""Tolerance for sums of fractions of a core."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How wide each stage runs and what one of its workers asks for."""
+    """How many workers each stage has, and what one of them asks for.
+
+    Attributes:
+        device: where Perturb and Explain compute, cpu or cuda.
+        explain: options of `map_batches` for one Explain worker.
+        perturb: likewise for Perturb.
+        load: likewise for Load.
+        explainers: least and most Explain workers.
+        perturbers: least and most Perturb workers.
+    """
 
     device: str
     explain: dict[str, Any]
@@ -65,10 +74,10 @@ def place(plan: Plan) -> Placement:
 
 
 def check_room(plan: Plan) -> None:
-    """Refuse workers that a cluster of this machine alone will never have room for; another cluster may grow.
+    """Refuse a run whose workers do not fit on this machine alone, which cannot grow as a cluster can.
 
     Raises:
-        UserError: naming what they ask for.
+        UserError: naming what the workers ask for.
     """
     where, has = place(plan), ray.cluster_resources()
     stages = ((1, where.load), (where.perturbers[0], where.perturb), (where.explainers[0], where.explain))
@@ -90,7 +99,7 @@ def check_room(plan: Plan) -> None:
 
 
 def _amounts(asked: Mapping[str, Any]) -> dict[str, float]:
-    """What one worker of a stage takes of a cluster's resources."""
+    """The resources of a cluster that one worker of a stage takes."""
     amounts = {"CPU": asked["num_cpus"], "GPU": asked.get("num_gpus", 0), **asked.get("resources", {})}
     kind = asked.get("accelerator_type")
     return amounts if kind is None else {**amounts, f"accelerator_type:{kind}": 0.001}

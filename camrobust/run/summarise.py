@@ -1,4 +1,4 @@
-"""What comes after the measuring: summary tables, the report, and several runs combined."""
+"""The steps after measuring: summary tables, the report, and several runs combined."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from camrobust.results.tables import read_frame
 
 
 def times(folder: RunFolder) -> dict[str, Any]:
-    """How long measuring took, over all attempts."""
+    """How long measuring took, all attempts together."""
     attempts = [attempt for attempt, _ in read_progress(folder.store)]
     return {
         "attempts": len(attempts),
@@ -37,21 +37,21 @@ def aggregate(folder: RunFolder, intervals: str | None = None, number: int | Non
 
     Args:
         folder: of the run.
-        intervals: delta or bootstrap, None for what its configuration says.
-        number: of the lease that the tables belong to, None for the newest.
+        intervals: delta or bootstrap; None for the configured kind.
+        number: of the lease that the tables belong to; None for the newest.
 
     Raises:
-        UserError: there is no run, or it has no scores.
+        UserError: the folder holds no run, or the run has no scores.
     """
     place = numbered("summary", folder.generation() if number is None else number)
     return _written(folder, reduce_runs([folder], intervals), place)
 
 
 def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
-    """Reduce several runs to one set of summary tables with one report, in a folder of their own.
+    """Reduce several runs to one set of summary tables and one report, in a folder of their own.
 
     Raises:
-        UserError: the runs do not go together, or the output holds a run.
+        UserError: the runs cannot be combined, or the output holds a run.
     """
     if output.holds("run.json"):
         raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
@@ -85,10 +85,10 @@ def _written(folder: RunFolder, tables: dict[str, pl.DataFrame], place: str) -> 
 
 
 def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.DataFrame]:
-    """The summary tables as they were written under a lease, None for the newest.
+    """The summary tables that were written under a lease; None for the newest.
 
     Raises:
-        UserError: they were not.
+        UserError: there are none.
     """
     names = (*SUMMARIES, "tests", "characteristics")
     place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
@@ -102,7 +102,7 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
 
 
 def report(folder: RunFolder, number: int | None = None) -> str:
-    """Draw the page and its figures from the summary tables of a lease, None for the newest.
+    """Draw the page and its figures from the summary tables of a lease; None for the newest.
 
     Returns:
         The address of the page.
