@@ -30,8 +30,9 @@ from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest
 from camrobust.core.segments import segment
 from camrobust.interface.inputs import Photographs, check_once, levels, photo, pixels_of
 from camrobust.interface.notebook import notebook, pictures
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.image import MeasureSettings, Sample, measure
-from camrobust.measure.model import IMAGENET_MEAN, IMAGENET_STD, Model, ModelSpec, load_model, wrap
+from camrobust.measure.model import Model, load_model, wrap
 from camrobust.report.gallery import overlay as drawn
 from camrobust.results.arrow import make_table
 from camrobust.results.folder import open_run

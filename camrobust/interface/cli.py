@@ -193,7 +193,7 @@ def _terminate(*_: object) -> NoReturn:
 
 def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> int:
     from camrobust.interface.terminal import Meter, say
-    from camrobust.run import workflow
+    from camrobust.run import summarise, workflow
 
     signal.signal(signal.SIGTERM, _terminate)
     quiet = given.quiet or given.json
@@ -212,7 +212,7 @@ def _carry_out(config: Any, given: Arguments, *, fresh: bool, retry: bool) -> in
         return outcome.exit_code
     _show_verdict(outcome.verdict, outcome.folder.uri)
     if outcome.verdict.complete and outcome.verdict.score_rows:
-        _show_leaderboard(workflow.summaries(outcome.folder)["by_cam"])
+        _show_leaderboard(summarise.summaries(outcome.folder)["by_cam"])
         say(f"report: {outcome.folder.store.locate(outcome.folder.place('report') + 'index.html')}")
     if outcome.too_many_failures:
         share = f"{outcome.verdict.failure_share:.1%}"
@@ -314,7 +314,7 @@ def _watch_spot(given: Arguments) -> int:
 def _aggregate(given: Arguments) -> int:
     from camrobust.results.folder import open_run
     from camrobust.results.verify import verify
-    from camrobust.run import workflow
+    from camrobust.run import summarise
 
     if (len(given.runs) > 1) != (given.output is not None):
         raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
@@ -325,9 +325,9 @@ def _aggregate(given: Arguments) -> int:
             _show_verdict(verdict, folder.uri)
             return 1
     if given.output is None:
-        tables = workflow.aggregate(folders[0], given.intervals)
+        tables = summarise.aggregate(folders[0], given.intervals)
     else:
-        tables = workflow.combine(folders, open_run(given.output), given.intervals)
+        tables = summarise.combine(folders, open_run(given.output), given.intervals)
     if given.json:
         print_json({name: table.to_dicts() for name, table in tables.items()})
     else:
@@ -358,9 +358,9 @@ def _compare(given: Arguments) -> int:
 
 def _report(given: Arguments) -> int:
     from camrobust.results.folder import open_run
-    from camrobust.run import workflow
+    from camrobust.run import summarise
 
-    address = workflow.report(open_run(given.run))
+    address = summarise.report(open_run(given.run))
     if given.json:
         print_json({"report": address})
     else:

@@ -18,7 +18,7 @@ from camrobust.interface.terminal import Meter, say, show_table
 from camrobust.io.objects import refuse_secret
 from camrobust.results.folder import open_run
 from camrobust.results.progress import Progress, Stage
-from camrobust.run.workflow import aggregate
+from camrobust.run.summarise import aggregate
 from camrobust.summary.spreadsheet import csv_of
 from tests.results.test_reduce import write_run
 from tests.runs import environment
@@ -117,7 +117,7 @@ def test_every_csv_is_written_so(tmp_path):
 def test_no_other_place_writes_csv():
     calls = {path.name: re.findall(r"([\w.]+)\.write_csv\(", path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert {name: found for name, found in calls.items() if found} == {
-        "summary/spreadsheet.py": ["guarded"], "run/workflow.py": ["folder"]
+        "spreadsheet.py": ["guarded"], "summarise.py": ["folder"]
     }  # fmt: skip
 
 

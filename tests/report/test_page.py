@@ -13,7 +13,7 @@ from camrobust.report.gallery import RAMP, colour, exhibits, overlay
 from camrobust.report.page import build_report
 from camrobust.report.reproduce import commands
 from camrobust.results.folder import open_run
-from camrobust.run.workflow import aggregate
+from camrobust.run.summarise import aggregate
 from camrobust.summary.aggregate import summarise
 from tests.synthetic import failures, frame, images, maps, scores
 

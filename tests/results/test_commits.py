@@ -8,7 +8,7 @@ from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import open_store
 from camrobust.results.arrow import make_table, pack, unpack
-from camrobust.results.commits import Unit, delete_uncounted, keep_rest, write_commit
+from camrobust.results.commits import PartResult, delete_uncounted, keep_rest, write_commit
 from camrobust.results.counted import read_committed, read_small
 from camrobust.results.folder import fresh_folder, open_run, pending_units
 from camrobust.results.lease import acquire
@@ -19,7 +19,7 @@ from tests.synthetic import score_rows
 def unit(image, models=("m", "n/o"), dataset="d", part=0, segments=3):
     rows = score_rows(images=1, models=models, datasets=(dataset,), ids=[image])
     picture = {"dataset": dataset, "image_id": image, "n_segments": segments}
-    return Unit(dataset, image, part, make_table(SCORES, rows), make_table(IMAGES, [picture]),
+    return PartResult(dataset, image, part, make_table(SCORES, rows), make_table(IMAGES, [picture]),
                 make_table(FAILURES, []), make_table(MAPS, []))  # fmt: skip
 
 
