@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: Arguments) -> int:
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
 
     return _carry_out(
         load_config(given.config, given.set, given.output), given, fresh=given.fresh, retry=given.retry_failures
@@ -248,7 +248,7 @@ def _show_leaderboard(by_cam: Any) -> None:
 
 
 def _plan(given: Arguments) -> int:
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
     from camrobust.interface.terminal import show_table
     from camrobust.results.folder import open_run
     from camrobust.run.estimate import estimate

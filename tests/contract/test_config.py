@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from camrobust.contract.config import load_config, parse_config
+from camrobust.contract.config_file import load_config, parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
 from camrobust.measure.builders import ModelSpec

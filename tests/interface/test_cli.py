@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, variants
@@ -444,7 +444,7 @@ def test_explain_takes_names_of_classes(tmp_path, capsys):
 
 
 def test_every_configuration_that_is_shipped_is_valid():
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
     from camrobust.core.perturb import variants
 
     shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
@@ -516,7 +516,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     folder = open_run(str(tmp_path / "out"))
     _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
-    assert folder.run()["warnings"] == [sentence]
+    assert folder.run().warnings == [sentence]
 
 
 def test_jpeg_after_changes_the_digest(base, tmp_path):

@@ -17,7 +17,7 @@ from threading import Timer
 from typing import IO, Any, cast
 
 from camrobust.bench.chaos.pictures import damaged, seed_pictures
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.run.stages.batches import PENDING, batch_of
 from camrobust.run.stages.load import Load
 

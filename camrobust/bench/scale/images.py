@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
 from camrobust.results.arrow import TABLES, empty_frame, make_table

@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from camrobust.bench.chaos.harness import write_photos
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.errors import RunFailed
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run, pending_units
 from camrobust.run.batch_sizes import images_per_commit
@@ -84,5 +86,7 @@ def _bare(config: RunConfig) -> float:
 
 def _job(config: RunConfig) -> float:
     run(config)
-    done = open_run(config.output).done() or {}
-    return float(done["seconds"]["measure"])
+    done = open_run(config.output).done()
+    if done is None:
+        raise RunFailed(f"bench: the run in {config.output} is not complete")
+    return done.seconds["measure"]
