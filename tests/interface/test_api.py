@@ -15,7 +15,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SCORES, SIMILARITIES
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.segments import quickshift
-from camrobust.interface.api import Maps
+from camrobust.interface.maps import Maps
 from camrobust.measure.model import wrap
 from tests.photos import write_photos
 from tests.toys import Pooled, Viewing, pooled, seeded
