@@ -4,10 +4,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,10 +19,7 @@ from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Photographs = str | Path | Image.Image | Tensor | Sequence["str | Path | Image.Image | NDArray[Any] | Tensor"]
+Photographs = str | Path | Image.Image | Tensor | Sequence[str | Path | Image.Image | NDArray[Any] | Tensor]
 ROUNDING = 1e-3
 """By how much pixels may leave [0, 1], as resizing makes them."""
 
@@ -159,7 +157,7 @@ def _file_id(image: str | Path, content: bytes) -> str:
     return f"{name}@{_hash(content, 12)}"
 
 
-def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", resize: int, crop: int) -> tuple[str, Tensor]:
+def _one(image: str | Path | Image.Image | NDArray[Any] | Tensor, resize: int, crop: int) -> tuple[str, Tensor]:
     """Id and pixels."""
     if isinstance(image, (str, Path, Image.Image)):
         if not 8 <= crop <= resize:

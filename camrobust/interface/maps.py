@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -12,9 +13,6 @@ from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.interface.inputs import levels, photo
 from camrobust.interface.notebook import pictures
 from camrobust.report import gallery
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SHOWN = 6
 """Number of images that a notebook shows with their maps."""
@@ -37,7 +35,7 @@ class Maps(dict[str, Tensor]):
 
 
 def overlay(
-    image: "str | Path | Tensor | NDArray[Any] | Image.Image", values: "Tensor | NDArray[Any]", strength: float = 0.55
+    image: str | Path | Tensor | NDArray[Any] | Image.Image, values: Tensor | NDArray[Any], strength: float = 0.55
 ) -> Image.Image:
     """A map drawn over its photo.
 

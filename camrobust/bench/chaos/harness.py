@@ -16,9 +16,11 @@ import polars as pl
 import torch
 from PIL import Image
 
+from camrobust.bench.chaos.faults import choose
+from camrobust.bench.chaos.judge import judge, rows_of
 from camrobust.bench.chaos.nodes import Nodes, nodes
 from camrobust.bench.chaos.proxy import Faults, failing_store
-from camrobust.bench.chaos.trial import Trial, carry_out, choose, judge, rows_of, write_config
+from camrobust.bench.chaos.trial import Trial, carry_out, write_config
 from camrobust.contract.errors import RunFailed
 from camrobust.core.draws import Draws
 from camrobust.io.objects import Store
