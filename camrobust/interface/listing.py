@@ -12,7 +12,7 @@ KINDS = ("cams", "perturbations", "similarities", "segments", "models")
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
-    """One row per entry of a registry, with the facts that a user chooses by.
+    """One row per entry of a registry, with the facts that users choose by.
 
     Args:
         kind: one of `KINDS`.

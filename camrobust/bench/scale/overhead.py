@@ -1,4 +1,4 @@
-"""`camrobust bench overhead N`: the job through Ray against the same stages in a bare loop, on this machine."""
+"""`camrobust bench overhead N`: the job on Ray against the same stages in a bare loop, on this machine."""
 
 import tempfile
 import time
@@ -21,14 +21,14 @@ Say = Callable[[str], None]
 
 
 def overhead(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
-    """Time the same work three ways, each from its first line to its last commit, models and workers started included.
+    """Time the same work in three ways, from the start of models and workers to the last commit.
 
     Args:
-        images: how many to measure; take enough for a minute of work.
-        say: takes a line when a way begins.
+        images: number of images; enough for a minute of work.
+        say: receives a line when a way begins.
 
     Returns:
-        Per way: images per second, and the ratio to the bare loop.
+        For each way the images per second, and their ratio to the bare loop.
     """
     with tempfile.TemporaryDirectory(prefix="camrobust-overhead-") as temporary:
         folder = Path(temporary)
@@ -76,11 +76,15 @@ def _bare(config: RunConfig) -> float:
         batch = {name: np.array([value]) for name, value in {**row, "label": label, "parts": parts}.items()}
         waiting.append(explain(perturb(load(batch))))
         if len(waiting) >= images_per_commit(plan, plan.manifest.height):
-            commit({name: np.concatenate([one[name] for one in waiting]) for name in waiting[0]})
+            commit(_joined(waiting))
             waiting = []
     if waiting:
-        commit({name: np.concatenate([one[name] for one in waiting]) for name in waiting[0]})
+        commit(_joined(waiting))
     return time.monotonic() - start
+
+
+def _joined(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _job(config: RunConfig) -> float:
