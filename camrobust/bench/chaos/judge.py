@@ -21,9 +21,9 @@ def rows_of(output: str) -> pl.DataFrame:
     return scan_scores(*folder.score_files(folder.committed())).collect().sort(KEYS)
 
 
-def compare(found: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
+def compare(rows: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
     """Count rows that were lost, doubled, or differ from those of a run without faults."""
-    once = found.unique(KEYS)
+    once = rows.unique(KEYS)
     columns = sorted(expected.columns)
     shared = expected.join(once.select(KEYS), on=KEYS, how="semi").select(columns).sort(KEYS)
     other = once.join(expected.select(KEYS), on=KEYS, how="semi").select(columns).sort(KEYS)
@@ -31,7 +31,7 @@ def compare(found: pl.DataFrame, expected: pl.DataFrame) -> dict[str, int]:
     different = 0 if same else sum(a != b for a, b in zip(shared.iter_rows(), other.iter_rows(), strict=True))
     return {
         "lost": expected.join(once, on=KEYS, how="anti", nulls_equal=True).height,
-        "doubled": found.height - once.height,
+        "doubled": rows.height - once.height,
         "different": different,
     }
 

@@ -129,13 +129,13 @@ class Nodes:
 
     def identity(self, node: Node) -> str:
         """A node's id in Ray, from the arguments of its processes."""
-        found = re.findall(r"--node[-_]id=([0-9a-f]{56})", " ".join(title(pid) for pid in node.below()))
-        if not found:
+        ids = re.findall(r"--node[-_]id=([0-9a-f]{56})", " ".join(title(pid) for pid in node.below()))
+        if not ids:
             raise RunFailed(
                 "chaos: a node's id is missing from the arguments of its processes; this version of Ray starts them in "
                 "another way"
             )
-        return str(found[0])
+        return str(ids[0])
 
     def stop(self) -> None:
         """Kill every process of the cluster."""

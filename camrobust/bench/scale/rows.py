@@ -163,7 +163,9 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
         if name not in scores.columns
     )
     keys = {"dataset": [f"dataset{dataset}"] * n, "image_id": names.to_list()}
-    photos: dict[str, Any] = {one.name: _noise(generator, n, one.type) for one in IMAGES if one.name not in keys}
+    photos: dict[str, Any] = {
+        column.name: _noise(generator, n, column.type) for column in IMAGES if column.name not in keys
+    }
     table = make_table(IMAGES, {**photos, **keys, "n_segments": segments.astype(int)})
     units = pl.DataFrame({**keys, "part": 0, "rows": PER_IMAGE, "failures": 0}).select(empty_frame(COMMITS).columns)
     put_commit(open_run(uri).store, units, scores.select(empty_frame(SCORES).columns), {"images": table})

@@ -118,7 +118,7 @@ def random_model(name: str, device: str) -> Model:
 
 def _light() -> tuple[str, ...]:
     """The methods that need only activations and gradients."""
-    return tuple(one.name for one in CAMS if one.needs in ("activations", "gradients", "head"))
+    return tuple(cam.name for cam in CAMS if cam.needs in ("activations", "gradients", "head"))
 
 
 def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
