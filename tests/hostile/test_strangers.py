@@ -240,9 +240,9 @@ def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
     assert marker.exists()
 
 
-REPORT = "; if the files given are sound, this is a mistake of camrobust: please report it with what --verbose shows"
-MEMORY = "this machine's memory is not enough; measure less at once, or look whether the files given are sound"
-DEPTH = "something is nested too deep to be read; look whether the files given are sound"
+REPORT = "; if the given files are intact, this is a bug in camrobust: please report it with the output of --verbose"
+MEMORY = "this machine has too little memory; measure less at once, or check that the given files are intact"
+DEPTH = "something is nested too deep to be read; check that the given files are intact"
 ERRORS = [
     (ValueError("x\x1b[2J\nsecond line"), f"stopped by ValueError: x\\x1b[2J{REPORT}"),
     (ValueError(), f"stopped by ValueError: ValueError{REPORT}"),

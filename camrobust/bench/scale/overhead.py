@@ -1,4 +1,4 @@
-"""`camrobust bench overhead N`: the job through Ray against the same stages in a bare loop, on this machine."""
+"""`camrobust bench overhead N`: the job on Ray against the same stages in a bare loop, on this machine."""
 
 import tempfile
 import time
@@ -28,14 +28,14 @@ Say = Callable[[str], None]
 
 
 def overhead(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
-    """Time the same work three ways, each from its first line to its last commit, models and workers started included.
+    """Time the same work in three ways, from the start of models and workers to the last commit.
 
     Args:
-        images: how many to measure; take enough for a minute of work.
-        say: takes a line when a way begins.
+        images: number of images; enough for a minute of work.
+        say: receives a line when a way begins.
 
     Returns:
-        Per way: images per second, and the ratio to the bare loop.
+        For each way the images per second, and their ratio to the bare loop.
     """
     with tempfile.TemporaryDirectory(prefix="camrobust-overhead-") as temporary:
         folder = Path(temporary)
