@@ -14,7 +14,8 @@ from camrobust.results.counted import FILES_KEY
 from camrobust.results.folder import open_run
 from camrobust.results.lease import held
 from camrobust.results.progress import Progress, Stage, write_progress
-from camrobust.run.workflow import aggregate, finish
+from camrobust.run.summarise import aggregate
+from camrobust.run.workflow import finish
 from tests.documents import run_document
 from tests.synthetic import failures, images, maps, scores
 

@@ -14,7 +14,7 @@ from camrobust.results.commits import write_commit
 from camrobust.results.counted import read_committed
 from camrobust.results.folder import open_run
 from camrobust.results.lease import held
-from camrobust.run import workflow
+from camrobust.run import summarise, workflow
 from tests.documents import run_record
 from tests.photos import write_photos
 from tests.results.test_commits import contents, unit
@@ -198,9 +198,9 @@ def test_runs_are_combined_into_an_empty_folder_or_over_an_earlier_combination(t
     (output / "report").mkdir(parents=True)
     (output / "report" / "index.html").write_text("mine")
     with pytest.raises(UserError, match=r"both holds no run, but report/index\.html, where a run puts its own files"):
-        workflow.combine(runs, open_run(str(output)))
+        summarise.combine(runs, open_run(str(output)))
     assert (output / "report" / "index.html").read_text() == "mine"
     shutil.rmtree(output)
-    workflow.combine(runs, open_run(str(output)))
-    workflow.combine(runs, open_run(str(output)))
+    summarise.combine(runs, open_run(str(output)))
+    summarise.combine(runs, open_run(str(output)))
     assert "<html" in (output / "report" / "index.html").read_text()

@@ -17,7 +17,7 @@ from camrobust.interface.cli import main
 from camrobust.interface.terminal import Meter, say, show_table
 from camrobust.io.objects import refuse_secret
 from camrobust.results.progress import Progress, Stage
-from camrobust.run.workflow import aggregate
+from camrobust.run.summarise import aggregate
 from camrobust.summary.spreadsheet import csv_of
 from tests.documents import change_document
 from tests.results.test_reduce import write_run
@@ -116,7 +116,7 @@ def test_every_csv_is_written_so(tmp_path):
 def test_no_other_place_writes_csv():
     calls = {path.name: re.findall(r"([\w.]+)\.write_csv\(", path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert {name: found for name, found in calls.items() if found} == {
-        "summary/spreadsheet.py": ["guarded"], "run/workflow.py": ["folder"]
+        "spreadsheet.py": ["guarded"], "summarise.py": ["folder"]
     }  # fmt: skip
 
 
@@ -240,9 +240,9 @@ def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
     assert marker.exists()
 
 
-REPORT = "; if the files given are sound, this is a mistake of camrobust: please report it with what --verbose shows"
-MEMORY = "this machine's memory is not enough; measure less at once, or look whether the files given are sound"
-DEPTH = "something is nested too deep to be read; look whether the files given are sound"
+REPORT = "; if the given files are intact, this is a bug in camrobust: please report it with the output of --verbose"
+MEMORY = "this machine has too little memory; measure less at once, or check that the given files are intact"
+DEPTH = "something is nested too deep to be read; check that the given files are intact"
 ERRORS = [
     (ValueError("x\x1b[2J\nsecond line"), f"stopped by ValueError: x\\x1b[2J{REPORT}"),
     (ValueError(), f"stopped by ValueError: ValueError{REPORT}"),

@@ -149,7 +149,7 @@ MISTAKES = {
     ),
     "weights that are not there": (
         lambda d, p: with_model(d, weights=str(p / "nowhere.pth")),
-        "nowhere.pth; mend weights",
+        "nowhere.pth; correct weights",
     ),
     "a folder that is not there": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
@@ -231,7 +231,7 @@ MISTAKES = {
         lambda d, p: with_model(d, classes="imagenet"),
         "model 'm': classes must hold 10 names, one per logit, got 1000 from 'imagenet'; give the names",
     ),
-    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; mend classes"),
+    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; correct classes"),
     "names that are no text": (
         lambda d, p: with_model(d, classes=str(p / "latin.txt")),
         "latin.txt' is not UTF-8 text; save one name per line",
@@ -312,7 +312,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
         (["bench", "passes", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
-            "nowhere.jpg; mend the path",
+            "nowhere.jpg; correct the path",
         ),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcm"],
@@ -415,7 +415,7 @@ def test_explain_takes_the_models_own_size_and_normalisation_and_wraps(tmp_path,
     assert (width, height) == (150 + 6 * 232, 8 + 2 * 2 * 266)
     capsys.readouterr()
     for wrong, sentence in (
-        (["--crop", "300"], "crop must be 8 px to resize"),
+        (["--crop", "300"], "crop must be from 8 px to resize"),
         (["--mean", "114", "114", "114"], "mean and std must be those of pixels in [0, 1], got 114, 114, 114"),
     ):
         assert main([*arguments, *wrong]) == 2
@@ -448,7 +448,7 @@ def test_every_configuration_that_is_shipped_is_valid():
     from camrobust.core.perturb import variants
 
     shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
-    assert {path.stem for path in shipped} >= {"demo", "paper", "spot"}
+    assert {path.stem for path in shipped} >= {"first", "paper", "spot"}
     for path in shipped:
         config = load_config(path)
         assert variants(config.perturbations)

@@ -13,7 +13,7 @@ from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.results import commits, lease
 from camrobust.results import counted as reading
 from camrobust.results.arrow import make_table
-from camrobust.results.commits import Unit, keep_rest, write_commit
+from camrobust.results.commits import PartResult, keep_rest, write_commit
 from camrobust.results.counted import read_committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.lease import acquire
@@ -36,7 +36,7 @@ NOTHING = {name: make_table(columns, []) for name, columns in (("f", FAILURES), 
 
 
 def unit(image):
-    return Unit("d", image, 0, SCORE_ROWS[image], NOTHING["i"], NOTHING["f"], NOTHING["m"])
+    return PartResult("d", image, 0, SCORE_ROWS[image], NOTHING["i"], NOTHING["f"], NOTHING["m"])
 
 
 class Serial:

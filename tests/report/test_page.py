@@ -14,7 +14,7 @@ from camrobust.report.page import build_report
 from camrobust.report.reproduce import commands
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import combined_record
-from camrobust.run.workflow import aggregate
+from camrobust.run.summarise import aggregate
 from camrobust.summary.aggregate import summarise
 from tests.documents import VARIANT, run_record
 from tests.synthetic import failures, frame, images, maps, scores

@@ -12,7 +12,7 @@ from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import check_combinable
-from camrobust.run.workflow import aggregate, combine, report, summaries
+from camrobust.run.summarise import aggregate, combine, report, summaries
 from tests.documents import VARIANT, change_document, run_document, run_record
 from tests.synthetic import images, scores
 
