@@ -1,4 +1,4 @@
-"""The configuration of a run: typed, frozen; and the digest of what changes numbers."""
+"""The configuration of a run, and the digest of the settings that change numbers."""
 
 import hashlib
 import json
@@ -25,20 +25,22 @@ from camrobust.contract.secrecy import refuse_secrets
 
 
 class RunConfig(StrictPart):
-    """Everything that a run is made from."""
+    """A whole configuration."""
 
     output: Name = Field(description="folder or s3://bucket/prefix for this run's results; no gs:// or az://")
-    seed: int = Field(0, ge=0, lt=2**63, description="of every random draw")
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    models: tuple[Annotated[ModelConfig, BeforeValidator(model_shorthand)], ...] = Field(min_length=1)
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1, description="one or more sets of photographs")
+    models: tuple[Annotated[ModelConfig, BeforeValidator(model_shorthand)], ...] = Field(
+        min_length=1, description="one or more classifiers; a text alone is a builder"
+    )
     image: ImageConfig = ImageConfig()
     cams: tuple[Name, ...] = Field(min_length=1, description="names from `camrobust list cams`")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
-        "fp32", description="in which the models' layers compute; maps and scores are float32 in all of them"
+        "fp32", description="in which the models' layers compute; maps and scores are always float32"
     )
     perturbations: tuple[Spec | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
     resave_jpeg_quality: int | None = Field(
-        None, ge=1, le=100, description="quality of a JPEG file that perturbed images go through; ImageNet-C has 85"
+        None, ge=1, le=100, description="save each perturbed image as a JPEG of this quality first; ImageNet-C used 85"
     )
     metric: MetricConfig = MetricConfig()
     summary: SummaryConfig = SummaryConfig()
@@ -50,7 +52,7 @@ class RunConfig(StrictPart):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
-        """What is written into run.json must be plain, and must not be secret."""
+        """Refuse what must not be in run.json: secrets, and anything but plain data."""
         if isinstance(data, Mapping):
             check_plain(data)
             refuse_secrets(data)
@@ -69,7 +71,7 @@ class RunConfig(StrictPart):
         return self
 
     def numbers(self) -> dict[str, Any]:
-        """The part that changes numbers, as plain data."""
+        """The settings that change numbers, as plain data."""
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "summary"), True
         )
@@ -77,7 +79,7 @@ class RunConfig(StrictPart):
         return self.model_dump(mode="json", exclude=ways)
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name the numbers of this configuration."""
+        """Sixteen hexadecimal digits made of the settings that change numbers."""
         return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -85,8 +87,8 @@ def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     """Dotted names of the keys in which two plain structures differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
-        return [found for key in keys for found in differing_keys(old.get(key), new.get(key), f"{prefix}{key}.")]
+        return [name for key in keys for name in differing_keys(old.get(key), new.get(key), f"{prefix}{key}.")]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        return [found for place, (a, b) in pairs for found in differing_keys(a, b, f"{prefix}{place}.")]
+        return [name for place, (a, b) in pairs for name in differing_keys(a, b, f"{prefix}{place}.")]
     return [] if old == new else [prefix.removesuffix(".")]

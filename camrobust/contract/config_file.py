@@ -1,4 +1,4 @@
-"""A configuration from a YAML file and `--set` overrides; one sentence for the first mistake in it."""
+"""Reading a configuration: a YAML file, `--set` overrides, and one sentence about the first mistake."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from camrobust.contract.registry import unknown
 
 LONGEST_INDEX = 10
 UNIONS = ("str", "constrained-str", "dict[str,any]", "tuple[str, ...]")
-"""What pydantic adds to a place to say which kind of several it tried."""
+"""Words that pydantic adds to the place of a mistake where a value may have several types."""
 KINDS = {
     type(None): "nothing", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false",
 }  # fmt: skip
@@ -53,7 +53,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | N
 
 
 def parse_config(data: Mapping[str, Any]) -> RunConfig:
-    """A checked configuration from plain data; one sentence for the first mistake.
+    """Check a configuration given as plain data.
 
     Raises:
         UserError: an unknown key (with the nearest one), a missing key, a value out of its range.
@@ -96,7 +96,7 @@ def _index(place: list[Any], key: str, option: str) -> int:
 
 
 def _keys_at(location: Sequence[int | str]) -> list[str]:
-    """The keys that the configuration knows at a place."""
+    """The keys that are known at a place of the configuration."""
     places: dict[str, type[BaseModel]] = {
         "datasets": DatasetConfig, "models": ModelConfig, "image": ImageConfig, "metric": MetricConfig,
         "summary": SummaryConfig, "cluster": ClusterConfig,

@@ -13,10 +13,10 @@ from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Address = Annotated[str, Field(min_length=1, max_length=4096)]
-"""As long as Linux takes a path."""
+"""Linux takes paths of this length at most."""
 Spec = Annotated[str, Field(max_length=1000)]
 LONGEST_FOLDER = 240
-"""Of `dataset=NAME` and `model=NAME`; file systems take 255 bytes."""
+"""Characters of an encoded name in `dataset=NAME` and `model=NAME`; file systems take 255 bytes."""
 
 
 class StrictPart(BaseModel):
@@ -31,7 +31,7 @@ def model_shorthand(value: Any) -> Any:
 
 
 def _folder_name(value: str) -> str:
-    """Names of datasets and models are names of folders, with all but letters and digits of ASCII percent-encoded."""
+    """A dataset's or a model's name, as it names a folder: percent-encoded but for ASCII letters and digits."""
     if len(quote(value, safe="")) > LONGEST_FOLDER:
         raise ValueError(f"must have at most {LONGEST_FOLDER} characters once it is percent-encoded; shorten it")
     return value
@@ -41,9 +41,9 @@ FolderName = Annotated[Name, AfterValidator(_folder_name)]
 
 
 class DatasetConfig(StrictPart):
-    """Where photographs are."""
+    """A set of photographs."""
 
-    name: FolderName = Field(description="as it stands in the results")
+    name: FolderName = Field(description="name in the results")
     images: Name = Field(
         description="folder, s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri"
     )
@@ -57,19 +57,21 @@ class DatasetConfig(StrictPart):
 class ModelConfig(StrictPart):
     """One classifier."""
 
-    name: FolderName = Field(
-        "", validate_default=False, description="as it stands in the results; default: the builder"
-    )
+    name: FolderName = Field("", validate_default=False, description="name in the results; default: the builder")
     builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
     weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
     target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
-    mean: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
-    std: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="mean of the normalisation; default: the builder's"
+    )
+    std: tuple[float, float, float] | None = Field(
+        None, description="standard deviation of the normalisation; default: the builder's"
+    )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
     classes: Address | tuple[str, ...] | None = Field(
         None,
-        description="names in the order of the logits: a list, a text file with one per line, or imagenet; changes no "
-        "number; default: known of published weights only",
+        description="names of the classes in the order of the logits: a list, a text file with one name per line, or "
+        "imagenet; changes no number; default: known for published weights only",
     )
 
     @model_validator(mode="before")
@@ -82,7 +84,9 @@ class ModelConfig(StrictPart):
     @field_validator("classes", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        wrong = [value] if not isinstance(value, (list, tuple)) else [one for one in value if not isinstance(one, str)]
+        wrong = (
+            [value] if not isinstance(value, (list, tuple)) else [name for name in value if not isinstance(name, str)]
+        )
         if value is not None and not isinstance(value, str) and wrong:
             raise ValueError(
                 f"must be a list of names, the path of a text file or imagenet, got {shown(wrong[0])}; quote it"
@@ -91,7 +95,7 @@ class ModelConfig(StrictPart):
 
 
 class ImageConfig(StrictPart):
-    """Geometry of the crop that everything acts on."""
+    """How a photograph is resized and cropped."""
 
     resize: int = Field(RESIZE, ge=1, le=4096, description="shorter side after resizing, px")
     crop: int = Field(CROP, ge=8, le=4096, description="side of the centre crop, px")
@@ -111,9 +115,11 @@ class MetricConfig(StrictPart):
     explained_class: Literal["predicted", "clean"] = Field(
         "predicted", description="class explained on the perturbed image: its own prediction, or the clean image's"
     )
-    average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
+    average: Literal["macro", "micro"] = Field(
+        "macro", description="macro: over each image's pairs, then over images; micro: over all pairs"
+    )
     similarities: tuple[Name, ...] | None = Field(
-        None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
+        None, description="measures beside rbo, from `camrobust list similarities`; default: all cheap ones"
     )
 
 
@@ -121,12 +127,12 @@ class SummaryConfig(StrictPart):
     """How the summaries are made; it changes no score row."""
 
     intervals: Literal["delta", "bootstrap"] = Field(
-        "delta", description="of the summaries, clustered by image: linearised or resampled"
+        "delta", description="intervals clustered by image: delta linearises, bootstrap resamples"
     )
 
 
 class SegmentsConfig(BaseModel):
-    """How an image is cut into segments; the other keys are the method's parameters, all of them once checked."""
+    """How an image is cut into segments; the other keys are the method's parameters, here with their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -146,19 +152,27 @@ class SegmentsConfig(BaseModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Of the method, by name."""
+        """The method's parameters by name."""
         return dict(self.model_extra or {})
 
 
 class ClusterConfig(StrictPart):
-    """Where and how wide the work runs; changes no number."""
+    """Where the work runs, and on how many workers; changes no number."""
 
-    gpus_per_explainer: float | None = Field(None, ge=0, description="default: 0.8 where the cluster has a GPU, else 0")
-    gpus_per_perturber: float | None = Field(None, ge=0, description="default: 0.2 where the cluster has a GPU, else 0")
-    explainers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
-    perturbers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
+    gpus_per_explainer: float | None = Field(
+        None, ge=0, description="GPUs of an Explain worker; default: 0.8 where the cluster has a GPU, else 0"
+    )
+    gpus_per_perturber: float | None = Field(
+        None, ge=0, description="GPUs of a Perturb worker; default: 0.2 where the cluster has a GPU, else 0"
+    )
+    explainers: tuple[int, int] | None = Field(
+        None, description="fewest and most Explain workers; default: as the cluster allows"
+    )
+    perturbers: tuple[int, int] | None = Field(
+        None, description="fewest and most Perturb workers; default: as the cluster allows"
+    )
     cpus_per_loader: float | None = Field(
-        None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU"
+        None, gt=0, description="CPUs of a loading task; default: 1, or 0.5 without a GPU"
     )
     accelerator: Name | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
     gpu_labels: dict[str, str] | None = Field(
@@ -168,11 +182,13 @@ class ClusterConfig(StrictPart):
         None, description="custom Ray resources that each Perturb and Explain worker takes"
     )
     loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
-    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass; auto: by the memory")
+    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass; auto: as memory allows")
     image_timeout_s: float = Field(
-        600, gt=0, description="a worker that is longer at one image (in Explain: and one model) is ended"
+        600,
+        gt=0,
+        description="a worker is ended if it takes longer for one image (in Explain: for one image and model), s",
     )
-    no_progress_timeout_s: float = Field(900, gt=0, description="give up when nothing moved for so long")
+    no_progress_timeout_s: float = Field(900, gt=0, description="the run gives up after so long without progress, s")
 
     @field_validator("explainers", "perturbers")
     @classmethod

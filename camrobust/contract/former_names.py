@@ -1,13 +1,14 @@
-"""What earlier versions called otherwise. The only place where an old name of a column or a setting is known.
+"""Former names of columns and settings; no other module knows them.
 
-Runs written before are read under today's names; a configuration with an old name is refused with the new one.
+A run of an earlier version is read under today's names. A configuration with a former name is refused, and the message
+gives today's.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 COLUMNS = {"same": "kept_class", "segments": "n_segments", "parameter": "strength"}
-"""Columns of the result tables that version 0.1 wrote."""
+"""Columns in the result tables of version 0.1, to today's names."""
 
 SETTINGS = {
     "max_failures": "max_failure_share",
@@ -16,11 +17,11 @@ SETTINGS = {
     "metric.target": "metric.explained_class",
     "metric.intervals": "summary.intervals",
 }
-"""Settings of a configuration, dotted, as in the run.json of version 0.1."""
+"""Dotted settings in the run.json of version 0.1, to today's names."""
 
 
 def renamed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration from run.json under today's names; what both names set keeps today's value."""
+    """A configuration from run.json under today's names; where both names are set, today's counts."""
     renamed = {name: dict(value) if isinstance(value, Mapping) else value for name, value in config.items()}
     for old, new in SETTINGS.items():
         *parents, name = old.split(".")

@@ -1,7 +1,7 @@
-"""Every result column: name, type, meaning. The only place where a column is named.
+"""Every result column with its name, type and meaning; no other module names a column.
 
-Types are written as in Arrow ("string", "int8", "float32", "bool", "binary"); `camrobust.results.arrow` turns them into
-Arrow schemas. Dictionary encoding and compression are the file's business, not the schema's.
+Types are written as in Arrow ("string", "int8", "float32", "bool", "binary"); `camrobust.results.arrow` makes Arrow
+schemas of them. How a file encodes and compresses a column is not said here.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class Column:
         name: of the column.
         type: as Arrow writes it.
         meaning: one sentence.
-        required: it is never null, and every version wrote it.
+        required: the column is never null, and every version wrote it.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Column:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that the column has had, today's first."""
+        """Today's name, then the former ones."""
         return (self.name, *(old for old, new in former_names.COLUMNS.items() if new == self.name))
 
 
@@ -37,7 +37,7 @@ def _columns(*rows: tuple[str, str, str], required: str = "") -> tuple[Column, .
 
 
 CLEAN = "clean"
-"""Name under which the unperturbed variant travels; it never appears as a score row."""
+"""Name of the unperturbed variant; it has no score row."""
 
 MANIFEST = _columns(
     ("dataset", "string", "name of the dataset in the config"),
@@ -74,14 +74,18 @@ SIMILARITIES = _columns(
     ("procrustes", "float32", "Procrustes disparity of the maps, [0, 1], 0 = same; only where asked for"),
     ("sensitivity", "float32", "norm of the map's change over the clean map's norm; 0 = stable"),
     ("lipschitz", "float32", "change of the map, its largest magnitude 1, per change of the pixels; 0 = stable"),
-    ("continuity", "float32", "the same with the map's change summed; 0 = stable"),
+    (
+        "continuity",
+        "float32",
+        "summed change of the map, its largest magnitude 1, per change of the pixels; 0 = stable",
+    ),
     ("ris", "float32", "relative change of the map per relative change of the pixels; 0 = stable"),
     ("ros", "float32", "relative change of the map per change of the logits; 0 = stable"),
     ("rrs", "float32", "relative change of the map per relative change of the target layer; 0 = stable"),
 )
 
 STABILITY = ("sensitivity", "lipschitz", "continuity", "ris", "ros", "rrs")
-"""Similarities whose maximum and mean over an image's variants are the robustness metrics of the literature."""
+"""Similarities whose maximum and mean over an image's variants are robustness metrics of the literature."""
 
 SCORES = (
     *KEYS,
@@ -126,14 +130,11 @@ FAILURES = _columns(
     ("image_id", "string", "the image, unique within its dataset"),
     ("model", "string", "the model that could not score it; null: no model could"),
     ("stage", "string", "load, perturb or explain"),
-    (
-        "kind",
-        "string",
-        "missing, denied, empty, not_an_image, unsupported, unknown_scale, truncated, too_large, error, quarantined",
-    ),
+    ("kind", "string", "missing, denied, empty, not_an_image, unsupported, unknown_scale, truncated, too_large, error, "
+                       "quarantined"),
     ("message", "string", "what went wrong, one sentence"),
     required="dataset image_id stage kind",
-)
+)  # fmt: skip
 
 MAPS = _columns(
     ("dataset", "string", "name of the dataset"),
@@ -171,31 +172,27 @@ IMAGE_STABILITY = _columns(
         for kind, word in (("max", "largest"), ("mean", "mean"))
     ),
 )
-"""What `camrobust.summary.stability.per_image` gives; no file of a run."""
+"""Columns that `camrobust.summary.stability.per_image` gives; no file of a run has them."""
 
 ADJUSTED = (
     "consistency 1 = same ranking, 0 = chance; responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1"
 )
-"""What the adjusted measures mean, in one line."""
+"""How to read the adjusted measures, in one line."""
 
 SUMMARY_MEASURES = _columns(
     ("consistency", "float64", "mean rbo over pairs that kept their class"),
     ("responsiveness", "float64", "mean 1 - rbo over pairs whose class flipped"),
     ("robustness", "float64", "RM = consistency x responsiveness; null where either is"),
     ("consistency_adjusted", "float64", "the same from rbo_adjusted: 1 = same ranking, 0 = chance"),
-    (
-        "responsiveness_adjusted",
-        "float64",
-        "mean 1 - rbo_adjusted over flipped pairs; 1 = as far apart as chance, can exceed 1",
-    ),
+    ("responsiveness_adjusted", "float64", "mean 1 - rbo_adjusted over flipped pairs; 1 = chance, can exceed 1"),
     ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted; can exceed 1"),
 )
 
 SUMMARY_SPREAD = _columns(
-    ("consistency_median", "float64", "median over images of the mean rbo of each, to 0.0005"),
-    ("consistency_sd", "float64", "standard deviation over images of the mean rbo of each"),
-    ("responsiveness_median", "float64", "median over images of the mean 1 - rbo of each, to 0.0005"),
-    ("responsiveness_sd", "float64", "standard deviation over images of the mean 1 - rbo of each"),
+    ("consistency_median", "float64", "median over images of each image's mean rbo, to 0.0005"),
+    ("consistency_sd", "float64", "standard deviation over images of each image's mean rbo"),
+    ("responsiveness_median", "float64", "median over images of each image's mean 1 - rbo, to 0.0005"),
+    ("responsiveness_sd", "float64", "standard deviation over images of each image's mean 1 - rbo"),
     ("consistency_adjusted_median", "float64", "the same from rbo_adjusted, to 0.0005 above -1"),
     ("consistency_adjusted_sd", "float64", "the same from rbo_adjusted"),
     ("responsiveness_adjusted_median", "float64", "the same from rbo_adjusted, to 0.0005 below 2"),
@@ -220,7 +217,7 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
     "by_model": ("dataset", "model"),
     "by_dataset": ("dataset",),
 }
-"""Each summary table and the columns it groups by; each measure also has `_lower` and `_upper`."""
+"""The summary tables and the columns they group by; each measure also has `_lower` and `_upper`."""
 
 TESTS = _columns(
     ("factor", "string", "what is compared: cam or model (within an image) or dataset (between images)"),
@@ -229,10 +226,10 @@ TESTS = _columns(
     ("cam", "string", "which CAM, null when CAMs are compared"),
     ("measure", "string", "consistency_adjusted, responsiveness_adjusted or robustness_adjusted of every image"),
     ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta"),
-    ("first", "string", "of a pair; also whose mean rank; null for a test of all at once"),
-    ("second", "string", "of a pair, else null"),
+    ("first", "string", "first of a pair, or the one with this mean rank; null for a test of all at once"),
+    ("second", "string", "second of a pair, else null"),
     ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank(_difference), rank_biserial, cliffs_delta"),
-    ("effect", "float64", "its value; of a pair: positive where the first is higher, or ranks better"),
+    ("effect", "float64", "its value; of a pair, positive where the first is higher or ranks better"),
     ("effect_lower", "float64", "lower end of its 95 % interval, null where there is none"),
     ("effect_upper", "float64", "upper end"),
     ("difference", "float64", "mean of the first minus mean of the second, in the measure's own unit; pairs only"),
@@ -240,10 +237,10 @@ TESTS = _columns(
     ("difference_upper", "float64", "upper end"),
     ("statistic", "float64", "chi squared, F, H, q, t, the sum of positive ranks, or U"),
     ("df", "float64", "degrees of freedom, of the numerator for F, null where there are none"),
-    ("p", "float64", "probability of a statistic at least as extreme where nothing differs"),
+    ("p", "float64", "probability of a statistic at least as extreme if nothing differs"),
     ("p_corrected", "float64", "Holm over all pairs of one comparison, over all comparisons for tests of all at once"),
     ("n_groups", "int64", "how many are compared"),
-    ("n_images", "int64", "images that have all of them (between datasets: images of both)"),
+    ("n_images", "int64", "images with a value for all of them (between datasets: images of both)"),
     ("n_dropped", "int64", "images left out because a value is missing"),
     required="factor measure test effect_name n_groups n_images n_dropped",
 )
@@ -253,21 +250,17 @@ DIFFERENCES = _columns(
     ("model", "string", "whose maps"),
     ("cam", "string", "which CAM"),
     ("perturbation", "string", "whose pairs alone; null for all that both runs have together"),
-    (
-        "measure",
-        "string",
-        "robustness_adjusted, consistency_adjusted, responsiveness_adjusted; with --raw the raw ones",
-    ),
-    ("first", "float64", "of the first run: mean over images; robustness is the product of both means"),
-    ("second", "float64", "of the second run"),
+    ("measure", "string", "robustness, consistency or responsiveness, _adjusted; with --raw the raw ones, too"),
+    ("first", "float64", "first run: mean over images; robustness is the product of two means"),
+    ("second", "float64", "second run, likewise"),
     ("difference", "float64", "second minus first"),
     ("difference_lower", "float64", "lower end of its 95 % interval over images"),
     ("difference_upper", "float64", "upper end"),
     ("test", "string", "wilcoxon on the images of both, or cliffs_delta where the runs share less than two"),
     ("effect", "float64", "rank-biserial correlation or Cliff's delta, positive where the second run is higher"),
-    ("p", "float64", "probability of an effect at least as large where nothing differs"),
+    ("p", "float64", "probability of an effect at least as large if nothing differs"),
     ("p_corrected", "float64", "Holm over all lines of the measure"),
-    ("n_images", "int64", "images that both runs have, of which those that stand for different photos are left out"),
+    ("n_images", "int64", "images that both runs have, without those that are different photos"),
     ("n_first", "int64", "images of the first run, or of its sample"),
     ("n_second", "int64", "images of the second run, or of its sample"),
 )
@@ -286,17 +279,17 @@ CHARACTERISTICS = _columns(
     ("share", "float64", "share of the variance explained (of ranks; of values for datasets), [0, 1]"),
     ("share_lower", "float64", "lower end of its 95 % interval, for all_properties"),
     ("share_upper", "float64", "upper end"),
-    ("share_alone", "float64", "what the share of all properties loses without this one"),
-    ("p", "float64", "probability of an effect at least as large where there is none"),
+    ("share_alone", "float64", "loss in the share of all properties without this one"),
+    ("p", "float64", "probability of an effect at least as large if there is none"),
     ("p_corrected", "float64", "Holm over the properties of one comparison; else p itself"),
     ("n_images", "int64", "images with both"),
     required="model cam family measure analysis n_images",
 )
-"""What the characteristics of images explain; see docs/statistics.md."""
+"""How much the characteristics of images explain; see docs/statistics.md."""
 
 
 SCORE_FILE = tuple(one for one in SCORES if one.name not in ("dataset", "model"))
-"""What a score file holds; the folders that hold it name the rest."""
+"""Columns of a score file; its folders name the dataset and the model."""
 
 _SUMMARY_KEYS = {
     one.name: replace(one, required=one.name != "severity") for one in KEYS if one.name in SUMMARIES["by_level"]
@@ -316,7 +309,7 @@ def summary_columns(name: str) -> tuple[Column, ...]:
 
 
 def partition_of(address: str) -> tuple[str, str]:
-    """Dataset and model of a score file, from the two folders that hold it; what stands above them counts for nothing.
+    """Dataset and model of a score file, from the two folders that hold it; folders above are ignored.
 
     Args:
         address: key or address, …scores/dataset=DATASET/model=MODEL/NAME, both names percent-encoded.
