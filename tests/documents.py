@@ -35,6 +35,11 @@ def run_record(images=1, **keywords):
     return RunRecord.model_validate(run_document(images, **keywords))
 
 
+def write_json(run, name, document):
+    """Put a document into a run folder, whatever it says."""
+    run.store.write(name, json.dumps(document).encode())
+
+
 def change_document(run, **changes):
     """Replace whole keys of the run.json of a folder."""
-    run.write_json("run.json", json.loads(run.store.read("run.json")) | changes)
+    write_json(run, "run.json", json.loads(run.store.read("run.json")) | changes)

@@ -3,11 +3,10 @@
 docs/protocol.md says who may write what, and what a reader believes.
 """
 
-import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -106,10 +105,6 @@ class RunFolder:
         except TooLargeObjectError:
             return True
         return True
-
-    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        """Put a document there, all or nothing."""
-        self.store.write(name, json.dumps(document, indent=2, ensure_ascii=False).encode())
 
     def begin(self, record: RunRecord, manifest: pl.DataFrame) -> bool:
         """Write the manifest, then run.json, which names it by its hash.

@@ -16,7 +16,7 @@ from camrobust.results.lease import held
 from camrobust.results.progress import Progress, Stage, write_progress
 from camrobust.run.summarise import aggregate
 from camrobust.run.workflow import finish
-from tests.documents import run_document
+from tests.documents import run_document, write_json
 from tests.synthetic import failures, images, maps, scores
 
 CAMS, LEVELS = ("gradcam", "random"), (1, 3)
@@ -46,12 +46,14 @@ def write(folder, count=4, number=1, dataset="d", model="m", identity=None):
         run.begin(RunRecord.model_validate(document), listed)
     else:
         run.write_table("manifest.parquet", listed)
-        run.write_json("run.json", {key: value for key, value in document.items() if key not in ("format", "warnings")})
+        write_json(
+            run, "run.json", {key: value for key, value in document.items() if key not in ("format", "warnings")}
+        )
     commit = partial(_commit, run, table, photos, pictures, broken)
     if not number:
         commit(0)
         aggregate(run)
-        run.write_json("done.json", {"complete": True, "score_rows": table.height})
+        write_json(run, "done.json", {"complete": True, "score_rows": table.height})
         return run
     with held(run.store, lambda _: run.committed().commits) as lease:
         commit(lease.number)

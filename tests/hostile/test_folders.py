@@ -18,7 +18,7 @@ from camrobust.io.store import open_store
 from camrobust.results.counted import FORMAT_KEY
 from camrobust.results.folder import open_run
 from camrobust.results.tables import read_frame
-from tests.documents import run_document
+from tests.documents import run_document, write_json
 from tests.hostile.folders import repair, write
 from tests.hostile.mutations import BOMBS, NASTY, bomb
 from tests.runs import ROOT, environment
@@ -141,7 +141,7 @@ def test_version_0_1_is_read_with_defaults(tmp_path):
     folder = open_run(str(tmp_path))
     kept = ("planned", "models", "cams", "variants")
     old = {key: value for key, value in run_document(3).items() if key in kept}
-    folder.write_json("run.json", old)
+    write_json(folder, "run.json", old)
     found = folder.run()
     assert found.manifest.model_dump() == {"key": "manifest.parquet", "sha256": ""}
     read = found.config
@@ -149,7 +149,7 @@ def test_version_0_1_is_read_with_defaults(tmp_path):
     assert (read.plain, found.controls, found.same_as, found.families) == ({}, [], {}, {})
     # What stands there stays as it is, and in its order.
     config = {"z": 1, "metric": {"rbo_p": 0.9, "average": "micro"}, "a": [1, {"b": None}]}
-    folder.write_json("run.json", old | {"config": config})
+    write_json(folder, "run.json", old | {"config": config})
     read = folder.run().config
     assert list(read.plain.items()) == list(config.items())
     assert read.metric.average == "micro"

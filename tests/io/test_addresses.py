@@ -10,6 +10,7 @@ from camrobust.io.addresses import parse
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import open_object, open_store, read_object
 from camrobust.results.folder import fresh_folder, open_run
+from tests.documents import write_json
 from tests.photos import write_photos
 from tests.runs import config
 
@@ -99,4 +100,4 @@ def test_a_fresh_folder_lies_beside_its_own_spelling(tmp_path):
     for number, wanted in ((1, "run"), (2, "run-2"), (3, "run-3")):
         folder = fresh_folder(f"{tmp_path}/run" + "/" * number)
         assert folder.uri == str(tmp_path / wanted)
-        folder.write_json("run.json", {})
+        write_json(folder, "run.json", {})

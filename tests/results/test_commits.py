@@ -12,6 +12,7 @@ from camrobust.results.commits import PartResult, delete_uncounted, keep_rest, w
 from camrobust.results.counted import read_committed, read_small
 from camrobust.results.folder import fresh_folder, open_run, pending_units
 from camrobust.results.lease import acquire
+from tests.documents import write_json
 from tests.runs import scores
 from tests.synthetic import score_rows
 
@@ -205,8 +206,8 @@ def test_a_folder_writes_all_or_nothing_and_lists_only_what_is_whole(tmp_path):
 def test_fresh_takes_the_next_free_name(tmp_path):
     first = tmp_path / "run"
     assert fresh_folder(str(first)).uri == str(first)
-    open_run(str(first)).write_json("run.json", {})
-    open_run(f"{first}-2").write_json("run.json", {})
+    write_json(open_run(str(first)), "run.json", {})
+    write_json(open_run(f"{first}-2"), "run.json", {})
     assert fresh_folder(str(first)).uri == f"{first}-3"
 
 

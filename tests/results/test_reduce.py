@@ -13,7 +13,7 @@ from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import check_combinable
 from camrobust.run.summarise import aggregate, combine, report, summaries
-from tests.documents import VARIANT, change_document, run_document, run_record
+from tests.documents import VARIANT, change_document, run_document, run_record, write_json
 from tests.synthetic import images, scores
 
 LEVELS = (1, 3, 5)
@@ -39,7 +39,7 @@ def write_run(
     variants = [{"perturbation": name, "severity": n, "strength": f"sigma={n / 10:g}", "replicate": 0}
                 for name in perturbations for n in levels]  # fmt: skip
     photos = other(images(table))
-    run.write_json("run.json", run_document(
+    write_json(run, "run.json", run_document(
         photos.height, models, cams, variants, digest=config.digest(), config=config.model_dump(mode="json"),
         numbers=config.numbers(), controls=["random"], families={"gaussian_noise": "noise"},
     ))  # fmt: skip

@@ -8,7 +8,7 @@ from camrobust.results import verify as module
 from camrobust.results.arrow import empty_frame, make_table
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
-from tests.documents import run_document
+from tests.documents import run_document, write_json
 from tests.reference.verify import verdict
 from tests.synthetic import scores
 
@@ -24,7 +24,7 @@ def run_folder(tmp_path, rows, failures=(), size=5):
     images = ALL.select(IMAGE).unique(maintain_order=True)
     variants = ALL.select(VARIANT).unique(maintain_order=True)
     run.write_table("manifest.parquet", images.with_columns(uri=pl.lit("x"), label=pl.lit(None, pl.Int32)))
-    run.write_json("run.json", run_document(images.height, MODELS, CAMS, variants.to_dicts()))
+    write_json(run, "run.json", run_document(images.height, MODELS, CAMS, variants.to_dicts()))
     for number, some in enumerate(rows.iter_slices(size)):
         units = some.select(IMAGE).unique(maintain_order=True)
         # Rows of one image in several commits are several parts of it.

@@ -19,6 +19,7 @@ from camrobust.io.store import open_store, read_object
 from camrobust.results.folder import fresh_folder
 from camrobust.run.stages.batches import pending_batch, tensors_of
 from camrobust.run.stages.load import Load
+from tests.documents import write_json
 from tests.runs import camrobust, config
 
 pytestmark = pytest.mark.s3
@@ -102,7 +103,7 @@ def test_a_manifest_that_names_the_bucket_alone_is_refused(bucket, tmp_path):
 
 def test_beside_a_whole_bucket_there_is_no_fresh_folder(bucket):
     folder = fresh_folder(f"s3://{bucket}/")
-    folder.write_json("run.json", {})
+    write_json(folder, "run.json", {})
     with pytest.raises(UserError, match=f"^output: beside s3://{bucket}/ there are only other buckets; give a prefix"):
         fresh_folder(f"s3://{bucket}/")
 

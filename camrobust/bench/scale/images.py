@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_file import parse_config
+from camrobust.contract.run_record import PlannedRecord, RunRecord, VariantRecord
 from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
 from camrobust.results.arrow import TABLES, empty_frame, make_table
@@ -108,13 +109,14 @@ def _plan(folder: str, images: int) -> str:
     (dataset,) = config.datasets
     manifest = list_images(dataset.name, dataset.images)
     listed = time.monotonic() - start
-    run.write_table("manifest.parquet", manifest)
-    variants = [
-        {"perturbation": "gaussian_noise", "strength": f"sigma={level}", "replicate": 0} for level in range(LEVELS)
-    ]
-    planned = {"images": images, "models": 1, "cams": 1, "variants": LEVELS, "parts": 1, "rows": images * LEVELS}
-    run.write_json("run.json", {"planned": planned, "models": ["toy"], "cams": ["gradcam"], "variants": variants})
-    return f"{listed:.1f} s of it to list; manifest.parquet {_bytes(run, 'manifest.parquet') / 2**20:.0f} MiB"
+    record = RunRecord(
+        planned=PlannedRecord(images=images, rows=images * LEVELS),
+        models=["toy"],
+        cams=["gradcam"],
+        variants=[VariantRecord(perturbation="gaussian_noise", strength=f"sigma={level}") for level in range(LEVELS)],
+    )
+    run.begin(record, manifest)
+    return f"{listed:.1f} s of it to list; the manifest has {_bytes(run, 'manifest/') / 2**20:.0f} MiB"
 
 
 def _bytes(run: RunFolder, prefix: str) -> int:

@@ -18,6 +18,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from camrobust.contract.record import new_record
+from camrobust.contract.run_record import PlannedRecord, RunRecord, VariantRecord
 from camrobust.contract.schema import COMMITS, IMAGES, SCORES, SUMMARIES
 from camrobust.results.arrow import empty_frame, make_table
 from camrobust.results.blocks import score_blocks
@@ -98,20 +100,22 @@ def write_document(run: RunFolder, images: int) -> None:
     numbers = {"metric": {"average": "macro"}}
     manifest = [_names(dataset, 0, images) for dataset in range(DATASETS)]
     keys = [pl.select(dataset=pl.lit(f"dataset{place}"), image_id=names) for place, names in enumerate(manifest)]
-    run.write_table("manifest.parquet", pl.concat(keys).with_columns(uri="image_id", label=pl.lit(None, pl.Int32)))
-    run.write_json(
-        "run.json",
-        {
-            "config": {**numbers, "seed": 0}, "numbers": numbers, "controls": [_floor()],
-            "models": [f"model{number}" for number in range(MODELS)], "cams": [f"cam{k}" for k in range(CAMS)],
-            "planned": {"images": DATASETS * images, "rows": DATASETS * images * PER_IMAGE, "parts": 1},
-            "families": {f"perturbation{number}": f"family{number % 3}" for number in range(PERTURBATIONS)},
-            "variants": [
-                {"perturbation": f"perturbation{p}", "severity": s, "strength": f"sigma={s}", "replicate": 0}
-                for p in range(PERTURBATIONS) for s in range(1, SEVERITIES + 1)
-            ],
-        },
-    )  # fmt: skip
+    record = new_record(
+        RunRecord,
+        config=numbers,
+        numbers=numbers,
+        controls=[_floor()],
+        models=[f"model{number}" for number in range(MODELS)],
+        cams=[f"cam{k}" for k in range(CAMS)],
+        planned=PlannedRecord(images=DATASETS * images, rows=DATASETS * images * PER_IMAGE),
+        families={f"perturbation{number}": f"family{number % 3}" for number in range(PERTURBATIONS)},
+        variants=[
+            VariantRecord(perturbation=f"perturbation{p}", severity=s, strength=f"sigma={s}")
+            for p in range(PERTURBATIONS)
+            for s in range(1, SEVERITIES + 1)
+        ],
+    )
+    run.begin(record, pl.concat(keys).with_columns(uri="image_id", label=pl.lit(None, pl.Int32)))
 
 
 def _names(dataset: int, first: int, count: int) -> pl.Series:
