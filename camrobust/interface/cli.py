@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("second", help="output folder of another")
     one.add_argument("--by", choices=("perturbation",), help="each alone; default: all together")
     one.add_argument("--raw", action="store_true", help="also the measures that are not adjusted for chance")
+    one.add_argument("--exact", action="store_true", help="are all rows equal bit for bit? exit code 1 if not")
     add_json(one)
     one = add("watch-spot", _watch_spot, "drain this machine's Ray node when the cloud announces to take it back")
     one.add_argument("--metadata", default="http://169.254.169.254", help="base address of the metadata service")
@@ -340,6 +341,8 @@ def _compare(given: Arguments) -> int:
     from camrobust.results.compare import compare_runs
     from camrobust.results.folder import open_run
 
+    if given.exact:
+        return _compare_exactly(given)
     found = compare_runs(open_run(given.first), open_run(given.second), by=given.by, raw=given.raw)
     if given.json:
         print_json(found.as_dict())
@@ -354,6 +357,22 @@ def _compare(given: Arguments) -> int:
     for line in found.lines():
         say(line)
     return 0
+
+
+def _compare_exactly(given: Arguments) -> int:
+    from camrobust.interface.terminal import say
+    from camrobust.results.exact import compare_exactly
+    from camrobust.results.folder import open_run
+
+    if given.by or given.raw:
+        raise UserError("compare: --exact compares rows, so --by and --raw say nothing; leave them out")
+    comparison = compare_exactly(open_run(given.first), open_run(given.second))
+    if given.json:
+        print_json(comparison.as_dict())
+    else:
+        for line in comparison.lines():
+            say(line)
+    return 0 if comparison.is_equal else 1
 
 
 def _report(given: Arguments) -> int:

@@ -10,7 +10,8 @@ import polars as pl
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
 from camrobust.io.objects import Store
-from camrobust.results.blocks import image_counts, score_blocks
+from camrobust.results.block_plan import image_counts
+from camrobust.results.blocks import score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.reduce import otherwise_found
