@@ -5,14 +5,8 @@ from scipy import stats
 
 from camrobust.contract.schema import CHARACTERISTICS
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
-from camrobust.summary.characteristics import (
-    PROPERTIES,
-    adjusted_difference,
-    characterise,
-    share_interval,
-    shares,
-    spearman_interval,
-)
+from camrobust.summary.characteristics import PROPERTIES, characterise
+from camrobust.summary.regression import adjusted_difference, share_interval, shares, spearman_interval
 from tests.synthetic import images, scores
 
 
