@@ -8,14 +8,8 @@ import pytest
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SCORES, SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
-from camrobust.summary.aggregate import (
-    SummarySettings,
-    reduce_frame,
-    reduce_scores,
-    scan_scores,
-    shares_kept,
-    summarise,
-)
+from camrobust.results.scan import scan_scores
+from camrobust.summary.aggregate import SummarySettings, reduce_frame, reduce_scores, shares_kept, summarise
 from camrobust.summary.pairs import Placed
 from camrobust.summary.rows import blocks_of
 from tests.reference.aggregate import group

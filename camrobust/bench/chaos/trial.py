@@ -357,7 +357,7 @@ def _lost_afterwards(trial: Trial) -> bool:
 
 def rows_of(output: str) -> pl.DataFrame:
     """Every score row of a run, sorted by its key."""
-    from camrobust.summary.aggregate import scan_scores
+    from camrobust.results.scan import scan_scores
 
     folder = open_run(output)
     return scan_scores(*folder.score_files(folder.committed())).collect().sort(KEYS)
