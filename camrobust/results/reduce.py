@@ -1,4 +1,4 @@
-"""The summary tables of one run, or of several that measured alike."""
+"""The summary tables of one run, or of several runs with the same settings."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
 
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
-"""Keys in which runs may differ and still be put into one leaderboard."""
+"""Keys of the configuration in which runs of one leaderboard may differ."""
 Document = Mapping[str, Any]
 
 
 def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> dict[str, pl.DataFrame]:
-    """The tables of `schema.SUMMARIES`, tests and characteristics of some runs taken together.
+    """The tables of `schema.SUMMARIES`, tests and characteristics over all rows of some runs.
 
     Args:
-        folders: runs; more than one must be combinable.
-        intervals: delta or bootstrap, None for what the first run's configuration says.
+        folders: one run, or several that can be combined.
+        intervals: delta or bootstrap; None for the setting of the first run.
 
     Raises:
-        UserError: a folder holds no run or no scores, or the runs do not go together.
+        UserError: a folder holds no run or no scores, or the runs cannot be combined.
     """
     for uri, count in Counter(folder.uri for folder in folders).items():
         if count > 1:
@@ -57,13 +57,13 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
 
 
 def check_combinable(documents: Mapping[str, Document]) -> None:
-    """Refuse runs that measured differently, that mean different things by one name, or that hold the same rows.
+    """Refuse runs with different settings, with different things of one name, or with the same rows.
 
     Args:
         documents: run.json by the address of its run.
 
     Raises:
-        UserError: naming the keys that differ, or what is in both.
+        UserError: the runs cannot be combined; the message names the keys that differ, or what both runs measured.
     """
     for (first, one), (second, other) in combinations(documents.items(), 2):
         keys = [*_differing(one["numbers"], other["numbers"]), *otherwise_found(one, other)]
@@ -78,7 +78,7 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
 
 
 def _differing(one: Document, other: Document) -> list[str]:
-    """SummarySettings that differ, and models or datasets that differ under the same name."""
+    """Settings that differ, and models or datasets of one name that differ."""
     fixed, others = ({key: value for key, value in numbers.items() if key not in FREE} for numbers in (one, other))
     keys = differing_keys(fixed, others)
     for what in ("models", "datasets"):
@@ -89,7 +89,7 @@ def _differing(one: Document, other: Document) -> list[str]:
 
 
 def otherwise_found(one: Document, other: Document) -> list[str]:
-    """Models of one name in both runs whose weights or target layer, found when the run began, are not the same."""
+    """Models of one name whose weights or target layer differ; both are recorded when a run begins."""
     names = sorted({*one["models"]} & {*other["models"]})
     return [
         f"{key}.{name}"
@@ -100,14 +100,14 @@ def otherwise_found(one: Document, other: Document) -> list[str]:
 
 
 def _shared(one: Document, other: Document) -> str | None:
-    """Something that both runs measured, in words."""
-    found = []
+    """An example of rows that both runs measured, in words; None if there are none."""
+    examples = []
     for what in ("datasets", "models", "cams", "variants"):
         both = [entry for entry in _names(one, what) if entry in _names(other, what)]
         if not both:
             return None
-        found.append(both[0])
-    dataset, model, cam, variant = found
+        examples.append(both[0])
+    dataset, model, cam, variant = examples
     return f"{cam} of {model} on {dataset} under {variant}"
 
 
@@ -123,7 +123,7 @@ def _names(document: Document, what: str) -> list[str]:
 
 
 def combined_document(documents: Mapping[str, Document]) -> dict[str, Any]:
-    """What the report needs to know of several runs, as one run.json.
+    """One document with the parts of several run.json that the report needs.
 
     Args:
         documents: run.json by the address of its run.

@@ -20,8 +20,10 @@ from camrobust.report.page import Report, build_report
 from camrobust.report.reading import checked
 from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import delete_uncounted, keep_rest
+from camrobust.results.counted import pending_units
 from camrobust.results.documents import read_record
-from camrobust.results.folder import FENCED, RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
+from camrobust.results.environment import hardware, utc, versions
+from camrobust.results.folder import FENCED, RunFolder, fresh_folder, open_run
 from camrobust.results.lease import Lease, held
 from camrobust.results.progress import Progress, in_all, read_progress, write_progress
 from camrobust.results.reduce import combined_document, reduce_runs
