@@ -17,7 +17,8 @@ from camrobust.report.page import Report, build_report
 from camrobust.report.reading import checked
 from camrobust.results.arrow import empty_frame
 from camrobust.results.documents import read_record
-from camrobust.results.folder import RunFolder, utc
+from camrobust.results.environment import utc
+from camrobust.results.folder import RunFolder
 from camrobust.results.progress import in_all, read_progress
 from camrobust.results.reduce import combined_record, reduce_runs
 from camrobust.results.tables import read_frame
