@@ -1,8 +1,8 @@
 """Photographs: decoded with Pillow, untrusted, to the square crop that everything acts on.
 
-Rules: formats of a fixed list (`codecs.FORMATS`), within a budget of memory; EXIF orientation is applied, of an
-animation the first frame is taken, transparency is laid on mid grey, deeper samples are scaled to 8 bits (`levels`),
-CMYK, L*a*b* and palettes are converted. Whatever a decoder raises is an `ImageError`, never the end of the run.
+Only the formats in `decoding_memory.FORMATS` are opened, within a memory budget. EXIF orientation is applied; an
+animation gives its first frame; transparency is laid on mid grey; deeper samples are scaled to 8 bits (`sample_levels`);
+CMYK, L*a*b* and palettes are converted. Any exception of a decoder becomes an `ImageError` and never ends the run.
 """
 
 import warnings
@@ -14,9 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from camrobust.io.codecs import FORMATS, MAX_PIXELS, MIB, admit, open_picture, significant_bits, without_remarks
-from camrobust.io.levels import STRIP_PIXELS, Levels, checked, is_rgb, levels_of, to_rgb
-from camrobust.io.refusals import ImageError
+from camrobust.io.decoding_memory import (
+    FORMATS,
+    MAX_PIXELS,
+    MIB,
+    admit,
+    open_picture,
+    significant_bits,
+    without_remarks,
+)
+from camrobust.io.image_errors import ImageError
+from camrobust.io.sample_levels import STRIP_PIXELS, Levels, checked, is_rgb, levels_of, to_rgb
 
 MAX_BYTES = 512 * MIB
 """Of a file; a larger one is not read."""
@@ -59,7 +67,7 @@ def decode(content: bytes, resize: int, crop: int) -> Photo:
     """Bytes of an image file to the centre crop.
 
     Args:
-        content: of a file in one of `codecs.FORMATS`.
+        content: of a file in one of `decoding_memory.FORMATS`.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
 

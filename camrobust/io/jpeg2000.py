@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import IO
 
-from camrobust.io.refusals import ImageError
+from camrobust.io.image_errors import ImageError
 
 SIGNATURE = b"\xff\x4f\xff\x51"
 CODING, START_OF_TILE = b"\xff\x52", b"\xff\x90"

@@ -10,9 +10,9 @@ import pyarrow as pa
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
 from camrobust.io.addresses import ODD, SCHEME, parse
-from camrobust.io.budget import columns_within_budget
 from camrobust.io.clouds import SCHEMES as CLOUDS
 from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
+from camrobust.io.parquet_budget import columns_within_budget
 from camrobust.io.store import Folder, open_object, open_store, read_object
 
 SUFFIXES = (

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import SCORE_FILE, partition_of
-from camrobust.io.budget import Budget
 from camrobust.io.objects import Store
+from camrobust.io.parquet_budget import Budget
 from camrobust.results.counted import Committed
 from camrobust.results.tables import read_coded
 from camrobust.summary.rows import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows

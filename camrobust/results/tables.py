@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from camrobust.contract.quoting import first_line, short
 from camrobust.contract.schema import Column
-from camrobust.io.budget import Budget, TableError, needed_bytes
 from camrobust.io.objects import MissingObjectError, Store
+from camrobust.io.parquet_budget import Budget, TableError, needed_bytes
 from camrobust.io.store import Folder
 from camrobust.results.arrow import arrow_schema
 

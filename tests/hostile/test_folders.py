@@ -13,7 +13,7 @@ import pytest
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import COMMITS, IMAGES
 from camrobust.interface.cli import main
-from camrobust.io.budget import Budget, TooLargeTableError
+from camrobust.io.parquet_budget import Budget, TooLargeTableError
 from camrobust.io.store import open_store
 from camrobust.results.counted import FORMAT_KEY
 from camrobust.results.folder import open_run

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camrobust.io.image_errors import ImageError
 from camrobust.io.images import characteristics, decode
-from camrobust.io.refusals import ImageError
 
 
 def encoded(image, kind="PNG", **keywords):

@@ -24,11 +24,11 @@ from camrobust.contract.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
-from camrobust.io.ceiling import ceiling, private_bytes
-from camrobust.io.codecs import MIB
+from camrobust.io.decoding_memory import MIB
+from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, Photo, characteristics, decode
+from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
-from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 from camrobust.measure.image import Columns, Explained, Sample, measure
 from camrobust.measure.model import Model, bytes_per_image
@@ -119,7 +119,7 @@ class Load:
         try:
             if isinstance(content, ImageError):
                 raise content
-            with ceiling(most):
+            with memory_limit(most):
                 photo = decode(content, image.resize, image.crop)
         except ImageError as error:
             return self._failed(error.kind, error.message)

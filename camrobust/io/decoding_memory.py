@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
+from camrobust.io.image_errors import ImageError
 from camrobust.io.jpeg2000 import Codestream, codestream
-from camrobust.io.refusals import ImageError
 
 FORMATS = (
     "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
-from camrobust.io.pages import unpacked_bytes
+from camrobust.io.parquet_pages import unpacked_bytes
 
 FLOOR_BYTES = 256 * 2**20
 """What reading may take whatever the size of the files."""

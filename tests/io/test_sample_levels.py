@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from camrobust.io.image_errors import ImageError
 from camrobust.io.images import decode
-from camrobust.io.refusals import ImageError
 from tests.pictures import png, tiff
 
 RAMP = np.linspace(20, 220, 200 * 150).reshape(150, 200)

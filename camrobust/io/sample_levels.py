@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from camrobust.io.codecs import is_opaque, white_is_zero
+from camrobust.io.decoding_memory import is_opaque, white_is_zero
+from camrobust.io.image_errors import ImageError
 from camrobust.io.jpeg2000 import codestream
-from camrobust.io.refusals import ImageError
 
 GREY = (128, 128, 128)
 """What shows through a transparent picture."""
