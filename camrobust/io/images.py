@@ -1,8 +1,9 @@
 """Photographs: decoded with Pillow, untrusted, to the square crop that everything acts on.
 
 Only the formats in `decoding_memory.FORMATS` are opened, within a memory budget. EXIF orientation is applied; an
-animation gives its first frame; transparency is laid on mid grey; deeper samples are scaled to 8 bits (`sample_levels`);
-CMYK, L*a*b* and palettes are converted. Any exception of a decoder becomes an `ImageError` and never ends the run.
+animation gives its first frame; transparency is laid on mid grey; deeper samples are scaled to 8 bits
+(`sample_levels`); CMYK, L*a*b* and palettes are converted. Any exception of a decoder becomes an `ImageError` and
+never ends the run.
 """
 
 import warnings

@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
+from camrobust.contract.secrecy import refuse_address
 from camrobust.io.addresses import ODD, SCHEME, parse
 from camrobust.io.clouds import SCHEMES as CLOUDS
-from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
+from camrobust.io.local_folder import Folder
+from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError
 from camrobust.io.parquet_budget import columns_within_budget
-from camrobust.io.store import Folder, open_object, open_store, read_object
+from camrobust.io.store import open_object, open_store, read_object
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -93,7 +95,7 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
     try:
         content = read_object(uri, access, MOST_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"{what}: {error}; mend the path") from error
+        raise UserError(f"{what}: {error}; correct the path") from error
     try:
         if uri.lower().endswith(".parquet"):
             names, known = columns_within_budget(content, KNOWN, uri)
@@ -168,10 +170,10 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 def _check_addresses(uris: pl.Series, what: str) -> None:
     """Refuse what could not be read from any store, and what must not be written down."""
     for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
-        refuse_secret(uri)
+        refuse_address(uri)
     far = uris.filter(uris.str.contains(SCHEME))
     for place in far.str.extract("^([^/]*://[^/]*)").unique(maintain_order=True):
-        refuse_secret(place)
+        refuse_address(place)
         scheme, _, host = place.partition("://")
         if scheme not in SCHEMES or (not host and scheme != "file"):
             raise UserError(
@@ -220,5 +222,5 @@ def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
             row = outside.row(0, named=True)
             raise UserError(
                 f"labels: label must be 0 to {count - 1} for model '{model}', got {row['label']} for "
-                f"'{short(row['image_id'])}'; mend the labels or leave them out"
+                f"'{short(row['image_id'])}'; correct the labels or leave them out"
             )

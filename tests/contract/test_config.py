@@ -164,9 +164,9 @@ def test_only_regular_files_are_read(tmp_path):
     spec = ModelSpec("m", "a:b")
     for name in ("pipe", "zero"):
         said = refused(class_names, spec, str(tmp_path / name), 10)
-        assert re.fullmatch(r"model 'm': there is no file .*, but something else; mend classes", said)
+        assert re.fullmatch(r"model 'm': .* is not a regular file; mend classes", said)
     said = refused(class_names, spec, str(tmp_path / "huge"), 10)
-    assert said == f"model 'm': {tmp_path}/huge has more than 16777216 bytes, and is left unread; mend classes"
+    assert said == f"model 'm': {tmp_path}/huge has more than 16777216 bytes and is not read; mend classes"
 
 
 def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):
@@ -177,10 +177,10 @@ def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):
     with (tmp_path / "huge.csv").open("wb") as file:
         file.truncate(2**40)
     said = refused(list_images, "d", str(tmp_path / "zero.csv"))
-    assert said == "manifest: there is no file /dev/zero, but something else; mend the path"
+    assert said == "manifest: /dev/zero is not a regular file; correct the path"
     said = refused(list_images, "d", str(tmp_path / "huge.csv"))
     assert said == (
-        f"manifest: {tmp_path}/huge.csv has more than {MOST_TABLE_BYTES} bytes, and is left unread; mend the path"
+        f"manifest: {tmp_path}/huge.csv has more than {MOST_TABLE_BYTES} bytes and is not read; correct the path"
     )
 
 

@@ -220,7 +220,7 @@ MISTAKES = {
     ),
     "labels out of range": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
-        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",  # noqa: E501
+        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; correct the labels",  # noqa: E501
     ),
     "too few names of classes": (
         lambda d, p: with_model(d, classes=["ant", "bee"]),

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camrobust.contract.schema import IMAGES, SCORE_FILE
-from camrobust.io.store import Folder
+from camrobust.io.local_folder import Folder
 from camrobust.results.tables import TableError, read_frame
 from tests.synthetic import frame
 
