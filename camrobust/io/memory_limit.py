@@ -1,6 +1,6 @@
 """A limit on the memory of this process while it decodes untrusted bytes.
 
-`decoding_memory.admit` refuses a file whose header announces too much. A file may contradict its header, so a decoder
+`decoding_memory` refuses a file whose header announces too much. A file may contradict its header, so a decoder
 can still take more. Under the limit its next allocation fails, and only that image fails with it.
 """
 

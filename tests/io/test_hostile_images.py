@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from camrobust.contract.errors import UserError
 from camrobust.interface.inputs import photo, pixels_of
-from camrobust.io import decoding_memory, images
+from camrobust.io import decoding_memory, image_formats, images
 from camrobust.io.image_errors import ImageError
 from camrobust.io.images import decode, prepare
 from tests.io.test_sample_levels import FLOAT, RAMP, grey
@@ -169,7 +169,7 @@ def test_a_large_picture_is_reduced_only_as_much_as_the_budget_asks(monkeypatch)
     for kind, settings in (("JPEG", {"quality": 95}), ("JPEG2000", {})):
         content = saved(smooth, kind, **settings)
         exact = decode(content, 256, 224)
-        with decoding_memory.open_picture(content) as opened:
+        with image_formats.open_picture(content) as opened:
             need = len(content) + decoding_memory.decoding_bytes(opened, len(content))
         monkeypatch.setattr(decoding_memory, "BUDGET_BYTES", need)
         np.testing.assert_array_equal(decode(content, 256, 224).pixels, exact.pixels)
@@ -210,7 +210,7 @@ def test_callers_in_process_get_the_same_sentence(tmp_path):
     file = tmp_path / "float.tif"
     file.write_bytes(grey(RAMP.astype("f4"), form=FLOAT))
     said = (
-        "cannot be used: its levels cannot be known: its values reach from 20 to 220, and nothing in it says which are "
+        "cannot be used: its levels are unknown: its values reach from 20 to 220, and nothing in it states which are "
         "black and white; save it with 8 bits"
     )
     with pytest.raises(UserError) as caught:
@@ -263,7 +263,7 @@ def test_avif_decoders_start_few_threads_and_the_callers_setting_stays(monkeypat
     real = AvifImagePlugin._avif
     monkeypatch.setattr(AvifImagePlugin, "_avif", Library())
     assert decode(saved(PHOTO, "AVIF", max_threads=1), 64, 64).width == 200
-    assert made == [decoding_memory.AVIF_THREADS]
+    assert made == [image_formats.AVIF_THREADS]
     assert AvifImagePlugin.DEFAULT_MAX_THREADS == 64
 
 

@@ -25,8 +25,9 @@ from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.core.segments import segment
 from camrobust.io.decoding_memory import MIB
+from camrobust.io.image_characteristics import characteristics
 from camrobust.io.image_errors import ImageError
-from camrobust.io.images import MAX_BYTES, Photo, characteristics, decode
+from camrobust.io.images import MAX_BYTES, Photo, decode
 from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
