@@ -1,4 +1,4 @@
-"""What is to be measured: from a folder, a prefix or a manifest to one table of images."""
+"""Lists the images to measure, from a folder, a prefix or a manifest, as one table."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -23,29 +23,29 @@ SUFFIXES = (
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
 LONGEST = 4096
-"""Bytes of an image_id or a uri; no path and no key of a store is longer."""
+"""Most bytes of an image_id or a uri. Paths and keys of stores are never longer."""
 MOST_BYTES = 2 * 2**30
-"""Of a table: some ten million images."""
+"""Largest table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
 KNOWN = (*TEXTS, "label", "class_index")
-"""Columns that are read; what else a table has is left alone."""
+"""The columns that are read; others are ignored."""
 SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
 
 def list_images(name: str, images: str, labels: str | None = None, access: Access = "credentials") -> pl.DataFrame:
-    """All images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
+    """List all images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         images: a folder, an s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri and perhaps
-            image_id and label. Relative paths in a manifest count from the manifest's own place.
+            image_id and label. Relative paths in a manifest start at the manifest's folder.
         labels: csv or parquet with image_id (or file) and label (or class_index).
-        access: how the images are listed and read, where they are not in a folder.
+        access: how a bucket is listed and read; a folder ignores it.
 
     Raises:
-        UserError: nothing there, no image among it, a missing column or value, an address that no store has or that
-            holds a secret, an image_id twice, labels that are no integers or contradict each other.
+        UserError: there are no images, a column or value is missing, an address is not that of a store or holds a
+            secret, an image_id occurs twice, or labels are not integers or contradict each other.
     """
     table = _from_manifest(images, access) if images.lower().endswith(TABLES) else _from_listing(name, images, access)
     if table.is_empty():
@@ -54,16 +54,16 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
         )
     if labels is not None:
         table = _with_labels(table.drop("label"), labels, name)
-    twice = table.filter(pl.col("image_id").is_duplicated())
-    if not twice.is_empty():
+    repeated = table.filter(pl.col("image_id").is_duplicated())
+    if not repeated.is_empty():
         raise UserError(
-            f"dataset '{name}': image_id '{short(twice['image_id'][0])}' occurs twice; give each image its own"
+            f"dataset '{name}': image_id '{short(repeated['image_id'][0])}' occurs twice; give each image its own"
         )
     long = table.filter((pl.col("image_id").str.len_bytes() > LONGEST) | (pl.col("uri").str.len_bytes() > LONGEST))
     if not long.is_empty():
         raise UserError(
-            f"dataset '{name}': image_id and uri must have at most {LONGEST} bytes, which "
-            f"'{short(long['image_id'][0])}' does not; shorten it"
+            f"dataset '{name}': image_id and uri must have at most {LONGEST} bytes, got more for "
+            f"'{short(long['image_id'][0])}'; shorten it"
         )
     return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
@@ -77,7 +77,7 @@ def _from_listing(name: str, images: str, access: Access) -> pl.DataFrame:
     keys = [entry.key for entry in store.list() if _suffix(entry.key) in SUFFIXES]
     odd = next((key for key in keys if key != key.encode(errors="replace").decode()), None)
     if odd is not None:
-        raise UserError(f"dataset '{name}': the file name {odd!a} is no UTF-8; rename it")
+        raise UserError(f"dataset '{name}': the file name {odd!a} is not valid UTF-8; rename it")
     names = pl.Series("image_id", keys, pl.String)
     return pl.select(names, _below(store, names).alias("uri"), pl.lit(None, pl.Int32).alias("label"))
 
@@ -87,10 +87,15 @@ def _suffix(key: str) -> str:
 
 
 def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFrame:
-    """A csv or parquet table from anywhere.
+    """Read a csv or parquet table from any store.
+
+    Args:
+        uri: address of the table.
+        what: what the table is for; begins the sentence of an error.
+        access: how a bucket is read.
 
     Raises:
-        UserError: not there or not such a table.
+        UserError: the table does not exist or cannot be read.
     """
     try:
         content = read_object(uri, access, MOST_BYTES)
@@ -102,7 +107,7 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFr
             if not known:
                 return pl.DataFrame(schema=dict.fromkeys(names, pl.Null))
             return pl.read_parquet(BytesIO(content), columns=known)
-        # An identity 007 is no number.
+        # An image_id may be 007.
         return pl.read_csv(BytesIO(content), infer_schema_length=None, schema_overrides=dict.fromkeys(TEXTS, pl.String))
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{what}: {uri} is not a readable table ({first_line(error)})") from error
@@ -117,13 +122,13 @@ def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) ->
 
 
 def _below(store: Store, keys: pl.Series) -> pl.Series:
-    """Addresses of some keys of a store, as its `locate` gives them one by one."""
-    # With a name behind it a folder's address ends in a slash, of whatever store.
+    """The addresses of some keys of a store, as `Store.locate` gives them, but all at once."""
+    # With a name appended, the address of a folder ends in a slash in every store.
     return pl.select(pl.lit(store.locate("_").removesuffix("_")) + keys).to_series()
 
 
 def _absolute(uris: pl.Series, manifest: str) -> pl.Series:
-    """Addresses as written, or relative to the manifest's place."""
+    """The addresses as written; relative paths start at the manifest's folder."""
     store, _ = open_object(manifest)
     whole = uris.str.contains(SCHEME) | uris.str.starts_with("/")
     return pl.select(pl.when(whole).then(uris).otherwise(_below(store, uris))).to_series()
@@ -168,7 +173,7 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 
 
 def _check_addresses(uris: pl.Series, what: str) -> None:
-    """Refuse what could not be read from any store, and what must not be written down."""
+    """Refuse addresses that no store can read, and addresses that hold a secret."""
     for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
         refuse_address(uri)
     far = uris.filter(uris.str.contains(SCHEME))
@@ -196,9 +201,9 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
     value = _column(given, ("label", "class_index"), what, labels)
     known = pl.DataFrame({"image_id": given[key].cast(pl.String), "label": _labelled(given[value], what)})
     known = known.drop_nulls("image_id").unique(maintain_order=True)
-    twice = known.filter(pl.col("image_id").is_duplicated())
-    if not twice.is_empty():
-        raise UserError(f"{what}: {labels} gives '{short(twice['image_id'][0])}' more than one label; keep one")
+    repeated = known.filter(pl.col("image_id").is_duplicated())
+    if not repeated.is_empty():
+        raise UserError(f"{what}: {labels} gives '{short(repeated['image_id'][0])}' more than one label; keep one")
     joined = table.join(known, on="image_id", how="left")
     if joined["label"].null_count() == joined.height:
         raise UserError(f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id")
@@ -206,7 +211,7 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
 
 
 def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
-    """Refuse labels that some model has no class for.
+    """Refuse labels outside the classes of a model.
 
     Args:
         table: the manifest.

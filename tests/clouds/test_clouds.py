@@ -257,8 +257,8 @@ def test_a_store_that_cannot_be_reached(monkeypatch):
     [
         ("gs:///x", "credentials", "store: 'gs:///x' names no bucket; write gs://bucket/prefix"),
         ("az://c/x", "credentials", "store: an az:// address names no account; set AZURE_STORAGE_ACCOUNT, or write abfs://"),
-        ("abfs://c:S@a.dfs.core.windows.net/x", "credentials", "must hold no secret, but a abfs:// address here does"),
-        ("az://c/x?sv=1&sig=S", "credentials", "must hold no secret, but a az:// address here does; leave it"),
+        ("abfs://c:S@a.dfs.core.windows.net/x", "credentials", "the abfs:// address must not hold a secret"),
+        ("az://c/x?sv=1&sig=S", "credentials", "the az:// address must not hold a secret"),
         ("gs://b/x", "requester_pays", "access: requester_pays is for s3:// only, got gs://b/x; use credentials or"),
     ],
 )  # fmt: skip

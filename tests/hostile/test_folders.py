@@ -178,7 +178,8 @@ def test_a_small_file_does_not_fill_the_memory(folder, what):
     assert path.stat().st_size < 400_000
     store = open_store(str(folder))
     with pytest.raises(
-        TooLargeTableError, match=r"would unpack to more than \d{3} MiB, which no table of its size does"
+        TooLargeTableError,
+        match=r"would unpack to more than \d{3} MiB, too much for a table of its size, and is not read",
     ):
         read_frame(store, str(path.relative_to(folder)), columns)
 

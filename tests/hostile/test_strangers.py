@@ -136,8 +136,8 @@ def test_an_address_that_holds_a_secret_is_refused(address):
     with pytest.raises(UserError) as caught:
         refuse_address(address)
     assert str(caught.value) == (
-        f"store: an address is written down and must hold no secret, but a {address.partition('://')[0]}:// address "
-        "here does; leave it out, and let the credentials come from the environment (docs/running.md)"
+        f"store: the {address.partition('://')[0]}:// address must not hold a secret, as addresses are written to "
+        "results and logs; remove it and let credentials come from the environment (docs/running.md)"
     )
 
 
@@ -157,7 +157,7 @@ def test_a_manifest_is_looked_through_for_secrets(tmp_path):
     from camrobust.io.manifest import list_images
 
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\ns3://b/c.png?X-Amz-Security-Token=S3CRET,b\n")
-    with pytest.raises(UserError, match="must hold no secret, but a s3:// address here does") as caught:
+    with pytest.raises(UserError, match="the s3:// address must not hold a secret") as caught:
         list_images("d", str(tmp_path / "m.csv"))
     assert "S3CRET" not in str(caught.value)
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\n")
