@@ -15,8 +15,8 @@ from camrobust.contract.run_files import (
     number_of,
 )
 from camrobust.contract.schema import COMMITS, SCORE_FILE, SCORES, Column, partition_of
-from camrobust.io.budget import Budget, TableError, TooLargeTableError
 from camrobust.io.objects import MissingObjectError, Store
+from camrobust.io.parquet_budget import Budget, TableError, TooLargeTableError
 from camrobust.results.arrow import TABLES, empty_frame
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease

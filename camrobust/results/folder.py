@@ -21,9 +21,11 @@ from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import MANIFEST
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
+from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
-from camrobust.io.s3 import Bucket, polars_options
-from camrobust.io.store import Folder, open_store
+from camrobust.io.s3 import Bucket
+from camrobust.io.s3_client import polars_options
+from camrobust.io.store import open_store
 from camrobust.results.counted import Committed, read_committed, read_scores, read_small
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease
