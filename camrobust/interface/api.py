@@ -22,8 +22,9 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SCORES, SUMMARIES
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
-from camrobust.core.explain.evidence import collect, frozen, predicted
+from camrobust.core.explain.evidence import collect, predicted
 from camrobust.core.explain.evidence import explain as all_maps
+from camrobust.core.explain.network import frozen
 from camrobust.core.perturb import attack as made_by
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest

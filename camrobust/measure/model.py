@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short, shown
 from camrobust.contract.registry import unknown
-from camrobust.core.explain.evidence import Network, frozen, logits_of
+from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import fastest_layout
 from camrobust.measure.weights import read_weights
