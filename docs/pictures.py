@@ -12,7 +12,7 @@ from camrobust.interface.demo import efficientnet_lite0, photos
 from camrobust.io.images import decode
 from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
 from camrobust.measure.model import wrap
-from camrobust.report.gallery import overlay
+from camrobust.report.pictures import overlay
 
 HERE = Path(__file__).parent
 SIDE, MARGIN, TEXT, RANKS = 336, 10, 44, 10

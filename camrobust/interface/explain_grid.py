@@ -22,7 +22,8 @@ from camrobust.measure.builders import ModelSpec
 from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
 from camrobust.measure.model import load_model
 from camrobust.measure.weights import MOST_BYTES
-from camrobust.report.gallery import overlay, spoken
+from camrobust.report.gallery import spoken
+from camrobust.report.pictures import overlay
 from camrobust.run.class_names import class_names
 
 CELL = 224

@@ -12,7 +12,7 @@ from torch import Tensor
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.interface.inputs import levels, photo
 from camrobust.interface.notebook import pictures
-from camrobust.report import gallery
+from camrobust.report.pictures import overlay as overlaid
 
 SHOWN = 6
 """Number of images that a notebook shows with their maps."""
@@ -69,4 +69,4 @@ def overlay(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength: must be in [0, 1], got {strength}")
     field = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-    return gallery.overlay(array, field, strength)
+    return overlaid(array, field, strength)

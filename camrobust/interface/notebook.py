@@ -11,7 +11,7 @@ from PIL import Image
 
 from camrobust.contract.schema import ADJUSTED
 from camrobust.report.charts import severity_curves
-from camrobust.report.gallery import data_uri, overlay
+from camrobust.report.pictures import data_uri, overlay
 
 COLUMNS = {
     "robustness_adjusted": "RM",

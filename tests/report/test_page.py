@@ -9,8 +9,9 @@ from PIL import Image
 
 from camrobust.bench.scale import rows as volume
 from camrobust.contract.schema import CLEAN, MAPS, SCORES
-from camrobust.report.gallery import RAMP, colour, exhibits, overlay
+from camrobust.report.gallery import exhibits
 from camrobust.report.page import build_report
+from camrobust.report.pictures import RAMP, colour, overlay
 from camrobust.report.reproduce import commands
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import combined_record
@@ -109,7 +110,7 @@ def test_a_run_without_pictures_scores_or_severities_still_builds():
     table = scores()
     page = build(table.with_columns(severity=None).cast({"severity": table.schema["severity"]}))
     assert "Strengths were given by parameter, not by severity, so there is no curve" in page
-    assert build(scores(bad=2))
+    assert "No pair of maps could be compared" in build(scores(bad=2))
 
 
 def test_twins_are_named():
