@@ -13,6 +13,7 @@ from camrobust.contract.errors import UserError
 from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.folder import RunFolder
+from camrobust.results.scan import check_scores
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
@@ -38,8 +39,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     documents = [folder.run() for folder in folders]
     check_combinable({folder.uri: document for folder, document in zip(folders, documents, strict=True)})
     runs = [(folder.store, folder.committed()) for folder in folders]
-    if not any(committed.tables("scores") for _, committed in runs):
-        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+    check_scores([key for _, committed in runs for key in committed.tables("scores")])
     metric = documents[0]["config"]["metric"]
     settings = SummarySettings(
         average=metric["average"],
