@@ -104,8 +104,10 @@ def test_seeds_perturbations_and_intervals_may_differ():
     numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
                             "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip
     assert "summary" not in numbers
-    one = {**run_document(1), "numbers": numbers, "variants": []}
-    check_combinable({"a": one, "b": {**one, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}})
+    document = {**run_document(1), "numbers": numbers, "variants": []}
+    check_combinable(
+        {"a": document, "b": {**document, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}}
+    )
 
 
 def test_an_output_is_needed_for_several_and_only_then(tmp_path, capsys):

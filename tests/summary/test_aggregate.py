@@ -173,7 +173,7 @@ def test_a_share_of_the_images_is_kept_for_tests_and_always_the_same():
     assert shares_kept({}) == {}
 
 
-def test_mistakes():
+def test_an_unknown_average_or_interval_is_refused():
     with pytest.raises(ValueError, match="summarise: average must be macro or micro, got 'mean'"):
         summarise(scores().lazy(), "mean")
     with pytest.raises(ValueError, match="summarise: intervals must be delta or bootstrap, got 'exact'"):
