@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import SCORE_FILE
-from camrobust.io.budget import Budget
+from camrobust.io.parquet_budget import Budget
 from camrobust.results.block_plan import PlannedBlock, Runs, ScoreFile, planned_blocks
 from camrobust.results.tables import read_coded
 from camrobust.summary.rows import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows

@@ -1,6 +1,6 @@
 """`camrobust compare RUN RUN`: what changed between two runs, in settings, versions and scores."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import polars as pl
 
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
+from camrobust.contract.run_record import RunRecord
 from camrobust.io.objects import Store
 from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
@@ -26,7 +27,6 @@ SAME = ("metric", "segments", "image")
 SHOWN = 8
 """So many names of things that only one run has are listed in a line."""
 NAMED = ("models", "cams")
-Document = Mapping[str, Any]
 Level = tuple[str, str]
 """Perturbation and strength."""
 
@@ -137,9 +137,9 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     )  # fmt: skip
 
 
-def _settings(folders: Sequence[RunFolder], one: Document, other: Document) -> list[str]:
+def _settings(folders: Sequence[RunFolder], one: RunRecord, other: RunRecord) -> list[str]:
     """Keys of the configuration that differ; refuses runs whose numbers are different quantities."""
-    settings = differing_keys(one["numbers"], other["numbers"])
+    settings = differing_keys(one.numbers.plain, other.numbers.plain)
     keys = [key for key in settings if key.partition(".")[0] in SAME]
     if keys:
         first, second = (folder.uri for folder in folders)
@@ -150,8 +150,8 @@ def _settings(folders: Sequence[RunFolder], one: Document, other: Document) -> l
     return settings
 
 
-def _versions(one: Document, other: Document) -> dict[str, tuple[str | None, str | None]]:
-    mine, theirs = one.get("versions", {}), other.get("versions", {})
+def _versions(one: RunRecord, other: RunRecord) -> dict[str, tuple[str | None, str | None]]:
+    mine, theirs = one.versions, other.versions
     return {
         name: (mine.get(name), theirs.get(name))
         for name in sorted({*mine, *theirs})
@@ -176,21 +176,21 @@ def _without_others(profiles: Sequence[Profile], photos: pl.DataFrame, left_out:
     return kept
 
 
-def _levels(document: Document) -> set[Level]:
-    return {(entry["perturbation"], entry["strength"]) for entry in document.get("variants", ())}
+def _levels(run: RunRecord) -> set[Level]:
+    return {(variant.perturbation, variant.strength) for variant in run.variants}
 
 
-def _without(one: Document, other: Document) -> list[str]:
+def _without(one: RunRecord, other: RunRecord) -> list[str]:
     """Models, CAMs, datasets and perturbations that only one run has, in words."""
-    names = [f"{what[:-1]} {name}" for what in NAMED for name in one[what] if name not in other[what]]
-    datasets = [[entry["name"] for entry in document["numbers"]["datasets"]] for document in (one, other)]
-    names += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
-    return [*names, *(f"{name} at {strength}" for name, strength in sorted(_levels(one) - _levels(other)))]
+    found = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(one, what) if name not in getattr(other, what)]
+    datasets = [[entry.name for entry in run.numbers.datasets] for run in (one, other)]
+    found += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
+    return [*found, *(f"{name} at {strength}" for name, strength in sorted(_levels(one) - _levels(other)))]
 
 
-def _blocks(run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level]) -> Iterator[Block]:
+def _blocks(run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level]) -> Iterator[Block]:
     """The rows of a run at some strengths."""
-    every = levels == _levels(document)
+    every = levels == _levels(record)
     for block in score_blocks(run):
         yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
 

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from camrobust.contract.quoting import first_line, short
 from camrobust.contract.schema import Column
-from camrobust.io.budget import Budget, TableError, needed_bytes
+from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store
-from camrobust.io.store import Folder
+from camrobust.io.parquet_budget import Budget, TableError, needed_bytes
 from camrobust.results.arrow import arrow_schema
 
 MOST_TEXT = 65_536
@@ -75,7 +75,7 @@ def opened(store: Store, key: str) -> Iterator[tuple[BinaryIO, int]]:
     status = os.fstat(handle)
     if not S_ISREG(status.st_mode):
         os.close(handle)
-        raise MissingObjectError(f"there is no file {path}, but something else")
+        raise MissingObjectError(f"{path} is not a regular file")
     with os.fdopen(handle, "rb") as file:
         yield file, status.st_size
 
