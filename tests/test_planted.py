@@ -74,7 +74,7 @@ def test_a_map_that_is_drawn_anew_is_at_chance(measured):
     assert abs(line["consistency_adjusted"]) < 0.2
 
 
-def test_the_floor_is_what_the_random_cam_gives(measured):
+def test_the_random_cam_gives_the_floor(measured):
     # Random weights turn the still map upside down half of the time, and the restless one is new each time.
     truth = measured["still"].scores.group_by("image_id").agg(pl.col("n_segments").first())["n_segments"]
     turned = np.mean([(1 + upside_down(m)) / 2 for m in truth])

@@ -152,7 +152,7 @@ MAPS = _columns(
     ("height", "int16", "h of every map"),
     ("width", "int16", "w of every map"),
     ("maps", "binary", "float16 little-endian, (K, h, w) in the order of cams, each scaled to [0, 1]"),
-    required="dataset image_id model perturbation parameter replicate predicted photo cams height width maps",
+    required="dataset image_id model perturbation strength replicate predicted photo cams height width maps",
 )
 
 COMMITS = _columns(

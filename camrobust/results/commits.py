@@ -34,7 +34,7 @@ from camrobust.contract.run_files import (
 from camrobust.contract.schema import COMMITS, SCORES, Column
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.results.arrow import TABLES, arrow_schema, empty_frame
-from camrobust.results.counted import FILES_KEY, FORMAT_KEY, PARTITION, UNIT, Committed, columns_of, with_keys
+from camrobust.results.counted import FILES_KEY, FORMAT_KEY, IMAGE, PARTITION, UNIT, Committed, columns_of, with_keys
 from camrobust.results.tables import read_frame
 
 
@@ -136,12 +136,11 @@ def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: 
     Returns:
         Keys of the commits that the next lease must list.
     """
-    key = ["dataset", "image_id"]
-    touched = set(committed.units.join(images, on=key, how="semi")["commit"].unique())
+    touched = set(committed.units.join(images, on=IMAGE, how="semi")["commit"].unique())
     accepts = [commit for place, commit in enumerate(committed.commits) if place not in touched]
     for place in sorted(touched):
         units = committed.units.filter(pl.col("commit") == place).select(empty_frame(COMMITS).columns)
-        rest = units.join(images, on=key, how="anti")
+        rest = units.join(images, on=IMAGE, how="anti")
         if rest.is_empty():
             continue
         try:
@@ -149,7 +148,7 @@ def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: 
         except MissingObjectError as error:
             raise RunFailed(f"run: {error}; another driver is at work in {store.uri}, wait until it is done") from error
         tables = with_keys(tables)
-        kept = {name: table.join(images, on=key, how="anti") for name, table in tables.items()}
+        kept = {name: table.join(images, on=IMAGE, how="anti") for name, table in tables.items()}
         small = {
             name: _gathered(name, columns, kept).to_arrow().cast(arrow_schema(columns))
             for name, columns in TABLES.items()

@@ -103,8 +103,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     if by not in (None, "perturbation"):
         raise ValueError(f"compare: by must be 'perturbation' or None, got {by!r}")
     folders = (first, second)
-    one, other = first.run(), second.run()
-    settings, levels = _settings(folders, one, other), _levels(one) & _levels(other)
+    records = first.run(), second.run()
+    settings, levels = _settings(folders, *records), _levels(records[0]) & _levels(records[1])
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
     runs = [[(folder.store, folder.committed())] for folder in folders]
@@ -120,8 +120,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     # One share for both runs, so that their samples hold the same images.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
     profiles = [
-        reduce_scores(_blocks(run, document, levels), SummarySettings(alone=by is not None), shares).profiles
-        for run, document in zip(runs, (one, other), strict=True)
+        reduce_scores(_blocks(run, record, levels), SummarySettings(alone=by is not None), shares).profiles
+        for run, record in zip(runs, records, strict=True)
     ]
     table = differences(*(_without_others(of_run, photos, left_out) for of_run in profiles), raw=raw)
     if table.is_empty():
@@ -132,31 +132,29 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     compared = {*table["dataset"]}
     sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
     return Comparison(
-        table, [*settings, *otherwise_found(one, other)], _versions(one, other), _without(one, other),
-        _without(other, one), len(levels), sampled, others,
+        table, [*settings, *otherwise_found(*records)], _versions(*records), _only_in(*records),
+        _only_in(records[1], records[0]), len(levels), sampled, others,
     )  # fmt: skip
 
 
-def _settings(folders: Sequence[RunFolder], one: RunRecord, other: RunRecord) -> list[str]:
+def _settings(folders: Sequence[RunFolder], first: RunRecord, second: RunRecord) -> list[str]:
     """Keys of the configuration that differ; refuses runs whose numbers are different quantities."""
-    settings = differing_keys(one.numbers.plain, other.numbers.plain)
+    settings = differing_keys(first.numbers.plain, second.numbers.plain)
     keys = [key for key in settings if key.partition(".")[0] in SAME]
     if keys:
-        first, second = (folder.uri for folder in folders)
+        uris = " and ".join(folder.uri for folder in folders)
         raise UserError(
-            f"compare: {first} and {second} measured differently (different: {', '.join(keys[:5])}); compare runs of "
+            f"compare: {uris} measured differently (different: {', '.join(keys[:5])}); compare runs of "
             "the same metric, segments and image settings only"
         )
     return settings
 
 
-def _versions(one: RunRecord, other: RunRecord) -> dict[str, tuple[str | None, str | None]]:
-    mine, theirs = one.versions, other.versions
-    return {
-        name: (mine.get(name), theirs.get(name))
-        for name in sorted({*mine, *theirs})
-        if mine.get(name) != theirs.get(name)
-    }
+def _versions(first: RunRecord, second: RunRecord) -> dict[str, tuple[str | None, str | None]]:
+    """The versions of every library whose version differs."""
+    names = sorted({*first.versions, *second.versions})
+    pairs = {name: (first.versions.get(name), second.versions.get(name)) for name in names}
+    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
 def _tallies(photos: pl.DataFrame) -> dict[str, tuple[int, int]]:
@@ -180,12 +178,12 @@ def _levels(run: RunRecord) -> set[Level]:
     return {(variant.perturbation, variant.strength) for variant in run.variants}
 
 
-def _without(one: RunRecord, other: RunRecord) -> list[str]:
-    """Models, CAMs, datasets and perturbations that only one run has, in words."""
-    found = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(one, what) if name not in getattr(other, what)]
-    datasets = [[entry.name for entry in run.numbers.datasets] for run in (one, other)]
-    found += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
-    return [*found, *(f"{name} at {strength}" for name, strength in sorted(_levels(one) - _levels(other)))]
+def _only_in(run: RunRecord, other: RunRecord) -> list[str]:
+    """Models, CAMs, datasets and perturbations that a run has and the other has not, in words."""
+    names = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(run, what) if name not in getattr(other, what)]
+    datasets = [[entry.name for entry in record.numbers.datasets] for record in (run, other)]
+    names += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
+    return [*names, *(f"{name} at {strength}" for name, strength in sorted(_levels(run) - _levels(other)))]
 
 
 def _blocks(run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level]) -> Iterator[Block]:

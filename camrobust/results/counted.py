@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from camrobust.contract.errors import UserError
 from camrobust.contract.record import parse_record
 from camrobust.contract.run_documents import CommitRecord, DoneRecord, FileRecord
 from camrobust.contract.run_files import (
@@ -20,13 +19,15 @@ from camrobust.io.parquet_budget import Budget, TableError, TooLargeTableError
 from camrobust.results.arrow import TABLES, empty_frame
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease
+from camrobust.results.scan import check_scores
 from camrobust.results.tables import read_frame
 
 FILES_KEY = b"camrobust.files"
 FORMAT_KEY = b"camrobust.format"
 READERS = 32
 PARTITION = ("dataset", "model")
-UNIT = ("dataset", "image_id", "part")
+IMAGE = ("dataset", "image_id")
+UNIT = (*IMAGE, "part")
 
 
 @dataclass(frozen=True)
@@ -185,16 +186,14 @@ def read_scores(store: Store, committed: Committed, images: pl.DataFrame | None 
     Raises:
         UserError: the run holds no score rows, or a file is not as camrobust writes it.
     """
-    if not committed.tables("scores"):
-        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
-    key = ["dataset", "image_id"]
-    units = committed.units if images is None else committed.units.join(images, on=key, how="semi")
+    check_scores(committed.tables("scores"))
+    units = committed.units if images is None else committed.units.join(images, on=IMAGE, how="semi")
     keys = [name for place in units["commit"].unique().sort() for name in sorted(committed.contents[place])]
     budget, frames = Budget(), [empty_frame(SCORES)]
     for name in keys:
         if name.startswith("scores/"):
             rows = with_keys({name: read_frame(store, name, SCORE_FILE, budget)[0]})[name].select(frames[0].columns)
-            frames.append(rows if images is None else rows.join(images, on=key, how="semi"))
+            frames.append(rows if images is None else rows.join(images, on=IMAGE, how="semi"))
     return pl.concat(frames)
 
 

@@ -13,9 +13,10 @@ import polars as pl
 import pyarrow as pa
 
 from camrobust.contract.quoting import short
-from camrobust.contract.schema import FAILURES, IMAGES, KEYS, SCORE_FILE, SCORES, Column
+from camrobust.contract.schema import FAILURES, IMAGES, KEYS, SCORES, Column
 from camrobust.results.arrow import empty_frame
 from camrobust.results.block_plan import PlannedBlock, ScoreFile, planned_blocks
+from camrobust.results.counted import PARTITION
 from camrobust.results.folder import RunFolder
 from camrobust.results.tables import read_frame
 
@@ -139,11 +140,11 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
     for folder in folders:
         folder.run()
     runs = [(folder.store, folder.committed()) for folder in folders]
-    scores = TableDifference()
+    scores, columns = TableDifference(), SCORES
     for block in planned_blocks(runs, rows):
         for model, files in block.files.items():
-            sides = [_score_rows(block, model, [file for file in files if file.run == run]) for run in range(2)]
-            _compare(scores, sides, SCORES, TABLE_KEYS["scores"])
+            sides = [_score_rows(block, model, [file for file in files if file.run == run], columns) for run in (0, 1)]
+            _compare(scores, sides, columns, TABLE_KEYS["scores"])
     tables = {"scores": scores}
     for name, columns in (("images", IMAGES), ("failures", FAILURES)):
         sides = [folder.table(name, committed) for folder, (_, committed) in zip(folders, runs, strict=True)]
@@ -152,11 +153,12 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
     return ExactComparison(tables)
 
 
-def _score_rows(block: PlannedBlock, model: str, files: Sequence[ScoreFile]) -> pl.DataFrame:
+def _score_rows(block: PlannedBlock, model: str, files: Sequence[ScoreFile], columns: Sequence[Column]) -> pl.DataFrame:
     """The rows of some files that belong to the images of a block."""
-    frames = [empty_frame(SCORES)]
+    stored = [column for column in columns if column.name not in PARTITION]
+    frames = [empty_frame(columns)]
     for file in files:
-        rows = read_frame(file.store, file.key, SCORE_FILE)[0]
+        rows = read_frame(file.store, file.key, stored)[0]
         if not file.whole:
             rows = rows.filter(pl.col("image_id").is_in(block.images))
         rows = rows.with_columns(dataset=pl.lit(block.dataset), model=pl.lit(model))

@@ -16,6 +16,7 @@ from camrobust.contract.run_record import CombinedRecord, RunRecord
 from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.folder import RunFolder
+from camrobust.results.scan import check_scores
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
@@ -41,15 +42,14 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     documents = [folder.run() for folder in folders]
     check_combinable({folder.uri: document for folder, document in zip(folders, documents, strict=True)})
     runs = [(folder.store, folder.committed()) for folder in folders]
-    if not any(committed.tables("scores") for _, committed in runs):
-        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+    check_scores([key for _, committed in runs for key in committed.tables("scores")])
     config = documents[0].config
     settings = SummarySettings(
         average=config.metric.average,
-        controls=tuple(dict.fromkeys(cam for one in documents for cam in one.controls)),
+        controls=tuple(dict.fromkeys(cam for document in documents for cam in document.controls)),
         intervals=intervals or config.summary.intervals,
         seed=config.seed,
-        families={name: family for one in documents for name, family in one.families.items()},
+        families={name: family for document in documents for name, family in document.families.items()},
     )
     reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
@@ -91,22 +91,22 @@ def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
     return sorted(keys)
 
 
-def otherwise_found(one: RunRecord, other: RunRecord) -> list[str]:
+def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
     """Models of one name whose weights or target layer differ; both are recorded when a run begins."""
-    names = sorted({*one.models} & {*other.models})
+    names = sorted({*first.models} & {*second.models})
     return [
         f"{key}.{name}"
         for key in ("weights_sha256", "target_layers")
         for name in names
-        if getattr(one, key).get(name) != getattr(other, key).get(name)
+        if getattr(first, key).get(name) != getattr(second, key).get(name)
     ]
 
 
-def _shared(one: RunRecord, other: RunRecord) -> str | None:
+def _shared(first: RunRecord, second: RunRecord) -> str | None:
     """An example of rows that both runs measured, in words; None if there are none."""
     examples = []
     for what in ("datasets", "models", "cams", "variants"):
-        both = [entry for entry in _names(one, what) if entry in _names(other, what)]
+        both = [entry for entry in _names(first, what) if entry in _names(second, what)]
         if not both:
             return None
         examples.append(both[0])

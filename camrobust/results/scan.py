@@ -9,6 +9,16 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.schema import partition_of
 
 
+def check_scores(files: Sequence[str]) -> None:
+    """Refuse a run without score files.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not files:
+        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+
+
 def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = None) -> pl.LazyFrame:
     """The score rows of some files, read when they are collected.
 
@@ -19,8 +29,7 @@ def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = N
     Raises:
         UserError: files is empty.
     """
-    if not files:
-        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
+    check_scores(files)
     parts: dict[tuple[str, str], list[str]] = {}
     for file in files:
         parts.setdefault(partition_of(file), []).append(file)

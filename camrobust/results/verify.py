@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from camrobust.contract.run_record import VariantRecord
 from camrobust.contract.schema import SCORE_FILE, partition_of
+from camrobust.results.counted import IMAGE
 from camrobust.results.folder import RunFolder
 from camrobust.results.tables import read_frame
 
-IMAGE = ["dataset", "image_id"]
 VARIANT = ["cam", "perturbation", "strength", "replicate"]
 EXAMPLES = 5
 USED = tuple(column for column in SCORE_FILE if column.name in ("image_id", *VARIANT))

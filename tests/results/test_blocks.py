@@ -44,8 +44,8 @@ def ids(*numbers):
 @pytest.mark.parametrize("rows", [1, 40, 10**6])
 def test_blocks_of_any_size_give_the_tables_of_the_rows_in_memory(store, rows):
     whole = table()
-    for some in (ids(0, 1, 2, 3), ids(4, 5), ids(6), ids(7, 8, 9, 10, 11)):
-        commit(store, whole.filter(some))
+    for images in (ids(0, 1, 2, 3), ids(4, 5), ids(6), ids(7, 8, 9, 10, 11)):
+        commit(store, whole.filter(images))
     blocks = score_blocks([(store, read_committed(store))], rows)
     same(reduce_scores(blocks, SummarySettings()).tables, summarise(whole.lazy()))
 

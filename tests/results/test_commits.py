@@ -172,7 +172,7 @@ def test_images_that_a_new_lease_leaves_out_are_pending_again_and_the_rest_of_th
     assert sorted(read_committed(store).units["image_id"]) == ["a", "c"]
 
 
-def test_what_was_made_ready_for_a_lease_that_another_driver_took_does_not_count(store):
+def test_commits_prepared_for_a_lease_that_another_driver_took_do_not_count(store):
     write_commit(store, [unit("a"), unit("b")], 1)
     take(store, [])
     keep_rest(store, read_committed(store), pl.DataFrame({"dataset": ["d"], "image_id": ["b"]}), 2)
@@ -192,7 +192,7 @@ def test_pending_are_the_parts_that_no_commit_holds(store):
     assert found.select("image_id", "label").rows() == [("b", 1), ("c", 2)]
 
 
-def test_a_folder_writes_all_or_nothing_and_lists_only_what_is_whole(tmp_path):
+def test_a_folder_writes_all_or_nothing_and_lists_whole_files_only(tmp_path):
     store = open_store(str(tmp_path))
     store.write("a/b.txt", b"1")
     (tmp_path / "a" / ".c.txt.99.tmp").write_bytes(b"half")
@@ -211,7 +211,7 @@ def test_fresh_takes_the_next_free_name(tmp_path):
     assert fresh_folder(str(first)).uri == f"{first}-3"
 
 
-def test_a_damaged_run_json_is_told(tmp_path):
+def test_a_damaged_run_json_gets_a_sentence(tmp_path):
     folder = open_run(str(tmp_path))
     folder.store.write("run.json", b"{")
     with pytest.raises(UserError, match=r"run\.json is damaged; run again with --fresh"):

@@ -36,7 +36,7 @@ def pair(seed=0, shift=0.1, cam="a"):
 def test_a_run_does_not_differ_from_itself():
     table, _ = pair()
     found = differences(profiles(table), profiles(table))
-    assert found.columns == [one.name for one in DIFFERENCES]
+    assert found.columns == [column.name for column in DIFFERENCES]
     assert found.height == 2 * 3
     assert found.select("difference", "difference_lower", "difference_upper").to_numpy() == pytest.approx(0, abs=1e-12)
     assert found["p"].to_list() == [1.0] * 6
@@ -83,8 +83,8 @@ def test_where_every_image_has_both_the_interval_is_that_of_a_paired_t():
 def test_an_interval_of_a_product_holds_in_ninety_five_of_a_hundred():
     inside = 0
     for seed in range(60):
-        one, other = (scores(images=60, cams=("a",), flip=0.5, seed=seed * 2 + side) for side in (0, 1))
-        found = differences(profiles(one), profiles(other))
+        first, second = (scores(images=60, cams=("a",), flip=0.5, seed=seed * 2 + side) for side in (0, 1))
+        found = differences(profiles(first), profiles(second))
         row = found.row(by_predicate=pl.col("measure") == "robustness_adjusted", named=True)
         inside += row["difference_lower"] <= 0 <= row["difference_upper"]
     assert 52 <= inside <= 60
@@ -166,7 +166,7 @@ def test_many_images_are_compared_on_the_same_sample_of_both(tmp_path, monkeypat
     assert any(line.startswith("compared on a sample") for line in found.lines())
 
 
-def test_other_weights_under_one_name_are_told(tmp_path):
+def test_other_weights_under_one_name_are_listed(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     for run, digest in zip(runs, ("1", "2"), strict=True):
         change_document(run, weights_sha256={"m": digest})
@@ -175,7 +175,7 @@ def test_other_weights_under_one_name_are_told(tmp_path):
     assert "settings that differ: weights_sha256.m" in found.lines()
 
 
-def test_raw_measures_stand_below_and_leave_the_adjusted_ones_alone():
+def test_raw_measures_follow_the_adjusted_ones_and_do_not_change_them():
     first = scores(images=40, cams=("a", "b"), flip=0.5, seed=1)
     second = scores(images=40, cams=("a", "b"), flip=0.5, seed=2)
     plain = differences(profiles(first), profiles(second))
@@ -186,7 +186,7 @@ def test_raw_measures_stand_below_and_leave_the_adjusted_ones_alone():
     for measure, (before, after) in {"consistency": C, "responsiveness": R, "robustness": np.multiply(C, R)}.items():
         row = found.row(by_predicate=(pl.col("cam") == "a") & (pl.col("measure") == measure), named=True)
         assert (row["first"], row["second"]) == pytest.approx((before, after), rel=1e-5)
-    # Made-up rows are adjusted by 0.3 whatever the image: differences and their tests keep their shape.
+    # All made-up rows are adjusted with E = 0.3, so raw and adjusted differences are proportional.
     for measure in ("consistency", "responsiveness"):
         pairs = [found.filter(pl.col("measure") == name).sort("cam") for name in (measure, f"{measure}_adjusted")]
         assert pairs[0]["difference"].to_numpy() == pytest.approx(0.7 * pairs[1]["difference"].to_numpy(), rel=1e-4)
@@ -249,12 +249,12 @@ OTHER = ["image-1", "image-4", "image-5"]
 
 
 def larger(ids):
-    """Another photo under some ids."""
+    """A change of the images table that gives some ids another photo."""
     return lambda photos: photos.with_columns(width=pl.col("width") + pl.col("image_id").is_in(ids).cast(pl.Int32))
 
 
 def brighter(photos, *datasets):
-    """Other photos under all ids, or those of some datasets."""
+    """The images table with other photos under all ids of some datasets."""
     chosen = pl.col("dataset").is_in(datasets or ["d"])
     return photos.with_columns(brightness=pl.col("brightness") + 0.1 * chosen.cast(pl.Float32))
 

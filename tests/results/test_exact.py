@@ -26,7 +26,7 @@ def chosen():
 
 
 def with_value(column, value):
-    """Score rows in which one value of one row is another."""
+    """A function that changes one value of one score row."""
     kind = {field.name: field.type for field in SCORES}[column]
     written = pl.Series([value], dtype={"float32": pl.Float32, "int32": pl.Int32, "string": pl.String}[kind])
     return lambda table: table.with_columns(pl.when(chosen()).then(pl.lit(written)).otherwise(column).alias(column))
@@ -66,7 +66,7 @@ def test_a_changed_last_bit_is_found(tmp_path):
     second = write_run(tmp_path / "c", moved=with_value("rbo", float(after)))
     scores = compare_exactly(first, second).tables["scores"]
     assert (scores.rows, scores.equal, scores.only_first, scores.only_second) == (ROWS, ROWS - 1, 0, 0)
-    assert {name: one.rows for name, one in scores.columns.items()} == {"rbo": 1}
+    assert {name: column.rows for name, column in scores.columns.items()} == {"rbo": 1}
     example = scores.columns["rbo"].example
     assert example["key"] == FIRST
     bits = [int(example[run].partition("bits ")[2].rstrip(")"), 16) for run in ("first", "second")]
@@ -77,12 +77,12 @@ def test_a_changed_last_bit_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after"), [(0.0, -0.0), (np.nan, None), (None, 0.0), (np.nan, 0.0), (np.nan, -np.nan)]
 )
-def test_what_only_bits_tell_apart(tmp_path, before, after):
+def test_values_that_differ_in_their_bits_only_are_different(tmp_path, before, after):
     first = write_run(tmp_path / "a", moved=with_value("pearson", before))
     second = write_run(tmp_path / "b", moved=with_value("pearson", after))
     assert compare_exactly(first, first).is_equal
     scores = compare_exactly(first, second).tables["scores"]
-    assert {name: one.rows for name, one in scores.columns.items()} == {"pearson": 1}
+    assert {name: column.rows for name, column in scores.columns.items()} == {"pearson": 1}
 
 
 def test_text_and_null_differ_by_column(tmp_path):
@@ -91,7 +91,9 @@ def test_text_and_null_differ_by_column(tmp_path):
 
     first, second = pair(tmp_path, moved)
     columns = compare_exactly(first, second).tables["scores"].columns
-    assert {name: (one.rows, one.example["first"], one.example["second"]) for name, one in columns.items()} == {
+    assert {
+        name: (column.rows, column.example["first"], column.example["second"]) for name, column in columns.items()
+    } == {
         "label": (1, "null", "3"),
         "status": (1, "ok", "flat_map"),
     }
@@ -126,8 +128,8 @@ def test_images_and_failures_are_compared(tmp_path):
         put_commit(run.store, units.select(empty_frame(COMMITS).columns), empty_frame(SCORES), {"failures": table})
     tables = compare_exactly(first, second).tables
     assert tables["scores"].is_equal
-    assert {name: one.rows for name, one in tables["images"].columns.items()} == {"contrast": 8}
-    assert {name: one.rows for name, one in tables["failures"].columns.items()} == {"message": 1}
+    assert {name: column.rows for name, column in tables["images"].columns.items()} == {"contrast": 8}
+    assert {name: column.rows for name, column in tables["failures"].columns.items()} == {"message": 1}
 
 
 def test_columns_of_version_0_1_are_compared_under_the_names_of_today(tmp_path):

@@ -1,7 +1,7 @@
-"""A stranger's parquet files hold pickles wherever a reader of columns is known to have unpickled; none may run.
+"""Parquet files of a stranger hold pickles in every place where some reader has unpickled them; none may run.
 
-The commands are run in a process that has imported Ray Data, as `camrobust run` has when it verifies: that import
-tells pyarrow of Ray's column types, which older versions of Ray (2.49 to 2.54) unpickled while they read a schema.
+The commands run in a process that has imported Ray Data, as `camrobust run` has when it verifies. This import registers
+Ray's column types with pyarrow; Ray 2.49 to 2.54 unpickled them while reading a schema.
 """
 
 import json
@@ -29,9 +29,9 @@ KINDS = {
     "POLARS_EXTENSION_TYPE": pa.large_binary(),
     "pandas": pa.large_binary(),
 }
-"""Names of column types, and what their columns are stored as."""
+"""Names of column types, and the types in which their columns are stored."""
 OPEN = {"RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA": "1"}
-"""Has Ray 2.60 unpickle as older ones did: shows that the files are what they are said to be."""
+"""Makes Ray 2.60 unpickle as older versions did, which proves that the files hold working pickles."""
 COMMANDS = """
 import sys, traceback
 import ray.data
@@ -61,11 +61,11 @@ class Payload:
 
 
 def poison(path, kind, pickled):
-    """The same table with a column more whose type is described by a pickle; of pickles, where it can hold some."""
+    """Add a column whose type is described by a pickle, and whose cells are pickles if the type can hold them."""
     table = pq.ParquetFile(path).read()
     cell = pickled if KINDS[kind] == pa.large_binary() else None
-    told = {} if kind == "pandas" else {"ARROW:extension:name": kind, "ARROW:extension:metadata": pickled}
-    more = pa.field("more", KINDS[kind], metadata=told)
+    metadata = {} if kind == "pandas" else {"ARROW:extension:name": kind, "ARROW:extension:metadata": pickled}
+    more = pa.field("more", KINDS[kind], metadata=metadata)
     table = table.append_column(more, pa.array([cell] * table.num_rows, more.type))
     described = {"columns": [{"name": name, "field_name": name, "pandas_type": "object", "numpy_type": "object",
                               "metadata": {"pickle": pickled.decode()}} for name in table.column_names],
@@ -77,15 +77,15 @@ def poison(path, kind, pickled):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Folders of a run, two per kind: with poisoned tables and commits that name them, and with poisoned commits.
+    """Two run folders per kind: one with poisoned tables and commits that name them, one with poisoned commits.
 
-    What is run makes a folder of the kind's name under `ran`.
+    A pickle that runs makes a folder with the name of its kind under `ran`.
     """
     (tmp_path / "ran").mkdir()
     run = write_run(tmp_path / "whole")
     aggregate(run)
     for kind in KINDS:
-        # Protocol 0 is text, as some places take only that.
+        # Protocol 0 is text; some places accept only text.
         pickled = pickle.dumps(Payload(str(tmp_path / "ran" / kind)), protocol=0)
         folder = shutil.copytree(tmp_path / "whole", tmp_path / kind)
         shutil.copytree(tmp_path / "whole", tmp_path / f"{kind} commits")
@@ -99,11 +99,11 @@ def hostile(tmp_path):
 
 
 def name_sizes(commit, folder):
-    """A commit counts only where the files have the sizes that it says."""
+    """Write the sizes of the files into their commit, because it counts only with the right sizes."""
     table = pq.ParquetFile(commit).read()
-    told = table.schema.metadata
-    sizes = {name: (folder / name).stat().st_size for name in json.loads(told[FILES_KEY])}
-    pq.write_table(table.replace_schema_metadata(told | {FILES_KEY: json.dumps(sizes)}), commit)
+    metadata = table.schema.metadata
+    sizes = {name: (folder / name).stat().st_size for name in json.loads(metadata[FILES_KEY])}
+    pq.write_table(table.replace_schema_metadata(metadata | {FILES_KEY: json.dumps(sizes)}), commit)
 
 
 def what_ran(folder, **variables):

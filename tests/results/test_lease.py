@@ -77,7 +77,7 @@ def test_a_second_driver_is_refused_while_the_first_beats(store):
     assert json.loads(store.read("beats/00000002.json"))["released"]
 
 
-def test_a_lease_of_another_machine_lapses_without_a_beat(store):
+def test_a_lease_of_another_machine_expires_without_a_beat(store):
     acquire(store, nothing)
     elsewhere(store)
     with held(store, nothing) as second:

@@ -21,7 +21,7 @@ def test_names_come_back_from_folders_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     "above", ["lr=0.1/one", "date=2026-01-01", "dataset=mine", "model=a/label=3", "run[1]*", "a=b=c#?"]
 )
-def test_what_stands_above_a_run_is_no_column_of_it(tmp_path, above):
+def test_folders_above_a_run_give_no_columns(tmp_path, above):
     wanted = scores(models=("1", "m=x/2"), datasets=("2026-01-01", "d"))
     files = []
     for (dataset, model), rows in wanted.partition_by("dataset", "model", as_dict=True, include_key=False).items():

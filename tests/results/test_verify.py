@@ -82,7 +82,7 @@ CASES = {
 
 @pytest.mark.parametrize("rows_at_once", [1, module.ROWS_AT_ONCE])
 @pytest.mark.parametrize("case", CASES)
-def test_counts_as_one_by_one(tmp_path, monkeypatch, case, rows_at_once):
+def test_counts_equal_those_of_counting_row_by_row(tmp_path, monkeypatch, case, rows_at_once):
     monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
     run, expected = run_folder(tmp_path, *CASES[case])
     found = module.verify(run).as_dict()

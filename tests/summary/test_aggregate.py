@@ -79,11 +79,7 @@ def test_columns_are_the_schemas_and_rows_order_changes_nothing():
     measures = [f"{measure.name}{end}" for measure in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
     others = [column.name for column in (*SUMMARY_SPREAD, *SUMMARY_COUNTS)]
     for name, keys in SUMMARIES.items():
-        assert first[name].columns == [
-            *keys,
-            *measures,
-            *others,
-        ]
+        assert first[name].columns == [*keys, *measures, *others]
         assert first[name].drop(keys).to_numpy() == pytest.approx(second[name].drop(keys).to_numpy(), nan_ok=True)
 
 
@@ -177,7 +173,7 @@ def test_a_share_of_the_images_is_kept_for_tests_and_always_the_same():
     assert shares_kept({}) == {}
 
 
-def test_mistakes():
+def test_an_unknown_average_or_interval_is_refused():
     with pytest.raises(ValueError, match="summarise: average must be macro or micro, got 'mean'"):
         summarise(scores().lazy(), "mean")
     with pytest.raises(ValueError, match="summarise: intervals must be delta or bootstrap, got 'exact'"):

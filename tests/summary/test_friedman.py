@@ -41,12 +41,12 @@ def test_friedman_is_scipys_with_ties(seed):
     assert (found.statistic, found.p) == pytest.approx((wanted.statistic, wanted.pvalue))
 
 
-def test_blocks_that_agree_fully_or_say_nothing():
+def test_blocks_that_agree_fully_or_are_all_ties():
     chi2, F = friedman(RankSums.of(np.tile([3.0, 2.0, 1.0], (5, 1))))
     assert chi2.effect == pytest.approx(1)
     assert (F.statistic, F.p) == (np.inf, 0)
-    for one in friedman(RankSums.of(np.full((5, 3), 2.0))):
-        assert np.isnan([one.statistic, one.p, one.effect]).all()
+    for test in friedman(RankSums.of(np.full((5, 3), 2.0))):
+        assert np.isnan([test.statistic, test.p, test.effect]).all()
 
 
 def test_the_critical_difference_has_infinite_degrees_of_freedom():
@@ -73,7 +73,7 @@ def test_post_hoc_tests_are_those_of_scikit_posthocs(seed):
     assert (a.lower > 0 or a.upper < 0) == (a.p < 0.05)
 
 
-def test_cliques_join_what_is_not_told_apart():
+def test_cliques_join_means_that_do_not_differ():
     assert cliques([1.0, 1.4, 1.9, 3.0], 0.6) == [(0, 1), (1, 2)]
     assert cliques([1.0, 1.2, 1.4], 1) == [(0, 2)]
     assert cliques([1.0, 3.0], 1) == []

@@ -29,11 +29,11 @@ def test_a_ratio_by_hand():
 
 
 def test_nothing_gives_nan_and_one_image_gives_no_variance():
-    empty, one = sums([0, 0], [0, 0]), sums([0.5, 0], [1, 0])
+    empty, single = sums([0, 0], [0, 0]), sums([0.5, 0], [1, 0])
     assert np.isnan(empty.estimate[0])
     assert np.isnan(empty.variance()[0])
-    assert one.estimate[0] == 0.5
-    assert np.isnan(one.variance()[0])
+    assert single.estimate[0] == 0.5
+    assert np.isnan(single.variance()[0])
 
 
 def test_rounding_never_makes_a_negative_variance():

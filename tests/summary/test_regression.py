@@ -23,7 +23,7 @@ def test_shares_are_those_of_least_squares():
     assert alone == pytest.approx([fitted(X) - fitted(np.delete(X, j, 1)) for j in range(4)])
 
 
-def test_columns_that_say_the_same_add_nothing_alone():
+def test_equal_columns_add_nothing_alone():
     S = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1.0]])
     R2, alone = shares(S, np.array([0.6, 0.6, 0.3]))
     assert pytest.approx(0.36 + 0.09) == R2

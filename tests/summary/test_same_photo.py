@@ -27,7 +27,7 @@ def others(first, second):
 
 
 @pytest.mark.parametrize("name", [*SIZES, *ROUNDING])
-def test_one_value_is_enough(name):
+def test_a_single_different_value_makes_another_photo(name):
     changed = {name: PHOTO[name] + 1 if name in SIZES else PHOTO[name] * 1.01}
     assert others(photos({}, {}), photos({}, changed)) == [False, True]
 
@@ -39,7 +39,7 @@ def test_rounding_is_no_difference():
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan")])
-def test_what_is_unknown_tells_nothing(unknown):
+def test_unknown_values_are_not_compared(unknown):
     assert others(photos({"contrast": unknown}), photos({})) == [False]
     assert others(photos({}), photos({"contrast": unknown, "brightness": 0.5})) == [True]
 
@@ -52,7 +52,7 @@ def test_only_images_of_both_are_looked_at_and_datasets_are_apart():
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
-def test_a_photo_saved_again_is_another_and_one_decoded_otherwise_is_not(name):
+def test_a_photo_saved_again_is_another_photo_but_not_one_decoded_differently(name):
     photo = Image.fromarray(getattr(data, name)()).resize((224, 224))
     pixels = np.asarray(photo).astype(int)
     generator = np.random.default_rng(0)

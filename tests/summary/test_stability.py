@@ -30,14 +30,14 @@ def test_maximum_and_mean_of_an_images_variants(same_class):
     assert len(found) == len(groups)
     for row in found.to_dicts():
         every = groups[row["cam"], row["image_id"]]
-        assert row["n_pairs"] == sum(one["status"] == "ok" for one in every)
+        assert row["n_pairs"] == sum(variant["status"] == "ok" for variant in every)
         for name in STABILITY:
-            values = [one[name] for one in every if one[name] is not None]
+            values = [variant[name] for variant in every if variant[name] is not None]
             assert row[f"max_{name}"] == (max(values) if values else None)
             assert row[f"mean_{name}"] == (pytest.approx(sum(values) / len(values)) if values else None)
 
 
-def test_flat_maps_count_neither_way():
+def test_flat_maps_do_not_count():
     table = pl.DataFrame({"image_id": ["a", "a", "b"], "ris": [1.0, float("nan"), None]})
     found = table.group_by("image_id").agg(extremes(["ris"])).sort("image_id")
     assert found.rows() == [("a", 1.0, 1.0), ("b", None, None)]
