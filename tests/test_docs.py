@@ -7,6 +7,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 import polars as pl
 import pytest
 
+from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_files import data_name
 from camrobust.results.lease import acquire
 from camrobust.summary.differences import MEASURES
@@ -38,7 +39,7 @@ def test_what_the_readme_links_to_exists():
 def test_the_readmes_configuration_is_valid():
     import yaml
 
-    from camrobust.contract.config import parse_config
+    from camrobust.contract.config_file import parse_config
     from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
 
@@ -123,7 +124,7 @@ def written(tmp_path, monkeypatch):
         )  # fmt: skip
         counted = run.committed()
         lease = acquire(run.store, lambda _, counted=counted: counted.commits)
-        run.finish(lease.number, {})
+        run.finish(lease.number, FinishedRecord())
         lease.release()
         for key in counted.tables("scores"):
             folder = key.rpartition("/")[0]

@@ -2,7 +2,7 @@
 
 import yaml
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import variants
 from tests.runs import ROOT

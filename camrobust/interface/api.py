@@ -23,8 +23,9 @@ from camrobust.interface.arguments import as_list, check_cams, check_evaluation,
 from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
 from camrobust.interface.maps import Maps
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD
 from camrobust.measure.image import MeasureSettings, Sample, measure
-from camrobust.measure.model import IMAGENET_MEAN, IMAGENET_STD, Model
+from camrobust.measure.model import Model
 from camrobust.results.arrow import make_table
 
 SEGMENT_BATCH = 8

@@ -11,7 +11,8 @@ from torch import nn
 from camrobust.contract.defaults import PRECISIONS
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import frozen
-from camrobust.measure.model import Model, ModelSpec, load_model, wrap
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.model import Model, load_model, wrap
 
 
 @contextmanager

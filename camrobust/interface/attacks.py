@@ -16,7 +16,8 @@ from camrobust.core.perturb import variants
 from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest_radius
 from camrobust.interface.arguments import ready_model
 from camrobust.interface.inputs import Photographs, pixels_of
-from camrobust.measure.model import IMAGENET_MEAN, IMAGENET_STD, Model
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD
+from camrobust.measure.model import Model
 
 
 @torch.inference_mode(False)

@@ -6,7 +6,8 @@ import skimage
 import torch
 from torch import nn
 
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CLASSIC
 from camrobust.results.folder import open_run

@@ -85,12 +85,11 @@ def load_run(uri: str | Path) -> Evaluation:
         ['dataset', 'consistency', 'consistency_lower']
     """
     folder = open_run(str(uri))
-    document = folder.run()
-    metric = document["config"]["metric"]
+    run = folder.run()
     return Evaluation(
         folder.scores(folder.committed()),
-        tuple(document["controls"]),
-        metric["average"],
-        document["config"]["summary"]["intervals"],
-        document["config"]["seed"],
+        tuple(run.controls),
+        run.config.metric.average,
+        run.config.summary.intervals,
+        run.config.seed,
     )

@@ -18,8 +18,9 @@ from camrobust.core.segments import quickshift
 from camrobust.interface.inputs import photo
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
+from camrobust.measure.builders import ModelSpec
 from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
-from camrobust.measure.model import ModelSpec, load_model
+from camrobust.measure.model import load_model
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.report.gallery import overlay, spoken
 from camrobust.run.class_names import class_names

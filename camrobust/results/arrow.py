@@ -1,4 +1,4 @@
-"""Result tables as Arrow: schemas, tables from rows or columns, and tables packed to travel in one cell."""
+"""Result tables as Arrow: schemas, and tables from rows or columns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,18 +33,3 @@ def make_table(columns: Sequence[Column], data: Mapping[str, object] | Sequence[
             {field.name: pa.array(data[field.name], field.type, from_pandas=True) for field in schema}, schema=schema
         )
     return pa.Table.from_pylist(list(data), schema=schema)
-
-
-def pack(table: pa.Table) -> bytes:
-    """A table as bytes, to travel in one cell of a row."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def unpack(content: bytes) -> pa.Table:
-    """The table that `pack` made bytes of."""
-    with pa.ipc.open_stream(content) as reader:
-        return reader.read_all()

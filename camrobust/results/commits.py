@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import RunFailed
+from camrobust.contract.record import FORMAT
 from camrobust.contract.run_files import (
     commit_key,
     data_name,
@@ -29,7 +30,6 @@ from camrobust.contract.run_files import (
     number_of,
     scores_folder,
 )
-from camrobust.contract.run_record import FORMAT
 from camrobust.contract.schema import COMMITS, SCORES, Column
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.results.arrow import TABLES, arrow_schema, empty_frame
@@ -49,8 +49,8 @@ def _hash(units: pl.DataFrame) -> str:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What is committed at once or not at all: one group of variants of one image, with all models.
+class PartResult:
+    """The results of one part of an image (a group of its variants), under all models.
 
     Attributes:
         dataset: its dataset.
@@ -71,7 +71,7 @@ class Unit:
     maps: pa.Table
 
 
-def write_commit(store: Store, units: Sequence[Unit], number: int = 0) -> str | None:
+def write_commit(store: Store, units: Sequence[PartResult], number: int = 0) -> str | None:
     """Write the files of some units, then the commit that makes them count; returns its key as `put_commit` does."""
     counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
     table = pl.DataFrame(counts, schema=empty_frame(COMMITS).schema, orient="row")

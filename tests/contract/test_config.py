@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from camrobust.contract.config import load_config, parse_config
+from camrobust.contract.config_file import load_config, parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
-from camrobust.measure.model import ModelSpec
+from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
 from tests.runs import ROOT, camrobust, environment
 
@@ -164,9 +164,9 @@ def test_only_regular_files_are_read(tmp_path):
     spec = ModelSpec("m", "a:b")
     for name in ("pipe", "zero"):
         said = refused(class_names, spec, str(tmp_path / name), 10)
-        assert re.fullmatch(r"model 'm': there is no file .*, but something else; mend classes", said)
+        assert re.fullmatch(r"model 'm': there is no file .*, but something else; correct classes", said)
     said = refused(class_names, spec, str(tmp_path / "huge"), 10)
-    assert said == f"model 'm': {tmp_path}/huge has more than 16777216 bytes, and is left unread; mend classes"
+    assert said == f"model 'm': {tmp_path}/huge has more than 16777216 bytes, and is left unread; correct classes"
 
 
 def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.segmenters import SEGMENTERS
 from camrobust.core.explain.cams import CAMS
@@ -195,7 +195,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     folder = open_run(str(tmp_path / "out"))
     _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
-    assert folder.run()["warnings"] == [sentence]
+    assert folder.run().warnings == [sentence]
 
 
 def test_sheet_leaves_out_what_is_not_installed(tmp_path, capsys, monkeypatch):

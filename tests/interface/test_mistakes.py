@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.interface.cli import main
 from tests.documents import run_document
 from tests.toys import pooled
@@ -127,7 +127,7 @@ MISTAKES = {
     ),
     "weights that are not there": (
         lambda d, p: with_model(d, weights=str(p / "nowhere.pth")),
-        "nowhere.pth; mend weights",
+        "nowhere.pth; correct weights",
     ),
     "a folder that is not there": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
@@ -209,7 +209,7 @@ MISTAKES = {
         lambda d, p: with_model(d, classes="imagenet"),
         "model 'm': classes must hold 10 names, one per logit, got 1000 from 'imagenet'; give the names",
     ),
-    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; mend classes"),
+    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; correct classes"),
     "names that are no text": (
         lambda d, p: with_model(d, classes=str(p / "latin.txt")),
         "latin.txt' is not UTF-8 text; save one name per line",

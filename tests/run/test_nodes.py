@@ -168,7 +168,7 @@ def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_f
         for name in ("steps", "busy_seconds", "workers_busy"):
             pattern = rf'camrobust_{name}\w*{{[^}}]*stage="explain"[^}}]*}} [0-9.]+'
             assert re.search(pattern, metrics[-1]), metrics[-1][-2000:]
-        assert re.search(r"camrobust_units_committed{[^}]*} [0-9.]+", metrics[-1])
+        assert re.search(r"camrobust_parts_committed{[^}]*} [0-9.]+", metrics[-1])
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in done.stdout
         page = open_run(f"s3://{bucket}/runs/job").place("report") + "index.html"

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from ray import cloudpickle
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io import s3 as stores
@@ -15,7 +15,8 @@ from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from camrobust.results.folder import open_run
 from camrobust.run.plan import make_plan
-from camrobust.run.stages.actors import Commit, Load
+from camrobust.run.stages.commit import Commit
+from camrobust.run.stages.load import Load
 from tests.photos import write_photos
 from tests.runs import camrobust, config
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from threading import Timer
 from typing import IO, Any, cast
 
-import numpy as np
-
 from camrobust.bench.chaos.pictures import damaged, seed_pictures
-from camrobust.contract.config import parse_config
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Load
+from camrobust.contract.config_file import parse_config
+from camrobust.run.stages.batches import PENDING, batch_of
+from camrobust.run.stages.load import Load
 
 PROCESSES = 2
 BATCH = 8
@@ -181,14 +180,11 @@ def _load(load: Load, folder: Path, contents: Sequence[bytes]) -> list[str]:
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     count = len(paths)
-    batch = {
-        "uri": np.array([str(path) for path in paths]), "dataset": np.full(count, "d"),
-        "image_id": np.array([path.name for path in paths]), "label": np.full(count, UNKNOWN_LABEL),
-        "parts": np.array(["0"] * count, dtype=object),
-    }  # fmt: skip
+    names = {"uri": [str(path) for path in paths], "image_id": [path.name for path in paths]}
+    batch = batch_of(PENDING, names | {"dataset": ["d"] * count, "label": [None] * count, "parts": [[0]] * count})
     try:
-        return [str(kind) or SCORED for kind in load(batch)["kind"]]
-    except Exception as error:  # noqa: BLE001 - the fuzzing looks for exceptions of every kind
+        return [kind or SCORED for kind in load(batch)["kind"].to_pylist()]
+    except Exception as error:  # noqa: BLE001 - what is looked for is any exception that is not a failure row
         if count == 1:
             return [f"exception: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
         return [kind for content in contents for kind in _load(load, folder, [content])]

@@ -17,16 +17,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from camrobust.contract.config import RunConfig, parse_config
-from camrobust.contract.schema import COMMITS, FAILURES, IMAGES, MAPS, SCORES
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
-from camrobust.results.arrow import empty_frame, make_table, pack
+from camrobust.results.arrow import TABLES, empty_frame, make_table
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import RunFolder, open_run, pending_units
 from camrobust.results.verify import verify
 from camrobust.run.pipeline import in_rounds, stream
 from camrobust.run.session import session
-from camrobust.run.stages.actors import Batch
+from camrobust.run.stages.batches import MEASURED, batch_of, rows_column
 
 IMAGES_PER_COMMIT = 1500
 """About as many as a run of 95 variants and 10 CAMs puts into one commit, so that the number of files is realistic."""
@@ -155,7 +156,7 @@ def _resume(folder: str, images: int) -> str:
     committed = run.committed()
     read = time.monotonic() - start
     pending = pending_units(run.manifest(), 1, committed)
-    run.write_table("pending.parquet", pending.with_columns(parts=pl.lit("0"), label=pl.lit(-1)))
+    run.write_table("pending.parquet", pending)
     return f"{read:.1f} s of it to list and read the commits; {pending.height:,} of {images:,} images pending"
 
 
@@ -165,18 +166,14 @@ class _Stub:
     def __init__(self) -> None:
         image = pl.DataFrame({"dataset": ["synthetic"], "image_id": [""]})
         self.scores = make_table(SCORES, _scores(image).to_dict(as_series=False))
-        small = {"images": IMAGES, "failures": FAILURES, "maps": MAPS}
-        self.empty = {name: pack(make_table(columns, [])) for name, columns in small.items()}
 
-    def __call__(self, batch: Batch) -> Batch:
-        place = self.scores.schema.get_field_index("image_id")
-        tables = [
-            pack(self.scores.set_column(place, "image_id", pa.array([image_id] * LEVELS)))
-            for image_id in batch["image_id"]
-        ]
-        kept = {"dataset": batch["dataset"], "image_id": batch["image_id"], "part": np.zeros(len(tables), np.int16)}
-        empty = {name: np.array([table] * len(tables), dtype=object) for name, table in self.empty.items()}
-        return {**kept, "scores": np.array(tables, dtype=object), **empty}
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        count, place = batch.num_rows, self.scores.schema.get_field_index("image_id")
+        names = pa.array(np.repeat(batch["image_id"].to_numpy(), LEVELS), pa.string())
+        scores = pa.concat_tables([self.scores] * count).set_column(place, "image_id", names)
+        keys = {"dataset": batch["dataset"], "image_id": batch["image_id"], "part": [0] * count}
+        empty = {name: rows_column(make_table(columns, []), [0] * count) for name, columns in TABLES.items()}
+        return batch_of(MEASURED, {**keys, "scores": rows_column(scores, [LEVELS] * count), **empty})
 
 
 def _stream(folder: str, images: int, most: int = STREAMED) -> str:
@@ -190,7 +187,7 @@ def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
         commits = in_rounds(pending, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
-        done = sum(int(commit["units"]) for commit in commits)
+        done = sum(int(commit["parts"]) for commit in commits)
         seconds = time.monotonic() - start
     entries = list(aside.store.list("scores/"))
     mean = sum(entry.size_bytes for entry in entries) / len(entries) / 1024

@@ -6,15 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from camrobust.bench.chaos.harness import write_photos
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.errors import RunFailed
 from camrobust.io.store import open_store
-from camrobust.results.folder import open_run
-from camrobust.run.pipeline import gallery, images_per_commit
+from camrobust.results.folder import open_run, pending_units
+from camrobust.run.batch_sizes import images_per_commit
+from camrobust.run.pipeline import gallery
 from camrobust.run.plan import make_plan
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.run.stages.batches import pending_batch
+from camrobust.run.stages.commit import Commit
+from camrobust.run.stages.explain import Explain
+from camrobust.run.stages.load import Load
+from camrobust.run.stages.perturb import Perturb
 from camrobust.run.workflow import run
 
 Say = Callable[[str], None]
@@ -69,25 +76,17 @@ def _bare(config: RunConfig) -> float:
     load, commit = Load(config), Commit(folder.uri, 0)
     perturb = Perturb(config, plan.parts, "cpu")
     explain = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")
-    parts = ",".join(str(part) for part in range(len(plan.parts)))
-    waiting: list[dict[str, Any]] = []
-    for row in plan.manifest.iter_rows(named=True):
-        label = UNKNOWN_LABEL if row["label"] is None else row["label"]
-        batch = {name: np.array([value]) for name, value in {**row, "label": label, "parts": parts}.items()}
-        waiting.append(explain(perturb(load(batch))))
-        if len(waiting) >= images_per_commit(plan, plan.manifest.height):
-            commit(_joined(waiting))
-            waiting = []
-    if waiting:
-        commit(_joined(waiting))
+    pending = pending_batch(pending_units(plan.manifest, len(plan.parts), folder.committed()))
+    per_commit = images_per_commit(plan, plan.manifest.height)
+    for start in range(0, pending.num_rows, per_commit):
+        images = [pending.slice(row, 1) for row in range(start, min(start + per_commit, pending.num_rows))]
+        commit(pa.concat_tables([explain(perturb(load(image))) for image in images]))
     return time.monotonic() - start
-
-
-def _joined(batches: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _job(config: RunConfig) -> float:
     run(config)
-    done = open_run(config.output).done() or {}
-    return float(done["seconds"]["measure"])
+    done = open_run(config.output).done()
+    if done is None:
+        raise RunFailed(f"bench: the run in {config.output} is not complete")
+    return done.seconds["measure"]

@@ -24,7 +24,7 @@ from camrobust.results.blocks import score_blocks
 from camrobust.results.commits import put_commit
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder, open_run
-from camrobust.run import workflow
+from camrobust.run import summarise
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, scan_scores
 
 DATASETS, MODELS, CAMS, PERTURBATIONS, SEVERITIES = 2, 5, 10, 8, 5
@@ -177,13 +177,13 @@ def _noise(generator: np.random.Generator, n: int, kind: str) -> NDArray[Any]:
 
 def aggregate(folder: str, _: int) -> str:
     """`camrobust aggregate`, without `verify`."""
-    tables = workflow.aggregate(_run(folder))
+    tables = summarise.aggregate(_run(folder))
     return ", ".join(f"{name} {table.height:,}" for name, table in tables.items())
 
 
 def planted(folder: str, _: int) -> str:
     """How far the estimate of every level is from its planted mean."""
-    by_level = workflow.summaries(_run(folder))["by_level"].sort(SUMMARIES["by_level"])
+    by_level = summarise.summaries(_run(folder))["by_level"].sort(SUMMARIES["by_level"])
     error = np.abs(by_level["consistency"].to_numpy() - _means().ravel())
     half = (by_level["consistency_upper"] - by_level["consistency_lower"]).to_numpy() / 2
     return (

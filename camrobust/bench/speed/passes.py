@@ -23,8 +23,9 @@ from camrobust.core.explain.cams import CAMS, CLASSIC
 from camrobust.core.perturb import make_variants, variants, without_model
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
+from camrobust.measure.builders import ModelSpec
 from camrobust.measure.image import MeasureSettings, Sample, explain_variants, measure
-from camrobust.measure.model import Model, ModelSpec, load_model
+from camrobust.measure.model import Model, load_model
 
 PLAIN = "plain forward"
 SEVEN_CAMS = "seven CAMs"

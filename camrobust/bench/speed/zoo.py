@@ -13,7 +13,8 @@ from torch import nn
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect, explain
-from camrobust.measure.model import Model, ModelSpec, load_model
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.model import Model, load_model
 
 TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "densenet169", "efficientnet_b0",

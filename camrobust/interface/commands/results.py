@@ -48,9 +48,9 @@ def verify(given: Given) -> int:
 def report(given: Given) -> int:
     """`camrobust report`."""
     from camrobust.results.folder import open_run
-    from camrobust.run import workflow
+    from camrobust.run import summarise
 
-    address = workflow.report(open_run(given.run))
+    address = summarise.report(open_run(given.run))
     if given.json:
         print_json({"report": address})
     else:
@@ -63,7 +63,7 @@ def aggregate(given: Given) -> int:
     from camrobust.interface.terminal import show_completeness, show_leaderboard
     from camrobust.results.folder import open_run
     from camrobust.results.verify import verify as check
-    from camrobust.run import workflow
+    from camrobust.run import summarise
 
     if (len(given.runs) > 1) != (given.output is not None):
         raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
@@ -74,9 +74,9 @@ def aggregate(given: Given) -> int:
             show_completeness(completeness, folder.uri)
             return 1
     if given.output is None:
-        tables = workflow.aggregate(folders[0], given.intervals)
+        tables = summarise.aggregate(folders[0], given.intervals)
     else:
-        tables = workflow.combine(folders, open_run(given.output), given.intervals)
+        tables = summarise.combine(folders, open_run(given.output), given.intervals)
     if given.json:
         print_json({name: table.to_dicts() for name, table in tables.items()})
     else:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(given: Given) -> int:
     """`camrobust run`."""
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
 
     config = load_config(given.config, given.set, given.output)
     return _carry_out(config, given, fresh=given.fresh, retry_failures=given.retry_failures)
@@ -32,7 +32,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
     from camrobust.interface.terminal import Meter, say, show_completeness, show_leaderboard
-    from camrobust.run import workflow
+    from camrobust.run import summarise, workflow
 
     signal.signal(signal.SIGTERM, _interrupt)
     quiet = given.quiet or given.json
@@ -51,7 +51,7 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
         return outcome.exit_code
     show_completeness(completeness, folder.uri)
     if completeness.complete and completeness.score_rows:
-        show_leaderboard(workflow.summaries(folder)["by_cam"])
+        show_leaderboard(summarise.summaries(folder)["by_cam"])
         say(f"report: {folder.store.locate(folder.place('report') + 'index.html')}")
     if outcome.too_many_failures:
         say(
@@ -63,7 +63,7 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
 
 def plan(given: Given) -> int:
     """`camrobust plan`."""
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
     from camrobust.interface.terminal import show_table
     from camrobust.results.folder import open_run
     from camrobust.run.estimate import estimate
