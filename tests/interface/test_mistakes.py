@@ -232,8 +232,8 @@ MISTAKES = {
     ),
     "an output that cannot be made sure of": (
         lambda d, p: d | {"output": "gs://bucket/runs/x"},
-        "output: 'gs://bucket/runs/x' must be a folder or s3://bucket/prefix; gs:// and az:// can only be read, as a run's lease "  # noqa: E501
-        "needs a conditional create there; write to one of these and copy it afterwards",
+        "output: 'gs://bucket/runs/x' must be a folder or s3://bucket/prefix, as gs:// and az:// can only be read; "
+        "write to a folder or S3 and copy the run afterwards",
     ),
     "a crop that does not fit": (
         lambda d, p: d | {"image": {"resize": 64, "crop": 224}},
