@@ -48,84 +48,82 @@ def of_type(value, kind):
 
 def keys(where, found, known, needed):
     """The mistakes in the keys of one mapping."""
-    sentences = [f"{where}: no key {key}" for key in found if key not in known]
+    lines = [f"{where}: no key {key}" for key in found if key not in known]
     wrong = [key for key, kind in known.items() if key in found and not of_type(found[key], kind)]
-    sentences += [f"{where}.{key}: wrong type" for key in wrong]
-    return sentences + [f"{where}: {key} is missing" for key in needed if key not in found]
+    lines += [f"{where}.{key}: wrong type" for key in wrong]
+    return lines + [f"{where}: {key} is missing" for key in needed if key not in found]
 
 
 def group_mistakes(where, group):
-    sentences, started = [], group.get("rayStartParams", {})
+    lines, started = [], group.get("rayStartParams", {})
     if "labels" in started:
-        sentences.append(f"{where}: labels belong to the group, not to rayStartParams")
+        lines.append(f"{where}: labels belong to the group, not to rayStartParams")
     if group.get("resources") and any(name in started for name in MEASURED):
-        sentences.append(f"{where}: resources are in rayStartParams and in the group")
+        lines.append(f"{where}: resources are in rayStartParams and in the group")
     for key, value in group.get("labels", {}).items():
         if not KEY.fullmatch(key) or not VALUE.fullmatch(value):
-            sentences.append(f"{where}: {key}={value} is no label")
-    return sentences + pod_mistakes(where, group.get("template", {}).get("spec", {}))
+            lines.append(f"{where}: {key}={value} is no label")
+    return lines + pod_mistakes(where, group.get("template", {}).get("spec", {}))
 
 
 def pod_mistakes(where, pod):
-    sentences = []
+    lines = []
     if not pod.get("containers"):
-        return [*sentences, f"{where}: no container"]
+        return [*lines, f"{where}: no container"]
     if pod.get("restartPolicy", "Never") != "Never":
-        sentences.append(f"{where}: restartPolicy must be Never with the autoscaler")
+        lines.append(f"{where}: restartPolicy must be Never with the autoscaler")
     for container in pod["containers"]:
         asked = container.get("resources", {})
         amounts = {**asked.get("requests", {}), **asked.get("limits", {})}
         if not {"name", "image"} <= container.keys() or not of_type(amounts, TEXTS):
-            sentences.append(f"{where}: a container needs name, image and amounts as text")
-    return sentences
+            lines.append(f"{where}: a container needs name, image and amounts as text")
+    return lines
 
 
 def authentication_mistakes(cluster):
     options = cluster.get("authOptions", {})
-    sentences = keys("cluster.authOptions", options, AUTHENTICATION, [])
+    lines = keys("cluster.authOptions", options, AUTHENTICATION, [])
     if options.get("mode", "disabled") not in ("disabled", "token"):
-        sentences.append("cluster.authOptions.mode: unknown")
+        lines.append("cluster.authOptions.mode: unknown")
     version = cluster.get("rayVersion", "0.0.0")
     if options.get("mode") == "token" and of_type(version, str):
         numbers = tuple(int(number) for number in version.split(".")[:2])
         if numbers < KNOWS_TOKENS:
-            sentences.append("cluster.authOptions: needs rayVersion 2.52.0 or newer")
-    return sentences
+            lines.append("cluster.authOptions: needs rayVersion 2.52.0 or newer")
+    return lines
 
 
 def mistakes(document):
     """Everything in a RayJob that KubeRay would refuse by the rules above."""
     job, name = document.get("spec", {}), document.get("metadata", {}).get("name", "")
-    sentences = (
-        [] if (document.get("apiVersion"), document.get("kind")) == ("ray.io/v1", "RayJob") else ["not a RayJob"]
-    )
+    lines = [] if (document.get("apiVersion"), document.get("kind")) == ("ray.io/v1", "RayJob") else ["not a RayJob"]
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?", name):
-        sentences.append(f"metadata.name: {name} is no name of at most 47 characters")
-    sentences += keys("spec", job, JOB, ["entrypoint", "rayClusterSpec"])
+        lines.append(f"metadata.name: {name} is no name of at most 47 characters")
+    lines += keys("spec", job, JOB, ["entrypoint", "rayClusterSpec"])
     if job.get("submissionMode", MODES[0]) not in MODES:
-        sentences.append("spec.submissionMode: unknown")
+        lines.append("spec.submissionMode: unknown")
     if job.get("ttlSecondsAfterFinished") and not job.get("shutdownAfterJobFinishes"):
-        sentences.append("spec.ttlSecondsAfterFinished: needs shutdownAfterJobFinishes")
-    sentences += [
+        lines.append("spec.ttlSecondsAfterFinished: needs shutdownAfterJobFinishes")
+    lines += [
         f"spec.{key}: negative"
         for key, value in job.items()
         if JOB.get(key) is int and of_type(value, int) and value < 0
     ]
     cluster = job.get("rayClusterSpec", {})
-    sentences += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
-    sentences += authentication_mistakes(cluster)
+    lines += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
+    lines += authentication_mistakes(cluster)
     head = cluster.get("headGroupSpec", {})
-    sentences += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
+    lines += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
     groups = cluster.get("workerGroupSpecs", [])
     if len({group.get("groupName") for group in groups}) < len(groups):
-        sentences.append("cluster.workerGroupSpecs: two groups of one name")
+        lines.append("cluster.workerGroupSpecs: two groups of one name")
     for group in groups:
         where = group.get("groupName", "?")
-        sentences += keys(where, group, WORKERS, ["groupName", "minReplicas", "maxReplicas", "template"])
-        sentences += group_mistakes(where, group)
+        lines += keys(where, group, WORKERS, ["groupName", "minReplicas", "maxReplicas", "template"])
+        lines += group_mistakes(where, group)
         if not 0 <= group.get("minReplicas", 0) <= group.get("replicas", 0) <= group.get("maxReplicas", 0):
-            sentences.append(f"{where}: minReplicas, replicas and maxReplicas must rise")
-    return sentences
+            lines.append(f"{where}: minReplicas, replicas and maxReplicas must rise")
+    return lines
 
 
 def job():
