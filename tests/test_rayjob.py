@@ -1,8 +1,7 @@
-"""jobs/rayjob.yaml against what KubeRay 1.5 to 1.6 says of a RayJob, written down by hand, and Ray's own reading of it.
+"""jobs/rayjob.yaml against the rules of KubeRay 1.5 to 1.6, written down by hand, and against Ray's own reading of it.
 
-Not the CRD: the keys that a person may use of a RayJob, its cluster and its groups, with their types, and the rules
-that the operator checks before it starts anything. The pod templates are Kubernetes' own and are looked at only where
-the operator or Ray does.
+The rules are not the whole CRD. They are the keys of a RayJob, its cluster and its groups, with their types, and what
+the operator checks before it starts anything. Of the pod templates, only what the operator or Ray reads is checked.
 """
 
 import logging
@@ -35,7 +34,7 @@ WORKERS = {
 AUTHENTICATION = {"mode": str}
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 KNOWS_TOKENS = (2, 52)
-"""The operator refuses tokens for a Ray that is older, or not told."""
+"""The operator refuses tokens for an older Ray, or for one without a version."""
 VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 KEY = re.compile(rf"([a-z0-9.-]{{1,253}}/)?{VALUE.pattern}")
 MEASURED = ("num-cpus", "num-gpus", "memory", "resources")
@@ -43,95 +42,95 @@ MEASURED = ("num-cpus", "num-gpus", "memory", "resources")
 
 def of_type(value, kind):
     if kind is TEXTS:
-        return isinstance(value, dict) and all(isinstance(one, str) for pair in value.items() for one in pair)
+        return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def keys(where, found, known, needed):
-    """What is wrong with the keys of one mapping."""
-    told = [f"{where}: no key {key}" for key in found if key not in known]
+    """The mistakes in the keys of one mapping."""
+    lines = [f"{where}: no key {key}" for key in found if key not in known]
     wrong = [key for key, kind in known.items() if key in found and not of_type(found[key], kind)]
-    told += [f"{where}.{key}: wrong type" for key in wrong]
-    return told + [f"{where}: {key} is missing" for key in needed if key not in found]
+    lines += [f"{where}.{key}: wrong type" for key in wrong]
+    return lines + [f"{where}: {key} is missing" for key in needed if key not in found]
 
 
 def group_mistakes(where, group):
-    told, started = [], group.get("rayStartParams", {})
+    lines, started = [], group.get("rayStartParams", {})
     if "labels" in started:
-        told.append(f"{where}: labels belong to the group, not to rayStartParams")
+        lines.append(f"{where}: labels belong to the group, not to rayStartParams")
     if group.get("resources") and any(name in started for name in MEASURED):
-        told.append(f"{where}: resources are in rayStartParams and in the group")
+        lines.append(f"{where}: resources are in rayStartParams and in the group")
     for key, value in group.get("labels", {}).items():
         if not KEY.fullmatch(key) or not VALUE.fullmatch(value):
-            told.append(f"{where}: {key}={value} is no label")
-    return told + pod_mistakes(where, group.get("template", {}).get("spec", {}))
+            lines.append(f"{where}: {key}={value} is no label")
+    return lines + pod_mistakes(where, group.get("template", {}).get("spec", {}))
 
 
 def pod_mistakes(where, pod):
-    told = []
+    lines = []
     if not pod.get("containers"):
-        return [*told, f"{where}: no container"]
+        return [*lines, f"{where}: no container"]
     if pod.get("restartPolicy", "Never") != "Never":
-        told.append(f"{where}: restartPolicy must be Never with the autoscaler")
+        lines.append(f"{where}: restartPolicy must be Never with the autoscaler")
     for container in pod["containers"]:
         asked = container.get("resources", {})
         amounts = {**asked.get("requests", {}), **asked.get("limits", {})}
         if not {"name", "image"} <= container.keys() or not of_type(amounts, TEXTS):
-            told.append(f"{where}: a container needs name, image and amounts as text")
-    return told
+            lines.append(f"{where}: a container needs name, image and amounts as text")
+    return lines
 
 
 def authentication_mistakes(cluster):
     options = cluster.get("authOptions", {})
-    told = keys("cluster.authOptions", options, AUTHENTICATION, [])
+    lines = keys("cluster.authOptions", options, AUTHENTICATION, [])
     if options.get("mode", "disabled") not in ("disabled", "token"):
-        told.append("cluster.authOptions.mode: unknown")
+        lines.append("cluster.authOptions.mode: unknown")
     version = cluster.get("rayVersion", "0.0.0")
     if options.get("mode") == "token" and of_type(version, str):
         numbers = tuple(int(number) for number in version.split(".")[:2])
         if numbers < KNOWS_TOKENS:
-            told.append("cluster.authOptions: needs rayVersion 2.52.0 or newer")
-    return told
+            lines.append("cluster.authOptions: needs rayVersion 2.52.0 or newer")
+    return lines
 
 
 def mistakes(document):
-    """Everything that KubeRay would refuse of a RayJob, as far as it is written above."""
+    """Everything in a RayJob that KubeRay would refuse by the rules above."""
     job, name = document.get("spec", {}), document.get("metadata", {}).get("name", "")
-    told = [] if (document.get("apiVersion"), document.get("kind")) == ("ray.io/v1", "RayJob") else ["not a RayJob"]
+    lines = [] if (document.get("apiVersion"), document.get("kind")) == ("ray.io/v1", "RayJob") else ["not a RayJob"]
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?", name):
-        told.append(f"metadata.name: {name} is no name of at most 47 characters")
-    told += keys("spec", job, JOB, ["entrypoint", "rayClusterSpec"])
+        lines.append(f"metadata.name: {name} is no name of at most 47 characters")
+    lines += keys("spec", job, JOB, ["entrypoint", "rayClusterSpec"])
     if job.get("submissionMode", MODES[0]) not in MODES:
-        told.append("spec.submissionMode: unknown")
+        lines.append("spec.submissionMode: unknown")
     if job.get("ttlSecondsAfterFinished") and not job.get("shutdownAfterJobFinishes"):
-        told.append("spec.ttlSecondsAfterFinished: needs shutdownAfterJobFinishes")
-    told += [
+        lines.append("spec.ttlSecondsAfterFinished: needs shutdownAfterJobFinishes")
+    lines += [
         f"spec.{key}: negative"
         for key, value in job.items()
         if JOB.get(key) is int and of_type(value, int) and value < 0
     ]
     cluster = job.get("rayClusterSpec", {})
-    told += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
-    told += authentication_mistakes(cluster)
+    lines += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
+    lines += authentication_mistakes(cluster)
     head = cluster.get("headGroupSpec", {})
-    told += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
+    lines += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
     groups = cluster.get("workerGroupSpecs", [])
     if len({group.get("groupName") for group in groups}) < len(groups):
-        told.append("cluster.workerGroupSpecs: two groups of one name")
+        lines.append("cluster.workerGroupSpecs: two groups of one name")
     for group in groups:
         where = group.get("groupName", "?")
-        told += keys(where, group, WORKERS, ["groupName", "minReplicas", "maxReplicas", "template"])
-        told += group_mistakes(where, group)
+        lines += keys(where, group, WORKERS, ["groupName", "minReplicas", "maxReplicas", "template"])
+        lines += group_mistakes(where, group)
         if not 0 <= group.get("minReplicas", 0) <= group.get("replicas", 0) <= group.get("maxReplicas", 0):
-            told.append(f"{where}: minReplicas, replicas and maxReplicas must rise")
-    return told
+            lines.append(f"{where}: minReplicas, replicas and maxReplicas must rise")
+    return lines
 
 
 def job():
     return yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text())
 
 
-def test_the_manifest_is_what_kuberay_takes():
+def test_kuberay_accepts_the_manifest():
     assert mistakes(job()) == []
 
 
@@ -160,7 +159,7 @@ def test_the_manifest_is_what_kuberay_takes():
         (["metadata", "name"], "Cam_Robust", "metadata.name: Cam_Robust is no name of at most 47 characters"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_manifest_would_be_seen(path, value, sentence):
+def test_a_mistake_in_the_manifest_is_found(path, value, sentence):
     document = job()
     place = document
     for key in path[:-1]:
@@ -169,11 +168,11 @@ def test_a_mistake_in_the_manifest_would_be_seen(path, value, sentence):
     assert mistakes(document) == [sentence]
 
 
-def test_kuberays_cluster_wants_a_token():
+def test_the_cluster_of_the_manifest_requires_a_token():
     assert job()["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-def test_rays_autoscaler_reads_the_groups_as_the_configuration_wants_them(caplog):
+def test_rays_autoscaler_reads_the_groups_that_the_configuration_names(caplog):
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
     spec = job()["spec"]["rayClusterSpec"]

@@ -65,7 +65,7 @@ def flag(name: str, text: str) -> Argument:
 
 
 JSON = flag("--json", "print data instead of text")
-VERBOSE = flag("--verbose", "show tracebacks and what Ray prints")
+VERBOSE = flag("--verbose", "show tracebacks and the output of Ray")
 
 
 def add_commands(parser: argparse.ArgumentParser, metavar: str, commands: Mapping[str, Command]) -> Any:

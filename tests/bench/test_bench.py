@@ -1,39 +1,72 @@
 import json
 import re
 from collections import Counter
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from camrobust.bench.speed import formats, perturbing
 from camrobust.bench.speed import passes as bench
-from camrobust.bench.speed.peers import SHARED
+from camrobust.bench.speed.peers import SEVEN, SHARED
 from camrobust.bench.speed.zoo import zoo
+from camrobust.core.explain.cams import CLASSIC
+from camrobust.core.perturb import without_model
 from camrobust.interface.cli import main
+from camrobust.interface.commands import BENCHMARKS
 
 
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that advances by a second whenever it is read, so that every piece of work takes one."""
+    clock = SimpleNamespace(perf_counter=map(float, count()).__next__)
+    for module in (bench, perturbing):
+        monkeypatch.setattr(module, "time", clock)
+
+
+def test_a_ratio_is_the_median_over_turns():
+    seconds = {bench.PLAIN: [1.0, 2.0, 4.0], "other": [2.0, 6.0, 8.0]}
+    assert bench._ratios(seconds) == {bench.PLAIN: 1, "other": 2}
+
+
+@pytest.mark.usefixtures("ticking")
 @pytest.mark.filterwarnings("ignore")
-def test_ratios_are_taken_within_one_run(monkeypatch, capsys):
+def test_every_peer_is_timed_beside_ours(monkeypatch, capsys):
     monkeypatch.setattr(bench, "MODEL", "resnet18")
+    monkeypatch.setattr(bench, "ABLATED", ("squeezenet1_1",))
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
     monkeypatch.setitem(bench.SEGMENT_BATCH, "cpu", 2)
+    monkeypatch.setattr(bench, "SEGMENT_PEER", 1)
     monkeypatch.setattr(bench, "SEGMENT_SETTINGS", bench.SEGMENT_SETTINGS[-1:])
     assert main(["bench", "peers", "--repeats", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["ratios"]["plain forward"] == 1
-    assert found["ratios"]["ten CAMs, ranks, RBO, rows"] > 0
     libraries = Counter(name.partition(": ")[0] for name in found["ratios"])
     assert (libraries["grad-cam"], libraries["torchcam"], libraries["captum"]) == (14 + 1, 7, 1)
     assert libraries["camrobust"] == len(SHARED) + 1
-    assert found["ratios"]["grad-cam: seven CAMs"] > found["ratios"]["camrobust: seven CAMs"]
-    assert set(found["ablation"]) == set(bench.ABLATED)
-    assert [row["equal_labels"] for row in found["segments"]] == [2]
-    assert all(row["times_faster"] > 0 for row in found["segments"])
+    # Ours are one pass, the peer's one each.
+    assert found["ratios"].pop("grad-cam: seven CAMs") == len(SEVEN)
+    assert set(found["ratios"].values()) == {1}
+    assert found["plain_forward_ms_per_image"] == 500
+    assert found["ablation"] == {"squeezenet1_1": {"plain forward": 1, "gradcam": 1, "ablationcam": 1}}
+    assert found["cams"]["ten CAMs"] == list(CLASSIC)
+    assert found["perturbation_ms_per_image"] == dict.fromkeys(without_model(), 1000)
+    (row,) = found["segments"]
+    assert (row["equal_labels"], row["compared"]) == (1, 1)
+    assert (row["ms_per_image"], row["scikit_image_ms_per_image"], row["times_faster"]) == (500, 1000, 2)
     bench.show(found)
     text = capsys.readouterr().out
-    assert "| ten CAMs |" in text
-    assert "| 5, 10, 1 | " in text
-    assert " | 2 of 2 |" in text
+    assert "| ten CAMs | 1.00 |" in text
+    assert "| squeezenet1_1 | 1.00 | 1.00 |" in text
+    assert "| 5, 10, 1 | 500.0 | 1000 | 2.0 | 1 of 1 |" in text
+
+
+@pytest.mark.parametrize("benchmark", ["passes", "peers", "perturbations", "formats"])
+def test_a_device_that_is_missing_is_a_mistake(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["bench", benchmark, "--device", "cuda"]) == 2
+    assert capsys.readouterr().err == "camrobust: bench: this machine has no CUDA device; use --device cpu\n"
 
 
 @pytest.mark.parametrize(
@@ -54,8 +87,6 @@ def test_a_benchmark_takes_its_own_options_and_no_others(arguments, sentence, ca
 
 
 def test_every_benchmark_that_a_page_names_is_there():
-    from camrobust.interface.commands import BENCHMARKS
-
     root = Path(__file__).parents[2]
     pages = [root / "README.md", root / "Makefile", *(root / "docs").glob("*.md"), *root.glob("camrobust/**/*.py")]
     named = {name for page in pages for name in re.findall(r"camrobust bench ([^B\s`]+)", page.read_text())}
@@ -71,34 +102,33 @@ def test_candidates_take_turns():
     assert {name: len(times) for name, times in seconds.items()} == {"a": 9, "b": 9}
 
 
+@pytest.mark.usefixtures("ticking")
 @pytest.mark.filterwarnings("ignore")
 def test_perturbations_are_timed_beside_the_peer(monkeypatch, capsys):
-    from camrobust.bench.speed import perturbing
-    from camrobust.core.perturb import without_model
-
-    monkeypatch.setitem(perturbing.BATCH, "cpu", 1)
+    monkeypatch.setitem(perturbing.BATCH, "cpu", 2)
+    monkeypatch.setattr(perturbing, "PEER_IMAGES", 1)
     assert main(["bench", "perturbations", "--peers", "--repeats", "1", "--json"]) == 0
     rows = {row["perturbation"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == {*without_model(), "these 19"}
-    compared = [row for name, row in rows.items() if "peer_ms" in row and name != "these 19"]
+    both = rows.pop("these 19")
+    assert (both["ms"], both["peer_ms"], both["times_faster"]) == (19 * 500, 19 * 1000, 2)
+    compared = [row for row in rows.values() if "peer_ms" in row]
     assert len(compared) == 19
-    assert sum(row["ms"] for row in compared) == pytest.approx(rows["these 19"]["ms"], abs=0.2)
-    assert rows["zoom_blur"]["times_faster"] > 1
-    assert main(["bench", "perturbations", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
+    assert {(row["ms"], row["share"], row["peer_ms"], row["times_faster"]) for row in compared} == {
+        (500, "5%", 1000, 2)
+    }
+    assert {row["ms"] for row in rows.values()} == {500}
 
 
-def test_orders_of_memory_are_timed_in_every_precision_of_the_device(monkeypatch, capsys):
-    from camrobust.bench.speed import formats
-
+@pytest.mark.usefixtures("ticking")
+def test_memory_formats_are_timed_in_every_precision_of_the_device(monkeypatch, capsys):
     monkeypatch.setattr(formats, "MODEL", "squeezenet1_1")
     monkeypatch.setitem(bench.BATCH, "cpu", 2)
-    # What is compiled takes a minute, and a compiler; here it is the module itself.
+    # Compiling takes a minute and needs a compiler; here the module itself is returned.
     monkeypatch.setattr(torch, "compile", lambda module, **_settings: module)
     assert main(["bench", "formats", "--repeats", "1", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["precision"] for row in rows] == ["fp32", "bf16"]
-    assert all(float(row[way]) > 0 for row in rows for way in row if way != "precision")
-    assert main(["bench", "formats", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
+    ways = dict.fromkeys(("channels first", "channels last", "channels last, compiled"), "1000.00")
+    assert json.loads(capsys.readouterr().out) == [{"precision": name, **ways} for name in ("fp32", "bf16")]
 
 
 def test_the_zoo_says_what_works_and_why_not():

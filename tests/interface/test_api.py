@@ -354,9 +354,11 @@ def test_pixels_and_labels_of_another_kind_are_refused(settings, sentence):
     given = {"images": images(2), "perturbations": ["contrast:3"], **settings}
     with pytest.raises((UserError, ValueError, TypeError), match=sentence):
         camrobust.evaluate(pooled(), **given)
-    if "before normalisation" in sentence:
-        with pytest.raises(ValueError, match=sentence):
-            camrobust.explain(pooled(), settings["images"])
+
+
+def test_explain_refuses_normalised_pixels_too():
+    with pytest.raises(ValueError, match=r"images: must be uint8 or in \[0, 1\], before normalisation"):
+        camrobust.explain(pooled(), (images(2) - 0.5) / 0.2)
 
 
 def test_a_model_that_views_its_feature_map_is_measured_with_channels_first():

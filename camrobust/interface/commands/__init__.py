@@ -13,7 +13,7 @@ __all__ = ["BENCHMARKS", "COMMANDS"]
 
 CONFIG = (
     argument("config", "YAML file, see jobs/configs"),
-    several("--set", "settings to override, their values in YAML", metavar="KEY=VALUE"),
+    several("--set", "settings to override; each value is YAML", metavar="KEY=VALUE"),
     argument("--output", "override the output folder"),
 )
 RUNNING = (
@@ -30,7 +30,7 @@ COMMANDS = {
             *CONFIG,
             *RUNNING,
             flag("--fresh", "start in a new folder beside an existing run"),
-            flag("--retry-failures", "measure the images that failed before once more"),
+            flag("--retry-failures", "measure again the images that failed"),
             JSON,
         ),
     ),
@@ -117,8 +117,8 @@ COMMANDS = {
             argument("--resize", "shorter side after resizing, px", type=int, default=RESIZE),
             argument("--crop", "side of the centre crop, px", type=int, default=CROP),
             argument("--classes", "class names: imagenet, or a text file with one name per line"),
-            several("--cam", "names of CAMs", required=True, metavar="CAM"),
-            several("--perturb", "perturbations to compare with", metavar="NAME:LEVEL"),
+            several("--cam", "CAMs to draw, see `camrobust list cams`", required=True, metavar="CAM"),
+            several("--perturb", "perturbations to apply, one column each", metavar="NAME:LEVEL"),
             argument("--output", "picture to write", default="explain.png"),
         ),
     ),
@@ -127,10 +127,10 @@ COMMANDS = {
         "draw one photo under perturbations at their five severities",
         (
             argument("image", "image file"),
-            several("--perturb", "default: every perturbation that needs no model", default=None, metavar="NAME"),
+            several("--perturb", "default: all perturbations that need no model", default=None, metavar="NAME"),
             argument("--seed", "seed of every random draw", type=int, default=0),
             argument(
-                "--resave-jpeg-quality", "save images as JPEG of this quality and read them back; ImageNet-C has 85",
+                "--resave-jpeg-quality", "save images as JPEG of this quality and read them back; ImageNet-C used 85",
                 type=int, metavar="QUALITY",
             ),
             argument("--cell", "side of one picture, px", type=int, default=160),

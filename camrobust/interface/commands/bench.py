@@ -136,16 +136,16 @@ BENCHMARKS = {
         _zoo, "try architectures of torchvision and timm", (JSON,)
     ),
     "overhead": Command(
-        _overhead, "time the job against a bare loop over N images", (_count("images"), JSON)
+        _overhead, "time the job against a bare loop over N images", (_count("number of images"), JSON)
     ),
     "scale": Command(
-        _scale, "time everything but the measuring, for N images that do not exist", (_count("images"), JSON)
+        _scale, "time everything but the measuring, for N images that do not exist", (_count("number of images"), JSON)
     ),
     "rows": Command(
-        _rows, "time all summaries of N synthetic score rows", (_count("rows"), JSON)
+        _rows, "time all summaries of N synthetic score rows", (_count("number of rows"), JSON)
     ),
     "chaos": Command(
-        _chaos, "run N jobs on a local cluster under injected faults", (_count("runs"), SEED, JSON)
+        _chaos, "run N jobs on a local cluster under injected faults", (_count("number of runs"), SEED, JSON)
     ),
     "fuzz": Command(
         _fuzz, "load damaged pictures of every format, in separate processes", (IMAGES, SEED, JSON)
