@@ -96,9 +96,11 @@ def test_steps_of_whole_levels_lead_where_torchattacks_goes(resnet, steps, share
     theirs = torchattacks.PGD(Normalised(model).eval(), eps=4 / 255, alpha=1 / 255, steps=steps, random_start=False)
     wanted = theirs(given, classes) * 255
     ball = ball_around(given, radii(4, len(given)))
-    found = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), column(radii(1, len(given))))
+    attacked_levels = ascend(
+        ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), column(radii(1, len(given)))
+    )
     # A gradient that is 0 up to rounding may have either sign; every step adds to that, on some processors more.
-    assert ((found - wanted).abs() < 1e-2).float().mean() > share
+    assert ((attacked_levels - wanted).abs() < 1e-2).float().mean() > share
 
 
 @pytest.mark.data
@@ -112,8 +114,8 @@ def test_an_l2_ascent_is_torchattacks(resnet, steps, alike):
     wanted = theirs(given, classes) * 255
     ball = ball_around(given, radii(2 * 255, len(given)), 2)
     size = column(radii(0.5 * 255, len(given)))
-    found = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), size)
-    moved, other = ((one - given * 255).flatten(1) for one in (found, wanted))
+    attacked_levels = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), size)
+    moved, other = ((levels - given * 255).flatten(1) for levels in (attacked_levels, wanted))
     assert torch.cosine_similarity(moved, other).min() > alike
     torch.testing.assert_close(moved.norm(dim=1), other.norm(dim=1), rtol=0.03, atol=0)
 
@@ -124,8 +126,8 @@ def test_fgsm_is_the_sign_of_the_gradient(toy):
     logits = toy.network.module(toy.normalise(leaf))
     nn.functional.cross_entropy(logits, logits.argmax(dim=1), reduction="sum").backward()
     wanted = (given * 255 + 4 * leaf.grad.sign()).clamp(0, 255)
-    found = attacked(toy, given, "fgsm:3") * 255
-    assert ((found - wanted).abs() < 1e-3).float().mean() > 0.9999
+    attacked_levels = attacked(toy, given, "fgsm:3") * 255
+    assert ((attacked_levels - wanted).abs() < 1e-3).float().mean() > 0.9999
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -163,8 +165,8 @@ def test_attacks_on_the_prediction_lower_it(toy):
 def test_images_of_one_batch_take_their_own_strengths(toy):
     given, planned = images(1).expand(3, -1, -1, -1), variants(["pgd:epsilon=1,steps=2,step=1", "pgd:1", "pgd:4"])
     together = attack(toy, given, planned, ["a"] * 3, "set", 0)
-    for place, one in enumerate(planned):
-        alone = attack(toy, given[:1], [one], ["a"], "set", 0)
+    for place, variant in enumerate(planned):
+        alone = attack(toy, given[:1], [variant], ["a"], "set", 0)
         assert ((together[place] - alone[0]).abs() < 1e-3).float().mean() > 0.999
 
 
@@ -238,15 +240,15 @@ def test_the_smallest_radius_is_that_of_trying_all():
     model = wrap(copy.deepcopy(module), image_size=SIZE)
     given = images(3)
     settings = {"below": 0.9, "most": 12, "steps": 6, "similarity": "cosine"}
-    found = camrobust.minimal_eps(module, given, **settings)
-    assert any(found), "no radius succeeds, so that nothing would be compared"
+    smallest_radii = camrobust.minimal_eps(module, given, **settings)
+    assert any(smallest_radii), "no radius succeeds, so that nothing would be compared"
     tried = [
         camrobust.minimal_eps(model, given, **{**settings, "most": radius}) for radius in range(1, settings["most"] + 1)
     ]
-    for place, smallest in enumerate(found):
+    for place, smallest in enumerate(smallest_radii):
         works = [row[place] is not None for row in tried]
         assert works.index(True) + 1 == smallest if smallest else not any(works)
-    for place, smallest in enumerate(found):
+    for place, smallest in enumerate(smallest_radii):
         works = [alike_after(model, given[place : place + 1], str(place), radius) < 0.9 for radius in range(1, 13)]
         assert works.index(True) + 1 == smallest if smallest else not any(works)
     assert camrobust.minimal_eps(module, given, below=-1, most=2, steps=1, similarity="cosine") == [None] * 3

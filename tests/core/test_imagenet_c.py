@@ -48,8 +48,8 @@ def peer():
 
 def by_peer(peer, name, photo, severity, **keywords):
     """(3, H, W) float64 in [0, 1], before it is cut to 8 bits."""
-    found = getattr(peer, name)(Image.fromarray(photo.permute(1, 2, 0).numpy()), severity, **keywords)
-    return np.moveaxis(np.asarray(found, dtype=np.float64), -1, 0) / 255
+    perturbed = getattr(peer, name)(Image.fromarray(photo.permute(1, 2, 0).numpy()), severity, **keywords)
+    return np.moveaxis(np.asarray(perturbed, dtype=np.float64), -1, 0) / 255
 
 
 @pytest.mark.data
@@ -57,17 +57,17 @@ def by_peer(peer, name, photo, severity, **keywords):
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_deterministic_corruptions_equal_the_peers(name, severity, photos, peer):
     assert len(photos) == PHOTOS
-    found = perturb(photos.float() / 255, f"{name}:{severity}", [str(n) for n in range(PHOTOS)]).numpy()
+    perturbed = perturb(photos.float() / 255, f"{name}:{severity}", [str(n) for n in range(PHOTOS)]).numpy()
     wanted = np.stack([by_peer(peer, name, photo, severity) for photo in photos])
     # One level would be good enough; only rounding is left.
-    assert np.abs(found - wanted).max() <= 0.01 * LEVEL
+    assert np.abs(perturbed - wanted).max() <= 0.01 * LEVEL
 
 
 def test_pixelate_is_pillows_box_both_ways_at_any_size():
     image = torch.randint(0, 256, (3, 67, 93), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for scale in (0.9, 0.6, 0.33, 0.25, 0.02):
-        found = perturb(image[None].float() / 255, f"pixelate:scale={scale}", ["a"])[0]
-        assert np.array_equal((found * 255).round().numpy(), original.pixelate(image.numpy(), scale))
+        perturbed = perturb(image[None].float() / 255, f"pixelate:scale={scale}", ["a"])[0]
+        assert np.array_equal((perturbed * 255).round().numpy(), original.pixelate(image.numpy(), scale))
 
 
 def numbers(name, severity, image="p"):
@@ -91,9 +91,9 @@ class Given:
         return loc + scale * self.normal_numbers
 
     def uniform(self, low, high, size=None):
-        found = low + (high - low) * next(self.uniform_numbers)
-        assert size is None or found.shape == tuple(size)
-        return found
+        perturbed = low + (high - low) * next(self.uniform_numbers)
+        assert size is None or perturbed.shape == tuple(size)
+        return perturbed
 
 
 def fed(monkeypatch, given):
@@ -143,10 +143,10 @@ def test_the_same_angle_gives_the_peers_motion_blur(severity, photos, peer, monk
     fed(monkeypatch, Given(uniform=[share]))
     wanted = by_peer(peer, "motion_blur", photos[4], severity)
     monkeypatch.undo()
-    found = ours("motion_blur", severity, photos[4])
-    assert np.abs(found - wanted).max() <= 0.01 * LEVEL
+    perturbed = ours("motion_blur", severity, photos[4])
+    assert np.abs(perturbed - wanted).max() <= 0.01 * LEVEL
     loop = original.motion_blur(photos[4].double().numpy() / 255, int(values[0]), values[1], 90 * share - 45)
-    assert np.abs(found - loop).max() <= 0.01 * LEVEL
+    assert np.abs(perturbed - loop).max() <= 0.01 * LEVEL
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
@@ -232,8 +232,8 @@ def sampled(name, severity, photo, count=DRAWS):
     """Features of our changes to one photo, with new random numbers each time."""
     clean = photo.float() / 255
     names = [f"{name}-{number}" for number in range(count)]
-    found = torch.cat([perturb(clean[None], f"{name}:{severity}", [one]) for one in names])
-    return np.array([features(change) for change in (found - clean).double().numpy()])
+    perturbed = torch.cat([perturb(clean[None], f"{name}:{severity}", [one]) for one in names])
+    return np.array([features(change) for change in (perturbed - clean).double().numpy()])
 
 
 @pytest.mark.data
@@ -260,15 +260,15 @@ def test_the_comparison_of_distributions_separates_severities(name, photos):
 @pytest.mark.parametrize("name", without_model())
 def test_bits_do_not_depend_on_the_batch_its_order_or_the_threads(name, photos):
     images, names = photos[:3].float() / 255, ["a", "b", "c"]
-    found = perturb(images, f"{name}:4", names)
-    assert torch.equal(found, perturb(images.flip(0), f"{name}:4", names[::-1]).flip(0))
+    perturbed = perturb(images, f"{name}:4", names)
+    assert torch.equal(perturbed, perturb(images.flip(0), f"{name}:4", names[::-1]).flip(0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
     try:
         alone = [perturb(images[n : n + 1], f"{name}:4", [one]) for n, one in enumerate(names)]
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(found, torch.cat(alone))
+    assert torch.equal(perturbed, torch.cat(alone))
 
 
 @pytest.mark.data

@@ -48,16 +48,16 @@ def astronaut():
 @pytest.mark.parametrize("name", [name for name in NAMES if hasattr(reference, name)])
 def test_equals_the_float64_loop(name, severity):
     entry, images = PERTURBATIONS[name], photos()
-    found = perturb(images, f"{name}:{severity}", ["p", "q"], seed=7, dataset="d")
+    perturbed = perturb(images, f"{name}:{severity}", ["p", "q"], seed=7, dataset="d")
     (strength,) = entry.severities[severity - 1]
-    for number, one in enumerate(["p", "q"]):
+    for number, image_id in enumerate(["p", "q"]):
         arguments = []
         if entry.random:
-            draws = Draws.of(7, "d", [one], name, f"{entry.parameters[0].name}={strength:g}", 0)
+            draws = Draws.of(7, "d", [image_id], name, f"{entry.parameters[0].name}={strength:g}", 0)
             shape = (1, 24, 24) if name == "salt_pepper" else (3, 24, 24)
             arguments = [(draws.normal if name in NORMAL else draws.uniform)(shape)[0].numpy()]
         wanted = getattr(reference, name)(images[number].double().numpy(), strength, *arguments)
-        np.testing.assert_allclose(found[number].numpy(), wanted, atol=2e-6)
+        np.testing.assert_allclose(perturbed[number].numpy(), wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
@@ -66,8 +66,8 @@ def test_gaussian_blur_equals_scikit_image(severity, astronaut):
 
     (sigma,) = PERTURBATIONS["gaussian_blur"].severities[severity - 1]
     wanted = gaussian(astronaut[0].double().permute(1, 2, 0).numpy(), sigma, mode="nearest", channel_axis=-1)
-    found = perturb(astronaut, f"gaussian_blur:{severity}", ["a"])[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
+    perturbed = perturb(astronaut, f"gaussian_blur:{severity}", ["a"])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(perturbed.numpy(), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("severity", [1, 5])
@@ -77,8 +77,8 @@ def test_brightness_equals_scikit_images_hsv(severity, astronaut):
     (shift,) = PERTURBATIONS["brightness"].severities[severity - 1]
     hsv = rgb2hsv(astronaut[0].double().permute(1, 2, 0).numpy())
     hsv[..., 2] = np.clip(hsv[..., 2] + shift, 0, 1)
-    found = perturb(astronaut, f"brightness:{severity}", ["a"])[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found.numpy(), hsv2rgb(hsv), atol=2e-6)
+    perturbed = perturb(astronaut, f"brightness:{severity}", ["a"])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(perturbed.numpy(), hsv2rgb(hsv), atol=2e-6)
 
 
 @pytest.mark.parametrize("severity", [1, 5])
@@ -87,8 +87,8 @@ def test_jpeg_is_pillows(severity, astronaut):
     sink = BytesIO()
     pixels = (astronaut[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(sink, "JPEG", quality=int(quality))
-    found = (perturb(astronaut, f"jpeg_compression:{severity}", ["a"])[0] * 255).round().permute(1, 2, 0)
-    np.testing.assert_array_equal(found.numpy(), np.asarray(Image.open(sink)))
+    perturbed = (perturb(astronaut, f"jpeg_compression:{severity}", ["a"])[0] * 255).round().permute(1, 2, 0)
+    np.testing.assert_array_equal(perturbed.numpy(), np.asarray(Image.open(sink)))
 
 
 @pytest.mark.parametrize("rate", [3, 60, 900])
@@ -101,17 +101,17 @@ def test_shot_noise_counts_are_poisson(rate):
     assert np.allclose(counts, counts.round(), atol=1e-3 * max(1, rate))
     top = int(rate)
     steps = np.arange(0, top)
-    found = np.array([(counts.round() <= k).mean() for k in steps])
-    assert np.abs(found - stats.poisson.cdf(steps, mean)).max(initial=0) < 1.63 / np.sqrt(counts.size)
+    shares = np.array([(counts.round() <= k).mean() for k in steps])
+    assert np.abs(shares - stats.poisson.cdf(steps, mean)).max(initial=0) < 1.63 / np.sqrt(counts.size)
 
 
 @pytest.mark.parametrize(("name", "share"), [("impulse_noise", 0.27), ("salt_pepper", 0.2)])
 def test_share_of_replaced_values(name, share):
     grey = torch.full((1, 3, 200, 200), 0.5)
-    found = perturb(grey, f"{name}:5", ["a"])
-    assert abs(float((found == 0).float().mean()) - share / 2) < 0.01
-    assert abs(float((found == 1).float().mean()) - share / 2) < 0.01
-    together = (found[0, 0] != 0.5) & (found[0, 1] != 0.5)
+    perturbed = perturb(grey, f"{name}:5", ["a"])
+    assert abs(float((perturbed == 0).float().mean()) - share / 2) < 0.01
+    assert abs(float((perturbed == 1).float().mean()) - share / 2) < 0.01
+    together = (perturbed[0, 0] != 0.5) & (perturbed[0, 1] != 0.5)
     expected = share if name == "salt_pepper" else share**2
     assert abs(float(together.float().mean()) - expected) < 0.01
 
@@ -120,21 +120,21 @@ def test_share_of_replaced_values(name, share):
 def test_properties(name):
     images = photos(3)
     kept = images.clone()
-    found = perturb(images, f"{name}:4", ["a", "b", "c"], seed=3)
+    perturbed = perturb(images, f"{name}:4", ["a", "b", "c"], seed=3)
     assert torch.equal(images, kept)
-    assert found.shape == images.shape
-    assert found.dtype == torch.float32
-    assert found.min() >= 0
-    assert found.max() <= 1
-    assert found.data_ptr() != images.data_ptr()
-    assert torch.equal(found, perturb(images, f"{name}:4", ["a", "b", "c"], seed=3))
+    assert perturbed.shape == images.shape
+    assert perturbed.dtype == torch.float32
+    assert perturbed.min() >= 0
+    assert perturbed.max() <= 1
+    assert perturbed.data_ptr() != images.data_ptr()
+    assert torch.equal(perturbed, perturb(images, f"{name}:4", ["a", "b", "c"], seed=3))
     backwards = perturb(images.flip(0), f"{name}:4", ["c", "b", "a"], seed=3).flip(0)
     alone = torch.cat([perturb(images[n : n + 1], f"{name}:4", [one], seed=3) for n, one in enumerate("abc")])
     # A mean over a batch may round in the last place; what is drawn may not differ by a bit.
     if PERTURBATIONS[name].random:
-        assert torch.equal(found, backwards)
-        assert torch.equal(found, alone)
-    torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
+        assert torch.equal(perturbed, backwards)
+        assert torch.equal(perturbed, alone)
+    torch.testing.assert_close(perturbed, alone, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_ORDER])
@@ -170,11 +170,11 @@ def test_a_severity_and_its_parameter_are_the_same_draw():
 def test_variants_are_clean_first_and_8_bit():
     image = (photos(1)[0] * 255).to(torch.uint8)
     planned = variants(["gaussian_noise:1,5", "contrast:2"])
-    found = make_variants(image[None], planned, ["a"], "d", 0)[0]
-    assert found.dtype == torch.uint8
-    assert torch.equal(found[0], image)
+    stack = make_variants(image[None], planned, ["a"], "d", 0)[0]
+    assert stack.dtype == torch.uint8
+    assert torch.equal(stack[0], image)
     single = perturb(image[None].float() / 255, planned[1], ["a"], dataset="d")
-    assert torch.equal(found[2], (single[0] * 255).round().to(torch.uint8))
+    assert torch.equal(stack[2], (single[0] * 255).round().to(torch.uint8))
 
 
 def test_specifications_become_variants():
@@ -182,8 +182,8 @@ def test_specifications_become_variants():
     assert [v.severity for v in variants(["contrast:1,3-4"])] == [1, 3, 4]
     assert variants(["contrast:factor=0.5"])[0] == Variant("contrast", None, (0.5,), 0)
     assert variants([{"contrast": {"factor": [0.5, 0.6]}}])[1].strength == "factor=0.6"
-    found = variants([{"gaussian_noise": [1, 3], "replicates": 2}])
-    assert [(v.severity, v.replicate) for v in found] == [(1, 0), (3, 0), (1, 1), (3, 1)]
+    planned = variants([{"gaussian_noise": [1, 3], "replicates": 2}])
+    assert [(v.severity, v.replicate) for v in planned] == [(1, 0), (3, 0), (1, 1), (3, 1)]
     assert len(variants(["preset:noise"])) == 30
     assert variants(["defocus_blur:radius=3,alias=0.1"])[0] == Variant("defocus_blur", None, (3, 0.1), 0)
     curve = variants([{"defocus_blur": {"radius": [3, 5], "alias": 0.25}}])
@@ -339,8 +339,8 @@ def test_presets_hold_the_published_lists():
     assert extra == {"speckle_noise", "gaussian_blur", "spatter", "saturate"}
     assert not extra & set(names)
     for family in ("noise", "blur", "weather", "digital"):
-        found = {variant.perturbation for variant in variants([f"preset:{family}"])}
-        assert {PERTURBATIONS[name].family for name in found} == {family}
+        members = {variant.perturbation for variant in variants([f"preset:{family}"])}
+        assert {PERTURBATIONS[name].family for name in members} == {family}
     listed = {variant.perturbation for name in ("noise", "blur", "weather", "digital")
               for variant in variants([f"preset:{name}"])}  # fmt: skip
     assert listed | {"frost_procedural"} == set(NAMES)
@@ -371,14 +371,14 @@ def test_the_steps_of_a_sequence_draw_independently():
 def test_jpeg_after_is_cut_to_8_bits_and_coded():
     image = (photos(1, 32)[0] * 255).round().to(torch.uint8)
     planned = variants(["gaussian_blur:1", "pixelate:2"])
-    found = make_variants(image[None], planned, ["a"], "d", 0, 85)[0]
-    assert torch.equal(found[0], image)
+    stack = make_variants(image[None], planned, ["a"], "d", 0, 85)[0]
+    assert torch.equal(stack[0], image)
     for place, variant in enumerate(planned, start=1):
         levels = perturb(image[None].float() / 255, variant, ["a"])[0].double().numpy() * 255
         cut = np.floor(levels + 0.001).astype(np.uint8).transpose(1, 2, 0)
         sink = BytesIO()
         Image.fromarray(cut).save(sink, "JPEG", quality=85, optimize=True)
-        np.testing.assert_array_equal(found[place].permute(1, 2, 0).numpy(), np.asarray(Image.open(sink)))
+        np.testing.assert_array_equal(stack[place].permute(1, 2, 0).numpy(), np.asarray(Image.open(sink)))
 
 
 def test_another_image_size_has_a_warning():
@@ -416,9 +416,9 @@ def test_frost_covers_an_image_larger_than_its_photographs():
 def test_every_size_works(name, shape):
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     for severity in (1, 5):
-        found = perturb(images, f"{name}:{severity}", ["a", "b"])
-        assert found.shape == images.shape
-        assert torch.isfinite(found).all()
+        perturbed = perturb(images, f"{name}:{severity}", ["a", "b"])
+        assert perturbed.shape == images.shape
+        assert torch.isfinite(perturbed).all()
 
 
 HAZE = """
@@ -522,12 +522,12 @@ def test_a_wrong_declaration_is_refused(function, severities, error, sentence, o
 @pytest.mark.parametrize("sigma", [0.0, 0.7, 2.44, 19.5, 170.8])
 def test_exact_sums_are_scipys_filter_and_whole_multiples(edge, sigma):
     planes = torch.rand(2, 70, 75, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = smooth_exactly(planes, sigma, edge, truncate=3)
+    smoothed = smooth_exactly(planes, sigma, edge, truncate=3)
     wanted = gaussian_filter(planes.numpy(), (0, sigma, sigma), mode=edge, truncate=3) if sigma else planes.numpy()
-    np.testing.assert_allclose(found.numpy(), wanted, atol=2e-6)
-    assert torch.equal((found * 2.0**50).round() * 2.0**-50, found)
+    np.testing.assert_allclose(smoothed.numpy(), wanted, atol=2e-6)
+    assert torch.equal((smoothed * 2.0**50).round() * 2.0**-50, smoothed)
     # In reversed order, hence with reversed sums, not a bit may differ.
-    assert torch.equal(smooth_exactly(planes.flip(1, 2), sigma, edge, truncate=3).flip(1, 2), found)
+    assert torch.equal(smooth_exactly(planes.flip(1, 2), sigma, edge, truncate=3).flip(1, 2), smoothed)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 2.44])
