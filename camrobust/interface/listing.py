@@ -12,7 +12,7 @@ KINDS = ("cams", "perturbations", "similarities", "segments", "models")
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
-    """One row per entry of a registry, with the facts that a user chooses by.
+    """One row per entry of a registry, with the facts that users choose by.
 
     Args:
         kind: one of `KINDS`.
@@ -30,14 +30,14 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
 def _cams() -> list[dict[str, Any]]:
     return [
         {
-            "name": one.name,
-            "needs": one.needs,
-            "cost": one.cost,
-            "map": "signed" if one.signed else "not negative",
-            "year": one.year,
-            "source": one.source,
+            "name": cam.name,
+            "needs": cam.needs,
+            "cost": cam.cost,
+            "map": "signed" if cam.signed else "not negative",
+            "year": cam.year,
+            "source": cam.source,
         }
-        for one in CAMS
+        for cam in CAMS
     ]
 
 
@@ -65,15 +65,15 @@ def _similarities() -> list[dict[str, Any]]:
         rbo,
         *(
             {
-                "name": one.name,
-                "compares": one.takes,
-                "range": f"{one.low:g} to {_bound(one.high)}",
-                "direction": one.direction,
-                "unit": one.unit,
-                "measured": "by default" if one.default else "if asked for",
-                "source": one.source,
+                "name": measure.name,
+                "compares": measure.takes,
+                "range": f"{measure.low:g} to {_bound(measure.high)}",
+                "direction": measure.direction,
+                "unit": measure.unit,
+                "measured": "by default" if measure.default else "if asked for",
+                "source": measure.source,
             }
-            for one in SIMILARITIES
+            for measure in SIMILARITIES
         ),
     ]
 

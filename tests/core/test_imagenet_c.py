@@ -91,9 +91,9 @@ class Given:
         return loc + scale * self.normal_numbers
 
     def uniform(self, low, high, size=None):
-        perturbed = low + (high - low) * next(self.uniform_numbers)
-        assert size is None or perturbed.shape == tuple(size)
-        return perturbed
+        numbers = low + (high - low) * next(self.uniform_numbers)
+        assert size is None or numbers.shape == tuple(size)
+        return numbers
 
 
 def fed(monkeypatch, given):

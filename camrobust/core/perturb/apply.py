@@ -124,8 +124,6 @@ def perturb(
     The random numbers of an image depend only on (seed, dataset, image id, perturbation, strength, replicate). The
     batch, its order, the worker and the machine change nothing.
 
-        noisy = perturb(images, "gaussian_noise:3", ["a.jpg", "b.jpg"])
-
     Args:
         images: (B, 3, H, W) float32 in [0, 1], before the model's normalisation.
         variant: such as "gaussian_noise:3", "gaussian_noise:sigma=0.05" or "fog:2+gaussian_noise:3".
@@ -140,6 +138,14 @@ def perturb(
     Raises:
         UserError: an unknown perturbation or strength, or several of them.
         ValueError: images of another shape, or not one id per image.
+
+    Examples:
+        >>> import torch
+        >>> from camrobust.core.perturb import perturb
+        >>> photos = torch.full((2, 3, 16, 16), 0.5)
+        >>> noisy = perturb(photos, "gaussian_noise:sigma=0.05", image_ids=["cat", "dog"])
+        >>> noisy.shape, torch.equal(noisy[0], noisy[1])
+        (torch.Size([2, 3, 16, 16]), False)
     """
     _check_names("perturb", images, image_ids)
     if isinstance(variant, str):

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
-from camrobust.core.explain.evidence import Network, predicted
+from camrobust.core.explain.evidence import predicted
+from camrobust.core.explain.network import Network
 from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
 
