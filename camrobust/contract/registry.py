@@ -1,4 +1,4 @@
-"""Named tables of methods: they refuse duplicates and suggest near names."""
+"""Tables of methods by name, which refuse duplicates and suggest near names."""
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -9,22 +9,22 @@ from camrobust.contract.quoting import short
 
 
 class Named(Protocol):
-    """Anything that a registry can hold."""
+    """An entry of a registry."""
 
     @property
     def name(self) -> str:
-        """The value that stands in users' result tables; it never changes meaning."""
+        """The name in users' result tables; its meaning never changes."""
 
 
 Entry = TypeVar("Entry", bound=Named)
 
 
 LISTED = 40
-"""Longest list of names that a message spells out."""
+"""Longest list of names that a message shows in full."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table: nearest match first, then all of them (of many, the nearest)."""
+    """The error for an unknown name: it tells the nearest match and all names, or of many names the nearest."""
     names, given = sorted(known), short(name)
     near = get_close_matches(given, names, n=8, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
@@ -44,7 +44,7 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
-        """Take in one entry.
+        """Add an entry.
 
         Raises:
             ValueError: its name is taken.
@@ -58,7 +58,7 @@ class Registry(Generic[Entry]):
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> Entry:
-        """The entry of that name; raises UserError with the nearest match and the list."""
+        """The entry of that name; raises UserError for an unknown one."""
         if name not in self._entries:
             raise unknown(self.kind, name, self._entries)
         return self._entries[name]

@@ -1,50 +1,14 @@
-"""The ways to cut an image into segments: facts without torch, so that a configuration can be checked by them."""
+"""The ways to cut an image into segments: facts without torch, so that a configuration can be checked."""
 
-import math
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from math import inf
 from typing import Any
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import shown
+from camrobust.contract.parameters import Parameter
 from camrobust.contract.registry import Registry, unknown
-
-LARGEST = sys.float_info.max
-"""So that infinity, which JSON does not know, is refused."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A number that a segmenter takes.
-
-    Attributes:
-        name: of the keyword argument.
-        default: where none is given; an int means that only whole numbers are taken.
-        low: least value.
-        high: largest value.
-        meaning: what it does, with its unit.
-    """
-
-    name: str
-    default: float
-    low: float
-    high: float
-    meaning: str
-
-    def check(self, value: object, method: str) -> float:
-        """The value as this parameter's type of number; UserError where it is none or out of range."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        whole = isinstance(self.default, int)
-        if number and self.low <= value <= min(self.high, LARGEST) and not (whole and value != int(value)):  # type: ignore[operator, call-overload]
-            return type(self.default)(value)  # type: ignore[arg-type]
-        kind = "a whole number" if whole else "a number"
-        bounds = f"of at least {self.low:g}" if math.isinf(self.high) else f"from {self.low:g} to {self.high:g}"
-        raise UserError(
-            f"segments: {self.name} of {method} must be {kind} {bounds} ({self.meaning}), got {shown(value)}; "
-            f"the default is {self.default:g}"
-        )
 
 
 @dataclass(frozen=True)
@@ -53,85 +17,79 @@ class Segmenter:
 
     Attributes:
         name: as it stands in configurations.
-        function: module:function of images (B, 3, H, W) and the parameters to labels (B, H, W) int64, 0 … m-1.
-        parameters: what it takes.
-        deterministic: same image, same labels.
+        function: "module:function"; it takes images (B, 3, H, W) and the parameters, and returns labels (B, H, W)
+            int64, 0 … m-1.
         source: where it is defined, and whose code computes it.
+        parameters: of the function; each has a default.
+        deterministic: the same image always has the same labels.
     """
 
     name: str
     function: str
-    parameters: tuple[Parameter, ...]
-    deterministic: bool
     source: str
+    parameters: tuple[Parameter, ...]
+    deterministic: bool = True
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, float]:
-        """All parameters, checked, with defaults where none are given.
+        """Check the parameters and fill in the defaults.
 
         Raises:
-            UserError: an unknown parameter (with the nearest one) or a value out of its range.
+            UserError: an unknown parameter (the message names the nearest one), or a value out of its bounds.
         """
-        known = {one.name: one for one in self.parameters}
+        known = {parameter.name: parameter for parameter in self.parameters}
         for name in given:
             if name not in known:
                 raise UserError(f"segments: {unknown(f'parameter of {self.name}', name, known)}")
-        return {name: one.check(given.get(name, one.default), self.name) for name, one in known.items()}
+        return {
+            name: parameter.check(
+                given.get(name, parameter.default), "segments", self.name, f"the default is {parameter.default:g}"
+            )
+            for name, parameter in known.items()
+        }
 
     def load(self) -> Callable[..., Any]:
-        """The function."""
+        """The function; this imports torch."""
         module, _, name = self.function.partition(":")
-        found: Callable[..., Any] = getattr(import_module(module), name)
-        return found
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
 
 
 SEGMENTERS: Registry[Segmenter] = Registry("segmenter")
 DEFAULT = "quickshift"
 
-SEGMENTERS.add(
-    Segmenter(
-        "quickshift",
-        "camrobust.core.segments.quickshift:quickshift",
-        (
-            Parameter("kernel_size", 4.0, 1, 50, "px, width of the density kernel"),
-            Parameter("max_dist", 200.0, 0, math.inf, "cut-off of the tree, larger gives fewer segments"),
-            Parameter("ratio", 0.2, 0, 1, "weight of colour against position"),
-        ),
-        deterministic=True,
-        source="Vedaldi & Soatto 2008; labels as scikit-image's",
-    )
+
+def _add(name: str, function: str, source: str, **parameters: Parameter) -> None:
+    named = tuple(replace(parameter, name=argument) for argument, parameter in parameters.items())
+    SEGMENTERS.add(Segmenter(name, function, source, named))
+
+
+_add(
+    "quickshift",
+    "camrobust.core.segments.quickshift:quickshift",
+    "Vedaldi & Soatto 2008; labels as scikit-image's",
+    kernel_size=Parameter(1, 50, "px", "width of the density kernel", default=4.0),
+    max_dist=Parameter(0, inf, "", "cut-off of the tree, larger gives fewer segments", default=200.0),
+    ratio=Parameter(0, 1, "", "weight of colour against position", default=0.2),
 )
-SEGMENTERS.add(
-    Segmenter(
-        "slic",
-        "camrobust.core.segments:slic",
-        (
-            Parameter("n_segments", 50, 1, 100_000, "segments to begin with"),
-            Parameter("compactness", 10.0, 1e-6, 1e6, "weight of position against colour"),
-            Parameter("sigma", 0.0, 0, 50, "px, smoothing before"),
-        ),
-        deterministic=True,
-        source="Achanta et al. 2012, by scikit-image",
-    )
+_add(
+    "slic",
+    "camrobust.core.segments:slic",
+    "Achanta et al. 2012, by scikit-image",
+    n_segments=Parameter(1, 100_000, "", "segments to begin with", whole=True, default=50),
+    compactness=Parameter(1e-6, 1e6, "", "weight of position against colour", default=10.0),
+    sigma=Parameter(0, 50, "px", "smoothing before", default=0.0),
 )
-SEGMENTERS.add(
-    Segmenter(
-        "felzenszwalb",
-        "camrobust.core.segments:felzenszwalb",
-        (
-            Parameter("scale", 200.0, 1e-6, 1e9, "larger gives larger segments"),
-            Parameter("sigma", 0.8, 0, 50, "px, smoothing before"),
-            Parameter("min_size", 100, 1, 10**9, "px, smaller segments are merged"),
-        ),
-        deterministic=True,
-        source="Felzenszwalb & Huttenlocher 2004, by scikit-image",
-    )
+_add(
+    "felzenszwalb",
+    "camrobust.core.segments:felzenszwalb",
+    "Felzenszwalb & Huttenlocher 2004, by scikit-image",
+    scale=Parameter(1e-6, 1e9, "", "larger gives larger segments", default=200.0),
+    sigma=Parameter(0, 50, "px", "smoothing before", default=0.8),
+    min_size=Parameter(1, 10**9, "px", "smaller segments are merged", whole=True, default=100),
 )
-SEGMENTERS.add(
-    Segmenter(
-        "grid",
-        "camrobust.core.segments:grid",
-        (Parameter("cells", 7, 1, 4096, "rows and columns of the grid"),),
-        deterministic=True,
-        source="camrobust; blind to the image",
-    )
+_add(
+    "grid",
+    "camrobust.core.segments:grid",
+    "camrobust; blind to the image",
+    cells=Parameter(1, 4096, "", "rows and columns of the grid", whole=True, default=7),
 )

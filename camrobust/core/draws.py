@@ -1,7 +1,7 @@
-"""Random streams: a draw is a pure function of what it is for, never of batch, order, worker or machine.
+"""Random streams: a draw depends on its names alone, never on the batch, the order, the worker or the machine.
 
-Philox-4x32-10 (Salmon et al. 2011) in integer tensor operations, keyed per image by a hash of (run seed, dataset,
-image id, purpose, strength, replicate). Nothing here touches a global generator.
+The generator is Philox-4x32-10 (Salmon et al. 2011) in integer tensor operations. Its key for each image is a hash of
+(run seed, dataset, image id, purpose, strength, replicate). No global generator is touched.
 """
 
 import hashlib
@@ -53,11 +53,11 @@ def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
 
 
 def _rounds(counters: list[Tensor], k0: Tensor | int, k1: Tensor | int) -> list[Tensor]:
-    """The ten rounds on four words and two keys of any shapes that broadcast."""
+    """The ten rounds on four words and two keys, which may have any shapes that broadcast."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
     for _ in range(ROUNDS):
-        # The 64-bit products wrap around in int64; their lower 32 bits and, shifted, their upper ones are still true.
-        # What stands above 32 bits in c1 and c3 is cut off where they are next used.
+        # The 64-bit products wrap around in int64, but their lower 32 bits and, shifted, their upper 32 bits are right.
+        # Bits above 32 in c1 and c3 are cut off at their next use.
         first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0 = (second >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(MASK)
         c2 = (first >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(MASK)
@@ -68,13 +68,13 @@ def _rounds(counters: list[Tensor], k0: Tensor | int, k1: Tensor | int) -> list[
 
 @cache
 def _kernel() -> Callable[..., Tensor]:
-    """The same as one kernel for every number, which torch compiles: the rounds as operations are 130 launches."""
-    made: Callable[..., Tensor] = jiterator._create_jit_fn(CUDA_SOURCE, call=0)  # noqa: SLF001 - its only name
-    return made
+    """The same generator as one CUDA kernel, compiled by torch; as tensor operations it would take 130 launches."""
+    kernel: Callable[..., Tensor] = jiterator._create_jit_fn(CUDA_SOURCE, call=0)  # noqa: SLF001 - it has no public name
+    return kernel
 
 
 def _words(fields: Sequence[object]) -> tuple[int, int, int, int]:
-    """128 bits that name a stream; every field is preceded by its length, so that no two lists collide."""
+    """128 bits that name a stream. Each field is hashed after its length, so that no two lists collide."""
     digest = hashlib.blake2b(digest_size=16)
     for field in fields:
         text = str(field).encode()
@@ -87,13 +87,16 @@ def _words(fields: Sequence[object]) -> tuple[int, int, int, int]:
 class Draws:
     """One random stream per image; every call takes the next numbers of each stream.
 
-    Uniform numbers have 24 bits and are exact. Normal numbers are computed in float64 and rounded to float32, so that
-    a last-place difference in a logarithm or cosine (another machine, a GPU) survives in about one of 10**8 numbers
-    and then changes the last place only.
+    Uniform numbers have 24 bits and are exact. Normal numbers are computed in float64 and rounded to float32. Another
+    machine or a GPU may compute a logarithm or cosine with another last place; this survives the rounding in about one
+    of 10**8 numbers, and then changes its last place only.
+
+        draws = Draws.of(0, "val", ["a.jpg", "b.jpg"], "gaussian_noise", "sigma=0.08", 0)
+        noise = draws.normal((3, 224, 224))  # (2, 3, 224, 224)
 
     Args:
-        words: for each image the 128 bits that name its stream.
-        device: where numbers are made.
+        words: for each image, the 128 bits that name its stream.
+        device: of the numbers.
     """
 
     def __init__(self, words: Sequence[tuple[int, int, int, int]], device: str | torch.device = "cpu") -> None:
@@ -117,20 +120,20 @@ class Draws:
         replicate: int,
         device: str | torch.device = "cpu",
     ) -> "Draws":
-        """Streams of some images for one purpose, for example a perturbation at one strength."""
+        """Streams of images for one purpose, for example a perturbation at one strength."""
         words = [_words((seed, dataset, image, purpose, strength, replicate)) for image in image_ids]
         return cls(words, device)
 
     @classmethod
     def join(cls, parts: Sequence["Draws"]) -> "Draws":
-        """The streams of several, in their order, from their beginning."""
+        """The streams of several `Draws` in their order, from their beginning."""
         joined = cls([words for part in parts for words in part._words], parts[0].device)  # noqa: SLF001 - its own class
-        # Copied now: later a copy would wait for all that a GPU has been asked for in the meantime.
+        # Copied to the device now; a later copy would wait for all work queued on the GPU in between.
         joined._keys  # noqa: B018
         return joined
 
     def apart(self, purpose: str) -> "Draws":
-        """Streams of the same images for another purpose, from their beginning; these here stay where they are."""
+        """New streams of the same images for another purpose; the streams of this object do not advance."""
         return Draws([_words((*words, purpose)) for words in self._words], self.device)
 
     def __len__(self) -> int:
@@ -144,15 +147,15 @@ class Draws:
             places = torch.arange(count, device=self.device)[None]
             return _kernel()(places, *self._keys.unbind(dim=1), call=self._call - 1).reshape(len(self), *shape)
         blocks = torch.arange(-(-count // 4), device=self.device)[None]
-        # Few blocks at a time stay in the cache.
+        # Small groups of blocks stay in the processor's cache.
         step = max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
-        found = torch.empty(len(self), blocks.shape[1], 4, dtype=torch.int64, device=self.device)
+        numbers = torch.empty(len(self), blocks.shape[1], 4, dtype=torch.int64, device=self.device)
         for start in range(0, len(self), step):
             k0, k1, c2, c3 = self._keys[start : start + step].unbind(dim=1)
             words = _rounds([blocks, torch.full_like(blocks, self._call - 1), c2, c3], k0, k1)
             for place, word in enumerate(words):
-                found[start : start + step, :, place] = word
-        return found.flatten(1)[:, :count].reshape(len(self), *shape)
+                numbers[start : start + step, :, place] = word
+        return numbers.flatten(1)[:, :count].reshape(len(self), *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) float32 in [0, 1), multiples of 2**-24, bit-equal on every device."""

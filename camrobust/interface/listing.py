@@ -44,22 +44,17 @@ def _cams() -> list[dict[str, Any]]:
 def _perturbations() -> list[dict[str, Any]]:
     return [
         {
-            "name": perturbation.name,
-            "family": perturbation.family,
-            "parameter": ", ".join(perturbation.parameters),
-            "unit": perturbation.unit,
-            "severity 1 to 5": " ".join(_strength(strength) for strength in perturbation.severities),
-            "chosen for": "any size" if perturbation.size is None else f"{perturbation.size} px",
-            "random": "yes" if perturbation.random else "no",
-            "needs": "model" if perturbation.needs_model else "image",
-            "source": perturbation.source,
+            "name": entry.name,
+            "family": entry.family,
+            "parameters": "; ".join(map(str, entry.parameters)),
+            "severity 1 to 5": " ".join(",".join(f"{value:g}" for value in strength) for strength in entry.severities),
+            "chosen for": "any size" if entry.size is None else f"{entry.size} px",
+            "random": "yes" if entry.random else "no",
+            "needs": "model" if entry.needs_model else "image",
+            "source": entry.source,
         }
-        for perturbation in PERTURBATIONS
+        for entry in PERTURBATIONS
     ]
-
-
-def _strength(strength: Any) -> str:
-    return ",".join(f"{value:g}" for value in strength) if isinstance(strength, tuple) else f"{strength:g}"
 
 
 def _similarities() -> list[dict[str, Any]]:
@@ -86,12 +81,12 @@ def _similarities() -> list[dict[str, Any]]:
 def _segments() -> list[dict[str, Any]]:
     return [
         {
-            "name": method.name,
-            "parameters": "; ".join(f"{p.name} = {p.default:g} ({p.meaning})" for p in method.parameters),
-            "deterministic": "yes" if method.deterministic else "no",
-            "source": method.source,
+            "name": segmenter.name,
+            "parameters": "; ".join(map(str, segmenter.parameters)),
+            "deterministic": "yes" if segmenter.deterministic else "no",
+            "source": segmenter.source,
         }
-        for method in SEGMENTERS
+        for segmenter in SEGMENTERS
     ]
 
 

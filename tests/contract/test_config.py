@@ -252,7 +252,10 @@ def test_a_strength_that_no_float_holds_is_told():
     from camrobust.core.perturb import variants
 
     said = refused(variants, [{"gaussian_noise": {"sigma": 10**400}}])
-    assert said.startswith("perturbations: gaussian_noise: sigma must be a number, got a number of 1329 bits")
+    assert said.startswith(
+        "perturbations: sigma of gaussian_noise must be a number of at least 0 (share of the pixel range), got a "
+        "number of 1329 bits"
+    )
 
 
 def test_data_from_python_is_bounded_too():

@@ -1,6 +1,7 @@
-"""Attacks on the prediction and on the map: against torchattacks, plain loops and brute force."""
+"""Attacks on the prediction and on the map, compared with torchattacks, plain loops and brute force."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def predictions(model, given):
 
 
 class Normalised(nn.Module):
-    """As the attack library wants it: images in [0, 1] in, logits out."""
+    """A module for torchattacks: it takes images in [0, 1] and returns logits."""
 
     def __init__(self, model):
         super().__init__()
@@ -96,9 +97,11 @@ def test_steps_of_whole_levels_lead_where_torchattacks_goes(resnet, steps, share
     theirs = torchattacks.PGD(Normalised(model).eval(), eps=4 / 255, alpha=1 / 255, steps=steps, random_start=False)
     wanted = theirs(given, classes) * 255
     ball = ball_around(given, radii(4, len(given)))
-    found = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), column(radii(1, len(given))))
-    # A gradient of 0 within rounding has either sign, and every step adds to that, on some processors more.
-    assert ((found - wanted).abs() < 1e-2).float().mean() > share
+    attacked_levels = ascend(
+        ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), column(radii(1, len(given)))
+    )
+    # A gradient that is 0 up to rounding may have either sign; every step adds to that, on some processors more.
+    assert ((attacked_levels - wanted).abs() < 1e-2).float().mean() > share
 
 
 @pytest.mark.data
@@ -112,8 +115,8 @@ def test_an_l2_ascent_is_torchattacks(resnet, steps, alike):
     wanted = theirs(given, classes) * 255
     ball = ball_around(given, radii(2 * 255, len(given)), 2)
     size = column(radii(0.5 * 255, len(given)))
-    found = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), size)
-    moved, other = ((one - given * 255).flatten(1) for one in (found, wanted))
+    attacked_levels = ascend(ball, cross_entropy_gradient(model, classes), radii(steps, len(given)), size)
+    moved, other = ((levels - given * 255).flatten(1) for levels in (attacked_levels, wanted))
     assert torch.cosine_similarity(moved, other).min() > alike
     torch.testing.assert_close(moved.norm(dim=1), other.norm(dim=1), rtol=0.03, atol=0)
 
@@ -124,8 +127,8 @@ def test_fgsm_is_the_sign_of_the_gradient(toy):
     logits = toy.network.module(toy.normalise(leaf))
     nn.functional.cross_entropy(logits, logits.argmax(dim=1), reduction="sum").backward()
     wanted = (given * 255 + 4 * leaf.grad.sign()).clamp(0, 255)
-    found = attacked(toy, given, "fgsm:3") * 255
-    assert ((found - wanted).abs() < 1e-3).float().mean() > 0.9999
+    attacked_levels = attacked(toy, given, "fgsm:3") * 255
+    assert ((attacked_levels - wanted).abs() < 1e-3).float().mean() > 0.9999
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -163,8 +166,8 @@ def test_attacks_on_the_prediction_lower_it(toy):
 def test_images_of_one_batch_take_their_own_strengths(toy):
     given, planned = images(1).expand(3, -1, -1, -1), variants(["pgd:epsilon=1,steps=2,step=1", "pgd:1", "pgd:4"])
     together = attack(toy, given, planned, ["a"] * 3, "set", 0)
-    for place, one in enumerate(planned):
-        alone = attack(toy, given[:1], [one], ["a"], "set", 0)
+    for place, variant in enumerate(planned):
+        alone = attack(toy, given[:1], [variant], ["a"], "set", 0)
         assert ((together[place] - alone[0]).abs() < 1e-3).float().mean() > 0.999
 
 
@@ -226,7 +229,7 @@ def test_every_differentiable_cam_can_be_attacked(cam):
 
 
 def alike_after(model, given, name, radius):
-    """How alike the maps of one image are before and after an attack of that radius, by the attack itself."""
+    """The similarity of one image's maps before and after an attack of that radius."""
     draws = Draws.of(0, "minimal_eps", [name], "gradcam", f"epsilon={radius}", 0)
     made = attack_map(model, given, radii(radius, 1), radii(6, 1), radii(radius / 4, 1), draws)
     first, second = (camrobust.explain(model, one)["gradcam"].flatten(1) for one in (given, made))
@@ -238,14 +241,15 @@ def test_the_smallest_radius_is_that_of_trying_all():
     model = wrap(copy.deepcopy(module), image_size=SIZE)
     given = images(3)
     settings = {"below": 0.9, "most": 12, "steps": 6, "similarity": "cosine"}
-    found = camrobust.minimal_eps(module, given, **settings)
+    smallest_radii = camrobust.minimal_eps(module, given, **settings)
+    assert any(smallest_radii), "no radius succeeds, so that nothing would be compared"
     tried = [
         camrobust.minimal_eps(model, given, **{**settings, "most": radius}) for radius in range(1, settings["most"] + 1)
     ]
-    for place, smallest in enumerate(found):
+    for place, smallest in enumerate(smallest_radii):
         works = [row[place] is not None for row in tried]
         assert works.index(True) + 1 == smallest if smallest else not any(works)
-    for place, smallest in enumerate(found):
+    for place, smallest in enumerate(smallest_radii):
         works = [alike_after(model, given[place : place + 1], str(place), radius) < 0.9 for radius in range(1, 13)]
         assert works.index(True) + 1 == smallest if smallest else not any(works)
     assert camrobust.minimal_eps(module, given, below=-1, most=2, steps=1, similarity="cosine") == [None] * 3
@@ -280,35 +284,51 @@ def test_variants_that_need_a_model_wait_for_it():
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("fgsm:epsilon=0", "fgsm: epsilon must be 1 to 255 \\(1/255\\), got 0"),
-        ("fgsm:epsilon=1.5", "fgsm: epsilon must be a whole number"),
-        ("pgd:epsilon=4,steps=0,step=1", "pgd: steps must be 1 to 1000"),
-        ("pgd:epsilon=4,steps=5,step=0", "pgd: step must be 0.001 to 255"),
-        ("pgd:epsilon=4", "pgd needs epsilon, steps, step; steps, step are missing"),
-        ("pgd_l2:epsilon=-1,steps=5,step=1", "pgd_l2: epsilon must be"),
-        ("pgd_targeted:epsilon=4,steps=5,step=1,target=-2", "pgd_targeted: target must be"),
-        ("fgsm:2+contrast:3", "'fgsm' is made for every model anew"),
+        (
+            "fgsm:epsilon=0",
+            "epsilon of fgsm must be a whole number from 1 to 255 (1/255), got 0; severities 1 to 5 have 1, 2",
+        ),
+        ("fgsm:epsilon=1.5", "epsilon of fgsm must be a whole number from 1 to 255 (1/255), got 1.5; "),
+        ("pgd:epsilon=4,steps=0,step=1", "steps of pgd must be a whole number from 1 to 1000 (count), got 0; "),
+        ("pgd:epsilon=4,steps=5,step=0", "step of pgd must be a number from 0.001 to 255 (1/255), got 0; "),
+        ("pgd:epsilon=4", "pgd must have values for epsilon, steps, step; add steps, step"),
+        (
+            "pgd_l2:epsilon=-1,steps=5,step=1",
+            "epsilon of pgd_l2 must be a number from 0.01 to 1000 (ℓ2 norm of pixels in",
+        ),
+        (
+            "pgd_targeted:epsilon=4,steps=5,step=1,target=-2",
+            "target of pgd_targeted must be a whole number from -1 to 1e+06 (class (-1: the least likely)), got -2; ",
+        ),
+        ("fgsm:2+contrast:3", "'fgsm' depends on the model, so it cannot be a step of a sequence; use it alone"),
     ],
 )
-def test_what_cannot_be_has_a_sentence(spec, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_a_wrong_strength_is_refused_in_one_sentence(spec, sentence):
+    with pytest.raises(UserError, match=re.escape(f"perturbations: {sentence}")):
         variants([spec])
 
 
-def test_where_there_is_no_model_there_is_no_attack(tmp_path):
+def test_an_attack_needs_a_model_and_fit_settings(tmp_path):
     with pytest.raises(UserError, match=r"'pgd' needs a model; use camrobust\.attack"):
         perturb(images(1), "pgd:3", ["a"])
     from camrobust.interface.contact_sheet import sheet
 
     with pytest.raises(UserError, match="sheet: 'pgd' needs a model"):
         sheet("photo.jpg", str(tmp_path / "sheet.png"), perturbations=["pgd"])
+    toy = wrap(seeded(Pooled()), image_size=SIZE)
+    for mixed in (["contrast:3", "contrast:4"], ["fgsm:1", "pgd:1"]):
+        planned = variants(mixed)
+        sentence = "attack: planned must hold variants of one perturbation that needs a model, got "
+        with pytest.raises(ValueError, match=sentence):
+            attack(toy, images(2), planned, ["a", "b"], "set", 0)
     with pytest.raises(UserError, match="must be one strength of a perturbation that needs a model"):
         camrobust.attack(seeded(Pooled()), images(1), "contrast:3")
-    model = wrap(seeded(Pooled()), image_size=SIZE)
     few = (images(1), radii(1, 1), radii(1, 1), radii(1, 1), Draws.of(0, "", ["a"], "", "", 0))
-    with pytest.raises(UserError, match="'eigencam' has no derivative"):
-        attack_map(model, *few, cam="eigencam")
-    with pytest.raises(UserError, match="objective must be one of top, centre, region, got 'far'"):
-        attack_map(model, *few, objective="far")
+    with pytest.raises(
+        UserError, match="cam_attack: cam must be differentiable, got 'eigencam'; choose one of cam, gradcam,"
+    ):
+        attack_map(toy, *few, cam="eigencam")
+    with pytest.raises(UserError, match="unknown objective of cam_attack 'far'; known: centre, region, top"):
+        attack_map(toy, *few, objective="far")
     with pytest.raises(UserError, match="similarity must compare positions, got 'ssim'"):
         camrobust.minimal_eps(seeded(Pooled()), images(1), similarity="ssim")

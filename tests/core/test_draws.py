@@ -29,16 +29,16 @@ def streams(ids=("a", "b", "c"), **changes):
 
 @pytest.mark.parametrize(("counter", "key", "wanted"), KNOWN)
 def test_philox_gives_random123s_known_answers(counter, key, wanted):
-    found = philox4x32(torch.tensor([counter]), key)[0].tolist()
-    assert " ".join(f"{value:08x}" for value in found) == wanted
-    assert plain_philox(counter, key) == found
+    words = philox4x32(torch.tensor([counter]), key)[0].tolist()
+    assert " ".join(f"{value:08x}" for value in words) == wanted
+    assert plain_philox(counter, key) == words
 
 
 def test_philox_equals_plain_integers_on_many_counters():
     counters = torch.randint(0, 2**32, (200, 4), generator=torch.Generator().manual_seed(0))
     key = (0x01234567, 0x89ABCDEF)
-    found = philox4x32(counters, key)
-    assert found.tolist() == [plain_philox(counter, key) for counter in counters.tolist()]
+    words = philox4x32(counters, key)
+    assert words.tolist() == [plain_philox(counter, key) for counter in counters.tolist()]
 
 
 def test_uniform_is_exact_24_bit_and_uniform():
@@ -59,8 +59,8 @@ def test_normal_is_normal():
 def test_an_image_draws_the_same_whatever_its_company_and_order(kind):
     together = getattr(streams(), kind)((3, 5, 7))
     backwards = getattr(streams(("c", "b", "a")), kind)((3, 5, 7))
-    alone = torch.cat([getattr(streams((one,)), kind)((3, 5, 7)) for one in "abc"])
-    joined = getattr(Draws.join([streams((one,)) for one in "abc"]), kind)((3, 5, 7))
+    alone = torch.cat([getattr(streams((image_id,)), kind)((3, 5, 7)) for image_id in "abc"])
+    joined = getattr(Draws.join([streams((image_id,)) for image_id in "abc"]), kind)((3, 5, 7))
     assert torch.equal(together, backwards.flip(0))
     assert torch.equal(together, alone)
     assert torch.equal(together, joined)
@@ -93,5 +93,5 @@ def test_another_process_with_another_number_of_threads_draws_the_same_bytes():
         "d = Draws.of(1, 'd', ['a'], 'noise', 'sigma=1', 0)\n"
         "import sys; sys.stdout.buffer.write(d.normal((70001,)).numpy().tobytes())"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert found == streams(["a"]).normal((70001,)).numpy().tobytes()
+    written = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert written == streams(["a"]).normal((70001,)).numpy().tobytes()

@@ -1,5 +1,6 @@
-"""Against imagecorruptions-imaug and against the original's formulas, where that one departs from them."""
+"""Compared with imagecorruptions-imaug, and with the original's formulas where imagecorruptions departs from them."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -20,11 +21,13 @@ from tests.reference import imagenet_c as original
 DETERMINISTIC = (
     "brightness", "contrast", "defocus_blur", "gaussian_blur", "jpeg_compression", "pixelate", "saturate", "zoom_blur",
 )  # fmt: skip
-SAME_LAW = (
+SAME_DISTRIBUTION = (
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur", "snow", "fog",
     "spatter",
 )  # fmt: skip
 RANDOM = [name for name in without_model() if PERTURBATIONS[name].random]
+SEVERITIES = (1, 2, 3, 4, 5) if os.environ.get("CAMROBUST_ALL") else (1, 5)
+"""Two by default, which take every branch: both kernels of defocus, water and mud, both kinds of elastic strengths."""
 PHOTOS = 30
 LEVEL = 1 / 255
 
@@ -38,37 +41,37 @@ def photos(shared_data):
 
 @pytest.fixture(scope="module")
 def peer():
-    import imagecorruptions.corruptions as found
+    import imagecorruptions.corruptions
 
-    return found
+    return imagecorruptions.corruptions
 
 
 def by_peer(peer, name, photo, severity, **keywords):
     """(3, H, W) float64 in [0, 1], before it is cut to 8 bits."""
-    found = getattr(peer, name)(Image.fromarray(photo.permute(1, 2, 0).numpy()), severity, **keywords)
-    return np.moveaxis(np.asarray(found, dtype=np.float64), -1, 0) / 255
+    perturbed = getattr(peer, name)(Image.fromarray(photo.permute(1, 2, 0).numpy()), severity, **keywords)
+    return np.moveaxis(np.asarray(perturbed, dtype=np.float64), -1, 0) / 255
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_deterministic_ones_are_the_peers(name, severity, photos, peer):
+def test_deterministic_corruptions_equal_the_peers(name, severity, photos, peer):
     assert len(photos) == PHOTOS
-    found = perturb(photos.float() / 255, f"{name}:{severity}", [str(n) for n in range(PHOTOS)]).numpy()
+    perturbed = perturb(photos.float() / 255, f"{name}:{severity}", [str(n) for n in range(PHOTOS)]).numpy()
     wanted = np.stack([by_peer(peer, name, photo, severity) for photo in photos])
-    # What is asked for is one level; what is there is rounding.
-    assert np.abs(found - wanted).max() <= 0.01 * LEVEL
+    # One level would be good enough; only rounding is left.
+    assert np.abs(perturbed - wanted).max() <= 0.01 * LEVEL
 
 
 def test_pixelate_is_pillows_box_both_ways_at_any_size():
     image = torch.randint(0, 256, (3, 67, 93), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for scale in (0.9, 0.6, 0.33, 0.25, 0.02):
-        found = perturb(image[None].float() / 255, f"pixelate:scale={scale}", ["a"])[0]
-        assert np.array_equal((found * 255).round().numpy(), original.pixelate(image.numpy(), scale))
+        perturbed = perturb(image[None].float() / 255, f"pixelate:scale={scale}", ["a"])[0]
+        assert np.array_equal((perturbed * 255).round().numpy(), original.pixelate(image.numpy(), scale))
 
 
 def numbers(name, severity, image="p"):
-    """The stream that `perturb` hands to an image, and the strength."""
+    """The stream that `perturb` gives to an image, and the strength."""
     (variant,) = variants([f"{name}:{severity}"])
     return Draws.of(7, "d", [image], name, variant.strength, 0), variant.values
 
@@ -78,7 +81,7 @@ def ours(name, severity, photo):
 
 
 class Given:
-    """Random numbers for the peer, which takes them from numpy's global generator."""
+    """Our random numbers for the peer, in place of numpy's global generator."""
 
     def __init__(self, normal=None, uniform=()):
         self.normal_numbers, self.uniform_numbers = normal, iter(uniform)
@@ -88,9 +91,9 @@ class Given:
         return loc + scale * self.normal_numbers
 
     def uniform(self, low, high, size=None):
-        found = low + (high - low) * next(self.uniform_numbers)
-        assert size is None or found.shape == tuple(size)
-        return found
+        numbers = low + (high - low) * next(self.uniform_numbers)
+        assert size is None or numbers.shape == tuple(size)
+        return numbers
 
 
 def fed(monkeypatch, given):
@@ -99,7 +102,7 @@ def fed(monkeypatch, given):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("name", ["gaussian_noise", "speckle_noise", "spatter"])
 def test_the_same_normal_numbers_give_the_peers_picture(name, severity, photos, peer, monkeypatch):
     draws, _ = numbers(name, severity)
@@ -109,7 +112,7 @@ def test_the_same_normal_numbers_give_the_peers_picture(name, severity, photos, 
     wanted = by_peer(peer, name, photos[3], severity)
     monkeypatch.undo()
     difference = np.abs(ours(name, severity, photos[3]) - wanted)
-    if name == "spatter":  # a distance that is a whole number to 1e-4 may be cut to either side
+    if name == "spatter":  # a distance within 1e-4 of a whole number may be cut to either side
         assert (difference > 0.02 * LEVEL).mean() < 0.002
         assert difference.mean() < 0.01 * LEVEL
     else:
@@ -117,7 +120,7 @@ def test_the_same_normal_numbers_give_the_peers_picture(name, severity, photos, 
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 def test_the_same_uniform_numbers_give_the_peers_fog(severity, photos, peer, monkeypatch):
     draws, _ = numbers("fog", severity)
     share = draws.uniform((256, 256))[0].double().numpy()
@@ -133,20 +136,20 @@ def test_the_same_uniform_numbers_give_the_peers_fog(severity, photos, peer, mon
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 def test_the_same_angle_gives_the_peers_motion_blur(severity, photos, peer, monkeypatch):
     draws, values = numbers("motion_blur", severity)
     share = float(draws.uniform(()))
     fed(monkeypatch, Given(uniform=[share]))
     wanted = by_peer(peer, "motion_blur", photos[4], severity)
     monkeypatch.undo()
-    found = ours("motion_blur", severity, photos[4])
-    assert np.abs(found - wanted).max() <= 0.01 * LEVEL
+    perturbed = ours("motion_blur", severity, photos[4])
+    assert np.abs(perturbed - wanted).max() <= 0.01 * LEVEL
     loop = original.motion_blur(photos[4].double().numpy() / 255, int(values[0]), values[1], 90 * share - 45)
-    assert np.abs(found - loop).max() <= 0.01 * LEVEL
+    assert np.abs(perturbed - loop).max() <= 0.01 * LEVEL
 
 
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 def test_glass_blur_is_the_overwriting_loop(severity):
     photo = torch.randint(0, 256, (3, 60, 52), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     draws, (sigma, delta, iterations) = numbers("glass_blur", severity)
@@ -161,14 +164,14 @@ def test_glass_blur_is_the_overwriting_loop(severity):
 
 
 def test_the_peers_glass_blur_overwrites_too(peer):
-    """The published loop means to swap and overwrites; a corrected swap would be another benchmark."""
+    """The published loop was meant to swap, but overwrites; a corrected swap would be another benchmark."""
     grid = np.arange(16 * 16 * 3, dtype=np.int64).reshape(16, 16, 3)
     shuffled = peer._shuffle_pixels_njit_glass_blur(16, 16, grid.copy(), (0.7, 2, 1), 0)
     assert len(np.unique(shuffled)) < grid.size
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 def test_snow_is_the_originals(severity, photos):
     draws, values = numbers("snow", severity)
     side = int(np.ceil(224 / values[2]))
@@ -183,7 +186,7 @@ def test_snow_is_the_originals(severity, photos):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 def test_frost_is_the_originals(severity, photos):
     draws, values = numbers("frost", severity)
     which, down, across = draws.uniform((3,))[0].tolist()
@@ -194,7 +197,7 @@ def test_frost_is_the_originals(severity, photos):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("severity", SEVERITIES)
 def test_elastic_transform_is_the_originals(severity, photos):
     draws, values = numbers("elastic_transform", severity)
     corners = draws.uniform((3, 2))[0].double().numpy() * 2 - 1
@@ -214,29 +217,29 @@ def features(change):
 
 DRAWS = 16
 LEAST = 0.001
-"""Chance below which two samples are told apart; with 27 combinations of nine numbers, fixed seeds decide once."""
+"""Two samples differ if their p value is below this. Seeds are fixed, so a comparison that passes keeps passing."""
 
 
 def apart(first, second):
     """Smallest p of Welch's test over the features, times their number."""
     error = np.sqrt((first.var(axis=0, ddof=1) + second.var(axis=0, ddof=1)) / DRAWS)
-    # A number that is nearly the same in every draw, such as a share of 1, is compared to a millionth.
+    # A feature that hardly varies between draws, such as a share of 1, is compared to within a millionth.
     scores = np.abs(first.mean(axis=0) - second.mean(axis=0)) / np.maximum(error, 1e-6)
     return float(2 * stats.t.sf(scores.max(), DRAWS - 1) * first.shape[1])
 
 
 def sampled(name, severity, photo, count=DRAWS):
-    """Features of our changes of one photo, drawn anew each time."""
+    """Features of our changes to one photo, with new random numbers each time."""
     clean = photo.float() / 255
     names = [f"{name}-{number}" for number in range(count)]
-    found = torch.cat([perturb(clean[None], f"{name}:{severity}", [one]) for one in names])
-    return np.array([features(change) for change in (found - clean).double().numpy()])
+    perturbed = torch.cat([perturb(clean[None], f"{name}:{severity}", [one]) for one in names])
+    return np.array([features(change) for change in (perturbed - clean).double().numpy()])
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("severity", [1, 3, 5])
-@pytest.mark.parametrize("name", SAME_LAW)
-def test_random_ones_have_the_peers_law(name, severity, photos, peer):
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", SAME_DISTRIBUTION)
+def test_random_corruptions_have_the_peers_distribution(name, severity, photos, peer):
     np.random.seed(severity)  # noqa: NPY002 - the peer draws from the global generator
     clean = photos[2].double().numpy() / 255
     seeded = name in ("impulse_noise", "glass_blur")
@@ -248,8 +251,8 @@ def test_random_ones_have_the_peers_law(name, severity, photos, peer):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", SAME_LAW)
-def test_the_comparison_of_laws_tells_severities_apart(name, photos):
+@pytest.mark.parametrize("name", SAME_DISTRIBUTION)
+def test_the_comparison_of_distributions_separates_severities(name, photos):
     assert apart(sampled(name, 2, photos[2]), sampled(name, 5, photos[2])) < LEAST
 
 
@@ -257,15 +260,15 @@ def test_the_comparison_of_laws_tells_severities_apart(name, photos):
 @pytest.mark.parametrize("name", without_model())
 def test_bits_do_not_depend_on_the_batch_its_order_or_the_threads(name, photos):
     images, names = photos[:3].float() / 255, ["a", "b", "c"]
-    found = perturb(images, f"{name}:4", names)
-    assert torch.equal(found, perturb(images.flip(0), f"{name}:4", names[::-1]).flip(0))
+    perturbed = perturb(images, f"{name}:4", names)
+    assert torch.equal(perturbed, perturb(images.flip(0), f"{name}:4", names[::-1]).flip(0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
     try:
         alone = [perturb(images[n : n + 1], f"{name}:4", [one]) for n, one in enumerate(names)]
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(found, torch.cat(alone))
+    assert torch.equal(perturbed, torch.cat(alone))
 
 
 @pytest.mark.data
@@ -312,8 +315,7 @@ def test_a_gpu_gives_the_same_levels(name, photos):
     here = perturb(photos[:4].float() / 255, f"{name}:3", names)
     there = perturb((photos[:4].float() / 255).cuda(), f"{name}:3", names).cpu()
     if name in ("impulse_noise", "salt_pepper", "uniform_noise", "pixelate", "jpeg_compression", "frost"):
-        # A GPU divides by 255 otherwise in the last place; what a run measures is whole levels.
+        # A GPU's division by 255 differs in the last place; a run measures whole levels.
         assert torch.equal((here * 255).round(), (there * 255).round())
-    # Elsewhere a fused product, a transform or a cosine may round differently in the last place.
-    assert float((here - there).abs().quantile(0.9999) if here.numel() < 2**24 else 0) <= 2e-5
+    # A fused product, a transform or a cosine may round differently in the last place.
     assert float(((here - there).abs() > 2e-5).float().mean()) <= 1e-4

@@ -20,13 +20,13 @@ def test_equals_upsampling_and_a_mean_per_segment(shape):
     labels = labels_of()
     low = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1))
     upsampled = interpolate(low[None].double(), size=labels.shape, mode="bilinear", align_corners=False)[0]
-    found = low.flatten(1) @ segment_matrix(labels, *shape).T
+    means = low.flatten(1) @ segment_matrix(labels, *shape).T
     for map_number in range(3):
         for number in range(9):
             pixels = [
                 float(upsampled[map_number, y, x]) for y in range(40) for x in range(56) if int(labels[y, x]) == number
             ]
-            assert float(found[map_number, number]) == pytest.approx(sum(pixels) / len(pixels), abs=1e-6)
+            assert float(means[map_number, number]) == pytest.approx(sum(pixels) / len(pixels), abs=1e-6)
 
 
 def test_rows_sum_to_1_and_zero_maps_give_exact_zeros():
@@ -73,10 +73,12 @@ class TestEverySegmenter:
             segment(torch.zeros(3, 8, 8), method)
 
     def test_facts_are_the_functions_own(self, method):
-        one = SEGMENTERS[method]
-        function = one.load()
+        segmenter = SEGMENTERS[method]
+        function = segmenter.load()
         assert function.__name__ == method
-        assert dict(zip(function.__code__.co_varnames[1:], function.__defaults__, strict=False)) == one.resolve({})
+        assert dict(zip(function.__code__.co_varnames[1:], function.__defaults__, strict=False)) == segmenter.resolve(
+            {}
+        )
 
 
 def test_scikit_images_methods_are_called_with_their_parameters():

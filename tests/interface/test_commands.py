@@ -184,8 +184,8 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     from camrobust.run.workflow import _begin
 
     sentence = (
-        "image.crop is 64 px, but severities 1 to 5 of gaussian_noise are ImageNet-C's for 224 px; other sizes have "
-        "other strengths there, so these results are not ImageNet-C"
+        "image.crop is 64 px, but severities 1 to 5 of gaussian_noise were chosen for 224 px (ImageNet-C: Hendrycks & "
+        "Dietterich, arXiv 1903.12261); results at 64 px are not comparable with published ones"
     )
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(base | {"image": {"resize": 64, "crop": 64}}))

@@ -1,7 +1,8 @@
 """The perturbations: one decorated function each, in any module of this package.
 
-A new perturbation is one function under `@perturbation(...)`; it then appears in `camrobust list perturbations`, in
-the configuration and in the tests that run over the registry.
+All take images (B, 3, H, W) float32 in [0, 1], before the model's normalisation, and return a new tensor of the same
+shape and range. A function under `@perturbation(...)` appears in `camrobust list perturbations`, may be named in
+configurations, and is covered by the tests that run over the registry.
 """
 
 from importlib import import_module

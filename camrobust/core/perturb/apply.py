@@ -1,6 +1,7 @@
 """From images to their variants."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,24 +14,24 @@ from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
 from camrobust.core.perturb.variants import Variant, variants
 
-CLIMB_ON_GPU = 8
-"""Images in one pass of an attack on a GPU, elsewhere one: always as many, filled up where there are fewer, as the sign
-of a gradient near 0 depends on how many a pass holds, and the steps of an ascent amplify that."""
+ATTACKED_TOGETHER_ON_GPU = 8
+"""Images in each pass of an attack on a GPU; elsewhere one. The number is fixed, and short passes are filled up: it
+decides the sign of gradients near 0, and the steps of an ascent amplify that."""
 CUT = 1e-3
-"""Of a level: what float32 may miss a whole level by before it is cut to the one below."""
+"""Share of a level by which float32 may fall short of a whole level before values are cut to 8 bits."""
 
 
 def attack(
     victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int
 ) -> Tensor:
-    """Perturb images by what a model makes of them, one variant each.
+    """Attack a model, one variant per image.
 
-    What an attack makes of an image does not depend on the others. Only where passes of `CLIMB_ON_GPU` images do not
-    fit the device's memory, smaller ones give other bits.
+    The result for an image does not depend on the other images, unless the device's memory is too small for passes of
+    `ATTACKED_TOGETHER_ON_GPU` images: smaller passes give other bits.
 
     Args:
         victim: the model.
-        images: (B, 3, H, W) float32 in [0, 1], at 256 levels, on its device.
+        images: (B, 3, H, W) float32 in [0, 1], at 256 levels, on the model's device.
         planned: B variants of one perturbation that needs a model.
         image_ids: B names.
         dataset: name of the dataset.
@@ -40,58 +41,74 @@ def attack(
         (B, 3, H, W) float32 in [0, 1], at 256 levels.
 
     Raises:
-        ValueError: variants of several perturbations, or of one that needs no model.
+        ValueError: variants of several perturbations or of one that needs no model, or not B variants and names.
     """
-    entry = PERTURBATIONS[planned[0].perturbation]
-    if not entry.needs_model or any(one.perturbation != entry.name for one in planned):
-        raise ValueError(f"attack: the variants must all be of one perturbation that needs a model, got {entry.name}")
-    together = CLIMB_ON_GPU if images.is_cuda else 1
+    _check_names("attack", images, image_ids)
+    names = sorted({variant.perturbation for variant in planned})
+    if len(names) != 1 or not planned[0].needs_model:
+        raise ValueError(
+            f"attack: planned must hold variants of one perturbation that needs a model, got {', '.join(names)}; "
+            "call attack once for each"
+        )
+    entry = PERTURBATIONS[names[0]]
+    together = ATTACKED_TOGETHER_ON_GPU if images.is_cuda else 1
     named, places = list(zip(planned, image_ids, strict=True)), list(range(len(planned)))
     made = torch.empty_like(images, memory_format=torch.contiguous_format)
 
-    def climb(some: Sequence[int]) -> None:
-        made[list(some)] = _climbed(entry, victim, images[list(some)], [named[place] for place in some], dataset, seed)
+    def one_pass(chosen: Sequence[int]) -> None:
+        rows = list(chosen)
+        made[rows] = _attacked(entry, victim, images[rows], [named[row] for row in rows], dataset, seed)
 
-    for _ in halving_on_oom(places + places[-1:] * (-len(places) % together), together, climb):
+    for _ in halving_on_oom(places + places[-1:] * (-len(places) % together), together, one_pass):
         pass
     return made
 
 
-def _climbed(
-    entry: Perturbation, victim: Victim, images: Tensor, planned: Sequence[tuple[Variant, str]], dataset: str, seed: int
+def _attacked(
+    entry: Perturbation, victim: Victim, images: Tensor, named: Sequence[tuple[Variant, str]], dataset: str, seed: int
 ) -> Tensor:
-    """The images of one pass; every variant with its image's name."""
-    values = [one.values for one, _ in planned]
+    """The images of one pass; `named` holds each image's variant and name."""
+    values = [variant.values for variant, _ in named]
     strengths = torch.tensor(values, dtype=torch.float32, device=images.device).unbind(dim=1)
-    if not entry.random:
-        return entry.function(victim, images, *strengths)
-    streams = [
-        Draws.of(seed, dataset, [name], entry.name, one.strength, one.replicate, images.device) for one, name in planned
-    ]
-    return entry.function(victim, images, *strengths, Draws.join(streams))
+    arguments = entry.arguments(strengths)
+    if entry.random:
+        arguments["draws"] = Draws.join(
+            [
+                Draws.of(seed, dataset, [name], entry.name, variant.strength, variant.replicate, images.device)
+                for variant, name in named
+            ]
+        )
+    return entry.function(victim=victim, images=images, **arguments)
 
 
 def _apply(images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: str, seed: int) -> Tensor:
-    if not variant.steps:
-        return _step(images, variant, image_ids, dataset, seed, variant.perturbation, variant.strength)
-    for place, step in enumerate(variant.steps):
-        # The whole sequence and the place name the stream: a perturbation that occurs twice draws twice.
-        purpose = f"{variant.perturbation}#{place}"
-        single = Variant(step.perturbation, step.severity, step.values, variant.replicate)
-        images = _step(images, single, image_ids, dataset, seed, purpose, variant.strength)
+    """Images (B, 3, H, W) in [0, 1], through every step of a variant."""
+    for place, step in enumerate(variant.steps or (variant,)):
+        entry = PERTURBATIONS[step.perturbation]
+        if entry.needs_model:
+            raise UserError(f"perturb: '{entry.name}' needs a model; use camrobust.attack")
+        arguments = entry.arguments(step.values)
+        if entry.random:
+            # The whole sequence and the place name the stream, so that a perturbation that occurs twice draws anew.
+            purpose = f"{variant.perturbation}#{place}" if variant.steps else variant.perturbation
+            arguments["draws"] = Draws.of(
+                seed, dataset, image_ids, purpose, variant.strength, variant.replicate, images.device
+            )
+        images = entry.function(images=images, **arguments)
     return images
 
 
-def _step(
-    images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: str, seed: int, purpose: str, strength: str
-) -> Tensor:
-    entry = PERTURBATIONS[variant.perturbation]
-    if entry.needs_model:
-        raise UserError(f"perturb: '{entry.name}' needs a model; use camrobust.attack")
-    if not entry.random:
-        return entry.function(images, *variant.values)
-    draws = Draws.of(seed, dataset, image_ids, purpose, strength, variant.replicate, images.device)
-    return entry.function(images, *variant.values, draws)
+def _check_names(where: str, images: Tensor, image_ids: Sequence[str]) -> None:
+    """Every image has its own random stream; this is the only place that checks it."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"{where}: images must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis"
+        )
+    if len(image_ids) != len(images):
+        raise ValueError(
+            f"{where}: image_ids must have one entry per image ({len(images)}), got {len(image_ids)}; "
+            "an image's random numbers depend on its id"
+        )
 
 
 def perturb(
@@ -102,17 +119,17 @@ def perturb(
     replicate: int = 0,
     dataset: str = "",
 ) -> Tensor:
-    """Perturb some images.
+    """Perturb images at one strength.
 
-    The random numbers of an image depend on (seed, dataset, image id, perturbation, strength, replicate) only: the
+    The random numbers of an image depend only on (seed, dataset, image id, perturbation, strength, replicate). The
     batch, its order, the worker and the machine change nothing.
 
     Args:
         images: (B, 3, H, W) float32 in [0, 1], before the model's normalisation.
-        variant: such as "gaussian_noise:3", "gaussian_noise:sigma=0.05" or "fog:2+gaussian_noise:3": at one strength.
+        variant: such as "gaussian_noise:3", "gaussian_noise:sigma=0.05" or "fog:2+gaussian_noise:3".
         image_ids: B names.
         seed: of the run.
-        replicate: number of the repetition, where `variant` is a text.
+        replicate: number of the repetition, if `variant` is a text.
         dataset: name of the dataset.
 
     Returns:
@@ -120,7 +137,7 @@ def perturb(
 
     Raises:
         UserError: an unknown perturbation or strength, or several of them.
-        ValueError: images of another shape, or as many ids as there are not images.
+        ValueError: images of another shape, or not one id per image.
 
     Examples:
         >>> import torch
@@ -130,18 +147,12 @@ def perturb(
         >>> noisy.shape, torch.equal(noisy[0], noisy[1])
         (torch.Size([2, 3, 16, 16]), False)
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"perturb: images must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis"
-        )
-    if len(image_ids) != len(images):
-        raise ValueError(f"perturb: image_ids must be one per image ({len(images)}), got {len(image_ids)}")
+    _check_names("perturb", images, image_ids)
     if isinstance(variant, str):
-        found = variants([variant])
-        if len(found) != 1:
-            raise UserError(f"perturb: '{variant}' must be a single strength, got {len(found)}; add :1 to :5")
-        only = found[0]
-        variant = Variant(only.perturbation, only.severity, only.values, replicate, only.steps)
+        planned = variants([variant])
+        if len(planned) != 1:
+            raise UserError(f"perturb: '{variant}' must be a single strength, got {len(planned)}; add :1 to :5")
+        variant = replace(planned[0], replicate=replicate)
     return _apply(images, variant, image_ids, dataset, seed)
 
 
@@ -153,24 +164,28 @@ def make_variants(
     seed: int,
     jpeg: int | None = None,
 ) -> Tensor:
-    """Clean images and their variants as 8-bit images, as a camera or a file would hold them.
+    """Clean images and their variants as 8-bit images, like those of a camera or a file.
 
-    What becomes of an image does not depend on the others; a GPU, to which a perturbation of one small image is mostly
-    the asking, makes many in hardly more time.
+    The variants of an image do not depend on the other images. On a GPU launch overhead dominates, so many small
+    images cost little more than one.
 
     Args:
         images: (B, 3, H, W) uint8.
         planned: V variants.
         image_ids: B names.
-        dataset: name of their dataset.
+        dataset: name of the dataset.
         seed: of the run.
-        jpeg: quality of a JPEG file that every variant goes through, None for none. As in the published ImageNet-C,
-            where it is 85, values are then cut to 8 bits instead of rounded; the clean image is left as it is.
+        jpeg: quality of a JPEG file through which every variant passes, None for no file. As in the published
+            ImageNet-C (quality 85), values are then cut to 8 bits instead of rounded. The clean image stays as it is.
 
     Returns:
-        (B, V+1, 3, H, W) uint8, the clean one first. Places of variants that need a model hold the clean image.
+        (B, V+1, 3, H, W) uint8, the clean image first. Variants that need a model are left as the clean image.
+
+    Raises:
+        ValueError: images of another shape, or not one id per image.
     """
-    # By a tensor: a GPU multiplies by the reciprocal of a number, which is another one in the last place.
+    _check_names("make_variants", images, image_ids)
+    # Divided by a tensor: a GPU multiplies by the reciprocal of a plain number, which differs in the last place.
     scaled = images.float() / torch.tensor(255.0, device=images.device)
     stack = images[:, None].repeat(1, len(planned) + 1, 1, 1, 1)
     for place, variant in enumerate(planned, start=1):

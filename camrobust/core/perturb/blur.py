@@ -1,43 +1,35 @@
-"""Perturbations that smooth in the same way everywhere; deterministic."""
+"""Deterministic blurs that smooth every part of the image in the same way."""
 
 import math
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
+from camrobust.contract.parameters import Parameter
 from camrobust.core.perturb.filters import band, mirrored, smooth
-from camrobust.core.perturb.registry import each, imagenet_c, whole, within
+from camrobust.core.perturb.registry import imagenet_c
 
 SMALL_DISK = 8
-"""Radius, px, up to which the published kernel is 17 px wide and its rim is softened over 3 px, else over 5 px."""
+"""Disks up to this radius (px) have a kernel 17 px wide and a rim softened over 3 px; larger ones over 5 px."""
 
 
-@imagenet_c(
-    "gaussian_blur", parameter="sigma", unit="px", severities=(1, 2, 3, 4, 6), family="blur",
-    check=within("gaussian_blur", "sigma", 0, 100, "px"),
-)  # fmt: skip
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, separable, edges continued by their last pixel, kernel cut at 4σ.
+@imagenet_c(family="blur", severities=(1, 2, 3, 4, 6))
+def gaussian_blur(images: Tensor, sigma: Annotated[float, Parameter(0, 100, "px", "standard deviation")]) -> Tensor:
+    """Separable Gaussian blur with its kernel cut at 4σ; the last pixel continues beyond the edges.
 
-    Args:
-        images: (B, 3, H, W) float32 in [0, 1].
-        sigma: standard deviation, px.
-
-    Returns:
-        (B, 3, H, W) float32 in [0, 1], a new tensor.
-
-    References:
-        Hendrycks & Dietterich 2019, arXiv 1903.12261; equals `skimage.filters.gaussian(mode="nearest")`.
+    Equals `skimage.filters.gaussian(mode="nearest")`.
     """
     return smooth(images, sigma).clamp(0, 1)
 
 
 def disk(radius: int, alias: float) -> np.ndarray:
-    """The published out-of-focus kernel: a disk whose rim a small Gaussian softens, (k, k) float64 with sum 1.
+    """The published out-of-focus kernel: a disk with a rim softened by a small Gaussian, (k, k) float64 of sum 1.
 
-    The Gaussian sees the disk mirrored at the border of the kernel, which a radius of 8 px or more touches.
+    The Gaussian mirrors the disk at the border of the kernel; disks of 8 px or more touch that border.
     """
     reach = max(radius, SMALL_DISK)
     offsets = np.arange(-reach, reach + 1)
@@ -51,7 +43,7 @@ def disk(radius: int, alias: float) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _disk_spectrum(radius: int, alias: float, height: int, width: int, device: torch.device) -> Tensor:
-    """Its Fourier transform on a (height, width) canvas, centred on the first pixel."""
+    """The Fourier transform of the disk on a (height, width) canvas, centred on the first pixel."""
     kernel = disk(radius, alias)
     reach = len(kernel) // 2
     canvas = np.zeros((height, width))
@@ -60,68 +52,44 @@ def _disk_spectrum(radius: int, alias: float, height: int, width: int, device: t
     return spectrum.to(torch.complex64).to(device)
 
 
-@imagenet_c(
-    "defocus_blur", parameter=("radius", "alias"), unit="px, px",
-    severities=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)), family="blur",
-    check=each(whole("defocus_blur", "radius", 1, 50, "px"), within("defocus_blur", "alias", 0.01, 10, "px")),
-)  # fmt: skip
-def defocus_blur(images: Tensor, radius: float, alias: float) -> Tensor:
-    """Out of focus: averaged over a disk with a soft rim, the picture mirrored at its last pixel.
+@imagenet_c(family="blur", severities=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)))
+def defocus_blur(
+    images: Tensor,
+    radius: Annotated[int, Parameter(1, 50, "px", "radius of the disk")],
+    alias: Annotated[float, Parameter(0.01, 10, "px", "standard deviation of the rim's softening")],
+) -> Tensor:
+    """Out of focus: the mean over a disk with a soft rim; the picture is mirrored at its last pixel.
 
-    By the Fourier transform, in float32: within 1e-6 of the sum over the disk.
-
-    Args:
-        images: (B, 3, H, W) float32 in [0, 1].
-        radius: of the disk, px.
-        alias: standard deviation of what softens its rim, px.
-
-    Returns:
-        (B, 3, H, W) float32 in [0, 1], a new tensor.
-
-    References:
-        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Defocus blur".
+    Computed by the Fourier transform in float32, within 1e-6 of the direct sum over the disk.
     """
     H, W = images.shape[2:]
-    reach = max(int(radius), SMALL_DISK)
+    reach = max(radius, SMALL_DISK)
     framed = mirrored(images, reach)
-    size = [_smooth_length(side) for side in framed.shape[2:]]
-    spectrum = torch.fft.rfft2(framed, s=size) * _disk_spectrum(int(radius), alias, *size, images.device)
+    size = [next_fast_len(side, real=True) for side in framed.shape[2:]]
+    spectrum = torch.fft.rfft2(framed, s=size) * _disk_spectrum(radius, alias, *size, images.device)
     blurred: Tensor = torch.fft.irfft2(spectrum, s=size)
     return blurred[..., reach : reach + H, reach : reach + W].clamp(0, 1)
 
 
-def _smooth_length(least: int) -> int:
-    """The next length with no prime factor above 5, at which the transform is fast."""
-    length = least
-    while True:
-        rest = length
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 1
-
-
 def clipped_zoom(images: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
-    """The centre of a picture enlarged linearly, corner pixels onto corner pixels, to fill a size.
+    """The centre of a picture, enlarged linearly to a size; corner pixels stay in the corners.
 
-    By plain products and sums of rows, then of columns: torch's own interpolation chooses its kernel, and so the last
-    bits, by how many images and threads there are.
+    Rows, then columns, are enlarged by plain products and sums. torch's own interpolation chooses its kernel, and
+    with it the last bits, by the number of images and threads.
 
     Args:
-        images: (B, C, h, w), the centre itself: `zoom_crop` says how large it must be.
+        images: (B, C, h, w), the centre alone; `zoom_crop` gives its sides.
         factor: of the enlargement.
         size: (H, W) of the result.
 
     Returns:
-        (B, C, H, W), its columns side by side in memory.
+        (B, C, H, W), column by column in memory.
     """
     return _stretched(_stretched(images, factor, size[0]).mT.contiguous(), factor, size[1]).mT
 
 
 def _stretched(images: Tensor, factor: float, wanted: int) -> Tensor:
-    """As many rows as wanted from the middle of the picture with its rows enlarged."""
+    """The middle `wanted` rows of the picture after its rows are enlarged."""
     side = images.shape[-2]
     grown = round(side * factor)
     rows = torch.arange(wanted, dtype=torch.float64, device=images.device) + (grown - wanted) // 2
@@ -133,32 +101,20 @@ def _stretched(images: Tensor, factor: float, wanted: int) -> Tensor:
 
 
 def zoom_crop(side: int, factor: float) -> int:
-    """How many pixels of a side are seen at a factor."""
+    """How many pixels of a side remain visible at a zoom factor."""
     return math.ceil(side / factor)
 
 
-@imagenet_c(
-    "zoom_blur", parameter=("stop", "step"), unit="×, ×",
-    severities=((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)), family="blur",
-    check=each(within("zoom_blur", "stop", 1, 4, "×"), within("zoom_blur", "step", 0.001, 3, "×")),
-)  # fmt: skip
-def zoom_blur(images: Tensor, stop: float, step: float) -> Tensor:
-    """The mean of a picture and of its enlargements by 1, 1 + step, … below `stop` (as numpy's arange counts).
-
-    Args:
-        images: (B, 3, H, W) float32 in [0, 1].
-        stop: where the factors end.
-        step: between two factors.
-
-    Returns:
-        (B, 3, H, W) float32 in [0, 1], a new tensor.
-
-    References:
-        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Zoom blur".
-    """
+@imagenet_c(family="blur", severities=((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)))
+def zoom_blur(
+    images: Tensor,
+    stop: Annotated[float, Parameter(1, 4, "×", "upper end of the enlargements")],
+    step: Annotated[float, Parameter(0.001, 3, "×", "between two enlargements")],
+) -> Tensor:
+    """The mean of a picture and its enlargements by 1, 1 + step, … below `stop`, counted as in `numpy.arange`."""
     H, W = images.shape[2:]
     factors = np.arange(1, stop, step).tolist()
-    # Transposed, as enlarged pictures lie in memory.
+    # Transposed, like the enlarged pictures.
     total = images.mT.clone(memory_format=torch.contiguous_format)
     for factor in factors:
         h, w = zoom_crop(H, factor), zoom_crop(W, factor)

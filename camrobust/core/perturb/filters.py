@@ -1,8 +1,8 @@
-"""Separable filters as matrices: one product per axis, whatever the width, with every rule for the edges.
+"""Separable filters as matrices: one product per axis, whatever the width and the rule for the edges.
 
-Where a threshold or a cut to whole levels follows, a last-place difference would become a visible one. There the sums
-are made exact: values are multiples of 2**-24 below 8, weights multiples of 2**-26, so that every partial sum fits into
-the 53 bits of a float64 and no order of summation, batch size or device can change a bit.
+If a threshold or a cut to whole levels follows, a difference in the last place would become visible. `smooth_exactly`
+therefore computes exact sums: values are multiples of 2**-24 below 8 and weights multiples of 2**-26, so that every
+partial sum fits into the 53 bits of a float64. No order of summation, batch size or device can then change a bit.
 """
 
 import math
@@ -20,7 +20,7 @@ EDGES = ("nearest", "reflect", "mirror")
 
 
 def gaussian_weights(sigma: float, truncate: float = 4.0) -> np.ndarray:
-    """Normal weights at -r … r, r = truncate·σ rounded, that sum to 1; as scipy's."""
+    """Normal weights at -r … r, of sum 1, with r = truncate·σ rounded; equal to scipy's."""
     radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights: np.ndarray = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
@@ -28,7 +28,7 @@ def gaussian_weights(sigma: float, truncate: float = 4.0) -> np.ndarray:
 
 
 def quantised(weights: np.ndarray, bits: int = WEIGHT_BITS) -> np.ndarray:
-    """Weights as multiples of 2**-bits that sum to exactly 1; the largest takes the remainder."""
+    """Weights rounded to multiples of 2**-bits, of sum exactly 1: the largest weight takes the remainder."""
     whole = np.round(weights * 2.0**bits)
     whole[np.argmax(whole)] += 2.0**bits - whole.sum()
     scaled: np.ndarray = whole / 2.0**bits
@@ -36,7 +36,10 @@ def quantised(weights: np.ndarray, bits: int = WEIGHT_BITS) -> np.ndarray:
 
 
 def continued(places: np.ndarray, size: int, edge: str) -> np.ndarray:
-    """Which pixel stands at places outside: the last one, or the picture mirrored at its edge or at its last pixel."""
+    """The pixel that stands for a place outside: the last one ("nearest"), or the mirrored one.
+
+    "reflect" mirrors the picture at its edge, "mirror" at the centre of its last pixel.
+    """
     if edge == "nearest":
         return places.clip(0, size - 1)
     period = 2 * size if edge == "reflect" else max(1, 2 * size - 2)
@@ -47,7 +50,7 @@ def continued(places: np.ndarray, size: int, edge: str) -> np.ndarray:
 
 
 def band(weights: np.ndarray, size: int, edge: str) -> np.ndarray:
-    """(size, size) float64: the correlation with odd-length weights as a matrix, for column vectors."""
+    """(size, size) float64: correlation with weights of odd length, as a matrix for column vectors."""
     radius = len(weights) // 2
     matrix = np.zeros((size, size))
     rows = np.arange(size)
@@ -67,7 +70,7 @@ def gaussian_matrix(
 
 
 def mirrored(images: Tensor, reach: int) -> Tensor:
-    """(B, C, H, W) framed by `reach` pixels of its mirror image at its last pixel, as often as the frame needs it."""
+    """(B, C, H, W) with a frame of `reach` pixels, mirrored at the last pixel, repeatedly if the frame is wide."""
     H, W = images.shape[2:]
     if reach < min(H, W):
         return pad(images, (reach, reach, reach, reach), mode="reflect")
@@ -89,7 +92,7 @@ def _block(sigma: float, truncate: float, device: torch.device) -> Tensor:
 
 
 def _by_blocks(planes: Tensor, sigma: float, truncate: float, edge: str) -> Tensor:
-    """The exact filter along the last axis; cheaper than the whole matrix where the kernel is short."""
+    """The exact filter along the last axis; cheaper than the whole matrix if the kernel is short."""
     matrix = _block(sigma, truncate, planes.device)
     size, reach = planes.shape[-1], (len(matrix) - BLOCK) // 2
     if edge == "nearest":
@@ -100,8 +103,8 @@ def _by_blocks(planes: Tensor, sigma: float, truncate: float, edge: str) -> Tens
         before, after = planes[..., :reach].flip(-1), planes[..., size - reach :].flip(-1)
     blocks = -(-size // BLOCK)
     framed = pad(torch.cat((before, planes, after), dim=-1), (0, blocks * BLOCK - size))
-    found = framed.unfold(-1, len(matrix), BLOCK).reshape(-1, len(matrix)) @ matrix
-    return found.reshape(*planes.shape[:-1], -1)[..., :size]
+    filtered = framed.unfold(-1, len(matrix), BLOCK).reshape(-1, len(matrix)) @ matrix
+    return filtered.reshape(*planes.shape[:-1], -1)[..., :size]
 
 
 def smooth(planes: Tensor, sigma: float, edge: str = "nearest") -> Tensor:
@@ -110,7 +113,7 @@ def smooth(planes: Tensor, sigma: float, edge: str = "nearest") -> Tensor:
     Args:
         planes: (…, H, W) float32.
         sigma: standard deviation, px.
-        edge: how the picture goes on outside.
+        edge: rule for places outside, one of `EDGES`.
 
     Returns:
         (…, H, W) float32.
@@ -121,10 +124,10 @@ def smooth(planes: Tensor, sigma: float, edge: str = "nearest") -> Tensor:
 
 
 def smooth_in_order(planes: Tensor, sigma: float) -> Tensor:
-    """Gaussian filter in float32 whose sums have a fixed order: no batch changes a bit. For few taps.
+    """Gaussian filter in float32 with sums in a fixed order, so that no batch changes a bit; for few taps.
 
     Args:
-        planes: (B, C, H, W) float32, continued outside by their last pixels.
+        planes: (B, C, H, W) float32; the last pixel continues beyond the edges.
         sigma: standard deviation, px.
 
     Returns:
@@ -144,14 +147,14 @@ def smooth_in_order(planes: Tensor, sigma: float) -> Tensor:
 def smooth_exactly(
     planes: Tensor, sigma: float, edge: str = "nearest", truncate: float = 4.0, *, rounded: bool = False
 ) -> Tensor:
-    """Gaussian filter whose result is the same bit for bit on every device and in every batch.
+    """Gaussian filter with the same bits on every device and in every batch.
 
     Args:
         planes: (…, H, W), values below 8, rounded to multiples of 2**-24.
         sigma: standard deviation, px.
-        edge: how the picture goes on outside.
+        edge: rule for places outside, one of `EDGES`.
         truncate: where the kernel is cut, standard deviations.
-        rounded: the planes are such multiples already.
+        rounded: the planes already hold such multiples.
 
     Returns:
         (…, H, W) float64, multiples of 2**-50.

@@ -1,41 +1,43 @@
-"""Motion blur: a one-sided Gaussian along a line, after ImageMagick."""
+"""Motion blur: a one-sided Gaussian along a line, as in ImageMagick."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.filters import quantised
-from camrobust.core.perturb.registry import check_streams, each, imagenet_c, whole, within
+from camrobust.core.perturb.registry import imagenet_c
 
 ANGLE_DEGREES = 45.0
 
 
 def taps(radius: int, sigma: float, *, exact: bool = False) -> list[float]:
-    """The weights along the line, 2·radius + 1 of them with sum 1: a normal curve from its top downwards."""
+    """The 2·radius + 1 weights along the line, of sum 1: the falling half of a normal curve."""
     weights = torch.exp(-0.5 * (torch.arange(2 * radius + 1, dtype=torch.float64) / sigma) ** 2)
     weights /= math.fsum(weights.tolist())
-    found: list[float] = (quantised(weights.numpy()) if exact else weights.numpy()).tolist()
-    return found
+    line: list[float] = (quantised(weights.numpy()) if exact else weights.numpy()).tolist()
+    return line
 
 
 def steps(count: int, degrees: float) -> list[tuple[int, int]]:
-    """(down, right) of each tap, px: the line at an angle, rounded to whole pixels with halves towards zero."""
+    """(down, right) of each tap on a line at an angle, px, rounded to whole pixels, halves towards zero."""
     down, right = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
     return [(math.ceil(place * down - 0.5), math.ceil(place * right - 0.5)) for place in range(count)]
 
 
 def smeared(images: Tensor, weights: list[float], degrees: list[float]) -> Tensor:
-    """Each image averaged along its own line, edges continued by their last pixel.
+    """Average each image along its own line; the last pixel continues beyond the edges.
 
-    Image by image and tap by tap in a fixed order: no batch changes a bit.
+    The order of sums is fixed, image by image and tap by tap, so that the batch cannot change a bit.
 
     Args:
         images: (B, C, H, W).
-        weights: of the taps.
-        degrees: B angles.
+        weights: one per tap.
+        degrees: one angle per image.
 
     Returns:
         (B, C, H, W), a new tensor.
@@ -56,12 +58,12 @@ def smeared(images: Tensor, weights: list[float], degrees: list[float]) -> Tenso
 
 
 def all_smeared(framed: Tensor, weights: list[float], lines: list[list[tuple[int, int]]]) -> Tensor:
-    """The same tap by tap over all images at once, for a GPU, which else is asked for every image and tap.
+    """The same for all images at once, tap by tap: a GPU would otherwise be called for every image and tap.
 
     Args:
-        framed: (B, C, H + 2n, W + 2n), images continued on every side by as many pixels as there are taps.
-        weights: of the n taps, n at most H and W.
-        lines: (down, right) of the taps of each image, px.
+        framed: (B, C, H + 2n, W + 2n), images continued by n pixels on every side.
+        weights: of the n taps; n is at most H and W.
+        lines: per image, (down, right) of its taps, px.
     """
     reach, (height, width) = len(weights), framed.shape[2:]
     rows, columns = (torch.arange(reach, side - reach, device=framed.device) for side in (height, width))
@@ -75,31 +77,15 @@ def all_smeared(framed: Tensor, weights: list[float], lines: list[list[tuple[int
     return blurred.reshape(*blurred.shape[:2], len(rows), len(columns))
 
 
-@imagenet_c(
-    "motion_blur", parameter=("radius", "sigma"), unit="px, px",
-    severities=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)), family="blur", random=True,
-    check=each(whole("motion_blur", "radius", 1, 200, "px"), within("motion_blur", "sigma", 0.01, 1000, "px")),
-)  # fmt: skip
-def motion_blur(images: Tensor, radius: float, sigma: float, draws: Draws) -> Tensor:
-    """Moved during the exposure, in a direction drawn within ±45° of the horizontal.
-
-    Args:
-        images: (B, 3, H, W) float32 in [0, 1].
-        radius: the line has 2·radius + 1 pixels.
-        sigma: standard deviation of the weights along it, px.
-        draws: one random stream per image; gives the angle.
-
-    Returns:
-        (B, 3, H, W) float32 in [0, 1], a new tensor.
-
-    Raises:
-        ValueError: draws does not hold B streams.
-
-    References:
-        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Motion blur"; ImageMagick's MotionBlurImage.
-    """
-    check_streams("motion_blur", images, draws)
-    return smeared(images, taps(int(radius), sigma), angles(draws, -ANGLE_DEGREES, ANGLE_DEGREES)).clamp(0, 1)
+@imagenet_c(family="blur", severities=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)))
+def motion_blur(
+    images: Tensor,
+    radius: Annotated[int, Parameter(1, 200, "px", "the line has 2·radius + 1 pixels")],
+    sigma: Annotated[float, Parameter(0.01, 1000, "px", "standard deviation of the weights along the line")],
+    draws: Draws,
+) -> Tensor:
+    """Moved during the exposure, in a direction drawn within ±45° of the horizontal, as in ImageMagick."""
+    return smeared(images, taps(radius, sigma), angles(draws, -ANGLE_DEGREES, ANGLE_DEGREES)).clamp(0, 1)
 
 
 def angles(draws: Draws, low: float, high: float) -> list[float]:

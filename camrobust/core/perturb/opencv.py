@@ -1,6 +1,6 @@
-"""What OpenCV gives on 8-bit planes, in whole numbers: edges after Canny, distances, equal histograms, small filters.
+"""OpenCV's operations on 8-bit planes (B, H, W): Canny edges, distances, histogram equalisation and small filters.
 
-Whole numbers leave nothing to round, so that every device and every batch has the same bits. All take (B, H, W).
+They compute in whole numbers. Nothing is rounded, so every device and every batch has the same bits.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 TANGENT_22 = 13573
 """tan 22.5° in 1/32768."""
 UNIT = 65536
-"""A pixel in the fixed-point numbers of a distance."""
+"""One pixel in the fixed-point numbers of a distance."""
 STEPS = (
     *(((dy, dx), 65536) for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))),
     *(((dy, dx), 91750) for dy in (-1, 1) for dx in (-1, 1)),
@@ -23,11 +23,11 @@ STEPS = (
 
 
 def framed(planes: Tensor, mode: str) -> Tensor:
-    """One more pixel on every side: "replicate", "reflect" (about the last pixel) or zeros ("constant").
+    """Add one pixel on every side: "replicate", "reflect" (about the last pixel) or zeros ("constant").
 
     Args:
         planes: (B, H, W) whole numbers below 2**24.
-        mode: what stands outside.
+        mode: the value of the added pixels.
 
     Returns:
         (B, H + 2, W + 2) int32.
@@ -50,18 +50,20 @@ def filtered(planes: Tensor, kernel: Sequence[Sequence[int]], mode: str = "refle
 
 
 def canny(planes: Tensor, low: int, high: int) -> Tensor:
-    """Edges: where the gradient (3 × 3 Sobel, |x| + |y|) peaks across itself, above `high` or joined to such a place.
+    """Edges: places where the gradient (3 × 3 Sobel, |x| + |y|) is a peak along its own direction.
+
+    The gradient must exceed `high`, or exceed `low` and be joined to a place above `high`.
 
     Args:
         planes: (B, H, W) whole numbers 0 … 255.
-        low: least gradient of an edge.
-        high: gradient above which an edge stands by itself.
+        low: every edge has a larger gradient.
+        high: every connected edge has a larger gradient somewhere.
 
     Returns:
         (B, H, W) bool.
 
     References:
-        Canny 1986, as OpenCV's `Canny(image, low, high)` has it.
+        Canny 1986; equals OpenCV's `Canny(image, low, high)`.
     """
     across = filtered(planes, ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1)), "replicate")
     down = filtered(planes, ((-1, -2, -1), (0, 0, 0), (1, 2, 1)), "replicate")
@@ -76,7 +78,7 @@ def canny(planes: Tensor, low: int, high: int) -> Tensor:
 
 
 def _dilated(mask: Tensor) -> Tensor:
-    """True where one of nine places is."""
+    """True where any place of the 3 × 3 neighbourhood is true."""
     tall = pad(mask, (0, 0, 1, 1))
     tall = tall[:, :-2] | tall[:, 1:-1] | tall[:, 2:]
     wide = pad(tall, (1, 1))
@@ -84,7 +86,7 @@ def _dilated(mask: Tensor) -> Tensor:
 
 
 def _peaks(size: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Where a gradient is larger than before it along its direction, one of four, and not smaller than behind it."""
+    """Places whose gradient is larger than the one before and at least the one behind, in one of four directions."""
     H, W = size.shape[1:]
     wide = framed(size, "constant")
 
@@ -103,31 +105,31 @@ def _peaks(size: Tensor, across: Tensor, down: Tensor) -> Tensor:
 def distance(edges: Tensor, farthest: int) -> Tensor:
     """Chamfer distance to the nearest edge, at most `farthest`.
 
-    Along each of the sixteen moves by 1, 2, 4, … of them at a time: every shortest path is a sum of two moves, each
-    taken any number of times.
+    A shortest path uses at most two of the sixteen moves, each any number of times. So each move is tried in turn,
+    1, 2, 4, … times at once.
 
     Args:
         edges: (B, H, W) bool.
-        farthest: px.
+        farthest: largest distance, px.
 
     Returns:
         (B, H, W) int32, in 1/65536 px.
 
     References:
-        Borgefors 1986, as OpenCV's `distanceTransform(…, DIST_L2, 5)` has it.
+        Borgefors 1986; equals OpenCV's `distanceTransform(…, DIST_L2, 5)`.
     """
-    found = torch.where(edges, 0, farthest * UNIT).to(torch.int32)
+    distances = torch.where(edges, 0, farthest * UNIT).to(torch.int32)
     for (dy, dx), length in STEPS:
         times = 1
         while times * length < farthest * UNIT:
-            here, there = _overlap(found, dy * times, dx * times)
+            here, there = _overlap(distances, dy * times, dx * times)
             torch.minimum(here, there + length * times, out=here)
             times *= 2
-    return found
+    return distances
 
 
 def _overlap(planes: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
-    """Views of the planes: places that have one (dy, dx) away, and those."""
+    """Two views of the planes: the places with a neighbour (dy, dx) away, and these neighbours."""
     H, W = planes.shape[1:]
     rows, columns = max(0, H - abs(dy)), max(0, W - abs(dx))
     y, x = max(0, -dy), max(0, -dx)
@@ -137,13 +139,13 @@ def _overlap(planes: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
 
 
 def equalised(planes: Tensor) -> Tensor:
-    """Levels spread so that each is about as frequent; a constant plane stays as it is.
+    """Histogram equalisation; a constant plane stays as it is.
 
     Args:
         planes: (B, H, W) int32, 0 … 255.
 
     Returns:
-        (B, H, W) int32, 0 … 255; as OpenCV's `equalizeHist`.
+        (B, H, W) int32, 0 … 255; equals OpenCV's `equalizeHist`.
     """
     flat = planes.flatten(1).long()
     counts = torch.zeros(len(planes), 256, dtype=torch.int64, device=planes.device)

@@ -1,17 +1,21 @@
 """The registry of perturbations and the decorator that fills it."""
 
-import math
-from collections.abc import Callable, Sized
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, get_args, get_type_hints
 
 from torch import Tensor
 
+from camrobust.contract.parameters import Parameter
+from camrobust.contract.quoting import shown
 from camrobust.contract.registry import Registry
 
 Function = Callable[..., Tensor]
-Check = Callable[..., None]
 Strength = float | tuple[float, ...]
+NOT_PARAMETERS = ("victim", "images", "draws")
+SEVERITIES = 5
 
 
 @dataclass(frozen=True)
@@ -20,120 +24,125 @@ class Perturbation:
 
     Attributes:
         name: as it stands in configurations and results.
-        function: (images (B, 3, H, W) float32 in [0, 1], *strength[, draws]) to new images in [0, 1]; where it needs a
-            model (model, images, *strengths of (B,) each[, draws]).
-        parameters: names of the physical parameters, in the order in which the function takes them.
-        unit: of the parameters.
+        function: as `perturbation` describes it.
+        parameters: the physical parameters, in the order of the function's arguments.
         severities: five strengths, each with one value per parameter.
-        random: takes random streams as its last argument.
         family: noise, blur, digital, weather or adversarial.
         source: where the constants come from.
-        check: raises ValueError for a strength outside the domain.
-        size: side of the images that the five strengths were chosen for, px; None where any size is as good.
-        ready: raises UserError where something that it needs is not installed.
-        needs_model: is made anew for every model, from the gradient of its logits.
+        size: side of the images for which the five strengths were chosen, px; None if they suit any size.
+        random: the function draws random numbers.
+        needs_model: the perturbed image depends on the model.
+        ready: raises UserError if a package or file that the function needs is missing.
     """
 
     name: str
     function: Function
-    parameters: tuple[str, ...]
-    unit: str
+    parameters: tuple[Parameter, ...]
     severities: tuple[tuple[float, ...], ...]
-    random: bool
     family: str
     source: str
-    check: Check
     size: int | None
-    ready: Callable[[], None]
+    random: bool
     needs_model: bool
+    ready: Callable[[], None]
+
+    def arguments(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The parameters' values by name."""
+        return {parameter.name: value for parameter, value in zip(self.parameters, values, strict=True)}
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
-IMAGENET_C = "Hendrycks & Dietterich, arXiv 1903.12261"
-IMAGENET_C_SIZE = 224
 
 
-def _nothing_needed() -> None:
-    """For all that runs with what camrobust itself needs."""
+def _always_ready() -> None:
+    """Most perturbations need only what camrobust itself needs."""
 
 
 def perturbation(
-    name: str,
+    name: str | None = None,
     *,
-    parameter: str | tuple[str, ...],
-    unit: str,
-    severities: tuple[Strength, Strength, Strength, Strength, Strength],
+    severities: Sequence[Strength],
     family: str,
-    check: Check,
-    random: bool = False,
     source: str = "",
-    ready: Callable[[], None] = _nothing_needed,
-    needs_model: bool = False,
+    size: int | None = None,
+    ready: Callable[[], None] = _always_ready,
 ) -> Callable[[Function], Function]:
-    """Register a function of one or several parameters as a perturbation; arguments as in `Perturbation`."""
+    """Register a function as a perturbation, under its own name unless another is given.
+
+    The other arguments are facts of `Perturbation`; the function's signature says the rest. The function takes
+
+    - `images`: (B, 3, H, W) float32 in [0, 1], before the model's normalisation,
+    - its parameters, each annotated with a `Parameter`; an `int` takes whole numbers only,
+    - `draws`, if it is random: one random stream per image, its only source of randomness,
+
+    and returns new images of the same shape, type and range. A function that also takes `victim` attacks that model.
+    Each image may then have its own strength, so that every parameter is a tensor (B,).
+
+        @perturbation(severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="weather", source="mine")
+        def haze(images: Tensor, share: Annotated[float, Parameter(0, 1, meaning="weight of white")]) -> Tensor:
+            return images * (1 - share) + share
+
+    Raises:
+        ValueError: an argument without a `Parameter`, not five severities, or a name that is taken.
+        UserError: a severity out of its parameter's bounds.
+    """
 
     def register(function: Function) -> Function:
-        parameters = (parameter,) if isinstance(parameter, str) else parameter
-        strengths = tuple(one if isinstance(one, tuple) else (one,) for one in severities)
-        size = IMAGENET_C_SIZE if source == IMAGENET_C else None
+        own = name or function.__name__
+        arguments = inspect.signature(function).parameters
+        parameters = _declared(own, function)
+        strengths = _strengths(own, parameters, severities)
+        random, needs_model = "draws" in arguments, "victim" in arguments
         PERTURBATIONS.add(
-            Perturbation(
-                name, function, parameters, unit, strengths, random, family, source, check, size, ready, needs_model
-            )
+            Perturbation(own, function, parameters, strengths, family, source, size, random, needs_model, ready)
         )
         return function
 
     return register
 
 
-imagenet_c = partial(perturbation, source=IMAGENET_C)
-"""Registers one of ImageNet-C's, whose strengths are for images of its size."""
+imagenet_c = partial(perturbation, source="ImageNet-C: Hendrycks & Dietterich, arXiv 1903.12261", size=224)
+"""Registers a corruption of ImageNet-C with the severities of its 224 px set."""
+
+
+def _declared(name: str, function: Function) -> tuple[Parameter, ...]:
+    """The parameters in a function's signature, in its order."""
+    hints = get_type_hints(function, include_extras=True)
+    declared = []
+    for argument in inspect.signature(function).parameters.values():
+        if argument.name in NOT_PARAMETERS:
+            continue
+        kind, *facts = get_args(hints.get(argument.name)) or (None,)
+        parameter = next((fact for fact in facts if isinstance(fact, Parameter)), None)
+        if parameter is None:
+            raise ValueError(
+                f"perturbation: {argument.name} of {name} must be annotated with a Parameter; "
+                f"write {argument.name}: Annotated[float, Parameter(low, high, unit, meaning)]"
+            )
+        default = None if argument.default is argument.empty else argument.default
+        declared.append(replace(parameter, name=argument.name, whole=parameter.whole or kind is int, default=default))
+    return tuple(declared)
+
+
+def _strengths(
+    name: str, parameters: Sequence[Parameter], severities: Sequence[Strength]
+) -> tuple[tuple[float, ...], ...]:
+    """The checked severities, each with one value per parameter."""
+    rows = [severity if isinstance(severity, tuple) else (severity,) for severity in severities]
+    if len(rows) != SEVERITIES or any(len(row) != len(parameters) for row in rows):
+        raise ValueError(
+            f"perturbation: severities of {name} must be {SEVERITIES} strengths with one value per parameter "
+            f"({', '.join(parameter.name for parameter in parameters)}), got {shown(severities)}; correct the decorator"
+        )
+    return tuple(
+        tuple(
+            parameter.check(value, "perturbation", name, "correct the severities")
+            for parameter, value in zip(parameters, row, strict=True)
+        )
+        for row in rows
+    )
 
 
 def without_model() -> list[str]:
-    """Names of those that are made from the image alone."""
+    """Names of the perturbations that are made from the image alone."""
     return [entry.name for entry in PERTURBATIONS if not entry.needs_model]
-
-
-def within(where: str, name: str, low: float, high: float, unit: str = "") -> Check:
-    """A check that a single strength lies in [low, high]."""
-    bounds = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
-    text = f" ({unit})" if unit else ""
-
-    def check(value: float) -> None:
-        if not low <= value <= high or not math.isfinite(value):
-            raise ValueError(f"{where}: {name} must be {bounds}{text}, got {value:g}; choose another strength")
-
-    return check
-
-
-def whole(where: str, name: str, low: int, high: int, unit: str = "") -> Check:
-    """A check that a single strength is a whole number in [low, high]."""
-    inside = within(where, name, low, high, unit)
-
-    def check(value: float) -> None:
-        inside(value)
-        if value != int(value):
-            raise ValueError(f"{where}: {name} must be a whole number, got {value:g}; choose another strength")
-
-    return check
-
-
-def each(*checks: Check) -> Check:
-    """A check for a strength of several values, one check for each."""
-
-    def check(*values: float) -> None:
-        for one, value in zip(checks, values, strict=True):
-            one(value)
-
-    return check
-
-
-def check_streams(where: str, images: Tensor, draws: Sized) -> None:
-    """Refuse random streams that are not one per image.
-
-    Raises:
-        ValueError: draws does not hold B streams.
-    """
-    if len(draws) != len(images):
-        raise ValueError(f"{where}: draws must hold one stream per image ({len(images)}), got {len(draws)}")

@@ -1,17 +1,20 @@
 """Spatter: drops of water or splashes of mud on the lens."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.filters import smooth_exactly
 from camrobust.core.perturb.opencv import UNIT, canny, distance, equalised, filtered
-from camrobust.core.perturb.registry import check_streams, each, imagenet_c, whole, within
+from camrobust.core.perturb.registry import imagenet_c
 
 WATER = (175 / 255, 238 / 255, 238 / 255)
 MUD = (63 / 255, 42 / 255, 20 / 255)
 OPAQUE = 0.8
-"""Mud that covers less than this share of a place is left out."""
+"""Mud is left out where it covers less than this share."""
 LOW, HIGH = 50, 150
 FARTHEST_PX = 20
 BOX = ((1, 1, 1), (1, 1, 1), (1, 1, 1))
@@ -19,46 +22,26 @@ EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
 @imagenet_c(
-    "spatter", parameter=("loc", "scale", "sigma", "threshold", "strength", "mud"),
-    unit="level, level, px, level, share (water) or px (mud), 0 water 1 mud",
+    family="weather",
     severities=(
         (0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
         (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1),
     ),
-    family="weather", random=True,
-    check=each(
-        within("spatter", "loc", 0, 1, "level"), within("spatter", "scale", 0, 10, "level"),
-        within("spatter", "sigma", 0, 100, "px"), within("spatter", "threshold", 0, 1, "level"),
-        within("spatter", "strength", 0, 20, "share (water) or px (mud)"), whole("spatter", "mud", 0, 1),
-    ),
 )  # fmt: skip
 def spatter(
-    images: Tensor, loc: float, scale: float, sigma: float, threshold: float, strength: float, mud: float, draws: Draws
+    images: Tensor,
+    loc: Annotated[float, Parameter(0, 1, "level", "mean of the noise")],
+    scale: Annotated[float, Parameter(0, 10, "level", "standard deviation of the noise before smoothing")],
+    sigma: Annotated[float, Parameter(0, 100, "px", "standard deviation of the smoothing")],
+    threshold: Annotated[float, Parameter(0, 1, "level", "noise above it is a drop")],
+    strength: Annotated[float, Parameter(0, 20, "share (water) or px (mud)", "brightest light, or width of the rim")],
+    mud: Annotated[int, Parameter(0, 1, "0 water 1 mud")],
+    draws: Draws,
 ) -> Tensor:
-    """Drops on the lens, where smoothed noise rises above a threshold: water, lit from one side, or mud.
+    """Drops on the lens where smoothed noise exceeds a threshold: water lit from one side, or mud.
 
-    Smoothing, edges, distances and shading are exact sums and whole numbers.
-
-    Args:
-        images: (B, 3, H, W) float32 in [0, 1].
-        loc: mean of the noise.
-        scale: its standard deviation before smoothing.
-        sigma: of its smoothing, px.
-        threshold: noise below it is no drop.
-        strength: of the water's light; for mud the standard deviation of its rim, px.
-        mud: 1 for mud, 0 for water.
-        draws: one random stream per image.
-
-    Returns:
-        (B, 3, H, W) float32 in [0, 1], a new tensor.
-
-    Raises:
-        ValueError: draws does not hold B streams.
-
-    References:
-        Hendrycks & Dietterich 2019, arXiv 1903.12261, "Spatter".
+    Smoothing, edges, distances and shading are computed in exact sums and whole numbers.
     """
-    check_streams("spatter", images, draws)
     noise = smooth_exactly(draws.normal(images.shape[2:]).to(images.device), sigma) * scale + loc
     liquid = torch.where(noise < threshold, 0.0, noise)
     if mud:
@@ -73,7 +56,7 @@ def _colour(values: tuple[float, float, float], images: Tensor) -> Tensor:
 
 
 def water(liquid: Tensor, strength: float) -> Tensor:
-    """Light on drops: their thickness times a relief of the distance to their outline.
+    """The light on drops: their thickness times a relief of the distance to their outline.
 
     Args:
         liquid: (B, H, W) thickness in [0, 1], 0 where there is no drop.

@@ -1,1 +1,1 @@
-"""Perturbations that follow a model's gradient: against its prediction, or against its map."""
+"""Perturbations that follow a model's gradient, against its prediction or against its map."""

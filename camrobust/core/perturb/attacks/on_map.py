@@ -1,33 +1,44 @@
 """Attacks on the explanation: the predicted class stays, the map moves (Ghorbani et al. 2019).
 
-Projected ascent within an ℓ∞ ball by double backward: once for the gradients that the CAM is made of, once more for
-the pixels. A Grad-CAM moves with the activations as well as with their gradients, so it has a derivative where a ReLU
-network's second one is zero, and no softplus needs to stand in for its ReLUs. Every iterate lies on the grid of 256
-levels; among those that keep the class the one that moved the map furthest counts.
+Projected ascent within an ℓ∞ ball by double backward: one pass for the gradients in the CAM, one for the pixels. A
+Grad-CAM depends on the activations as well as on their gradients. So it has a derivative even where the second
+derivative of a ReLU network is zero, and no softplus has to replace the ReLUs. Every iterate lies on the grid of 256
+levels. Of those that keep the class, the one that moved the map furthest is the result.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.registry import unknown
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import Choose, collect, predicted
-from camrobust.core.perturb.attacks.on_prediction import LEVELS, Ball, Victim, ball_around, column, epsilon_in
-from camrobust.core.perturb.registry import each, perturbation, whole, within
+from camrobust.core.perturb.attacks.on_prediction import (
+    LEVELS,
+    Ball,
+    Epsilon,
+    Step,
+    Steps,
+    Victim,
+    ball_around,
+    column,
+)
+from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
 from camrobust.core.similarity import SIMILARITIES
 
 DIFFERENTIABLE = ("cam", "gradcam", "gradcam++", "gradcam-elementwise", "hirescam", "layercam", "xgradcam")
-"""CAMs that are smooth functions of activations and their gradients; the others rank, cluster, decompose or re-run."""
+"""CAMs that are smooth functions of activations and gradients; others rank, cluster, decompose or run again."""
 TOP = 0.1
-"""Share of a map's positions that are its most important ones."""
+"""Share of a map's positions that count as its most important ones."""
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""(map, clean map), both (B, h, w) and each of sum 1, to how far it moved, (B,), to be made large."""
+"""(map, clean map), both (B, h, w) of sum 1, to the distance (B,) that the attack increases."""
 
 
 def _top(clean: Tensor) -> Tensor:
@@ -38,12 +49,12 @@ def _top(clean: Tensor) -> Tensor:
 
 
 def top_mass(moved: Tensor, clean: Tensor) -> Tensor:
-    """Minus the mass that is left where the clean map had its most important positions."""
+    """Minus the mass left at the clean map's most important positions."""
     return -(moved.flatten(1) * _top(clean)).sum(dim=1)
 
 
 def mass_centre(moved: Tensor, clean: Tensor) -> Tensor:
-    """Squared distance of the map's centre of mass from the clean one's, in cells."""
+    """Squared distance between the maps' centres of mass, in cells."""
     return ((_centre(moved) - _centre(clean)) ** 2).sum(dim=1)
 
 
@@ -55,39 +66,39 @@ def _centre(maps: Tensor) -> Tensor:
 
 
 def target_region(moved: Tensor, clean: Tensor) -> Tensor:
-    """Mass in the quarter of the image that had least of it."""
+    """Mass in the quarter of the image where the clean map has the least."""
     height, width = (side // 2 for side in clean.shape[1:])
-    quarters = [(rows, columns) for rows in (slice(height), slice(height, None))
-                for columns in (slice(width), slice(width, None))]  # fmt: skip
-    before, after = (torch.stack([one[:, r, c].sum(dim=(1, 2)) for r, c in quarters], dim=1) for one in (clean, moved))
+    halves = product((slice(height), slice(height, None)), (slice(width), slice(width, None)))
+    pairs = [(clean[:, rows, columns], moved[:, rows, columns]) for rows, columns in halves]
+    before, after = (torch.stack([part.sum(dim=(1, 2)) for part in side], dim=1) for side in zip(*pairs, strict=True))
     return after.gather(1, before.argmin(dim=1, keepdim=True))[:, 0]
 
 
 OBJECTIVES: dict[str, Objective] = {"top": top_mass, "centre": mass_centre, "region": target_region}
-"""Ghorbani et al. 2019, section 3: top-k, mass-centre and targeted attack."""
+"""The top-k, mass-centre and targeted attack of Ghorbani et al. 2019, section 3."""
 
 
 def attack_map(
     victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws, *,
     cam: str = "gradcam", objective: str = "top",
 ) -> Tensor:  # fmt: skip
-    """Images within ℓ∞ balls that keep their class and move their map as far as projected ascent gets it.
+    """Move the map of each image by projected ascent within an ℓ∞ ball, while the class stays.
 
     Args:
         victim: the model.
         images: (B, 3, H, W) in [0, 1], at 256 levels.
-        epsilon: (B,) radii, levels.
-        steps: (B,) of the ascent.
-        step: (B,) size of one, levels.
-        draws: of the random start.
-        cam: of `DIFFERENTIABLE`.
-        objective: of `OBJECTIVES`.
+        epsilon: (B,) radius of the ball, levels.
+        steps: (B,) number of steps.
+        step: (B,) size of one step, levels.
+        draws: one random stream per image, for the start.
+        cam: one of `DIFFERENTIABLE`.
+        objective: one of `OBJECTIVES`.
 
     Returns:
-        (B, 3, H, W) in [0, 1], at 256 levels; the image itself where no iterate kept the class and moved the map.
+        (B, 3, H, W) in [0, 1], at 256 levels; the clean image if no iterate both kept the class and moved the map.
 
     Raises:
-        UserError: a CAM without a derivative, or no such objective.
+        UserError: a CAM without a derivative, or an unknown objective.
 
     References:
         Ghorbani, Abid, Zou 2019, arXiv 1710.10547.
@@ -99,15 +110,17 @@ def attack_map(
 
 def _check_climb(cam: str, objective: str) -> None:
     if cam not in DIFFERENTIABLE:
-        raise UserError(f"cam_attack: '{cam}' has no derivative to climb; choose one of {', '.join(DIFFERENTIABLE)}")
+        raise UserError(
+            f"cam_attack: cam must be differentiable, got '{cam}'; choose one of {', '.join(DIFFERENTIABLE)}"
+        )
     if objective not in OBJECTIVES:
-        raise UserError(f"cam_attack: objective must be one of {', '.join(OBJECTIVES)}, got '{objective}'")
+        raise unknown("objective of cam_attack", objective, OBJECTIVES)
 
 
 def _climbed(
     victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws, cam: str, moved_by: Objective
 ) -> Tensor:
-    """Images in [0, 1] at 256 levels: of every ascent the iterate that keeps the class and moved its map furthest."""
+    """Images in [0, 1] at 256 levels: per image, the iterate that kept the class and moved the map furthest."""
     clean, logits = _map(victim, ball.clean, predicted, cam)
     classes = predicted(logits)
     best, far = ball.clean, moved_by(clean, clean)
@@ -120,7 +133,7 @@ def _climbed(
         far = torch.where(better, distance.detach(), far)
         best = torch.where(column(better), point.detach(), best)
         if number < last:
-            # Where the class was lost, the way back to it.
+            # If the class is lost, climb back to it.
             climb = torch.where(kept, distance, _margin(logits, classes))
             (gradient,) = torch.autograd.grad(climb.sum(), point)
             at = ball.step(at, gradient, column(step))
@@ -131,32 +144,32 @@ def minimal_eps(
     victim: Victim, images: Tensor, image_ids: Sequence[str], *, below: float = 0.5, most: int = 16, steps: int = 20,
     cam: str = "gradcam", objective: str = "top", similarity: str = "topk_iou", seed: int = 0,
 ) -> list[int | None]:  # fmt: skip
-    """The smallest ε/255 at which an attack makes two maps of the same class unlike, by bisection.
+    """The smallest ε/255 at which an attack separates the map from the clean map of the same class, by bisection.
 
-    Bisection takes for granted that what succeeds at one radius succeeds at a larger one, which is true of the best
-    attack and nearly always of this one.
+    Bisection assumes that an attack that succeeds at one radius succeeds at every larger one. This holds for the best
+    attack, and nearly always for this one.
 
     Args:
         victim: the model.
         images: (B, 3, H, W) in [0, 1], at 256 levels.
-        image_ids: B names, of the random starts.
-        below: how alike the maps must be no longer; of a measure of distance, how far apart they must be.
+        image_ids: B names; the random starts depend on them.
+        below: the attack succeeds when the similarity falls below this; for a distance, when it rises above.
         most: largest radius to try, levels.
-        steps: of each ascent, each of a quarter of its radius.
-        cam: of `DIFFERENTIABLE`.
-        objective: of `OBJECTIVES`.
+        steps: of each ascent; each step is a quarter of the radius.
+        cam: one of `DIFFERENTIABLE`.
+        objective: one of `OBJECTIVES`.
         similarity: a measure that takes positions, from `camrobust list similarities`.
         seed: of the random starts.
 
     Returns:
-        For each image the radius in levels, None where none up to `most` will do.
+        For each image the radius in levels, or None if no radius up to `most` succeeds.
 
     Raises:
-        UserError: an unknown or unfit CAM, objective or similarity, or a radius or count that is not positive.
+        UserError: an unknown or unfit CAM, objective or similarity, or a radius or count out of bounds.
     """
     measure = SIMILARITIES[similarity]
     if measure.takes != "positions":
-        fit = ", ".join(one.name for one in SIMILARITIES if one.takes == "positions")
+        fit = ", ".join(other.name for other in SIMILARITIES if other.takes == "positions")
         raise UserError(f"minimal_eps: similarity must compare positions, got '{similarity}'; choose one of {fit}")
     if not 1 <= most <= LEVELS or steps < 1 or most != int(most) or steps != int(steps):
         raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got {most} and {steps}")
@@ -165,50 +178,64 @@ def minimal_eps(
     classes, count = predicted(logits), torch.full((len(images),), float(steps), device=images.device)
 
     def succeeds(radius: Tensor) -> Tensor:
-        streams = [Draws.of(seed, "minimal_eps", [name], cam, f"epsilon={int(one)}", 0, images.device)
-                   for name, one in zip(image_ids, radius, strict=True)]  # fmt: skip
+        streams = [
+            Draws.of(seed, "minimal_eps", [name], cam, f"epsilon={int(level)}", 0, images.device)
+            for name, level in zip(image_ids, radius, strict=True)
+        ]
         made = attack_map(victim, images, radius, count, radius / 4, Draws.join(streams), cam=cam, objective=objective)
         moved, _ = _map(victim, made * LEVELS, lambda _: classes, cam)
-        found = measure(clean.flatten(1), moved.flatten(1))
-        return found < below if measure.same == 1 else found > below
+        score = measure(clean.flatten(1), moved.flatten(1))
+        return score < below if measure.same == 1 else score > below
 
     fails, works = torch.zeros_like(count), torch.full_like(count, most + 1)
     while bool((works - fails > 1).any()):
         middle = ((fails + works) / 2).floor().clamp(min=1, max=most)
         good = succeeds(middle)
         works, fails = torch.where(good, middle, works), torch.where(good, fails, torch.maximum(fails, middle))
-    return [int(one) if one <= most else None for one in works.tolist()]
+    return [int(radius) if radius <= most else None for radius in works.tolist()]
 
 
 def _margin(logits: Tensor, classes: Tensor) -> Tensor:
-    """By how much a class's logit exceeds the best of the others, (B,)."""
+    """The logit of a class minus the best other logit, (B,)."""
     own = torch.zeros_like(logits, dtype=torch.bool).scatter(1, classes[:, None], value=True)
     return logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
 
 
 def _map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tensor, Tensor]:
-    """A CAM (B, h, w) of sum 1 and the logits (B, n), with the graph back to the pixels where these record one."""
+    """A CAM (B, h, w) of sum 1 and the logits (B, n); with a graph to the pixels if `levels` requires gradients."""
     recorded = levels.requires_grad
-    with torch.set_grad_enabled(recorded), sdpa_kernel(SDPBackend.MATH):  # the fused one has no second derivative
+    # Fused attention has no second derivative.
+    with torch.set_grad_enabled(recorded), sdpa_kernel(SDPBackend.MATH):
         evidence = collect(victim.network, victim.normalise(levels / LEVELS), choose, graph=recorded)
         maps = CAMS[cam].function(evidence)
         return maps / maps.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12), evidence.logits
 
 
-def _registered(name: str, objective: str) -> None:
-    perturbation(
-        name,
-        parameter=("epsilon", "steps", "step"),
-        unit="1/255, count, 1/255",
-        severities=((1, 20, 0.5), (2, 20, 0.5), (4, 20, 1), (8, 20, 2), (16, 20, 4)),
-        family="adversarial",
-        check=each(epsilon_in(name), whole(name, "steps", 1, 1000), within(name, "step", 1e-3, 255, "1/255")),
-        random=True,
-        source="Ghorbani et al., arXiv 1710.10547",
-        needs_model=True,
-    )(partial(attack_map, objective=objective))
+_attack = partial(
+    perturbation,
+    family="adversarial",
+    severities=((1, 20, 0.5), (2, 20, 0.5), (4, 20, 1), (8, 20, 2), (16, 20, 4)),
+    source="Ghorbani et al., arXiv 1710.10547",
+)
 
 
-_registered("cam_attack", "top")
-_registered("cam_attack_centre", "centre")
-_registered("cam_attack_region", "region")
+@_attack()
+def cam_attack(victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws) -> Tensor:
+    """Take mass away from the most important positions of the Grad-CAM."""
+    return attack_map(victim, images, epsilon, steps, step, draws, objective="top")
+
+
+@_attack()
+def cam_attack_centre(
+    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws
+) -> Tensor:
+    """Move the centre of mass of the Grad-CAM."""
+    return attack_map(victim, images, epsilon, steps, step, draws, objective="centre")
+
+
+@_attack()
+def cam_attack_region(
+    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws
+) -> Tensor:
+    """Move the Grad-CAM into the quarter of the image where it has the least mass."""
+    return attack_map(victim, images, epsilon, steps, step, draws, objective="region")

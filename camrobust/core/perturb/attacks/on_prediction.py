@@ -1,36 +1,41 @@
-"""Attacks on the prediction: pixels moved along the model's own gradient, within a ball around the clean image.
+"""Attacks on the prediction: pixels move along the model's own gradient, within a ball around the clean image.
 
-The class that is attacked is the one that the model predicts on the clean image, since that is what a perturbed
-prediction is compared with. What comes out is an image of 256 levels, as a file would hold it, and lies in the ball
-exactly. Whoever wants other norms, classes or steps calls `ascend`.
+The attacked class is the one predicted on the clean image, since a perturbed prediction is compared with that one. The
+result has 256 levels, as in a file, and lies exactly in the ball. For other norms, classes or steps call `ascend`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from math import inf
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
 from camrobust.core.explain.evidence import predicted
 from camrobust.core.explain.network import Network
-from camrobust.core.perturb.registry import Check, each, perturbation, whole, within
+from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
 
 LEVELS = 255.0
 LEAST_LIKELY = -1
-INFINITY = float("inf")
 HALVINGS = 24
 FILL = 4.0
-"""How far a rounded ℓ2 step may be stretched to use its ball up."""
+"""Largest factor by which an ℓ2 step is stretched before rounding, so that it fills its ball."""
 Direction = Callable[[Tensor], Tensor]
-"""Levels (B, 3, H, W) to the direction in which they are moved."""
+"""Levels (B, 3, H, W) to the direction in which they move."""
+
+Epsilon = Annotated[Tensor, Parameter(1, 255, "1/255", "largest change of a value", whole=True)]
+"""Whole levels, since images have no others."""
+Steps = Annotated[Tensor, Parameter(1, 1000, "count", "steps of the ascent", whole=True)]
+Step = Annotated[Tensor, Parameter(1e-3, 255, "1/255", "size of a step")]
 
 
 class Victim(Protocol):
-    """A classifier with its normalisation; `models.Model` is one."""
+    """A classifier with its normalisation, such as `measure.model.Model`."""
 
     @property
     def network(self) -> Network:
@@ -47,29 +52,29 @@ class Ball:
     Attributes:
         clean: (B, 3, H, W) float32, whole numbers.
         radius: (B, 1, 1, 1) float32, in levels.
-        norm: 2 or infinity, over all pixels and channels.
+        norm: 2 or infinity, over all pixels and channels together.
     """
 
     clean: Tensor
     radius: Tensor
-    norm: float = INFINITY
+    norm: float = inf
 
     def step(self, at: Tensor, direction: Tensor, size: Tensor) -> Tensor:
-        """The point of the ball nearest to where a step of steepest ascent of that size (B, 1, 1, 1) leads."""
-        length = direction.sign() if self.norm == INFINITY else direction / _length(direction)
+        """A step of steepest ascent of that size (B, 1, 1, 1), projected back into the ball."""
+        length = direction.sign() if self.norm == inf else direction / _length(direction)
         moved = at + size * length - self.clean
-        if self.norm == INFINITY:
+        if self.norm == inf:
             moved = moved.clamp(-self.radius, self.radius)
         else:
             moved = moved * (self.radius / _length(moved)).clamp(max=1)
         return (self.clean + moved).clamp(0, LEVELS)
 
     def on_grid(self, at: Tensor) -> Tensor:
-        """Whole levels near `at` that lie in the ball."""
+        """The nearest whole levels that lie in the ball."""
         moved = at - self.clean
-        if self.norm == INFINITY:
+        if self.norm == inf:
             return self.clean + moved.round().clamp(-self.radius.floor(), self.radius.floor())
-        # The largest multiple of the step whose rounded form still lies in the ball.
+        # Bisect for the largest multiple of the step that still lies in the ball after rounding.
         low, high = torch.zeros_like(self.radius), torch.full_like(self.radius, FILL)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -81,9 +86,9 @@ class Ball:
         return (self.clean + moved.round()).clamp(0, LEVELS) - self.clean
 
     def start(self, draws: Draws) -> Tensor:
-        """Uniform in the cube of that radius; in an ℓ2 ball a uniform direction at a uniform distance."""
+        """A random point: uniform in an ℓ∞ ball; in an ℓ2 ball, a uniform direction at a uniform distance."""
         shape = self.clean.shape[1:]
-        if self.norm == INFINITY:
+        if self.norm == inf:
             moved = (2 * draws.uniform(shape) - 1) * self.radius
         else:
             share, normal = draws.uniform((1, 1, 1)), draws.normal(shape)
@@ -100,11 +105,11 @@ def ascend(ball: Ball, direction: Direction, steps: Tensor, size: Tensor, draws:
     """Projected gradient ascent.
 
     Args:
-        ball: within which.
-        direction: gradient of what is to grow, at some levels.
-        steps: (B,) how many each image takes.
-        size: (B, 1, 1, 1) of one step, levels.
-        draws: of the random start, None to start at the clean image.
+        ball: the images stay within it.
+        direction: gradient of the quantity to increase.
+        steps: (B,) number of steps for each image.
+        size: (B, 1, 1, 1) size of one step, levels.
+        draws: random streams of the start; None starts at the clean image.
 
     Returns:
         (B, 3, H, W) float32 levels in the ball, not yet on the grid.
@@ -120,12 +125,12 @@ def ascend(ball: Ball, direction: Direction, steps: Tensor, size: Tensor, draws:
 
 
 def logits_at(victim: Victim, levels: Tensor) -> Tensor:
-    """Logits (B, n) of images given in levels; differentiable where autograd records."""
+    """Logits (B, n) of images given in levels; differentiable if autograd is on."""
     return victim.network.logits(victim.normalise(levels / LEVELS))
 
 
 def cross_entropy_gradient(victim: Victim, classes: Tensor, *, targeted: bool = False) -> Direction:
-    """Direction away from some classes, or (targeted) towards them: ± the gradient of the cross-entropy."""
+    """Direction away from the classes (B,), or towards them if targeted: ± the gradient of the cross-entropy."""
 
     def direction(levels: Tensor) -> Tensor:
         with torch.enable_grad(), repeatable(levels.device):
@@ -137,7 +142,7 @@ def cross_entropy_gradient(victim: Victim, classes: Tensor, *, targeted: bool = 
     return direction
 
 
-def ball_around(images: Tensor, radius: Tensor, norm: float = INFINITY) -> Ball:
+def ball_around(images: Tensor, radius: Tensor, norm: float = inf) -> Ball:
     """The ball around images (B, 3, H, W) in [0, 1] with radii (B,) in levels."""
     return Ball((images * LEVELS).round(), column(radius), norm)
 
@@ -153,102 +158,68 @@ def clean_logits(victim: Victim, ball: Ball) -> Tensor:
         return logits_at(victim, ball.clean)
 
 
-def _reached(ball: Ball, direction: Direction, steps: Tensor, step: Tensor, draws: Draws | None) -> Tensor:
-    """Images in [0, 1] at 256 levels after an ascent by steps of (B,) levels."""
+def _ascended(ball: Ball, direction: Direction, steps: Tensor, step: Tensor, draws: Draws | None) -> Tensor:
+    """Images in [0, 1] at 256 levels, after an ascent with steps of (B,) levels."""
     return ball.on_grid(ascend(ball, direction, steps, column(step), draws)) / LEVELS
 
 
 def _from_prediction(victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws | None = None) -> Tensor:
-    """Away from the class that is predicted on the clean image."""
+    """Images after an ascent away from the class predicted on the clean image."""
     away = cross_entropy_gradient(victim, predicted(clean_logits(victim, ball)))
-    return _reached(ball, away, steps, step, draws)
+    return _ascended(ball, away, steps, step, draws)
 
 
-def epsilon_in(where: str) -> Check:
-    """A check of an ℓ∞ radius: whole levels, since images have no others."""
-    return whole(where, "epsilon", 1, 255, "1/255")
+def _ten_steps(radius: float) -> tuple[float, float, float]:
+    """A radius, ten steps, and their size: a quarter of the radius, so 2.5 times what is needed to reach the border."""
+    return radius, 10, radius / 4
 
 
-def _ten_steps(*radii: float, then: tuple[float, ...] = ()) -> Any:
-    """Of each radius: itself, ten steps, each a quarter of it: 2.5 times what would just reach its border."""
-    return tuple((radius, 10, radius / 4, *then) for radius in radii)
+LINF_SEVERITIES = (_ten_steps(1), _ten_steps(2), _ten_steps(4), _ten_steps(8), _ten_steps(16))
+L2_SEVERITIES = (_ten_steps(1), _ten_steps(2), _ten_steps(3), _ten_steps(5), _ten_steps(8))
 
 
-@perturbation(
-    "fgsm",
-    parameter="epsilon",
-    unit="1/255",
-    severities=(1, 2, 4, 8, 16),
-    family="adversarial",
-    check=epsilon_in("fgsm"),
-    source="Goodfellow et al., arXiv 1412.6572",
-    needs_model=True,
-)
-def fgsm(victim: Victim, images: Tensor, epsilon: Tensor) -> Tensor:
-    """Fast gradient sign: x + ε·sign ∂CE/∂x at the clean prediction, ℓ∞.
-
-    References:
-        Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
-    """
+@perturbation(family="adversarial", severities=(1, 2, 4, 8, 16), source="Goodfellow et al., arXiv 1412.6572")
+def fgsm(victim: Victim, images: Tensor, epsilon: Epsilon) -> Tensor:
+    """Fast gradient sign: x + ε·sign ∂CE/∂x at the clean prediction, ℓ∞."""
     return _from_prediction(victim, ball_around(images, epsilon), torch.ones_like(epsilon), epsilon)
 
 
-@perturbation(
-    "pgd",
-    parameter=("epsilon", "steps", "step"),
-    unit="1/255, count, 1/255",
-    severities=_ten_steps(1, 2, 4, 8, 16),
-    family="adversarial",
-    check=each(epsilon_in("pgd"), whole("pgd", "steps", 1, 1000), within("pgd", "step", 1e-3, 255, "1/255")),
-    random=True,
-    source="Madry et al., arXiv 1706.06083",
-    needs_model=True,
-)
-def pgd(victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws) -> Tensor:
+@perturbation(family="adversarial", severities=LINF_SEVERITIES, source="Madry et al., arXiv 1706.06083")
+def pgd(victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws) -> Tensor:
     """Projected gradient ascent on the cross-entropy of the clean prediction from a random start, ℓ∞."""
     return _from_prediction(victim, ball_around(images, epsilon), steps, step, draws)
 
 
-@perturbation(
-    "pgd_l2",
-    parameter=("epsilon", "steps", "step"),
-    unit="ℓ2 norm of pixels in [0, 1], count, the same norm",
-    severities=_ten_steps(1, 2, 3, 5, 8),
-    family="adversarial",
-    check=each(
-        within("pgd_l2", "epsilon", 1e-2, 1e3), whole("pgd_l2", "steps", 1, 1000), within("pgd_l2", "step", 1e-3, 1e3)
-    ),
-    random=True,
-    source="Madry et al., arXiv 1706.06083",
-    needs_model=True,
-)
-def pgd_l2(victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws) -> Tensor:
+@perturbation(family="adversarial", severities=L2_SEVERITIES, source="Madry et al., arXiv 1706.06083")
+def pgd_l2(
+    victim: Victim,
+    images: Tensor,
+    epsilon: Annotated[Tensor, Parameter(1e-2, 1e3, "ℓ2 norm of pixels in [0, 1]", "largest change of the image")],
+    steps: Steps,
+    step: Annotated[Tensor, Parameter(1e-3, 1e3, "the same norm", "size of a step")],
+    draws: Draws,
+) -> Tensor:
     """Projected gradient ascent on the cross-entropy of the clean prediction from a random start, ℓ2."""
     return _from_prediction(victim, ball_around(images, epsilon * LEVELS, 2), steps, step * LEVELS, draws)
 
 
 @perturbation(
-    "pgd_targeted",
-    parameter=("epsilon", "steps", "step", "target"),
-    unit="1/255, count, 1/255, class (-1: the least likely)",
-    severities=_ten_steps(1, 2, 4, 8, 16, then=(LEAST_LIKELY,)),
     family="adversarial",
-    check=each(
-        epsilon_in("pgd_targeted"),
-        whole("pgd_targeted", "steps", 1, 1000),
-        within("pgd_targeted", "step", 1e-3, 255, "1/255"),
-        whole("pgd_targeted", "target", LEAST_LIKELY, 10**6),
-    ),
-    random=True,
+    severities=tuple((*strength, LEAST_LIKELY) for strength in LINF_SEVERITIES),
     source="Kurakin et al., arXiv 1611.01236",
-    needs_model=True,
 )
 def pgd_targeted(
-    victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, target: Tensor, draws: Draws
+    victim: Victim,
+    images: Tensor,
+    epsilon: Epsilon,
+    steps: Steps,
+    step: Step,
+    target: Annotated[Tensor, Parameter(LEAST_LIKELY, 10**6, "class (-1: the least likely)", whole=True)],
+    draws: Draws,
 ) -> Tensor:
     """Projected gradient descent on the cross-entropy of a target class from a random start, ℓ∞.
 
-    The target is a class, or the one that is least likely on the clean image.
+    The target is a given class, or the least likely one on the clean image.
 
     Raises:
         ValueError: the model has no such class.
@@ -257,8 +228,9 @@ def pgd_targeted(
     logits = clean_logits(victim, ball)
     if int(target.max()) >= logits.shape[1]:
         raise ValueError(
-            f"pgd_targeted: target must be below {logits.shape[1]}, the model's classes, got {int(target.max())}"
+            f"pgd_targeted: target must be below {logits.shape[1]} (number of classes), got {int(target.max())}; "
+            "choose a class of the model"
         )
     classes = torch.where(target == LEAST_LIKELY, logits.argmin(dim=1), target.long())
     towards = cross_entropy_gradient(victim, classes, targeted=True)
-    return _reached(ball, towards, steps, step, draws)
+    return _ascended(ball, towards, steps, step, draws)
