@@ -131,7 +131,7 @@ def rbo_lists(first: Sequence[object], second: Sequence[object], p: float = 0.9,
         Webber, Moffat, Zobel 2010, ACM TOIS 28(4), equations 11, 23 and 32; Corsi & Urbano 2024, SIGIR, section 4, for
         ties.
 
-    Example:
+    Examples:
         >>> from camrobust.core.rank_lists import rbo_lists
         >>> bounds = rbo_lists(["a", {"b", "c"}, "d"], ["b", "a", "x"], p=0.9)
         >>> bounds.low < bounds.ext < bounds.high

@@ -150,7 +150,7 @@ def agreement(
         Webber, Moffat, Zobel 2010, ACM TOIS 28(4), equation 32; Corsi & Urbano 2024, SIGIR, for ties. The expectations
         are ours.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from camrobust.core.ranks import agreement
         >>> rbo, adjusted = agreement(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 2.0]))
@@ -180,7 +180,17 @@ def agreement(
 
 
 def rbo(scores_a: Tensor, scores_b: Tensor, p: float = 0.9, ties: str = "b", sizes: Tensor | None = None) -> Tensor:
-    """Extrapolated rank-biased overlap of two rankings of the same m items, (…, m) twice to (…); see `agreement`."""
+    """Extrapolated rank-biased overlap of two rankings of the same m items, (…, m) twice to (…); see `agreement`.
+
+    Examples:
+        >>> import torch
+        >>> from camrobust.core.ranks import rbo
+        >>> scores = torch.tensor([0.9, 0.5, 0.2, 0.1])
+        >>> round(rbo(scores, scores).item(), 3)
+        1.0
+        >>> round(rbo(scores, -scores, p=0.5).item(), 3)  # the opposite order
+        0.208
+    """
     return agreement(scores_a, scores_b, p, ties, sizes)[0]
 
 

@@ -26,17 +26,17 @@ Columns = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """What decides the numbers beside model, image and variants.
+    """The settings that change numbers, beside model, image and variants.
 
     Attributes:
         cams: names of the methods, K of them.
-        seed: of the methods that draw.
+        seed: of the CAMs that draw random numbers.
         rbo_p: persistence of rank-biased overlap.
-        ties: its tie rule.
+        ties: tie rule of rank-biased overlap.
         explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all.
-        batch: variants in one forward pass; halved where the device's memory does not hold them.
-        similarities: names of the measures beside rank-biased overlap, None for all that cost next to nothing.
-        precision: in which the layers compute, of `defaults.PRECISIONS`; maps are float32 in all of them.
+        batch: variants in one forward pass; halved when the device runs out of memory.
+        similarities: names of the measures beside rank-biased overlap; None for all cheap ones.
+        precision: of the layers, one of `defaults.PRECISIONS`; maps are float32 in all of them.
     """
 
     cams: tuple[str, ...]
@@ -51,13 +51,13 @@ class MeasureSettings:
     def measures(self) -> list[Similarity]:
         """The measures beside rank-biased overlap; raises UserError for an unknown name."""
         if self.similarities is None:
-            return [one for one in SIMILARITIES if one.default]
+            return [similarity for similarity in SIMILARITIES if similarity.default]
         return [SIMILARITIES[name] for name in self.similarities]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its key, and the segments that its maps are ranked over.
+    """One image: its key, and the segments over which its maps are ranked.
 
     Attributes:
         dataset: name of its dataset.
@@ -77,12 +77,12 @@ class Explained:
     """Maps and predictions of an image's variants, on the model's device; variant 0 is the clean one.
 
     Attributes:
-        pixels: (V+1, 3, H, W) uint8, what was explained, on the CPU: with the attacks on this model.
+        pixels: (V+1, 3, H, W) uint8 on the CPU, the explained images, attacks on this model included.
         maps: (V+1, K, h, w) float32.
         predictions: (V+1,) int64.
         confidences: (V+1,) float32, softmax probability of the prediction.
-        entropy: (), of the softmax on the clean image, nats.
-        change: how far the V perturbed variants are from the clean one, None where that is not known.
+        entropy: scalar, of the softmax on the clean image, nats.
+        change: how far the V perturbed variants are from the clean one; None where that is unknown.
     """
 
     pixels: Tensor
@@ -98,18 +98,20 @@ def explain_variants(
 ) -> Explained:
     """All maps of one image's variants, in forward passes of at most `settings.batch`.
 
-    A pass that runs out of the device's memory is made again in halves; the model remembers what it held.
+    A pass that runs out of memory is repeated in halves; the model remembers how many images fitted.
 
     Args:
         model: the classifier.
         sample: the image.
-        pixels: (V+1, 3, H, W) uint8, the clean variant first; what stands for a variant that needs a model is ignored.
-        variants: the V perturbed ones.
-        settings: which CAMs, of which class.
+        pixels: (V+1, 3, H, W) uint8, the clean variant first; attacks replace the pixels of variants that need a model.
+        variants: the V perturbed variants.
+        settings: the CAMs, and which class they explain.
     """
     functions = [CAMS[name].function for name in settings.cams]
     pixels = attacked(model, sample, pixels, variants, settings)
-    strengths = ["clean", *(f"{one.perturbation}:{one.strength}:{one.replicate}" for one in variants)]
+    strengths = [
+        "clean", *(f"{variant.perturbation}:{variant.strength}:{variant.replicate}" for variant in variants)
+    ]  # fmt: skip
     choose = _choose(settings.explained_class)
     clean: PassOutput | None = None
     entropy = torch.tensor(torch.nan)
@@ -120,19 +122,19 @@ def explain_variants(
         chunk = slice(places[0], places[-1] + 1)
         images = pixels[chunk].to(model.device)
         draws = _draws(sample, strengths[chunk], settings.seed, model.device)
-        # Nothing waits for the device up to the rows, so that it computes while the host asks for more.
+        # No step before the score rows waits for the device, so it computes while the host prepares the next pass.
         evidence = collect(network, model.inputs(images, settings.precision), choose, draws)
         maps = explain(evidence, functions)
-        seen = PassOutput(images, evidence.logits, evidence.activations)
+        output = PassOutput(images, evidence.logits, evidence.activations)
         if clean is None:
-            clean, entropy = seen.first(), entr(evidence.logits[0].softmax(dim=0)).sum()
-        change = change_between(clean, seen)
+            clean, entropy = output.first(), entr(evidence.logits[0].softmax(dim=0)).sum()
+        change = change_between(clean, output)
         classes = predicted(evidence.logits)
         return maps, classes, evidence.logits.softmax(dim=1).gather(1, classes[:, None])[:, 0], change
 
     batch = min(settings.batch, model.fits.images or settings.batch)
-    found = list(halving_on_oom(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
-    maps, classes, confidences, changes = zip(*found, strict=True)
+    passes = list(halving_on_oom(range(len(pixels)), batch, one_pass, partial(setattr, model.fits, "images")))
+    maps, classes, confidences, changes = zip(*passes, strict=True)
     change = InputChange.cat(changes).without_first()
     return Explained(pixels, torch.cat(maps), torch.cat(classes), torch.cat(confidences), entropy, change)
 
@@ -140,7 +142,7 @@ def explain_variants(
 def attacked(
     model: Model, sample: Sample, pixels: Tensor, variants: Sequence[Variant], settings: MeasureSettings
 ) -> Tensor:
-    """The same pixels with the variants that need a model in their places."""
+    """The pixels, with attacks on the model in the places of the variants that need one."""
     groups: dict[str, list[int]] = {}
     for place, variant in enumerate(variants, start=1):
         if variant.needs_model:
@@ -158,7 +160,7 @@ def attacked(
 
 
 def _choose(explained_class: str) -> Choose:
-    """Which class is explained, across the passes of one image."""
+    """A function that chooses the class to explain; one for all passes of an image."""
     if explained_class == "predicted":
         return predicted
     clean: list[Tensor] = []
@@ -172,7 +174,7 @@ def _choose(explained_class: str) -> Choose:
 
 
 def _draws(sample: Sample, strengths: Sequence[str], seed: int, device: torch.device) -> Draws:
-    """One stream per variant, for CAMs that draw."""
+    """One random stream per variant, for CAMs that draw."""
     return Draws.join(
         [Draws.of(seed, sample.dataset, [sample.image_id], "cam", strength, 0, device) for strength in strengths]
     )
@@ -187,7 +189,7 @@ def map_agreement(
         explained: maps of V+1 variants.
         segments: (H, W) int64.
         settings: how to compare.
-        count: m, None to look for it.
+        count: m, None to compute it from the segments.
 
     Returns:
         One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined or not asked for, and the bool
@@ -205,19 +207,19 @@ def map_agreement(
         "change": (clean, noisy, explained.change),
     }
     rbo, adjusted = agreement(scores[:1], scores[1:], settings.rbo_p, settings.ties)
-    found = {"rbo": rbo, "rbo_adjusted": adjusted}
+    measured = {"rbo": rbo, "rbo_adjusted": adjusted}
     for similarity in settings.measures():
         if similarity.takes != "change" or explained.change is not None:
-            found[similarity.name] = similarity.function(*inputs[similarity.takes])
-    # Of logits that are no numbers there is no class to explain.
+            measured[similarity.name] = similarity.function(*inputs[similarity.takes])
+    # Logits that are not numbers leave no class to explain.
     finite = torch.isfinite(flattened).all(dim=-1) & torch.isfinite(explained.confidences)[:, None]
     finite = finite[:1] & finite[1:]
     constant = flat(flattened) | flat(scores)
     constant = constant[:1] | constant[1:]
-    numbers = torch.stack([value.float() for value in found.values()])
+    numbers = torch.stack([value.float() for value in measured.values()])
     numbers = torch.where(finite & ~constant, numbers, torch.nan)
     undefined = torch.full_like(numbers[0], torch.nan)
-    compared = dict.fromkeys(SIMILARITIES.names(), undefined) | dict(zip(found, numbers, strict=True))
+    compared = dict.fromkeys(SIMILARITIES.names(), undefined) | dict(zip(measured, numbers, strict=True))
     return compared | {"flat": constant, "finite": finite}
 
 
@@ -230,8 +232,8 @@ def measure(
         model: the classifier.
         sample: the image and its segments.
         pixels: (V+1, 3, H, W) uint8, the clean variant first.
-        variants: the V perturbed ones.
-        settings: which CAMs, and how to compare.
+        variants: the V perturbed variants.
+        settings: the CAMs, and how to compare their maps.
 
     Returns:
         Columns named and ordered as `schema.SCORES`, each of V·K values, undefined numbers as NaN; and the maps.
@@ -245,7 +247,7 @@ def measure(
     classes, confidences = explained.predictions.cpu().numpy(), explained.confidences.cpu().numpy()
 
     def each(values: Any, dtype: type = object) -> np.ndarray:
-        """V values over V·K rows, variant by variant."""
+        """V values, each repeated for the K rows of its variant."""
         return np.repeat(np.array(values, dtype), K)
 
     columns: Columns = {
@@ -253,10 +255,10 @@ def measure(
         "model": each([model.name] * V),
         "image_id": each([sample.image_id] * V),
         "cam": np.array([*settings.cams] * V, object),
-        "perturbation": each([one.perturbation for one in variants]),
-        "severity": each([one.severity for one in variants]),
-        "strength": each([one.strength for one in variants]),
-        "replicate": each([one.replicate for one in variants], int),
+        "perturbation": each([variant.perturbation for variant in variants]),
+        "severity": each([variant.severity for variant in variants]),
+        "strength": each([variant.strength for variant in variants]),
+        "replicate": each([variant.replicate for variant in variants], int),
         "predicted_clean": each(classes[:1].repeat(V), int),
         "predicted_perturbed": each(classes[1:], int),
         "confidence_clean": each(confidences[:1].repeat(V), float),
@@ -272,40 +274,6 @@ def measure(
 
 
 def _status(flat_maps: Tensor, finite: Tensor) -> np.ndarray:
-    found = np.where(flat_maps.cpu().numpy(), "flat_map", "ok").astype(object)
-    found[~finite.cpu().numpy()] = "not_finite"
-    return found.reshape(-1)
-
-
-def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str = "fp32") -> dict[str, str]:
-    """Which CAMs give the same map for this model and layer, found by trying.
-
-    Methods that would take hundreds of passes are not tried: Score-CAM, and Ablation-CAM and Recipro-CAM where what
-    lies behind the target layer has no closed form.
-
-    Args:
-        model: the classifier.
-        cams: names in the order of the configuration.
-        pixels: (B, 3, H, W) uint8, some images.
-        precision: in which the layers compute.
-
-    Returns:
-        For each CAM that equals one earlier in the list on every image (min-max maps within 1e-5): that one's name.
-    """
-    costly = ("many passes",) if model.network.head is not None else ("many passes", "tail")
-    cams = [name for name in cams if CAMS[name].cost not in costly]
-    if not cams:
-        return {}
-    draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
-    network = replace(model.network, precision=precision)
-    evidence = collect(network, model.inputs(pixels, precision), draws=draws)
-    maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
-    low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
-    scaled = (maps - low) / (high - low)
-    same: dict[str, str] = {}
-    for later, name in enumerate(cams):
-        for earlier in range(later):
-            if (scaled[:, later] - scaled[:, earlier]).abs().max() <= 1e-5:
-                same[name] = cams[earlier]
-                break
-    return same
+    status = np.where(flat_maps.cpu().numpy(), "flat_map", "ok").astype(object)
+    status[~finite.cpu().numpy()] = "not_finite"
+    return status.reshape(-1)

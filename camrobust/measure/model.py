@@ -1,65 +1,35 @@
 """Models by name: builder, weights, target layer and preprocessing tied together in one row.
 
 "torchvision:resnet50@IMAGENET1K_V2", "timm:tf_efficientnet_lite0" or "package.module:function", each with an optional
-weights file. Where bytes come from is not this room's business: a weights file arrives as its content.
+weights file. Fetching is not done here: a weights file arrives as its content.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from importlib import import_module
 from pathlib import PurePath
 from traceback import extract_tb
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import first_line, short, shown
-from camrobust.contract.registry import unknown
+from camrobust.contract.quoting import first_line
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import fastest_layout
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, build_module, fill
 from camrobust.measure.weights import read_weights
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBES = 2
-UNIT = 4
-"""Largest mean and standard deviation of pixels in [0, 1] that are taken for such."""
-UNTRAINED = "none"
-"""`torchvision:NAME@none` and `timm:NAME@none` leave the weights random."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a configuration says about one model.
-
-    Attributes:
-        name: as it stands in the results.
-        builder: "torchvision:NAME[@WEIGHTS]", "timm:NAME[@none]" or "package.module:function".
-        weights: where a weights file is (.safetensors, or .pth/.pt read with weights_only), None for the builder's own.
-        target_layer: dotted name of a submodule, None to discover it.
-        mean: per-channel mean of the normalisation, None for the builder's own.
-        std: per-channel standard deviation of the normalisation, None for the builder's own.
-        arguments: keyword arguments for the builder.
-    """
-
-    name: str
-    builder: str
-    weights: str | None = None
-    target_layer: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+LARGEST_NORMALISATION = 4
+"""Means or deviations above this are taken to be on the 0-255 scale."""
 
 
 @dataclass
 class PassLimit:
-    """Images that one pass holds on this device, None until a pass ran out of memory."""
+    """How many images one pass holds on this device; None until a pass ran out of memory."""
 
     images: int | None = None
 
@@ -74,8 +44,9 @@ class Model:
         mean: (3, 1, 1) on the model's device.
         std: (3, 1, 1) on the model's device.
         classes: number of logits.
-        channels_last: whether it takes images whose channels are last in memory; a `view` over a feature map does not.
-        fits: what one pass was found to hold.
+        channels_last: whether it takes images whose channels are last in memory; a model that calls `view` on a feature
+            map does not.
+        fits: how many images one pass holds.
     """
 
     name: str
@@ -98,29 +69,20 @@ class Model:
         return (scaled - self.mean) / self.std
 
     def inputs(self, images: Tensor, precision: str) -> Tensor:
-        """The same in the order of memory in which the model computes fastest."""
+        """Normalised images, in the memory order in which the model computes fastest."""
         ready = self.normalise(images)
         return fastest_layout(ready, precision) if self.channels_last else ready
-
-
-@dataclass
-class _Built:
-    """What a builder gave: the module and, where it knows them, its normalisation."""
-
-    module: nn.Module
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
 
 def load_model(
     spec: ModelSpec, weights: bytes | None = None, image_size: int = 224, device: str | torch.device = "cpu"
 ) -> Model:
-    """Build a model, fill it, find or check its target layer.
+    """Build a model, fill it with its weights, and find or check its target layer.
 
     Args:
         spec: what to build.
-        weights: content of the weights file that the spec names, None where it names none.
-        image_size: side of the square crop, px; one dummy image of that size is passed through.
+        weights: content of the weights file that the spec names; None if it names none.
+        image_size: side of the square crop, px; dummy images of that size pass through the model.
         device: where to put the model.
 
     Returns:
@@ -130,17 +92,17 @@ def load_model(
         UserError: unknown builder, weights that do not fit, no such target layer, an output that is not logits.
     """
     try:
-        built = _build(spec, own_weights=weights is None)
+        built = build_module(spec, own_weights=weights is None)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a builder is the user's code: whatever it raises is told, not traced
+    except (Exception, SystemExit) as error:  # a builder is the user's code and may raise anything
         place = extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
-            f"({PurePath(place.filename).name}, line {place.lineno}); mend the builder or its arguments"
+            f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"
         ) from error
     if weights is not None:
-        _fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
+        fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
     return wrap(
         built.module,
         name=spec.name,
@@ -162,7 +124,7 @@ def wrap(
     image_size: int | tuple[int, int] = 224,
     device: str | torch.device | None = None,
 ) -> Model:
-    """Make any classifier measurable; freezes it for good (use `core.evidence.frozen` to get it back unchanged).
+    """Make any classifier measurable. Its parameters stay frozen; `core.explain.evidence.frozen` restores them.
 
     Args:
         module: takes (B, 3, H, W), returns logits (B, n), a tuple that begins with them, or an object with `.logits`.
@@ -171,12 +133,15 @@ def wrap(
         mean: of the normalisation.
         std: of the normalisation.
         image_size: side of the square crop, or height and width, px.
-        device: where to put it, None to leave it where it is.
+        device: where to put it; None leaves it where it is.
 
     Raises:
-        UserError: no such target layer, an output that is not logits, or a normalisation of pixels up to 255.
+        UserError: no such target layer, an output that is not logits, or a normalisation on the 0-255 scale.
     """
-    if not (all(-UNIT <= one <= UNIT for one in mean) and all(0 < one <= UNIT for one in std)):
+    if not (
+        all(abs(value) <= LARGEST_NORMALISATION for value in mean)
+        and all(0 < value <= LARGEST_NORMALISATION for value in std)
+    ):
         raise UserError(
             f"model '{name}': mean and std must be those of pixels in [0, 1], got {_shown(mean)} and {_shown(std)}; "
             "divide them by 255"
@@ -217,7 +182,7 @@ def wrap(
 
 @contextmanager
 def _as_user_error(what: str, remedy: str) -> Iterator[None]:
-    """A model's forward is the user's code: whatever it raises is told, not traced."""
+    """A model's forward is the user's code and may raise anything; it becomes one sentence."""
     try:
         yield
     except UserError:
@@ -229,15 +194,15 @@ def _as_user_error(what: str, remedy: str) -> Iterator[None]:
 def _takes(module: nn.Module, images: Tensor) -> bool:
     try:
         module(images)
-    except Exception:  # noqa: BLE001 - a model may refuse them by whatever it likes
+    except Exception:  # noqa: BLE001 - a model may refuse them with any error
         return False
     return True
 
 
 def bytes_per_image(model: Model, image_size: int) -> int:
-    """What every layer puts out for one image, in bytes: about what a pass over it takes, tail re-runs left out.
+    """Bytes that all layers put out for one image: about what a pass takes, without re-runs of the tail.
 
-    Looks at the images that `load_model` has tried, as a model may fail at others.
+    It passes the same images as `load_model`, because the model is known to take them.
     """
     total = 0
 
@@ -252,7 +217,7 @@ def bytes_per_image(model: Model, image_size: int) -> int:
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    """The module inside torch.compile or DataParallel, whose layers can be hooked."""
+    """The module inside torch.compile or DataParallel; its layers can be hooked."""
     for name in ("module", "_orig_mod"):
         inner = getattr(module, name, None)
         if isinstance(inner, nn.Module) and (name == "_orig_mod" or isinstance(module, nn.DataParallel)):
@@ -266,128 +231,4 @@ def _probe(image_size: int | tuple[int, int]) -> Tensor:
 
 
 def _shown(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{one:g}" for one in values)
-
-
-def _build(spec: ModelSpec, *, own_weights: bool) -> _Built:
-    """Call the builder; `own_weights` says whether its published weights are wanted."""
-    kind, _, rest = spec.builder.partition(":")
-    if not rest:
-        raise UserError(
-            f"model '{spec.name}': builder must be torchvision:NAME, timm:NAME or package.module:function, "
-            f"got '{spec.builder}'"
-        )
-    name, _, tag = rest.partition("@")
-    builders: dict[str, Callable[[ModelSpec, str, str], _Built]] = {"torchvision": _torchvision, "timm": _timm}
-    build = builders.get(kind)
-    if build is None:
-        return _function(spec, kind, rest)
-    return build(spec, name, tag or ("DEFAULT" if own_weights else UNTRAINED))
-
-
-def _download(spec: ModelSpec, build: Callable[[], nn.Module]) -> nn.Module:
-    """Call a builder that may fetch its published weights from the network."""
-    try:
-        return build()
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"model '{spec.name}': its published weights could not be fetched ({first_line(error)}); "
-            "name a weights file with `weights:`, or let this machine reach the network once"
-        ) from error
-
-
-def _torchvision(spec: ModelSpec, name: str, tag: str) -> _Built:
-    from torchvision import models
-
-    if name not in models.list_models(module=models):
-        raise unknown("torchvision model", name, models.list_models(module=models))
-    if tag == UNTRAINED:
-        keywords = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        return _Built(models.get_model(name, weights=None, **keywords, **spec.arguments))
-    published = models.get_model_weights(name)
-    if tag not in published.__members__:
-        raise unknown(f"weights of torchvision model '{name}'", tag, [*published.__members__, UNTRAINED])
-    entry = published[tag]
-    preset = entry.transforms()
-    module = _download(spec, lambda: models.get_model(name, weights=entry, **spec.arguments))
-    return _Built(module, tuple(preset.mean), tuple(preset.std))
-
-
-def _timm(spec: ModelSpec, name: str, tag: str) -> _Built:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"model '{spec.name}': timm is not installed; pip install 'camrobust[timm]'") from error
-    if not timm.is_model(name):
-        raise unknown("timm model", name, timm.list_models())
-    create = partial(timm.create_model, name, pretrained=tag != UNTRAINED, **spec.arguments)
-    module: nn.Module = create() if tag == UNTRAINED else _download(spec, create)
-    settings = getattr(module, "pretrained_cfg", {})
-    return _Built(module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD)))
-
-
-def _function(spec: ModelSpec, module_name: str, function_name: str) -> _Built:
-    """The user's own builder; it runs because the configuration names it."""
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"model '{spec.name}': cannot import '{module_name}' ({first_line(error)}); "
-            "is it installed, or in the working directory that the job was submitted with?"
-        ) from error
-    if not callable(getattr(module, function_name, None)):
-        raise unknown(f"function in {module_name}", function_name, [key for key in vars(module) if key[:1] != "_"])
-    built = getattr(module, function_name)(**spec.arguments)
-    if not isinstance(built, nn.Module):
-        raise UserError(
-            f"model '{spec.name}': {spec.builder} must return a torch.nn.Module, got {type(built).__name__}"
-        )
-    mean, std = getattr(built, "mean", None), getattr(built, "std", None)
-    if isinstance(mean, tuple) and isinstance(std, tuple):
-        return _Built(built, mean, std)
-    return _Built(built)
-
-
-def _some(keys: list[str]) -> str:
-    first = ", ".join(short(key) for key in keys[:3])
-    return f"{first} and {len(keys) - 3} more" if len(keys) > 3 else first
-
-
-def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """What keeps some weights from filling a module, by the word for it."""
-    both = [(key, own[key], weights[key]) for key in own if key in weights]
-    return {
-        "missing:": [key for key in own if key not in weights and not key.endswith("num_batches_tracked")],
-        "not in the model:": [key for key in weights if key not in own],
-        "other shape:": [
-            f"{key} is {shown(tuple(given.shape))}, not {tuple(wanted.shape)}"
-            for key, wanted, given in both
-            if given.shape != wanted.shape
-        ],
-        "other type:": [
-            f"{key} is {given.dtype}, not {wanted.dtype}"
-            for key, wanted, given in both
-            if given.shape == wanted.shape and given.is_floating_point() != wanted.is_floating_point()
-        ],
-    }
-
-
-def _fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Load every weight or say which do not fit."""
-    misfits = _misfits(module.state_dict(), weights)
-    complaints = [f"{what} {_some(keys)}" for what, keys in misfits.items() if keys]
-    where = f"model '{spec.name}': weights '{short(spec.weights)}'"
-    if complaints:
-        raise UserError(
-            f"{where} do not fit {spec.builder} ({'; '.join(complaints)}); name the architecture they were trained with"
-        )
-    try:
-        module.load_state_dict(weights, strict=False)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{where} cannot be copied ({first_line(error)}); save them in floating point") from error
-    finite = {name: bool(value.isfinite().all()) for name, value in module.named_parameters()}
-    # A buffer may hold infinity, as masks of attention do.
-    finite |= {name: not bool(value.isnan().any()) for name, value in module.named_buffers()}
-    spoilt = [name for name, whole in finite.items() if not whole]
-    if spoilt:
-        raise UserError(f"{where} hold NaN or infinity in {_some(spoilt)}; take those of an earlier epoch")
+    return ", ".join(f"{value:g}" for value in values)

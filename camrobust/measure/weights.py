@@ -1,17 +1,14 @@
-"""Weights files of strangers: looked over before any of their content is loaded, and nothing in them runs.
+"""Reading of weights files, which may come from strangers: they are checked before they are loaded, and run no code.
 
-`torch.load(weights_only=True)` runs no code, but believes what a file announces: records that unpack to a thousand
-times their size, storages larger than their record, a number of bytes to reserve, tuples whose hash takes for ever. So
-the file's own list of what it holds is read first, by a reader that makes nothing; only a file whose tensors all lie
-inside it is then loaded, and takes about as much memory as it is long.
+`torch.load(weights_only=True)` runs no code either, but it believes what a file announces: records that unpack to a
+thousand times their size, storages larger than their record, a number of bytes to reserve, tuples whose hash takes for
+ever. So `measure.pickle_reader` first reads the file's list of its tensors without building them. Only a file whose
+tensors all lie inside it is loaded, and then takes about as much memory as it is long.
 """
 
 import json
-import pickle
-from collections import OrderedDict
-from collections.abc import Callable
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
 import torch
@@ -19,30 +16,17 @@ from torch import Tensor
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short, shown
+from camrobust.measure.pickle_reader import Reader, RefusedError, Steps
 
 MOST_BYTES = 8 * 2**30
-"""Of a weights file; the largest classifiers of torchvision and timm take about 4 GiB."""
+"""Largest weights file; the largest classifiers of torchvision and timm take about 4 GiB."""
 MOST_HEADER_BYTES = 8 * 2**20
-"""Of a .safetensors header: names and shapes of some ten thousand tensors."""
-MOST_STEPS = 1_000_000
-"""Reads of a pickle, which has about fifty for a tensor."""
-MOST_AXES = 64
-LARGEST = 2**62
+"""Largest .safetensors header: names and shapes of some ten thousand tensors."""
 MAGIC = 0x1950A86A20F9469CFC6C
-"""What a file begins with that torch wrote before it wrote zip archives."""
-STORAGES = {
-    "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8, "IntStorage": 4,
-    "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1, "ComplexFloatStorage": 8,
-    "ComplexDoubleStorage": 16,
-}  # fmt: skip
-"""Bytes per element."""
+"""First value in files that torch wrote before version 1.6, which introduced zip archives."""
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys under which people save a state dict beside other things."""
+"""Keys under which trainers save a state dict beside other things."""
 REMEDY = "save a state dict as .safetensors, or as .pth with torch.save(model.state_dict(), …)"
-
-
-class _RefusedError(Exception):
-    """Why a file is not loaded; takes the reason."""
 
 
 def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
@@ -57,11 +41,11 @@ def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
     """
     try:
         loaded = _safetensors(content) if name.endswith(".safetensors") else _pickled(content)
-    except _RefusedError as error:
+    except RefusedError as error:
         raise UserError(f"weights: '{short(name)}' cannot be read ({error}); {REMEDY}") from None
     except EOFError as error:
         raise UserError(f"weights: '{short(name)}' cannot be read (it ends too soon); {REMEDY}") from error
-    except Exception as error:  # the libraries raise whatever they like at bytes that they did not expect
+    except Exception as error:  # the libraries may raise anything at unexpected bytes
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"weights: '{short(name)}' cannot be read ({reason}); {REMEDY}") from error
     return _state_dict(loaded, short(name))
@@ -87,14 +71,14 @@ def _state_dict(loaded: Any, name: str) -> dict[str, Tensor]:
 
 
 def _safetensors(content: bytes) -> Any:
-    """Check the header, which the library would read whatever its size; it checks the rest itself."""
+    """Check the header first: the library reads it whatever its size. It checks the rest itself."""
     from safetensors.torch import load
 
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
-        raise _RefusedError("it ends before its header does")
+        raise RefusedError("it ends before its header does")
     if length > MOST_HEADER_BYTES:
-        raise _RefusedError(f"its header has more than {MOST_HEADER_BYTES} bytes")
+        raise RefusedError(f"its header has more than {MOST_HEADER_BYTES} bytes")
     json.loads(content[8 : 8 + length], object_pairs_hook=_once)
     return load(content)
 
@@ -102,7 +86,7 @@ def _safetensors(content: bytes) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _RefusedError("its header names something twice")
+        raise RefusedError("its header names something twice")
     return found
 
 
@@ -115,225 +99,38 @@ def _pickled(content: bytes) -> Any:
 
 
 def _check_archive(content: bytes) -> None:
-    """Look into the zip's list: torch stores records as they are, so together they cannot be larger than the file."""
+    """Check the archive's list: torch does not compress records, so together they are no larger than the file."""
     with ZipFile(BytesIO(content)) as archive:
         entries = archive.infolist()
         places = {entry.filename for entry in entries}
         folder = entries[0].filename.partition("/")[0] if entries else ""
         if f"{folder}/constants.pkl" in places:
-            raise _RefusedError("it is a TorchScript archive")
+            raise RefusedError("it is a TorchScript archive")
         if any(entry.compress_type != ZIP_STORED for entry in entries):
-            raise _RefusedError("its records are compressed, which torch.save does not do")
+            raise RefusedError("its records are compressed, which torch.save does not do")
         if sum(entry.file_size for entry in entries) > len(content) or len(places) < len(entries):
-            raise _RefusedError("its records overlap")
+            raise RefusedError("its records overlap")
         pickled = f"{folder}/data.pkl"
         if pickled not in places:
-            raise _RefusedError("torch.save did not write it: it has no data.pkl")
+            raise RefusedError("torch.save did not write it: it has no data.pkl")
         sizes = {entry.filename: entry.file_size for entry in entries}
-        reader = _Reader(_Steps(BytesIO(archive.read(pickled))))
+        reader = Reader(Steps(BytesIO(archive.read(pickled))))
         reader.load()
     for key, size in reader.storages.items():
         if sizes.get(f"{folder}/data/{key}", -1) < size:
-            raise _RefusedError(f"record {short(key)} is shorter than it says, or missing")
+            raise RefusedError(f"record {short(key)} is shorter than it says, or missing")
 
 
 def _check_legacy(content: bytes) -> None:
-    """Look into the five pickles of a file from before torch 1.6; behind them lie the storages, each with its size."""
+    """Check the five pickles of a file from before torch 1.6; the storages follow them, each with its size."""
     file = BytesIO(content)
-    steps = _Steps(file)
-    if _Reader(steps).load() != MAGIC:
-        raise _RefusedError("it does not begin as a file of torch.save does")
-    _Reader(steps).load()
-    _Reader(steps).load()
-    reader = _Reader(steps)
+    steps = Steps(file)
+    if Reader(steps).load() != MAGIC:
+        raise RefusedError("it does not begin as a file of torch.save does")
+    Reader(steps).load()
+    Reader(steps).load()
+    reader = Reader(steps)
     reader.load()
-    _Reader(steps).load()
+    Reader(steps).load()
     if sum(size + 8 for size in reader.storages.values()) > len(content) - file.tell():
-        raise _RefusedError("it ends before its tensors do")
-
-
-class _Steps:
-    """A file that is read a bounded number of times, so that what is made of it is bounded."""
-
-    def __init__(self, file: BytesIO) -> None:
-        self.file, self.count = file, 0
-
-    def read(self, size: int = -1) -> bytes:
-        """As a file's."""
-        self._count()
-        return self.file.read(size)
-
-    def readline(self) -> bytes:
-        """As a file's."""
-        self._count()
-        return self.file.readline()
-
-    def _count(self) -> None:
-        self.count += 1
-        if self.count > MOST_STEPS:
-            raise _RefusedError("it lists more than any model has")
-
-
-class _Row(tuple[Any, ...]):
-    """A tuple that can be no key: hashing nested ones may take for ever."""
-
-    __slots__ = ()
-
-    def __hash__(self) -> int:
-        if len(self) > MOST_AXES or not all(one is None or type(one) in (str, int, float, bool) for one in self):
-            raise _RefusedError("a tuple of tuples is the key of something")
-        return super().__hash__()
-
-
-class _Storage(NamedTuple):
-    """What a pickle says of a storage."""
-
-    elements: int
-
-
-class _Seen(NamedTuple):
-    """Stands where a tensor will be."""
-
-
-def _tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_more: object) -> _Seen:
-    """Check that a tensor lies inside its storage; outside, torch would make the storage larger."""
-    if not isinstance(storage, _Storage) or len(size) != len(stride):
-        raise _RefusedError("a tensor has no storage")
-    if len(size) > MOST_AXES or not all(type(one) is int and 0 <= one < LARGEST for one in (offset, *size, *stride)):
-        raise _RefusedError("a tensor's shape is none")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.elements:
-        raise _RefusedError(f"a tensor of shape {shown(tuple(size))} does not fit into its storage")
-    return _Seen()
-
-
-def _parameter(tensor: object, *_more: object) -> _Seen:
-    if not isinstance(tensor, _Seen):
-        raise _RefusedError("a parameter is no tensor")
-    return tensor
-
-
-def _nothing(*_more: object) -> None:
-    return None
-
-
-def _encoded(text: object, coding: object = "latin1", *_more: object) -> bytes:
-    """Bytes, which pickles of old protocols hold as text."""
-    if not isinstance(text, str) or coding not in ("latin1", "latin-1"):
-        raise _RefusedError("its bytes are no text")
-    return text.encode("latin1", errors="replace")
-
-
-def _typed(make: object, _kind: object, members: object, *_more: object) -> object:
-    """What torch makes of a tensor of a class of its own, such as a buffer."""
-    if make not in (_tensor, _parameter) or not isinstance(members, tuple):
-        raise _RefusedError("a tensor of another class is none")
-    return (_tensor if make is _tensor else _parameter)(*members)
-
-
-GLOBALS: dict[str, Callable[..., object]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _typed,
-    "torch.Tensor": _nothing,
-    "torch.nn.parameter.Buffer": _nothing,
-    "torch.nn.parameter.Parameter": _nothing,
-    "torch.device": _nothing,
-    "_codecs.encode": _encoded,
-}
-"""What stands for torch's functions while a file is looked over; beside them `OrderedDict` and `Size` are known."""
-KINDS = {"qtensor": "quantised", "sparse": "sparse", "meta": "empty ('meta')"}
-INSTRUCTIONS = (
-    "GLOBAL REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE NEWTRUE "
-    "EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINSTRING BINPERSID "
-    "BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP"
-)
-"""Those that torch's own reader knows; others reserve memory on a file's word."""
-
-
-class _Dispatch(dict[int, Callable[[Any], None]]):
-    def __missing__(self, code: int) -> Callable[[Any], None]:
-        raise _RefusedError(f"torch.save does not write what it holds (instruction {code})")
-
-
-class _Reader(pickle._Unpickler):  # noqa: SLF001 - the one written in C cannot be told what to make
-    """Goes through a pickle and makes nothing of it but lists, dicts, numbers and text."""
-
-    stack: list[Any]
-
-    def __init__(self, file: _Steps) -> None:
-        super().__init__(file, encoding="latin-1")
-        self.storages: dict[str, int] = {}
-        self.copied = 0
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; raises for all that is not part of a state dict."""
-        place = f"{module}.{name}"
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return name
-        if place in ("collections.OrderedDict", "collections.Counter", "torch.Size"):
-            return self._size if name == "Size" else self._copy
-        if place in GLOBALS:
-            return GLOBALS[place]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return _nothing
-        kind = next((KINDS[part] for part in KINDS if module == "torch._utils" and part in name), None)
-        if kind is not None:
-            raise _RefusedError(f"it holds {kind} tensors; save them dense and in floating point")
-        raise _RefusedError(f"it names {short(place)}, and only tensors by name are taken")
-
-    def _size(self, numbers: Any = ()) -> _Row:
-        self._count_copies(numbers)
-        return _Row(numbers)
-
-    def _copy(self, pairs: Any = ()) -> OrderedDict[Any, Any]:
-        self._count_copies(pairs)
-        return OrderedDict(pairs)
-
-    def _count_copies(self, members: Any) -> None:
-        """A copy costs one instruction, whatever is copied."""
-        self.copied += len(members)
-        if self.copied > MOST_STEPS:
-            raise _RefusedError("it lists more than any model has")
-
-    def build(self) -> None:
-        """The attributes of an `OrderedDict`, such as a state dict's `_metadata`; torch copies them."""
-        attributes = self.stack.pop()
-        if not isinstance(attributes, dict) or not isinstance(self.stack[-1], OrderedDict):
-            raise _RefusedError("it sets the state of something else than a state dict")
-        self._count_copies(attributes)
-
-    def persistent_load(self, saved: Any) -> _Storage:
-        """A storage: ("storage", its class, its key, its device, its number of elements, perhaps a view of it)."""
-        what, kind, key, _device, elements, *view = tuple(saved)
-        if what != "storage" or kind not in STORAGES or not isinstance(key, str):
-            raise _RefusedError("it refers to something that is no storage")
-        if type(elements) is not int or not 0 <= elements < LARGEST:
-            raise _RefusedError("a storage's size is none")
-        self.storages[key] = max(self.storages.get(key, 0), elements * STORAGES[kind])
-        if not view or view[0] is None:
-            return _Storage(elements)
-        _, offset, size = view[0]
-        _tensor(_Storage(elements), offset, (size,), (1,))
-        return _Storage(size)
-
-
-def _as_row(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def loaded(reader: Any) -> None:
-        load(reader)
-        reader.stack[-1] = _Row(reader.stack[-1])
-
-    return loaded
-
-
-def _dispatch() -> _Dispatch:
-    """What the reader does at each instruction."""
-    codes = {name: getattr(pickle, name)[0] for name in INSTRUCTIONS.split()}
-    known = _Dispatch({code: _Reader.dispatch[code] for code in codes.values()})
-    known |= {code: _as_row(known[code]) for name, code in codes.items() if name.startswith("TUPLE")}
-    known[codes["BUILD"]] = _Reader.build
-    return known
-
-
-_Reader.dispatch = _dispatch()
+        raise RefusedError("it ends before its tensors do")

@@ -1,4 +1,4 @@
-"""Result tables as Arrow: schemas, tables from rows or columns, and tables packed to travel in one cell."""
+"""Result tables as Arrow: schemas, and tables from rows or columns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,35 +16,20 @@ _ARROW = {
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The Arrow schema of some schema columns."""
+    """The Arrow schema of some columns."""
     return pa.schema([(column.name, _ARROW[column.type]) for column in columns])
 
 
 def empty_frame(columns: Sequence[Column]) -> pl.DataFrame:
-    """A polars table with these columns and no row."""
+    """A polars table with these columns and no rows."""
     return pl.DataFrame(arrow_schema(columns).empty_table())
 
 
 def make_table(columns: Sequence[Column], data: Mapping[str, object] | Sequence[Mapping[str, object]]) -> pa.Table:
-    """An Arrow table with exactly these columns, from columns, where NaN stands for null, or from rows."""
+    """An Arrow table with exactly these columns, from rows, or from columns in which NaN means null."""
     schema = arrow_schema(columns)
     if isinstance(data, Mapping):
         return pa.table(
             {field.name: pa.array(data[field.name], field.type, from_pandas=True) for field in schema}, schema=schema
         )
     return pa.Table.from_pylist(list(data), schema=schema)
-
-
-def pack(table: pa.Table) -> bytes:
-    """A table as bytes, to travel in one cell of a row."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def unpack(content: bytes) -> pa.Table:
-    """The table that `pack` made bytes of."""
-    with pa.ipc.open_stream(content) as reader:
-        return reader.read_all()

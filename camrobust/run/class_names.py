@@ -1,4 +1,4 @@
-"""What the classes of a model are called: as the user says, or as its published weights do."""
+"""Names of a model's classes: those that the user gives, or those of its published weights."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
-from camrobust.measure.model import UNTRAINED, ModelSpec
+from camrobust.measure.builders import UNTRAINED, ModelSpec
 
 IMAGENET = "imagenet"
 """`classes: imagenet`: the names of the 1000 classes of ImageNet-1k, in their usual order."""
 MOST_BYTES = 16 * 2**20
-"""Of a file of names."""
+"""Largest file of class names."""
 
 
 def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int) -> list[str]:
@@ -21,10 +21,10 @@ def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int)
         spec: the model.
         given: names in the order of the logits, "imagenet", the address of a text file with one name per line, or None
             for the names of the builder's own published weights.
-        logits: how many the model has.
+        logits: the model's number of classes.
 
     Returns:
-        `logits` names, "" where a class has none; empty where nobody says what the classes are.
+        `logits` names, "" for a class without one; an empty list where the classes are unknown.
 
     Raises:
         UserError: what is given cannot be read, or does not hold one name per logit.
@@ -43,7 +43,7 @@ def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int)
 
 
 def _published(spec: ModelSpec) -> bool:
-    """Whether the weights are the builder's own; arguments may change what they mean."""
+    """Whether the weights are the builder's own. A builder with arguments may have other classes and does not count."""
     kind, _, rest = spec.builder.partition(":")
     trained = rest.partition("@")[2] != UNTRAINED
     return kind in ("torchvision", "timm") and trained and spec.weights is None and not spec.arguments
@@ -61,7 +61,7 @@ def _read(model: str, address: str) -> list[str]:
     try:
         text = read_object(address, most=MOST_BYTES).decode("utf-8-sig")
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"model '{model}': {error}; mend classes") from error
+        raise UserError(f"model '{model}': {error}; correct classes") from error
     except UnicodeDecodeError as error:
         name = short(address)
         raise UserError(f"model '{model}': classes '{name}' is not UTF-8 text; save one name per line") from error

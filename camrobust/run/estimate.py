@@ -1,4 +1,4 @@
-"""What a run would cost, measured on this machine without touching a cluster."""
+"""The cost of a run, estimated on this machine without a cluster."""
 
 import time
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import polars as pl
 import torch
 
-from camrobust.contract.config import ModelConfig, RunConfig
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_parts import ModelConfig
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
 from camrobust.measure.image import Sample, explain_variants
 from camrobust.run.plan import Plan, build, check_models, make_plan, settings_of
-from camrobust.run.stages.actors import AUTO_BATCH
+from camrobust.run.stages.explain import AUTO_BATCH
 
 PASSES = 3
 ATTACK_COST = 3
-"""Of a pass forward and back through the whole model, in passes forward."""
+"""Cost of a forward and backward pass through the whole model, in forward passes."""
 
 
 def estimate(
@@ -30,23 +31,23 @@ def estimate(
 
     Args:
         config: the run.
-        forwards_per_s: shared passes per second and Explain worker; None to time a few here, per model.
+        forwards_per_s: shared passes per second and Explain worker; None times a few passes of each model here.
         workers: Explain workers that share the work.
-        images: how many there are; None to list them.
-        dollars_per_hour: what one Explain worker costs.
+        images: number of images; None lists them.
+        dollars_per_hour: price of one Explain worker.
 
     Returns:
-        Planned counts, seconds of the slowest stage and bytes written, by name.
+        Planned counts, hours of work and bytes written, by name.
 
     Raises:
-        UserError: whatever the run itself would refuse.
+        UserError: the run itself would refuse this configuration.
     """
     plan = make_plan(config, None if images is None else _unlisted(images))
     counts = plan.counts()
     facts = check_models(plan) if images is None or forwards_per_s is None else {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if forwards_per_s is None:
-        seconds_per_image = sum(_seconds_per_image(plan, one, device) for one in config.models)
+        seconds_per_image = sum(_seconds_per_image(plan, model, device) for model in config.models)
     else:
         seconds_per_image = (
             (counts["forwards"] + ATTACK_COST * counts["attack_passes"]) / max(1, counts["images"]) / forwards_per_s
@@ -68,7 +69,7 @@ def estimate(
 
 
 def _unlisted(images: int) -> pl.DataFrame:
-    """A manifest of images that nobody looked for."""
+    """A manifest of images that are counted and not listed."""
     names = pl.int_range(images, eager=True).cast(pl.String)
     return pl.DataFrame({"dataset": "unlisted", "image_id": names, "uri": "", "label": None}, schema=SCHEMA)
 
@@ -82,7 +83,7 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
     """Seconds to explain all variants of one image under one model, from a few timed passes."""
     model = build(config, plan.config.image.crop, device)
     settings = settings_of(plan.config, AUTO_BATCH[device])
-    variants = [one for one in plan.variants if not one.needs_model][: settings.batch - 1]
+    variants = [variant for variant in plan.variants if not variant.needs_model][: settings.batch - 1]
     pixels = _probe(plan).expand(len(variants) + 1, -1, -1, -1)
     sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
     times = []
@@ -90,12 +91,13 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
         start = time.perf_counter()
         explain_variants(model, sample, pixels, variants, settings).confidences.sum().item()
         times.append(time.perf_counter() - start)
-    passes = len(plan.variants) + len(plan.parts) + ATTACK_COST * sum(one.attack_passes for one in plan.variants)
+    attack_passes = sum(variant.attack_passes for variant in plan.variants)
+    passes = len(plan.variants) + len(plan.parts) + ATTACK_COST * attack_passes
     return min(times) / len(pixels) * passes
 
 
 def _segment_seconds(plan: Plan) -> float:
-    """Seconds of cutting one image of smooth noise, on one core."""
+    """Seconds to segment one image of smooth noise, on one core."""
     segments, crop = plan.config.segments, plan.config.image.crop
     coarse = Draws.of(0, "", ["probe"], "estimate", "", 0).uniform((3, 14, 14))
     image = torch.nn.functional.interpolate(coarse, size=(crop, crop), mode="bilinear")

@@ -1,9 +1,9 @@
-"""Every stage tells a ledger which image it begins and which it has ended, and how long that took.
+"""A ledger of the images that are being worked on; every stage reports to it when it begins and ends one.
 
-So an image that kills its worker (segfault, out of memory) or never ends is found and named. Ray Data retries a batch
-whose worker died without end, which is right for machines that vanish and wrong for an image that is the cause: an
-image whose worker died `DEATHS` times, on nodes that lived on, becomes a failure row. And so it is known what each
-stage has done, for progress lines, `camrobust status`, done/NUMBER.json, and Ray's Prometheus endpoint.
+The ledger finds an image that kills its worker (segfault, out of memory) or never ends. Ray Data retries the batch of a
+dead worker without end, which is right when a machine vanishes and wrong when an image is the cause. So an image whose
+worker died `DEATHS` times, on nodes that lived on, becomes a failure row. The ledger also counts what each stage has
+done, for progress lines, `camrobust status`, done/NUMBER.json, and Ray's Prometheus endpoint.
 """
 
 import faulthandler
@@ -23,19 +23,19 @@ from camrobust.contract.errors import RunFailed
 STAGES = ("load", "perturb", "explain")
 DEATHS = 3
 MOST = 32
-"""More images than this in quarantine mean that the machine or a model is broken, not the images."""
+"""More images than this in quarantine mean that the fault is a machine's or a model's, not the images'."""
 STANDARD_ERROR = 2
 
 Key = tuple[str, str, str, str, int]
-"""Stage, dataset, image_id, model (in Explain), and part: those of an image are worked on in several places at once."""
+"""Stage, dataset, image_id, model (in Explain only), and part; several workers may have parts of one image."""
 T = TypeVar("T")
 
 
 class Ledger:
-    """Which image is being worked on where; an actor, one per run.
+    """Knows which image is being worked on where; an actor, one per run.
 
     Args:
-        run: address of the run folder, as it stands in Ray's metrics.
+        run: address of the run folder, a tag in Ray's metrics.
     """
 
     def __init__(self, run: str = "") -> None:
@@ -47,12 +47,14 @@ class Ledger:
         self.busy_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.run = run
         keys = ("run", "stage")
-        self.steps = metrics.Counter("camrobust_steps", "images (in Explain: and models) that are through", keys)
+        self.steps = metrics.Counter(
+            "camrobust_steps", "images, parts or (in Explain) pairs of part and model that are done", keys
+        )
         self.seconds = metrics.Counter("camrobust_busy_seconds", "seconds of work, summed over workers", keys)
-        self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are at an image", keys)
+        self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are working on an image", keys)
 
     def suspects(self, keys: Sequence[Key]) -> list[int]:
-        """Places of the images that a worker once had in work when it died, on a node that lived on."""
+        """Places of the images on which a worker died while its node lived on."""
         living = self._living(keys)
         return [
             place for place, key in enumerate(keys)
@@ -60,9 +62,11 @@ class Ledger:
         ]  # fmt: skip
 
     def begin(self, keys: Sequence[Key], node: str) -> tuple[int, int]:
-        """Take down that images are begun; returns how often a worker died at one, and how many are condemned.
+        """Record that these images have been started.
 
-        An image is condemned with all its parts, for one model.
+        Returns:
+            The most deaths of workers at one of these images, and the number of images condemned in the whole run. An
+            image is condemned with all its parts, for one model.
         """
         living = self._living(keys)
         for key in keys:
@@ -75,7 +79,7 @@ class Ledger:
         return deaths, len({(dataset, image_id) for _, dataset, image_id, _ in self.condemned})
 
     def end(self, keys: Sequence[Key], seconds: float) -> None:
-        """Take down that the worker lived to the end of these images, of one stage."""
+        """Record that a worker has finished these images, which belong to one stage."""
         for key in keys:
             self.open.pop(key, None)
             if key[:4] not in self.condemned:
@@ -89,32 +93,32 @@ class Ledger:
         self.workers.set(self._busy(stage), tags)
 
     def look(self) -> dict[str, tuple[int, float, int]]:
-        """Per stage: images that are through, seconds of work, images in work."""
+        """Per stage: images done, seconds of work, images in work."""
         return {stage: (self.ended[stage], self.busy_s[stage], self._busy(stage)) for stage in STAGES}
 
     def _busy(self, stage: str) -> int:
         return sum(key[0] == stage for key in self.open)
 
     def _living(self, keys: Sequence[Key]) -> set[str]:
-        """The nodes that live, where one of these images is in work; else it does not matter."""
+        """The nodes alive; looked up only if one of these images is already in work somewhere."""
         if self.open.keys().isdisjoint(keys):
             return set()
         return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
 
 
 def open_ledger(run: str) -> Any:
-    """The ledger of this run, beside its driver where that is possible."""
+    """A new ledger for a run, on the driver's node where possible."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(Ledger)
     return actor.options(scheduling_strategy=here).remote(run)
 
 
 class Watch:
-    """One stage's eye on the image it works on.
+    """Reports the work of one stage to the ledger, and refuses images at which workers died.
 
     Args:
         stage: load, perturb or explain.
-        ledger: of the run, None to keep none (outside Ray).
+        ledger: of the run; None outside Ray, where nothing is reported.
         timeout_s: an image that takes longer ends its worker process, which counts as a death.
     """
 
@@ -131,15 +135,15 @@ class Watch:
         part: int = 0,
         model: str = "",
     ) -> T:
-        """Do the work on an image, or refuse it with a sentence that says why.
+        """Do the work on one image, or refuse it.
 
         Args:
             dataset: of the image.
-            image_id: its name.
-            work: to be done.
-            refuse: a sentence that says why to what stands for its result.
-            part: of the image's variants.
-            model: under which it is worked on.
+            image_id: the image.
+            work: what is to be done; returns the result.
+            refuse: makes the result of a refused image, from a sentence that says why.
+            part: number of the part in work.
+            model: name of the model in work.
 
         Raises:
             RunFailed: too many images are in quarantine.
@@ -155,17 +159,17 @@ class Watch:
         *,
         part: int = 0,
     ) -> list[T]:
-        """Do the work on several images at once; those at which a worker ever died are worked on one by one.
+        """Do the work on several images at once, but one by one on images at which a worker has died.
 
-        So the one that is the cause is found, and its company is not blamed; nor is it brought together again, for
-        what is too much for a worker may be the company.
+        This finds the image that is the cause and does not blame the others of its batch. It also helps where the
+        images are too much for a worker only when they are together.
 
         Args:
             dataset: of the images.
-            image_ids: B names.
-            work: places of some of the images to their results.
-            refuse: a sentence that says why to what stands for an image that is refused.
-            part: of the images' variants.
+            image_ids: the B images.
+            work: what is to be done; takes the places of some of the images, returns their results.
+            refuse: makes the result of a refused image, from a sentence that says why.
+            part: number of the part in work.
 
         Returns:
             B results.
@@ -176,15 +180,15 @@ class Watch:
         keys: list[Key] = [(self.stage, str(dataset), str(image_id), "", part) for image_id in image_ids]
         suspects = self._suspects(keys)
         innocent = [place for place in range(len(keys)) if place not in suspects]
-        found: dict[int, T] = {}
+        results: dict[int, T] = {}
         for places in filter(None, (innocent, *([place] for place in suspects))):
             some = [keys[place] for place in places]
             done = self._over(some, partial(work, places), lambda why: [refuse(why)] * len(some))  # noqa: B023
-            found |= zip(places, done, strict=True)
-        return [found[place] for place in range(len(keys))]
+            results |= zip(places, done, strict=True)
+        return [results[place] for place in range(len(keys))]
 
     def renew(self) -> None:
-        """Give the next of several images that are worked on together the whole time."""
+        """Start the timeout anew for the next image of a batch."""
         if self.ledger is not None and self.timeout_s:
             faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=STANDARD_ERROR)
 
@@ -209,17 +213,17 @@ class Watch:
             self.ledger.end.remote(keys, time.monotonic() - start)
 
     def _suspects(self, keys: Sequence[Key]) -> list[int]:
-        """Places of the images at which a worker died; one that is alone needs no telling apart."""
+        """Places of the images at which a worker died; none for a single image, which needs no separating."""
         if self.ledger is None or len(keys) == 1:
             return []
         try:
-            found: list[int] = ray.get(self.ledger.suspects.remote(keys))
+            places: list[int] = ray.get(self.ledger.suspects.remote(keys))
         except RayError:
             return []
-        return found
+        return places
 
     def _begin(self, keys: Sequence[Key]) -> tuple[int, int]:
-        """A ledger that is being restarted knows nothing, and stops nobody."""
+        """Tell the ledger. While it restarts it knows nothing, and the work goes on."""
         try:
             deaths, condemned = ray.get(self.ledger.begin.remote(keys, ray.get_runtime_context().get_node_id()))
         except RayError:
@@ -227,7 +231,7 @@ class Watch:
         return deaths, condemned
 
     def _timed(self, work: Callable[[], T]) -> T:
-        """A timer in C ends the process even where Python code hangs inside a library."""
+        """Work under the timeout; its timer is in C, so it ends the process even if a library hangs."""
         if self.timeout_s:
             faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=STANDARD_ERROR)
         try:

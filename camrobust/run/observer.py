@@ -1,4 +1,4 @@
-"""Looks at the ledger and the commits every few seconds, and tells how far the run is."""
+"""Looks at the ledger and the commits every few seconds, and reports how far the run is."""
 
 import threading
 import time
@@ -21,60 +21,60 @@ Report = Callable[[Progress], None]
 
 
 class Observer:
-    """Counts of the commits, seconds of the stages.
+    """Adds up what the commits hold and how long the stages worked.
 
     Args:
         ledger: of the run.
-        run: address of its folder, as it stands in Ray's metrics.
-        images: that are pending.
-        units: images and parts that are pending.
-        models: that measure each of them.
+        run: address of the run folder, a tag in Ray's metrics.
+        images: how many are pending.
+        parts: parts of images that are pending.
+        models: how many measure each part.
         report: takes the progress, from a thread of its own.
     """
 
-    def __init__(self, ledger: Any, run: str, images: int, units: int, models: int, report: Report) -> None:
-        self.ledger, self.images, self.units, self.report = ledger, images, units, report
-        self.steps = {"load": images, "perturb": units, "explain": units * models}
-        self.done = self.failures = self.commits = 0
+    def __init__(self, ledger: Any, run: str, images: int, parts: int, models: int, report: Report) -> None:
+        self.ledger, self.images, self.parts, self.report = ledger, images, parts, report
+        self.steps = {"load": images, "perturb": parts, "explain": parts * models}
+        self.done = self.failures = 0
         self.commit_s = 0.0
         self.stages: dict[str, Stage] = {}
         self.started = time.monotonic()
         self.gauges = {
             name: Gauge(f"camrobust_{name}", description=text, tag_keys=("run",)).set_default_tags({"run": run})
             for name, text in (
-                ("units_committed", "images and parts committed by this driver"),
-                ("units_pending", "images and parts that this driver has still to commit"),
+                ("parts_committed", "parts of images committed by this driver"),
+                ("parts_pending", "parts of images that this driver has still to commit"),
                 ("failures", "failure rows committed by this driver"),
             )
         }
 
     def add(self, commit: Mapping[str, Any]) -> None:
-        """Take in the counts of a commit."""
-        self.done += int(commit["units"])
+        """Count a commit, a row of `stages.batches.COMMITTED`."""
+        self.done += int(commit["parts"])
         self.failures += int(commit["failures"])
         self.commit_s += float(commit["seconds"])
 
     def now(self) -> Progress:
-        """How far the run is; where the ledger is being restarted, as far as was seen last."""
+        """How far the run is. While the ledger restarts, its last answer stands."""
         with suppress(RayError):
             if not ray.is_initialized():
                 # A call would start another cluster.
                 raise RayError
-            found = ray.get(self.ledger.look.remote(), timeout=LOOK_TIMEOUT_S)
+            stages = ray.get(self.ledger.look.remote(), timeout=LOOK_TIMEOUT_S)
             self.stages = {
                 name: Stage(round(self.images * ended / max(1, self.steps[name]), 1), round(busy_s, 1), busy)
-                for name, (ended, busy_s, busy) in found.items()
+                for name, (ended, busy_s, busy) in stages.items()
             }
-        commit = Stage(round(self.images * self.done / max(1, self.units), 1), round(self.commit_s, 1), 0)
+        commit = Stage(round(self.images * self.done / max(1, self.parts), 1), round(self.commit_s, 1), 0)
         seconds = round(time.monotonic() - self.started, 1)
         stages = {name: self.stages.get(name, Stage(0, 0, 0)) for name in STAGES}
-        return Progress(self.done, self.units, self.failures, seconds, {**stages, "commit": commit})
+        return Progress(self.done, self.parts, self.failures, seconds, {**stages, "commit": commit})
 
     def tell(self) -> None:
         """Report, and set Ray's metrics."""
         now = self.now()
-        self.gauges["units_committed"].set(now.done)
-        self.gauges["units_pending"].set(now.total - now.done)
+        self.gauges["parts_committed"].set(now.done)
+        self.gauges["parts_pending"].set(now.total - now.done)
         self.gauges["failures"].set(now.failures)
         with suppress(UserError):
             self.report(now)
@@ -82,7 +82,7 @@ class Observer:
 
 @contextmanager
 def observing(observer: Observer) -> Iterator[None]:
-    """Tell now, every few seconds, and at the end."""
+    """Report now, every few seconds, and at the end."""
     stop = threading.Event()
 
     def watch() -> None:

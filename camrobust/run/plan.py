@@ -1,4 +1,4 @@
-"""What a configuration amounts to, before anything is spent."""
+"""A configuration resolved to what will be done, before anything is spent."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,26 @@ from typing import Any
 import polars as pl
 import torch
 
-from camrobust.contract.config import ModelConfig, RunConfig
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.io.manifest import TABLES, check_labels, list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
-from camrobust.measure.image import MeasureSettings, coinciding
-from camrobust.measure.model import Model, ModelSpec, load_model
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.coinciding import coinciding
+from camrobust.measure.image import MeasureSettings
+from camrobust.measure.model import Model, load_model
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.run.class_names import class_names
 
 GROUP_BYTES = 32 * 2**20
-"""Most bytes of variants that travel together; an image with more of them is measured in several parts."""
+"""Most bytes of variants in one part of an image; an image with more is measured in several parts."""
 ROW_BYTES, MEASURE_BYTES = 20, 6
-"""A score row in a compressed file of some hundred rows, about, without and per measure; in a file of many thousand it
-is less."""
+"""Bytes of a score row without measures, and of each measure in it, in a compressed file of some hundred rows; larger
+files need less."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class Plan:
     Attributes:
         config: the configuration.
         variants: every perturbed variant of an image.
-        parts: the same in groups that travel together.
+        parts: the variants in groups; each group of an image is measured and committed as a whole.
         manifest: one row per image, `schema.MANIFEST`.
-        weights: SHA-256 of every model's weights file as it was when the run began, where known.
+        weights: SHA-256 of every model's weights file at the start of the run, where known.
     """
 
     config: RunConfig
@@ -52,16 +55,16 @@ class Plan:
 
     @property
     def row_bytes(self) -> int:
-        """What a score row takes in a file, about."""
+        """About how many bytes a score row takes in a file."""
         return ROW_BYTES + MEASURE_BYTES * len(settings_of(self.config, 1).measures())
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know of the numbers before they are made."""
+        """Sentences that the user should read before the numbers are made."""
         return size_warnings(self.variants, self.config.image.crop)
 
     def counts(self) -> dict[str, int]:
-        """Planned numbers, as they stand in run.json."""
+        """Planned numbers, as run.json holds them."""
         images, models = self.manifest.height, len(self.config.models)
         return {
             "images": images,
@@ -69,7 +72,7 @@ class Plan:
             "cams": len(self.config.cams),
             "variants": len(self.variants),
             "parts": len(self.parts),
-            "attack_passes": images * models * sum(one.attack_passes for one in self.variants),
+            "attack_passes": images * models * sum(variant.attack_passes for variant in self.variants),
             "forwards": images * models * (len(self.variants) + len(self.parts)),
             "rows": images * models * self.rows_per_image,
         }
@@ -82,11 +85,11 @@ def make_plan(
 
     Args:
         config: the configuration.
-        manifest: images listed before, None to list them now.
+        manifest: images listed before; None to list them now.
         weights: SHA-256 of the models' weights files as recorded in run.json.
 
     Raises:
-        UserError: an unknown CAM, perturbation or similarity, no images, a manifest that is none.
+        UserError: an unknown CAM, perturbation or similarity, no images, a damaged manifest.
     """
     for name in config.cams:
         CAMS[name]
@@ -96,13 +99,15 @@ def make_plan(
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
         _check_apart(config)
-        manifest = pl.concat([list_images(one.name, one.images, one.labels, one.access) for one in config.datasets])
+        manifest = pl.concat(
+            [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
+        )
         _check_photos(config, manifest)
     return Plan(config, every, parts, manifest, weights or {})
 
 
 def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
-    """The part of a configuration that measuring needs."""
+    """The settings of a configuration that measuring needs."""
     metric = config.metric
     return MeasureSettings(
         config.cams,
@@ -122,15 +127,15 @@ def spec_of(config: ModelConfig) -> ModelSpec:
 
 
 def fetch_weights(config: ModelConfig) -> bytes | None:
-    """The content of a model's weights file, None where it names none.
+    """The content of a model's weights file; None if it names none.
 
     Raises:
-        UserError: it is not there, is no regular file, or is too large.
+        UserError: the file is missing, not a regular file, or too large.
     """
     try:
         return None if config.weights is None else read_object(config.weights, most=MOST_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"model '{config.name}': {error}; mend weights") from error
+        raise UserError(f"model '{config.name}': {error}; correct weights") from error
 
 
 def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: str | None = None) -> Model:
@@ -140,10 +145,10 @@ def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: 
         config: the model.
         image_size: side of the crop, px.
         device: where to put it.
-        sha256: of the weights file when the run began, None to take it as it is.
+        sha256: of the weights file when the run began; None accepts any.
 
     Raises:
-        UserError: whatever does not fit, in one sentence.
+        UserError: in one sentence, why the model cannot be built.
     """
     weights = fetch_weights(config)
     _check_weights(config, weights, sha256)
@@ -158,18 +163,18 @@ def _check_weights(config: ModelConfig, weights: bytes | None, sha256: str | Non
 
 
 def check_weights(config: RunConfig, sha256: Mapping[str, str | None]) -> None:
-    """Refuse to take the results of other weights for those of the files that the models name now.
+    """Refuse to resume a run whose weights files have changed since it began.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         sha256: of every model's weights file when the run began.
 
     Raises:
         UserError: a file has changed, or is gone.
     """
-    for one in config.models:
-        if sha256.get(one.name) is not None:
-            _check_weights(one, fetch_weights(one), sha256[one.name])
+    for model in config.models:
+        if sha256.get(model.name) is not None:
+            _check_weights(model, fetch_weights(model), sha256[model.name])
 
 
 def fingerprint(weights: bytes | None) -> str | None:
@@ -178,25 +183,25 @@ def fingerprint(weights: bytes | None) -> str | None:
 
 
 def _check_apart(config: RunConfig) -> None:
-    """Refuse an output and images of which one place contains the other, before anything is listed or written.
+    """Refuse an output inside a dataset's images, or the reverse, before anything is listed or written.
 
-    In such a place figures would be taken for photographs, and photographs would lie among results.
+    Figures would be taken for photographs there, and photographs would lie among results.
 
     Raises:
         UserError: naming both.
     """
     output = _folder(config.output)
-    for one in config.datasets:
-        images = _folder(one.images)
-        if not one.images.lower().endswith(TABLES) and (output.startswith(images) or images.startswith(output)):
+    for dataset in config.datasets:
+        images = _folder(dataset.images)
+        if not dataset.images.lower().endswith(TABLES) and (output.startswith(images) or images.startswith(output)):
             raise UserError(
-                f"output: {config.output} and the images of dataset '{one.name}' ({one.images}) lie inside one "
+                f"output: {config.output} and the images of dataset '{dataset.name}' ({dataset.images}) lie inside one "
                 "another; choose an output beside them"
             )
 
 
 def _check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
-    """Refuse photographs inside the output, wherever a manifest or a link to a folder leads.
+    """Refuse photographs inside the output, also where a manifest or a link to a folder leads there.
 
     Raises:
         UserError: naming one of them.
@@ -209,15 +214,15 @@ def _check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
 
 
 def _folder(uri: str) -> str:
-    """An address with links resolved and a slash at its end, so that what lies inside begins with it."""
+    """An address with links resolved and a slash at its end; addresses inside the folder begin with it."""
     return open_store(uri).locate("_").removesuffix("_")
 
 
 def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Load every model once, on the CPU, so that mistakes show before the cluster is asked for anything.
+    """Load every model once, on the CPU, so that mistakes show before a cluster starts.
 
     Returns:
-        For each model its target layer, number and names of classes, and CAMs that coincide.
+        Facts of each model by its name, among them target layer, classes, and CAMs that coincide.
 
     Raises:
         UserError: a model cannot be built, labels are out of its range, or names are not one per class.
@@ -243,11 +248,11 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def controls(cams: Sequence[str]) -> list[str]:
-    """The CAMs of a list that are a floor, not an explanation."""
+    """The CAMs of a list that serve as a floor for the others and explain nothing."""
     return [name for name in cams if CAMS[name].control]
 
 
 def families(planned: Sequence[Variant]) -> dict[str, str]:
-    """The family of every perturbation; one that no registry knows is its own."""
-    names = dict.fromkeys(one.perturbation for one in planned)
+    """The family of every perturbation; a perturbation outside the registry is its own family."""
+    names = dict.fromkeys(variant.perturbation for variant in planned)
     return {name: PERTURBATIONS[name].family if name in PERTURBATIONS else name for name in names}

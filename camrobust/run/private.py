@@ -1,10 +1,10 @@
-"""A Ray cluster of this machine that nobody else gets into: it listens on loopback only and wants a token of its own.
+"""A private Ray cluster on this machine: it listens on loopback only and asks for a token of its own.
 
-Ray binds to all interfaces unless the node's own address is 127.0.0.1, and it takes that address only where clusters of
-several machines are switched off, as on Windows and macOS. What cannot be told by an environment variable is set in
-Ray's own modules; `tests/run/test_private.py` looks at the sockets, so a Ray that does otherwise is seen.
+Ray binds to all interfaces unless the node's own address is 127.0.0.1, and it accepts that address only where clusters
+of several machines are switched off, as on Windows and macOS. Some of this has no environment variable and is set in
+Ray's own modules. `tests/run/test_private.py` looks at the sockets, so it notices a version of Ray that differs.
 
-`python -m camrobust.run.private start …` is `ray start …` for such a cluster of several nodes on one machine.
+`python -m camrobust.run.private start …` is `ray start …` for a private cluster of several nodes on one machine.
 """
 
 import os
@@ -23,12 +23,12 @@ ONE_MACHINE = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 
 
 def closed(folder: Path) -> dict[str, str]:
-    """Environment of everything that starts or joins a private cluster.
+    """Environment variables for every process that starts or joins a private cluster.
 
-    The token stands in a file that only this user can read, so it is in no environment and on no command line.
+    The token is in a file that only this user can read, and in no environment and on no command line.
 
     Args:
-        folder: where the token is written; as long as the cluster lives.
+        folder: where the token is written; it must exist as long as the cluster.
     """
     path = folder / "token"
     path.touch(mode=0o600, exist_ok=False)
@@ -38,8 +38,8 @@ def closed(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def private() -> Iterator[None]:
-    """While open, a cluster that this program starts is private, whether Ray was imported before or not."""
-    # Ray has read the variable when it was imported; the processes that it starts read it themselves.
+    """While open, a cluster that this program starts is private, even if Ray was imported before."""
+    # Ray read the variable when it was imported; the processes that it starts read it anew.
     several = ray_constants.ENABLE_RAY_CLUSTER
     with (
         tempfile.TemporaryDirectory(prefix="camrobust-") as folder,
@@ -54,7 +54,7 @@ def private() -> Iterator[None]:
 
 @contextmanager
 def variables(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """While open, some environment variables have other values, None for unset; Ray looks at them anew both times."""
+    """While open, some environment variables have other values (None: unset); Ray reads them anew both times."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
     try:
@@ -69,7 +69,7 @@ def _set(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    # In this order: a thread of Ray's that still ends would else look for a token that is no longer there, and abort.
+    # The order matters: a thread of Ray that is still ending would look for a token that is gone, and abort.
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
@@ -78,9 +78,9 @@ def main() -> None:
     """Ray's command line, for a node that stays on loopback."""
     from ray.scripts import scripts
 
-    # Ray refuses a second node where the variable says one machine only, for no reason that holds on Linux.
+    # With the variable for one machine Ray refuses a second node; the reason does not apply to Linux.
     ray_constants.ENABLE_RAY_CLUSTER = True
-    services.get_node_ip_address = lambda address=None: LOOPBACK  # noqa: ARG005 - Ray gives it by name
+    services.get_node_ip_address = lambda address=None: LOOPBACK  # noqa: ARG005 - Ray passes it by name
     os.environ.update(ONE_MACHINE)
     scripts.main()
 

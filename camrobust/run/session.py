@@ -1,4 +1,4 @@
-"""Ray for as long as a run lasts: started here behind closed doors, or joined."""
+"""Ray for the time of a run: a private cluster started here, or an existing cluster joined."""
 
 import logging
 import os
@@ -15,35 +15,35 @@ from ray._private import services
 from ray.data import DataContext
 from ray.exceptions import AuthenticationError
 
-from camrobust.contract.config import ClusterConfig
+from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.errors import UserError
 from camrobust.run.ledger import DEATHS
 from camrobust.run.private import AUTHENTICATION, private, variables
 from camrobust.run.stderr import only_python_speaks
 
 ANSWER_S = 5.0
-"""A cluster takes a connection at once or not at all; Ray itself would try for 100 s."""
+"""A cluster accepts a connection at once or not at all; Ray itself would try for 100 s."""
 FOOTERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
 
 
 @contextmanager
 def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
-    """Ray, started here or joined, quiet, and left as it was found, with the environment.
+    """Start or join Ray, quietly; afterwards Ray is shut down and the environment is as before.
 
     Args:
-        address: "local" for a cluster of this machine that ends with the session and that no one else gets into,
-            "auto", or an address; for these the caller's RAY_AUTH_* variables hold.
+        address: "local" for a private cluster on this machine that ends with the session; "auto", or an address, for
+            an existing cluster, with the caller's RAY_AUTH_* variables.
         cluster: how long the run may stand still; at least long enough to find an image that hangs.
-        verbose: let Ray print what it likes to.
+        verbose: let Ray print.
 
     Raises:
-        UserError: there is no cluster, it does not let us in, or this program has one already.
+        UserError: there is no cluster, it refuses us, or this program is connected to one already.
     """
     if ray.is_initialized():
         raise UserError("cluster: this program is connected to a Ray cluster already; call ray.shutdown() first")
     as_found = {name: os.environ.get(name) for name in CHANGED_BY_RAY}
-    # What Ray's C++ parts print while it starts or ends is not for users; what Python prints is shown.
+    # While Ray starts or ends, its C++ parts print messages that are not for users. Python's messages are shown.
     with (
         variables({**as_found, FOOTERS: os.environ.get(FOOTERS, "2")}),
         private() if address == "local" else nullcontext(),
@@ -52,7 +52,7 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
         terminated = signal.getsignal(signal.SIGTERM)
         connect(address, verbose=verbose)
         if current_thread() is main_thread():
-            # Ray's own handler would end the process with code 15 and no word.
+            # Ray's own handler would end the process with code 15, silently.
             signal.signal(signal.SIGTERM, terminated)
         try:
             _configure(cluster, verbose=verbose)
@@ -75,7 +75,7 @@ def connect(address: str, *, verbose: bool = False) -> None:
     """Start Ray here ("local"), or join a cluster.
 
     Raises:
-        UserError: there is no cluster, or it does not let us in.
+        UserError: there is no cluster, or it refuses us.
     """
     keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
     if address == "local":
@@ -90,8 +90,8 @@ def connect(address: str, *, verbose: bool = False) -> None:
 
 
 def refusal(address: str, error: Exception) -> str | None:
-    """What to say where a cluster did not take our token; None where something else was wrong."""
-    # Among the causes of a ConnectionError it stands as text only.
+    """The message when a cluster did not accept our token; None for any other error."""
+    # A ConnectionError names it only in the text of its cause.
     if not isinstance(error, AuthenticationError) and AuthenticationError.__name__ not in str(error.__cause__):
         return None
     return (
@@ -106,7 +106,11 @@ def _no_cluster(address: str, why: str = "") -> str:
 
 
 def _check_token() -> None:
-    """A token's file that cannot be read makes Ray abort the whole program."""
+    """Check that the token's file can be read; if not, Ray would abort the whole program.
+
+    Raises:
+        UserError: it cannot be read, or is empty.
+    """
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if path and not os.environ.get("RAY_AUTH_TOKEN"):
         try:
@@ -118,20 +122,20 @@ def _check_token() -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Find out at once that nobody listens at an address.
+    """Check at once that something listens at an address.
 
     Raises:
-        UserError: nobody does.
+        UserError: nothing does.
     """
-    if "://" in address:  # of Ray's client, which has its own way to its server
+    if "://" in address:  # Ray's client connects in its own way
         return
     try:
-        there = str(services.canonicalize_bootstrap_address(address))
+        resolved = str(services.canonicalize_bootstrap_address(address))
     except ValueError as error:
         raise UserError(f"cluster: --address must be local, auto or HOST:PORT, got '{address}'") from error
     except ConnectionError as error:
         raise UserError(_no_cluster(address)) from error
-    host, _, port = there.rpartition(":")
+    host, _, port = resolved.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except socket.gaierror as error:

@@ -1,8 +1,8 @@
-"""Watch for the notice that a cloud takes a spot machine back, and let Ray drain the node in the time that is left.
+"""Watch for the notice that a cloud takes a spot machine back, and let Ray drain the node in the remaining time.
 
-EC2 announces it about two minutes ahead in the instance metadata (spot/instance-action). Ray drains on SIGTERM to
-`ray start --block`, but nothing in it reads that notice. `camrobust watch-spot` does, on every worker, started by
-cluster.yaml beside Ray.
+EC2 gives notice about two minutes ahead, in the instance metadata (spot/instance-action). Ray drains a node on SIGTERM
+to `ray start --block`, but it does not read the notice. `camrobust watch-spot` reads it on every worker; cluster.yaml
+starts it beside Ray.
 """
 
 import json
@@ -24,7 +24,7 @@ INTERVAL_S = 5.0
 TIMEOUT_S = 2.0
 TOKEN_S = 21600
 MARGIN_S = 10
-"""Before the announced end; Ray must be told by then."""
+"""Ray has this much less time than was announced."""
 
 Say = Callable[[str], None]
 
@@ -37,10 +37,10 @@ def _ask(url: str, headers: dict[str, str], method: str = "GET") -> bytes:
 
 
 def notice(metadata: str = METADATA) -> datetime | None:
-    """When this machine will be taken back, None while nothing is announced or the service does not answer.
+    """When this machine will be taken back; None without a notice or without an answer from the service.
 
     Args:
-        metadata: base address of the metadata service; version 2 (with a token) is spoken.
+        metadata: base address of the metadata service, version 2 (with a token).
 
     Raises:
         UserError: the address is not http.
@@ -54,30 +54,30 @@ def notice(metadata: str = METADATA) -> datetime | None:
         action = json.loads(_ask(f"{metadata}/latest/meta-data/spot/instance-action", headers))
         return datetime.fromisoformat(str(action["time"]).replace("Z", "+00:00"))
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
-        # 404 while nothing is announced; no service at all on a machine that is not on EC2.
+        # The answer is 404 without a notice; outside EC2 there is no service.
         return None
 
 
 def drain(node_id: str, address: str, seconds: int) -> None:
-    """Tell the cluster that this node goes away.
+    """Tell the cluster that a node goes away.
 
     Args:
         node_id: of the node, hexadecimal.
         address: of the cluster, host:port.
-        seconds: that are left.
+        seconds: until then.
 
     Raises:
         RunFailed: the cluster refuses.
     """
     ray = Path(sys.executable).with_name("ray")
-    found = subprocess.run(
+    result = subprocess.run(
         [str(ray if ray.is_file() else shutil.which("ray") or "ray"), "drain-node", f"--address={address}",
          f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot notice",
          f"--deadline-remaining-seconds={seconds}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if found.returncode:
-        lines = (found.stderr or found.stdout).strip().splitlines()
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines()
         raise RunFailed(f"watch-spot: Ray did not drain the node ({lines[-1] if lines else 'no message'})")
 
 
@@ -85,7 +85,7 @@ def this_node() -> tuple[str, str]:
     """Id of the Ray node on this machine and the address of its cluster.
 
     Raises:
-        UserError: no Ray runs here, or it wants a token.
+        UserError: no Ray runs here, or it asks for a token.
     """
     import ray
     from ray.exceptions import AuthenticationError
@@ -109,9 +109,9 @@ def watch(metadata: str, interval_s: float, say: Say, node: tuple[str, str] | No
 
     Args:
         metadata: base address of the metadata service.
-        interval_s: between two questions.
+        interval_s: time between two looks, s.
         say: takes lines for the log.
-        node: id and cluster address, None to ask Ray on this machine.
+        node: id and cluster address; None asks Ray on this machine.
     """
     while (end := notice(metadata)) is None:
         time.sleep(interval_s)

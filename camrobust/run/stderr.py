@@ -1,4 +1,4 @@
-"""What Ray's C++ parts write to standard error by themselves, kept off the terminal."""
+"""Keeps messages of Ray's C++ parts off the terminal."""
 
 import os
 import sys
@@ -10,13 +10,13 @@ STANDARD_ERROR = 2
 
 @contextmanager
 def only_python_speaks() -> Iterator[None]:
-    """While open, standard error shows what is printed to `sys.stderr`, and nothing else that this process writes.
+    """While open, standard error shows only what Python prints to `sys.stderr`.
 
-    Ray's workers write to files of their own and are not touched.
+    Ray's workers write to files of their own, so nothing changes for them.
     """
     try:
         kept = os.dup(STANDARD_ERROR)
-    except OSError:  # closed: nobody listens
+    except OSError:  # it is closed, and nobody reads it
         yield
         return
     before, own = sys.stderr, None

@@ -5,7 +5,7 @@ import json
 from camrobust.bench.scale import rows as volume
 from camrobust.results.folder import open_run
 from camrobust.results.verify import verify
-from camrobust.run.workflow import summaries
+from camrobust.run.summarise import summaries
 
 
 def test_what_is_written_is_complete_and_brute_force_agrees(tmp_path, monkeypatch):

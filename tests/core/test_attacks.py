@@ -20,9 +20,10 @@ from camrobust.core.perturb.attacks.on_prediction import (
     cross_entropy_gradient,
 )
 from camrobust.io.images import decode
+from camrobust.measure.builders import ModelSpec
 from camrobust.measure.image import MeasureSettings, Sample
 from camrobust.measure.image import attacked as made_in_run
-from camrobust.measure.model import ModelSpec, load_model, wrap
+from camrobust.measure.model import load_model, wrap
 from tests.toys import Dense, Pooled, seeded
 
 ATTACKS = [one.name for one in PERTURBATIONS if one.needs_model]

@@ -19,7 +19,8 @@ from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.explain.target_layer import build_network
 from camrobust.interface.api import explain as explain_images
 from camrobust.io.images import decode
-from camrobust.measure.model import ModelSpec, load_model, wrap
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.model import load_model, wrap
 from tests.reference.cams import REFERENCE
 
 pytestmark = [pytest.mark.data, pytest.mark.filterwarnings("ignore")]

@@ -6,6 +6,7 @@ from functools import partial
 import polars as pl
 import pyarrow.parquet as pq
 
+from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import COMMITS
 from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import put_commit
@@ -13,7 +14,8 @@ from camrobust.results.counted import FILES_KEY
 from camrobust.results.folder import open_run
 from camrobust.results.lease import held
 from camrobust.results.progress import Progress, Stage, write_progress
-from camrobust.run.workflow import aggregate, finish
+from camrobust.run.summarise import aggregate
+from camrobust.run.workflow import finish
 from tests.documents import run_document
 from tests.synthetic import failures, images, maps, scores
 
@@ -41,7 +43,7 @@ def write(folder, count=4, number=1, dataset="d", model="m", identity=None):
     listed = listed.select("dataset", "image_id", uri="image_id", label="label")
     document = run_document(listed.height, (model,), CAMS, variants())
     if number:
-        run.begin(document, listed)
+        run.begin(RunRecord.model_validate(document), listed)
     else:
         run.write_table("manifest.parquet", listed)
         run.write_json("run.json", {key: value for key, value in document.items() if key not in ("format", "warnings")})

@@ -1,27 +1,25 @@
 """Other people's text and code: harmless on a terminal and in a spreadsheet, hidden where secret, never imported."""
 
 import json
-import os
 import re
-import subprocess
 import sys
+from importlib import import_module
 
 import polars as pl
 import pytest
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless, harmless_json, short, shown
-from camrobust.contract.secrecy import HIDDEN, masked, sentence
+from camrobust.contract.secrecy import HIDDEN, masked, refuse_address, sentence
 from camrobust.interface import cli
 from camrobust.interface.cli import main
 from camrobust.interface.terminal import Meter, say, show_table
-from camrobust.io.objects import refuse_secret
-from camrobust.results.folder import open_run
+from camrobust.io.s3_client import forget_clients
 from camrobust.results.progress import Progress, Stage
-from camrobust.run.workflow import aggregate
+from camrobust.run.summarise import aggregate
 from camrobust.summary.spreadsheet import csv_of
+from tests.documents import change_document
 from tests.results.test_reduce import write_run
-from tests.runs import environment
 from tests.test_rooms import PACKAGE
 
 NASTY = "a\x1b[2J\x9b31m\u202egnp\u2066.exe\nb\r\x07[bold]\x00\u200b"
@@ -70,10 +68,9 @@ def test_commands_print_no_image_id_that_steers(tmp_path, capsys):
     manifest = run.manifest()
     more = manifest[:1].with_columns(image_id=pl.lit(NASTY))
     run.write_table("manifest.parquet", pl.concat([manifest, more]))
-    document = run.run()
-    planned = document["planned"]
-    planned |= {"images": manifest.height + 1, "rows": planned["rows"] // manifest.height * (manifest.height + 1)}
-    run.write_json("run.json", document)
+    planned = run.run().planned
+    rows = planned.rows // planned.images * (planned.images + 1)
+    change_document(run, planned=planned.model_dump() | {"images": planned.images + 1, "rows": rows})
     assert main(["verify", str(tmp_path / "run")]) == 1
     assert main(["verify", str(tmp_path / "run"), "--json"]) == 1
     printed = capsys.readouterr()
@@ -115,9 +112,12 @@ def test_every_csv_is_written_so(tmp_path):
 
 
 def test_no_other_place_writes_csv():
-    calls = {path.name: re.findall(r"([\w.]+)\.write_csv\(", path.read_text()) for path in PACKAGE.rglob("*.py")}
+    calls = {
+        path.relative_to(PACKAGE).as_posix(): re.findall(r"([\w.]+)\.write_csv\(", path.read_text())
+        for path in PACKAGE.rglob("*.py")
+    }
     assert {name: found for name, found in calls.items() if found} == {
-        "summary/spreadsheet.py": ["guarded"], "run/workflow.py": ["folder"]
+        "summary/spreadsheet.py": ["guarded"], "run/summarise.py": ["folder"]
     }  # fmt: skip
 
 
@@ -133,10 +133,10 @@ def test_no_other_place_writes_csv():
 )  # fmt: skip
 def test_an_address_that_holds_a_secret_is_refused(address):
     with pytest.raises(UserError) as caught:
-        refuse_secret(address)
+        refuse_address(address)
     assert str(caught.value) == (
-        f"store: an address is written down and must hold no secret, but a {address.partition('://')[0]}:// address "
-        "here does; leave it out, and let the credentials come from the environment (docs/running.md)"
+        f"store: the {address.partition('://')[0]}:// address must not hold a secret, as addresses are written to "
+        "results and logs; remove it and let credentials come from the environment (docs/running.md)"
     )
 
 
@@ -149,14 +149,14 @@ def test_an_address_that_holds_a_secret_is_refused(address):
     ],
 )  # fmt: skip
 def test_an_address_that_only_sounds_alike_is_taken(address):
-    refuse_secret(address)
+    refuse_address(address)
 
 
 def test_a_manifest_is_looked_through_for_secrets(tmp_path):
     from camrobust.io.manifest import list_images
 
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\ns3://b/c.png?X-Amz-Security-Token=S3CRET,b\n")
-    with pytest.raises(UserError, match="must hold no secret, but a s3:// address here does") as caught:
+    with pytest.raises(UserError, match="the s3:// address must not hold a secret") as caught:
         list_images("d", str(tmp_path / "m.csv"))
     assert "S3CRET" not in str(caught.value)
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\n")
@@ -181,17 +181,18 @@ def test_messages_hide_what_libraries_repeat(capsys):
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1/?tenant=S3CRET", "http://me:S3CRET@127.0.0.1:1", "S3CRET"])
-def test_an_endpoint_is_not_echoed(endpoint, tmp_path):
-    surroundings = environment(
-        AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="S3CRET", AWS_MAX_ATTEMPTS="1"
-    )
+def test_an_endpoint_is_not_quoted(endpoint, monkeypatch, capfd):
+    settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "S3CRET", "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in {**settings, "AWS_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(name, value)
     for command in ("verify", "status", "report"):
-        done = subprocess.run([sys.executable, "-m", "camrobust", command, "s3://bucket/run", "--verbose"],
-                              env=surroundings, capture_output=True, text=True, check=False, timeout=120)  # fmt: skip
-        assert done.returncode in (1, 2)
-        assert "S3CRET" not in done.stdout + done.stderr
-        assert done.stderr.startswith("camrobust: s3: ")
-        assert len(done.stderr.splitlines()) == 1
+        forget_clients()
+        assert main([command, "s3://bucket/run", "--verbose"]) in (1, 2)
+        printed = capfd.readouterr()
+        assert "S3CRET" not in printed.out + printed.err
+        assert printed.err.startswith("camrobust: s3: ")
+        assert len(printed.err.splitlines()) == 1
+    forget_clients()
 
 
 def test_shortened_values_say_what_they_are():
@@ -219,34 +220,27 @@ def build():
     [["verify", "RUN"], ["aggregate", "RUN"], ["report", "RUN"], ["status", "RUN"], ["compare", "RUN", "RUN"],
      ["aggregate", "RUN", "OTHER", "--output", "BOTH"]],
 )  # fmt: skip
-def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
+def test_commands_that_read_a_run_never_import_what_it_names(command, tmp_path, monkeypatch):
     builder = {"builder": "planted:build", "arguments": {"module": "planted"}}
     for name, model in (("run", "m"), ("other", "n")):
         run = write_run(tmp_path / name, models=(model,), changes={"models": [{"name": model, **builder}]})
         aggregate(run)
-        document = run.run()
-        document["planned"]["images"] = run.manifest().height
-        run.write_json("run.json", document)
     marker = tmp_path / "imported"
     (tmp_path / "planted.py").write_text(MODULE.format(marker=str(marker)))
     places = {"RUN": str(tmp_path / "run"), "OTHER": str(tmp_path / "other"), "BOTH": str(tmp_path / "both")}
-    given = [places.get(one, one) for one in command]
-    surroundings = environment()
-    surroundings["PYTHONPATH"] += os.pathsep + str(tmp_path)
-    # Called beside the module, too, where a run would find it.
-    done = subprocess.run([sys.executable, "-m", "camrobust", *given], env=surroundings, cwd=tmp_path,
-                          capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([places.get(argument, argument) for argument in command]) == 0
     assert not marker.exists()
-    # The module is found, were it asked for.
-    asked = subprocess.run([sys.executable, "-c", "import planted"], env=surroundings, cwd=tmp_path, check=False)
-    assert asked.returncode == 0
+    # Anyone who imported the module would have found it.
+    import_module("planted")
+    del sys.modules["planted"]
     assert marker.exists()
 
 
-REPORT = "; if the files given are sound, this is a mistake of camrobust: please report it with what --verbose shows"
-MEMORY = "this machine's memory is not enough; measure less at once, or look whether the files given are sound"
-DEPTH = "something is nested too deep to be read; look whether the files given are sound"
+REPORT = "; if the given files are intact, this is a bug in camrobust: please report it with the output of --verbose"
+MEMORY = "this machine has too little memory; measure less at once, or check that the given files are intact"
+DEPTH = "something is nested too deep to be read; check that the given files are intact"
 ERRORS = [
     (ValueError("x\x1b[2J\nsecond line"), f"stopped by ValueError: x\\x1b[2J{REPORT}"),
     (ValueError(), f"stopped by ValueError: ValueError{REPORT}"),
@@ -311,9 +305,9 @@ def test_every_command_takes_verbose():
 
 def test_an_old_run_with_a_secret_is_shown_without_it(tmp_path, capsys):
     run = write_run(tmp_path / "run")
-    document = open_run(str(tmp_path / "run")).run()
-    document["config"]["models"][0]["arguments"] = {"hf_token": "S3CRET"}
-    run.write_json("run.json", document)
+    config = run.run().config.plain
+    config["models"][0]["arguments"] = {"hf_token": "S3CRET"}
+    change_document(run, config=config)
     aggregate(run)
     assert main(["report", str(tmp_path / "run"), "--json"]) == 0
     assert "S3CRET" not in (tmp_path / "run" / "report" / "index.html").read_text()

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, variants
@@ -128,7 +128,7 @@ MISTAKES = {
     ),
     "a secret in an address": (
         lambda d, p: with_model(d, weights="az://box/dir/w.pth?sv=1&sig=SECRET"),
-        "store: an address is written down and must hold no secret, but a az:// address here does; leave it out",
+        "store: the az:// address must not hold a secret, as addresses are written to results and logs; remove it",
     ),
     "a layer without a spatial output": (
         lambda d, p: with_model(d, target_layer="fc"),
@@ -149,7 +149,7 @@ MISTAKES = {
     ),
     "weights that are not there": (
         lambda d, p: with_model(d, weights=str(p / "nowhere.pth")),
-        "nowhere.pth; mend weights",
+        "nowhere.pth; correct weights",
     ),
     "a folder that is not there": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
@@ -157,7 +157,7 @@ MISTAKES = {
     ),
     "a name that is no text": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "latin")}]},
-        r"dataset 'x': the file name 'caf\udce9.jpg' is no UTF-8; rename it",
+        r"dataset 'x': the file name 'caf\udce9.jpg' is not valid UTF-8; rename it",
     ),
     "an output among the photos": (
         lambda d, p: d | {"output": str(p / "photos" / "runs" / "a")},
@@ -173,7 +173,7 @@ MISTAKES = {
     ),
     "a secret in a manifest": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\ns3://user:SECRET@b/y.jpg\n")}]},
-        "store: an address is written down and must hold no secret, but a s3:// address here does; leave it out",
+        "store: the s3:// address must not hold a secret, as addresses are written to results and logs; remove it",
     ),
     "a row without an image_id": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,image_id\na.jpg,\nb.jpg,b\n")}]},
@@ -220,7 +220,7 @@ MISTAKES = {
     ),
     "labels out of range": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
-        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",  # noqa: E501
+        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; correct the labels",  # noqa: E501
     ),
     "too few names of classes": (
         lambda d, p: with_model(d, classes=["ant", "bee"]),
@@ -231,7 +231,7 @@ MISTAKES = {
         lambda d, p: with_model(d, classes="imagenet"),
         "model 'm': classes must hold 10 names, one per logit, got 1000 from 'imagenet'; give the names",
     ),
-    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; mend classes"),
+    "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; correct classes"),
     "names that are no text": (
         lambda d, p: with_model(d, classes=str(p / "latin.txt")),
         "latin.txt' is not UTF-8 text; save one name per line",
@@ -312,7 +312,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
         (["bench", "passes", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
-            "nowhere.jpg; mend the path",
+            "nowhere.jpg; correct the path",
         ),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcm"],
@@ -415,7 +415,7 @@ def test_explain_takes_the_models_own_size_and_normalisation_and_wraps(tmp_path,
     assert (width, height) == (150 + 6 * 232, 8 + 2 * 2 * 266)
     capsys.readouterr()
     for wrong, sentence in (
-        (["--crop", "300"], "crop must be 8 px to resize"),
+        (["--crop", "300"], "crop must be from 8 px to resize"),
         (["--mean", "114", "114", "114"], "mean and std must be those of pixels in [0, 1], got 114, 114, 114"),
     ):
         assert main([*arguments, *wrong]) == 2
@@ -444,11 +444,11 @@ def test_explain_takes_names_of_classes(tmp_path, capsys):
 
 
 def test_every_configuration_that_is_shipped_is_valid():
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
     from camrobust.core.perturb import variants
 
     shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
-    assert {path.stem for path in shipped} >= {"demo", "paper", "spot"}
+    assert {path.stem for path in shipped} >= {"first", "paper", "spot"}
     for path in shipped:
         config = load_config(path)
         assert variants(config.perturbations)
@@ -516,7 +516,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     folder = open_run(str(tmp_path / "out"))
     _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
-    assert folder.run()["warnings"] == [sentence]
+    assert folder.run().warnings == [sentence]
 
 
 def test_jpeg_after_changes_the_digest(base, tmp_path):

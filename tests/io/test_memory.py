@@ -23,8 +23,11 @@ import json, os, sys
 from pathlib import Path
 import numpy as np
 import torch
-from camrobust.run.stages.actors import Load
+from camrobust.run.stages.batches import PENDING, batch_of, tensors_of
+from camrobust.run.stages.load import Load
 from camrobust.contract.config import parse_config
+from camrobust.run.stages.actors import Load
+from camrobust.contract.config_file import parse_config
 from tests.photos import write_photos
 
 torch.set_num_threads(1)
@@ -37,8 +40,8 @@ config = parse_config({
 load = Load(config)
 def rows(uris):
     count = len(uris)
-    return {"uri": np.array([str(folder / uri) for uri in uris]), "dataset": np.full(count, "d"),
-            "image_id": np.array(uris), "label": np.full(count, -1), "parts": np.array(["0"] * count, dtype=object)}
+    return batch_of(PENDING, {"uri": [str(folder / uri) for uri in uris], "dataset": ["d"] * count, "image_id": uris,
+                              "label": [None] * count, "parts": [[0]] * count})
 def mib(field):
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
 load(rows(["warm/photo-000.jpg"]))
@@ -50,8 +53,9 @@ for name, uris in batches.items():
         continue
     idle = mib("VmRSS")
     done = load(rows(uris))
-    level = float(done["pixels"].mean())
-    found = {"name": name, "peak": mib("VmHWM") - idle, "kinds": sorted({*done["kind"].tolist()}), "level": level}
+    kinds = sorted({kind or "" for kind in done["kind"].to_pylist()})
+    level = float(np.mean([crop for crop in tensors_of(done["pixels"], -1) if crop is not None] or [0]))
+    found = {"name": name, "peak": mib("VmHWM") - idle, "kinds": kinds, "level": level}
     print(json.dumps(found), flush=True)
     os._exit(0)
 """

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save
 
 from camrobust.contract.errors import UserError
-from camrobust.measure.model import ModelSpec, load_model
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.model import load_model
 from camrobust.measure.weights import read_weights
 from tests.runs import ROOT, environment
 from tests.toys import pooled
@@ -203,22 +204,22 @@ def test_a_view_of_a_storage_lies_inside_it():
 def test_a_published_model_is_far_below_the_limits():
     from torchvision.models import resnet152
 
-    from camrobust.measure import weights
+    from camrobust.measure import pickle_reader, weights
 
     sink = io.BytesIO()
     torch.save(resnet152().state_dict(), sink)
     counted = []
-    original = weights._Steps._count
+    original = pickle_reader.Steps._count
 
-    class Counting(weights._Steps):
+    class Counting(pickle_reader.Steps):
         def _count(self):
             original(self)
             counted.append(None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "_Steps", Counting)
+        patch.setattr(weights, "Steps", Counting)
         read_weights(sink.getvalue(), "x.pth")
-    assert len(counted) < weights.MOST_STEPS / 10
+    assert len(counted) < pickle_reader.MOST_STEPS / 10
 
 
 def test_safetensors_are_read_as_they_are():
@@ -228,11 +229,11 @@ def test_safetensors_are_read_as_they_are():
 
 
 def test_a_path_that_is_no_file_is_told_where_weights_are_named(tmp_path):
-    from camrobust.contract.config import ModelConfig
+    from camrobust.contract.config_parts import ModelConfig
     from camrobust.run.plan import fetch_weights
 
     Path(tmp_path / "zero.pth").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"^model 'm': there is no file /dev/zero, but something else; mend weights$"):
+    with pytest.raises(UserError, match=r"^model 'm': /dev/zero is not a regular file; correct weights$"):
         fetch_weights(ModelConfig(name="m", builder="a:b", weights=str(tmp_path / "zero.pth")))
 
 

@@ -1,9 +1,9 @@
 """A store whose every step is controlled, and actors that take turns on it: for tests of who may write what, and when.
 
-The functions that run are the real ones. Each actor is a greenlet that stops before every step that others could see
-(a listing, a create, a write, a delete); what it does between two stops nobody can see. A schedule is: run the current
-actor until it ends or waits, then the first that can go on, but for some preemptions, each "before step S, turn to
-actor A". An actor that is never turned to again has crashed; one that is turned to late was asleep.
+The actors run the real functions. Each is a greenlet that stops before every step that others could see (a listing, a
+create, a write, a delete). A schedule runs the current actor until it ends or waits, and then the first that can go on;
+each of its preemptions says "before step S, turn to actor A". An actor that never gets another turn has crashed; an
+actor whose turn comes late was asleep.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ class ViolationError(AssertionError):
 
 
 class SteppedStore:
-    """Bytes in memory; asks for its turn before every step that others can see.
+    """Bytes in memory; waits for its turn before every step that others can see.
 
     Attributes:
         turn: called with what is about to happen.
-        told: called with what whoever asked has learned.
-        watch: called with the key of what has just been created.
+        told: called with a key and what the asking actor learned about it.
+        watch: called with the key of an object that has just been created.
     """
 
     uri = "memory"
@@ -38,7 +38,7 @@ class SteppedStore:
         self.objects, self.turn, self.told, self.watch = {}, turn, told, watch
 
     def read(self, key, most=None):
-        # No step of its own: what is read in a run folder never changes once it is there, but for beats.
+        # Reading is no step of its own: objects of a run folder never change once they exist, except beats.
         found = self.objects.get(key)
         self.told(key, found)
         if found is None:
@@ -82,7 +82,7 @@ def newest(objects):
 
 
 def counting(objects):
-    """Commits that count, to their files and units, by the text of docs/protocol.md."""
+    """Commits that count, to their files and parts of images, by the text of docs/protocol.md."""
     number, lease = newest(objects)
     done = objects.get(f"done/{number:08}.json")
     listed = json.loads(done)["commits"] if done else lease["accepts"]
@@ -99,14 +99,14 @@ def counting(objects):
 
 
 def live_keys(objects):
-    """Keys that nobody may delete: what counts, and every file of it."""
+    """Keys that nobody may delete: the commits that count and all their files."""
     found = counting(objects)
     return set(found) | {name for files, _ in found.values() for name in files}
 
 
 def counted(objects):
-    """How often each unit counts."""
-    return Counter(unit for _, units in counting(objects).values() for unit in units)
+    """How often each part of an image counts."""
+    return Counter(part for _, parts in counting(objects).values() for part in parts)
 
 
 @dataclass
@@ -114,11 +114,11 @@ class Actor:
     """Something that takes steps.
 
     Attributes:
-        name: of it; also what its random names are made of.
-        work: what it does.
-        learned: a hash of all that it was told, so that two histories that look alike to it are known to be one.
-        waiting_for: a condition without which it cannot go on.
-        outcome: what it returned or raised.
+        name: its name, from which its random names follow.
+        work: the function that it runs.
+        learned: a hash of all that it was told; histories that look alike to it have the same hash.
+        waiting_for: a condition that must hold before it goes on.
+        outcome: the value it returned or the error it raised.
     """
 
     name: str
@@ -144,7 +144,7 @@ class World:
         self.outside = Actor("nobody", None)
 
     def add(self, name, work):
-        """Another actor; those added first are turned to first."""
+        """Add an actor; those added first get their turn first."""
         self.actors.append(Actor(name, work))
         return self.actors[-1]
 
@@ -171,7 +171,10 @@ class World:
 
     def able(self):
         """Actors that can take a step."""
-        return [one for one in self.actors if not one.ended and (one.waiting_for is None or one.waiting_for())]
+        return [
+            actor for actor in self.actors
+            if not actor.ended and (actor.waiting_for is None or actor.waiting_for())
+        ]  # fmt: skip
 
     def step(self, actor):
         """One step of an actor."""
@@ -187,11 +190,11 @@ class World:
             actor.outcome = actor.work()
         except ViolationError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a driver ends with is looked at in the end
+        except Exception as error:  # noqa: BLE001 - the check at the end looks at the driver's error
             actor.outcome = error
 
     def state(self):
-        """A hash of the store and of where everyone stands."""
+        """A hash of the store and of how far every actor is."""
         digest = hashlib.sha256()
         for key in sorted(self.store.objects):
             digest.update(key.encode() + b"\0" + self.store.objects[key] + b"\0")
@@ -205,11 +208,11 @@ def replay(build, preemptions, before=lambda *_: False):
 
     Args:
         build: makes the world.
-        preemptions: step numbers to the places of the actors that are turned to before them.
+        preemptions: number of a step to the place of the actor that gets its turn before it.
         before: called with the world, the number of the step, and who will take it; True ends the run there.
 
     Returns:
-        The world; for every step the places of the others that could have taken it; whether it went to the end.
+        The world; for every step the places of the other actors that could have taken it; whether all ran to the end.
     """
     world, current, choices = build(), None, []
     while able := world.able():
@@ -226,16 +229,16 @@ def replay(build, preemptions, before=lambda *_: False):
 
 
 def explore(build, check, depth, at_state=lambda _: None):
-    """Every schedule with at most `depth` preemptions; those that come to a state seen before are left there.
+    """Run every schedule with at most `depth` preemptions, each until it comes to a state seen before.
 
     Args:
         build: makes the world.
         check: takes the world at the end of a schedule.
-        depth: preemptions at most.
+        depth: most preemptions.
         at_state: takes the objects of every state of the store, once.
 
     Returns:
-        Schedules and steps that were run.
+        Numbers of schedules, of steps, and of states of the store.
     """
     seen, stores, runs, steps = {}, set(), 0, 0
     waiting = [{}]

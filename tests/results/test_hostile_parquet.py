@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camrobust.results.counted import FILES_KEY
-from camrobust.run.workflow import aggregate
+from camrobust.run.summarise import aggregate
 from tests.results.test_reduce import write_run
 from tests.runs import ROOT, environment
 

@@ -4,19 +4,24 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.io.store import open_store
 from camrobust.measure.model import bytes_per_image
-from camrobust.results.arrow import unpack
-from camrobust.results.counted import read_committed
-from camrobust.results.folder import pending_units
-from camrobust.run import pipeline
+from camrobust.results.counted import pending_units, read_committed
+from camrobust.run import placement
 from camrobust.run import plan as plans
-from camrobust.run.pipeline import gallery, images_per_commit, place
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb, auto_batch
+from camrobust.run.batch_sizes import images_per_commit, images_per_perturb
+from camrobust.run.pipeline import gallery
+from camrobust.run.placement import place
+from camrobust.run.stages.batches import PENDING, batch_of, pending_batch, tensors_of
+from camrobust.run.stages.commit import Commit
+from camrobust.run.stages.explain import Explain, auto_batch
+from camrobust.run.stages.load import Load
+from camrobust.run.stages.perturb import Perturb
 from tests.photos import write_photos
 from tests.runs import scores
 
@@ -39,19 +44,11 @@ def run(tmp_path, monkeypatch):
         config = parse_config(DATA | {"output": str(tmp_path / name), "datasets": datasets} | changes)
         plan = plans.make_plan(config)
         store = open_store(config.output)
-        pending = pending_units(plan.manifest, len(plan.parts), read_committed(store))
-        rows = {
-            "uri": pending["uri"].to_numpy(),
-            "dataset": pending["dataset"].to_numpy(),
-            "image_id": pending["image_id"].to_numpy(),
-            "label": pending["label"].fill_null(UNKNOWN_LABEL).to_numpy(),
-            "parts": np.array([",".join(map(str, parts)) for parts in pending["parts"]], dtype=object),
-        }
-        perturbed = Perturb(config, plan.parts, "cpu")(Load(config)(rows))
-        assert perturbed["variants"].shape[1] == 1 + max(map(len, plan.parts))
+        pending = pending_batch(pending_units(plan.manifest, len(plan.parts), read_committed(store)))
+        perturbed = Perturb(config, plan.parts, "cpu")(Load(config)(pending))
         explained = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")(perturbed)
         counts = Commit(config.output, 0)(explained)
-        return tmp_path / name, plan, int(counts["rows"][0])
+        return tmp_path / name, plan, counts["rows"][0].as_py()
 
     return measure
 
@@ -136,18 +133,16 @@ def test_images_are_perturbed_together_as_alone(tmp_path):
     every = plans.make_plan(config).variants
     parts = (every[:4], every[4:])
     manifest = plans.make_plan(config).manifest
-    rows = {name: manifest[name].to_numpy() for name in ("uri", "dataset", "image_id")}
-    rows |= {"label": np.full(8, UNKNOWN_LABEL), "parts": np.array(["0,1", "1"] * 4, dtype=object)}
-    loaded, perturb = Load(config)(rows), Perturb(config, parts, "cpu")
+    pending = manifest.with_columns(parts=pl.Series([[0, 1], [1]] * 4))
+    loaded, perturb = Load(config)(pending_batch(pending)), Perturb(config, parts, "cpu")
     together = perturb(loaded)
-    assert together["part"].tolist() == [0, 1, 1] * 4
-    assert sorted(set(together["kind"])) == ["", "not_an_image"]
-    singles = [perturb({name: values[row : row + 1] for name, values in loaded.items()}) for row in range(8)]
-    for name, values in together.items():
-        np.testing.assert_array_equal(values, np.concatenate([one[name] for one in singles]), err_msg=name)
-    # Streams of two datasets are two, though the image is one.
-    one, other = (together["variants"][row] for row in (2, 8))
-    assert together["image_id"][2] == together["image_id"][8]
+    assert together["part"].to_pylist() == [0, 1, 1] * 4
+    assert set(together["kind"].to_pylist()) == {None, "not_an_image"}
+    assert pa.concat_tables([perturb(loaded.slice(row, 1)) for row in range(8)]).equals(together)
+    # The two datasets draw differently, though the image is the same.
+    images, variants = together["image_id"].to_pylist(), tensors_of(together["variants"], -1, 3, 224, 224)
+    assert images[2] == images[8]
+    one, other = variants[2], variants[8]
     assert np.array_equal(one[0], other[0])
     assert not np.array_equal(one[1], other[1])
 
@@ -158,16 +153,15 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
     every = plans.make_plan(config).variants
     parts = (every[:4], every[4:8], every[8:])
     uris = [str(tmp_path / "set" / name) for name in ("photo-000.jpg", "gone.jpg", "left.jpg")]
-    rows = {"uri": np.array(uris), "dataset": np.full(3, "d"), "image_id": np.array(["photo", "gone", "left"])}
-    rows |= {"label": np.full(3, UNKNOWN_LABEL), "parts": np.array(["0,1,2", "0,1,2", "1,2"], dtype=object)}
-    explained = Explain(config, parts, frozenset(), {}, "cpu")(Perturb(config, parts, "cpu")(Load(config)(rows)))
-    found = [
-        (str(name), int(part), unpack(failures).num_rows, unpack(images).num_rows)
-        for name, part, failures, images in zip(
-            *(explained[column] for column in ("image_id", "part", "failures", "images")), strict=True
-        )
-    ]
-    assert found == [
+    pending = batch_of(PENDING, {
+        "uri": uris, "dataset": ["d"] * 3, "image_id": ["photo", "gone", "left"], "label": [None] * 3,
+        "parts": [[0, 1, 2], [0, 1, 2], [1, 2]],
+    })  # fmt: skip
+    loaded = Load(config)(pending)
+    assert loaded["pixels"].is_null().to_pylist() == [False, True, True]
+    explained = Explain(config, parts, frozenset(), {}, "cpu")(Perturb(config, parts, "cpu")(loaded))
+    rows = explained.select(["image_id", "part", "failures", "images"]).to_pylist()
+    assert [(row["image_id"], row["part"], len(row["failures"]), len(row["images"])) for row in rows] == [
         ("photo", 0, 0, 1), ("photo", 1, 0, 0), ("photo", 2, 0, 0), ("gone", 0, 1, 0), ("gone", 1, 0, 0),
         ("gone", 2, 0, 0), ("left", 1, 1, 0), ("left", 2, 0, 0),
     ]  # fmt: skip
@@ -175,12 +169,12 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
 
 def test_images_perturbed_at_once_are_bounded(run):
     _, plan, _ = run("bounds", 100)
-    assert pipeline.images_per_perturb(plan, "cpu", 8) == 1
-    assert pipeline.images_per_perturb(plan, "cuda", 8) == 8
-    assert pipeline.images_per_perturb(plan, "cuda", 3) == 3
+    assert images_per_perturb(plan, "cpu", 8) == 1
+    assert images_per_perturb(plan, "cuda", 8) == 8
+    assert images_per_perturb(plan, "cuda", 3) == 3
     image = plan.config.image.model_copy(update={"resize": 2048, "crop": 2048})
     large = replace(plan, config=plan.config.model_copy(update={"image": image}))
-    assert pipeline.images_per_perturb(large, "cuda", 8) == 1
+    assert images_per_perturb(large, "cuda", 8) == 1
 
 
 def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, run):
@@ -238,7 +232,7 @@ def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     run, monkeypatch, resources, cluster, device, explain, perturb, load
 ):
     _, plan, _ = run("p", 100, cluster=cluster)
-    monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: resources)
     found = place(plan)
     assert (found.device, found.explain, found.perturb, found.load) == (device, explain, perturb, load)
     assert found.explainers[0] >= 1
@@ -263,7 +257,7 @@ def test_the_batch_is_as_large_as_memory_holds(run):
 def test_workers_that_are_always_there_leave_room_to_load(run, monkeypatch):
     _, plan, _ = run("r", 100, cluster={"explainers": [2, 2], "perturbers": [2, 2]})
     for cores in (2.0, 1.0, 64.0):
-        monkeypatch.setattr(pipeline.ray, "cluster_resources", lambda cores=cores: {"CPU": cores})
+        monkeypatch.setattr(placement.ray, "cluster_resources", lambda cores=cores: {"CPU": cores})
         found = place(plan)
         workers = 2 * (found.explain["num_cpus"] + found.perturb["num_cpus"])
         assert 0 < workers <= 0.375 * cores + 0.01

@@ -1,7 +1,7 @@
 import pytest
 
-from camrobust.contract.config import parse_config
-from camrobust.measure.model import ModelSpec
+from camrobust.contract.config_file import parse_config
+from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
 from camrobust.run.plan import check_models, make_plan
 from tests.photos import write_photos

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from camrobust.contract.config import ClusterConfig, parse_config
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.errors import RunFailed, UserError
-from camrobust.run import pipeline
 from camrobust.run.ledger import Watch, open_ledger
+from camrobust.run.plain_errors import plain_errors
 from camrobust.run.session import session
-from camrobust.run.stages.actors import Load
+from camrobust.run.stages.batches import PENDING, batch_of
+from camrobust.run.stages.load import Load
 from tests.photos import write_photos
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -106,7 +108,7 @@ def test_what_a_worker_raises_is_one_sentence(error, sentence):
     def fail(batch):
         raise error
 
-    with pytest.raises(RunFailed) as told, pipeline._plain_errors():
+    with pytest.raises(RunFailed) as told, plain_errors():
         ray.data.range(1).map_batches(fail).take_all()
     assert str(told.value).startswith(sentence)
     assert "\n" not in str(told.value)
@@ -131,18 +133,16 @@ def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(
     })  # fmt: skip
     ledger = open_ledger("fetch")
     names = [f"photo-{number:03}.jpg" for number in range(4)]
-    rows = [
-        {"uri": str(tmp_path / "set" / name), "dataset": "d", "image_id": name, "label": -1, "parts": "0"}
-        for name in names
-    ]
+    columns = {"uri": [str(tmp_path / "set" / name) for name in names], "image_id": names}
+    pending = batch_of(PENDING, columns | {"dataset": ["d"] * 4, "label": [None] * 4, "parts": [[0]] * 4})
     done = (
-        ray.data.from_items(rows, override_num_blocks=1)
-        .map_batches(Fatal(config, ledger), batch_size=4, batch_format="numpy", num_cpus=0.5)
+        ray.data.from_arrow(pending)
+        .map_batches(Fatal(config, ledger), batch_size=4, batch_format="pyarrow", num_cpus=0.5)
         .take_all()
     )
     found = {row["image_id"]: (row["kind"], row["message"]) for row in done}
     seconds = f"{config.cluster.image_timeout_s:g} s in the stage load)"
     why = f"the worker died 3 times at this image (crash, out of memory, or more than {seconds}"
-    assert found == dict.fromkeys(names, ("", "")) | {"photo-002.jpg": ("quarantined", why)}
+    assert found == dict.fromkeys(names, (None, None)) | {"photo-002.jpg": ("quarantined", why)}
     assert fetched.read_text().split().count("2") == 3
     assert ray.get(ledger.look.remote())["load"][2] == 0

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 import camrobust as package
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io.images import decode
 from camrobust.io.manifest import list_images
 from camrobust.io.store import open_store, read_object
 from camrobust.results.folder import fresh_folder
-from camrobust.run.stages.actors import Load
+from camrobust.run.stages.batches import pending_batch, tensors_of
+from camrobust.run.stages.load import Load
 from tests.runs import camrobust, config
 
 pytestmark = pytest.mark.s3
@@ -61,11 +62,9 @@ def test_a_photo_set_of_odd_names_is_listed_and_every_photo_is_its_own(bucket, p
         "output": "unused", "datasets": [{"name": "x", "images": images}], "models": ["tests.toys:pooled"],
         "cams": ["gradcam"], "perturbations": ["contrast:5"], "segments": {"method": "grid"},
     }  # fmt: skip
-    columns = {name: listed[name].to_numpy() for name in ("dataset", "image_id", "uri")}
-    loaded = Load(parse_config(document))(
-        {**columns, "label": np.full(listed.height, -1), "parts": np.array(["0"] * listed.height, dtype=object)}
-    )
-    for name, pixels in zip(loaded["image_id"], loaded["pixels"], strict=True):
+    pending = pending_batch(listed.with_columns(parts=pl.lit([0])))
+    loaded = Load(parse_config(document))(pending)
+    for name, pixels in zip(listed["image_id"], tensors_of(loaded["pixels"], 3, 224, 224), strict=True):
         assert np.array_equal(pixels, decode(photos[name], 256, 224).pixels), name
 
 

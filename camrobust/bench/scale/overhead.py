@@ -1,4 +1,4 @@
-"""`camrobust bench overhead N`: the job through Ray against the same stages in a bare loop, on this machine."""
+"""`camrobust bench overhead N`: the job on Ray against the same stages in a bare loop, on this machine."""
 
 import tempfile
 import time
@@ -6,29 +6,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from camrobust.bench.chaos.harness import write_photos
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.errors import RunFailed
 from camrobust.io.store import open_store
+from camrobust.results.counted import pending_units
 from camrobust.results.folder import open_run
-from camrobust.run.pipeline import gallery, images_per_commit
+from camrobust.run.batch_sizes import images_per_commit
+from camrobust.run.pipeline import gallery
 from camrobust.run.plan import make_plan
-from camrobust.run.stages.actors import UNKNOWN_LABEL, Commit, Explain, Load, Perturb
+from camrobust.run.stages.batches import pending_batch
+from camrobust.run.stages.commit import Commit
+from camrobust.run.stages.explain import Explain
+from camrobust.run.stages.load import Load
+from camrobust.run.stages.perturb import Perturb
 from camrobust.run.workflow import run
 
 Say = Callable[[str], None]
 
 
 def overhead(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
-    """Time the same work three ways, each from its first line to its last commit, models and workers started included.
+    """Time the same work in three ways, from the start of models and workers to the last commit.
 
     Args:
-        images: how many to measure; take enough for a minute of work.
-        say: takes a line when a way begins.
+        images: number of images; enough for a minute of work.
+        say: receives a line when a way begins.
 
     Returns:
-        Per way: images per second, and the ratio to the bare loop.
+        For each way the images per second, and their ratio to the bare loop.
     """
     with tempfile.TemporaryDirectory(prefix="camrobust-overhead-") as temporary:
         folder = Path(temporary)
@@ -69,21 +77,17 @@ def _bare(config: RunConfig) -> float:
     load, commit = Load(config), Commit(folder.uri, 0)
     perturb = Perturb(config, plan.parts, "cpu")
     explain = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")
-    parts = ",".join(str(part) for part in range(len(plan.parts)))
-    waiting: list[dict[str, Any]] = []
-    for row in plan.manifest.iter_rows(named=True):
-        label = UNKNOWN_LABEL if row["label"] is None else row["label"]
-        batch = {name: np.array([value]) for name, value in {**row, "label": label, "parts": parts}.items()}
-        waiting.append(explain(perturb(load(batch))))
-        if len(waiting) >= images_per_commit(plan, plan.manifest.height):
-            commit({name: np.concatenate([one[name] for one in waiting]) for name in waiting[0]})
-            waiting = []
-    if waiting:
-        commit({name: np.concatenate([one[name] for one in waiting]) for name in waiting[0]})
+    pending = pending_batch(pending_units(plan.manifest, len(plan.parts), folder.committed()))
+    per_commit = images_per_commit(plan, plan.manifest.height)
+    for start in range(0, pending.num_rows, per_commit):
+        images = [pending.slice(row, 1) for row in range(start, min(start + per_commit, pending.num_rows))]
+        commit(pa.concat_tables([explain(perturb(load(image))) for image in images]))
     return time.monotonic() - start
 
 
 def _job(config: RunConfig) -> float:
     run(config)
-    done = open_run(config.output).done() or {}
-    return float(done["seconds"]["measure"])
+    done = open_run(config.output).done()
+    if done is None:
+        raise RunFailed(f"bench: the run in {config.output} is not complete")
+    return done.seconds["measure"]

@@ -32,7 +32,7 @@ def segment_matrix(labels: Tensor, height: int, width: int, *, count: int | None
     Returns:
         (m, h·w) float32 on the labels' device; each row sums to 1, and is 0 for a segment without pixels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from camrobust.core.segments import segment_matrix
         >>> left_and_right = torch.tensor([[0, 1], [0, 1]])

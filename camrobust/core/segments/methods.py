@@ -26,7 +26,7 @@ def segment(images: Tensor, method: str = DEFAULT, **parameters: object) -> Tens
         UserError: the method or a parameter is unknown, or a value is out of its range.
         ValueError: images have another shape.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from camrobust.core.segments import segment
         >>> segment(torch.zeros(1, 3, 28, 28), "grid", cells=2).unique()

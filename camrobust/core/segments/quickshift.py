@@ -52,11 +52,14 @@ def quickshift(images: Tensor, kernel_size: float = 4, max_dist: float = 200, ra
         open are those of scikit-image 0.26 (`rng=42`): a square window that reaches ⌈3·kernel_size⌉ px to every side,
         noise of 1e-5 on the densities, and of equally near parents the first in reading order.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from camrobust.core.segments import quickshift
-        >>> quickshift(torch.zeros(1, 3, 32, 32)).shape
-        torch.Size([1, 32, 32])
+        >>> photo = torch.zeros(1, 3, 24, 24)
+        >>> photo[..., 12:] = 1
+        >>> labels = quickshift(photo, max_dist=20)
+        >>> labels.shape, labels.unique().tolist()
+        (torch.Size([1, 24, 24]), [0, 1])
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"quickshift: images must have the shape (B, 3, H, W), got {tuple(images.shape)}")

@@ -85,7 +85,7 @@ def cam(
     Raises:
         ValueError: `needs` or `cost` is unknown, or the name is taken.
 
-    Example:
+    Examples:
         >>> from camrobust.core.explain.cams import CAMS
         >>> CAMS["gradcam"].needs, CAMS["gradcam"].cost
         ('gradients', 'shared')

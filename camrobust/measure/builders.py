@@ -1,0 +1,179 @@
+"""Builders of models by name, and the filling of a built model with the weights of a file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line, short, shown
+from camrobust.contract.registry import unknown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+UNTRAINED = "none"
+"""`torchvision:NAME@none` and `timm:NAME@none` leave the weights random."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a configuration says about one model.
+
+    Attributes:
+        name: its name in the results.
+        builder: "torchvision:NAME[@WEIGHTS]", "timm:NAME[@none]" or "package.module:function".
+        weights: address of a weights file (.safetensors, or .pth/.pt read with weights_only); None for the builder's
+            own weights.
+        target_layer: dotted name of a submodule; None to discover it.
+        mean: per-channel mean of the normalisation; None for the builder's own.
+        std: per-channel standard deviation of the normalisation; None for the builder's own.
+        arguments: keyword arguments for the builder.
+    """
+
+    name: str
+    builder: str
+    weights: str | None = None
+    target_layer: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Built:
+    """A module fresh from its builder, with the normalisation that it expects."""
+
+    module: nn.Module
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+def build_module(spec: ModelSpec, *, own_weights: bool) -> Built:
+    """Call the builder; with `own_weights` it also loads its published weights."""
+    kind, _, rest = spec.builder.partition(":")
+    if not rest:
+        raise UserError(
+            f"model '{spec.name}': builder must be torchvision:NAME, timm:NAME or package.module:function, "
+            f"got '{spec.builder}'"
+        )
+    name, _, tag = rest.partition("@")
+    builders: dict[str, Callable[[ModelSpec, str, str], Built]] = {"torchvision": _torchvision, "timm": _timm}
+    build = builders.get(kind)
+    if build is None:
+        return _function(spec, kind, rest)
+    return build(spec, name, tag or ("DEFAULT" if own_weights else UNTRAINED))
+
+
+def _download(spec: ModelSpec, build: Callable[[], nn.Module]) -> nn.Module:
+    """Call a builder that may fetch its published weights from the network."""
+    try:
+        return build()
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"model '{spec.name}': its published weights could not be fetched ({first_line(error)}); "
+            "name a weights file with `weights:`, or let this machine reach the network once"
+        ) from error
+
+
+def _torchvision(spec: ModelSpec, name: str, tag: str) -> Built:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise unknown("torchvision model", name, models.list_models(module=models))
+    if tag == UNTRAINED:
+        keywords = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        return Built(models.get_model(name, weights=None, **keywords, **spec.arguments))
+    published = models.get_model_weights(name)
+    if tag not in published.__members__:
+        raise unknown(f"weights of torchvision model '{name}'", tag, [*published.__members__, UNTRAINED])
+    entry = published[tag]
+    preset = entry.transforms()
+    module = _download(spec, lambda: models.get_model(name, weights=entry, **spec.arguments))
+    return Built(module, tuple(preset.mean), tuple(preset.std))
+
+
+def _timm(spec: ModelSpec, name: str, tag: str) -> Built:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"model '{spec.name}': timm is not installed; pip install 'camrobust[timm]'") from error
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models())
+    create = partial(timm.create_model, name, pretrained=tag != UNTRAINED, **spec.arguments)
+    module: nn.Module = create() if tag == UNTRAINED else _download(spec, create)
+    settings = getattr(module, "pretrained_cfg", {})
+    return Built(module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD)))
+
+
+def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
+    """A builder of the user's own."""
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"model '{spec.name}': cannot import '{module_name}' ({first_line(error)}); "
+            "is it installed, or in the working directory that the job was submitted with?"
+        ) from error
+    if not callable(getattr(module, function_name, None)):
+        raise unknown(f"function in {module_name}", function_name, [key for key in vars(module) if key[:1] != "_"])
+    built = getattr(module, function_name)(**spec.arguments)
+    if not isinstance(built, nn.Module):
+        raise UserError(
+            f"model '{spec.name}': {spec.builder} must return a torch.nn.Module, got {type(built).__name__}"
+        )
+    mean, std = getattr(built, "mean", None), getattr(built, "std", None)
+    if isinstance(mean, tuple) and isinstance(std, tuple):
+        return Built(built, mean, std)
+    return Built(built)
+
+
+def _some(keys: list[str]) -> str:
+    first = ", ".join(short(key) for key in keys[:3])
+    return f"{first} and {len(keys) - 3} more" if len(keys) > 3 else first
+
+
+def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Why weights do not fill a module: each reason and the keys that it holds for."""
+    both = [(key, own[key], weights[key]) for key in own if key in weights]
+    return {
+        "missing:": [key for key in own if key not in weights and not key.endswith("num_batches_tracked")],
+        "not in the model:": [key for key in weights if key not in own],
+        "other shape:": [
+            f"{key} is {shown(tuple(given.shape))}, not {tuple(wanted.shape)}"
+            for key, wanted, given in both
+            if given.shape != wanted.shape
+        ],
+        "other type:": [
+            f"{key} is {given.dtype}, not {wanted.dtype}"
+            for key, wanted, given in both
+            if given.shape == wanted.shape and given.is_floating_point() != wanted.is_floating_point()
+        ],
+    }
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None:
+    """Load the weights into the module.
+
+    Raises:
+        UserError: naming those that do not fit or are not finite.
+    """
+    misfits = _misfits(module.state_dict(), weights)
+    complaints = [f"{what} {_some(keys)}" for what, keys in misfits.items() if keys]
+    where = f"model '{spec.name}': weights '{short(spec.weights)}'"
+    if complaints:
+        raise UserError(
+            f"{where} do not fit {spec.builder} ({'; '.join(complaints)}); name the architecture they were trained with"
+        )
+    try:
+        module.load_state_dict(weights, strict=False)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{where} cannot be copied ({first_line(error)}); save them in floating point") from error
+    finite = {name: bool(value.isfinite().all()) for name, value in module.named_parameters()}
+    # Buffers may hold infinity: attention masks do.
+    finite |= {name: not bool(value.isnan().any()) for name, value in module.named_buffers()}
+    spoilt = [name for name, whole in finite.items() if not whole]
+    if spoilt:
+        raise UserError(f"{where} hold NaN or infinity in {_some(spoilt)}; take those of an earlier epoch")

@@ -1,0 +1,46 @@
+"""Which CAMs are the same map on a model, found by trying."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from camrobust.core.draws import Draws
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.measure.model import Model
+
+
+def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str = "fp32") -> dict[str, str]:
+    """Which CAMs give the same map for this model and layer, found by trying.
+
+    Methods that take hundreds of passes are left out: Score-CAM always, Ablation-CAM and Recipro-CAM where the layers
+    behind the target layer have no closed form.
+
+    Args:
+        model: the classifier.
+        cams: names in the order of the configuration.
+        pixels: (B, 3, H, W) uint8, some images.
+        precision: of the layers.
+
+    Returns:
+        The name of a CAM to the name of the first CAM before it in the list that equals it on every image (min-max
+        scaled maps within 1e-5).
+    """
+    costly = ("many passes",) if model.network.head is not None else ("many passes", "tail")
+    cams = [name for name in cams if CAMS[name].cost not in costly]
+    if not cams:
+        return {}
+    draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
+    network = replace(model.network, precision=precision)
+    evidence = collect(network, model.inputs(pixels, precision), draws=draws)
+    maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
+    low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
+    scaled = (maps - low) / (high - low)
+    same: dict[str, str] = {}
+    for later, name in enumerate(cams):
+        for earlier in range(later):
+            if (scaled[:, later] - scaled[:, earlier]).abs().max() <= 1e-5:
+                same[name] = cams[earlier]
+                break
+    return same

@@ -1,0 +1,151 @@
+"""What passes from stage to stage: one Arrow table per batch, its columns named, typed and explained here.
+
+    PENDING → Load → LOADED → Perturb → PERTURBED → Explain → MEASURED → Commit → COMMITTED
+
+A row is an image up to Perturb, and one part of an image (a group of its variants) from there on. An image that failed
+goes on with its error and without pixels. Ray hands out shared memory, so nothing writes into a batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from camrobust.contract.schema import FAILURES, IMAGES, MANIFEST, SCORES, Column
+from camrobust.results.arrow import TABLES, arrow_schema
+
+QUARANTINED = "quarantined"
+"""The kind of failure of an image at which workers died."""
+
+
+class Field(NamedTuple):
+    """One column of a batch: its name, its type, what it holds."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+class Failure(NamedTuple):
+    """Why an image cannot be measured."""
+
+    stage: str
+    kind: str
+    message: str
+
+
+def _fields(columns: Sequence[Column]) -> tuple[Field, ...]:
+    """Columns of a result table as columns of a batch."""
+    return tuple(Field(column.name, arrow_schema([column]).field(0).type, column.meaning) for column in columns)
+
+
+def _rows_of(columns: Sequence[Column]) -> pa.DataType:
+    """The type of a cell that holds rows of a result table."""
+    return pa.list_(pa.struct(list(arrow_schema(columns))))
+
+
+KEYS = ("dataset", "image_id", "label")
+PROPERTIES = tuple(column.name for column in IMAGES if column.name not in KEYS)
+TENSOR = {kind: pa.large_list(pa.from_numpy_dtype(kind)) for kind in ("uint8", "int32")}
+"""The type of a cell that holds one tensor, flattened; its shape follows from the side of the crop."""
+_PARTS = Field("parts", pa.list_(pa.int16()), "numbers of the parts that are still to be measured, ascending")
+_SEGMENTS = Field("segments", TENSOR["int32"], "(H, W), the segment of every pixel, 0 … m-1; null where loading failed")
+_FAILURE = _fields([column for column in FAILURES if column.name in Failure._fields])
+
+PENDING = (*_fields(MANIFEST), _PARTS)
+LOADED = (
+    *_fields(IMAGES),
+    _PARTS,
+    Field("pixels", TENSOR["uint8"], "(3, H, W), the crop; null where loading failed"),
+    _SEGMENTS,
+    *_FAILURE,
+)
+PERTURBED = (
+    *_fields(IMAGES),
+    Field("part", pa.int16(), "number of this part"),
+    Field("first", pa.bool_(), "whether it is the image's first part that is still to be measured"),
+    Field(
+        "variants", TENSOR["uint8"], "(P+1, 3, H, W), the clean image and the part's P variants; null after a failure"
+    ),
+    _SEGMENTS,
+    *_FAILURE,
+)
+MEASURED = (
+    Field("dataset", pa.string(), "name of the dataset"),
+    Field("image_id", pa.string(), "the image"),
+    Field("part", pa.int16(), "number of this part"),
+    Field("scores", _rows_of(SCORES), "its score rows, of all models"),
+    *(Field(name, _rows_of(columns), f"its rows of the {name} table") for name, columns in TABLES.items()),
+)
+COMMITTED = (
+    Field("parts", pa.int64(), "parts of images in this commit"),
+    Field("rows", pa.int64(), "score rows in it"),
+    Field("failures", pa.int64(), "failure rows in it"),
+    Field("seconds", pa.float64(), "how long it took to write"),
+)
+
+
+def batch_of(fields: Sequence[Field], data: Mapping[str, Any]) -> pa.Table:
+    """A batch with exactly these columns, from arrays or lists."""
+    return pa.table({field.name: data[field.name] for field in fields}, schema=pa.schema([f[:2] for f in fields]))
+
+
+def pending_batch(pending: pl.DataFrame) -> pa.Table:
+    """Images as `results.folder.pending_units` lists them, as rows of `PENDING`."""
+    return batch_of(PENDING, pending.to_arrow())
+
+
+def failure_columns(failures: Sequence[Failure | None]) -> dict[str, list[str | None]]:
+    """The columns that say what failed, null where nothing did."""
+    return {
+        name: [None if failure is None else getattr(failure, name) for failure in failures] for name in Failure._fields
+    }
+
+
+def failures_of(batch: pa.Table) -> list[Failure | None]:
+    """What failed, row by row; None where nothing did."""
+    rows = zip(*(batch[name].to_pylist() for name in Failure._fields), strict=True)
+    return [None if stage is None else Failure(stage, kind, message) for stage, kind, message in rows]
+
+
+def tensor_column(tensors: Sequence[NDArray[Any] | None], kind: str) -> pa.LargeListArray:
+    """A column of tensors in one buffer, null for None.
+
+    Args:
+        tensors: of any shape.
+        kind: their type, uint8 or int32.
+    """
+    offsets = np.cumsum([0, *(0 if tensor is None else tensor.size for tensor in tensors)])
+    flat = [np.empty(0, kind), *(tensor.reshape(-1) for tensor in tensors if tensor is not None)]
+    missing = pa.array([tensor is None for tensor in tensors])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(flat, dtype=kind)), mask=missing)
+
+
+def tensors_of(column: pa.ChunkedArray, *shape: int) -> list[NDArray[Any] | None]:
+    """Read-only views of a column's tensors, None where it is null.
+
+    Args:
+        column: as `tensor_column` makes it.
+        shape: of every tensor; one side may be -1.
+    """
+    found: list[NDArray[Any] | None] = []
+    for chunk in column.chunks:
+        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        for row, valid in enumerate(chunk.is_valid().to_pylist()):
+            found.append(values[offsets[row] : offsets[row + 1]].reshape(shape) if valid else None)
+    return found
+
+
+def rows_column(table: pa.Table, counts: Sequence[int]) -> pa.ListArray:
+    """A column whose cells hold a table's rows, in order: `counts` says how many lie in each cell."""
+    offsets = pa.array(np.cumsum([0, *counts]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, table.combine_chunks().to_struct_array().combine_chunks())
+
+
+def rows_of(column: pa.ChunkedArray, columns: Sequence[Column]) -> pa.Table:
+    """The rows in all cells of a column, as one table of these columns."""
+    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
+    return pa.Table.from_batches(batches, arrow_schema(columns))

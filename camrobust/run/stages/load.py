@@ -1,0 +1,138 @@
+"""Fetch, decode, crop, segment: tasks on CPUs."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from camrobust.contract.config import RunConfig
+from camrobust.core.segments import segment
+from camrobust.io.decoding_memory import MIB
+from camrobust.io.image_characteristics import characteristics
+from camrobust.io.image_errors import ImageError
+from camrobust.io.images import MAX_BYTES, decode
+from camrobust.io.memory_limit import memory_limit, private_bytes
+from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
+from camrobust.io.store import read_object
+from camrobust.run.ledger import Watch
+from camrobust.run.stages.batches import (
+    KEYS,
+    LOADED,
+    PROPERTIES,
+    QUARANTINED,
+    Failure,
+    batch_of,
+    failure_columns,
+    tensor_column,
+)
+
+FETCHES = ((16 * MIB, 8), (64 * MIB, 2), (MAX_BYTES, 1))
+"""Largest file, and how many files of that size are fetched at once: at most 128 MiB wait for decoding, or one file."""
+LOAD_BYTES = 992 * MIB
+"""A Load worker may grow by this much: less than 1 GiB."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image ready to be perturbed, or why there is none.
+
+    Attributes:
+        pixels: the crop, (3, H, W) uint8.
+        segments: (H, W) int32.
+        properties: columns of `schema.IMAGES`.
+        failure: what went wrong; everything else is empty then.
+    """
+
+    pixels: NDArray[np.uint8] | None = None
+    segments: NDArray[np.int32] | None = None
+    properties: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class Load:
+    """Fetch, decode, crop and segment images; an image that cannot be used goes on as a failure."""
+
+    def __init__(self, config: RunConfig, ledger: Any = None) -> None:
+        self.config = config
+        self.watch = Watch("load", ledger, config.cluster.image_timeout_s)
+        self.access = {dataset.name: dataset.access for dataset in config.datasets}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of `PENDING` to rows of `LOADED`."""
+        idle = private_bytes()
+        most = None if idle is None else idle + LOAD_BYTES
+        datasets, names, uris = (batch[name].to_pylist() for name in ("dataset", "image_id", "uri"))
+        loaded: dict[int, _Loaded] = {}
+        for dataset in dict.fromkeys(datasets):
+            places = [place for place, name in enumerate(datasets) if name == dataset]
+            work = partial(self._load_all, dataset, [uris[place] for place in places], most)
+            images = self.watch.over_all(dataset, [names[place] for place in places], work, _quarantined)
+            loaded |= zip(places, images, strict=True)
+        images = [loaded[place] for place in range(batch.num_rows)]
+        columns = {name: batch[name] for name in (*KEYS, "parts")}
+        columns |= {name: [image.properties.get(name) for image in images] for name in PROPERTIES}
+        columns["pixels"] = tensor_column([image.pixels for image in images], "uint8")
+        columns["segments"] = tensor_column([image.segments for image in images], "int32")
+        return batch_of(LOADED, columns | failure_columns([image.failure for image in images]))
+
+    def _load_all(self, dataset: str, uris: Sequence[str], most: int | None, places: Sequence[int]) -> list[_Loaded]:
+        """Fetch several images at once, decode one after the other; large files wait until the small are gone."""
+        loaded: dict[int, _Loaded] = {}
+        left = list(places)
+        for size, together in FETCHES:
+            larger: list[int] = []
+            for start in range(0, len(left), together):
+                group = left[start : start + together]
+                with ThreadPoolExecutor(together) as pool:
+                    contents = list(pool.map(lambda place: self._fetch(uris[place], dataset, size), group))  # noqa: B023
+                for place in group:
+                    self.watch.renew()
+                    if size < MAX_BYTES and _is_larger(contents[0]):
+                        larger.append(place)
+                        contents.pop(0)
+                    else:
+                        # No name here holds the bytes, so that they are gone when the next file is fetched.
+                        loaded[place] = self._load(contents.pop(0), most)
+            left = larger
+        return [loaded[place] for place in places]
+
+    def _fetch(self, uri: str, dataset: str, most: int) -> bytes | ImageError:
+        """The bytes. A missing or forbidden object is its own failure; a failing store is the run's."""
+        try:
+            return read_object(uri, self.access[dataset], most)
+        except MissingObjectError as error:
+            return ImageError(str(error), "missing")
+        except TooLargeObjectError as error:
+            return ImageError(str(error), "too_large")
+        except DeniedObjectError as error:
+            return ImageError(str(error), "denied")
+
+    def _load(self, content: bytes | ImageError, most: int | None) -> _Loaded:
+        image = self.config.image
+        try:
+            if isinstance(content, ImageError):
+                raise content
+            with memory_limit(most):
+                photo = decode(content, image.resize, image.crop)
+        except ImageError as error:
+            return _Loaded(failure=Failure("load", error.kind, error.message))
+        settings = self.config.segments
+        labels = segment(torch.from_numpy(photo.pixels)[None], settings.method, **settings.parameters)
+        segments = labels[0].numpy().astype(np.int32)
+        sizes = {"width": photo.width, "height": photo.height, "n_segments": int(segments.max()) + 1}
+        return _Loaded(photo.pixels, segments, sizes | characteristics(photo.pixels))
+
+
+def _quarantined(why: str) -> _Loaded:
+    return _Loaded(failure=Failure("load", QUARANTINED, why))
+
+
+def _is_larger(content: bytes | ImageError) -> bool:
+    """Whether a file was left unread because it is larger than asked for."""
+    return isinstance(content, ImageError) and content.kind == "too_large"

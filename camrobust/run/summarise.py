@@ -1,0 +1,125 @@
+"""The steps after measuring: summary tables, the report, and several runs combined."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import polars as pl
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.record import content_of
+from camrobust.contract.run_documents import StageRecord, TimesPart
+from camrobust.contract.run_files import numbered
+from camrobust.contract.run_record import CombinedRecord
+from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
+from camrobust.io.objects import MissingObjectError
+from camrobust.io.parquet_budget import Budget
+from camrobust.report.page import Report, build_report
+from camrobust.report.reading import checked
+from camrobust.results.arrow import empty_frame
+from camrobust.results.documents import read_record
+from camrobust.results.environment import utc
+from camrobust.results.folder import RunFolder
+from camrobust.results.progress import in_all, read_progress
+from camrobust.results.reduce import combined_record, reduce_runs
+from camrobust.results.tables import read_frame
+
+
+def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
+    """How long measuring took, over all attempts, and the seconds of each step after it."""
+    attempts = [attempt for attempt, _ in read_progress(folder.store)]
+    return TimesPart(
+        attempts=len(attempts),
+        seconds={"measure": round(sum(attempt.seconds for attempt in attempts), 1), **seconds},
+        stages={name: StageRecord(**asdict(stage)) for name, stage in in_all(attempts).items()},
+    )
+
+
+def aggregate(folder: RunFolder, intervals: str | None = None, number: int | None = None) -> dict[str, pl.DataFrame]:
+    """Reduce a run's scores to its summary tables and write them as parquet and csv.
+
+    Args:
+        folder: of the run.
+        intervals: delta or bootstrap; None for the configured kind.
+        number: of the lease that the tables belong to; None for the newest.
+
+    Raises:
+        UserError: the folder holds no run, or the run has no scores.
+    """
+    place = numbered("summary", folder.generation() if number is None else number)
+    return _written(folder, reduce_runs([folder], intervals), place)
+
+
+def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
+    """Reduce several runs to one set of summary tables and one report, in a folder of their own.
+
+    Raises:
+        UserError: the runs cannot be combined, or the output holds a run.
+    """
+    if output.holds("run.json"):
+        raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
+    if read_record(output.store, "combined.json", CombinedRecord) is None:
+        output.check_ours()
+    output.check_links()
+    tables = _written(output, reduce_runs(folders, intervals), "summary/")
+    record = combined_record({folder.uri: folder.run() for folder in folders}, utc())
+    output.store.write("combined.json", content_of(record, defaults=True, indent=2))
+    parts = [(folder, folder.committed()) for folder in folders]
+    images, failures = (
+        pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
+    )
+    images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
+    drawn = build_report(record, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS), drawn=record.finished)
+    _draw(output, drawn, "report/")
+    return tables
+
+
+def _draw(folder: RunFolder, drawn: Report, place: str) -> str:
+    for name, content in drawn.files():
+        folder.store.write(f"{place}{name}", content)
+    return folder.store.locate(f"{place}index.html")
+
+
+def _written(folder: RunFolder, tables: dict[str, pl.DataFrame], place: str) -> dict[str, pl.DataFrame]:
+    for name, table in tables.items():
+        folder.write_table(f"{place}{name}.parquet", table)
+        folder.write_csv(f"{place}{name}.csv", table)
+    return tables
+
+
+def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.DataFrame]:
+    """The summary tables that were written under a lease; None for the newest.
+
+    Raises:
+        UserError: there are none.
+    """
+    names = (*SUMMARIES, "tests", "characteristics")
+    place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
+    try:
+        found = {
+            name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
+        }
+    except MissingObjectError as error:
+        raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
+    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in found.items()}
+
+
+def report(folder: RunFolder, number: int | None = None) -> str:
+    """Draw the page and its figures from the summary tables of a lease; None for the newest.
+
+    Returns:
+        The address of the page.
+    """
+    number = folder.generation() if number is None else number
+    committed = folder.committed()
+    maps = folder.table("maps", committed)
+    drawn = build_report(
+        folder.run(),
+        summaries(folder, number),
+        folder.scores(committed, maps.select("dataset", "image_id").unique()).lazy(),
+        folder.table("images", committed),
+        folder.table("failures", committed),
+        maps,
+        drawn=utc(),
+        times=times(folder, {}),
+    )
+    return _draw(folder, drawn, numbered("report", number))
