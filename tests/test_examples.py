@@ -6,11 +6,15 @@ import pytest
 
 import camrobust
 from camrobust.core.perturb import perturb
-from camrobust.core.ranks import rbo
-from camrobust.core.segments import quickshift
+from camrobust.core.rank_lists import rbo_lists
+from camrobust.core.ranks import agreement, rbo
+from camrobust.core.segments import quickshift, segment, segment_matrix
 from tests.results.test_reduce import write_run
 
-PUBLIC = [*(getattr(camrobust, name) for name in camrobust.__all__ if name != "__version__"), rbo, quickshift, perturb]
+PUBLIC = [
+    *(getattr(camrobust, name) for name in camrobust.__all__ if name != "__version__"),
+    *(agreement, perturb, quickshift, rbo, rbo_lists, segment, segment_matrix),
+]
 
 
 @pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)

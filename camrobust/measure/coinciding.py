@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.scaling import min_max
 from camrobust.measure.model import Model
 
 
@@ -34,9 +36,8 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str
     draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
     network = replace(model.network, precision=precision)
     evidence = collect(network, model.inputs(pixels, precision), draws=draws)
-    maps = explain(evidence, [CAMS[name].function for name in cams]).flatten(2)
-    low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
-    scaled = (maps - low) / (high - low)
+    # Constant maps become NaN, so that they equal no other map.
+    scaled = min_max(explain(evidence, [CAMS[name].function for name in cams]), (2, 3), constant=torch.nan)
     same: dict[str, str] = {}
     for later, name in enumerate(cams):
         for earlier in range(later):

@@ -5,12 +5,12 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from camrobust.contract.schema import CLEAN
 from camrobust.core.perturb import Variant
+from camrobust.core.scaling import min_max
 from camrobust.measure.image import Explained, Sample
 from camrobust.measure.model import Model
 
@@ -32,7 +32,8 @@ def map_rows(
         cams: names of the K CAMs.
     """
     chosen = np.unique(np.linspace(1, len(variants), min(GALLERY_VARIANTS, len(variants))).round().astype(int))
-    maps = _scaled(explained.maps).cpu().numpy().astype("<f2")
+    # Maps are drawn in [0, 1], which half precision holds whatever their magnitude.
+    maps = min_max(explained.maps, (-2, -1)).cpu().numpy().astype("<f2")
     rows = []
     for place in (0, *chosen.tolist()):
         variant = variants[place - 1] if place else None
@@ -56,12 +57,6 @@ def map_rows(
             }
         )
     return rows
-
-
-def _scaled(maps: torch.Tensor) -> torch.Tensor:
-    """Each map scaled to [0, 1], as it is drawn; half precision then holds it whatever its magnitude."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
