@@ -23,6 +23,7 @@ from camrobust.bench.chaos.harness import chaos
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.chaos.trial import compare
 from camrobust.contract.errors import UserError
+from camrobust.interface.cli import main
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run
 from camrobust.run.spot import notice
@@ -116,10 +117,9 @@ def alive(cluster):
     return found
 
 
-def test_watch_spot_wants_both_or_neither():
-    found = camrobust("watch-spot", "--node-id", "ab")
-    assert found.returncode == 2
-    assert "--node-id and --address belong together; give both or neither" in found.stderr
+def test_watch_spot_wants_both_or_neither(capsys):
+    assert main(["watch-spot", "--node-id", "ab"]) == 2
+    assert "--node-id and --address belong together; give both or neither" in capsys.readouterr().err
 
 
 def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
