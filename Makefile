@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: azurite demo test test-model test-lowest lint bench clean
+.PHONY: azurite demo test test-model test-lowest lint bench reference clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
@@ -30,6 +30,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The API reference from the docstrings; a warning is an error.
+reference: $(VENV)/dev
+	$(BIN)/python docs/reference.py $(VENV)/reference
 
 bench: $(VENV)/dev
 	$(BIN)/camrobust bench peers

@@ -1,8 +1,14 @@
 """Write the generated parts of docs/: `python docs/generate.py`. A test keeps them in step with the registries."""
 
+import json
+from itertools import chain
 from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from camrobust.contract import schema
+from camrobust.contract.config import RunConfig
 from camrobust.interface.listing import catalogue
 
 HERE = Path(__file__).parent
@@ -55,6 +61,69 @@ def results_page() -> str:
     return (HERE / "results.md").read_text("utf-8").partition(MARK)[0] + schema_part()
 
 
+SECTIONS = {
+    model.__name__: key
+    for key, field in RunConfig.model_fields.items()
+    for model in (field.annotation, *get_args(field.annotation), *chain(*map(get_args, get_args(field.annotation))))
+    if isinstance(model, type) and issubclass(model, BaseModel)
+}
+"""The key of a configuration under which each of its models stands."""
+
+
+def shown(rule: dict[str, Any]) -> str:
+    """What a key may hold, from its JSON schema."""
+    if "anyOf" in rule:
+        return " or ".join(shown(one) for one in rule["anyOf"] if one.get("type") != "null")
+    if "enum" in rule or "const" in rule:
+        return ", ".join(f"`{value}`" for value in rule.get("enum", [rule.get("const")]))
+    if "$ref" in rule:
+        section = SECTIONS[rule["$ref"].rpartition("/")[2]]
+        return f"the keys of [{section}](#{section})"
+    if rule.get("type") == "array":
+        items = rule.get("items") or rule["prefixItems"][0]
+        return f"list; each {shown(items)}" + (f" ({rule['maxItems']})" if rule.get("maxItems") else "")
+    if rule.get("type") == "object":
+        return "keys and values"
+    low, high = rule.get("minimum", rule.get("exclusiveMinimum")), rule.get("maximum", rule.get("exclusiveMaximum"))
+    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+    bounds = [
+        "" if low is None else f"{'from' if 'minimum' in rule else 'above'} {low:g}",
+        "" if high is None or high > 2**53 else f"{'to' if 'maximum' in rule else 'below'} {high:g}",
+    ]
+    return " ".join(part for part in (words[rule["type"]], *bounds) if part)
+
+
+def configuration_page() -> str:
+    """docs/configuration.md: every key of a configuration."""
+    whole = RunConfig.model_json_schema()
+    parts = [
+        "# Configuration",
+        "Every key of a configuration, generated from camrobust/contract/config.py by docs/generate.py. An unknown "
+        "key is refused, and the nearest known one named. `camrobust run CONFIG --set metric.rbo_p=0.95` sets a key on "
+        "the command line; a position in a list is a number: `--set datasets.0.images=photos`.",
+    ]
+    models = {"The whole": whole} | {section: whole["$defs"][name] for name, section in SECTIONS.items()}
+    for title, model in models.items():
+        rows = [
+            {
+                "key": f"`{key}`",
+                "value": shown(rule),
+                "default": "required" if key in model.get("required", ()) else default(rule),
+                "meaning": rule.get("description", ""),
+            }
+            for key, rule in model["properties"].items()
+        ]
+        parts += [f"## {title}", model["description"], table(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def default(rule: dict[str, Any]) -> str:
+    """The default of a key, empty where it is a section of its own."""
+    value = rule.get("default")
+    return "" if value is None or value == "" or isinstance(value, dict) else f"`{json.dumps(value)}`"
+
+
 if __name__ == "__main__":
+    (HERE / "configuration.md").write_text(configuration_page(), "utf-8")
     (HERE / "catalogue.md").write_text(catalogue_page(), "utf-8")
     (HERE / "results.md").write_text(results_page(), "utf-8")

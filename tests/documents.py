@@ -1,5 +1,9 @@
 """run.json as a run writes it, for folders that are made up without measuring."""
 
+import json
+
+from camrobust.contract.run_record import RunRecord
+
 VARIANT = {"perturbation": "gaussian_noise", "severity": 1, "strength": "sigma=0.08", "replicate": 0}
 
 
@@ -24,3 +28,13 @@ def run_document(images, models=("m",), cams=("gradcam",), variants=(VARIANT,), 
         "started": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     return document | changes
+
+
+def run_record(images=1, **keywords):
+    """The same as a reader gets it."""
+    return RunRecord.model_validate(run_document(images, **keywords))
+
+
+def change_document(run, **changes):
+    """Replace whole keys of the run.json of a folder."""
+    run.write_json("run.json", json.loads(run.store.read("run.json")) | changes)

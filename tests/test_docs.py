@@ -1,16 +1,19 @@
 import ast
 import re
+import subprocess
+import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 
 import polars as pl
 import pytest
 
+from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_files import data_name
 from camrobust.results.lease import acquire
 from camrobust.summary.differences import MEASURES
 from tests.photos import write_photos
 from tests.results.test_reduce import write_run
-from tests.runs import ROOT
+from tests.runs import ROOT, environment
 
 
 def generator():
@@ -23,6 +26,7 @@ def generator():
 def test_the_generated_pages_are_in_step_with_the_registries():
     generate = generator()
     assert (ROOT / "docs" / "catalogue.md").read_text("utf-8") == generate.catalogue_page()
+    assert (ROOT / "docs" / "configuration.md").read_text("utf-8") == generate.configuration_page()
     assert (ROOT / "docs" / "results.md").read_text("utf-8") == generate.results_page()
 
 
@@ -35,7 +39,7 @@ def test_what_the_readme_links_to_exists():
 def test_the_readmes_configuration_is_valid():
     import yaml
 
-    from camrobust.contract.config import parse_config
+    from camrobust.contract.config_file import parse_config
     from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
 
@@ -46,6 +50,34 @@ def test_the_readmes_configuration_is_valid():
         variants(config.perturbations)
     except Exception as error:
         raise AssertionError(f"README: {error}") from error
+
+
+def test_the_readmes_snippet_runs_as_it_stands(tmp_path, monkeypatch):
+    import torch
+    from torchvision.models import resnet18
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
+    write_photos(tmp_path / "path" / "to" / "photos", 2)
+    torch.save(resnet18().state_dict(), tmp_path / "checkpoint.pth")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["result"].scores.height == 2 * 5 * 3
+    assert names["maps"]["gradcam"].shape == (2, 7, 7)
+
+
+def test_the_api_reference_builds_without_a_warning(tmp_path):
+    """In a process of its own, as pdoc imports what it documents."""
+    command = [sys.executable, ROOT / "docs" / "reference.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    for page in (
+        "camrobust",
+        "camrobust/core/ranks",
+        "camrobust/core/explain/cams/gradient",
+        "camrobust/contract/config",
+    ):
+        assert (tmp_path / f"{page}.html").is_file()
 
 
 def test_the_page_about_an_own_model_runs_as_it_stands(tmp_path, monkeypatch, capsys):
@@ -92,7 +124,7 @@ def written(tmp_path, monkeypatch):
         )  # fmt: skip
         counted = run.committed()
         lease = acquire(run.store, lambda _, counted=counted: counted.commits)
-        run.finish(lease.number, {})
+        run.finish(lease.number, FinishedRecord())
         lease.release()
         for key in counted.tables("scores"):
             folder = key.rpartition("/")[0]

@@ -1,1 +1,1 @@
-"""Benchmarks and trials: speed, scale, and faults caused on purpose."""
+"""Benchmarks: speed, scale, and faults injected on purpose."""

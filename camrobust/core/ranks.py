@@ -168,7 +168,17 @@ def agreement(
 
 
 def rbo(scores_a: Tensor, scores_b: Tensor, p: float = 0.9, ties: str = "b", sizes: Tensor | None = None) -> Tensor:
-    """Extrapolated rank-biased overlap of two rankings of the same m items, (…, m) twice to (…); see `agreement`."""
+    """Extrapolated rank-biased overlap of two rankings of the same m items, (…, m) twice to (…); see `agreement`.
+
+    Examples:
+        >>> import torch
+        >>> from camrobust.core.ranks import rbo
+        >>> scores = torch.tensor([0.9, 0.5, 0.2, 0.1])
+        >>> round(rbo(scores, scores).item(), 3)
+        1.0
+        >>> round(rbo(scores, -scores, p=0.5).item(), 3)  # the opposite order
+        0.208
+    """
     return agreement(scores_a, scores_b, p, ties, sizes)[0]
 
 

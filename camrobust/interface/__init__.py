@@ -1,1 +1,1 @@
-"""The doors: command line, Python interface, demo, notebook."""
+"""What users call: the command line, the Python functions, the demo, and what a notebook shows."""

@@ -1,24 +1,95 @@
-"""What all commands share: a parser whose mistakes are one line, numbers above 0, JSON on standard output."""
+"""The parts that all commands share: the parser, the rows of the command table, JSON on standard output."""
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless_json
 
+Given = argparse.Namespace
+"""The arguments that the user gave."""
+
 
 class Parser(argparse.ArgumentParser):
-    """A mistake in the arguments is one line and exit code 2, as every other mistake of the user."""
+    """A parser that reports a mistake in one line with exit code 2, as every other command does."""
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as UserError."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command.
+
+    Attributes:
+        name: "--output", or "config" for an argument that has a place of its own.
+        settings: keywords of `argparse.ArgumentParser.add_argument`.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table of commands.
+
+    Attributes:
+        function: takes the arguments given, returns the exit code.
+        help: one line.
+        arguments: all that the command takes beside --verbose.
+    """
+
+    function: Callable[[Given], int]
+    help: str
+    arguments: tuple[Argument, ...] = ()
+
+
+def argument(name: str, text: str, **settings: Any) -> Argument:
+    """An argument that takes one value."""
+    return Argument(name, {"help": text, **settings})
+
+
+def several(name: str, text: str, **settings: Any) -> Argument:
+    """An option that takes one or more values and may be repeated."""
+    return Argument(name, {"help": text, "nargs": "+", "action": "extend", "default": [], **settings})
+
+
+def flag(name: str, text: str) -> Argument:
+    """An option without a value."""
+    return Argument(name, {"help": text, "action": "store_true"})
+
+
+JSON = flag("--json", "print data instead of text")
+VERBOSE = flag("--verbose", "show tracebacks and what Ray prints")
+
+
+def add_commands(parser: argparse.ArgumentParser, metavar: str, commands: Mapping[str, Command]) -> Any:
+    """Give a parser one subcommand per row of a table.
+
+    Args:
+        parser: gets the subcommands.
+        metavar: what the help calls a subcommand.
+        commands: the table, by name.
+
+    Returns:
+        The subcommands, so that further ones can be added.
+    """
+    subcommands = parser.add_subparsers(required=True, metavar=metavar, parser_class=Parser)
+    for name, command in commands.items():
+        subparser = subcommands.add_parser(name, help=command.help, description=command.help)
+        subparser.set_defaults(command=command.function)
+        for each in (*command.arguments, VERBOSE):
+            subparser.add_argument(each.name, **each.settings)
+    return subcommands
+
+
 def positive(kind: type) -> Callable[[str], Any]:
-    """A number above 0, finite; the `type` of an argument."""
+    """A finite number above 0: the `type` of an argument."""
 
     def read(text: str) -> Any:
         value = kind(text)
@@ -33,3 +104,15 @@ def positive(kind: type) -> Callable[[str], Any]:
 def print_json(document: Any) -> None:
     """Print data on standard output."""
     sys.stdout.write(harmless_json(document) + "\n")
+
+
+def print_rows(given: Given, title: str, rows: Any) -> int:
+    """Print rows as a table, or as data under --json; returns exit code 0."""
+    from camrobust.interface.terminal import show_table
+
+    if given.json:
+        print_json(rows)
+    else:
+        columns = list(rows[0])
+        show_table(title, [name.replace("_", " ") for name in columns], [[*map(row.get, columns)] for row in rows])
+    return 0

@@ -1,4 +1,4 @@
-"""One photo under perturbations: a row for each, a column for each of its strengths."""
+"""One photo under perturbations: a row per perturbation, a column per strength."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -19,7 +19,7 @@ MARGIN = 4
 
 
 def installed() -> tuple[list[str], list[str]]:
-    """Perturbations that need no model, and why some of them cannot be had here."""
+    """Perturbations that need no model, and the reasons why some of them are not available here."""
     names, missing = [], []
     for name in without_model():
         try:
@@ -33,14 +33,14 @@ def installed() -> tuple[list[str], list[str]]:
 def sheet(
     image: str, output: str, *, perturbations: Sequence[str], seed: int = 0, jpeg: int | None = None, cell: int = 160
 ) -> None:
-    """Draw a photo and what perturbations make of it.
+    """Draw a photo and its perturbed variants.
 
     Args:
         image: path or s3:// address of the photo.
         output: picture to write; its suffix decides the format.
         perturbations: as in a configuration, such as fog, gaussian_noise:1,3 or preset:weather.
         seed: of every random draw.
-        jpeg: quality of a JPEG file that the variants go through.
+        jpeg: variants are saved as JPEG of this quality and read back; None to leave this out.
         cell: side of one picture, px.
 
     Raises:
@@ -53,28 +53,29 @@ def sheet(
             f"sheet: resave-jpeg-quality must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality"
         )
     planned = variants(list(perturbations))
-    attack = next((one.perturbation for one in planned if one.needs_model), None)
+    attack = next((variant.perturbation for variant in planned if variant.needs_model), None)
     if attack is not None:
         raise UserError(f"sheet: '{attack}' needs a model; leave it out here and use `camrobust explain`")
-    rows = [list(group) for _, group in groupby(planned, key=lambda one: one.perturbation)]
+    rows = [list(group) for _, group in groupby(planned, key=lambda variant: variant.perturbation)]
     pixels = photo(image, "sheet", RESIZE, CROP)
     step_x, step_y = cell + MARGIN, cell + TEXT + MARGIN
     picture = Image.new("RGB", (LEFT + step_x * (1 + max(map(len, rows))), step_y * len(rows)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     for row, group in enumerate(rows):
         stack = make_variants(pixels[None], group, [Path(image).name], "sheet", seed, jpeg)[0]
-        made = stack.permute(0, 2, 3, 1).numpy()
+        photos = stack.permute(0, 2, 3, 1).numpy()
         draw.text((4, row * step_y + cell // 2), group[0].perturbation.replace("+", "\n+ "), "black", font)
-        titles = ["clean", *(_title(one, font, cell) for one in group)]
-        for column, (title, one) in enumerate(zip(titles, made, strict=True)):
+        titles = ["clean", *(_title(variant, font, cell) for variant in group)]
+        for column, (title, variant) in enumerate(zip(titles, photos, strict=True)):
             left = LEFT + column * step_x
-            picture.paste(Image.fromarray(one).resize((cell, cell), Image.Resampling.LANCZOS), (left, row * step_y))
+            drawn = Image.fromarray(variant).resize((cell, cell), Image.Resampling.LANCZOS)
+            picture.paste(drawn, (left, row * step_y))
             draw.text((left, row * step_y + cell), title, "black", font)
     write(output, picture, "sheet")
 
 
 def _title(variant: Variant, font: Font, width: int) -> str:
-    """The strength, where it fits under a picture; a longer one gives way to its severity."""
+    """The strength if it fits under a picture, otherwise the severity."""
     if variant.severity is None:
         return variant.strength
     title = f"{variant.severity}: {variant.strength}"

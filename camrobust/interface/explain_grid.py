@@ -1,4 +1,4 @@
-"""One photo as a picture grid: CAMs down, perturbations across, with class, confidence and agreement."""
+"""A grid of pictures of one photo: a row per CAM, a column per variant, with class, confidence and agreement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ TEXT = 34
 MARGIN = 8
 LEFT = 150
 ACROSS = 6
-"""Variants side by side."""
+"""Number of variants side by side."""
 FLIPPED = "#b00020"
 
 
@@ -58,13 +58,13 @@ def explain_picture(
         model: builder, as in a configuration.
         cams: names of the CAMs, one row each.
         perturbations: such as gaussian_noise:3, one column each after the clean one.
-        weights: of the model.
-        target_layer: of the model.
-        mean: of the normalisation, None for the builder's own.
-        std: of the normalisation, None for the builder's own.
+        weights: weights file of the model.
+        target_layer: dotted name of a submodule, None to discover it.
+        mean: mean of the normalisation, None for the builder's own.
+        std: standard deviation of the normalisation, None for the builder's own.
         resize: shorter side after resizing, px.
         crop: side of the centre crop, px.
-        classes: names of the model's classes, "imagenet" or a text file; None for those of published weights.
+        classes: "imagenet", or a text file of class names; None for the names that published weights come with.
         seed: of every random draw.
 
     Raises:
@@ -73,12 +73,14 @@ def explain_picture(
     planned = variants(list(perturbations)) if perturbations else ()
     settings = MeasureSettings(tuple(CAMS[name].name for name in cams), seed)
     if not 8 <= crop <= resize <= 4096:
-        raise UserError(f"explain: crop must be 8 px to resize, and resize at most 4096, got {crop} and {resize}")
+        raise UserError(
+            f"explain: crop must be from 8 px to resize, and resize at most 4096 px, got {crop} and {resize}"
+        )
     pixels = photo(image, "explain", resize, crop)
     try:
         content = None if weights is None else read_object(weights, most=MOST_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"explain: {error}; mend the path") from error
+        raise UserError(f"explain: {error}; correct the path") from error
     spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
     ready = load_model(spec, content, crop)
     names = class_names(spec, classes, ready.classes)
@@ -88,22 +90,29 @@ def explain_picture(
     predictions = explained.predictions.tolist()
     columns = [
         _Column(
-            title=f"{one.perturbation} {one.severity or one.strength}" if one else "clean",
+            title=f"{variant.perturbation} {variant.severity or variant.strength}" if variant else "clean",
             prediction=f"{confidence:.0%} {spoken(label, names)}",
             flipped=label != predictions[0],
         )
-        for one, label, confidence in zip((None, *planned), predictions, explained.confidences.tolist(), strict=True)
+        for variant, label, confidence in zip(
+            (None, *planned), predictions, explained.confidences.tolist(), strict=True
+        )
     ]
-    found = map_agreement(explained, sample.segments, settings) if planned else {}
-    agreement = {name: values.cpu().numpy() for name, values in found.items()}
+    measures = map_agreement(explained, sample.segments, settings) if planned else {}
+    agreement = {name: values.cpu().numpy() for name, values in measures.items()}
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
 
 
 def write(output: str, picture: Image.Image, command: str = "explain") -> None:
-    """Write a picture in the format of its suffix.
+    """Write a picture in the format that its suffix names.
+
+    Args:
+        output: path of the file.
+        picture: what to write.
+        command: first word of an error message.
 
     Raises:
-        UserError: a suffix of no such format, or a place that cannot be written.
+        UserError: the suffix names no picture format, or the file cannot be written.
     """
     sink = BytesIO()
     suffix = Path(output).suffix.lower()
@@ -119,7 +128,7 @@ def write(output: str, picture: Image.Image, command: str = "explain") -> None:
 
 @dataclass(frozen=True)
 class _Column:
-    """What stands over and under one variant."""
+    """The text under one variant."""
 
     title: str
     prediction: str
@@ -130,9 +139,9 @@ def _grid(
     photos: NDArray[np.uint8], maps: NDArray[np.float32], cams: list[str], columns: list[_Column],
     agreement: Mapping[str, NDArray[Any]],
 ) -> Image.Image:  # fmt: skip
-    """Photos in the first row, one row of maps per CAM below; agreement with the clean map under each perturbed one.
+    """Photos in the first row, then a row of maps per CAM; under a perturbed map its agreement with the clean one.
 
-    Where the prediction flipped the text is red and says so. More than `ACROSS` variants stand in bands, one below the
+    If the prediction flipped, the text says so in red. More than `ACROSS` variants are drawn in bands, one below the
     other.
     """
     across, rows = min(ACROSS, len(columns)), len(cams) + 1
@@ -163,7 +172,7 @@ def _grid(
 
 
 def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The line, cut to the width of a cell."""
+    """The line, shortened to the width of a cell."""
     while font.getlength(line) > CELL and len(line) > 1:
         line = line.rstrip("…")[:-1] + "…"
     return line

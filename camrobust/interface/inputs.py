@@ -1,13 +1,14 @@
-"""Photographs as a user has them: paths, a folder, pictures, arrays, tensors; all to 8-bit pixels and their names."""
+"""Images as users have them (a folder, paths, pictures, arrays, tensors), turned into names and 8-bit pixels."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,12 +19,9 @@ from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Photographs = str | Path | Image.Image | Tensor | Sequence["str | Path | Image.Image | NDArray[Any] | Tensor"]
+Photographs = str | Path | Image.Image | Tensor | Sequence[str | Path | Image.Image | NDArray[Any] | Tensor]
 ROUNDING = 1e-3
-"""By how much pixels may leave [0, 1], as resizing makes them."""
+"""How far pixels may lie outside of [0, 1]; resizing causes that."""
 
 
 def check_batch(images: Tensor) -> None:
@@ -39,7 +37,7 @@ def check_batch(images: Tensor) -> None:
 
 
 def levels(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 on the CPU; raises as `check_batch`."""
+    """Images as (B, 3, H, W) uint8 on the CPU; raises like `check_batch`."""
     check_batch(images)
     return (images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)).cpu()
 
@@ -47,20 +45,20 @@ def levels(images: Tensor) -> Tensor:
 def photo(
     image: str | Path | Image.Image, where: str, resize: int, crop: int, content: bytes | None = None
 ) -> Tensor:  # fmt: skip
-    """A file, an object of a store, or a picture, cropped.
+    """The pixels of a file, an object of a store, or a picture, resized and cropped.
 
     Args:
         image: path, address or picture.
-        where: what the sentence of an error begins with.
+        where: first word of an error message.
         resize: shorter side after resizing, px.
         crop: side of the centre crop, px.
-        content: of the file, where it has been read.
+        content: bytes of the file, None to read them here.
 
     Returns:
         (3, crop, crop) uint8.
 
     Raises:
-        UserError: it is not there, or no photo.
+        UserError: the file is missing or is not a photo.
     """
     try:
         if isinstance(image, Image.Image):
@@ -75,40 +73,39 @@ def _content(image: str | Path, where: str) -> bytes:
     try:
         return read_object(str(image), most=MAX_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"{where}: {error}; mend the path") from error
+        raise UserError(f"{where}: {error}; correct the path") from error
 
 
 def pixels_of(
     images: Photographs, resize: int, crop: int, image_ids: Sequence[str] | None = None
 ) -> tuple[list[str], Tensor]:  # fmt: skip
-    """Image ids and (B, 3, H, W) uint8; files and pictures are cropped, arrays are not.
+    """Image ids, and pixels (B, 3, H, W) uint8. Files and pictures are cropped, arrays are not.
 
-    Random draws hang on the id, and it is the image's own, whatever else is in the call: as given; else of a folder's
-    image the path below the folder; of another file its name and a hash of its bytes; of all else a hash of the pixels.
+    Random draws depend on the id, and a default id depends only on its image: on the path below a folder; on the name
+    and a hash of the bytes for other files; on a hash of the pixels for everything else.
 
     Raises:
-        UserError: no image, one that cannot be used, of different sizes, or ids that are no different texts.
+        UserError: no image, an unusable image, images of different sizes, or ids that are not different texts.
         ValueError: an array of another shape or range, or another number of ids.
     """
-    found = (
-        [(_pixels_id(one), one) for one in levels(images)]
-        if isinstance(images, Tensor)
-        else _several(images, resize, crop)
-    )
-    if not found:
+    if isinstance(images, Tensor):
+        named = [(_pixels_id(image), image) for image in levels(images)]
+    else:
+        named = _several(images, resize, crop)
+    if not named:
         raise UserError("images: must hold at least one image, got none")
-    if len({pixels.shape for _, pixels in found}) > 1:
-        raise UserError("images: arrays must be of one size, as files are after cropping; crop them, or pass paths")
-    names = [name for name, _ in found] if image_ids is None else _checked(image_ids, len(found))
-    return names, torch.stack([pixels for _, pixels in found])
+    if len({pixels.shape for _, pixels in named}) > 1:
+        raise UserError("images: arrays must all have one size, as files have after cropping; crop them, or pass paths")
+    names = [name for name, _ in named] if image_ids is None else _checked(image_ids, len(named))
+    return names, torch.stack([pixels for _, pixels in named])
 
 
 def check_once(names: Sequence[str]) -> None:
-    """Raise UserError where two images have one id, as they would count as one."""
+    """Raise UserError if two images have the same id, as they would count as one."""
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UserError(
-            f"images: '{twice}' occurs twice, and would count as one image; give it once, or tell both apart by "
+            f"images: '{twice}' occurs twice, and would count as one image; give it once, or tell the two apart by "
             "image_ids"
         )
 
@@ -119,13 +116,13 @@ def _checked(image_ids: Sequence[str], images: int) -> list[str]:
         raise ValueError(f"image_ids: must be one per image ({images}), got {len(names)}")
     odd = next((name for name in names if not isinstance(name, str) or not name), None)
     if odd is not None:
-        raise UserError(f"image_ids: each must be a text, and not empty, got {odd!r}; name every image")
+        raise UserError(f"image_ids: each must be a text that is not empty, got {odd!r}; name every image")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"image_ids: '{twice}' occurs twice; give each image its own")
     broken = next((name for name in names if not _utf8(name)), None)
     if broken is not None:
-        raise UserError(f"image_ids: {broken!a} is no UTF-8; write it otherwise")
+        raise UserError(f"image_ids: {broken!a} is not valid UTF-8; write it otherwise")
     return [str(name) for name in names]
 
 
@@ -138,32 +135,32 @@ def _hash(content: bytes, digits: int) -> str:
 
 
 def _pixels_id(pixels: Tensor) -> str:
-    """16 hexadecimal digits of (3, H, W) uint8."""
+    """16 hexadecimal digits that identify pixels (3, H, W) uint8."""
     return _hash(f"{tuple(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes(), 16)
 
 
 def _several(images: Any, resize: int, crop: int) -> list[tuple[str, Tensor]]:
-    """Ids and pixels of a folder, of files, pictures and arrays."""
+    """Ids and pixels of the images of a folder, or of files, pictures and arrays."""
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         listed = list_images("images", str(images))
-        return [(name, _one(uri, resize, crop)[1]) for name, uri in listed.select("image_id", "uri").iter_rows()]
+        return [(name, _single(uri, resize, crop)[1]) for name, uri in listed.select("image_id", "uri").iter_rows()]
     alone = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-    return [_one(image, resize, crop) for image in ([images] if alone else images)]
+    return [_single(image, resize, crop) for image in ([images] if alone else images)]
 
 
 def _file_id(image: str | Path, content: bytes) -> str:
-    """Its name and 12 hexadecimal digits of its bytes: the same wherever it lies, another for another photo."""
+    """A file's name and 12 hexadecimal digits of its bytes: the same in every folder, different for every photo."""
     name = str(image).rstrip("/").rpartition("/")[2]
     if not _utf8(name):
-        raise UserError(f"images: the file name {name!a} is no UTF-8; rename it")
+        raise UserError(f"images: the file name {name!a} is not valid UTF-8; rename it")
     return f"{name}@{_hash(content, 12)}"
 
 
-def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", resize: int, crop: int) -> tuple[str, Tensor]:
-    """Id and pixels."""
+def _single(image: str | Path | Image.Image | NDArray[Any] | Tensor, resize: int, crop: int) -> tuple[str, Tensor]:
+    """Id and pixels of one image."""
     if isinstance(image, (str, Path, Image.Image)):
         if not 8 <= crop <= resize:
-            raise UserError(f"images: crop must be 8 px to resize ({resize} px), got {crop}; name both")
+            raise UserError(f"images: crop must be from 8 px to resize ({resize} px), got {crop}; give both")
         if isinstance(image, Image.Image):
             pixels = photo(image, "images", resize, crop)
             return _pixels_id(pixels), pixels
@@ -171,7 +168,7 @@ def _one(image: "str | Path | Image.Image | NDArray[Any] | Tensor", resize: int,
         return _file_id(image, content), photo(image, "images", resize, crop, content)
     if not isinstance(image, (np.ndarray, Tensor)):
         raise TypeError(f"images: each must be a path, a picture, an array or a tensor, got {type(image).__name__}; "
-                        "of a data loader's batches pass the images alone")  # fmt: skip
+                        "of a data loader's batches, pass only the images")  # fmt: skip
     tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ValueError(f"images: each array must have the shape (3, H, W), got {tuple(tensor.shape)}; put colours "

@@ -12,7 +12,7 @@ KINDS = ("cams", "perturbations", "similarities", "segments", "models")
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
-    """One row per entry of a registry, with the facts that a user chooses by.
+    """One row per entry of a registry, with the facts that users choose by.
 
     Args:
         kind: one of `KINDS`.
@@ -30,31 +30,31 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
 def _cams() -> list[dict[str, Any]]:
     return [
         {
-            "name": one.name,
-            "needs": one.needs,
-            "cost": one.cost,
-            "map": "signed" if one.signed else "not negative",
-            "year": one.year,
-            "source": one.source,
+            "name": cam.name,
+            "needs": cam.needs,
+            "cost": cam.cost,
+            "map": "signed" if cam.signed else "not negative",
+            "year": cam.year,
+            "source": cam.source,
         }
-        for one in CAMS
+        for cam in CAMS
     ]
 
 
 def _perturbations() -> list[dict[str, Any]]:
     return [
         {
-            "name": one.name,
-            "family": one.family,
-            "parameter": ", ".join(one.parameters),
-            "unit": one.unit,
-            "severity 1 to 5": " ".join(_strength(strength) for strength in one.severities),
-            "chosen for": "any size" if one.size is None else f"{one.size} px",
-            "random": "yes" if one.random else "no",
-            "needs": "model" if one.needs_model else "image",
-            "source": one.source,
+            "name": perturbation.name,
+            "family": perturbation.family,
+            "parameter": ", ".join(perturbation.parameters),
+            "unit": perturbation.unit,
+            "severity 1 to 5": " ".join(_strength(strength) for strength in perturbation.severities),
+            "chosen for": "any size" if perturbation.size is None else f"{perturbation.size} px",
+            "random": "yes" if perturbation.random else "no",
+            "needs": "model" if perturbation.needs_model else "image",
+            "source": perturbation.source,
         }
-        for one in PERTURBATIONS
+        for perturbation in PERTURBATIONS
     ]
 
 
@@ -70,15 +70,15 @@ def _similarities() -> list[dict[str, Any]]:
         rbo,
         *(
             {
-                "name": one.name,
-                "compares": one.takes,
-                "range": f"{one.low:g} to {_bound(one.high)}",
-                "direction": one.direction,
-                "unit": one.unit,
-                "measured": "by default" if one.default else "if asked for",
-                "source": one.source,
+                "name": measure.name,
+                "compares": measure.takes,
+                "range": f"{measure.low:g} to {_bound(measure.high)}",
+                "direction": measure.direction,
+                "unit": measure.unit,
+                "measured": "by default" if measure.default else "if asked for",
+                "source": measure.source,
             }
-            for one in SIMILARITIES
+            for measure in SIMILARITIES
         ),
     ]
 
@@ -86,12 +86,12 @@ def _similarities() -> list[dict[str, Any]]:
 def _segments() -> list[dict[str, Any]]:
     return [
         {
-            "name": one.name,
-            "parameters": "; ".join(f"{p.name} = {p.default:g} ({p.meaning})" for p in one.parameters),
-            "deterministic": "yes" if one.deterministic else "no",
-            "source": one.source,
+            "name": method.name,
+            "parameters": "; ".join(f"{p.name} = {p.default:g} ({p.meaning})" for p in method.parameters),
+            "deterministic": "yes" if method.deterministic else "no",
+            "source": method.source,
         }
-        for one in SEGMENTERS
+        for method in SEGMENTERS
     ]
 
 

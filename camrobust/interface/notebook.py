@@ -1,4 +1,4 @@
-"""A few results as HTML for a notebook: a table and the curves against severity, or maps over their photos."""
+"""Results as HTML for a notebook: a table with the curves against severity, or maps over their photos."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,12 +21,12 @@ COLUMNS = {
 
 
 def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[str]) -> str:
-    """HTML without scripts; every name is escaped.
+    """The leaderboard and the curves against severity, as HTML without scripts; every name is escaped.
 
     Args:
-        by_cam: the summary table.
-        by_level: the summary table.
-        controls: CAMs that are a floor.
+        by_cam: summary table of that name.
+        by_level: summary table of that name.
+        controls: CAMs that serve as a floor.
     """
     ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
     head = ["dataset", "model", "CAM", *COLUMNS.values(), "flipped", "images"]
@@ -38,18 +38,20 @@ def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[st
 
 
 def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]]) -> str:
-    """HTML without scripts: a row for each photo, which stands before its maps; every name is escaped.
+    """A table with one row per photo and its maps, as HTML without scripts; every name is escaped.
 
     Args:
         photos: (B, H, W, 3).
-        maps: (B, h, w) by CAM.
+        maps: maps (B, h, w) by CAM.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps))
     rows = []
     for number, photo in enumerate(photos):
-        drawn = {"photo": Image.fromarray(photo)} | {name: overlay(photo, one[number]) for name, one in maps.items()}
-        cells = "".join(f'<td><img src="{data_uri(one)}" alt="image {number}, {escape(name)}"></td>'
-                        for name, one in drawn.items())  # fmt: skip
+        drawn = {"photo": Image.fromarray(photo)} | {
+            cam: overlay(photo, values[number]) for cam, values in maps.items()
+        }
+        cells = "".join(f'<td><img src="{data_uri(picture)}" alt="image {number}, {escape(name)}"></td>'
+                        for name, picture in drawn.items())  # fmt: skip
         rows.append(f"<tr><td>{number}</td>{cells}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 

@@ -1,9 +1,9 @@
-"""What a person sees in the terminal: progress and tables, on standard error and standard output."""
+"""What a person sees in the terminal: progress on standard error, tables on standard output."""
 
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,25 +11,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from camrobust.contract.quoting import harmless
+from camrobust.contract.schema import ADJUSTED
 from camrobust.contract.secrecy import sentence
 from camrobust.results.progress import Progress as State
 
+if TYPE_CHECKING:
+    import polars as pl
+
+    from camrobust.results.verify import Completeness
+
 INTERVAL_S = 10
-"""Between two progress lines where standard error is not a terminal."""
+"""Time between two progress lines where standard error is not a terminal."""
+LEADERBOARD = {
+    "dataset": "dataset", "model": "model", "cam": "CAM", "robustness_adjusted": "RM adj.",
+    "consistency_adjusted": "cons. adj.", "responsiveness_adjusted": "resp. adj.", "robustness": "RM raw",
+    "flip_rate": "flips", "flat_share": "flat", "n_images": "images",
+}  # fmt: skip
+"""Columns of by_cam that the terminal shows, and their titles."""
 
 
 def say(line: str) -> None:
-    """A line for the person, on standard error, so that standard output stays data."""
+    """Print a line on standard error, so that standard output holds only data."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(_text(sentence(line)))
 
 
 def _text(value: object) -> str:
-    """Other people's text as rich prints it: nothing in it is markup or steers the terminal."""
+    """Text for rich in which nothing is markup and nothing controls the terminal."""
     return escape(harmless(str(value)))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; numbers to three decimals, null as a dash."""
+    """Print a table on standard output: numbers to three decimals, null as a dash."""
     table = Table(title=_text(title), title_justify="left")
     numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
     for column, right in zip(columns, numeric, strict=True):
@@ -48,8 +60,26 @@ def _cell(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else _text(value)
 
 
+def show_completeness(completeness: "Completeness", uri: str) -> None:
+    """Print one line: whether the run in this folder is complete, and which rows are missing if not."""
+    failed = f", {completeness.failed_images} images failed" if completeness.failed_images else ""
+    rows = f"{completeness.score_rows:,} of {completeness.planned_rows:,} rows"
+    if completeness.complete:
+        say(f"complete: {rows} scored{failed} ({uri})")
+        return
+    missing = f"{completeness.missing} image-model pairs missing, {completeness.surplus} surplus"
+    say(f"incomplete: {rows}, {missing}{failed}; for example {', '.join(completeness.examples)} ({uri})")
+
+
+def show_leaderboard(by_cam: "pl.DataFrame") -> None:
+    """Print the summary table by_cam, the most robust CAM first."""
+    ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
+    title = f"Robustness of the maps (adjusted: {ADJUSTED})"
+    show_table(title, [*LEADERBOARD.values()], ranked.select(*LEADERBOARD).rows())
+
+
 class Meter:
-    """Progress of a run: a bar on a terminal, else a line now and then.
+    """Shows the progress of a run: a bar on a terminal, elsewhere a line every few seconds.
 
     Args:
         quiet: show nothing.
@@ -61,7 +91,7 @@ class Meter:
         self.bar: Progress | None = None
 
     def __enter__(self) -> Self:
-        """A bar that is shown ends with the block, whatever ends the block."""
+        """Remove the bar when the block ends, also after an error."""
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -69,7 +99,7 @@ class Meter:
             self.bar.stop()
 
     def __call__(self, now: State) -> None:
-        """Take in the state of the run; see `workflow.Show`."""
+        """Show the state of the run; see `workflow.Show`."""
         if self.quiet:
             return
         show: Callable[[State], None] = self._draw if sys.stderr.isatty() else self._line
@@ -93,10 +123,10 @@ class Meter:
             self.bar.stop()
 
     def _line(self, now: State) -> None:
-        passed = time.monotonic()
-        if now.done < now.total and self.last is not None and passed - self.last < INTERVAL_S:
+        clock = time.monotonic()
+        if now.done < now.total and self.last is not None and clock - self.last < INTERVAL_S:
             return
-        self.last = passed
+        self.last = clock
         left = "" if now.left_s is None or now.done == now.total else f", {now.left_s:.0f} s left"
         say(
             f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s"
@@ -109,10 +139,10 @@ def _rate(now: State) -> str:
 
 
 def stage_line(now: State) -> str:
-    """Per stage: images that are through, and how many workers were busy on average."""
+    """How many images have left each stage, and how many of its workers were busy on average."""
     if not any(stage.images or stage.busy_s for stage in now.stages.values()):
         return "workers are starting"
     stages = (
         f"{name} {stage.images:.0f} ({stage.busy_s / max(now.seconds, 1e-9):.1f})" for name, stage in now.stages.items()
     )
-    return f"images through (workers busy): {', '.join(stages)}"
+    return f"images done (workers busy): {', '.join(stages)}"

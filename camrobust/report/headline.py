@@ -5,13 +5,15 @@ from typing import Any
 
 import polars as pl
 
+from camrobust.contract.run_record import DescribedRecord
 
-def twins_of(run: Mapping[str, Any]) -> list[dict[str, str]]:
+
+def twins_of(run: DescribedRecord) -> list[dict[str, str]]:
     """Models and CAMs that give the same maps as a CAM before them."""
-    return [{"model": model, "cam": cam} for model, same in run.get("same_as", {}).items() for cam in same]
+    return [{"model": model, "cam": cam} for model, twins in run.same_as.items() for cam in twins]
 
 
-def verdict(run: Mapping[str, Any], ranked: pl.DataFrame, by_level: pl.DataFrame) -> list[str]:
+def headline(run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame) -> list[str]:
     """Two or three sentences that the numbers carry.
 
     Args:
@@ -19,7 +21,7 @@ def verdict(run: Mapping[str, Any], ranked: pl.DataFrame, by_level: pl.DataFrame
         ranked: by_cam, best first.
         by_level: the summary table.
     """
-    is_control = pl.col("cam").is_in(list(run.get("controls", [])))
+    is_control = pl.col("cam").is_in(run.controls)
     rows, floors = ranked.filter(~is_control), ranked.filter(is_control)
     if not rows.height:
         return ["No CAM was scored, so there is nothing to compare."]
@@ -33,7 +35,7 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.2f} (95 % interval {row[f'{name}_lower']:.2f} to {row[f'{name}_upper']:.2f})"
 
 
-def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: Mapping[str, Any]) -> str:
+def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord) -> str:
     best = rows.row(0, named=True)
     if best["robustness_adjusted"] is not None:
         return _first(rows, floors, run, "robustness")
@@ -43,10 +45,10 @@ def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: Mapping[str, Any]) -> s
     return "No pair of maps could be compared; see the shares of flat maps and of flips in the table."
 
 
-def _first(rows: pl.DataFrame, floors: pl.DataFrame, run: Mapping[str, Any], what: str) -> str:
+def _first(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord, what: str) -> str:
     """The first row against its control, and whether it is, or any other row is, more than chance."""
     best, measure = rows.row(0, named=True), f"{what}_adjusted"
-    twins = [cam for cam, other in run.get("same_as", {}).get(best["model"], {}).items() if other == best["cam"]]
+    twins = [cam for cam, other in run.same_as.get(best["model"], {}).items() if other == best["cam"]]
     also = f", which {', '.join(twins)} equal{'s' if len(twins) == 1 else ''} exactly here," if twins else ""
     who = f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
     floor = _floor(best, floors, measure)

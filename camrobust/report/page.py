@@ -12,6 +12,8 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from camrobust.contract.run_documents import TimesPart
+from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.contract.schema import ADJUSTED
 from camrobust.contract.secrecy import masked
 from camrobust.report.charts import heat_map, severity_curves
@@ -19,16 +21,15 @@ from camrobust.report.diagrams import characteristics_chart, critical_difference
 from camrobust.report.figure import Figure
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
-from camrobust.report.headline import twins_of, verdict
+from camrobust.report.headline import headline, twins_of
 from camrobust.report.reproduce import commands, configuration, stage_times
 from camrobust.summary.spreadsheet import csv_of
 
 FAILURES_SHOWN = 50
 KINDS_SHOWN = 20
+NO_TIMES = TimesPart()
 MOST_DRAWN, MOST_NAMES = 50_000, 400
 """Rows of a figure's numbers, and CAMs or perturbations among them; the largest real ones have a tenth of these."""
-SHOWN = ("config", "combined", "warnings")
-"""What the page repeats of run.json as it was written by a user."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
             "responsiveness")  # fmt: skip
 
@@ -57,32 +58,36 @@ class Report:
 
 
 def build_report(
-    run: Mapping[str, Any],
+    run: DescribedRecord,
     summaries: Mapping[str, pl.DataFrame],
     scores: pl.LazyFrame,
     images: pl.DataFrame,
     failures: pl.DataFrame,
     maps: pl.DataFrame,
+    *,
+    drawn: str = "",
+    times: TimesPart = NO_TIMES,
 ) -> Report:
     """Draw the page.
 
     Args:
-        run: run.json, with `finished` and `times` where they are known.
+        run: run.json or combined.json.
         summaries: tables of `schema.SUMMARIES`; `tests` and `characteristics` where there are any.
         scores: all score rows.
         images: `schema.IMAGES`.
         failures: `schema.FAILURES`.
         maps: the gallery, `schema.MAPS`.
+        drawn: the time, as text.
+        times: how long measuring took.
     """
-    run = {**run, **{key: masked(run[key]) for key in SHOWN if key in run}}
-    controls = list(run.get("controls", []))
+    controls = run.controls
     ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
     tests, traits = summaries.get("tests"), summaries.get("characteristics")
-    figures, classes = _figures(run, summaries, ranked), run.get("classes", {})
+    figures, classes = _figures(run, summaries, ranked), run.classes if isinstance(run, RunRecord) else {}
     page = _template().render(
-        verdict=verdict(run, ranked, summaries["by_level"]),
+        headline=headline(run, ranked, summaries["by_level"]),
         adjusted=ADJUSTED,
-        rows=[_leaderboard_row(row, run, controls) for row in ranked.iter_rows(named=True)],
+        rows=[_leaderboard_row(row, run) for row in ranked.iter_rows(named=True)],
         filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
         figures={figure.name for figure in figures},
         packed=_safe_json({figure.name: figure.packed() for figure in figures}),
@@ -100,16 +105,19 @@ def build_report(
         kinds=failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),
         n_failures=failures.height,
         run=run,
+        combined=isinstance(run, CombinedRecord),
+        warnings=masked(run.warnings) if isinstance(run, RunRecord) else [],
+        drawn=drawn,
         config=configuration(run),
         commands=commands(run),
-        times=stage_times(run),
+        times=stage_times(times),
     )
     return Report(page, figures, ranked)
 
 
-def _figures(run: Mapping[str, Any], summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame) -> list[Figure]:
+def _figures(run: DescribedRecord, summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame) -> list[Figure]:
     """Those for which there are numbers, each method drawn once."""
-    controls, cams, twins = run.get("controls", []), run.get("cams", []), twins_of(run)
+    controls, cams, twins = run.controls, run.cams, twins_of(run)
     is_twin = pl.struct("model", "cam").is_in(twins)
     drawn = [
         severity_curves(summaries["by_level"].filter(~is_twin), cams, controls),
@@ -118,7 +126,7 @@ def _figures(run: Mapping[str, Any], summaries: Mapping[str, pl.DataFrame], rank
     if "tests" in summaries:
         drawn.append(critical_differences(summaries["tests"]))
     if "characteristics" in summaries:
-        explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(list(controls)))
+        explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(controls))
         drawn.append(characteristics_chart(explained, cams))
     return [figure for figure in drawn if figure is not None and _drawable(figure)]
 
@@ -160,17 +168,15 @@ def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
 
 
-def _chosen(ranked: pl.DataFrame, run: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _chosen(ranked: pl.DataFrame, run: DescribedRecord) -> list[tuple[str, str]]:
     """Model and CAM of each part of the gallery: the first and the last row that is neither floor nor twin."""
-    alone = ranked.filter(
-        ~pl.col("cam").is_in(list(run.get("controls", []))) & ~pl.struct("model", "cam").is_in(twins_of(run))
-    )
+    alone = ranked.filter(~pl.col("cam").is_in(run.controls) & ~pl.struct("model", "cam").is_in(twins_of(run)))
     pairs = alone.select("model", "cam").rows()
     return list(dict.fromkeys([*pairs[:1], *pairs[-1:]]))
 
 
-def _leaderboard_row(row: Mapping[str, Any], run: Mapping[str, Any], controls: Sequence[str]) -> dict[str, Any]:
-    twin = run.get("same_as", {}).get(row["model"], {}).get(row["cam"])
-    note = "floor: random weights" if row["cam"] in controls else f"same maps as {twin}" if twin else ""
+def _leaderboard_row(row: Mapping[str, Any], run: DescribedRecord) -> dict[str, Any]:
+    twin = run.same_as.get(row["model"], {}).get(row["cam"])
+    note = "floor: random weights" if row["cam"] in run.controls else f"same maps as {twin}" if twin else ""
     cells = [{"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]} for name in MEASURES]
-    return {**row, "note": note, "control": row["cam"] in controls, "cells": cells}
+    return {**row, "note": note, "control": row["cam"] in run.controls, "cells": cells}

@@ -1,34 +1,34 @@
 """How a run was made and how to make it again, with nothing secret in it."""
 
 import shlex
-from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
+from camrobust.contract.run_documents import TimesPart
+from camrobust.contract.run_record import CombinedRecord, DescribedRecord
+from camrobust.contract.secrecy import masked
 
-def configuration(run: Mapping[str, Any]) -> str:
+
+def configuration(run: DescribedRecord) -> str:
     """The configuration as YAML."""
-    return yaml.safe_dump(run.get("config", {}), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(masked(run.config.plain), sort_keys=False, allow_unicode=True)
 
 
-def commands(run: Mapping[str, Any]) -> list[str]:
+def commands(run: DescribedRecord) -> list[str]:
     """Shell lines that measure the run again, its configuration saved as run.yaml."""
-    if run.get("combined"):
-        return [f"camrobust aggregate {shlex.join(run['combined'])} --output again"]
-    versions = dict(run.get("versions", {}))
+    if isinstance(run, CombinedRecord):
+        return [f"camrobust aggregate {shlex.join(masked(run.combined))} --output again"]
+    versions = dict(run.versions)
     own = [f"# Python {versions.pop('python', '')}, camrobust {versions.pop('camrobust', '')}"]
     pinned = [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
     install = [f"pip install {shlex.join(pinned)}"] if pinned else []
     return [*own, *install, "camrobust run run.yaml --output again", "camrobust verify again"]
 
 
-def stage_times(run: Mapping[str, Any]) -> list[str]:
+def stage_times(times: TimesPart) -> list[str]:
     """What took how long, a line each."""
-    times = run.get("times", {})
-    whole = [f"{name}: {seconds:,.1f} s" for name, seconds in times.get("seconds", {}).items()]
+    steps = [f"{name}: {seconds:,.1f} s" for name, seconds in times.seconds.items()]
     stages = [
-        f"{name}: {stage['images']:,.0f} images, {stage['busy_s']:,.1f} s of work"
-        for name, stage in times.get("stages", {}).items()
+        f"{name}: {stage.images:,.0f} images, {stage.busy_s:,.1f} s of work" for name, stage in times.stages.items()
     ]
-    return whole + stages
+    return steps + stages

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import RunFailed
+from camrobust.contract.record import FORMAT
 from camrobust.contract.run_files import (
     commit_key,
     data_name,
@@ -29,7 +30,6 @@ from camrobust.contract.run_files import (
     number_of,
     scores_folder,
 )
-from camrobust.contract.run_record import FORMAT
 from camrobust.contract.schema import COMMITS, SCORES, Column
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.results.arrow import TABLES, arrow_schema, empty_frame

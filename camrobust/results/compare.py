@@ -1,6 +1,6 @@
 """`camrobust compare RUN RUN`: what changed, in settings, versions and scores."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import polars as pl
 
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
+from camrobust.contract.run_record import RunRecord
 from camrobust.io.objects import Store
 from camrobust.results.blocks import image_counts, score_blocks
 from camrobust.results.counted import Committed
@@ -25,7 +26,6 @@ SAME = ("metric", "segments", "image")
 SHOWN = 8
 """Names of what only one run has that a line spells out."""
 NAMED = ("models", "cams")
-Document = Mapping[str, Any]
 Level = tuple[str, str]
 """Perturbation and strength."""
 
@@ -137,9 +137,9 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     )  # fmt: skip
 
 
-def _settings(folders: Sequence[RunFolder], one: Document, other: Document) -> list[str]:
+def _settings(folders: Sequence[RunFolder], one: RunRecord, other: RunRecord) -> list[str]:
     """Keys of the configuration that differ; refuses runs whose numbers are not the same quantity."""
-    settings = differing_keys(one["numbers"], other["numbers"])
+    settings = differing_keys(one.numbers.plain, other.numbers.plain)
     keys = [key for key in settings if key.partition(".")[0] in SAME]
     if keys:
         first, second = (folder.uri for folder in folders)
@@ -150,8 +150,8 @@ def _settings(folders: Sequence[RunFolder], one: Document, other: Document) -> l
     return settings
 
 
-def _versions(one: Document, other: Document) -> dict[str, tuple[str | None, str | None]]:
-    mine, theirs = one.get("versions", {}), other.get("versions", {})
+def _versions(one: RunRecord, other: RunRecord) -> dict[str, tuple[str | None, str | None]]:
+    mine, theirs = one.versions, other.versions
     return {
         name: (mine.get(name), theirs.get(name))
         for name in sorted({*mine, *theirs})
@@ -176,21 +176,21 @@ def _less(profiles: Sequence[Profile], photos: pl.DataFrame, gone: Collection[st
     return found
 
 
-def _levels(document: Document) -> set[Level]:
-    return {(entry["perturbation"], entry["strength"]) for entry in document.get("variants", ())}
+def _levels(run: RunRecord) -> set[Level]:
+    return {(variant.perturbation, variant.strength) for variant in run.variants}
 
 
-def _without(one: Document, other: Document) -> list[str]:
+def _without(one: RunRecord, other: RunRecord) -> list[str]:
     """What one run has and the other has not."""
-    found = [f"{what[:-1]} {name}" for what in NAMED for name in one[what] if name not in other[what]]
-    datasets = [[entry["name"] for entry in document["numbers"]["datasets"]] for document in (one, other)]
+    found = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(one, what) if name not in getattr(other, what)]
+    datasets = [[entry.name for entry in run.numbers.datasets] for run in (one, other)]
     found += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
     return [*found, *(f"{name} at {strength}" for name, strength in sorted(_levels(one) - _levels(other)))]
 
 
-def _blocks(run: Sequence[tuple[Store, Committed]], document: Document, levels: set[Level]) -> Iterator[Block]:
+def _blocks(run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level]) -> Iterator[Block]:
     """A run's rows at some strengths."""
-    every = levels == _levels(document)
+    every = levels == _levels(record)
     for block in score_blocks(run):
         yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.record import parse_record
+from camrobust.contract.run_documents import CommitRecord, DoneRecord, FileRecord
 from camrobust.contract.run_files import (
     RESULTS,
     counts_by_number,
     number_of,
 )
-from camrobust.contract.run_record import CommitRecord, DoneRecord, FileRecord, parse_record
 from camrobust.contract.schema import COMMITS, SCORE_FILE, SCORES, Column, partition_of
 from camrobust.io.budget import Budget, TableError, TooLargeTableError
 from camrobust.io.objects import MissingObjectError, Store

@@ -1,7 +1,7 @@
 """The JSON documents of a run folder, read and written."""
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.run_record import MAX_BYTES, R, Record, content_of, parse_record, problem
+from camrobust.contract.record import MAX_BYTES, R, Record, content_of, parse_record, problem
 from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
 
 FOREIGN = "is not what camrobust writes there; choose another output, or --fresh"

@@ -19,8 +19,10 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig, differing_keys
 from camrobust.contract.errors import RunFailed, UserError
+from camrobust.contract.record import MAX_BYTES, content_of
+from camrobust.contract.run_documents import DoneRecord, FinishedRecord, ManifestRecord
 from camrobust.contract.run_files import OTHERS, RESULTS, is_begun, numbered
-from camrobust.contract.run_record import FORMAT, MAX_BYTES, DoneRecord, FinishedRecord, Record, RunRecord
+from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import MANIFEST
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
@@ -109,11 +111,11 @@ class RunFolder:
         """Put a document there, all or nothing."""
         self.store.write(name, json.dumps(document, indent=2, ensure_ascii=False).encode())
 
-    def begin(self, document: Mapping[str, Any], manifest: pl.DataFrame) -> bool:
+    def begin(self, record: RunRecord, manifest: pl.DataFrame) -> bool:
         """Write the manifest, then run.json, which names it by its hash.
 
         Args:
-            document: run.json without its manifest.
+            record: run.json without its manifest.
             manifest: the images, `schema.MANIFEST`.
 
         Returns:
@@ -123,8 +125,8 @@ class RunFolder:
         digest = sha256(content).hexdigest()
         key = f"manifest/{digest[:24]}.parquet"
         self.store.create(key, content)
-        named = {"format": FORMAT, **document, "manifest": {"key": key, "sha256": digest}}
-        return self.store.create("run.json", json.dumps(named, indent=2, ensure_ascii=False).encode())
+        named = record.model_copy(update={"manifest": ManifestRecord(key=key, sha256=digest)})
+        return self.store.create("run.json", content_of(named, defaults=True, indent=2))
 
     def record(self) -> RunRecord | None:
         """run.json, None where it is not there.
@@ -134,37 +136,35 @@ class RunFolder:
         """
         return read_record(self.store, "run.json", RunRecord, "is damaged; run again with --fresh")
 
-    def run(self) -> dict[str, Any]:
-        """run.json as plain data, in which every key of `RunRecord` has a value of its kind.
+    def run(self) -> RunRecord:
+        """run.json.
 
         Raises:
-            UserError: there is no run in this folder.
+            UserError: there is no run in this folder, or run.json is not what camrobust writes there.
         """
-        found = self.record()
-        if found is None:
+        record = self.record()
+        if record is None:
             raise UserError(f"run: {self.uri} holds no run.json; give the output folder of a run")
-        return found.plain()
+        return record
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> FinishedRecord | None:
         """What declares the run complete; None while it is not, or no longer."""
         number = self.generation()
-        found: Record | None
         if number:
-            found = read_record(self.store, f"done/{number:08}.json", DoneRecord)
-        else:
-            found = read_record(self.store, "done.json", FinishedRecord)
-        return None if found is None else found.model_dump(mode="json")
+            return read_record(self.store, f"done/{number:08}.json", DoneRecord)
+        return read_record(self.store, "done.json", FinishedRecord)
 
-    def finish(self, number: int, document: Mapping[str, Any]) -> None:
+    def finish(self, number: int, finished: FinishedRecord) -> None:
         """Declare the run complete under a lease: the counts, and the list of the files that count.
 
         Raises:
             RunFailed: something else stands there.
         """
         committed = self.committed()
-        files = [one.model_dump(exclude_none=True) for one in committed.records()]
-        whole = {"format": FORMAT, **document, "lease": number, "commits": committed.commits, "files": files}
-        if not self.store.create(f"done/{number:08}.json", json.dumps(whole, ensure_ascii=False).encode()):
+        done = DoneRecord(
+            **dict(finished), lease=number, commits=tuple(committed.commits), files=tuple(committed.records())
+        )
+        if not self.store.create(f"done/{number:08}.json", content_of(done, defaults=True)):
             raise RunFailed(f"run: {self.uri} was completed by another driver; run again to see what is there")
 
     def generation(self) -> int:
@@ -182,20 +182,20 @@ class RunFolder:
             UserError: it is not there, or is not the one that run.json names.
         """
         run = self.run()
-        named = run["manifest"]
+        named = run.manifest
         try:
-            if named["sha256"] not in ("", sha256(self.store.read(named["key"])).hexdigest()):
-                raise UserError(f"run: {self.store.locate(named['key'])} has changed since the run began; put it back")
-            images, _ = read_frame(self.store, named["key"], MANIFEST)
+            if named.sha256 not in ("", sha256(self.store.read(named.key)).hexdigest()):
+                raise UserError(f"run: {self.store.locate(named.key)} has changed since the run began; put it back")
+            images, _ = read_frame(self.store, named.key, MANIFEST)
         except MissingObjectError as error:
-            raise UserError(f"run: {self.uri} holds no {named['key']}; run again with --fresh") from error
-        if images.height != run["planned"]["images"]:
+            raise UserError(f"run: {self.uri} holds no {named.key}; run again with --fresh") from error
+        if images.height != run.planned.images:
             raise UserError(
-                f"run: {self.store.locate(named['key'])} lists {images.height:,} images, but run.json plans "
-                f"{run['planned']['images']:,}; put back the one that belongs to the other"
+                f"run: {self.store.locate(named.key)} lists {images.height:,} images, but run.json plans "
+                f"{run.planned.images:,}; put back the one that belongs to the other"
             )
         if images["dataset"].n_unique() > MOST_DATASETS:
-            raise UserError(f"run: {self.store.locate(named['key'])} names more than {MOST_DATASETS:,} datasets")
+            raise UserError(f"run: {self.store.locate(named.key)} names more than {MOST_DATASETS:,} datasets")
         return images
 
     def write_table(self, name: str, table: pl.DataFrame) -> str:
@@ -252,15 +252,15 @@ class RunFolder:
         for folder in (*RESULTS, *OTHERS):
             self.store.locate(folder)
 
-    def check_same(self, run: Mapping[str, Any], config: RunConfig) -> None:
+    def check_same(self, run: RunRecord, config: RunConfig) -> None:
         """Refuse to go on in the folder of another configuration.
 
         Raises:
             UserError: naming the keys that differ.
         """
-        if str(run.get("digest")).removeprefix(FENCED) == config.digest():
+        if run.digest.removeprefix(FENCED) == config.digest():
             return
-        keys = differing_keys(run.get("numbers"), config.numbers())
+        keys = differing_keys(run.numbers.plain, config.numbers())
         raise UserError(
             f"output: {self.uri} holds a run of another configuration (different: {', '.join(keys[:5]) or 'version'}); "
             "choose another output, or --fresh to start in a new folder beside it"

@@ -19,8 +19,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from camrobust.contract.errors import RunFailed, UserError
+from camrobust.contract.record import content_of
+from camrobust.contract.run_documents import BeatRecord, LeaseRecord
 from camrobust.contract.run_files import lease_key, lease_number
-from camrobust.contract.run_record import BeatRecord, LeaseRecord, content_of
 from camrobust.io.objects import Store
 from camrobust.results.documents import read_record, write_record
 

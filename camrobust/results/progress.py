@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from camrobust.contract.run_record import ProgressRecord, content_of, parse_record
+from camrobust.contract.record import content_of, parse_record
+from camrobust.contract.run_documents import ProgressRecord
 from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
 
 FOLDER = "progress/"

@@ -1,24 +1,27 @@
 """The summary tables of one run, or of several that measured alike."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
-from typing import Any
+from itertools import chain, combinations
+from typing import TypeVar
 
 import polars as pl
 
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
+from camrobust.contract.record import new_record
+from camrobust.contract.recorded_config import RecordedNumbers
+from camrobust.contract.run_record import CombinedRecord, RunRecord
 from camrobust.results.blocks import image_counts, score_blocks
 from camrobust.results.folder import RunFolder
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
 
+Entry = TypeVar("Entry")
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys in which runs may differ and still be put into one leaderboard."""
-Document = Mapping[str, Any]
 
 
 def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> dict[str, pl.DataFrame]:
@@ -39,13 +42,13 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     runs = [(folder.store, folder.committed()) for folder in folders]
     if not any(committed.tables("scores") for _, committed in runs):
         raise UserError("scores: the run holds no score rows; see its failures, or run it again")
-    metric = documents[0]["config"]["metric"]
+    config = documents[0].config
     settings = SummarySettings(
-        average=metric["average"],
-        controls=tuple(dict.fromkeys(cam for one in documents for cam in one["controls"])),
-        intervals=intervals or documents[0]["config"]["summary"]["intervals"],
-        seed=documents[0]["config"].get("seed", 0),
-        families={name: family for one in documents for name, family in one.get("families", {}).items()},
+        average=config.metric.average,
+        controls=tuple(dict.fromkeys(cam for one in documents for cam in one.controls)),
+        intervals=intervals or config.summary.intervals,
+        seed=config.seed,
+        families={name: family for one in documents for name, family in one.families.items()},
     )
     reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
@@ -55,7 +58,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
 
 
-def check_combinable(documents: Mapping[str, Document]) -> None:
+def check_combinable(documents: Mapping[str, RunRecord]) -> None:
     """Refuse runs that measured differently, that mean different things by one name, or that hold the same rows.
 
     Args:
@@ -65,7 +68,7 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
         UserError: naming the keys that differ, or what is in both.
     """
     for (first, one), (second, other) in combinations(documents.items(), 2):
-        keys = [*_differing(one["numbers"], other["numbers"]), *otherwise_found(one, other)]
+        keys = [*_differing(one.numbers, other.numbers), *otherwise_found(one, other)]
         if keys:
             raise UserError(
                 f"aggregate: {first} and {second} cannot be combined (different: {', '.join(keys[:5])}); combine runs "
@@ -76,29 +79,29 @@ def check_combinable(documents: Mapping[str, Document]) -> None:
             raise UserError(f"aggregate: {first} and {second} both hold {shared}; leave one of them out")
 
 
-def _differing(one: Document, other: Document) -> list[str]:
-    """SummarySettings that differ, and models or datasets that differ under the same name."""
-    fixed, others = ({key: value for key, value in numbers.items() if key not in FREE} for numbers in (one, other))
-    keys = differing_keys(fixed, others)
+def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
+    """Settings that differ, and models or datasets that differ under the same name."""
+    mine, theirs = ({key: run.plain[key] for key in run.plain if key not in FREE} for run in (one, other))
+    keys = differing_keys(mine, theirs)
     for what in ("models", "datasets"):
-        mine, theirs = ({entry["name"]: entry for entry in numbers.get(what, ())} for numbers in (one, other))
+        mine, theirs = ({entry.name: entry.plain for entry in getattr(numbers, what)} for numbers in (one, other))
         for name in mine.keys() & theirs.keys():
             keys += differing_keys(mine[name], theirs[name], f"{what}.{name}.")
     return sorted(keys)
 
 
-def otherwise_found(one: Document, other: Document) -> list[str]:
+def otherwise_found(one: RunRecord, other: RunRecord) -> list[str]:
     """Models of one name in both runs whose weights or target layer, found when the run began, are not the same."""
-    names = sorted({*one["models"]} & {*other["models"]})
+    names = sorted({*one.models} & {*other.models})
     return [
         f"{key}.{name}"
         for key in ("weights_sha256", "target_layers")
         for name in names
-        if one.get(key, {}).get(name) != other.get(key, {}).get(name)
+        if getattr(one, key).get(name) != getattr(other, key).get(name)
     ]
 
 
-def _shared(one: Document, other: Document) -> str | None:
+def _shared(one: RunRecord, other: RunRecord) -> str | None:
     """Something that both runs measured, in words."""
     found = []
     for what in ("datasets", "models", "cams", "variants"):
@@ -110,37 +113,42 @@ def _shared(one: Document, other: Document) -> str | None:
     return f"{cam} of {model} on {dataset} under {variant}"
 
 
-def _names(document: Document, what: str) -> list[str]:
+def _names(run: RunRecord, what: str) -> list[str]:
     if what == "datasets":
-        return [entry["name"] for entry in document["numbers"].get("datasets", ())]
+        return [entry.name for entry in run.numbers.datasets]
     if what == "variants":
-        return [
-            f"{entry['perturbation']} {entry['strength']}, replicate {entry['replicate']}"
-            for entry in document.get("variants", ())
-        ]
-    return list(document[what])
+        return [f"{entry.perturbation} {entry.strength}, replicate {entry.replicate}" for entry in run.variants]
+    return list(getattr(run, what))
 
 
-def combined_document(documents: Mapping[str, Document]) -> dict[str, Any]:
-    """What the report needs to know of several runs, as one run.json.
+def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRecord:
+    """What the report needs to know of several runs.
 
     Args:
-        documents: run.json by the address of its run.
+        runs: run.json by the address of its run.
+        finished: the time, as text.
     """
-    parts = list(documents.values())
-    merged = {
-        key: list(dict.fromkeys(entry for one in parts for entry in one.get(key, ())))
-        for key in ("models", "cams", "controls")
-    }
-    variants = {str(entry): entry for one in parts for entry in one.get("variants", ())}
-    named = {
-        key: {name: value for one in parts for name, value in one.get(key, {}).items()}
-        for key in ("target_layers", "same_as", "families")
-    }
-    return {
-        **merged, **named, "variants": list(variants.values()),
-        "digest": " + ".join(one.get("digest", "") for one in parts), "combined": list(documents),
-        "versions": parts[0].get("versions", {}), "hardware": parts[0].get("hardware", {}),
-        "started": min(one.get("started", "") for one in parts),
-        "config": {key: value for key, value in parts[0]["numbers"].items() if key not in FREE},
-    }  # fmt: skip
+    records = list(runs.values())
+    first = records[0]
+    return new_record(
+        CombinedRecord,
+        digest=" + ".join(run.digest for run in records),
+        models=_union(run.models for run in records),
+        cams=_union(run.cams for run in records),
+        controls=_union(run.controls for run in records),
+        families={name: family for run in records for name, family in run.families.items()},
+        variants=_union(run.variants for run in records),
+        target_layers={name: layer for run in records for name, layer in run.target_layers.items()},
+        same_as={name: twins for run in records for name, twins in run.same_as.items()},
+        versions=first.versions,
+        hardware=first.hardware,
+        started=min(run.started for run in records),
+        config={key: value for key, value in first.numbers.plain.items() if key not in FREE},
+        combined=list(runs),
+        finished=finished,
+    )
+
+
+def _union(lists: Iterable[Sequence[Entry]]) -> list[Entry]:
+    """The different entries of some lists, in the order in which they come first."""
+    return list(dict.fromkeys(chain.from_iterable(lists)))

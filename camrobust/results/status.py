@@ -62,8 +62,8 @@ def status(folder: RunFolder) -> Status:
     Raises:
         UserError: there is no run in that folder.
     """
-    planned = folder.run()["planned"]
-    units = planned["images"] * planned["parts"]
+    planned = folder.run().planned
+    units = planned.images * planned.parts
     committed = folder.committed()
     attempts = read_progress(folder.store)
     latest, updated = attempts[-1] if attempts else (None, None)

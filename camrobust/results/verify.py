@@ -1,6 +1,6 @@
 """Proof that a run is complete: every planned row exactly once, or its image named in failures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from camrobust.contract.run_record import VariantRecord
 from camrobust.contract.schema import SCORE_FILE, partition_of
 from camrobust.results.folder import RunFolder
 from camrobust.results.tables import read_frame
@@ -115,21 +116,21 @@ def verify(folder: RunFolder) -> Completeness:
     manifest = folder.manifest().select(IMAGE)
     failures = folder.table("failures", committed).select(*IMAGE, "model")
     del committed
-    planned = _planned(run["cams"], run["variants"])
+    planned = _planned(run.cams, run.variants)
     images = {
         str(name): rows.select("image_id") for (name,), rows in manifest.partition_by("dataset", as_dict=True).items()
     }
-    found: dict[tuple[str, str], list[str]] = {(dataset, model): [] for dataset in images for model in run["models"]}
+    found: dict[tuple[str, str], list[str]] = {(dataset, model): [] for dataset in images for model in run.models}
     for key in files:
         found.setdefault(partition_of(key), []).append(key)
     tallies = []
     for (dataset, model), keys in found.items():
-        known = images[dataset] if dataset in images and model in run["models"] else manifest.clear().select("image_id")
+        known = images[dataset] if dataset in images and model in run.models else manifest.clear().select("image_id")
         named = failures.filter(pl.col("dataset") == dataset, pl.col("model").is_null() | (pl.col("model") == model))
         counts = _count(known, _grouped(folder, keys, planned.variants))
         tallies.append(_tally((dataset, model), known, counts, named, planned))
     return Completeness(
-        planned_rows=manifest.height * len(run["models"]) * planned.rows,
+        planned_rows=manifest.height * len(run.models) * planned.rows,
         score_rows=sum(tally.score_rows for tally in tallies),
         failed_rows=sum(tally.failed_rows for tally in tallies),
         missing=sum(tally.missing for tally in tallies),
@@ -140,8 +141,10 @@ def verify(folder: RunFolder) -> Completeness:
     )
 
 
-def _planned(cams: Sequence[str], variants: Sequence[Mapping[str, Any]]) -> _Planned:
-    named = [{"cam": cam, **{key: variant[key] for key in VARIANT[1:]}} for cam in cams for variant in variants]
+def _planned(cams: Sequence[str], variants: Sequence[VariantRecord]) -> _Planned:
+    named = [
+        {"cam": cam, **{key: getattr(variant, key) for key in VARIANT[1:]}} for cam in cams for variant in variants
+    ]
     schema = {"cam": pl.String, "perturbation": pl.String, "strength": pl.String, "replicate": pl.Int16}
     # Small enough that a sum over all rows of an image does not overflow.
     marks = np.random.default_rng(0).integers(1, 2**40, len(named))

@@ -6,7 +6,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from camrobust.contract.config import ModelConfig, RunConfig
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_parts import ModelConfig
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from camrobust.contract.config import ModelConfig, RunConfig
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants

@@ -15,7 +15,7 @@ from ray._private import services
 from ray.data import DataContext
 from ray.exceptions import AuthenticationError
 
-from camrobust.contract.config import ClusterConfig
+from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.errors import UserError
 from camrobust.run.ledger import DEATHS
 from camrobust.run.private import AUTHENTICATION, private, variables

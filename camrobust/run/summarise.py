@@ -1,14 +1,15 @@
 """The steps after measuring: summary tables, the report, and several runs combined."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import polars as pl
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.record import content_of
+from camrobust.contract.run_documents import StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
-from camrobust.contract.run_record import FORMAT, CombinedRecord
+from camrobust.contract.run_record import CombinedRecord
 from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.io.budget import Budget
 from camrobust.io.objects import MissingObjectError
@@ -18,18 +19,18 @@ from camrobust.results.arrow import empty_frame
 from camrobust.results.documents import read_record
 from camrobust.results.folder import RunFolder, utc
 from camrobust.results.progress import in_all, read_progress
-from camrobust.results.reduce import combined_document, reduce_runs
+from camrobust.results.reduce import combined_record, reduce_runs
 from camrobust.results.tables import read_frame
 
 
-def times(folder: RunFolder) -> dict[str, Any]:
-    """How long measuring took, all attempts together."""
+def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
+    """How long measuring took, over all attempts, and the seconds of each step after it."""
     attempts = [attempt for attempt, _ in read_progress(folder.store)]
-    return {
-        "attempts": len(attempts),
-        "seconds": {"measure": round(sum(attempt.seconds for attempt in attempts), 1)},
-        "stages": {name: asdict(stage) for name, stage in in_all(attempts).items()},
-    }
+    return TimesPart(
+        attempts=len(attempts),
+        seconds={"measure": round(sum(attempt.seconds for attempt in attempts), 1), **seconds},
+        stages={name: StageRecord(**asdict(stage)) for name, stage in in_all(attempts).items()},
+    )
 
 
 def aggregate(folder: RunFolder, intervals: str | None = None, number: int | None = None) -> dict[str, pl.DataFrame]:
@@ -59,14 +60,14 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
         output.check_ours()
     output.check_links()
     tables = _written(output, reduce_runs(folders, intervals), "summary/")
-    document = combined_document({folder.uri: folder.run() for folder in folders})
-    output.write_json("combined.json", {"format": FORMAT, **document, "finished": utc()})
+    record = combined_record({folder.uri: folder.run() for folder in folders}, utc())
+    output.store.write("combined.json", content_of(record, defaults=True, indent=2))
     parts = [(folder, folder.committed()) for folder in folders]
     images, failures = (
         pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
     )
     images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
-    drawn = build_report({**document, "finished": utc()}, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS))
+    drawn = build_report(record, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS), drawn=record.finished)
     _draw(output, drawn, "report/")
     return tables
 
@@ -108,15 +109,16 @@ def report(folder: RunFolder, number: int | None = None) -> str:
         The address of the page.
     """
     number = folder.generation() if number is None else number
-    document = folder.run()
     committed = folder.committed()
     maps = folder.table("maps", committed)
     drawn = build_report(
-        {**document, "finished": utc(), "times": times(folder)},
+        folder.run(),
         summaries(folder, number),
         folder.scores(committed, maps.select("dataset", "image_id").unique()).lazy(),
         folder.table("images", committed),
         folder.table("failures", committed),
         maps,
+        drawn=utc(),
+        times=times(folder, {}),
     )
     return _draw(folder, drawn, numbered("report", number))

@@ -11,6 +11,9 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.errors import UserError
+from camrobust.contract.record import new_record
+from camrobust.contract.run_documents import FinishedRecord
+from camrobust.contract.run_record import RunRecord, VariantRecord
 from camrobust.results.commits import delete_uncounted, keep_rest
 from camrobust.results.folder import FENCED, RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
 from camrobust.results.lease import Lease, held
@@ -75,23 +78,23 @@ def run(
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
     """
     folder = fresh_folder(config.output) if fresh else open_run(config.output)
-    found = folder.run() if folder.holds("run.json") else None
-    if found is None:
+    begun = folder.record()
+    if begun is None:
         begin = _begin(config, folder, say)
     else:
         from camrobust.run.plan import check_weights
 
-        folder.check_same(found, config)
-        check_weights(config, found.get("weights_sha256", {}))
+        folder.check_same(begun, config)
+        check_weights(config, begun.weights_sha256)
         if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
     folder.check_links()
-    accept = partial(_without_failures, folder, say) if retry_failures and found else partial(_accepted, folder)
+    accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
     with held(folder.store, accept, say) as lease:
-        plan = begin() if found is None else _recorded_plan(config, folder)
+        plan = begin() if begun is None else _recorded_plan(config, folder)
 
         def measure(pending: pl.DataFrame) -> None:
             _measure(plan, folder, pending, address, verbose, lease, _written_down(folder, lease.number, progress))
@@ -137,7 +140,7 @@ def measure_until_done(
         How many parts of images were measured.
     """
     measured, before = 0, None
-    parts = folder.run()["planned"]["parts"]
+    parts = folder.run().planned.parts
     while True:
         committed = folder.committed()
         deleted = delete_uncounted(folder.store, committed, lease.number)
@@ -162,31 +165,32 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
     plan = make_plan(config)
     folder.check_ours()
     facts = check_models(plan)
-    document = {
-        "version": versions()["camrobust"],
-        "digest": f"{FENCED}{config.digest()}",
-        "config": config.model_dump(mode="json"),
-        "numbers": config.numbers(),
-        "planned": plan.counts(),
-        "models": [one.name for one in config.models],
-        "cams": list(config.cams),
-        "controls": controls(config.cams),
-        "families": families(plan.variants),
-        "variants": [
-            {"perturbation": one.perturbation, "severity": one.severity, "strength": one.strength,
-             "replicate": one.replicate}
+    record = new_record(
+        RunRecord,
+        version=versions()["camrobust"],
+        digest=f"{FENCED}{config.digest()}",
+        config=config.model_dump(mode="json"),
+        numbers=config.numbers(),
+        planned=plan.counts(),
+        models=[model.name for model in config.models],
+        cams=list(config.cams),
+        controls=controls(config.cams),
+        families=families(plan.variants),
+        variants=[
+            VariantRecord(perturbation=one.perturbation, severity=one.severity, strength=one.strength,
+                          replicate=one.replicate)
             for one in plan.variants
         ],
-        "warnings": list(plan.warnings),
-        "target_layers": {name: fact["target_layer"] for name, fact in facts.items()},
-        "weights_sha256": {name: fact["weights_sha256"] for name, fact in facts.items()},
-        "tails": {name: fact["tail"] for name, fact in facts.items()},
-        "same_as": {name: fact["same_as"] for name, fact in facts.items()},
-        "classes": {name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
-        "versions": versions(),
-        "hardware": hardware(),
-        "started": utc(),
-    }  # fmt: skip
+        warnings=list(plan.warnings),
+        target_layers={name: fact["target_layer"] for name, fact in facts.items()},
+        weights_sha256={name: fact["weights_sha256"] for name, fact in facts.items()},
+        tails={name: fact["tail"] for name, fact in facts.items()},
+        same_as={name: fact["same_as"] for name, fact in facts.items()},
+        classes={name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
+        versions=versions(),
+        hardware=hardware(),
+        started=utc(),
+    )  # fmt: skip
     for warning in plan.warnings:
         say(f"warning: {warning}")
     counts = plan.counts()
@@ -197,7 +201,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
 
     def begin() -> "Plan":
         """The plan as it now stands in the folder. Where another driver has begun in the meantime, its images count."""
-        if folder.begin(document, plan.manifest):
+        if folder.begin(record, plan.manifest):
             return replace(plan, weights={name: fact["weights_sha256"] for name, fact in facts.items()})
         folder.check_same(folder.run(), config)
         return _recorded_plan(config, folder)
@@ -209,7 +213,7 @@ def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
     """The plan of a run that has begun: its images and weights are those that the folder names."""
     from camrobust.run.plan import make_plan
 
-    return make_plan(config, folder.manifest(), folder.run().get("weights_sha256"))
+    return make_plan(config, folder.manifest(), folder.run().weights_sha256)
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
@@ -256,8 +260,7 @@ def finish(folder: RunFolder, lease: Lease, max_failure_share: float, *, measure
         if verdict.score_rows:
             timed("aggregate", partial(aggregate, number=lease.number))
             timed("report", partial(report, number=lease.number))
-        taken = times(folder)
-        taken["seconds"] |= seconds
         lease.check()
-        folder.finish(lease.number, {**verdict.as_dict(), "finished": utc(), **taken})
+        record = FinishedRecord(**verdict.as_dict(), finished=utc(), **dict(times(folder, seconds)))
+        folder.finish(lease.number, record)
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failure_share)

@@ -28,7 +28,7 @@ def test_damaged_pictures_become_rows(capsys):
     # Damage that stops nothing, or everything, would test nothing.
     assert 0.1 < rows[-1]["scored"] / 320 < 0.7
     assert {"truncated", "not_an_image", "too_large"} <= rows[-1].keys()
-    assert "0 ended wrongly" in captured.err
+    assert "0 pictures ended wrongly" in captured.err
 
 
 @pytest.mark.skipif(len(FORMATS) < len(codecs.FORMATS), reason="an old Pillow writes pictures that it cannot read")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from camrobust.contract.config import load_config, parse_config
+from camrobust.contract.config_file import load_config, parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
 from camrobust.measure.builders import ModelSpec
@@ -262,9 +262,9 @@ def test_data_from_python_is_bounded_too():
 
 
 def test_set_does_not_repeat_the_value():
-    said = refused(load_config, ROOT / "jobs" / "configs" / "demo.yaml", ["output.a.b=hunter2"])
+    said = refused(load_config, ROOT / "jobs" / "configs" / "first.yaml", ["output.a.b=hunter2"])
     assert said == "--set output.a.b: 'output' holds a single value, so nothing can be set inside it"
-    said = refused(load_config, ROOT / "jobs" / "configs" / "demo.yaml", [f"models.{'9' * 5000}.name=a"])
+    said = refused(load_config, ROOT / "jobs" / "configs" / "first.yaml", [f"models.{'9' * 5000}.name=a"])
     assert said.endswith("must be a position from 0 to 0")
     assert len(said) < 400
 

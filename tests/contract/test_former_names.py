@@ -2,7 +2,7 @@
 
 import pytest
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.former_names import SETTINGS, renamed_settings
 

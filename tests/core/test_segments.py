@@ -130,7 +130,7 @@ def test_a_grid_has_as_many_cells_as_asked_for_and_sides_that_differ_by_a_pixel(
     ],
 )
 def test_mistakes_are_one_sentence_in_code_and_in_a_configuration(given, sentence):
-    from camrobust.contract.config import parse_config
+    from camrobust.contract.config_file import parse_config
 
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         segment(torch.zeros(1, 3, 8, 8), **given)
@@ -150,7 +150,7 @@ def configuration(segments):
 
 
 def test_the_method_and_all_its_parameters_are_numbers_of_a_run():
-    from camrobust.contract.config import parse_config
+    from camrobust.contract.config_file import parse_config
 
     plain = parse_config({name: value for name, value in configuration({}).items() if name != "segments"})
     assert plain.numbers()["segments"] == {"method": DEFAULT, "kernel_size": 4.0, "max_dist": 200.0, "ratio": 0.2}

@@ -6,6 +6,7 @@ from functools import partial
 import polars as pl
 import pyarrow.parquet as pq
 
+from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import COMMITS
 from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import put_commit
@@ -42,7 +43,7 @@ def write(folder, count=4, number=1, dataset="d", model="m", identity=None):
     listed = listed.select("dataset", "image_id", uri="image_id", label="label")
     document = run_document(listed.height, (model,), CAMS, variants())
     if number:
-        run.begin(document, listed)
+        run.begin(RunRecord.model_validate(document), listed)
     else:
         run.write_table("manifest.parquet", listed)
         run.write_json("run.json", {key: value for key, value in document.items() if key not in ("format", "warnings")})

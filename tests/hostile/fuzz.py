@@ -21,7 +21,7 @@ from tests.hostile.mutations import bomb, mutate
 
 UNFORESEEN = (
     "stopped by ",
-    "this machine's memory is not enough",
+    "this machine has too little memory",
     "nested too deep to be read",
     "Traceback",
     "panicked",

@@ -95,12 +95,12 @@ CHANGES = [
     ({"planned": {"images": 0, "rows": 0}}, "planned.images: Input should be greater than or equal to 1"),
     ({"planned": {"images": 5, "rows": 6}}, "planned.rows must be images × models × variants × cams = 20, got 6"),
     ({"planned": {"images": 5, "rows": 20, "cams": 3}}, "planned.cams must be 2, got 3"),
-    ({"config": {"metric": {"average": "median"}}}, "config: metric.average: Input should be 'macro' or 'micro'"),
-    ({"config": {"metric": None}}, "config: metric: Input should be a valid dictionary or instance of MetricPart"),
+    ({"config": {"metric": {"average": "median"}}}, "config.metric.average: Input should be 'macro' or 'micro'"),
+    ({"config": {"metric": None}}, "config.metric: Input should be a valid dictionary or instance of RecordedMetric"),
     ({"config": {"x": float("nan")}}, "config: a number must be finite"),
     ({"config": {"x": 10**30}}, "config: a number must fit into 64 bits"),
     ({"config": {"x": [[[[]]]]}}, None),
-    ({"numbers": {"datasets": [{"images": "x"}]}}, "numbers: datasets.0.name: Field required"),
+    ({"numbers": {"datasets": [{"images": "x"}]}}, "numbers.datasets.0.name: Field required"),
     ({"manifest": {"key": "../../etc/passwd"}}, "manifest: a run gives no manifest the name '../../etc/passwd'"),
     ({"same_as": {"m": ["gradcam"]}}, "same_as.m: Input should be an object"),
     ({"classes": {"m": [1]}}, "classes.m.0: Input should be a valid string"),
@@ -143,16 +143,16 @@ def test_version_0_1_is_read_with_defaults(tmp_path):
     old = {key: value for key, value in run_document(3).items() if key in kept}
     folder.write_json("run.json", old)
     found = folder.run()
-    assert found["manifest"] == {"format": 0, "key": "manifest.parquet", "sha256": ""}
-    defaults = {"metric": {"average": "macro"}, "summary": {"intervals": "delta"}}
-    assert found["config"] == {"seed": 0, "gallery_images": 0, **defaults}
-    assert (found["controls"], found["same_as"], found["families"]) == ([], {}, {})
+    assert found.manifest.model_dump() == {"key": "manifest.parquet", "sha256": ""}
+    read = found.config
+    assert (read.seed, read.gallery_images, read.metric.average, read.summary.intervals) == (0, 0, "macro", "delta")
+    assert (read.plain, found.controls, found.same_as, found.families) == ({}, [], {}, {})
     # What stands there stays as it is, and in its order.
     config = {"z": 1, "metric": {"rbo_p": 0.9, "average": "micro"}, "a": [1, {"b": None}]}
     folder.write_json("run.json", old | {"config": config})
-    assert list(folder.run()["config"].items())[:3] == [
-        ("z", 1), ("metric", {"rbo_p": 0.9, "average": "micro"}), ("a", [1, {"b": None}])
-    ]  # fmt: skip
+    read = folder.run().config
+    assert list(read.plain.items()) == list(config.items())
+    assert read.metric.average == "micro"
 
 
 @pytest.mark.parametrize("kind", ["zeros", "fifo"])

@@ -15,7 +15,7 @@ from camrobust.results.counted import read_committed
 from camrobust.results.folder import open_run
 from camrobust.results.lease import held
 from camrobust.run import summarise, workflow
-from tests.documents import run_document
+from tests.documents import run_record
 from tests.photos import write_photos
 from tests.results.test_commits import contents, unit
 from tests.results.test_reduce import write_run
@@ -116,7 +116,7 @@ def test_a_run_deletes_only_what_it_can_have_written_and_says_so(project):
     photos = pl.DataFrame({"dataset": ["d"], "image_id": ["a"], "uri": ["x"]}).with_columns(
         label=pl.lit(None, pl.Int32)
     )
-    folder.begin(run_document(1), photos)
+    folder.begin(run_record(1), photos)
     before = contents(project)
     litter = write_commit(project, [unit("b")])
     project.delete(litter)

@@ -16,10 +16,10 @@ from camrobust.interface import cli
 from camrobust.interface.cli import main
 from camrobust.interface.terminal import Meter, say, show_table
 from camrobust.io.objects import refuse_secret
-from camrobust.results.folder import open_run
 from camrobust.results.progress import Progress, Stage
 from camrobust.run.summarise import aggregate
 from camrobust.summary.spreadsheet import csv_of
+from tests.documents import change_document
 from tests.results.test_reduce import write_run
 from tests.runs import environment
 from tests.test_rooms import PACKAGE
@@ -70,10 +70,9 @@ def test_commands_print_no_image_id_that_steers(tmp_path, capsys):
     manifest = run.manifest()
     more = manifest[:1].with_columns(image_id=pl.lit(NASTY))
     run.write_table("manifest.parquet", pl.concat([manifest, more]))
-    document = run.run()
-    planned = document["planned"]
-    planned |= {"images": manifest.height + 1, "rows": planned["rows"] // manifest.height * (manifest.height + 1)}
-    run.write_json("run.json", document)
+    planned = run.run().planned
+    rows = planned.rows // planned.images * (planned.images + 1)
+    change_document(run, planned=planned.model_dump() | {"images": planned.images + 1, "rows": rows})
     assert main(["verify", str(tmp_path / "run")]) == 1
     assert main(["verify", str(tmp_path / "run"), "--json"]) == 1
     printed = capsys.readouterr()
@@ -224,9 +223,6 @@ def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
     for name, model in (("run", "m"), ("other", "n")):
         run = write_run(tmp_path / name, models=(model,), changes={"models": [{"name": model, **builder}]})
         aggregate(run)
-        document = run.run()
-        document["planned"]["images"] = run.manifest().height
-        run.write_json("run.json", document)
     marker = tmp_path / "imported"
     (tmp_path / "planted.py").write_text(MODULE.format(marker=str(marker)))
     places = {"RUN": str(tmp_path / "run"), "OTHER": str(tmp_path / "other"), "BOTH": str(tmp_path / "both")}
@@ -244,9 +240,9 @@ def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
     assert marker.exists()
 
 
-REPORT = "; if the files given are sound, this is a mistake of camrobust: please report it with what --verbose shows"
-MEMORY = "this machine's memory is not enough; measure less at once, or look whether the files given are sound"
-DEPTH = "something is nested too deep to be read; look whether the files given are sound"
+REPORT = "; if the given files are intact, this is a bug in camrobust: please report it with the output of --verbose"
+MEMORY = "this machine has too little memory; measure less at once, or check that the given files are intact"
+DEPTH = "something is nested too deep to be read; check that the given files are intact"
 ERRORS = [
     (ValueError("x\x1b[2J\nsecond line"), f"stopped by ValueError: x\\x1b[2J{REPORT}"),
     (ValueError(), f"stopped by ValueError: ValueError{REPORT}"),
@@ -311,9 +307,9 @@ def test_every_command_takes_verbose():
 
 def test_an_old_run_with_a_secret_is_shown_without_it(tmp_path, capsys):
     run = write_run(tmp_path / "run")
-    document = open_run(str(tmp_path / "run")).run()
-    document["config"]["models"][0]["arguments"] = {"hf_token": "S3CRET"}
-    run.write_json("run.json", document)
+    config = run.run().config.plain
+    config["models"][0]["arguments"] = {"hf_token": "S3CRET"}
+    change_document(run, config=config)
     aggregate(run)
     assert main(["report", str(tmp_path / "run"), "--json"]) == 0
     assert "S3CRET" not in (tmp_path / "run" / "report" / "index.html").read_text()

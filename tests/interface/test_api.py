@@ -15,7 +15,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SCORES, SIMILARITIES
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.segments import quickshift
-from camrobust.interface.api import Maps
+from camrobust.interface.maps import Maps
 from camrobust.measure.model import wrap
 from tests.photos import write_photos
 from tests.toys import Pooled, Viewing, pooled, seeded
@@ -326,7 +326,7 @@ def test_photos_are_taken_as_a_folder_paths_or_pictures(tmp_path):
     assert torch.equal(maps[0], maps[1])
     assert torch.equal(maps[0], maps[2])
     assert camrobust.overlay(files[0], maps[0][0]).size == (224, 224)
-    with pytest.raises(UserError, match=r"images: there is no file .*nothing\.jpg; mend the path"):
+    with pytest.raises(UserError, match=r"images: there is no file .*nothing\.jpg; correct the path"):
         camrobust.explain(pooled(), [tmp_path / "nothing.jpg"])
 
 
@@ -388,7 +388,7 @@ def test_pictures_are_turned_upright_and_converted_as_files_are(tmp_path):
     ("given", "sentence"),
     [
         (np.zeros((32, 32, 3), np.uint8), r"must have the shape \(3, H, W\), got \(32, 32, 3\); put colours first"),
-        ([np.zeros((3, 32, 32), np.uint8), np.zeros((3, 32, 48), np.uint8)], "arrays must be of one size"),
+        ([np.zeros((3, 32, 32), np.uint8), np.zeros((3, 32, 48), np.uint8)], "arrays must all have one size"),
         (torch.full((1, 3, 32, 32), torch.nan), "before normalisation, got nan"),
     ],
 )
@@ -399,7 +399,7 @@ def test_arrays_that_are_no_batch_of_images_are_refused(given, sentence):
 
 def test_a_crop_larger_than_the_photo_is_refused(tmp_path):
     write_photos(tmp_path, 1)
-    with pytest.raises(UserError, match="crop must be 8 px to resize"):
+    with pytest.raises(UserError, match="crop must be from 8 px to resize"):
         camrobust.evaluate(pooled(), tmp_path, resize=100)
 
 
@@ -439,8 +439,8 @@ def test_scores_of_files_do_not_depend_on_where_they_lie(tmp_path, monkeypatch):
     assert camrobust.evaluate(pooled(), "photo-001.jpg", perturbations=noise).scores.equals(listed[1:])
     twins = [one / "photo-000.jpg", other / "photo-000.jpg"]
     sentence = (
-        rf"^images: '{listed['image_id'][0]}' occurs twice, and would count as one image; give it once, or tell both "
-        "apart by image_ids$"
+        rf"^images: '{listed['image_id'][0]}' occurs twice, and would count as one image; give it once, or tell the "
+        "two apart by image_ids$"
     )
     with pytest.raises(UserError, match=sentence):
         camrobust.evaluate(pooled(), twins, perturbations=noise)
@@ -490,10 +490,10 @@ def test_the_same_pixels_are_one_image_to_evaluate_and_have_one_map(tmp_path):
     [
         (["a"], "image_ids: must be one per image (2), got 1"),
         ("ab", "image_ids: must be one per image (2), got 1"),
-        (["a", ""], "image_ids: each must be a text, and not empty, got ''; name every image"),
-        (["a", 3], "image_ids: each must be a text, and not empty, got 3; name every image"),
+        (["a", ""], "image_ids: each must be a text that is not empty, got ''; name every image"),
+        (["a", 3], "image_ids: each must be a text that is not empty, got 3; name every image"),
         (["a", "a"], "image_ids: 'a' occurs twice; give each image its own"),
-        (["a", "\udce9"], "image_ids: '\\udce9' is no UTF-8; write it otherwise"),
+        (["a", "\udce9"], "image_ids: '\\udce9' is not valid UTF-8; write it otherwise"),
     ],
 )
 def test_ids_are_one_text_of_its_own_for_each_image(image_ids, sentence):

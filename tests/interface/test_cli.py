@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from camrobust.contract.config import load_config
+from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, variants
@@ -312,7 +312,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
         (["bench", "passes", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
-            "nowhere.jpg; mend the path",
+            "nowhere.jpg; correct the path",
         ),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcm"],
@@ -415,7 +415,7 @@ def test_explain_takes_the_models_own_size_and_normalisation_and_wraps(tmp_path,
     assert (width, height) == (150 + 6 * 232, 8 + 2 * 2 * 266)
     capsys.readouterr()
     for wrong, sentence in (
-        (["--crop", "300"], "crop must be 8 px to resize"),
+        (["--crop", "300"], "crop must be from 8 px to resize"),
         (["--mean", "114", "114", "114"], "mean and std must be those of pixels in [0, 1], got 114, 114, 114"),
     ):
         assert main([*arguments, *wrong]) == 2
@@ -444,11 +444,11 @@ def test_explain_takes_names_of_classes(tmp_path, capsys):
 
 
 def test_every_configuration_that_is_shipped_is_valid():
-    from camrobust.contract.config import load_config
+    from camrobust.contract.config_file import load_config
     from camrobust.core.perturb import variants
 
     shipped = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
-    assert {path.stem for path in shipped} >= {"demo", "paper", "spot"}
+    assert {path.stem for path in shipped} >= {"first", "paper", "spot"}
     for path in shipped:
         config = load_config(path)
         assert variants(config.perturbations)
@@ -516,7 +516,7 @@ def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_pat
     folder = open_run(str(tmp_path / "out"))
     _begin(load_config(path), folder, said.append)()
     assert f"warning: {sentence}" in said
-    assert folder.run()["warnings"] == [sentence]
+    assert folder.run().warnings == [sentence]
 
 
 def test_jpeg_after_changes_the_digest(base, tmp_path):

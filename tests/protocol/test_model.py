@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_files import number_of
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.results import commits, lease
@@ -17,7 +18,7 @@ from camrobust.results.counted import read_committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.lease import acquire
 from camrobust.run import workflow
-from tests.documents import run_document
+from tests.documents import run_record
 from tests.protocol.model import SteppedStore, ViolationError, World, counted, explore, newest
 from tests.synthetic import score_rows
 
@@ -87,7 +88,7 @@ def drive(world, name, accept, split, executions):
 
     workflow.measure_until_done(folder, held, measure)
     if folder.committed().units.height == len(IMAGES_):
-        folder.finish(held.number, {})
+        folder.finish(held.number, FinishedRecord())
         return "complete"
     return "incomplete"
 
@@ -119,7 +120,7 @@ class Watch:
 
 
 def begun(store):
-    RunFolder(store).begin(run_document(MANIFEST.height), MANIFEST)
+    RunFolder(store).begin(run_record(MANIFEST.height), MANIFEST)
 
 
 def make_world(drivers, monkeypatch):
@@ -159,7 +160,7 @@ def recover(objects):
     workflow.measure_until_done(
         folder, held, lambda pending: write_commit(store, [unit(image) for image in pending["image_id"]], held.number)
     )
-    folder.finish(held.number, {})
+    folder.finish(held.number, FinishedRecord())
     assert counted(store.objects) == {(image, 0): 1 for image in IMAGES_}
     # What was made ready for this very lease, by one who did not get it, goes under the next.
     assert all(number_of(key) >= held.number for key in read_committed(store).uncounted)

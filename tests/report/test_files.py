@@ -12,7 +12,7 @@ from camrobust.report.page import build_report
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
-from tests.report.test_page import HOSTILE, RUN
+from tests.report.test_page import HOSTILE, run_of
 from tests.summary.test_characteristics import photos
 from tests.synthetic import failures, frame, scores
 
@@ -28,7 +28,7 @@ def report():
         "tests": significance_tests(reduction.profiles),
         "characteristics": characterise(reduction.profiles, pictures),
     }
-    run = RUN | {"cams": list(names), "models": ["m", HOSTILE[1]]}
+    run = run_of(cams=names, models=("m", HOSTILE[1]))
     return build_report(run, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
 
 

@@ -9,7 +9,7 @@ from camrobust.report.page import build_report
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
-from tests.report.test_page import RUN
+from tests.report.test_page import run_of
 from tests.summary.test_characteristics import photos
 from tests.synthetic import failures, frame, scores
 
@@ -86,14 +86,14 @@ def test_charts_hold_the_tables_numbers(made):
 
 def test_the_page_has_both_parts_and_still_builds_without_them(made):
     table, pictures, tables = made
-    page = build_report(RUN, tables, table.lazy(), pictures, failures(), frame(MAPS, [])).page
+    page = build_report(run_of(), tables, table.lazy(), pictures, failures(), frame(MAPS, [])).page
     assert "More than chance?" in page
     assert "The order by mean rank may differ from the leaderboard's order by mean" in page
     assert "What characteristics of the images explain" in page
     for name in ("curves", "heatmap", "ranks", "traits"):
         assert f'<figure id="{name}">' in page
     empty = {**tables, "tests": tables["tests"].clear(), "characteristics": tables["characteristics"].clear()}
-    page = build_report(RUN, empty, table.lazy(), pictures, failures(), frame(MAPS, [])).page
+    page = build_report(run_of(), empty, table.lazy(), pictures, failures(), frame(MAPS, [])).page
     assert "More than chance?" not in page
     assert "Too few images" in page
 
@@ -105,7 +105,7 @@ def test_probabilities_in_words():
 
 def test_floors_and_twins_are_not_drawn_among_the_characteristics(made):
     table, pictures, tables = made
-    run = RUN | {"models": ["m", "n"], "cams": ["a", "b", "random"], "same_as": {"m": {}, "n": {"b": "a"}}}
+    run = run_of(models=("m", "n"), cams=("a", "b", "random"), same_as={"m": {}, "n": {"b": "a"}})
     report = build_report(run, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
     drawn = {figure.name: figure.numbers for figure in report.figures}
     assert set(drawn["traits"].select("model", "cam").rows()) == {("m", "a"), ("m", "b"), ("n", "a")}

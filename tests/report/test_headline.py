@@ -1,12 +1,13 @@
 import polars as pl
 import pytest
 
-from camrobust.report.headline import verdict
+from camrobust.report.headline import headline
+from tests.documents import run_record
 
 LEVELS = pl.DataFrame(
     schema={"dataset": pl.String, "model": pl.String, "cam": pl.String, "consistency_adjusted": pl.Float64}
 )
-RUN = {"controls": ["random"]}
+RUN = run_record(controls=["random"])
 
 
 def line(cam, value, low=None, high=None, model="m", measure="robustness_adjusted"):
@@ -18,7 +19,7 @@ def line(cam, value, low=None, high=None, model="m", measure="robustness_adjuste
 
 
 def sentences(*lines, run=RUN):
-    return verdict(run, pl.DataFrame(lines, infer_schema_length=None), LEVELS)
+    return headline(run, pl.DataFrame(lines, infer_schema_length=None), LEVELS)
 
 
 def test_the_first_is_named_beside_its_control():
@@ -44,7 +45,7 @@ def test_what_is_not_more_than_chance_is_said_first(low, control):
 
 
 def test_without_an_interval_nothing_is_shown():
-    assert sentences(line("a", 0.5, -0.1, 0.8), run={})[0] == (
+    assert sentences(line("a", 0.5, -0.1, 0.8), run=run_record())[0] == (
         "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
         "0.50 (95 % interval -0.10 to 0.80)."
     )
@@ -52,7 +53,7 @@ def test_without_an_interval_nothing_is_shown():
         "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
         "0.50 (too few images for an interval); the control random has 0.40 (too few images for an interval)."
     )
-    assert sentences(line("a", -0.1), run={})[0].startswith("No CAM is shown to be more robust than chance")
+    assert sentences(line("a", -0.1), run=run_record())[0].startswith("No CAM is shown to be more robust than chance")
 
 
 def test_the_control_is_that_of_the_same_model():
@@ -78,10 +79,10 @@ def test_who_is_left_out_of_the_overlaps_is_said():
     rows = [line("a", 0.5, 0.4, 0.6), line("b", 0.5, 0.4, 0.6), line("c", 0.3, 0.2, 0.45), line("e", 0.2, 0.1, 0.3)]
     text = "30% of the perturbed images changed their predicted class; "
     text += "the intervals of {} rows overlap with that of the first"
-    assert sentences(*rows, run={})[1] == text.format("2 of the other 3") + "."
+    assert sentences(*rows, run=run_record())[1] == text.format("2 of the other 3") + "."
     rows.append(line("random", 0.2, 0.1, 0.5))
     assert sentences(*rows)[1] == text.format("2 of the other 3") + " (controls left out)."
-    twins = RUN | {"same_as": {"m": {"b": "a"}}}
+    twins = run_record(controls=["random"], same_as={"m": {"b": "a"}})
     assert sentences(*rows, run=twins)[1] == (
         text.format("1 of the other 2") + " (controls left out, methods with the same maps counted once)."
     )

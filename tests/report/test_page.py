@@ -13,8 +13,10 @@ from camrobust.report.gallery import RAMP, colour, exhibits, overlay
 from camrobust.report.page import build_report
 from camrobust.report.reproduce import commands
 from camrobust.results.folder import open_run
+from camrobust.results.reduce import combined_record
 from camrobust.run.summarise import aggregate
 from camrobust.summary.aggregate import summarise
+from tests.documents import VARIANT, run_record
 from tests.synthetic import failures, frame, images, maps, scores
 
 HOSTILE = [
@@ -25,9 +27,12 @@ HOSTILE = [
     "</script><b>",
     "e",
 ]
-RUN = {"digest": "d1", "config": {"gallery_images": 4, "seed": 0}, "models": ["m<i>"], "cams": ["gradcam", "random"], "controls": ["random"],  # noqa: E501
-       "variants": [{}] * 3, "same_as": {"m<i>": {}}, "target_layers": {"m<i>": "layer4"}, "versions": {"torch": "2"},
-       "hardware": {"system": "x"}}  # fmt: skip
+
+
+def run_of(models=("m<i>",), cams=("gradcam", "random"), **changes):
+    """run.json of what `build` draws."""
+    variants = [VARIANT | {"replicate": number} for number in range(3)]
+    return run_record(9, models=models, cams=cams, variants=variants, **{"config": {"gallery_images": 4}} | changes)
 
 
 class Reader(HTMLParser):
@@ -44,10 +49,10 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def build(table, gallery=True, broken=(), run=RUN):
+def build(table, gallery=True, broken=(), run=None):
     pictures = maps(table) if gallery else frame(MAPS, [])
     summaries = summarise(table.lazy())
-    return build_report(run, summaries, table.lazy(), images(table), failures(*broken), pictures).page
+    return build_report(run or run_of(), summaries, table.lazy(), images(table), failures(*broken), pictures).page
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def test_a_run_without_pictures_scores_or_severities_still_builds():
 
 
 def test_twins_are_named():
-    run = RUN | {"same_as": {"m<i>": {"hirescam": "gradcam"}}}
+    run = run_of(same_as={"m<i>": {"hirescam": "gradcam"}})
     page = build(scores(models=("m<i>",), cams=("gradcam", "hirescam"), bad=0), gallery=False, run=run)
     assert re.search(r"<th scope=\"row\">hirescam<small>same maps as gradcam</small>", page)
 
@@ -132,7 +137,7 @@ def test_nothing_secret_is_shown():
         "models": [{"name": "m", "arguments": {"hf_token": "hf_abc", "num_tokens_kept": 7, "api-key": "key-one"}}],
         "datasets": [{"images": "https://me:pw1@store/x?sig=s1&v=2"}],
     }
-    page = build(scores(), gallery=False, run=RUN | {"config": config}, broken=["x"])
+    page = build(scores(), gallery=False, run=run_of(config=config), broken=["x"])
     for secret in ("hf_abc", "key-one", "me:pw1", "sig=s1"):
         assert secret not in page
     assert "hf_token: (hidden)" in page
@@ -142,13 +147,14 @@ def test_nothing_secret_is_shown():
 
 def test_the_commands_repeat_the_run():
     versions = {"python": "3.11.2", "camrobust": "0.1.0", "torch": "2.13.0+cpu"}
-    assert commands({"versions": versions}) == [
+    assert commands(run_of(versions=versions)) == [
         "# Python 3.11.2, camrobust 0.1.0",
         "pip install torch==2.13.0",
         "camrobust run run.yaml --output again",
         "camrobust verify again",
     ]
-    assert commands({"combined": ["runs/a b", "runs/c"]}) == ["camrobust aggregate 'runs/a b' runs/c --output again"]
+    both = combined_record({"runs/a b": run_of(), "runs/c": run_of(models=("n",))}, "today")
+    assert commands(both) == ["camrobust aggregate 'runs/a b' runs/c --output again"]
 
 
 def test_flipped_predictions_with_unmoved_maps_are_shown():
@@ -167,7 +173,7 @@ def test_classes_have_their_names_in_the_gallery():
     found = exhibits(maps(table), table.lazy(), "m", "gradcam", ["ant", "bee", "bee"])
     assert found["flipped"][0].flip == ("bee (1)", "bee (2)")
     assert {cell.label for one in found["most"] for cell in one.cells} == {"bee (1)"}
-    run = RUN | {"classes": {"m": ["ant", HOSTILE[0], ""]}}
+    run = run_of(classes={"m": ["ant", HOSTILE[0], ""]})
     page = build(table, run=run)
     reader = Reader(page)
     assert f"{HOSTILE[0]}, 80%" in reader.text
@@ -199,8 +205,7 @@ def test_a_wide_run_makes_a_page_below_ten_megabytes(tmp_path):
     rows = pl.read_parquet(f"{tmp_path}/scores/**/*.parquet", hive_partitioning=True)
     kept = rows.filter(pl.col("dataset") == "dataset0")
     assert tables["by_level"].height == 5 * 2 * 10 * 40
-    document = run.run() | {"config": {"gallery_images": 12}}
-    page = build_report(document, tables, rows.lazy(), images(rows), failures(), noisy_gallery(kept)).page
+    page = build_report(run.run(), tables, rows.lazy(), images(rows), failures(), noisy_gallery(kept)).page
     assert page.count('<img src="data:') == 2 * 2 * (6 * 4 + 3 * 2)
     assert len(page.encode()) < 10_000_000
 

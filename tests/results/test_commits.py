@@ -7,7 +7,7 @@ from camrobust.contract.errors import RunFailed, UserError
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import open_store
-from camrobust.results.arrow import make_table, pack, unpack
+from camrobust.results.arrow import make_table
 from camrobust.results.commits import PartResult, delete_uncounted, keep_rest, write_commit
 from camrobust.results.counted import read_committed, read_small
 from camrobust.results.folder import fresh_folder, open_run, pending_units
@@ -26,11 +26,6 @@ def unit(image, models=("m", "n/o"), dataset="d", part=0, segments=3):
 @pytest.fixture
 def store(tmp_path):
     return open_store(str(tmp_path / "run"))
-
-
-def test_a_table_survives_the_journey_in_a_cell():
-    table = make_table(SCORES, score_rows())
-    assert unpack(pack(table)).equals(table)
 
 
 def test_what_is_written_is_what_is_read(store):

@@ -12,6 +12,7 @@ from camrobust.results.compare import compare_runs
 from camrobust.results.folder import open_run
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.differences import MEASURES, RAW, differences
+from tests.documents import change_document
 from tests.results.test_reduce import write_run
 from tests.synthetic import scores
 
@@ -168,7 +169,7 @@ def test_many_images_are_compared_on_the_same_sample_of_both(tmp_path, monkeypat
 def test_other_weights_under_one_name_are_told(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     for run, digest in zip(runs, ("1", "2"), strict=True):
-        run.write_json("run.json", run.run() | {"weights_sha256": {"m": digest}})
+        change_document(run, weights_sha256={"m": digest})
     found = compare_runs(*runs)
     assert found.settings == ["weights_sha256.m"]
     assert "settings that differ: weights_sha256.m" in found.lines()

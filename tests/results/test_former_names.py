@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from camrobust.contract.schema import IMAGES, SCORE_FILE
+from camrobust.io.budget import TableError
 from camrobust.io.store import Folder
-from camrobust.results.tables import TableError, read_frame
+from camrobust.results.tables import read_frame
 from tests.synthetic import frame
 
 OLD = {"kept_class": "same", "n_segments": "segments", "strength": "parameter"}

@@ -4,7 +4,7 @@ import re
 import polars as pl
 import pytest
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import COMMITS, SUMMARIES
 from camrobust.interface.cli import main
@@ -13,7 +13,7 @@ from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import check_combinable
 from camrobust.run.summarise import aggregate, combine, report, summaries
-from tests.documents import run_document
+from tests.documents import VARIANT, change_document, run_document, run_record
 from tests.synthetic import images, scores
 
 LEVELS = (1, 3, 5)
@@ -104,8 +104,13 @@ def test_seeds_perturbations_and_intervals_may_differ():
     numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
                             "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip
     assert "summary" not in numbers
-    one = {**run_document(1), "numbers": numbers, "variants": []}
-    check_combinable({"a": one, "b": {**one, "numbers": {**numbers, "seed": 3, "perturbations": ["contrast:2"]}}})
+    changed = {**numbers, "seed": 3, "perturbations": ["contrast:2"]}
+    check_combinable(
+        {
+            "a": run_record(numbers=numbers),
+            "b": run_record(numbers=changed, variants=[VARIANT | {"perturbation": "contrast"}]),
+        }
+    )
 
 
 def test_an_output_is_needed_for_several_and_only_then(tmp_path, capsys):
@@ -153,9 +158,11 @@ def test_a_run_given_twice_is_refused(tmp_path):
 
 def test_other_weights_under_one_name_are_refused(tmp_path):
     runs = [write_run(tmp_path / name, cams=(cam,)) for name, cam in (("a", "gradcam"), ("b", "random"))]
-    documents = {run.uri: run.run() | {"weights_sha256": {"m": name}} for run, name in zip(runs, "xy", strict=True)}
+    for run, digest in zip(runs, "xy", strict=True):
+        change_document(run, weights_sha256={"m": digest})
+    records = {run.uri: run.run() for run in runs}
     with pytest.raises(UserError, match=r"cannot be combined \(different: weights_sha256\.m\)"):
-        check_combinable(documents)
+        check_combinable(records)
 
 
 def test_a_folder_may_be_called_like_a_pattern(tmp_path):

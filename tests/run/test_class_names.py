@@ -1,6 +1,6 @@
 import pytest
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
 from camrobust.run.plan import check_models, make_plan

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from camrobust.contract.config import ClusterConfig, parse_config
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.run.ledger import Watch, open_ledger
 from camrobust.run.plain_errors import plain_errors

@@ -18,10 +18,10 @@ import polars as pl
 import pytest
 import yaml
 
-from camrobust.bench.chaos import trial as trials
+from camrobust.bench.chaos import faults
 from camrobust.bench.chaos.harness import chaos
+from camrobust.bench.chaos.judge import KEYS, compare
 from camrobust.bench.chaos.nodes import nodes
-from camrobust.bench.chaos.trial import compare
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io.store import open_store
@@ -125,8 +125,8 @@ def test_watch_spot_wants_both_or_neither(capsys):
 def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
     """The chaos bench itself, with faults chosen instead of drawn."""
     plans = [
-        [(0.1, trials.kill_node), (0.3, trials.corrupt)],
-        [(0.1, trials.drain_node)],
+        [(0.1, faults.kill_node), (0.3, faults.corrupt)],
+        [(0.1, faults.drain_node)],
     ]
     monkeypatch.setattr("camrobust.bench.chaos.harness.choose", lambda dice, **_: plans.pop(0))
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
@@ -136,14 +136,14 @@ def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatc
 
 
 def test_what_is_injected_depends_on_the_seed_alone():
-    draw = [trials.choose(random.Random("0/7"), store=True, disk=True) for _ in range(2)]
+    draw = [faults.choose(random.Random("0/7"), store=True, disk=True) for _ in range(2)]
     assert draw[0] == draw[1]
-    kinds = {fault for number in range(200) for _, fault in trials.choose(random.Random(number), store=True, disk=True)}
-    assert kinds == {*trials.ANYWHERE, *trials.STORE, trials.full_disk}
+    kinds = {fault for number in range(200) for _, fault in faults.choose(random.Random(number), store=True, disk=True)}
+    assert kinds == {fault.inject for fault in faults.FAULTS}
 
 
 def test_rows_lost_doubled_and_different_are_counted():
-    keys = {key: ["a", "a", "b"] for key in trials.KEYS[:-1]}
+    keys = {key: ["a", "a", "b"] for key in KEYS[:-1]}
     expected = pl.DataFrame({**keys, "replicate": [0, 1, 0], "rbo": [0.1, 0.2, None]})
     assert compare(expected, expected) == {"lost": 0, "doubled": 0, "different": 0}
     assert compare(expected[1:], expected)["lost"] == 1

@@ -134,4 +134,4 @@ def test_commits_that_reach_the_store_after_another_driver_is_done_do_not_count(
     cleared = results(output)
     assert not [key for key in cleared if "/00000001-" in key]
     assert scores(output).equals(rows)
-    assert done_of(output)["lease"] > 2
+    assert done_of(output).lease > 2

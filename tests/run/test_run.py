@@ -216,8 +216,8 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
     assert redone["done"] == redone["total"] == 40 - len(kept)
     assert redone["stages"]["explain"]["images"] == redone["total"]
-    assert finished["attempts"] == 2
-    assert finished["stages"]["commit"]["images"] >= redone["total"]
+    assert finished.attempts == 2
+    assert finished.stages["commit"].images >= redone["total"]
     told = camrobust("status", out)
     assert "complete: 40 of 40 images and parts (100.0%)" in told.stderr
     assert "explain" in told.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from camrobust import load_run
+from camrobust.interface.evaluation import load_run
 from camrobust.results.folder import open_run
 from tests.runs import command, environment, failures, scores
 

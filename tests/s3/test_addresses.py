@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import camrobust as package
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io.images import decode

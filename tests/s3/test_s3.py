@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from ray import cloudpickle
 
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io import s3 as stores

@@ -1,1 +1,1 @@
-"""Faults caused on purpose, for real: what `camrobust bench chaos` injects."""
+"""Real faults, injected on purpose: `camrobust bench chaos` and `camrobust bench fuzz`."""

@@ -1,7 +1,7 @@
-"""`camrobust bench fuzz --images N --seed S`: damaged pictures through Load, in processes that may die of them.
+"""`camrobust bench fuzz --images N --seed S`: load damaged pictures in separate processes, which may crash.
 
-Every picture must end as a row: scored or a failure with a kind. What must not happen is a crash, an exception, a
-picture that takes longer than `LIMIT_S`, and a worker above its budget of memory.
+Every picture must end as a row, scored or failed. It is an error if a process crashes, raises an exception, takes
+longer than `LIMIT_S` per picture, or exceeds its memory budget.
 """
 
 import json
@@ -17,7 +17,7 @@ from threading import Timer
 from typing import IO, Any, cast
 
 from camrobust.bench.chaos.pictures import damaged, seed_pictures
-from camrobust.contract.config import parse_config
+from camrobust.contract.config_file import parse_config
 from camrobust.run.stages.batches import PENDING, batch_of
 from camrobust.run.stages.load import Load
 
@@ -33,12 +33,12 @@ Say = Callable[[str], None]
 
 @dataclass
 class Fuzzed:
-    """What became of the pictures.
+    """How the pictures ended.
 
     Attributes:
-        outcomes: pictures by format and outcome.
-        peak_mib: of any worker, above its memory when idle; 0 where the system does not tell.
-        wrong: pictures that ended in anything but a row, and how.
+        outcomes: number of pictures by format and outcome.
+        peak_mib: largest memory of a worker above its memory when idle; 0 where the system does not report it.
+        wrong: pictures that did not end as a row, and what happened.
     """
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -47,11 +47,11 @@ class Fuzzed:
 
     @property
     def passed(self) -> bool:
-        """Whether every picture became a row and no worker went above its budget."""
+        """Whether every picture became a row and no worker exceeded its budget."""
         return not self.wrong and self.peak_mib <= BUDGET_MIB
 
     def rows(self) -> list[dict[str, Any]]:
-        """Per format: how many, and how they ended."""
+        """For each format, the number of pictures and how they ended."""
         kinds = sorted({kind for _, kind in self.outcomes} - {SCORED})
         formats = sorted({name for name, _ in self.outcomes})
         lines = []
@@ -68,25 +68,25 @@ def fuzz(images: int, seed: int, say: Say = lambda _: None) -> Fuzzed:
     """Damage pictures and load them.
 
     Args:
-        images: how many.
-        seed: of what is damaged and how; number n of a seed is the same picture every time.
-        say: takes a line now and then.
+        images: number of pictures.
+        seed: decides the damage; picture n of a seed is always the same.
+        say: receives a line of progress.
     """
     say(f"{len(seed_pictures())} seed pictures, {images:,} damaged ones")
     batches = [range(start, min(start + BATCH, images)) for start in range(0, images, BATCH)]
-    found = Fuzzed()
+    total = Fuzzed()
     with ThreadPoolExecutor(PROCESSES) as pool:
         shares = [batches[number::PROCESSES] for number in range(PROCESSES)]
         for part in pool.map(lambda share: _share(seed, share), shares):
-            found.outcomes += part.outcomes
-            found.peak_mib = max(found.peak_mib, part.peak_mib)
-            found.wrong += part.wrong
-    return found
+            total.outcomes += part.outcomes
+            total.peak_mib = max(total.peak_mib, part.peak_mib)
+            total.wrong += part.wrong
+    return total
 
 
 def _share(seed: int, batches: Iterable[Sequence[int]]) -> Fuzzed:
-    """Some batches in one process after the other; of a batch that kills its process each picture is tried alone."""
-    found = Fuzzed()
+    """Load some batches in one process; if a batch kills it, load each of its pictures alone in a new one."""
+    outcome = Fuzzed()
     worker = _Process(seed)
     for batch in batches:
         answer = worker.do(batch)
@@ -96,27 +96,28 @@ def _share(seed: int, batches: Iterable[Sequence[int]]) -> Fuzzed:
                 alone = worker.do([number])
                 if alone is None:
                     worker = _Process(seed)
-                _take(found, seed, [number], alone)
+                _add(outcome, seed, [number], alone)
         else:
-            _take(found, seed, batch, answer)
+            _add(outcome, seed, batch, answer)
     worker.end()
-    return found
+    return outcome
 
 
-def _take(found: Fuzzed, seed: int, numbers: Sequence[int], answer: dict[str, Any] | None) -> None:
+def _add(outcome: Fuzzed, seed: int, numbers: Sequence[int], answer: dict[str, Any] | None) -> None:
+    """Add the answer about some pictures, None for a crash."""
     kinds = [CRASH] * len(numbers) if answer is None else answer["kinds"]
     for number, kind in zip(numbers, kinds, strict=True):
         name, _ = damaged(seed, number)
         short = kind.partition(":")[0]
-        found.outcomes[name, short] += 1
+        outcome.outcomes[name, short] += 1
         if short in (CRASH, "exception"):
-            found.wrong.append(f"picture {number} of seed {seed} ({name}): {kind}")
+            outcome.wrong.append(f"picture {number} of seed {seed} ({name}): {kind}")
     if answer is not None:
-        found.peak_mib = max(found.peak_mib, answer["peak_mib"])
+        outcome.peak_mib = max(outcome.peak_mib, answer["peak_mib"])
 
 
 class _Process:
-    """A process that loads pictures; asked and answering in lines of JSON."""
+    """A process that loads pictures; questions and answers are lines of JSON."""
 
     def __init__(self, seed: int) -> None:
         self.process = subprocess.Popen(
@@ -126,7 +127,7 @@ class _Process:
         self.questions, self.answers = cast("IO[str]", self.process.stdin), cast("IO[str]", self.process.stdout)
 
     def do(self, numbers: Sequence[int]) -> dict[str, Any] | None:
-        """How these pictures ended; None where the process died of them, or did not end in time."""
+        """How these pictures ended; None if the process crashed or took too long."""
         timer = Timer(LIMIT_S * len(numbers), self.process.kill)
         timer.start()
         try:
@@ -144,19 +145,19 @@ class _Process:
         return answer
 
     def end(self) -> None:
-        """Let the process end."""
+        """End the process."""
         self.process.communicate()
 
 
 def _mib(name: str) -> float:
-    """VmRSS or VmHWM of this process."""
+    """Memory of this process: VmRSS is the present one, VmHWM the largest so far."""
     if not STATUS.exists():
         return 0.0
     return int(STATUS.read_text().partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def _work(seed: int) -> None:
-    """What a process does: batches of numbers come in, kinds of failure and the peak of memory go out."""
+    """The work of a process: it reads batches of numbers and writes kinds of failure and the peak memory."""
     with tempfile.TemporaryDirectory(prefix="camrobust-fuzz-") as temporary:
         folder = Path(temporary)
         load = Load(parse_config({
@@ -174,7 +175,7 @@ def _work(seed: int) -> None:
 
 
 def _load(load: Load, folder: Path, contents: Sequence[bytes]) -> list[str]:
-    """Kinds of failure, or SCORED; each picture alone where the batch raises, so that the one is named."""
+    """Kinds of failure, or SCORED. If the batch raises, each picture is loaded alone to find the one that does."""
     paths = [folder / f"{number}.jpg" for number in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`camrobust bench chaos N --seed S`: N trials on a cluster of several raylets, and the table of what happened."""
+"""`camrobust bench chaos N --seed S`: N trials on a cluster of several raylets, and a table of their outcomes."""
 
 import os
 import random
@@ -16,9 +16,11 @@ import polars as pl
 import torch
 from PIL import Image
 
+from camrobust.bench.chaos.faults import choose
+from camrobust.bench.chaos.judge import judge, rows_of
 from camrobust.bench.chaos.nodes import Nodes, nodes
 from camrobust.bench.chaos.proxy import Faults, failing_store
-from camrobust.bench.chaos.trial import Trial, carry_out, choose, judge, rows_of, write_config
+from camrobust.bench.chaos.trial import Trial, carry_out, write_config
 from camrobust.contract.errors import RunFailed
 from camrobust.core.draws import Draws
 from camrobust.io.objects import Store
@@ -39,16 +41,16 @@ def chaos(count: int, seed: int, show: Show = lambda _: None) -> list[dict[str, 
     """Run the trials.
 
     Args:
-        count: how many.
-        seed: of what is injected.
-        show: takes each trial's line as it ends.
+        count: number of trials.
+        seed: decides the faults.
+        show: receives the line of each trial when it ends.
 
     Returns:
-        One line per trial; `exact` says that in the end every row was there once and equal to the bit, and that
-        every attempt ended with an exit code that says what it means.
+        One line per trial. `exact` means that in the end every row existed once and was equal to the last bit, and
+        that every attempt ended with an expected exit code.
 
     Raises:
-        RunFailed: a node or the clean run cannot be started.
+        RunFailed: a node or the run without faults cannot be started.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camrobust-chaos-")))
@@ -68,7 +70,7 @@ def chaos(count: int, seed: int, show: Show = lambda _: None) -> list[dict[str, 
 
 
 def _replenish(cluster: Nodes) -> None:
-    """A trial begins with as many living nodes as every other."""
+    """Replace lost nodes and remove surplus ones, so that every trial begins with the same number."""
     for node in list(cluster.workers):
         if node.process.poll() is not None:
             cluster.lose(node)
@@ -79,7 +81,7 @@ def _replenish(cluster: Nodes) -> None:
 
 
 class _Bench:
-    """What all trials share: photos, and the rows of a run that nothing happened to."""
+    """The cluster and settings that all trials share, and the rows of a run without faults."""
 
     def __init__(
         self, folder: Path, cluster: Nodes, faults: Faults | None, environment: dict[str, str], stack: ExitStack
@@ -91,7 +93,7 @@ class _Bench:
         self.disk = _can_mount(folder)
 
     def trial(self, number: int, dice: random.Random) -> dict[str, Any]:
-        """One trial: S3 and folder take turns where there is a store; every fifth is wide."""
+        """Run one trial. With a store, every other trial uses S3; every fifth trial is wide."""
         wide, remote = number % WIDE_EVERY == WIDE_EVERY - 1, self.faults is not None and number % 2 == 0
         expected = self._expected(wide=wide)
         start = time.monotonic()
@@ -119,7 +121,7 @@ class _Bench:
         return Trial(number, dice, self.cluster, config, output, photos, IMAGES, self.environment, faults)
 
     def _expected(self, *, wide: bool) -> pl.DataFrame:
-        """Rows of a clean run on the same cluster, measured once."""
+        """Rows of a run without faults on the same cluster, measured once."""
         if wide not in self.expected:
             trial = self._prepare(-1 - wide, random.Random(0), wide=wide, remote=False)
             trial.start()
@@ -131,7 +133,7 @@ class _Bench:
 
 
 def write_photos(store: Store, count: int = IMAGES, height: int = 72, width: int = 80) -> None:
-    """Smooth random colours as JPEG, the same every time."""
+    """Write JPEG files of smooth random colours, always the same."""
     for number in range(count):
         coarse = Draws.of(0, "", [str(number)], "chaos", "", 0).uniform((3, 5, 6))
         fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
@@ -148,7 +150,7 @@ def _new_bucket() -> str:
 
 
 def _can_mount(folder: Path) -> bool:
-    """Whether a small file system can be made here, which takes root."""
+    """Whether a small file system can be mounted here, which needs root."""
     place = folder / "mount"
     place.mkdir()
     with suppress(OSError, subprocess.CalledProcessError), _mounted(place):
@@ -166,21 +168,13 @@ def _mounted(place: Path) -> Iterator[None]:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
-    """Per kind of fault: trials it struck in, done at once, most attempts, rows not exact, files touched."""
+    """For each kind of fault: times, trials done at once, most attempts, rows not exact, files touched."""
     kinds = Counter(kind.split(" (")[0] for line in lines for kind in line["injected"])
     rows: list[tuple[object, ...]] = []
-    for kind, struck in sorted(kinds.items()):
-        mine = [line for line in lines if any(one.split(" (")[0] == kind for one in line["injected"])]
-        rows.append(
-            (
-                kind,
-                struck,
-                sum(line["exits"][0] == 0 for line in mine),
-                max(len(line["exits"]) for line in mine),
-                sum(line["lost"] for line in mine),
-                sum(line["doubled"] for line in mine),
-                sum(line["different"] for line in mine),
-                sum(line["touched"] for line in mine),
-            )
-        )
+    for kind, times in sorted(kinds.items()):
+        struck = [line for line in lines if any(fault.split(" (")[0] == kind for fault in line["injected"])]
+        at_once = sum(line["exits"][0] == 0 for line in struck)
+        attempts = max(len(line["exits"]) for line in struck)
+        counts = [sum(line[name] for line in struck) for name in ("lost", "doubled", "different", "touched")]
+        rows.append((kind, times, at_once, attempts, *counts))
     return rows

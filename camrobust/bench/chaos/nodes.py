@@ -1,6 +1,6 @@
-"""Several Ray nodes on one machine, each with its own processes, so that one can be killed alone.
+"""Several Ray nodes on one machine. Each has its own processes, so that one node can be killed alone.
 
-All of them listen on loopback only and want the token of `Nodes.environment`.
+All of them listen only on loopback and require the token of `Nodes.environment`.
 """
 
 import os
@@ -27,10 +27,10 @@ STORE_BYTES = 200 * 2**20
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port on loopback that no process uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -38,38 +38,37 @@ class Node:
     """One raylet with its workers.
 
     Attributes:
-        process: the `ray start --block` that keeps it.
-        known: every process ever seen below it, and when it began: numbers of processes are used again.
+        process: the `ray start --block` that keeps the node alive.
+        known: every process ever seen below it, and when it began, because process ids are reused.
     """
 
     process: subprocess.Popen[bytes]
     known: dict[int, str] = field(default_factory=dict)
 
     def below(self) -> set[int]:
-        """Its processes; a worker whose raylet died is still known."""
+        """Ids of its running processes, also of workers whose raylet died."""
         for pid in descendants(self.process.pid):
             self.known[pid] = started(pid)
         return {pid for pid, began in self.known.items() if began and started(pid) == began}
 
     def workers(self, *stages: str) -> list[int]:
-        """Its worker processes that run a stage."""
+        """Ids of its worker processes that run one of these stages."""
         return sorted(pid for pid in self.below() if any(f"({stage})" in title(pid) for stage in stages))
 
     def kill(self) -> None:
-        """As a machine whose power is cut."""
-        below = self.below()
-        kill({self.process.pid, *below})
+        """End all its processes at once, as if the machine lost power."""
+        kill({self.process.pid, *self.below()})
         self.process.wait()
 
 
 class Nodes:
-    """A head that holds no work and some worker nodes.
+    """A head without work and some worker nodes.
 
     Args:
-        environment: of every process.
-        cpus: of each worker node.
-        job_server: also start the dashboard with the job server, at the attribute of that name.
-        offers: further arguments of `ray start` for worker nodes: labels, resources.
+        environment: environment variables of every process.
+        cpus: number of CPUs of each worker node.
+        job_server: also start the dashboard with the job server, at the address in the attribute `job_server`.
+        offers: further arguments of `ray start` for worker nodes, such as labels and resources.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class Nodes:
         return node
 
     def add(self) -> Node:
-        """Another worker node."""
+        """Start another worker node."""
         self.workers.append(self._start(f"--address={self.address}", f"--num-cpus={self.cpus}", *self.offers))
         return self.workers[-1]
 
@@ -124,19 +123,22 @@ class Nodes:
 
     def drain(self, node: Node, seconds: int) -> None:
         """Announce that a node will be taken away, as a spot market does."""
-        # Once every node is lost or drained there is nobody to tell.
+        # Ray refuses if no other node is left.
         with suppress(RunFailed):
             drain(self.identity(node), self.address, seconds)
 
     def identity(self, node: Node) -> str:
         """A node's id in Ray, from the arguments of its processes."""
-        found = re.findall(r"--node[-_]id=([0-9a-f]{56})", " ".join(title(pid) for pid in node.below()))
-        if not found:
-            raise RunFailed("chaos: a node's id is not among its processes' arguments; this Ray starts them otherwise")
-        return str(found[0])
+        ids = re.findall(r"--node[-_]id=([0-9a-f]{56})", " ".join(title(pid) for pid in node.below()))
+        if not ids:
+            raise RunFailed(
+                "chaos: a node's id is missing from the arguments of its processes; this version of Ray starts them in "
+                "another way"
+            )
+        return str(ids[0])
 
     def stop(self) -> None:
-        """End every process that was started here."""
+        """Kill every process of the cluster."""
         for node in (*self.workers, self.head):
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -146,7 +148,7 @@ class Nodes:
 def nodes(
     count: int, environment: Mapping[str, str], cpus: int = 1, *, job_server: bool = False, offers: Sequence[str] = ()
 ) -> Iterator[Nodes]:
-    """A head and some worker nodes for as long as the block runs; arguments as of `Nodes`."""
+    """A head and some worker nodes while the block runs; arguments as for `Nodes`."""
     cluster = Nodes(environment, cpus, job_server=job_server, offers=offers)
     try:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Small pictures in every format that is read, and ways to damage them: what `camrobust bench fuzz` decodes."""
+"""Small pictures in every supported format, and ways to damage them, for `camrobust bench fuzz`."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from camrobust.io.codecs import PNG_SIGNATURE, png_chunks
 
 WIDTH, HEIGHT = 136, 104
 HUGE = (0, 1, 255, 13_377, 16_383, 30_000, 65_535, 2**24, 2**31 - 1, 2**32 - 1)
-"""Sizes for a header to announce."""
+"""Image sizes to write into a header."""
 HEADER_BYTES = 96
 SEEDS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "AVIF": (("RGB", {"speed": 10}), ("RGBA", {"speed": 10}), ("L", {"speed": 10}),
@@ -42,19 +42,19 @@ SEEDS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
              ("1", {"compression": "group4"}), ("LAB", {}), ("YCbCr", {}), ("RGB", {"compression": "zstd"})),
     "WEBP": (("RGB", {}), ("RGBA", {}), ("RGB", {"lossless": True}), ("RGB", {"save_all": True})),
 }  # fmt: skip
-"""By format: modes, and how Pillow is to save them."""
+"""For each format, modes of pictures and Pillow's settings to save them with."""
 
 
 @cache
 def seed_pictures() -> tuple[tuple[str, bytes], ...]:
-    """Formats and files, undamaged, the same every time; those that this Pillow cannot write are left out."""
+    """Formats and contents of undamaged pictures, always the same; without formats that this Pillow cannot write."""
     Image.init()
-    found = []
+    pictures = []
     for kind, variants in SEEDS.items():
         for mode, settings in variants:
             with suppress(KeyError, OSError):
-                found.append((kind, _saved(kind, mode, settings)))
-    return tuple(found)
+                pictures.append((kind, _saved(kind, mode, settings)))
+    return tuple(pictures)
 
 
 def _saved(kind: str, mode: str, settings: dict[str, Any]) -> bytes:
@@ -82,7 +82,7 @@ def _in_mode(photo: Image.Image, mode: str) -> Image.Image:
 
 
 def damaged(seed: int, number: int) -> tuple[str, bytes]:
-    """The number-th damaged picture of a seed: its format before, and the bytes."""
+    """Damaged picture of this number and seed: the original format, and the bytes."""
     dice = Random(f"{seed}/{number}")
     kind, content = dice.choice(seed_pictures())
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
@@ -93,7 +93,7 @@ def damaged(seed: int, number: int) -> tuple[str, bytes]:
 
 
 def _flipped(content: bytes, dice: Random) -> bytes:
-    """Some bits turned, anywhere or in the header."""
+    """Flip some bits, anywhere or in the header."""
     changed = bytearray(content)
     reach = len(changed) if dice.random() < 0.5 else min(len(changed), HEADER_BYTES)
     for _ in range(dice.choice((1, 2, 4, 16, 64)) if reach else 0):
@@ -106,14 +106,14 @@ def _cut(content: bytes, dice: Random) -> bytes:
 
 
 def _spliced(content: bytes, dice: Random) -> bytes:
-    """The head of another picture in front of the rest of this one."""
+    """Replace the beginning with that of another picture."""
     _, other = dice.choice(seed_pictures())
     place = dice.choice((4, 12, 16, 32, 64, dice.randrange(1, 400)))
     return other[:place] + content[place:]
 
 
 def _swapped(content: bytes, dice: Random) -> bytes:
-    """Two pieces exchanged: whole chunks of a PNG, else any."""
+    """Exchange pieces: whole chunks of a PNG, any two pieces of another format."""
     if content.startswith(PNG_SIGNATURE):
         pieces = [content[start:end] for _, start, end in png_chunks(content)]
         dice.shuffle(pieces)
@@ -123,7 +123,7 @@ def _swapped(content: bytes, dice: Random) -> bytes:
 
 
 def _huge(content: bytes, dice: Random) -> bytes:
-    """Another size announced: where the true one stands, or anywhere in the header."""
+    """Write another size, in place of the true one or anywhere in the header."""
     order = dice.choice("<>")
     code = dice.choice("HI")
     value = dice.choice(HUGE) & (0xFFFF if code == "H" else 0xFFFFFFFF)
@@ -148,7 +148,7 @@ def _blank(content: bytes, dice: Random) -> bytes:
 
 
 def _with_sums(content: bytes) -> bytes:
-    """A PNG with right checksums, so that the damage is met behind them."""
+    """A PNG with correct checksums, so that a decoder does not stop at them."""
     pieces = [PNG_SIGNATURE]
     for kind, start, end in png_chunks(content):
         body = content[start + 8 : end - 4]

@@ -1,4 +1,4 @@
-"""Real processes to kill: what runs below a process, by /proc; only what this program has started is ever signalled."""
+"""Real processes to kill, read from /proc. Only processes that this program has started are ever signalled."""
 
 import os
 import signal
@@ -7,22 +7,22 @@ from pathlib import Path
 
 
 def descendants(root: int) -> set[int]:
-    """Processes below a process."""
+    """Ids of the processes that a process has started, and of those that they have started."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found: set[int] = set()
+    below: set[int] = set()
     fresh = {root}
     while fresh:
-        fresh = {child for child, parent in parents.items() if parent in fresh} - found
-        found |= fresh
-    return found
+        fresh = {child for child, parent in parents.items() if parent in fresh} - below
+        below |= fresh
+    return below
 
 
 def title(pid: int) -> str:
-    """What a process calls itself; Ray titles a worker after what it runs. Empty where it is no more."""
+    """The command line of a process, empty if it has ended; Ray writes there what a worker runs."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -30,7 +30,7 @@ def title(pid: int) -> str:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal."""
+    """Whether a process is paused by a signal."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
@@ -38,7 +38,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def kill(pids: set[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal; a process that has ended is no error."""
+    """Send a signal to processes; those that have ended are skipped."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

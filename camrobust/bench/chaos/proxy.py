@@ -1,4 +1,4 @@
-"""A store that fails on purpose: an HTTP proxy on loopback in front of an S3 endpoint."""
+"""An S3 store that fails on purpose: an HTTP proxy on loopback in front of a real endpoint."""
 
 import http.client
 import random
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 FAULTS = ("refuse", "slow", "cut", "deaf")
-"""503 SlowDown; an answer that comes late; one that breaks off; one that is lost after the store has acted."""
+"""Answer 503 SlowDown; answer late; break the answer off; lose the answer after the store has acted."""
 HOP = {"connection", "keep-alive", "transfer-encoding", "proxy-connection"}
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>on purpose</Message></Error>"
 SLOW_S = 1.5
@@ -22,15 +22,16 @@ HOLD_S = 300.0
 
 @dataclass
 class Faults:
-    """How often which fault strikes; may be changed while the proxy runs.
+    """How often each fault strikes; may be changed while the proxy runs.
 
     Attributes:
         shares: probability per request, by name in `FAULTS`.
-        dice: decides.
-        struck: how often each has struck.
-        requests: requests seen.
-        hold: pattern of "METHOD PATH"; such a request waits until `let_go` is set, and reaches the store late.
-        holding: how many have waited.
+        dice: decides which requests fail.
+        struck: how often each fault has struck.
+        requests: number of requests so far.
+        hold: pattern of "METHOD PATH"; a matching request reaches the store only after `let_go` is set.
+        holding: number of requests that were held.
+        let_go: lets the held requests go on.
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -42,13 +43,13 @@ class Faults:
     let_go: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, request: str) -> None:
-        """Hold a request back that is to be late."""
+        """Wait if this request is to be held."""
         if self.hold and re.search(self.hold, request):
             self.holding += 1
             self.let_go.wait(HOLD_S)
 
     def draw(self) -> str:
-        """The fault of the next request, or nothing."""
+        """Name of the fault of the next request, empty for none."""
         self.requests += 1
         left = self.dice.random()
         for name, share in self.shares.items():
@@ -68,14 +69,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def relay(self) -> None:
-        """Pass one request on, or fail it."""
+        """Pass one request on, or fail."""
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.faults.wait(f"{self.command} {self.path}")
         fault = self.faults.draw()
         if fault == "refuse":
             self.close_connection = True
-            told = b"" if self.command == "HEAD" else SLOW_DOWN
-            self._answer(503, [("Content-Type", "application/xml")] if told else [], told, len(told))
+            body = b"" if self.command == "HEAD" else SLOW_DOWN
+            self._answer(503, [("Content-Type", "application/xml")] if body else [], body, len(body))
             return
         if fault == "slow":
             time.sleep(SLOW_S)
@@ -92,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _ask(self, content: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.upstream, timeout=60)
         try:
-            # The host that the client signed goes through as it is.
+            # The client has signed the host, so it must stay as it is.
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in HOP | {"expect"}:
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() != "content-length":
                 self.send_header(name, value)
-        # A HEAD's length is that of the object that it does not send.
+        # The answer to HEAD gives the length of the object, which it does not send.
         known = {name.lower(): value for name, value in headers}.get("content-length")
         self.send_header("Content-Length", known if known and self.command == "HEAD" else str(length))
         self.end_headers()
@@ -124,16 +125,16 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A client that went away, or a store that did, is what this is about."""
+        """Say nothing: lost clients and stores are expected here."""
 
 
 @contextmanager
 def failing_store(endpoint: str, faults: Faults) -> Iterator[str]:
-    """The address of a proxy on loopback that fails as told.
+    """Run a proxy that fails, and give its address on loopback.
 
     Args:
-        endpoint: of the real store, http://host:port.
-        faults: what strikes, and counts of it.
+        endpoint: address of the real store, http://host:port.
+        faults: what strikes, and how often it has.
     """
     handler = type("_Bound", (_Handler,), {"upstream": urlsplit(endpoint).netloc, "faults": faults})
     server = _Server(("127.0.0.1", 0), handler)

@@ -1,1 +1,1 @@
-"""What the machinery around the measurements costs: the job, millions of images, millions of rows."""
+"""The cost of everything around the measuring: the job itself, millions of images, millions of rows."""

@@ -1,8 +1,8 @@
-"""`camrobust bench scale N`: what lies around the measuring, at N images: planning, the stream, resume, verify.
+"""`camrobust bench scale N`: a run of N images without the measuring: planning, the stream, resume, verify.
 
-The manifest names N images that do not exist, and a stub stands for load, perturb and explain: it returns the rows of
-an image without looking at it. Everything else is the job's own code. Every step runs in a process of its own; shown is
-by how much its greatest resident memory exceeds what the imports take.
+The manifest names N images that do not exist. A stub replaces load, perturb and explain: it returns the rows of an
+image without reading it. Everything else is the job's own code. Every step runs in its own process. The memory shown is
+the largest resident memory of that process, less what its imports take.
 """
 
 import multiprocessing
@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
 from camrobust.results.arrow import TABLES, empty_frame, make_table
@@ -29,25 +30,25 @@ from camrobust.run.session import session
 from camrobust.run.stages.batches import MEASURED, batch_of, rows_column
 
 IMAGES_PER_COMMIT = 1500
-"""About what a run of 95 variants and 10 CAMs puts into one commit: so there are as many files as in a real run."""
+"""About as many as a run of 95 variants and 10 CAMs puts into one commit, so that the number of files is realistic."""
 LEVELS = 4
 STREAMED = 10_000
-"""The stream is timed over so many images at most, with twice as many to see whether the driver grows."""
+"""Most images over which the stream is timed; then twice as many, to see whether the driver's memory grows."""
 ROUND = 5_000
-"""Images in one round of it; the job's are larger, and what its driver holds grows with the round, not with the run."""
+"""Images in one round of the stream. A job has larger rounds; its driver's memory grows with the round, not the run."""
 
 Say = Callable[[str], None]
 
 
 def scale(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
-    """Go through a run of so many images, step by step.
+    """Carry out a run of so many images, step by step.
 
     Args:
-        images: how many; a million takes minutes, ten millions half an hour.
-        say: takes a line when a step begins.
+        images: number of images; a million takes minutes, ten million half an hour.
+        say: receives a line when a step begins.
 
     Returns:
-        Per step: what was done, seconds, MiB by which the process grew at most, and a remark.
+        For each step its name, seconds, the MiB by which its process grew, and a remark.
     """
     steps: list[tuple[str, Callable[[str, int], str]]] = [
         ("list the manifest, plan", _plan),
@@ -76,7 +77,7 @@ def _timed(step: Callable[[str, int], str], folder: str, images: int) -> tuple[f
 
 
 def _resident_mib() -> int:
-    """Greatest resident memory of this process since it began."""
+    """Largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -121,7 +122,7 @@ def _bytes(run: RunFolder, prefix: str) -> int:
 
 
 def _scores(images: pl.DataFrame) -> pl.DataFrame:
-    """The rows that a stub gives for some images: all columns of the schema, noise in the similarities."""
+    """The rows that the stub returns for some images: all columns of the schema, noise in the similarities."""
     levels = pl.DataFrame({"strength": [f"sigma={level}" for level in range(LEVELS)]})
     rows = images.select("dataset", "image_id").join(levels, how="cross")
     noise = np.random.default_rng(rows.height).random(rows.height, np.float32)
@@ -137,10 +138,10 @@ def _scores(images: pl.DataFrame) -> pl.DataFrame:
 
 
 def _commit(run: RunFolder, images: pl.DataFrame) -> None:
-    """Commits as the job writes them, without its stream."""
-    for some in images.iter_slices(IMAGES_PER_COMMIT):
-        units = some.select("dataset", "image_id", part=pl.lit(0), rows=pl.lit(LEVELS), failures=pl.lit(0))
-        put_commit(run.store, units.select(empty_frame(COMMITS).columns), _scores(some), {})
+    """Write commits as the job does, without its stream."""
+    for batch in images.iter_slices(IMAGES_PER_COMMIT):
+        units = batch.select("dataset", "image_id", part=pl.lit(0), rows=pl.lit(LEVELS), failures=pl.lit(0))
+        put_commit(run.store, units.select(empty_frame(COMMITS).columns), _scores(batch), {})
 
 
 def _first_half(folder: str, images: int) -> str:
@@ -160,11 +161,11 @@ def _resume(folder: str, images: int) -> str:
 
 
 class _Stub:
-    """Stands for load, perturb and explain; so cheap that the engine is what is timed."""
+    """Replaces load, perturb and explain. It is so cheap that only the engine is timed."""
 
     def __init__(self) -> None:
-        one = pl.DataFrame({"dataset": ["synthetic"], "image_id": [""]})
-        self.scores = make_table(SCORES, _scores(one).to_dict(as_series=False))
+        image = pl.DataFrame({"dataset": ["synthetic"], "image_id": [""]})
+        self.scores = make_table(SCORES, _scores(image).to_dict(as_series=False))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         count, place = batch.num_rows, self.scores.schema.get_field_index("image_id")
@@ -177,15 +178,15 @@ class _Stub:
 
 def _stream(folder: str, images: int, most: int = STREAMED) -> str:
     """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
-    some = (
+    pending = (
         pl.scan_parquet(_run(folder).store.locate("pending.parquet"), glob=False, hive_partitioning=False)
         .head(min(most, images // 2))
         .collect()
     )
-    aside = open_run(f"{folder}/streamed-{some.height}")
+    aside = open_run(f"{folder}/streamed-{pending.height}")
     with session("local", _config(folder).cluster):
         start, before = time.monotonic(), _resident_mib()
-        commits = in_rounds(some, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
+        commits = in_rounds(pending, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
         done = sum(int(commit["parts"]) for commit in commits)
         seconds = time.monotonic() - start
     entries = list(aside.store.list("scores/"))
@@ -208,5 +209,5 @@ def _second_half(folder: str, images: int) -> str:
 
 
 def _verify(folder: str, _: int) -> str:
-    verdict = verify(_run(folder))
-    return f"{verdict.score_rows:,} rows, complete: {verdict.complete}"
+    completeness = verify(_run(folder))
+    return f"{completeness.score_rows:,} rows, complete: {completeness.complete}"

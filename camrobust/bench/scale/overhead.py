@@ -1,4 +1,4 @@
-"""`camrobust bench overhead N`: the job through Ray against the same stages in a bare loop, on this machine."""
+"""`camrobust bench overhead N`: the job on Ray against the same stages in a bare loop, on this machine."""
 
 import tempfile
 import time
@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from camrobust.bench.chaos.harness import write_photos
-from camrobust.contract.config import RunConfig, parse_config
+from camrobust.contract.config import RunConfig
+from camrobust.contract.config_file import parse_config
+from camrobust.contract.errors import RunFailed
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run, pending_units
 from camrobust.run.batch_sizes import images_per_commit
@@ -26,14 +28,14 @@ Say = Callable[[str], None]
 
 
 def overhead(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
-    """Time the same work three ways, each from its first line to its last commit, models and workers started included.
+    """Time the same work in three ways, from the start of models and workers to the last commit.
 
     Args:
-        images: how many to measure; take enough for a minute of work.
-        say: takes a line when a way begins.
+        images: number of images; enough for a minute of work.
+        say: receives a line when a way begins.
 
     Returns:
-        Per way: images per second, and the ratio to the bare loop.
+        For each way the images per second, and their ratio to the bare loop.
     """
     with tempfile.TemporaryDirectory(prefix="camrobust-overhead-") as temporary:
         folder = Path(temporary)
@@ -84,5 +86,7 @@ def _bare(config: RunConfig) -> float:
 
 def _job(config: RunConfig) -> float:
     run(config)
-    done = open_run(config.output).done() or {}
-    return float(done["seconds"]["measure"])
+    done = open_run(config.output).done()
+    if done is None:
+        raise RunFailed(f"bench: the run in {config.output} is not complete")
+    return done.seconds["measure"]

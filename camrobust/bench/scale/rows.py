@@ -1,8 +1,8 @@
-"""`camrobust bench rows N`: synthetic score rows on disk, reduced to every summary, and checked.
+"""`camrobust bench rows N`: write synthetic score rows, reduce them to every summary, and check the result.
 
-The rows are written by the job's own writer, in commits of the size that the job makes: 2 datasets, 5 models, 10 CAMs
-and 8 perturbations at 5 severities; the number of images follows. Each step runs in a process of its own, whose
-greatest resident memory is shown, imports included.
+The job's own writer writes the rows, in commits of the size that a job makes: 2 datasets, 5 models, 10 CAMs and 8
+perturbations at 5 severities; the number of images follows from N. Each step runs in its own process. The memory shown
+is the largest resident memory of that process, imports included.
 """
 
 import multiprocessing
@@ -30,7 +30,7 @@ from camrobust.summary.aggregate import SummarySettings, reduce_scores, scan_sco
 DATASETS, MODELS, CAMS, PERTURBATIONS, SEVERITIES = 2, 5, 10, 8, 5
 PER_IMAGE = MODELS * CAMS * PERTURBATIONS * SEVERITIES
 COMMIT_IMAGES = 64 * 2**20 // (45 * PER_IMAGE)
-"""As many as the job puts into one commit."""
+"""As many images as the job puts into one commit."""
 SAMPLE = 0.01
 WRITERS = 2
 
@@ -41,11 +41,11 @@ def volume(rows: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
     """Write so many rows, reduce them, and compare with brute force.
 
     Args:
-        rows: how many, at least one commit per dataset; 200,000,000 take about 2 GB of disk.
-        say: takes a line when a step begins.
+        rows: number of rows, at least one commit per dataset; 200,000,000 take about 2 GB of disk.
+        say: receives a line when a step begins.
 
     Returns:
-        Per step: what was done, seconds, CPU seconds of its process, MiB of resident memory at most, and a remark.
+        For each step its name, seconds, CPU seconds, the largest resident memory in MiB, and a remark.
     """
     images = max(COMMIT_IMAGES, rows // (PER_IMAGE * DATASETS))
     steps: list[tuple[str, Callable[[str, int], str]]] = [
@@ -54,13 +54,13 @@ def volume(rows: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
         ("planted means", planted),
         ("brute force on a sample", compare),
     ]
-    found = []
+    timed = []
     with tempfile.TemporaryDirectory(prefix="camrobust-volume-") as folder:
         for name, step in steps:
             say(f"{name} …")
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                found.append({"step": name, **pool.submit(_timed, step, folder, images).result()})
-    return found
+                timed.append({"step": name, **pool.submit(_timed, step, folder, images).result()})
+    return timed
 
 
 def _timed(step: Callable[[str, int], str], folder: str, images: int) -> dict[str, Any]:
@@ -89,12 +89,12 @@ def _write(folder: str, images: int) -> str:
 
 
 def _floor() -> str:
-    """The CAM that is the floor: the last."""
+    """The CAM that serves as the floor: the last one."""
     return f"cam{CAMS - 1}"
 
 
 def write_document(run: RunFolder, images: int) -> None:
-    """run.json and the manifest of so many images per dataset."""
+    """Write run.json and the manifest of so many images per dataset."""
     numbers = {"metric": {"average": "macro"}}
     manifest = [_names(dataset, 0, images) for dataset in range(DATASETS)]
     keys = [pl.select(dataset=pl.lit(f"dataset{place}"), image_id=names) for place, names in enumerate(manifest)]
@@ -128,7 +128,7 @@ def _means() -> NDArray[np.float64]:
 
 
 def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
-    """One commit: agreement = planted mean + what is particular to the image + noise, all within (0, 1)."""
+    """Write one commit: agreement = planted mean + effect of the image + noise, all within (0, 1)."""
     generator = np.random.default_rng([dataset, first])
     n, levels = min(COMMIT_IMAGES, images - first), PERTURBATIONS * SEVERITIES
     names = _names(dataset, first, n)
@@ -163,7 +163,9 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
         if name not in scores.columns
     )
     keys = {"dataset": [f"dataset{dataset}"] * n, "image_id": names.to_list()}
-    photos: dict[str, Any] = {one.name: _noise(generator, n, one.type) for one in IMAGES if one.name not in keys}
+    photos: dict[str, Any] = {
+        column.name: _noise(generator, n, column.type) for column in IMAGES if column.name not in keys
+    }
     table = make_table(IMAGES, {**photos, **keys, "n_segments": segments.astype(int)})
     units = pl.DataFrame({**keys, "part": 0, "rows": PER_IMAGE, "failures": 0}).select(empty_frame(COMMITS).columns)
     put_commit(open_run(uri).store, units, scores.select(empty_frame(SCORES).columns), {"images": table})
@@ -180,10 +182,10 @@ def aggregate(folder: str, _: int) -> str:
 
 
 def planted(folder: str, _: int) -> str:
-    """How far the estimates of every level lie from the planted means."""
-    found = summarise.summaries(_run(folder))["by_level"].sort(SUMMARIES["by_level"])
-    error = np.abs(found["consistency"].to_numpy() - _means().ravel())
-    half = (found["consistency_upper"] - found["consistency_lower"]).to_numpy() / 2
+    """How far the estimate of every level is from its planted mean."""
+    by_level = summarise.summaries(_run(folder))["by_level"].sort(SUMMARIES["by_level"])
+    error = np.abs(by_level["consistency"].to_numpy() - _means().ravel())
+    half = (by_level["consistency_upper"] - by_level["consistency_lower"]).to_numpy() / 2
     return (
         f"consistency of {len(error):,} levels: largest error {error.max():.4f}, half interval {half.max():.4f}, "
         f"{(error < half).mean():.1%} within"
@@ -191,7 +193,7 @@ def planted(folder: str, _: int) -> str:
 
 
 def compare(folder: str, images: int) -> str:
-    """The same reader and reduction over whole commits of a hundredth of the images, and plain loops over groups."""
+    """Compare the reduction with plain loops over groups, on whole commits that hold a hundredth of the images."""
     run = _run(folder)
     committed = run.committed()
     wanted = max(1, round(SAMPLE * images / COMMIT_IMAGES))
@@ -203,11 +205,11 @@ def compare(folder: str, images: int) -> str:
     tables = reduce_scores(score_blocks([(run.store, part)]), SummarySettings(controls=(_floor(),))).tables
     rows = scan_scores(*run.score_files(part)).collect()
     worst, compared = 0.0, 0
-    for name, keys_ in SUMMARIES.items():
-        used = rows if "cam" in keys_ else rows.filter(pl.col("cam") != _floor())
-        brute = brute_force(used, keys_)
-        joined = tables[name].join(brute, on=list(keys_), how="full", suffix="_brute", nulls_equal=True)
-        for column in brute.columns[len(keys_) :]:
+    for name, keys in SUMMARIES.items():
+        used = rows if "cam" in keys else rows.filter(pl.col("cam") != _floor())
+        brute = brute_force(used, keys)
+        joined = tables[name].join(brute, on=list(keys), how="full", suffix="_brute", nulls_equal=True)
+        for column in brute.columns[len(keys) :]:
             difference = (joined[column] - joined[f"{column}_brute"]).abs()
             worst, compared = max(worst, float(difference.max())), compared + len(difference)  # type: ignore[arg-type]
             if difference.null_count():
@@ -216,17 +218,17 @@ def compare(folder: str, images: int) -> str:
 
 
 def brute_force(rows: pl.DataFrame, keys: tuple[str, ...]) -> pl.DataFrame:
-    """Macro estimates and bounds, each group by itself, from the residual of every image.
+    """Macro estimates and bounds, each group alone, from the residual of every image.
 
     Args:
-        rows: without undefined agreement.
-        keys: what groups them.
+        rows: score rows without undefined agreement.
+        keys: columns that group them.
 
     Returns:
         The keys, consistency, responsiveness and robustness of the raw form with their bounds.
     """
     r = pl.col("rbo").cast(pl.Float64)
-    found = []
+    lines = []
     for key, group in rows.group_by(keys):
         image = group.group_by("dataset", "image_id").agg(
             r.filter(pl.col("kept_class")).mean().alias("s"), (1 - r).filter(~pl.col("kept_class")).mean().alias("f")
@@ -244,5 +246,5 @@ def brute_force(rows: pl.DataFrame, keys: tuple[str, ...]) -> pl.DataFrame:
         ):  # fmt: skip
             half = student.ppf(0.975, count - 1) * np.sqrt(variance)
             line |= {name: value, f"{name}_lower": max(value - half, 0), f"{name}_upper": min(value + half, 1)}
-        found.append(line)
-    return pl.DataFrame(found).cast({"severity": pl.Int8} if "severity" in keys else {})
+        lines.append(line)
+    return pl.DataFrame(lines).cast({"severity": pl.Int8} if "severity" in keys else {})

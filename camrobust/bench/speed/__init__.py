@@ -1,1 +1,1 @@
-"""What passes, perturbations and segments cost, against a plain forward pass and against other libraries."""
+"""Speed of passes, perturbations and segments, against a plain forward pass and against other libraries."""

@@ -1,4 +1,4 @@
-"""What the order of memory and torch.compile would save of a plain forward pass, in every precision."""
+"""How much time memory format and torch.compile save in a plain forward pass, in every precision."""
 
 from functools import partial
 from statistics import median
@@ -15,13 +15,13 @@ def formats(device: str, repeats: int) -> list[dict[str, Any]]:
 
     Args:
         device: "cpu" or "cuda".
-        repeats: turns; medians are reported.
+        repeats: number of turns; medians are reported.
 
     Returns:
-        One row per precision that differs on the device.
+        One row per precision that makes a difference on the device.
 
     Raises:
-        UserError: no such device.
+        UserError: this machine has no such device.
     """
     check_device(device)
     model = random_model(MODEL, device)
@@ -39,6 +39,6 @@ def formats(device: str, repeats: int) -> list[dict[str, Any]]:
             "channels last, compiled": partial(plain, compiled, last, precision),
         }
         seconds = interleaved(ways, repeats, device)
-        rows.append({"precision": precision} | {name: f"{median(one) * 1000:.2f}" for name, one in seconds.items()})
+        rows.append({"precision": precision} | {way: f"{median(times) * 1000:.2f}" for way, times in seconds.items()})
         torch.compiler.reset()
     return rows

@@ -1,6 +1,6 @@
-"""Speed as ratios within one process, interleaved, so that a noisy machine slows both sides alike.
+"""Speed as ratios between pieces of work that take turns in one process, so that a busy machine slows all alike.
 
-Imports the core, the models and the measure only: runs where ray, polars and boto3 are not installed.
+It also runs where ray, polars and boto3 are not installed, because it imports only core/ and measure/.
 """
 
 import platform
@@ -33,14 +33,14 @@ ALL = "all CAMs of activations and gradients"
 MODEL = "resnet50"
 BATCH = {"cpu": 32, "cuda": 128}
 ABLATED = ("resnet50", "vgg16", "squeezenet1_1")
-"""Where Ablation-CAM is timed: global average pooling and one linear layer, and two that have more behind the layer."""
+"""Models on which Ablation-CAM is timed: one that ends in pooling and a linear layer, two with more layers there."""
 SEGMENT_BATCH = {"cpu": 8, "cuda": 64}
 SEGMENT_PEER = 8
-"""Photos that scikit-image takes, one after the other."""
+"""Number of photos that scikit-image segments, one after the other."""
 FEW = 3
-"""Repetitions of what takes long."""
+"""Number of repetitions of slow work."""
 SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
-"""kernel_size, max_dist, ratio: ours, an earlier work's, scikit-image's."""
+"""kernel_size, max_dist and ratio: our defaults, those of earlier work, those of scikit-image."""
 
 
 def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32") -> dict[str, Any]:
@@ -48,16 +48,16 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
 
     Args:
         device: "cpu" or "cuda".
-        peers: also time each method alone, as grad-cam, torchcam and captum have it, where they are installed, and
+        peers: also time each method alone, in grad-cam, torchcam and captum as far as they are installed, and
             Ablation-CAM on three architectures.
-        repeats: interleaved repetitions; medians are reported.
-        precision: of the layers, in the shared pass and in the plain one; the peers have torch's default.
+        repeats: number of interleaved repetitions; medians are reported.
+        precision: precision of the layers, in the shared pass and in the plain one; the peers use torch's default.
 
     Returns:
         Facts about the machine, and ratios to a plain inference_mode forward pass of the same batch.
 
     Raises:
-        UserError: no such device.
+        UserError: this machine has no such device.
     """
     check_device(device)
     model = random_model(MODEL, device)
@@ -87,9 +87,9 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         if all(f"grad-cam: {name}" in ratios for name in SEVEN):
             ratios[f"grad-cam: {SEVEN_CAMS}"] = sum(ratios[f"grad-cam: {name}"] for name in SEVEN)
         for name in ABLATED:
-            one = random_model(name, device)
-            work = {cam: maps(one, cam) for cam in ("gradcam", "ablationcam")}
-            work[PLAIN] = partial(plain, one.network.module, one.inputs(pixels, precision), precision)
+            ablated = random_model(name, device)
+            work = {cam: maps(ablated, cam) for cam in ("gradcam", "ablationcam")}
+            work[PLAIN] = partial(plain, ablated.network.module, ablated.inputs(pixels, precision), precision)
             ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
     return {
         "machine": _machine(device),
@@ -100,14 +100,14 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         "repeats": repeats,
         "plain_forward_ms_per_image": round(statistics.median(seconds[PLAIN]) * 1000 / BATCH[device], 3),
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-        "ablation": {name: {cam: round(ratio, 3) for cam, ratio in one.items()} for name, one in ablation.items()},
+        "ablation": {name: {cam: round(ratio, 3) for cam, ratio in cams.items()} for name, cams in ablation.items()},
         "perturbation_ms_per_image": _perturbation_ms(image, device),
         "segments": segments(device, min(repeats, FEW)),
     }
 
 
 def check_device(device: str) -> None:
-    """Raise UserError where there is no such device."""
+    """Raise UserError if this machine has no such device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("bench: this machine has no CUDA device; use --device cpu")
 
@@ -118,44 +118,49 @@ def random_model(name: str, device: str) -> Model:
 
 
 def _light() -> tuple[str, ...]:
-    """The methods of activations and gradients."""
-    return tuple(one.name for one in CAMS if one.needs in ("activations", "gradients", "head"))
+    """The methods that need only activations and gradients."""
+    return tuple(cam.name for cam in CAMS if cam.needs in ("activations", "gradients", "head"))
 
 
 def _ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """Of each candidate to the plain pass: median of the ratios of neighbouring measurements."""
+    """Time of each candidate relative to the plain pass: median of the ratios of measurements in the same turn."""
     plain = seconds[PLAIN]
     return {name: _ratio(times, plain) for name, times in seconds.items()}
 
 
 def _ratio(times: list[float], plain: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(times, plain, strict=True))
+    return statistics.median(time / base for time, base in zip(times, plain, strict=True))
 
 
 def _image() -> Tensor:
-    """A smooth picture, (3, 224, 224) uint8: noise interpolated, the same everywhere."""
+    """A smooth picture, (3, 224, 224) uint8, made of interpolated noise; the same on every machine."""
     coarse = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
     return (smooth[0] * 255).to(torch.uint8)
 
 
 def _grid(size: int, cells: int = 6) -> Tensor:
-    """Square segments, 36 of them: about what Quickshift gives on a photo."""
+    """36 square segments, about as many as Quickshift finds on a photo."""
     row = torch.arange(size) * cells // size
     return row[:, None] * cells + row[None, :]
 
 
 def plain(module: nn.Module, inputs: Tensor, precision: str) -> Tensor:
-    """What a pass costs without an explanation, in the same precision."""
+    """A forward pass without an explanation, in the same precision."""
     with torch.inference_mode(), arithmetic(precision, inputs.device):
         logits: Tensor = module(inputs)
     return logits
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each candidate, in turns after one round of warming up.
+    """Seconds of each candidate in every turn, after one turn to warm up.
 
-    Every turn has another order, so that none always runs in the wake (and in the warm or cold caches) of the same one.
+    Each turn has another order, so that no candidate always finds the caches as the same other one left them.
+
+    Args:
+        candidates: the work, by name.
+        repeats: number of turns.
+        device: "cpu" or "cuda".
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 1):
@@ -178,23 +183,23 @@ def _wait(device: str) -> None:
 
 def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     """Milliseconds for one image at severity 3, the fastest of three."""
-    found = {}
+    milliseconds = {}
     for name in without_model():
         planned = variants([f"{name}:3"])
         work = {name: lambda planned=planned: make_variants(image[None].to(device), planned, ["bench"], "bench", 0)}
-        found[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
-    return found
+        milliseconds[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
+    return milliseconds
 
 
 def segments(device: str, repeats: int) -> list[dict[str, Any]]:
-    """Quickshift of one batch of photos against scikit-image, one image after the other, in turns.
+    """Time our Quickshift of a batch of photos against scikit-image's, which segments one image after the other.
 
     Args:
-        device: of ours; scikit-image runs on one core.
-        repeats: interleaved repetitions; medians are reported.
+        device: device of ours; scikit-image runs on one core.
+        repeats: number of interleaved repetitions; medians are reported.
 
     Returns:
-        One row per setting; none where scikit-image is not installed.
+        One row per setting; none if scikit-image is not installed.
     """
     try:
         from skimage.segmentation import quickshift as theirs
@@ -206,13 +211,13 @@ def segments(device: str, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for kernel_size, max_dist, ratio in SEGMENT_SETTINGS:
         setting = {"kernel_size": kernel_size, "max_dist": max_dist, "ratio": ratio}
-        found: dict[str, Any] = {}
+        labels: dict[str, Any] = {}
         work = {
-            "ours": partial(_keep, found, "ours", partial(quickshift, here, **setting)),
-            "theirs": partial(_keep, found, "theirs", partial(_one_by_one, partial(theirs, rng=42, **setting), images)),
+            "ours": partial(_keep, labels, "ours", partial(quickshift, here, **setting)),
+            "theirs": partial(_keep, labels, "theirs", partial(_singly, partial(theirs, rng=42, **setting), images)),
         }
         seconds = interleaved(work, repeats, device)
-        pairs = zip(found["ours"][:SEGMENT_PEER].cpu().numpy(), found["theirs"], strict=True)
+        pairs = zip(labels["ours"][:SEGMENT_PEER].cpu().numpy(), labels["theirs"], strict=True)
         rows.append(
             {
                 **setting,
@@ -227,25 +232,25 @@ def segments(device: str, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _keep(found: dict[str, Any], name: str, function: Callable[[], Any]) -> None:
-    found[name] = function()
+def _keep(results: dict[str, Any], name: str, function: Callable[[], Any]) -> None:
+    results[name] = function()
 
 
-def _one_by_one(function: Callable[..., Any], images: list[Any]) -> list[Any]:
+def _singly(function: Callable[..., Any], images: list[Any]) -> list[Any]:
     return [function(image) for image in images]
 
 
 def _photos(count: int) -> Tensor:
-    """Opposite corners of four photos that scikit-image brings along, then others nearer to the middle, uint8."""
+    """Crops of four photos that come with scikit-image, uint8: opposite corners, then places nearer to the middle."""
     from skimage import data
 
     names = ("astronaut", "chelsea", "coffee", "rocket")
     whole = [torch.from_numpy(getattr(data, name)()).movedim(-1, 0) for name in names]
     corners = []
     for shift in range(-(-count // (2 * len(names)))):
-        for one in whole:
-            height, width = one.shape[1] - shift, one.shape[2] - shift
-            corners += [one[:, shift:, shift:][:, :224, :224], one[:, height - 224 : height, width - 224 : width]]
+        for photo in whole:
+            height, width = photo.shape[1] - shift, photo.shape[2] - shift
+            corners += [photo[:, shift:, shift:][:, :224, :224], photo[:, height - 224 : height, width - 224 : width]]
     return torch.stack(corners)[:count]
 
 
@@ -279,7 +284,10 @@ def show(results: Mapping[str, Any]) -> None:
         "",
         "| model | gradcam × plain forward | ablationcam × plain forward |",
         "|---|---|---|",
-        *(f"| {name} | {one['gradcam']:.2f} | {one['ablationcam']:.2f} |" for name, one in results["ablation"].items()),
+        *(
+            f"| {name} | {cams['gradcam']:.2f} | {cams['ablationcam']:.2f} |"
+            for name, cams in results["ablation"].items()
+        ),
         "",
         "| perturbation at severity 3 | ms per image |",
         "|---|---|",

@@ -1,8 +1,8 @@
-"""The same methods by other libraries, where they are installed: opponents of `camrobust bench peers`.
+"""The same methods in other libraries, as far as they are installed, for `camrobust bench peers`.
 
-Each is called as its users call it: on a model that is not frozen, one method after the other. Ablation-CAM and
-Score-CAM are left out: they run the whole model once per channel there, some 2,000 passes of a ResNet-50. So is
-FullGrad, which there holds every channel of a layer at the size of the image, 13 GiB of 32 images.
+Each library is called as its users call it: on a model that is not frozen, one method after the other. Some of its
+methods are left out: Ablation-CAM and Score-CAM run the whole model once per channel, some 2,000 passes of a ResNet-50.
+FullGrad holds every channel of a layer at the size of the image, 13 GiB for 32 images.
 """
 
 from collections.abc import Callable
@@ -26,15 +26,15 @@ TORCHCAM = {
     "finercam": "FinerCAM", "smoothgradcam++": "SmoothGradCAMpp",
 }  # fmt: skip
 SHARED = tuple(sorted({*GRAD_CAM, *TORCHCAM}))
-"""Methods that we and one of them have."""
+"""Methods that both we and one of these libraries have."""
 SEVEN = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam", "eigengradcam")
-"""What users of grad-cam compare with one another: a pass each there, one for all here."""
+"""Methods that users of grad-cam compare: it needs one pass for each, we need one pass for all."""
 
 Work = dict[str, Callable[[], object]]
 
 
 def peers(model: Model, inputs: Tensor) -> Work:
-    """What to time, by "LIBRARY: METHOD".
+    """The work to time, by "LIBRARY: METHOD".
 
     Args:
         model: a classifier with global average pooling and one linear layer.
@@ -43,15 +43,15 @@ def peers(model: Model, inputs: Tensor) -> Work:
     work: Work = {}
     for library, build in (("grad-cam", _grad_cam), ("torchcam", _torchcam), ("captum", _captum)):
         try:
-            found = build(model, inputs)
+            methods = build(model, inputs)
         except ImportError:
             continue
-        work |= {f"{library}: {name}": one for name, one in found.items()}
+        work |= {f"{library}: {name}": method for name, method in methods.items()}
     return work
 
 
 def _own(model: Model) -> nn.Module:
-    """A copy that is not frozen, as users have it."""
+    """A copy of the model that is not frozen, as users have it."""
     return deepcopy(model.network.module).requires_grad_(True)
 
 
@@ -65,7 +65,7 @@ def _grad_cam(model: Model, inputs: Tensor) -> Work:
 
 
 def _with_grad_cam(method: Any, module: nn.Module, layer: nn.Module, inputs: Tensor) -> object:
-    # Its hooks hold the pass with all that the layers kept: an explainer that stays costs a GiB.
+    # An explainer's hooks hold everything that the layers keep for a backward pass: about a GiB if it is not closed.
     with method(model=module, target_layers=[layer]) as explainer:
         return explainer(input_tensor=inputs, targets=None)
 
@@ -91,5 +91,5 @@ def _captum(model: Model, inputs: Tensor) -> Work:
 
 
 def _with_captum(explainer: Any, module: nn.Module, inputs: Tensor) -> object:
-    # Its user needs the class first, which is a pass of its own.
+    # Users need the predicted class first, which takes another pass.
     return explainer.attribute(inputs, target=module(inputs).argmax(dim=1), relu_attributions=True)

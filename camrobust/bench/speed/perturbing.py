@@ -1,4 +1,4 @@
-"""What perturbing costs: every perturbation at every severity, against imagecorruptions one image at a time."""
+"""Time of every perturbation at every severity, against imagecorruptions, which takes one image at a time."""
 
 import random
 import time
@@ -17,26 +17,26 @@ from camrobust.core.perturb import Variant, perturb, variants, without_model
 
 BATCH = {"cpu": 16, "cuda": 128}
 PEER_IMAGES = 2
-"""One at a time, so that a few tell as much as many."""
+"""The peer takes one image at a time, so a few images tell as much as many."""
 SEVERITIES = 5
 
 
 def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]]:
     """Milliseconds per image of each perturbation, its five severities together.
 
-    Ours takes the images as one batch, the peer one by one, as its users call it, both in this process, in turns of
-    shuffled order. Of the turns the fastest counts.
+    We take the images as one batch; the peer takes them one by one, as its users call it. Both run in this process, in
+    turns of shuffled order. The fastest turn counts.
 
     Args:
         device: "cpu" or "cuda", where ours runs.
-        repeats: turns.
+        repeats: number of turns.
         peers: also time imagecorruptions.
 
     Returns:
-        One row per perturbation and one of all that the peer has, with milliseconds, share of our total and ratio.
+        One row per perturbation, and one for all that the peer has, with milliseconds, share of our total and ratio.
 
     Raises:
-        UserError: the peer is asked for and not installed, or there is no such device.
+        UserError: the peer is not installed, or this machine has no such device.
     """
     check_device(device)
     images = _pictures(BATCH[device])
@@ -63,7 +63,7 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
 
 
 def _pictures(count: int) -> Tensor:
-    """(count, 3, 224, 224) uint8: coarse and fine noise interpolated, the same everywhere."""
+    """Pictures (count, 3, 224, 224) uint8 of interpolated coarse and fine noise, the same on every machine."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.zeros(count, 3, 224, 224)
     for cells, weight in ((7, 0.6), (28, 0.25), (224, 0.15)):
@@ -73,13 +73,13 @@ def _pictures(count: int) -> Tensor:
 
 
 def _ours(images: Tensor, planned: Sequence[Variant], names: list[str]) -> None:
-    """All images at once at every strength, brought to 8 bits, as a run does and as the peer does."""
+    """Perturb all images at once at every strength, and convert them to 8 bits as a run and the peer do."""
     for variant in planned:
         (perturb(images, variant, names) * 255).round().to(torch.uint8)
 
 
 def _theirs(corrupt: Callable[..., object], images: Sequence[np.ndarray], name: str) -> None:
-    """One image after the other at every severity."""
+    """Perturb one image after the other at every severity."""
     for image in images:
         for severity in range(1, SEVERITIES + 1):
             corrupt(image, severity, name)

@@ -1,7 +1,7 @@
-"""Which architectures can be explained: one of each family of torchvision and timm, `camrobust bench zoo`.
+"""`camrobust bench zoo`: which architectures can be explained, one of each family of torchvision and timm.
 
-Weights are random, and parameters that begin as zeros (heads, layer scales) get small random values, so that
-gradients reach everything.
+Weights are random. Parameters that are initialised with zeros (heads, layer scales) get small random values, so that
+gradients reach every layer.
 """
 
 from collections.abc import Callable
@@ -45,15 +45,15 @@ TIMM = (
 )  # fmt: skip
 TRIED = ("gradcam-elementwise", "eigencam")
 SMALL = 128
-"""Side of the input of models that take any, px; the others get their own."""
+"""Side of the input of models that take any size, px; the others get their own size."""
 
 
 def zoo(names: tuple[str, ...] | None = None, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
     """One row per architecture: its discovered layer and layout, and whether its maps are finite and not constant.
 
     Args:
-        names: builders, None for all of the zoo that is installed.
-        say: told of every row as it is done.
+        names: builders, None for all that are installed.
+        say: receives a line when an architecture is done.
     """
     rows = []
     for name in names or _all():
@@ -64,12 +64,12 @@ def zoo(names: tuple[str, ...] | None = None, say: Callable[[str], None] = lambd
 
 
 def _all() -> tuple[str, ...]:
-    found = [f"torchvision:{name}" for name in TORCHVISION]
+    builders = [f"torchvision:{name}" for name in TORCHVISION]
     try:
         import timm
     except ImportError:
-        return tuple(found)
-    return (*found, *(f"timm:{name}" for name in TIMM if timm.is_model(name)))
+        return tuple(builders)
+    return (*builders, *(f"timm:{name}" for name in TIMM if timm.is_model(name)))
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _row(name: str) -> dict[str, Any]:
         size = _size(name)
         images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
         evidence = collect(model.network, model.normalise(images))
-        maps = explain(evidence, [CAMS[one].function for one in TRIED])
+        maps = explain(evidence, [CAMS[cam].function for cam in TRIED])
     except UserError as error:
         return {"layer": "", "layout": "", "map": "", "tail": "", "verdict": str(error)}
     network, (h, w) = model.network, maps.shape[2:]

@@ -121,6 +121,14 @@ def perturb(
     Raises:
         UserError: an unknown perturbation or strength, or several of them.
         ValueError: images of another shape, or as many ids as there are not images.
+
+    Examples:
+        >>> import torch
+        >>> from camrobust.core.perturb import perturb
+        >>> photos = torch.full((2, 3, 16, 16), 0.5)
+        >>> noisy = perturb(photos, "gaussian_noise:sigma=0.05", image_ids=["cat", "dog"])
+        >>> noisy.shape, torch.equal(noisy[0], noisy[1])
+        (torch.Size([2, 3, 16, 16]), False)
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(

@@ -95,6 +95,15 @@ def quickshift(images: Tensor, kernel_size: float = 4, max_dist: float = 200, ra
         Vedaldi & Soatto 2008, "Quick shift and kernel methods for mode seeking", ECCV. What the paper leaves open is
         decided as in scikit-image 0.26 (`rng=42`): Lab colours times ratio, a square window of ⌈3·kernel_size⌉ px to
         every side, noise of 1e-5 on the densities, of equally near parents the first in reading order.
+
+    Examples:
+        >>> import torch
+        >>> from camrobust.core.segments import quickshift
+        >>> photo = torch.zeros(1, 3, 24, 24)
+        >>> photo[..., 12:] = 1
+        >>> labels = quickshift(photo, max_dist=20)
+        >>> labels.shape, labels.unique().tolist()
+        (torch.Size([1, 24, 24]), [0, 1])
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"quickshift: images must have the shape (B, 3, H, W), got {tuple(images.shape)}")

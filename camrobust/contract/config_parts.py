@@ -1,0 +1,189 @@
+"""The parts of a configuration: typed, frozen; a field's description is its line in the documentation."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import shown
+from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Address = Annotated[str, Field(min_length=1, max_length=4096)]
+"""As long as Linux takes a path."""
+Spec = Annotated[str, Field(max_length=1000)]
+LONGEST_FOLDER = 240
+"""Of `dataset=NAME` and `model=NAME`; file systems take 255 bytes."""
+
+
+class StrictPart(BaseModel):
+    """A part that never changes and refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def model_shorthand(value: Any) -> Any:
+    """A model may be written as its builder alone."""
+    return {"builder": value} if isinstance(value, str) else value
+
+
+def _folder_name(value: str) -> str:
+    """Names of datasets and models are names of folders, with all but letters and digits of ASCII percent-encoded."""
+    if len(quote(value, safe="")) > LONGEST_FOLDER:
+        raise ValueError(f"must have at most {LONGEST_FOLDER} characters once it is percent-encoded; shorten it")
+    return value
+
+
+FolderName = Annotated[Name, AfterValidator(_folder_name)]
+
+
+class DatasetConfig(StrictPart):
+    """Where photographs are."""
+
+    name: FolderName = Field(description="as it stands in the results")
+    images: Name = Field(
+        description="folder, s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri"
+    )
+    labels: Address | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
+    access: Literal["credentials", "anonymous", "requester_pays"] = Field(
+        "credentials",
+        description="how a bucket is read: a public one may need anonymous; requester_pays is for S3",
+    )
+
+
+class ModelConfig(StrictPart):
+    """One classifier."""
+
+    name: FolderName = Field(
+        "", validate_default=False, description="as it stands in the results; default: the builder"
+    )
+    builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
+    weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
+    target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
+    mean: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
+    std: tuple[float, float, float] | None = Field(None, description="of the normalisation; default: the builder's")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
+    classes: Address | tuple[str, ...] | None = Field(
+        None,
+        description="names in the order of the logits: a list, a text file with one per line, or imagenet; changes no "
+        "number; default: known of published weights only",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("builder"), str):
+            return {**data, "name": re.sub(r"^(torchvision|timm):", "", data["builder"])}
+        return data
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        wrong = [value] if not isinstance(value, (list, tuple)) else [one for one in value if not isinstance(one, str)]
+        if value is not None and not isinstance(value, str) and wrong:
+            raise ValueError(
+                f"must be a list of names, the path of a text file or imagenet, got {shown(wrong[0])}; quote it"
+            )
+        return value
+
+
+class ImageConfig(StrictPart):
+    """Geometry of the crop that everything acts on."""
+
+    resize: int = Field(RESIZE, ge=1, le=4096, description="shorter side after resizing, px")
+    crop: int = Field(CROP, ge=8, le=4096, description="side of the centre crop, px")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.crop > self.resize:
+            raise ValueError(f"crop must be at most resize ({self.resize} px), got {self.crop}")
+        return self
+
+
+class MetricConfig(StrictPart):
+    """How two maps are compared and averaged."""
+
+    rbo_p: float = Field(0.9, gt=0, lt=1, description="persistence of rank-biased overlap: weight of the top ranks")
+    ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
+    explained_class: Literal["predicted", "clean"] = Field(
+        "predicted", description="class explained on the perturbed image: its own prediction, or the clean image's"
+    )
+    average: Literal["macro", "micro"] = Field("macro", description="per image first, or over all pairs")
+    similarities: tuple[Name, ...] | None = Field(
+        None, description="measures beside rbo, from `camrobust list similarities`; default: all that cost little"
+    )
+
+
+class SummaryConfig(StrictPart):
+    """How the summaries are made; it changes no score row."""
+
+    intervals: Literal["delta", "bootstrap"] = Field(
+        "delta", description="of the summaries, clustered by image: linearised or resampled"
+    )
+
+
+class SegmentsConfig(BaseModel):
+    """How an image is cut into segments; the other keys are the method's parameters, all of them once checked."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: Name = Field(DEFAULT, description="name from `camrobust list segments`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        method = data.get("method", DEFAULT)
+        given = {name: value for name, value in data.items() if name != "method"}
+        try:
+            return {"method": method, **SEGMENTERS[str(method)].resolve(given)}
+        except UserError as error:
+            raise UserError(f"config: {error}") from error
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of the method, by name."""
+        return dict(self.model_extra or {})
+
+
+class ClusterConfig(StrictPart):
+    """Where and how wide the work runs; changes no number."""
+
+    gpus_per_explainer: float | None = Field(None, ge=0, description="default: 0.8 where the cluster has a GPU, else 0")
+    gpus_per_perturber: float | None = Field(None, ge=0, description="default: 0.2 where the cluster has a GPU, else 0")
+    explainers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
+    perturbers: tuple[int, int] | None = Field(None, description="least and most actors; default: by the cluster")
+    cpus_per_loader: float | None = Field(
+        None, gt=0, description="of one loading task; default: 1, or 0.5 without a GPU"
+    )
+    accelerator: Name | None = Field(None, description="Ray accelerator type of the GPU nodes, for example A10G")
+    gpu_labels: dict[str, str] | None = Field(
+        None, description="Ray label selector of Perturb and Explain workers, for example {role: gpu}"
+    )
+    gpu_resources: dict[str, float] | None = Field(
+        None, description="custom Ray resources that each Perturb and Explain worker takes"
+    )
+    loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
+    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass; auto: by the memory")
+    image_timeout_s: float = Field(
+        600, gt=0, description="a worker that is longer at one image (in Explain: and one model) is ended"
+    )
+    no_progress_timeout_s: float = Field(900, gt=0, description="give up when nothing moved for so long")
+
+    @field_validator("explainers", "perturbers")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 1 <= value[0] <= value[1]:
+            raise ValueError(f"must be [least, most] with 1 <= least <= most, got {list(value)}")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be auto or at least 1, got {value}")
+        return value

@@ -1,0 +1,96 @@
+"""Arguments of the Python functions, checked and in one form: models, names of CAMs, class numbers, settings."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from camrobust.contract.defaults import PRECISIONS
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.evidence import frozen
+from camrobust.measure.builders import ModelSpec
+from camrobust.measure.model import Model, load_model, wrap
+
+
+@contextmanager
+def ready_model(
+    model: nn.Module | str | Model,
+    target_layer: str | None,
+    image_size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[Model]:
+    """The model, ready to be explained inside the block; a module is restored when the block ends.
+
+    Args:
+        model: a module, a name such as torchvision:resnet50, or a model that is ready.
+        target_layer: dotted name of a submodule, None to discover it.
+        image_size: height and width of the images, px.
+        mean: mean of the normalisation, for a module.
+        std: standard deviation of the normalisation, for a module.
+    """
+    if not isinstance(model, (nn.Module, str, Model)):
+        raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
+    with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        if isinstance(model, nn.Module):
+            model = wrap(model, target_layer=target_layer, image_size=image_size, mean=mean, std=std)
+        elif isinstance(model, str):
+            spec = ModelSpec(model.partition(":")[2] or model, model, target_layer=target_layer)
+            model = load_model(spec, image_size=image_size[1])
+        yield model
+
+
+def as_list(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:
+    """A list, also where one entry stands alone."""
+    return [names] if isinstance(names, (str, Mapping)) else list(names)
+
+
+def check_cams(cams: Sequence[str]) -> None:
+    """Raise UserError unless there are one or more different names."""
+    twice = next((name for name, count in Counter(cams).items() if count > 1), None)
+    if not cams or twice is not None:
+        got = "none" if twice is None else f"'{twice}' twice"
+        raise UserError(f"cams: must be one or more different names, got {got}; see `camrobust list cams`")
+
+
+def check_evaluation(explained_class: str, precision: str, resave_jpeg_quality: int | None) -> None:
+    """Raise UserError for a value that a configuration would refuse."""
+    for name, value, known in (
+        ("explained_class", explained_class, ("predicted", "clean")),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise UserError(f"{name}: must be one of {', '.join(known)}, got '{value}'")
+    if resave_jpeg_quality is not None and (
+        type(resave_jpeg_quality) is not int or not 1 <= resave_jpeg_quality <= 100
+    ):
+        raise UserError(
+            "resave_jpeg_quality: must be a whole number from 1 to 100 (JPEG quality), "
+            f"got {resave_jpeg_quality}; None leaves it out"
+        )
+
+
+def class_number(value: object, where: str, classes: int) -> int:
+    """A class number, checked.
+
+    Args:
+        value: what the user gave.
+        where: name of the argument, for the message.
+        classes: how many classes the model has.
+
+    Raises:
+        UserError: not a whole number from 0 to classes - 1.
+    """
+    try:
+        number = int(value)  # type: ignore[call-overload]
+        whole = bool(number == value) and not isinstance(value, (bool, np.bool_))
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or not 0 <= number < classes:
+        raise UserError(
+            f"{where}: must be class numbers from 0 to {classes - 1}, got {value!r}; number them in logit order"
+        )
+    return int(number)

@@ -1,0 +1,137 @@
+"""Attacks on a model's predictions and maps, in this process.
+
+Gradients are computed even where the caller is under torch.no_grad() or torch.inference_mode().
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.errors import UserError
+from camrobust.core.perturb import attack as attacked
+from camrobust.core.perturb import variants
+from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest_radius
+from camrobust.interface.arguments import ready_model
+from camrobust.interface.inputs import Photographs, pixels_of
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD
+from camrobust.measure.model import Model
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def attack(
+    model: nn.Module | str | Model,
+    images: Photographs,
+    perturbation: str = "pgd:3",
+    target_layer: str | None = None,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    seed: int = 0,
+    image_ids: Sequence[str] | None = None,
+) -> Tensor:
+    """Adversarial images for one model, made from clean ones.
+
+    Args:
+        model: a classifier or its name. A module's parameters and mode are restored afterwards.
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, rounded to 256 levels; or files as for
+            `evaluate`, cropped as it does by default.
+        perturbation: one of the family adversarial at one strength: "fgsm:3", "pgd:epsilon=4,steps=20,step=1",
+            "cam_attack:3".
+        target_layer: dotted name of a submodule, None to discover it; only attacks on maps use it.
+        mean: mean of the normalisation, for a module.
+        std: standard deviation of the normalisation, for a module.
+        seed: seed of the random start.
+        image_ids: names that the random draws depend on, as for `evaluate`.
+
+    Returns:
+        (B, 3, H, W) uint8 on the CPU.
+
+    Raises:
+        UserError: an unknown perturbation, one that needs no model, or several strengths.
+        ValueError: images of another shape.
+
+    Examples:
+        >>> import camrobust, torch, torchvision
+        >>> model, photos = torchvision.models.squeezenet1_1(), torch.rand(2, 3, 64, 64)
+        >>> adversarial = camrobust.attack(model, photos, "fgsm:3")
+        >>> adversarial.shape, adversarial.dtype
+        (torch.Size([2, 3, 64, 64]), torch.uint8)
+    """
+    planned = variants([perturbation])
+    if len(planned) != 1 or not planned[0].needs_model:
+        raise UserError(f"attack: '{perturbation}' must be one strength of a perturbation that needs a model; see "
+                        "`camrobust list perturbations`")  # fmt: skip
+    with _victim(model, images, target_layer, mean, std, image_ids) as (ready, names, pixels):
+        adversarial = attacked(ready, pixels, planned * len(pixels), names, "images", seed)
+    return (adversarial * 255).round().to(torch.uint8).cpu()
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def minimal_eps(
+    model: nn.Module | str | Model,
+    images: Photographs,
+    cam: str = "gradcam",
+    target_layer: str | None = None,
+    *,
+    below: float = 0.5,
+    similarity: str = "topk_iou",
+    most: int = 16,
+    steps: int = 20,
+    objective: str = "top",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    seed: int = 0,
+    image_ids: Sequence[str] | None = None,
+) -> list[int | None]:
+    """The smallest ε/255 at which an attack that keeps the class makes the map differ from the clean one.
+
+    Args:
+        model: a classifier or its name. A module's parameters and mode are restored afterwards.
+        images: as for `attack`.
+        cam: a smooth CAM: cam, gradcam, gradcam++, gradcam-elementwise, hirescam, layercam or xgradcam.
+        target_layer: dotted name of a submodule, None to discover it.
+        below: the maps differ when their similarity falls below this value, or their distance exceeds it.
+        similarity: a measure that compares positions, from `camrobust list similarities`.
+        most: largest radius to try, levels of 255.
+        steps: steps of each ascent, each a quarter of the radius.
+        objective: "top" takes mass from the most important positions, "centre" moves the centre of mass, "region"
+            moves mass into the least important quarter of the image.
+        mean: mean of the normalisation, for a module.
+        std: standard deviation of the normalisation, for a module.
+        seed: seed of the random starts.
+        image_ids: names that the random draws depend on, as for `evaluate`.
+
+    Returns:
+        For each image the radius in levels of 255, None if no radius up to `most` succeeds.
+
+    Raises:
+        UserError: an unsuitable CAM, objective or similarity, or a radius or number of steps out of its range.
+
+    Examples:
+        >>> import camrobust, torch, torchvision
+        >>> model, photos = torchvision.models.squeezenet1_1(), torch.rand(2, 3, 64, 64)
+        >>> radii = camrobust.minimal_eps(model, photos, most=4, steps=2)
+        >>> all(radius is None or 1 <= radius <= 4 for radius in radii)
+        True
+    """
+    with _victim(model, images, target_layer, mean, std, image_ids) as (ready, names, pixels):
+        return smallest_radius(
+            ready, pixels, names, below=below, most=most, steps=steps, cam=cam, objective=objective,
+            similarity=similarity, seed=seed,
+        )  # fmt: skip
+
+
+@contextmanager
+def _victim(
+    model: nn.Module | str | Model, images: Photographs, target_layer: str | None, mean: tuple[float, ...],
+    std: tuple[float, ...], image_ids: Sequence[str] | None,
+) -> Iterator[tuple[Model, list[str], Tensor]]:  # fmt: skip
+    """The model, the images' names, and the images at 256 levels in [0, 1] on the model's device."""
+    names, pixels = pixels_of(images, RESIZE, CROP, image_ids)
+    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std) as ready:
+        yield ready, names, pixels.to(ready.device).float() / 255

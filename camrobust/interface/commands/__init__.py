@@ -1,0 +1,139 @@
+"""The table of commands: for each its function, one line of help, and its arguments.
+
+The functions live in the modules of this folder. They import what they need when they are called, so that the command
+line starts fast.
+"""
+
+from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several
+from camrobust.interface.commands import explore, results, runs
+from camrobust.interface.commands.bench import BENCHMARKS
+
+__all__ = ["BENCHMARKS", "COMMANDS"]
+
+CONFIG = (
+    argument("config", "YAML file, see jobs/configs"),
+    several("--set", "settings to override, their values in YAML", metavar="KEY=VALUE"),
+    argument("--output", "override the output folder"),
+)
+RUNNING = (
+    argument("--address", "local, auto, or the address of a Ray cluster", default="local"),
+    flag("--quiet", "show no progress"),
+)
+RUN = argument("run", "output folder of a run")
+
+COMMANDS = {
+    "run": Command(
+        runs.run,
+        "measure, verify, aggregate and report; resumes a run that was interrupted",
+        (
+            *CONFIG,
+            *RUNNING,
+            flag("--fresh", "start in a new folder beside an existing run"),
+            flag("--retry-failures", "measure the images that failed before once more"),
+            JSON,
+        ),
+    ),
+    "demo": Command(
+        runs.demo,
+        "a small real run on photos and weights from installed packages",
+        (argument("--output", "folder for the results", default="demo-run"), *RUNNING, JSON),
+    ),
+    "plan": Command(
+        runs.plan,
+        "count and estimate a run without starting it",
+        (
+            *CONFIG,
+            argument(
+                "--forwards-per-s", "forward passes per second and worker; default: measured here",
+                type=positive(float),
+            ),
+            argument("--workers", "number of Explain workers that share the work", type=positive(int), default=1),
+            argument("--images", "number of images to assume; default: list the datasets", type=positive(int)),
+            argument(
+                "--dollars-per-hour", "price of one Explain worker, for example of a spot GPU", type=positive(float)
+            ),
+            JSON,
+        ),
+    ),
+    "status": Command(results.status, "show how far a run is, whether it is running or stopped", (RUN, JSON)),
+    "verify": Command(
+        results.verify, "check that every planned row exists exactly once or its image is named in failures",
+        (RUN, JSON),
+    ),
+    "report": Command(results.report, "draw the page and its figures", (RUN, JSON)),
+    "aggregate": Command(
+        results.aggregate,
+        "reduce the scores of a run, or of several runs with the same measurement settings, to summary tables",
+        (
+            argument("runs", "output folders of runs", nargs="+", metavar="RUN"),
+            argument("--output", "folder for the tables of several runs"),
+            argument("--intervals", "default: as the run was configured", choices=("delta", "bootstrap")),
+            JSON,
+        ),
+    ),
+    "compare": Command(
+        results.compare,
+        "show what changed between two runs: scores with intervals and tests, and settings",
+        (
+            argument("first", "output folder of a run"),
+            argument("second", "output folder of another run"),
+            argument("--by", "compare each one alone; default: all together", choices=("perturbation",)),
+            flag("--raw", "also compare the measures that are not adjusted for chance"),
+            JSON,
+        ),
+    ),
+    "watch-spot": Command(
+        runs.watch_spot,
+        "drain this machine's Ray node when the cloud announces that it will take the machine back",
+        (
+            argument("--metadata", "address of the metadata service", default="http://169.254.169.254"),
+            argument("--interval", "seconds between two requests", type=float, default=5.0),
+            argument("--node-id", "id of the Ray node; default: the node on this machine"),
+            argument("--address", "address of the cluster; needs --node-id"),
+        ),
+    ),
+    "list": Command(
+        explore.list_registry,
+        "list the known CAMs, perturbations, similarities, segmentation methods or models",
+        (
+            argument(
+                "kind", "what to list", choices=("cams", "perturbations", "similarities", "segments", "models")
+            ),
+            JSON,
+        ),
+    ),
+    "explain": Command(
+        explore.explain,
+        "draw the CAMs of one photo, clean and perturbed",
+        (
+            argument("image", "image file"),
+            argument("--model", "torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function", required=True),
+            argument("--weights", ".safetensors or .pth file"),
+            argument("--target-layer", "dotted name of a submodule; default: discovered"),
+            argument("--mean", "mean of the normalisation; default: the builder's", type=float, nargs=3),
+            argument("--std", "deviation of the normalisation; default: the builder's", type=float, nargs=3),
+            argument("--resize", "shorter side after resizing, px", type=int, default=RESIZE),
+            argument("--crop", "side of the centre crop, px", type=int, default=CROP),
+            argument("--classes", "class names: imagenet, or a text file with one name per line"),
+            several("--cam", "names of CAMs", required=True, metavar="CAM"),
+            several("--perturb", "perturbations to compare with", metavar="NAME:LEVEL"),
+            argument("--output", "picture to write", default="explain.png"),
+        ),
+    ),
+    "sheet": Command(
+        explore.sheet,
+        "draw one photo under perturbations at their five severities",
+        (
+            argument("image", "image file"),
+            several("--perturb", "default: every perturbation that needs no model", default=None, metavar="NAME"),
+            argument("--seed", "seed of every random draw", type=int, default=0),
+            argument(
+                "--resave-jpeg-quality", "save images as JPEG of this quality and read them back; ImageNet-C has 85",
+                type=int, metavar="QUALITY",
+            ),
+            argument("--cell", "side of one picture, px", type=int, default=160),
+            argument("--output", "picture to write", default="sheet.png"),
+        ),
+    ),
+}  # fmt: skip

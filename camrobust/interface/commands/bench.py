@@ -1,0 +1,153 @@
+"""`camrobust bench BENCHMARK`: the table of benchmarks and the functions that run and print them."""
+
+from typing import Any
+
+from camrobust.contract.defaults import PRECISIONS
+from camrobust.interface.command_line import JSON, Argument, Command, Given, argument, flag, positive, print_json
+from camrobust.interface.command_line import print_rows as show
+
+
+def _speed(given: Given, *, peers: bool) -> int:
+    from camrobust.bench.speed.passes import bench
+    from camrobust.bench.speed.passes import show as show_markdown
+
+    results = bench(given.device, peers=peers, repeats=given.repeats, precision=given.precision)
+    if given.json:
+        print_json(results)
+    else:
+        show_markdown(results)
+    return 0
+
+
+def _passes(given: Given) -> int:
+    return _speed(given, peers=False)
+
+
+def _peers(given: Given) -> int:
+    return _speed(given, peers=True)
+
+
+def _perturbations(given: Given) -> int:
+    from camrobust.bench.speed.perturbing import BATCH, perturbing
+
+    rows = perturbing(given.device, given.repeats, peers=given.peers)
+    return show(given, f"Severities 1 to 5 of one 224 px image, batch {BATCH[given.device]}", rows)
+
+
+def _formats(given: Given) -> int:
+    from camrobust.bench.speed.formats import formats
+
+    return show(given, "Plain forward pass of one batch, ms", formats(given.device, given.repeats))
+
+
+def _zoo(given: Given) -> int:
+    from camrobust.bench.speed.zoo import zoo
+    from camrobust.interface.terminal import say
+
+    rows = zoo(say=(lambda _: None) if given.json else say)
+    show(given, f"{len(rows)} architectures", rows)
+    return 0 if all(row["verdict"] == "ok" for row in rows) else 1
+
+
+def _overhead(given: Given) -> int:
+    from camrobust.bench.scale.overhead import overhead
+    from camrobust.interface.terminal import say
+
+    return show(given, f"{given.count} images, 15 variants, resnet18, 4 CAMs", overhead(given.count, say))
+
+
+def _scale(given: Given) -> int:
+    from camrobust.bench.scale.images import scale
+    from camrobust.interface.terminal import say
+
+    return show(given, f"{given.count:,} images", scale(given.count, say))
+
+
+def _rows(given: Given) -> int:
+    from camrobust.bench.scale.rows import volume
+    from camrobust.interface.terminal import say
+
+    return show(given, f"{given.count:,} score rows", volume(given.count, say))
+
+
+def _chaos(given: Given) -> int:
+    from camrobust.bench.chaos.harness import chaos, summary
+    from camrobust.interface.terminal import say, show_table
+
+    def show_trial(line: dict[str, Any]) -> None:
+        end = "exact" if line["exact"] else f"NOT EXACT {line['last']}"
+        injected = ", ".join(line["injected"]) or "nothing"
+        say(
+            f"{line['trial']:3} {line['config']} {line['store']}: {injected}; exits {line['exits']}, "
+            f"{line['seconds']} s, {end}"
+        )
+
+    lines = chaos(given.count, given.seed, show_trial)
+    if given.json:
+        print_json(lines)
+    else:
+        titles = ["injected", "times", "done at once", "most attempts", "rows lost", "doubled", "different", "touched"]
+        show_table(f"{len(lines)} runs, seed {given.seed}", titles, summary(lines))
+        seconds = sum(line["seconds"] for line in lines)
+        say(f"{sum(line['exact'] for line in lines)} of {len(lines)} runs exact in the end, {seconds:.0f} s")
+    return 0 if all(line["exact"] for line in lines) else 1
+
+
+def _fuzz(given: Given) -> int:
+    from camrobust.bench.chaos.fuzz import BUDGET_MIB, fuzz
+    from camrobust.interface.terminal import say
+
+    outcome = fuzz(given.images, given.seed, say)
+    show(given, f"{given.images:,} damaged pictures, seed {given.seed}", outcome.rows())
+    for line in outcome.wrong:
+        say(line)
+    say(
+        f"a worker used at most {outcome.peak_mib:.0f} MiB more than when idle, {BUDGET_MIB} MiB are allowed; "
+        f"{len(outcome.wrong)} pictures ended wrongly"
+    )
+    return 0 if outcome.passed else 1
+
+
+def _count(text: str) -> Argument:
+    return argument("count", text, type=positive(int), metavar="N")
+
+
+DEVICE = argument("--device", "device of the models", choices=("cpu", "cuda"), default="cpu")
+REPEATS = argument("--repeats", "interleaved repetitions", type=positive(int), default=15)
+PRECISION = argument("--precision", "precision of the layers", choices=PRECISIONS, default=PRECISIONS[0])
+PEERS = flag("--peers", "also time imagecorruptions")
+IMAGES = argument("--images", "number of pictures", type=positive(int), default=1000, metavar="N")
+SEED = argument("--seed", "seed of every random draw", type=int, default=0)
+
+BENCHMARKS = {
+    "passes": Command(
+        _passes, "time maps against a plain forward pass", (DEVICE, REPEATS, PRECISION, JSON)
+    ),
+    "peers": Command(
+        _peers, "the same, and each method in grad-cam, torchcam and captum", (DEVICE, REPEATS, PRECISION, JSON)
+    ),
+    "perturbations": Command(
+        _perturbations, "time every perturbation at every severity", (DEVICE, REPEATS, PEERS, JSON)
+    ),
+    "formats": Command(
+        _formats, "time plain forward passes by memory format, and compiled", (DEVICE, REPEATS, JSON)
+    ),
+    "zoo": Command(
+        _zoo, "try architectures of torchvision and timm", (JSON,)
+    ),
+    "overhead": Command(
+        _overhead, "time the job against a bare loop over N images", (_count("images"), JSON)
+    ),
+    "scale": Command(
+        _scale, "time everything but the measuring, for N images that do not exist", (_count("images"), JSON)
+    ),
+    "rows": Command(
+        _rows, "time all summaries of N synthetic score rows", (_count("rows"), JSON)
+    ),
+    "chaos": Command(
+        _chaos, "run N jobs on a local cluster under injected faults", (_count("runs"), SEED, JSON)
+    ),
+    "fuzz": Command(
+        _fuzz, "load damaged pictures of every format, in separate processes", (IMAGES, SEED, JSON)
+    ),
+}  # fmt: skip

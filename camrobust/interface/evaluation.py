@@ -1,0 +1,95 @@
+"""Scores of one model, or of a whole run, and what can be computed from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.schema import SUMMARIES
+from camrobust.interface.notebook import notebook
+from camrobust.results.folder import open_run
+from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
+from camrobust.summary.significance import significance_tests
+from camrobust.summary.stability import per_image
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores, and the settings that a summary of them uses by default.
+
+    Attributes:
+        scores: one row per image, CAM and variant; columns as `schema.SCORES`.
+        controls: names of the CAMs that serve as a floor.
+        average: "macro" (per image first) or "micro" (over all pairs).
+        intervals: "delta" or "bootstrap".
+        seed: seed of the bootstrap.
+    """
+
+    scores: pl.DataFrame
+    controls: tuple[str, ...]
+    average: str = "macro"
+    intervals: str = "delta"
+    seed: int = 0
+
+    def summary(self, by: str = "by_cam", average: str | None = None, intervals: str | None = None) -> pl.DataFrame:
+        """Consistency, responsiveness and robustness with intervals; or tests of the differences between CAMs.
+
+        Args:
+            by: by_level, by_perturbation, by_cam, by_model, by_dataset or tests.
+            average: "macro" or "micro"; None for this evaluation's own.
+            intervals: "delta" or "bootstrap", both clustered by image; None for this evaluation's own.
+
+        Raises:
+            UserError: there is no such table.
+        """
+        if by not in (*SUMMARIES, "tests"):
+            raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
+        reduction = self._reduced(average, intervals)
+        return significance_tests(reduction.profiles) if by == "tests" else reduction.tables[by]
+
+    def _reduced(self, average: str | None = None, intervals: str | None = None) -> Reduction:
+        settings = SummarySettings(average or self.average, self.controls, intervals or self.intervals, self.seed)
+        return reduce_frame(self.scores.lazy(), settings)
+
+    def _repr_html_(self) -> str:
+        """The leaderboard and the curves against severity, in a notebook."""
+        tables = self._reduced().tables
+        return notebook(tables["by_cam"], tables["by_level"], self.controls)
+
+    def stability(self, *, same_class: bool = True) -> pl.DataFrame:
+        """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.
+
+        Args:
+            same_class: use only variants that kept the predicted class.
+
+        Returns:
+            One row per image and CAM, columns as `schema.IMAGE_STABILITY`.
+        """
+        return per_image(self.scores.lazy(), same_class=same_class).collect()
+
+
+def load_run(uri: str | Path) -> Evaluation:
+    """The scores of a run folder, local or on S3.
+
+    Args:
+        uri: output folder of the run.
+
+    Raises:
+        UserError: there is no run in that folder.
+
+    Examples:
+        >>> import camrobust
+        >>> result = camrobust.load_run("runs/mine")  # the output of `camrobust run`
+        >>> result.summary("by_dataset").columns[:3]
+        ['dataset', 'consistency', 'consistency_lower']
+    """
+    folder = open_run(str(uri))
+    run = folder.run()
+    return Evaluation(
+        folder.scores(folder.committed()),
+        tuple(run.controls),
+        run.config.metric.average,
+        run.config.summary.intervals,
+        run.config.seed,
+    )

@@ -1,0 +1,72 @@
+"""Maps that draw themselves in a notebook, and one map drawn over its photo."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.interface.inputs import levels, photo
+from camrobust.interface.notebook import pictures
+from camrobust.report import gallery
+
+SHOWN = 6
+"""Number of images that a notebook shows with their maps."""
+
+
+class Maps(dict[str, Tensor]):
+    """Maps (B, h, w) by CAM; a notebook draws them over the first images.
+
+    Args:
+        maps: maps by CAM.
+        images: the images, (B, 3, H, W) uint8 or in [0, 1]; the first `SHOWN` are kept.
+    """
+
+    def __init__(self, maps: Mapping[str, Tensor], images: Tensor) -> None:
+        super().__init__(maps)
+        self._photos = levels(images[:SHOWN]).permute(0, 2, 3, 1).numpy()
+
+    def _repr_html_(self) -> str:
+        return pictures(self._photos, {name: maps[:SHOWN].float().cpu().numpy() for name, maps in self.items()})
+
+
+def overlay(
+    image: str | Path | Tensor | NDArray[Any] | Image.Image, values: Tensor | NDArray[Any], strength: float = 0.55
+) -> Image.Image:
+    """A map drawn over its photo.
+
+    Args:
+        image: (3, H, W) tensor, uint8 or in [0, 1], before normalisation; or (H, W, 3) uint8 array; or a picture; or
+            a path, whose photo is cropped as `evaluate` and `explain` do by default.
+        values: (h, w), a raw map. It is min-max scaled and upsampled; NaN and constant maps get the lowest colour.
+        strength: opacity of the map, [0, 1].
+
+    Raises:
+        ValueError: an image or a map of another shape, or a strength out of its range.
+
+    Examples:
+        >>> import camrobust, torch
+        >>> photo, values = torch.rand(3, 64, 64), torch.rand(7, 7)
+        >>> camrobust.overlay(photo, values).size
+        (64, 64)
+    """
+    if isinstance(image, (str, Path)):
+        image = photo(image, "image", RESIZE, CROP)
+    if isinstance(image, Image.Image):
+        array = np.asarray(image.convert("RGB"))
+    elif isinstance(image, Tensor):
+        array = levels(image[None])[0].permute(1, 2, 0).numpy()
+    else:
+        array = image
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"image: must be (H, W, 3) uint8, got {array.shape} {array.dtype}; pass a tensor (3, H, W)")
+    if values.ndim != 2:
+        raise ValueError(f"values: must be one map (h, w), got {tuple(values.shape)}; choose one of the batch")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength: must be in [0, 1], got {strength}")
+    field = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+    return gallery.overlay(array, field, strength)

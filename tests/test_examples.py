@@ -1,0 +1,24 @@
+"""The examples in the docstrings of the public functions, run as they stand."""
+
+import doctest
+
+import pytest
+
+import camrobust
+from camrobust.core.perturb import perturb
+from camrobust.core.ranks import rbo
+from camrobust.core.segments import quickshift
+from tests.results.test_reduce import write_run
+
+PUBLIC = [*(getattr(camrobust, name) for name in camrobust.__all__ if name != "__version__"), rbo, quickshift, perturb]
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
+def test_the_example_of_a_public_function_runs(function, tmp_path, monkeypatch):
+    write_run(tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(function, globs={})
+    assert 3 <= len(example.examples) <= 6
+    printed = []
+    results = doctest.DocTestRunner().run(example, out=printed.append)
+    assert (results.attempted, "".join(printed)) == (len(example.examples), "")
