@@ -25,7 +25,7 @@ from camrobust.run.stages.explain import Explain, auto_batch
 from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
 from tests.photos import write_photos
-from tests.runs import scores
+from tests.runs import failures, scores
 
 DATA = {
     "models": ["tests.toys:pooled"],
@@ -186,6 +186,19 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
         ("photo", 0, 0, 1), ("photo", 1, 0, 0), ("photo", 2, 0, 0), ("gone", 0, 1, 0), ("gone", 1, 0, 0),
         ("gone", 2, 0, 0), ("left", 1, 1, 0), ("left", 2, 0, 0),
     ]  # fmt: skip
+
+
+def test_models_that_raise_or_leave_become_failure_rows_and_the_others_go_on(run):
+    models = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("crashing", "pooled", "quitting")]
+    folder, _, rows = run("raising", 100, models=models)
+    assert rows == scores(folder).height == 3 * 2 * 10
+    assert set(scores(folder)["model"]) == {"pooled"}
+    named = failures(folder).filter(pl.col("stage") == "explain")
+    assert named.height == 2 * 3
+    assert set(named.select("model", "kind", "message").rows()) == {
+        ("crashing", "error", "RuntimeError: this model does not like your image"),
+        ("quitting", "error", "SystemExit: 3"),
+    }
 
 
 def test_images_perturbed_at_once_are_bounded(plan_of):

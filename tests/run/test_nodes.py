@@ -30,8 +30,6 @@ from camrobust.run.spot import notice
 from tests.photos import write_photos
 from tests.runs import ROOT, camrobust, config
 
-pytestmark = pytest.mark.cluster
-
 
 @pytest.fixture
 def metadata():
@@ -83,6 +81,7 @@ def test_a_notice_is_read_as_the_service_gives_it(metadata):
         notice("file:///etc/passwd")
 
 
+@pytest.mark.cluster
 def test_the_watcher_drains_its_node_when_the_notice_comes(metadata):
     with nodes(1, {}) as cluster:
         identity = cluster.identity(cluster.workers[0])
@@ -122,6 +121,7 @@ def test_watch_spot_wants_both_or_neither(capsys):
     assert "--node-id and --address belong together; give both or neither" in capsys.readouterr().err
 
 
+@pytest.mark.cluster
 def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
     """The chaos bench itself, with faults chosen instead of drawn."""
     plans = [
@@ -151,6 +151,7 @@ def test_rows_lost_doubled_and_different_are_counted():
     assert compare(expected.with_columns(rbo=pl.Series([0.1, 0.3, None])), expected)["different"] == 1
 
 
+@pytest.mark.cluster
 @pytest.mark.s3
 def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_failed_job(
     bucket, object_store, tmp_path

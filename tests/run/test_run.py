@@ -223,19 +223,6 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     assert "explain" in told.stdout
 
 
-def test_models_that_raise_or_leave_become_failure_rows_and_the_others_go_on(tmp_path, photos):
-    others = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("crashing", "quitting")]
-    path = config(tmp_path, photos / "wnid", models=["tests.toys:pooled", *others], max_failure_share=1)
-    result = camrobust("run", path)
-    assert result.returncode == 0, result.stderr
-    found = failures(tmp_path / "out")
-    assert found.height == 2 * GOOD
-    assert set(found.select("model", "message").rows()) == {
-        ("crashing", "RuntimeError: this model does not like your image"), ("quitting", "SystemExit: 3")
-    }  # fmt: skip
-    assert scores(tmp_path / "out").height == GOOD * PER_PAIR
-
-
 def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, photos):
     path = config(tmp_path, photos / "wnid", models=["tests.toys:only_on_the_driver"])
     result = camrobust("run", path)
