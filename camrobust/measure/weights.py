@@ -84,10 +84,10 @@ def _safetensors(content: bytes) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    header = dict(pairs)
+    if len(header) < len(pairs):
         raise RefusedError("its header names something twice")
-    return found
+    return header
 
 
 def _pickled(content: bytes) -> Any:

@@ -85,8 +85,10 @@ def check_room(plan: Plan) -> None:
     wanted = {name: value for _, asked in stages for name, value in asked.get("label_selector", {}).items()}
     for name, value in wanted.items():
         if re.fullmatch(r"[\w.-]+", value) and labels.get(name) != value:
-            raise UserError(f"cluster: workers ask for nodes with the label {name}={value}, which this machine has "
-                            "not; leave it out here, or name a cluster by --address")  # fmt: skip
+            raise UserError(
+                f"cluster: workers ask for nodes with the label {name}={value}, which this machine does not have; "
+                "leave it out here, or name a cluster by --address"
+            )
     total: dict[str, float] = {}
     for workers, asked in stages:
         for name, amount in _amounts(asked).items():

@@ -95,12 +95,12 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
     names = (*SUMMARIES, "tests", "characteristics")
     place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
     try:
-        found = {
+        tables = {
             name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
         }
     except MissingObjectError as error:
         raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
-    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in found.items()}
+    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in tables.items()}
 
 
 def report(folder: RunFolder, number: int | None = None) -> str:

@@ -179,9 +179,9 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         controls=controls(config.cams),
         families=families(plan.variants),
         variants=[
-            VariantRecord(perturbation=one.perturbation, severity=one.severity, strength=one.strength,
-                          replicate=one.replicate)
-            for one in plan.variants
+            VariantRecord(perturbation=variant.perturbation, severity=variant.severity, strength=variant.strength,
+                          replicate=variant.replicate)
+            for variant in plan.variants
         ],
         warnings=list(plan.warnings),
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},

@@ -14,7 +14,8 @@ from tests.runs import ROOT, camrobust, command, config, end, environment, failu
 
 pytestmark = pytest.mark.cluster
 GOOD = 8
-PER_UNIT = 5 * 5  # CAMs × variants
+PER_PAIR = 5 * 5
+"""Score rows of one image under one model: CAMs × variants."""
 
 
 @pytest.fixture
@@ -64,6 +65,6 @@ def test_an_image_whose_worker_ray_kills_for_its_memory_is_quarantined(tmp_path,
     assert found["message"].startswith("the worker died 3 times at this image (crash, out of memory, or more than 600")
     rows = scores(tmp_path / "out")
     assert rows.group_by("model").len().sort("model").rows() == [
-        ("greedy", GOOD * PER_UNIT), ("tests.toys:pooled", (GOOD + 1) * PER_UNIT)
+        ("greedy", GOOD * PER_PAIR), ("tests.toys:pooled", (GOOD + 1) * PER_PAIR)
     ]  # fmt: skip
     assert camrobust("verify", tmp_path / "out").returncode == 0

@@ -23,13 +23,12 @@ from camrobust.bench.chaos.harness import chaos
 from camrobust.bench.chaos.judge import KEYS, compare
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.contract.errors import UserError
+from camrobust.interface.cli import main
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run
 from camrobust.run.spot import notice
 from tests.photos import write_photos
 from tests.runs import ROOT, camrobust, config
-
-pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
@@ -82,6 +81,7 @@ def test_a_notice_is_read_as_the_service_gives_it(metadata):
         notice("file:///etc/passwd")
 
 
+@pytest.mark.cluster
 def test_the_watcher_drains_its_node_when_the_notice_comes(metadata):
     with nodes(1, {}) as cluster:
         identity = cluster.identity(cluster.workers[0])
@@ -116,12 +116,12 @@ def alive(cluster):
     return found
 
 
-def test_watch_spot_wants_both_or_neither():
-    found = camrobust("watch-spot", "--node-id", "ab")
-    assert found.returncode == 2
-    assert "--node-id and --address belong together; give both or neither" in found.stderr
+def test_watch_spot_wants_both_or_neither(capsys):
+    assert main(["watch-spot", "--node-id", "ab"]) == 2
+    assert "--node-id and --address belong together; give both or neither" in capsys.readouterr().err
 
 
+@pytest.mark.cluster
 def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
     """The chaos bench itself, with faults chosen instead of drawn."""
     plans = [
@@ -151,6 +151,7 @@ def test_rows_lost_doubled_and_different_are_counted():
     assert compare(expected.with_columns(rbo=pl.Series([0.1, 0.3, None])), expected)["different"] == 1
 
 
+@pytest.mark.cluster
 @pytest.mark.s3
 def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_failed_job(
     bucket, object_store, tmp_path

@@ -14,7 +14,7 @@ from camrobust.run.session import connect
 from tests.photos import write_photos
 from tests.runs import ROOT, command, config, descendants, end, environment
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 OWN = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "the user's own"}
 REACHING = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Without it Ray turns 127.0.0.1 into an outside address, where nobody listens: the token would not be tried."""
@@ -110,6 +110,7 @@ def program(request):
         process.communicate()
 
 
+@pytest.mark.cluster
 def test_a_local_session_listens_on_loopback_only(program):
     sockets = listening([program.pid, *descendants(program.pid)])
     for part in ("gcs_server", "raylet", "ray::Actor", "ray::DashboardAgent", "-c"):
@@ -117,6 +118,7 @@ def test_a_local_session_listens_on_loopback_only(program):
     assert outside(sockets) == []
 
 
+@pytest.mark.cluster
 def test_its_token_is_in_a_private_file_and_nowhere_else(program):
     assert program.told["modes"] == ["0o600", "0o700"]
     token = Path(program.told["path"]).read_bytes()
@@ -128,6 +130,7 @@ def test_its_token_is_in_a_private_file_and_nowhere_else(program):
             assert token not in Path(f"/proc/{pid}/{name}").read_bytes()
 
 
+@pytest.mark.cluster
 def test_a_process_without_the_token_is_refused(program, tmp_path):
     """All at once, as Ray tries for twenty seconds each."""
     address = program.told["address"]
@@ -153,12 +156,14 @@ def test_a_process_without_the_token_is_refused(program, tmp_path):
     ]
 
 
+@pytest.mark.cluster
 def test_a_process_with_the_token_is_let_in(program):
     other = joining(program.told["address"], RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=program.told["path"])
     printed, told = other.communicate(timeout=120)
     assert printed == "a task of mine\n", told
 
 
+@pytest.mark.cluster
 def test_a_second_session_is_refused_and_the_environment_is_left_as_it_was(program):
     """Last of the module: it ends the sessions."""
     second = "cluster: this program is connected to a Ray cluster already; call ray.shutdown() first"
@@ -172,6 +177,7 @@ def test_a_second_session_is_refused_and_the_environment_is_left_as_it_was(progr
     assert program.wait(timeout=60) == 0
 
 
+@pytest.mark.cluster
 def test_nodes_on_one_machine_listen_on_loopback_only_and_want_a_token():
     with nodes(2, {}, job_server=True) as cluster:
         pids = {pid for node in (cluster.head, *cluster.workers) for pid in (node.process.pid, *node.below())}

@@ -1,4 +1,4 @@
-"""What passes from stage to stage: one Arrow table per batch, its columns named, typed and explained here.
+"""The batches that pass from stage to stage: Arrow tables whose columns are named, typed and explained here.
 
     PENDING → Load → LOADED → Perturb → PERTURBED → Explain → MEASURED → Commit → COMMITTED
 
@@ -131,12 +131,12 @@ def tensors_of(column: pa.ChunkedArray, *shape: int) -> list[NDArray[Any] | None
         column: as `tensor_column` makes it.
         shape: of every tensor; one side may be -1.
     """
-    found: list[NDArray[Any] | None] = []
+    tensors: list[NDArray[Any] | None] = []
     for chunk in column.chunks:
         values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
         for row, valid in enumerate(chunk.is_valid().to_pylist()):
-            found.append(values[offsets[row] : offsets[row + 1]].reshape(shape) if valid else None)
-    return found
+            tensors.append(values[offsets[row] : offsets[row + 1]].reshape(shape) if valid else None)
+    return tensors
 
 
 def rows_column(table: pa.Table, counts: Sequence[int]) -> pa.ListArray:

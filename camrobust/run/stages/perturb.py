@@ -55,11 +55,11 @@ class Perturb:
                 self._variants, dataset, self.parts[part], group, [pixels[images[place]] for place in places]
             )
             made = self.watch.over_all(dataset, group, work, _quarantined, part=part)
-            for place, one in zip(places, made, strict=True):
-                if isinstance(one, Failure):
-                    failures[place] = one
+            for place, result in zip(places, made, strict=True):
+                if isinstance(result, Failure):
+                    failures[place] = result
                 else:
-                    variants[place] = one
+                    variants[place] = result
         columns = {name: rows[name] for name in (*KEYS, *PROPERTIES, "segments")} | failure_columns(failures)
         columns |= {"part": parts, "first": np.diff(images, prepend=-1) > 0}
         return batch_of(PERTURBED, columns | {"variants": tensor_column(variants, "uint8")})
