@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: azurite demo test test-model test-lowest lint bench clean
+.PHONY: azurite demo test test-all test-model test-lowest lint bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
@@ -13,6 +13,10 @@ demo: $(VENV)/demo
 test: $(VENV)/dev
 	$(BIN)/pytest -m "not cluster" --numprocesses 2 --dist worksteal
 	$(BIN)/pytest -m cluster
+
+# Everything in full size: every spoiled folder, every peer, every severity, every order of steps.
+test-all: export CAMROBUST_ALL := 1
+test-all: test test-model
 
 # Every order of the steps of three drivers in one run folder, with up to two pauses or crashes; some minutes.
 test-model: $(VENV)/dev
