@@ -81,7 +81,7 @@ def test_every_mode_becomes_rgb(mode):
         (encoded(Image.new("L", (2, 3000))), "too_large", "2 x 3000 px is too narrow to be resized to 256 px"),
     ],
 )
-def test_what_cannot_be_used_says_why(content, kind, sentence):
+def test_an_unusable_image_says_why(content, kind, sentence):
     with pytest.raises(ImageError) as caught:
         cropped(content)
     assert caught.value.kind == kind
