@@ -14,9 +14,9 @@ test: $(VENV)/dev
 	$(BIN)/pytest -m "not cluster" --numprocesses 2 --dist worksteal
 	$(BIN)/pytest -m cluster
 
-# The comparisons with other libraries, at every severity and for every method that they share.
-test-all: export CAMROBUST_ALL = 1
-test-all: test
+# Everything in full size: every spoiled folder, every peer, every severity, every order of steps.
+test-all: export CAMROBUST_ALL := 1
+test-all: test test-model
 
 # Every order of the steps of three drivers in one run folder, with up to two pauses or crashes; some minutes.
 test-model: $(VENV)/dev

@@ -1,4 +1,4 @@
-"""Small made-up photographs: smooth colours with a few edges, the same for every seed."""
+"""Small made-up photos: smooth colours with a few edges, the same every time for a seed."""
 
 import numpy as np
 from PIL import Image

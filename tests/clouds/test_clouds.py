@@ -1,4 +1,4 @@
-"""Google's and Azure's stores on loopback: read as a store, in a run, behind a failing proxy, with wrong keys."""
+"""Google and Azure on loopback: as a store, in a run, behind a failing proxy, and with wrong keys."""
 
 import random
 import time
@@ -34,7 +34,7 @@ def put(uri, content):
 
 
 def settle(monkeypatch, variables):
-    """The environment of one cloud, and of nothing else."""
+    """Set the environment of one cloud and clear that of others."""
     for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_SAS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -77,7 +77,7 @@ def test_a_cloud_is_a_store_to_read_from(place):
         store.read("z")
 
 
-def test_a_bucket_that_is_not_there(place):
+def test_a_missing_bucket(place):
     scheme, _, name = place.partition("://")
     gone = open_store(f"{scheme}://no-{name}/x")
     kind = "bucket" if scheme == "gs" else "container"
@@ -88,7 +88,7 @@ def test_a_bucket_that_is_not_there(place):
         gone.read("y")
 
 
-def test_nothing_is_written_there_and_no_run_is_kept_there(place, tmp_path, capsys):
+def test_a_cloud_takes_no_objects_and_no_runs(place, tmp_path, capsys):
     sentence = (
         f"output: '{place}/runs/x' must be a folder or s3://bucket/prefix, as gs:// and az:// can only be read; write "
         "to a folder or S3 and copy the run afterwards"
@@ -106,9 +106,7 @@ def test_nothing_is_written_there_and_no_run_is_kept_there(place, tmp_path, caps
 
 
 @pytest.mark.cluster
-def test_a_run_reads_images_labels_weights_and_manifests_there_and_is_the_same_as_from_a_folder(
-    google_store, azure_store, tmp_path, monkeypatch
-):
+def test_a_run_from_clouds_equals_the_run_from_a_folder(google_store, azure_store, tmp_path, monkeypatch):
     settle(monkeypatch, {**google_store, **azure_store})
     name = f"bucket-{time.time_ns()}"
     gs, az = f"gs://{name}", f"az://{name}"
@@ -162,7 +160,7 @@ def test_a_run_reads_images_labels_weights_and_manifests_there_and_is_the_same_a
 
 @pytest.fixture
 def faults(place, google_store, azure_store, monkeypatch):
-    """Faults to set, with the clients behind them."""
+    """The faults of a proxy between the clients and the store; none at first."""
     found = Faults(dice=random.Random(1))
     real = google_store["STORAGE_EMULATOR_HOST"] if place.startswith("gs") else azure_endpoint(azure_store)
     with failing_store(real, found) as address:
@@ -180,7 +178,7 @@ def azure_endpoint(store):
 
 @pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_got_over(faults, place, fault, monkeypatch):
+def test_every_fault_is_survived(faults, place, fault, monkeypatch):
     monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 0.1)
     content = bytes(range(256)) * 256
     put(f"{place}/x/one", content)
@@ -193,7 +191,7 @@ def test_every_fault_is_got_over(faults, place, fault, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
-def test_a_store_that_keeps_failing_is_one_sentence_and_exit_code_1(faults, place, monkeypatch):
+def test_a_store_that_keeps_failing_gives_one_sentence_and_exit_code_1(faults, place, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(cloud_clients, "BACKOFF_S", 1)
     put(f"{place}/x", b"content")
@@ -207,7 +205,7 @@ def test_a_store_that_keeps_failing_is_one_sentence_and_exit_code_1(faults, plac
 
 
 @pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
-def test_a_store_that_says_nothing_is_given_up(faults, place, monkeypatch):
+def test_a_silent_store_is_given_up(faults, place, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(cloud_calls, "OBJECT_TIMEOUT_S", 0.2)
     monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 1)
@@ -216,7 +214,7 @@ def test_a_store_that_says_nothing_is_given_up(faults, place, monkeypatch):
         read_object(f"{place}/x")
 
 
-def test_a_wrong_key_and_none_at_all(azure_store, monkeypatch, tmp_path):
+def test_a_wrong_key_and_a_missing_key(azure_store, monkeypatch, tmp_path):
     settle(monkeypatch, azure_store)
     monkeypatch.setenv("AZURE_STORAGE_KEY", "bm90IHRoaXMga2V5")
     with pytest.raises(DeniedObjectError, match="az: no permission for az://photos/x; these credentials need"):
@@ -243,7 +241,7 @@ def test_a_key_goes_to_its_own_account_only(azure_store, monkeypatch):
     forget_clients()
 
 
-def test_a_store_that_cannot_be_reached(monkeypatch):
+def test_an_unreachable_store(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(cloud_clients, "BACKOFF_S", 1)
     settle(monkeypatch, {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"})

@@ -1,4 +1,4 @@
-"""Small real run folders, made in this process without Ray: as version 0.1 left them, and as they are now."""
+"""Small real run folders, made without Ray: in the format of version 0.1 and in today's."""
 
 import json
 from functools import partial
@@ -33,7 +33,7 @@ def rows(count, dataset="d", model="m"):
 
 
 def write(folder, count=4, number=1, dataset="d", model="m", identity=None):
-    """A complete run of some images, of which one more failed; number 0 is version 0.1."""
+    """Write a complete run of some images and one failed image; number 0 means version 0.1."""
     run, table = open_run(str(folder)), rows(count, dataset, model)
     if identity is not None:
         table = table.with_columns(image_id=pl.col("image_id").replace("image-0", identity))
@@ -67,7 +67,7 @@ def _progress(count):
 
 
 def _commit(run, table, photos, pictures, broken, number):
-    """Two commits: half of the images, and the rest with the failure."""
+    """Write two commits: half of the images, and the rest with the failure."""
     ids = photos["image_id"].to_list()
     for half, some in enumerate((ids[: len(ids) // 2], ids[len(ids) // 2 :])):
         here = pl.col("image_id").is_in(some)
@@ -83,7 +83,7 @@ def _commit(run, table, photos, pictures, broken, number):
 
 
 def repair(folder):
-    """Let run.json and the commits name the manifest and the data files as they are now, as a forger would."""
+    """Update run.json and the commits to the present manifest and data files, as a forger would."""
     for path in sorted(folder.glob("commits/*.parquet")):
         try:
             table = pq.ParquetFile(path).read()

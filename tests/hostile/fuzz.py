@@ -1,4 +1,4 @@
-"""Five commands on spoiled run folders, in this process: `python -m tests.hostile.fuzz COUNT [SEED]`."""
+"""Runs five commands on spoiled run folders, in one process: `python -m tests.hostile.fuzz COUNT [SEED]`."""
 
 import json
 import os
@@ -26,19 +26,19 @@ UNFORESEEN = (
     "Traceback",
     "panicked",
 )
-"""What the last resort says; here it must never have been needed."""
+"""Words of messages for unforeseen errors, which must not occur here."""
 COMMANDS = (("verify", "RUN"), ("status", "RUN"), ("report", "RUN"), ("compare", "WHOLE", "RUN"), ("aggregate", "RUN"))
 DRAWING = {
     vl_convert: ("vegalite_to_svg", "vegalite_to_png"),
     page: ("severity_curves", "heat_map", "critical_differences", "characteristics_chart"),
 }
-"""What takes a hundred times as long as all the rest; what was drawn before of the same numbers is taken again."""
+"""Functions that take a hundred times as long as all others. Their results are remembered by their arguments."""
 OURS = ("summary", "report")
-"""What `aggregate` and `report` write."""
+"""Folders that `aggregate` and `report` write."""
 
 
 class Output:
-    """What a command prints, Rust's libraries included."""
+    """Captures what a command prints, including its Rust libraries."""
 
     def __init__(self, folder):
         self.files = [(folder / name).open("w+b", buffering=0) for name in ("out", "err")]
@@ -66,7 +66,7 @@ class Output:
 
 
 def contents(folder):
-    """Every path below a folder, what kind it is, and the bytes of small files."""
+    """Every path below a folder, with its type and the bytes of small files."""
     found = {}
     for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
@@ -83,7 +83,7 @@ def contents(folder):
 
 
 def try_one(place, base, seed, output, bombs):
-    """Spoil a copy and look at it with every command; yields what must not be."""
+    """Spoil a copy and run every command on it; returns the change, the exit codes and every fault."""
     run = place / "run"
     shutil.copytree(base, run)
     (place / "outside").mkdir()
@@ -116,13 +116,13 @@ def try_one(place, base, seed, output, bombs):
 
 
 def one_line(error):
-    """A sentence for the user is the last line; before it stand only lines that commands say."""
+    """Whether the last line is a short sentence for the user."""
     lines = error.splitlines()
     return bool(lines) and lines[-1].startswith("camrobust: ") and len(lines[-1]) < 4500
 
 
 def fuzz(count, seed=0, first=0):
-    """Spoil so many folders; returns what must not be, and how the commands ended."""
+    """Spoil a number of folders; returns every fault, and how the commands ended."""
     os.environ["CAMROBUST_LEASE_TERM_S"] = "1"
     for module, names in DRAWING.items():
         for name in names:

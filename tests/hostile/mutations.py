@@ -1,4 +1,4 @@
-"""Seeded ways to spoil a run folder: its documents, its tables, its files and their names."""
+"""Seeded random ways to spoil a run folder: its documents, tables, files and file names."""
 
 import json
 import os
@@ -21,12 +21,12 @@ TEXTS = ["", " ", NASTY, "../../x", "/etc/passwd", "..", "a/b", "x" * 70_000, "{
 VALUES = [None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, 1e308, -1e308, float("nan"),
           float("inf"), "", "text", "-1", [], {}, [[]], [None], {"": None}, {"name": 1}, [1, "a"], *TEXTS]  # fmt: skip
 BOMB_BYTES = 400 * 2**20
-"""Of one text; unpacked by three readers at once it would go beyond 2 GiB."""
+"""Size of one text. Three readers that unpack it at once would exceed 2 GiB."""
 BOMB_ROWS = 12_000_000
 
 
 def mutate(folder, seed, bombs):
-    """Spoil a folder in one way; returns in words how."""
+    """Spoil a folder in one way and return a description."""
     dice = random.Random(seed)
     kind = dice.choices([document, table, binary, file, extra, several], [5, 6, 4, 3, 2, 1])[0]
     told = kind(folder, dice, bombs)
@@ -57,7 +57,7 @@ def nodes(value, path=()):
 
 
 def document(folder, dice, _bombs):
-    """A JSON document; run.json half of the time."""
+    """Spoil a JSON document, run.json half of the time."""
     choices = documents(folder)
     if not choices:
         return "no document"
@@ -98,7 +98,7 @@ def _value(content, dice):
 
 
 def _key(content, dice):
-    """The same key again with another value, first or last, or one that nobody knows."""
+    """Repeat a key with another value, first or last, or add an unknown key."""
     key = dice.choice(list(json.loads(content)) or ["a"])
     more = f"{json.dumps(key)}: {json.dumps(dice.choice(VALUES))}".encode()
     inner = content.strip()[1:-1]
@@ -123,7 +123,7 @@ def _raw(content, dice):
 
 
 def binary(folder, dice, _bombs):
-    """Bytes of a parquet file."""
+    """Spoil bytes of a parquet file."""
     choices = tables(folder)
     if not choices:
         return "no table"
@@ -156,7 +156,7 @@ def _flip(content, dice, what):
 
 
 def table(folder, dice, bombs):
-    """Columns and rows of a parquet file."""
+    """Change columns or rows of a parquet file."""
     choices = tables(folder)
     if not choices:
         return "no table"
@@ -246,7 +246,7 @@ def _cells(found, dice, _bombs):
 
 
 def pictures(dice):
-    """Pictures of formats that are not written in maps, or of a size that nobody asked for."""
+    """A picture of a format that maps never hold, or of a wrong size."""
     from io import BytesIO
 
     from PIL import Image
@@ -272,7 +272,7 @@ def _rows(found, dice, _bombs):
 
 
 def _metadata(found, dice, _bombs):
-    """What a commit says of its files, or a table of its columns."""
+    """Change what a commit states about its files, or a table about its columns."""
     told = dict(found.schema.metadata or {})
     key = dice.choice([*told, b"camrobust.files", b"camrobust.format", b"ARROW:schema", b"pandas"])
     files = json.loads(told.get(b"camrobust.files", b"{}"))
@@ -288,7 +288,7 @@ def _metadata(found, dice, _bombs):
 
 
 def _bomb(found, dice, bombs):
-    """A small file whose text would fill the memory, once its columns are those of this table."""
+    """A small file with the columns of this table whose text would fill the memory."""
     names = [name for name in found.column_names if pa.types.is_string(found.schema.field(name).type)
              or pa.types.is_large_string(found.schema.field(name).type)]  # fmt: skip
     if not names:
@@ -301,7 +301,7 @@ BOMBS = ("one text", "one text, its footer lies", "a long text in many rows", "m
 
 
 def bomb(found, name, what):
-    """The bytes of a bomb; made in a process of its own, as making it takes what reading it would."""
+    """The bytes of a bomb, made in a separate process, as making it takes as much memory as reading it."""
     with get_context("fork").Pool(1) as pool:
         return pool.apply(_made, (found, name, what))
 
@@ -330,7 +330,7 @@ def _made(found, name, what):
 
 
 def lying(content):
-    """The same with a footer that says of each large column that it unpacks to a few bytes, in as many digits."""
+    """The same file with a footer that states a few bytes for each large column, in a number of the same length."""
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     tail = content[footer:]
     metadata = pq.ParquetFile(pa.BufferReader(content)).metadata
@@ -353,7 +353,7 @@ def varint(value):
 
 
 def file(folder, dice, _bombs):
-    """A file, or the folder that holds it, is gone or is something else."""
+    """Remove a file or folder, or replace it by something else."""
     choices = sorted(path for path in folder.rglob("*") if not path.is_symlink())
     path = dice.choice(choices)
     what = dice.choice(
@@ -382,7 +382,7 @@ def file(folder, dice, _bombs):
 
 
 def bound(path):
-    """A socket; its path may be too long to bind it there."""
+    """Make a socket, by a short path, as the full path may be too long for a socket."""
     here = os.open(path.parent, os.O_RDONLY)
     try:
         with socket.socket(socket.AF_UNIX) as one:
@@ -392,7 +392,7 @@ def bound(path):
 
 
 def extra(folder, dice, _bombs):
-    """Files that are not the run's, under names of every kind."""
+    """Add a file that is not the run's, under any kind of name."""
     units, nonce = "a" * 24, "b" * 16
     held = tables(folder)
     content = dice.choice(held).read_bytes() if held and dice.random() < 0.7 else dice.randbytes(50)

@@ -1,4 +1,4 @@
-"""Addresses are taken byte for byte: whatever stands in a key, it is read back as it was written."""
+"""Addresses are taken byte for byte: any key is read back as it was written."""
 
 import re
 
@@ -46,7 +46,7 @@ def test_an_address_is_bucket_and_key_byte_for_byte(place, key):
         ("s3://b/a?v=1/", "a?v=1/", "s3://b/a?v=1"),
     ],
 )
-def test_a_folder_has_one_prefix_and_one_spelling_that_names_it_again(uri, prefix, spelled):
+def test_a_folder_has_one_prefix_and_one_spelling(uri, prefix, spelled):
     store = open_store(uri)
     assert store.place.key == prefix
     assert store.uri == spelled
@@ -55,11 +55,11 @@ def test_a_folder_has_one_prefix_and_one_spelling_that_names_it_again(uri, prefi
     assert open_object(store.locate("x")) == (store, "x")
 
 
-def test_what_has_no_scheme_is_a_path_whatever_stands_in_it():
+def test_an_address_without_a_scheme_is_a_path():
     assert [parse(path).scheme for path in ("a://b", "/a://b", "x/a://b", "s3:/b", "1a://b")] == ["a", "", "", "", ""]
 
 
-def test_a_file_url_is_three_slashes_and_a_path_as_it_is(tmp_path):
+def test_a_file_address_is_three_slashes_and_an_unencoded_path(tmp_path):
     for name in ("a%20b", "a b", "c#1?x", "c"):
         (tmp_path / name).write_text(name)
     for name in ("a%20b", "a b", "c#1?x"):
@@ -78,7 +78,7 @@ def test_a_file_url_is_three_slashes_and_a_path_as_it_is(tmp_path):
     "uri",
     ["s3://b/runs//x", "s3://b//runs", "s3://b/runs/x//", "s3://b/./x", "s3://b/a/../x", "s3://b/..", "s3://b/a\nb"],
 )
-def test_an_output_that_other_programs_would_look_for_elsewhere_is_refused(uri):
+def test_an_output_that_other_programs_cannot_find_is_refused(uri):
     sentence = (
         f"output: '{uri.removesuffix('/') + '/'}' must hold no empty name, '.' or '..' between slashes and no control "
         "character, as programs that read it would look elsewhere; choose another name"
@@ -88,7 +88,7 @@ def test_an_output_that_other_programs_would_look_for_elsewhere_is_refused(uri):
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_such_an_output_is_refused_before_anything_is_spent(command, tmp_path, capsys):
+def test_such_an_output_is_refused_before_anything_is_measured(command, tmp_path, capsys):
     write_photos(tmp_path / "set", 1)
     path = config(tmp_path, tmp_path / "set", output="s3://b/runs//x")
     assert main([command, str(path)]) == 2
@@ -96,7 +96,7 @@ def test_such_an_output_is_refused_before_anything_is_spent(command, tmp_path, c
     assert capsys.readouterr().err.splitlines()[-1].startswith(sentence)
 
 
-def test_a_fresh_folder_lies_beside_its_own_spelling(tmp_path):
+def test_a_fresh_folder_is_numbered_whatever_slashes_the_address_ends_with(tmp_path):
     for number, wanted in ((1, "run"), (2, "run-2"), (3, "run-3")):
         folder = fresh_folder(f"{tmp_path}/run" + "/" * number)
         assert folder.uri == str(tmp_path / wanted)

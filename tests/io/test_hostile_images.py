@@ -1,4 +1,4 @@
-"""Files from strangers: whatever a decoder does with them, one image fails and says why."""
+"""Untrusted files: whatever a decoder does with them, only that image fails, and says why."""
 
 import os
 import struct
@@ -53,7 +53,7 @@ def short_jpeg2000():
         (short_jpeg2000, "truncated", "truncated or damaged: Expected to read 8 bytes but only got 0."),
     ],
 )  # fmt: skip
-def test_what_a_decoder_raises_is_a_failure_of_that_image(content, kind, sentence):
+def test_a_decoder_error_is_a_failure_of_that_image(content, kind, sentence):
     with pytest.raises(ImageError) as caught:
         decode(content(), 128, 128)
     assert caught.value.kind == kind
@@ -69,7 +69,7 @@ def without_last_tile():
 
 
 def without_last_strip():
-    """A TIFF file of 150 rows with 100 of them."""
+    """A TIFF file that announces 150 rows and holds 100."""
     tags = {256: ("I", 200), 257: ("I", 150), 258: ("H", 8), 262: ("H", 1), 278: ("I", 50)}
     return tiff(bytes(20_000), tags | {273: ("I", 8, 10_008), 279: ("I", 10_000, 10_000)})
 
@@ -81,9 +81,9 @@ def without_last_strip():
         (without_last_strip, "truncated or damaged: some of its strips are missing"),
     ],
 )
-def test_what_pillow_would_fill_with_black_is_truncated(content, sentence):
+def test_an_image_that_pillow_would_fill_with_black_is_truncated(content, sentence):
     with Image.open(BytesIO(content())) as opened:
-        assert opened.convert("RGB").getpixel((199, 149)) == (0, 0, 0), "or this test shows nothing"
+        assert opened.convert("RGB").getpixel((199, 149)) == (0, 0, 0), "otherwise this test proves nothing"
     with pytest.raises(ImageError) as caught:
         decode(content(), 128, 128)
     assert (caught.value.kind, caught.value.message) == ("truncated", sentence)
@@ -110,7 +110,7 @@ def test_every_exception_of_a_decoder_has_a_kind(error, kind):
 
 
 def test_postscript_under_another_name_starts_no_program(tmp_path):
-    """Pillow would call gs, here a script that leaves a trace."""
+    """Pillow would call gs; here gs is a script that leaves a trace."""
     trace = tmp_path / "started"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {trace}\n")
     (tmp_path / "gs").chmod(0o755)
@@ -119,7 +119,7 @@ def test_postscript_under_another_name_starts_no_program(tmp_path):
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     code = f"from PIL import Image; Image.open({str(eps)!r}).load()"
     subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
-    assert trace.exists(), "Pillow alone starts it, or this test shows nothing"
+    assert trace.exists(), "Pillow alone starts it; otherwise this test proves nothing"
     trace.unlink()
     code = (
         "from pathlib import Path\nfrom camrobust.io.images import decode\n"
@@ -147,12 +147,12 @@ def with_texts():
     ],
     ids=["profile", "texts", "exif"],
 )
-def test_remarks_beside_whole_pixels_do_not_matter(settings):
+def test_oversized_metadata_does_not_matter(settings):
     plain, remarked = decode(saved(PHOTO, "PNG"), 128, 128), decode(saved(PHOTO, "PNG", **settings), 128, 128)
     np.testing.assert_array_equal(plain.pixels, remarked.pixels)
 
 
-def test_a_bomb_among_the_texts_is_not_unpacked_and_damaged_pixels_stay_damaged():
+def test_a_bomb_in_the_metadata_is_dropped_and_damaged_pixels_stay_damaged():
     whole = saved(PHOTO, "PNG")
     bomb = saved(PHOTO, "PNG", icc_profile=b"\0" * 200_000_000)
     assert len(bomb) < 500_000
@@ -164,7 +164,7 @@ def test_a_bomb_among_the_texts_is_not_unpacked_and_damaged_pixels_stay_damaged(
         assert caught.value.kind == "truncated"
 
 
-def test_a_large_picture_is_reduced_only_as_much_as_the_budget_asks(monkeypatch):
+def test_a_large_picture_is_reduced_only_as_much_as_the_budget_requires(monkeypatch):
     smooth = PHOTO.resize((40, 30)).resize((2000, 1500), Image.Resampling.BICUBIC)
     for kind, settings in (("JPEG", {"quality": 95}), ("JPEG2000", {})):
         content = saved(smooth, kind, **settings)
@@ -190,7 +190,7 @@ def test_a_large_picture_is_reduced_only_as_much_as_the_budget_asks(monkeypatch)
 @pytest.mark.parametrize("size", [(300, 260), (260, 300), (700, 260)])
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "CMYK"])
 def test_strips_give_the_same_bits_as_the_whole(monkeypatch, mode, size, orientation):
-    """A large picture is turned, converted and resized in strips; here strips of a few rows, and all at once."""
+    """Large pictures are rotated, converted and resized in strips; compares small strips with the whole picture."""
     image = PHOTO.resize(size).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -201,12 +201,12 @@ def test_strips_give_the_same_bits_as_the_whole(monkeypatch, mode, size, orienta
     monkeypatch.setattr(images, "WHOLE_PIXELS", 1)
     strips = decode(content, 256, 224)
     assert (whole.width, whole.height) == (strips.width, strips.height) == upright
-    # Pillow resizes what is more than twice as high as wide along its columns first.
+    # Pillow resizes pictures more than twice as high as wide along their columns first.
     most = 1 if upright[1] > 2 * upright[0] else 0
     assert np.abs(whole.pixels.astype(int) - strips.pixels).max() <= most
 
 
-def test_callers_in_process_get_the_same_sentence(tmp_path):
+def test_python_callers_get_the_same_sentence(tmp_path):
     file = tmp_path / "float.tif"
     file.write_bytes(grey(RAMP.astype("f4"), form=FLOAT))
     said = (
@@ -226,7 +226,7 @@ def test_callers_in_process_get_the_same_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", *["AVIF"] * AVIF, "JPEG2000", "GIF", "BMP"])
-def test_a_picture_that_is_decoded_already_is_read_as_its_file(kind):
+def test_a_decoded_picture_gives_the_same_crop_as_its_file(kind):
     content = saved(PHOTO, kind)
     with Image.open(BytesIO(content)) as opened:
         first, second = (prepare(opened, 128, 128).pixels for _ in range(2))
@@ -234,7 +234,7 @@ def test_a_picture_that_is_decoded_already_is_read_as_its_file(kind):
     np.testing.assert_array_equal(first, decode(content, 128, 128).pixels)
 
 
-def test_a_picture_of_the_callers_is_left_as_it_was(tmp_path):
+def test_the_callers_picture_is_not_changed(tmp_path):
     path = tmp_path / "photo.jpg"
     PHOTO.resize((2000, 1500)).save(path)
     with Image.open(path) as opened:
@@ -251,7 +251,7 @@ def test_avif_decoders_start_few_threads_and_the_callers_setting_stays(monkeypat
     decoder = AvifImagePlugin._avif.AvifDecoder
 
     class Library:
-        """The real library; notes how many threads are asked for."""
+        """The real library; records how many threads are requested."""
 
         def __getattr__(self, name):
             return getattr(real, name)
@@ -268,8 +268,8 @@ def test_avif_decoders_start_few_threads_and_the_callers_setting_stays(monkeypat
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
-def test_memory_above_the_ceiling_fails_the_image_alone(tmp_path):
-    """In a process of its own, whose limit is lowered and given back."""
+def test_memory_above_the_limit_fails_only_that_image(tmp_path):
+    """Runs in a separate process, whose limit is lowered and restored."""
     code = f"""
 import resource
 from camrobust.io.memory_limit import memory_limit, private_bytes

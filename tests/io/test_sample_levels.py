@@ -1,4 +1,4 @@
-"""Pictures of every depth and kind: the right mean level, or a failure that says what the file does not."""
+"""Pictures of every depth and kind give the right mean level, or a failure that says what the file does not state."""
 
 from io import BytesIO
 
@@ -33,7 +33,7 @@ def colours(array, photometric=COLOURS, extra=(), **tags):
 
 
 def depth(bits, kind="u2", ramp=RAMP):
-    """The ramp in so many bits."""
+    """The ramp in a number of bits."""
     return np.rint(ramp / 255 * (2**bits - 1)).astype(kind)
 
 
@@ -48,7 +48,7 @@ def packed12(values):
 
 
 def spread(bits):
-    """Samples of so many bits spread over 16, as PNG wants them."""
+    """Samples of fewer bits spread over 16, as PNG requires."""
     values = depth(bits).astype(np.uint32)
     return (values << (16 - bits) | values >> (2 * bits - 16)).astype(">u2")
 
@@ -64,7 +64,7 @@ def saved(image, kind, **settings):
 
 
 def tga(array, attributes):
-    """A TGA file of four channels of 8 bits, of which so many bits are said to be attributes."""
+    """A TGA file of four 8-bit channels whose header states a number of attribute bits."""
     head = bytes((0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 150, 0, 32, attributes | 0x20))
     return head + array.astype("u1").tobytes()
 
@@ -159,7 +159,7 @@ RIGHT = {
 
 
 if (b"II", BLACK_IS_ZERO, (UNSIGNED,), 1, (8, 8), (1,)) not in TiffImagePlugin.OPEN_INFO:
-    del RIGHT["tiff, grey and premultiplied alpha"]  # which an older Pillow does not read at all
+    del RIGHT["tiff, grey and premultiplied alpha"]  # older Pillow cannot read it
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -210,7 +210,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_levels_that_no_tag_explains_are_a_failure(name):
+def test_levels_that_no_tag_states_are_a_failure(name):
     content, sentence = UNKNOWN[name]
     with pytest.raises(ImageError) as caught:
         decode(content, 128, 128)
@@ -238,7 +238,7 @@ def test_levels_that_no_tag_explains_are_a_failure(name):
         ),
     ],
 )  # fmt: skip
-def test_what_pillow_would_read_wrongly_is_refused(content, sentence):
+def test_files_that_pillow_reads_wrongly_are_refused(content, sentence):
     with pytest.raises(ImageError) as caught:
         decode(content, 128, 128)
     assert caught.value.kind == "unsupported"
@@ -246,7 +246,7 @@ def test_what_pillow_would_read_wrongly_is_refused(content, sentence):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_statistics_in_the_tags_do_not_matter_where_the_depth_says_it_all(mode):
+def test_minimum_and_maximum_tags_do_not_matter_at_8_bits(mode):
     """TIFF 6.0 calls MinSampleValue and MaxSampleValue statistics: 8 bits are taken as they are."""
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[280], tags[281] = 3, 251

@@ -1,4 +1,4 @@
-"""A folder as a store: what stands among the images and is none."""
+"""A local folder as a store: links, pipes, hidden and forbidden files among the images."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 
 
-def test_an_object_is_left_unread_that_is_larger_than_it_may_be(tmp_path):
+def test_an_object_above_the_limit_is_not_read(tmp_path):
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(10**12)
     (tmp_path / "small").write_bytes(b"12")
@@ -20,7 +20,7 @@ def test_an_object_is_left_unread_that_is_larger_than_it_may_be(tmp_path):
         read_object(str(tmp_path / "huge"), most=10**6)
 
 
-def test_what_is_no_file_is_missing_instead_of_read_without_end(tmp_path):
+def test_pipes_and_folders_are_missing_files_and_never_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     store = open_store(str(tmp_path))
@@ -34,7 +34,7 @@ def test_what_is_no_file_is_missing_instead_of_read_without_end(tmp_path):
         store.read("folder.jpg")
 
 
-def test_a_path_that_can_be_none_is_a_missing_file(tmp_path):
+def test_an_impossible_path_is_a_missing_file(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     store = open_store(str(tmp_path))
     for name in ("a" * 300, "null\0byte", "loop"):
@@ -45,7 +45,7 @@ def test_a_path_that_can_be_none_is_a_missing_file(tmp_path):
             read_object(uri, most=10**6)
 
 
-def test_a_folder_is_listed_through_links_and_without_what_is_hidden(tmp_path):
+def test_a_listing_follows_links_and_skips_hidden_files(tmp_path):
     (tmp_path / "far" / "class").mkdir(parents=True)
     (tmp_path / "set" / ".hidden").mkdir(parents=True)
     (tmp_path / "set" / "b").mkdir()
@@ -55,14 +55,14 @@ def test_a_folder_is_listed_through_links_and_without_what_is_hidden(tmp_path):
     (tmp_path / "set" / "b" / "again").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "set" / "pipe.jpg")
-    # By the alphabet a link may come before the folder that it leads to.
+    # A link that comes alphabetically before the folder it leads to.
     (tmp_path / "set" / "aa").symlink_to(tmp_path / "set" / "b")
     (tmp_path / "set" / "lost+found").mkdir(mode=0)
     listed = list(open_store(str(tmp_path / "set")).list())
     assert [(entry.key, entry.size_bytes) for entry in listed] == [("a/class/1.jpg", 1), ("b/4.jpg", 1)]
 
 
-def test_files_that_come_and_go_while_a_folder_is_listed_end_nothing(tmp_path):
+def test_a_listing_survives_files_that_come_and_go(tmp_path):
     (tmp_path / "kept").write_bytes(b"x")
     code = "import sys, pathlib\np = pathlib.Path(sys.argv[1], 'brief')\nwhile True: p.write_bytes(b'x'); p.unlink()"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
@@ -77,7 +77,7 @@ def test_files_that_come_and_go_while_a_folder_is_listed_end_nothing(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 @pytest.mark.parametrize("mode", [0o000, 0o644])
-def test_a_folder_that_may_not_be_looked_into_is_not_left_out_without_a_word(tmp_path, mode):
+def test_a_forbidden_folder_is_an_error(tmp_path, mode):
     closed = tmp_path / "set" / "closed"
     closed.mkdir(parents=True)
     (closed / "1.jpg").write_bytes(b"x")
@@ -98,7 +98,7 @@ def test_a_folder_that_may_not_be_looked_into_is_not_left_out_without_a_word(tmp
     assert told.stdout.startswith(f"denied store: cannot list {closed}")
 
 
-def test_a_disk_that_cannot_be_listed_is_no_empty_folder(tmp_path):
+def test_an_unreadable_folder_does_not_look_empty(tmp_path):
     (tmp_path / "kept").write_bytes(b"x")
     code = (
         "import sys; from camrobust.io.store import open_store; from camrobust.contract.errors import RunFailed\n"

@@ -1,4 +1,4 @@
-"""The right object under the right name, on S3: keys that a URL would decode, cut off or normalise."""
+"""The right object under the right name on S3, for keys that a URL would decode, cut off or normalise."""
 
 import json
 from io import BytesIO
@@ -32,7 +32,7 @@ NAMES = (
 
 
 def photo(seed):
-    """A photo of its own brightness."""
+    """A photo whose brightness depends on the seed."""
     sink = BytesIO()
     noise = np.random.default_rng(seed).integers(0, 50, (240, 240, 3), dtype=np.uint8)
     Image.fromarray(np.uint8(9 * seed) + noise).save(sink, "PNG")
@@ -41,7 +41,7 @@ def photo(seed):
 
 @pytest.fixture
 def photos(bucket):
-    """Content by image id; beside the folder lies what its address would be if it were cut off or normalised."""
+    """Content by image id. Other photos lie where a cut-off or normalised address of the folder would lead."""
     found = {name: photo(number) for number, name in enumerate(NAMES)}
     client = boto3.client("s3")
     for name, content in found.items():
@@ -54,7 +54,7 @@ def photos(bucket):
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_photo_set_of_odd_names_is_listed_and_every_photo_is_its_own(bucket, photos, slash):
+def test_photos_with_odd_names_are_listed_and_not_mixed_up(bucket, photos, slash):
     images = f"s3://{bucket}/{FOLDER}{slash}"
     listed = list_images("x", images)
     assert listed["image_id"].to_list() == sorted(NAMES)
@@ -79,7 +79,7 @@ def test_a_manifest_names_objects_byte_for_byte_too(bucket, photos):
     }
 
 
-def test_a_prefix_is_a_folder_and_its_keys_are_exact(bucket):
+def test_a_prefix_is_a_folder_and_keys_are_exact(bucket):
     store = open_store(f"s3://{bucket}")
     for key in ("cam/1", "cam2/2", "cam//3", "/cam/4", "cam", "cam/", "cam#/5"):
         store.write(key, key.encode())
@@ -95,13 +95,13 @@ def test_a_prefix_is_a_folder_and_its_keys_are_exact(bucket):
     assert keys(f"s3://{bucket}") == ["/cam/4", "cam", "cam#/5", "cam//3", "cam/1", "cam2/2"]
 
 
-def test_a_manifest_that_names_the_bucket_alone_is_refused(bucket, tmp_path):
+def test_a_manifest_that_names_only_the_bucket_is_refused(bucket, tmp_path):
     (tmp_path / "set.csv").write_text(f"uri\ns3://{bucket}/x.png\ns3://{bucket}/\n")
     with pytest.raises(UserError, match=f"manifest: 's3://{bucket}/' must name an object, and on gs:// and az:// hold"):
         list_images("x", str(tmp_path / "set.csv"))
 
 
-def test_beside_a_whole_bucket_there_is_no_fresh_folder(bucket):
+def test_a_whole_bucket_has_no_fresh_folder_beside_it(bucket):
     folder = fresh_folder(f"s3://{bucket}/")
     write_json(folder, "run.json", {})
     with pytest.raises(UserError, match=f"^output: beside s3://{bucket}/ there are only other buckets; give a prefix"):
@@ -109,7 +109,7 @@ def test_beside_a_whole_bucket_there_is_no_fresh_folder(bucket):
 
 
 @pytest.mark.cluster
-def test_outputs_of_odd_names_are_runs_of_their_own(bucket, photos, object_store, tmp_path, capsys):
+def test_outputs_with_odd_names_are_separate_runs(bucket, photos, object_store, tmp_path, capsys):
     outputs = [f"s3://{bucket}/dataset=mine/lr=0.1/exp#{number}?a%20b +[1]*" for number in (1, 2)]
     images = [{"name": "odd/#1", "images": f"s3://{bucket}/{FOLDER}"}]
     changes = {"datasets": images, "cams": ["gradcam", "random"], "segments": {"method": "grid"}, "gallery_images": 2}

@@ -1,4 +1,4 @@
-"""A store that refuses, dawdles, breaks off and loses answers, by a proxy in front of a real one."""
+"""A store that refuses, delays, cuts off and loses answers: a proxy in front of a real store."""
 
 import random
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.s3
 
 @pytest.fixture
 def faults(object_store, bucket, monkeypatch):
-    """Faults to set, with this process's client behind them."""
+    """The faults of a proxy between this process and the store; none at first."""
     found = Faults(dice=random.Random(1))
     with failing_store(object_store["AWS_ENDPOINT_URL"], found) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -28,7 +28,7 @@ def faults(object_store, bucket, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_got_over(faults, bucket, fault, monkeypatch):
+def test_every_fault_is_survived(faults, bucket, fault, monkeypatch):
     monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 0.2)
     store = open_store(f"s3://{bucket}/x")
     faults.shares = {fault: 0.3}
@@ -49,7 +49,7 @@ def test_every_fault_is_got_over(faults, bucket, fault, monkeypatch):
         ("deaf", "did not answer in full"),
     ],
 )
-def test_a_fault_that_stays_is_one_sentence_and_exit_code_1(faults, bucket, fault, sentence, monkeypatch):
+def test_a_lasting_fault_gives_one_sentence_and_exit_code_1(faults, bucket, fault, sentence, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     forget_clients()
     store = open_store(f"s3://{bucket}/x")
@@ -60,7 +60,7 @@ def test_a_fault_that_stays_is_one_sentence_and_exit_code_1(faults, bucket, faul
     assert caught.value.exit_code == 1
 
 
-def test_an_object_that_trickles_is_given_up(faults, bucket, monkeypatch):
+def test_a_slow_object_is_given_up(faults, bucket, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3, "OBJECT_TIMEOUT_S", -1)
     forget_clients()
@@ -71,7 +71,7 @@ def test_an_object_that_trickles_is_given_up(faults, bucket, monkeypatch):
 
 
 @pytest.mark.cluster
-def test_a_run_on_a_bad_store_ends_or_is_resumed_and_is_exact(faults, bucket, object_store, tmp_path, monkeypatch):
+def test_a_run_on_a_faulty_store_is_resumed_and_exact(faults, bucket, object_store, tmp_path, monkeypatch):
     write_photos(tmp_path / "set", 6)
     source = open_store(f"s3://{bucket}/photos")
     for path in (tmp_path / "set").iterdir():

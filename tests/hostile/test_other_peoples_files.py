@@ -1,4 +1,4 @@
-"""Nothing that is not ours is deleted, overwritten, or reached through a link."""
+"""Other people's files are never deleted, overwritten, or reached through a link."""
 
 import shutil
 from functools import partial
@@ -25,7 +25,7 @@ PHOTOS = ("photo-000.jpg", "photo-001.jpg")
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
 def project(request, tmp_path):
-    """A project as people have them: photographs and notes under names that a run folder uses, too."""
+    """A user's project: photos and notes in folders whose names a run folder uses, too."""
     write_photos(tmp_path / "made", 2, size=(80, 70))
     uri = (
         str(tmp_path / "project") if request.param == "folder" else f"s3://{request.getfixturevalue('bucket')}/project"
@@ -57,7 +57,7 @@ def run(tmp_path, output, images):
         ("{}/images/", "{}/images"),
     ],
 )
-def test_places_of_which_one_contains_the_other_are_refused(project, tmp_path, capsys, output, images):
+def test_output_and_images_inside_one_another_are_refused(project, tmp_path, capsys, output, images):
     before = contents(project)
     output, images = output.format(project.uri), images.format(project.uri)
     for command in ("plan", "run"):
@@ -69,7 +69,7 @@ def test_places_of_which_one_contains_the_other_are_refused(project, tmp_path, c
     assert contents(project) == before
 
 
-def test_links_and_dots_do_not_hide_that_one_contains_the_other(tmp_path, capsys):
+def test_links_and_dots_do_not_hide_that_output_contains_images(tmp_path, capsys):
     write_photos(tmp_path / "project" / "images", 2)
     (tmp_path / "elsewhere").symlink_to(tmp_path / "project" / "images")
     (tmp_path / "same").symlink_to(tmp_path / "project")
@@ -89,7 +89,7 @@ def test_links_and_dots_do_not_hide_that_one_contains_the_other(tmp_path, capsys
     assert sorted(path.name for path in (tmp_path / "project").rglob("*")) == ["images", *PHOTOS]
 
 
-def test_a_new_output_that_holds_files_where_a_run_puts_its_own_is_refused(project, tmp_path, capsys):
+def test_a_new_output_with_files_where_a_run_puts_its_own_is_refused(project, tmp_path, capsys):
     photos = str(tmp_path / "made")
     before = contents(project)
     assert main(["run", str(run(tmp_path, project.uri, photos))]) == 2
@@ -101,7 +101,7 @@ def test_a_new_output_that_holds_files_where_a_run_puts_its_own_is_refused(proje
     assert contents(project) == before
 
 
-def test_results_whose_run_json_is_gone_are_not_taken_for_those_of_a_new_run(tmp_path, capsys):
+def test_results_without_run_json_are_not_adopted_by_a_new_run(tmp_path, capsys):
     write_photos(tmp_path / "set", 1)
     store = open_run(str(tmp_path / "out")).store
     write_commit(store, [unit("a")])
@@ -110,8 +110,8 @@ def test_results_whose_run_json_is_gone_are_not_taken_for_those_of_a_new_run(tmp
     assert read_committed(store).units.height == 1
 
 
-def test_a_run_deletes_only_what_it_can_have_written_and_says_so(project):
-    """`images/` and `maps/` belong to someone else as well, and the run goes on in there."""
+def test_a_run_deletes_only_its_own_files_and_says_so(project):
+    """`images/` and `maps/` hold other files, too, and the run still works there."""
     folder = open_run(project.uri)
     photos = pl.DataFrame({"dataset": ["d"], "image_id": ["a"], "uri": ["x"]}).with_columns(
         label=pl.lit(None, pl.Int32)

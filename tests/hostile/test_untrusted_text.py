@@ -1,4 +1,4 @@
-"""Other people's text and code: harmless on a terminal and in a spreadsheet, hidden where secret, never imported."""
+"""Untrusted text is harmless on a terminal and in a spreadsheet; secrets are hidden; no code is imported."""
 
 import json
 import re
@@ -26,14 +26,14 @@ NASTY = "a\x1b[2J\x9b31m\u202egnp\u2066.exe\nb\r\x07[bold]\x00\u200b"
 STEERS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]")
 
 
-def test_what_steers_a_terminal_is_spelled_out():
+def test_control_characters_are_written_as_escapes():
     assert harmless(NASTY) == ("a\\x1b[2J\\x9b31m\\u202egnp\\u2066.exe\\nb\\r\\x07[bold]\\x00\\u200b")
     whole = "Ünïcode 日本 العربية → ✓ 👩‍🔬"
     assert harmless(whole) == whole
     assert harmless("\ud800 \U000e0041") == "\\ud800 \\U000e0041"
 
 
-def test_json_is_harmless_and_holds_the_same():
+def test_json_without_control_characters_holds_the_same():
     document = {NASTY: [NASTY, 1.5, None, {"é": "日本\U000e0041"}]}
     written = harmless_json(document)
     assert not STEERS.search(written)
@@ -49,7 +49,7 @@ def test_lines_tables_and_progress_are_harmless(capsys):
     cli._error(f"x {NASTY}")
     printed = capsys.readouterr()
     assert not STEERS.search(printed.out + printed.err)
-    # Nothing is taken for markup, and a line stays one.
+    # Nothing is read as markup, and one line stays one line.
     assert "[bold]" in printed.out
     assert printed.err.count("\n") == 3
 
@@ -63,7 +63,7 @@ def test_a_bar_on_a_terminal_is_harmless(monkeypatch, capsys):
     assert "\\[bold]" in task.fields["stages"]
 
 
-def test_commands_print_no_image_id_that_steers(tmp_path, capsys):
+def test_commands_print_image_ids_without_control_characters(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     manifest = run.manifest()
     more = manifest[:1].with_columns(image_id=pl.lit(NASTY))
@@ -82,7 +82,7 @@ def test_commands_print_no_image_id_that_steers(tmp_path, capsys):
 CELLS = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "a;=1", 'a","=1', "plain", "é", None, ""]
 
 
-def test_a_spreadsheet_takes_text_for_text():
+def test_a_spreadsheet_reads_text_as_text():
     table = pl.DataFrame({"name": CELLS, "value": [-1.5] * len(CELLS), "count": [-7] * len(CELLS)})
     written = csv_of(table)
     found = pl.read_csv(written, schema_overrides={"name": pl.String})
@@ -90,11 +90,11 @@ def test_a_spreadsheet_takes_text_for_text():
     assert [one or None for one in found["name"]] == [one or None for one in guarded]
     assert found["value"].to_list() == [-1.5] * len(CELLS)
     assert found["count"].to_list() == [-7] * len(CELLS)
-    # What separates cells elsewhere stands in quotes, so that no text begins a cell of its own.
+    # Text with a semicolon is quoted, so that it starts no new cell where semicolons separate cells.
     assert b'"a;=1",-1.5,-7\n' in written
 
 
-def test_every_csv_is_written_so(tmp_path):
+def test_every_csv_file_is_guarded(tmp_path):
     run = write_run(tmp_path / "run", models=("=1+1",))
     tables = aggregate(run)
     for name in tables:
@@ -148,11 +148,11 @@ def test_an_address_that_holds_a_secret_is_refused(address):
         "s3://b/a&sig=3.png", "s3://b/a#sig=3", "az://c/x?design=1&monkey=2", "file:///x/a=b",
     ],
 )  # fmt: skip
-def test_an_address_that_only_sounds_alike_is_taken(address):
+def test_an_address_that_only_looks_similar_is_accepted(address):
     refuse_address(address)
 
 
-def test_a_manifest_is_looked_through_for_secrets(tmp_path):
+def test_a_manifest_is_searched_for_secrets(tmp_path):
     from camrobust.io.manifest import list_images
 
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\ns3://b/c.png?X-Amz-Security-Token=S3CRET,b\n")
@@ -163,7 +163,7 @@ def test_a_manifest_is_looked_through_for_secrets(tmp_path):
     assert list_images("d", str(tmp_path / "m.csv"))["uri"].to_list() == ["s3://b/sig=1/a.png"]
 
 
-def test_messages_hide_what_libraries_repeat(capsys):
+def test_messages_hide_secrets_quoted_by_libraries(capsys):
     endpoint = "http://me:S3CRET@host:9000/x?tenant=S3CRET"
     assert (
         sentence(f'Could not connect to "{endpoint}": no')
@@ -195,7 +195,7 @@ def test_an_endpoint_is_not_quoted(endpoint, monkeypatch, capfd):
     forget_clients()
 
 
-def test_shortened_values_say_what_they_are():
+def test_long_values_are_shortened():
     assert shown("x" * 1000).startswith("'xxx")
     assert len(shown("x" * 1000)) <= 120
     assert short("x" * 1000) == "x" * 60 + "…" + "x" * 59
@@ -253,7 +253,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "said"), ERRORS)
-def test_what_nobody_foresaw_is_one_sentence(error, said, monkeypatch, capsys, tmp_path):
+def test_an_unforeseen_error_is_one_sentence(error, said, monkeypatch, capsys, tmp_path):
     def fail(_uri):
         raise error
 
@@ -277,7 +277,7 @@ def test_a_long_message_is_cut(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(5)])
-def test_who_ends_the_program_still_does(error, monkeypatch, capsys, tmp_path):
+def test_interrupt_and_exit_still_end_the_program(error, monkeypatch, capsys, tmp_path):
     def fail(_uri):
         raise error
 
@@ -291,7 +291,7 @@ def test_who_ends_the_program_still_does(error, monkeypatch, capsys, tmp_path):
 
 
 def commands(parser):
-    """Every command and benchmark by its name, to its parser."""
+    """The parser of every command and benchmark by its name."""
     below = next((one.choices for one in parser._actions if isinstance(one.choices, dict)), {})
     for name, one in below.items():
         yield from commands(one) if one._subparsers else ((name, one),)
@@ -303,7 +303,7 @@ def test_every_command_takes_verbose():
     assert [name for name, one in found.items() if "--verbose" not in one._option_string_actions] == []
 
 
-def test_an_old_run_with_a_secret_is_shown_without_it(tmp_path, capsys):
+def test_a_secret_in_an_old_run_is_hidden(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     config = run.run().config.plain
     config["models"][0]["arguments"] = {"hf_token": "S3CRET"}
