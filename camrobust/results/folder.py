@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from camrobust.contract.config import RunConfig, differing_keys
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.contract.record import MAX_BYTES, content_of
 from camrobust.contract.run_documents import DoneRecord, FinishedRecord, ManifestRecord
@@ -211,13 +212,21 @@ class RunFolder:
         Raises:
             UserError: the configurations differ; the message names the keys.
         """
-        if run.digest.removeprefix(FENCED) == config.digest():
+        if config.digest() in (run.digest.removeprefix(FENCED), _digest_under_todays_names(run)):
             return
         keys = differing_keys(run.numbers.plain, config.numbers())
         raise UserError(
             f"output: {self.uri} holds a run of another configuration (different: {', '.join(keys[:5]) or 'version'}); "
             "choose another output, or --fresh to start in a new folder beside it"
         )
+
+
+def _digest_under_todays_names(run: RunRecord) -> str | None:
+    """The digest that the run's configuration has in this version; None if it is not valid in this version."""
+    try:
+        return parse_config(run.config.plain).digest()
+    except UserError:
+        return None
 
 
 def open_run(uri: str) -> RunFolder:

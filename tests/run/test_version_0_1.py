@@ -7,7 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
+from camrobust.contract.former_names import renamed_settings
 from camrobust.interface.evaluation import load_run
 from camrobust.results.folder import open_run
 from tests.runs import command, environment, failures, scores
@@ -20,12 +22,18 @@ ROWS = 8 * 3 * 2
 
 @pytest.fixture
 def old(tmp_path):
+    """The old runs, with their configurations under today's names; the module of their network has moved since."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     for name in ("complete", "half"):
         manifest = tmp_path / name / "manifest.parquet"
         moved = pl.col("uri").str.replace(r"^.*/photos/", f"{tmp_path}/photos/")
         pl.read_parquet(manifest).with_columns(moved).write_parquet(manifest)
+        run = tmp_path / name / "run.json"
+        run.write_text(run.read_text().replace("camrobust.chaos.model", "camrobust.bench.chaos.model"))
+        config = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        config["models"][0]["builder"] = "camrobust.bench.chaos.model:build"
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(renamed_settings(config)))
     return tmp_path
 
 
