@@ -1,4 +1,4 @@
-"""Small classifiers with known structure; builders for tests that need a `package.module:function`."""
+"""Small classifiers with a known structure, and builders for tests that need a `package.module:function`."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ class Pooled(nn.Module):
 
 
 class Viewing(Pooled):
-    """Looks at its feature map by `view`, which channels last in memory do not allow."""
+    """Calls `view` on its feature map, which fails if channels are last in memory."""
 
     def forward(self, images):
         flat = self.features(images).view(len(images), -1)
@@ -56,7 +56,7 @@ class Dense(nn.Module):
 
 
 class Branching(Dense):
-    """Its forward looks at values, so no tracer can cut it."""
+    """Its forward branches on values, so it cannot be traced."""
 
     def forward(self, images):
         if images.mean() > 1e6:
@@ -109,14 +109,14 @@ def failing(depth=1):
 
 
 def only_on_the_driver():
-    """Builds where the run is prepared and fails where it is carried out."""
+    """Builds on the driver and fails on a worker."""
     if "RAY_RAYLET_PID" in os.environ:
         raise RuntimeError("this worker has no such file")
     return pooled()
 
 
 def crashing():
-    """Raises on every image but the sample that it is tried with."""
+    """A model that raises on all images except the two of the trial pass."""
     return Crashing()
 
 
@@ -128,7 +128,7 @@ class Crashing(Pooled):
 
 
 class Fragile(Pooled):
-    """Dies, or hangs, at a photo of one colour: black kills the process, white never ends."""
+    """Kills its process at a black photo and hangs at a white one."""
 
     def forward(self, images):
         if images.shape[0] != 2 and images[0].flatten(1).std(1).max() < 1e-3:
@@ -143,7 +143,7 @@ def fragile():
 
 
 class Greedy(Pooled):
-    """Takes more and more memory at a black photo, up to eight gigabytes, and gives up when nobody ends it."""
+    """Takes up to eight gigabytes at a black photo, and raises if it is not killed by then."""
 
     def forward(self, images):
         if images.shape[0] != 2 and images[0].flatten(1).std(1).max() < 1e-3:
@@ -172,10 +172,10 @@ def quitting():
 
 
 class Planted(nn.Module):
-    """Two classes, drawn anew for every change of the photo; what the maps do is planted.
+    """A model of two classes with planted maps; its class is drawn anew for every change of the photo.
 
-    `still`: one map whatever comes. `turning`: one map per class, the second the first turned upside down.
-    `restless`: a map drawn anew for every change of the photo, whatever the class.
+    `still`: always the same map. `turning`: one map per class, the second is 1 minus the first.
+    `restless`: the map, too, is drawn anew for every change of the photo, independent of the class.
     """
 
     def __init__(self, kind, side=7):
@@ -189,7 +189,7 @@ class Planted(nn.Module):
 
     def forward(self, images):
         logits = self.fc(self.pool(self.features(images)).flatten(1))
-        # The class hangs on the photo alone, not on the maps, and is far beyond what they add.
+        # The class depends on the photo alone: this term is far larger than what the maps add.
         second = drawn(images.detach().double().mean(dim=(1, 2, 3))) > 0.5
         return logits + 100 * torch.stack([~second, second], dim=1).to(logits)
 
@@ -213,7 +213,7 @@ class PlantedMaps(nn.Module):
 
 
 def drawn(values):
-    """A number in [0, 1) that any change of the value draws anew."""
+    """Pseudo-random numbers in [0, 1) that change completely with any change of the values."""
     return (torch.sin(values * 1e6) * 43758.5453) % 1
 
 
@@ -288,7 +288,7 @@ class Circuit(nn.Module):
                 state = self._ry(state, qubit, layer[qubit].expand(len(inputs)))
         chances = state**2
         marginals = [chances.movedim(qubit + 1, 1).flatten(2).sum(dim=2) for qubit in range(self.qubits)]
-        return torch.stack([one[:, 0] - one[:, 1] for one in marginals], dim=1)
+        return torch.stack([marginal[:, 0] - marginal[:, 1] for marginal in marginals], dim=1)
 
 
 class Hybrid(Pooled):
@@ -303,7 +303,7 @@ class Hybrid(Pooled):
 
 
 class Tokens(nn.Module):
-    """A vision transformer as Hugging Face writes one: blocks give tuples, the model a mapping with logits."""
+    """A vision transformer in the style of Hugging Face: blocks return tuples, the model a mapping with logits."""
 
     def __init__(self, prefix=1, classes=5, width=16, blocks=2):
         super().__init__()
@@ -341,14 +341,14 @@ class TokenBlock(nn.Module):
 
 
 class Normalising(Pooled):
-    """Changes what it is given."""
+    """Changes its input in place."""
 
     def forward(self, images):
         return super().forward(images.sub_(0.5))
 
 
 class Raising(Pooled):
-    """Raises whatever it is told to."""
+    """Raises a given error."""
 
     def __init__(self, error):
         super().__init__()

@@ -97,11 +97,12 @@ def test_a_target_inside_a_residual_block_is_cut_with_its_shortcut():
     from torchvision.models import resnet18
 
     module = seeded(resnet18(num_classes=5), 3).eval()
-    net = network(module, "layer4.1.conv1")
+    batch = images()[..., :96, :96]
+    net = build_network(module, batch, "layer4.1.conv1")
     assert net.head is None
     assert net.tail.before is not None
     with frozen(module):
-        evidence = collect(net, images())
+        evidence = collect(net, batch)
         rows = torch.tensor([2, 0, 0, 1])
         again = evidence.logits_of_activations(evidence.activations[rows], rows)
         torch.testing.assert_close(again, evidence.logits[rows], rtol=1e-4, atol=1e-4)
