@@ -25,14 +25,13 @@ def largest_gap(clean, noisy):
     return (clean - noisy).abs().amax(dim=-1)
 '''
 DIMMED = '''
-import camrobust
-from camrobust.core.perturb.registry import within
+from typing import Annotated
 
-@camrobust.perturbation(
-    "dimmed", parameter="factor", unit="share", severities=(0.9, 0.8, 0.7, 0.6, 0.5), family="light",
-    check=within("dimmed", "factor", 0, 1), source="tests",
-)
-def dimmed(images, factor):
+import camrobust
+from camrobust.contract.parameters import Parameter
+
+@camrobust.perturbation(severities=(0.9, 0.8, 0.7, 0.6, 0.5), family="light", source="tests")
+def dimmed(images, factor: Annotated[float, Parameter(0, 1, "share")]):
     """Every level times a factor."""
     return images * factor
 '''

@@ -3,7 +3,7 @@
 Every field that version 0.1 did not write has its default here. docs/results.md has a table of the fields.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
@@ -66,7 +66,7 @@ class SimilarityRecord(Part):
     """A column of the scores that other runs lack: a similarity of a plugin."""
 
     name: str = Field(max_length=120, pattern=r"^[A-Za-z]\w*$", description="name of the column")
-    type: Literal["float32"] = Field("float32", description="type of its values")
+    type: str = Field("float32", pattern="^float32$", description="type of its values")
     meaning: Text = Field("", description="one sentence")
     low: float | None = Field(None, allow_inf_nan=False, description="least value, null where there is none")
     high: float | None = Field(None, allow_inf_nan=False, description="largest value, null where there is none")

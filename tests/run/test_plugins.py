@@ -199,7 +199,7 @@ FORGED = [
     ({"similarities": [ADDED | {"name": "status"}]}, "similarities.0.name: 'status' is another column of the scores"),
     ({"similarities": [ADDED | {"name": "segments"}]}, "similarities.0.name: 'segments' is another column of the sco"),
     ({"similarities": [ADDED | {"name": "a/b"}]}, "similarities.0.name: String should match pattern"),
-    ({"similarities": [ADDED | {"type": "string"}]}, "similarities.0.type: Input should be 'float32'"),
+    ({"similarities": [ADDED | {"type": "string"}]}, "similarities.0.type: String should match pattern"),
     ({"similarities": [ADDED, ADDED]}, "similarities must have different names"),
     ({"plugins": {"os;x": {}}}, "plugins.os;x.[key]: String should match pattern"),
     ({"plugins": {"x": {"package": "a b"}}}, "plugins.x.package: String should match pattern"),

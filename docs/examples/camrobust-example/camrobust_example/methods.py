@@ -1,11 +1,13 @@
 """One CAM, one perturbation and one similarity; importing this module registers them."""
 
+from typing import Annotated
+
 from torch import Tensor
 
 import camrobust
+from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
 from camrobust.core.explain.evidence import Evidence
-from camrobust.core.perturb.registry import within
 
 
 @camrobust.cam("abs-gradcam", needs="gradients", source="camrobust-example", year=2026)
@@ -15,12 +17,10 @@ def abs_gradcam(evidence: Evidence) -> Tensor:
     return (weights * evidence.activations.abs()).sum(dim=1)
 
 
-@camrobust.perturbation(
-    "dead_rows", parameter="share", unit="share of the rows", severities=(0.02, 0.05, 0.1, 0.2, 0.4),
-    family="sensor", random=True, check=within("dead_rows", "share", 0, 1, "share of the rows"),
-    source="camrobust-example",
-)  # fmt: skip
-def dead_rows(images: Tensor, share: float, draws: Draws) -> Tensor:
+@camrobust.perturbation(severities=(0.02, 0.05, 0.1, 0.2, 0.4), family="sensor", source="camrobust-example")
+def dead_rows(
+    images: Tensor, share: Annotated[float, Parameter(0, 1, "share of the rows", "probability of a row")], draws: Draws
+) -> Tensor:
     """Rows of a sensor that give nothing: each row is black with this probability, (B, 3, H, W) in [0, 1]."""
     alive = draws.uniform((1, images.shape[2], 1)) >= share
     return images * alive.to(images.device)
