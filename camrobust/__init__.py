@@ -8,22 +8,31 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from camrobust.core.explain.cams import cam
+    from camrobust.core.perturb import perturbation
+    from camrobust.core.similarity import similarity
     from camrobust.interface.api import evaluate, explain
     from camrobust.interface.attacks import attack, minimal_eps
     from camrobust.interface.evaluation import load_run
     from camrobust.interface.maps import overlay
 
-__all__ = ["__version__", "attack", "evaluate", "explain", "load_run", "minimal_eps", "overlay"]
+__all__ = [
+    "__version__", "attack", "cam", "evaluate", "explain", "load_run", "minimal_eps", "overlay", "perturbation",
+    "similarity",
+]  # fmt: skip
 
 MODULES = {
-    "attack": "attacks",
-    "evaluate": "api",
-    "explain": "api",
-    "load_run": "evaluation",
-    "minimal_eps": "attacks",
-    "overlay": "maps",
+    "attack": "interface.attacks",
+    "cam": "core.explain.cams",
+    "evaluate": "interface.api",
+    "explain": "interface.api",
+    "load_run": "interface.evaluation",
+    "minimal_eps": "interface.attacks",
+    "overlay": "interface.maps",
+    "perturbation": "core.perturb",
+    "similarity": "core.similarity",
 }
-"""The public functions, and the module of interface/ in which each lives."""
+"""The public functions, and the module in which each lives."""
 
 
 def __getattr__(name: str) -> Any:
@@ -31,5 +40,5 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("camrobust")
     if name in MODULES:
-        return getattr(import_module(f"camrobust.interface.{MODULES[name]}"), name)
+        return getattr(import_module(f"camrobust.{MODULES[name]}"), name)
     raise AttributeError(f"module 'camrobust' has no attribute '{name}'")

@@ -13,6 +13,7 @@ from camrobust.contract.config_parts import (
     ImageConfig,
     MetricConfig,
     ModelConfig,
+    ModuleName,
     Name,
     SegmentsConfig,
     Spec,
@@ -34,6 +35,9 @@ class RunConfig(StrictPart):
         min_length=1, description="one or more classifiers; a text alone is a builder"
     )
     image: ImageConfig = ImageConfig()
+    plugins: tuple[ModuleName, ...] = Field(
+        (), max_length=50, description="modules of your own that register methods, such as mypkg.cams"
+    )
     cams: tuple[Name, ...] = Field(min_length=1, description="names from `camrobust list cams`")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
         "fp32", description="in which the models' layers compute; maps and scores are always float32"
@@ -64,6 +68,7 @@ class RunConfig(StrictPart):
             ("datasets", [one.name for one in self.datasets]),
             ("models", [one.name for one in self.models]),
             ("cams", list(self.cams)),
+            ("plugins", list(self.plugins)),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -71,9 +76,13 @@ class RunConfig(StrictPart):
         return self
 
     def numbers(self) -> dict[str, Any]:
-        """The settings that change numbers, as plain data."""
+        """The settings that change numbers, as plain data.
+
+        Plugins are not in it. Their code changes numbers as a weights file does, and both are treated alike: run.json
+        records a hash, which is compared before the run is resumed. A digest must not need an import.
+        """
         ways: dict[str, Any] = dict.fromkeys(
-            ("output", "cluster", "gallery_images", "max_failure_share", "summary"), True
+            ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True
         )
         ways |= {"datasets": {"__all__": {"access"}}, "models": {"__all__": {"classes"}}}
         return self.model_dump(mode="json", exclude=ways)

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import shown
+from camrobust.contract.quoting import short, shown
+from camrobust.contract.registry import MODULE
 from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -37,7 +38,14 @@ def _folder_name(value: str) -> str:
     return value
 
 
+def _module_name(value: str) -> str:
+    if not re.fullmatch(MODULE, value):
+        raise ValueError(f"must be the dotted name of a module, such as mypkg.cams, got '{short(value)}'")
+    return value
+
+
 FolderName = Annotated[Name, AfterValidator(_folder_name)]
+ModuleName = Annotated[Name, AfterValidator(_module_name)]
 
 
 class DatasetConfig(StrictPart):

@@ -1,7 +1,9 @@
 """Tables of methods by name, which refuse duplicates and suggest near names."""
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from camrobust.contract.errors import UserError
@@ -19,6 +21,10 @@ class Named(Protocol):
 Entry = TypeVar("Entry", bound=Named)
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\+*")
+"""Configurations and result tables write names into lists, so a name holds none of their separators."""
+MODULE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+"""The dotted name of a module."""
 LISTED = 40
 """Longest list of names that a message shows in full."""
 
@@ -30,6 +36,30 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     hint = f"did you mean '{near[0]}'? " if near else ""
     shown = names if len(names) <= LISTED else [*(near or names[:8]), "…"]
     return UserError(f"unknown {kind} '{given}'; {hint}known: {', '.join(shown)}")
+
+
+class NameTakenError(ValueError):
+    """A method asks for a name that another one has; takes the sentence."""
+
+
+def module_of(entry: object) -> str:
+    """Name of the module that holds a method's function, "" where the entry has none."""
+    function = getattr(entry, "function", None)
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__module__", None) or "")
+
+
+def from_camrobust(entry: object) -> bool:
+    """Whether a method is camrobust's own, not one of a user's package."""
+    return module_of(entry).partition(".")[0] in ("", "camrobust")
+
+
+def _reloaded(known: object, entry: object) -> bool:
+    """Whether an entry is the same function of a user's module that was loaded again, as notebooks do."""
+    names = [getattr(getattr(one, "function", None), "__qualname__", None) for one in (known, entry)]
+    same = names[0] is not None and names[0] == names[1] and module_of(known) == module_of(entry)
+    return same and not from_camrobust(known)
 
 
 class Registry(Generic[Entry]):
@@ -44,14 +74,28 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
-        """Add an entry.
+        """Add an entry; a function of a user's module that was loaded again replaces itself.
 
         Raises:
-            ValueError: its name is taken.
+            NameTakenError: another method has that name.
+            ValueError: the name holds something else than letters, digits and `_ . -`, with `+` at its end.
         """
-        if entry.name in self._entries:
-            raise ValueError(f"registry: {self.kind} '{entry.name}' is registered twice; a method needs its own name")
+        if not NAME.fullmatch(entry.name):
+            raise ValueError(
+                f"registry: the name of a {self.kind} must be letters, digits and _ . -, with + only at its end, got "
+                f"'{short(entry.name)}'; choose another name"
+            )
+        known = self._entries.get(entry.name)
+        if known is not None and not _reloaded(known, entry):
+            raise NameTakenError(
+                f"{self.kind} '{entry.name}' is registered already by {module_of(known) or 'camrobust'}; give the new "
+                "one another name"
+            )
         self._entries[entry.name] = entry
+
+    def discard(self, name: str) -> None:
+        """Forget an entry, where there is one of that name."""
+        self._entries.pop(name, None)
 
     def names(self) -> list[str]:
         """All names, sorted."""

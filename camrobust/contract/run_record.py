@@ -5,12 +5,18 @@ Every field that version 0.1 did not write has its default here. docs/results.md
 
 from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from camrobust.contract.record import Count, Key, Name, Part, Record, Text
 from camrobust.contract.recorded_config import Config, Numbers, RecordedConfig, RecordedNumbers
+from camrobust.contract.registry import MODULE
 from camrobust.contract.run_documents import ManifestRecord
+from camrobust.contract.schema import SCORES, Column
 
+ModuleName = Annotated[str, Field(max_length=200, pattern=MODULE)]
+PackageWord = Annotated[str, Field(max_length=200, pattern=r"^[\w.!+-]+$")]
+"""A distribution's name or version, which PEP 503 and PEP 440 write without spaces."""
+UNKNOWN = "unknown"
 MAX_ROWS_PER_IMAGE = 1_000_000
 """Variants times CAMs."""
 
@@ -38,6 +44,40 @@ class PlannedRecord(Part):
     attack_passes: int = Field(0, ge=0, description="forward and backward passes of the attacks on models")
     forwards: int = Field(0, ge=0, description="forward passes, without those of attacks and of costly CAMs")
     rows: int = Field(ge=1, lt=2**62, description="score rows: images × models × variants × CAMs")
+
+
+class PluginRecord(Part):
+    """A module of the user's own that registered methods."""
+
+    package: PackageWord = Field(UNKNOWN, description="installed distribution that the module belongs to, or unknown")
+    version: PackageWord = Field(UNKNOWN, description="version of that distribution, or unknown")
+    sha256: str = Field("", max_length=64, description="of the source files that hold its methods, one after the other")
+    cams: tuple[Name, ...] = Field((), max_length=1000, description="names of the CAMs that it registered")
+    perturbations: tuple[Name, ...] = Field((), max_length=1000, description="names of its perturbations")
+    similarities: tuple[Name, ...] = Field((), max_length=1000, description="names of its similarities")
+
+    @property
+    def release(self) -> str:
+        """The package and its version."""
+        return f"{self.package} {self.version}"
+
+
+class SimilarityRecord(Part):
+    """A column of the scores that other runs lack: a similarity of a plugin."""
+
+    name: str = Field(max_length=120, pattern=r"^[A-Za-z]\w*$", description="name of the column")
+    type: str = Field("float32", pattern="^float32$", description="type of its values")
+    meaning: Text = Field("", description="one sentence")
+    low: float | None = Field(None, allow_inf_nan=False, description="least value, null where there is none")
+    high: float | None = Field(None, allow_inf_nan=False, description="largest value, null where there is none")
+    direction: Name = Field("", description="whether higher or lower means more alike")
+
+    @field_validator("name")
+    @classmethod
+    def _new(cls, value: str) -> str:
+        if any(value in column.names for column in SCORES):
+            raise ValueError(f"'{value}' is another column of the scores")
+        return value
 
 
 class DescribedRecord(Record):
@@ -97,6 +137,12 @@ class RunRecord(DescribedRecord):
         description="names of every model's classes in the order of the logits, where known",
     )
     manifest: ManifestRecord = Field(ManifestRecord(), description="the list of images")
+    plugins: dict[ModuleName, PluginRecord] = Field(
+        {}, max_length=50, description="modules of the user's own that registered methods"
+    )
+    similarities: list[SimilarityRecord] = Field(
+        [], max_length=1000, description="columns that plugins add to the scores"
+    )
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -112,3 +158,13 @@ class RunRecord(DescribedRecord):
         if planned.rows != rows:
             raise ValueError(f"planned.rows must be images × models × variants × cams = {rows}, got {planned.rows}")
         return self
+
+    @model_validator(mode="after")
+    def _different_columns(self) -> Self:
+        if len({similarity.name for similarity in self.similarities}) < len(self.similarities):
+            raise ValueError("similarities must have different names")
+        return self
+
+    def score_columns(self) -> tuple[Column, ...]:
+        """Of the run's score rows: those of every run, then its plugins' similarities."""
+        return (*SCORES, *(Column(one.name, one.type, one.meaning) for one in self.similarities))

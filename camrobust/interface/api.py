@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from camrobust.contract.defaults import CROP, RESIZE
-from camrobust.contract.schema import SCORES
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect, predicted
@@ -122,8 +121,8 @@ def evaluate(
             sample = Sample("images", name, truth, labels_of_segments)
             stack = make_variants(image[None], planned, [name], "images", seed, resave_jpeg_quality)[0]
             rows, _ = measure(ready, sample, stack, planned, settings)
-            tables.append(make_table(SCORES, rows))
-    scores = pl.DataFrame(pa.concat_tables(tables or [make_table(SCORES, [])]))
+            tables.append(make_table(settings.columns(), rows))
+    scores = pl.DataFrame(pa.concat_tables(tables or [make_table(settings.columns(), [])]))
     return Evaluation(scores, tuple(name for name in cams if CAMS[name].control))
 
 

@@ -19,7 +19,8 @@ class Evaluation:
     """Scores, and the settings that a summary of them uses by default.
 
     Attributes:
-        scores: one row per image, CAM and variant; columns as `schema.SCORES`.
+        scores: one row per image, CAM and variant; columns as `schema.SCORES`, then one for each
+            similarity of a package of your own.
         controls: names of the CAMs that serve as a floor.
         average: "macro" (per image first) or "micro" (over all pairs).
         intervals: "delta" or "bootstrap".

@@ -1,22 +1,34 @@
 """The registries as plain rows, for `camrobust list` and the tables in docs/."""
 
+from collections.abc import Sequence
 from math import isinf
 from typing import Any
 
+from camrobust.contract.errors import UserError
+from camrobust.contract.run_record import UNKNOWN, PluginRecord
 from camrobust.contract.segmenters import SEGMENTERS
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS
 from camrobust.core.similarity import SIMILARITIES
+from camrobust.measure.plugins import KINDS as REGISTERED
+from camrobust.measure.plugins import OWN, load_plugins
 
 KINDS = ("cams", "perturbations", "similarities", "segments", "models")
 
 
-def catalogue(kind: str) -> list[dict[str, Any]]:
+def catalogue(kind: str, plugins: Sequence[str] = ()) -> list[dict[str, Any]]:
     """One row per entry of a registry, with the facts that users choose by.
 
     Args:
         kind: one of `KINDS`.
+        plugins: modules of the user's own; where there are some, each row names the package that the method is from.
+
+    Raises:
+        UserError: a plugin cannot be loaded, or registers nothing of this kind by nature.
     """
+    loaded = load_plugins(plugins)
+    if plugins and kind not in REGISTERED:
+        raise UserError(f"list: plugins register {', '.join(REGISTERED)}, no {kind}; leave --plugins out")
     rows = {
         "cams": _cams,
         "perturbations": _perturbations,
@@ -24,7 +36,15 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         "segments": _segments,
         "models": _models,
     }
-    return rows[kind]()
+    if not plugins:
+        return rows[kind]()
+    packages = {name: _package(module, plugin) for module, plugin in loaded.items() for name in getattr(plugin, kind)}
+    return [{"name": row["name"], "package": packages.get(row["name"], OWN), **row} for row in rows[kind]()]
+
+
+def _package(module: str, plugin: PluginRecord) -> str:
+    """The distribution and its version, or the top-level module of what is not installed."""
+    return plugin.release if plugin.package != UNKNOWN else f"{module.partition('.')[0]} (not installed)"
 
 
 def _cams() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.special import entr
 
+from camrobust.contract.schema import SCORES, Column
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import Choose, collect, explain, predicted
@@ -53,6 +54,11 @@ class MeasureSettings:
         if self.similarities is None:
             return [similarity for similarity in SIMILARITIES if similarity.default]
         return [SIMILARITIES[name] for name in self.similarities]
+
+    def columns(self) -> tuple[Column, ...]:
+        """Of the score rows: those of every run, then one for each measure from a user's own package."""
+        known = {column.name for column in SCORES}
+        return (*SCORES, *(one.column for one in self.measures() if one.name not in known))
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def map_agreement(
         count: m, None to compute it from the segments.
 
     Returns:
-        One tensor (V, K) per similarity of `schema.SIMILARITIES`, NaN where undefined or not asked for, and the bool
+        One tensor (V, K) per registered similarity, NaN where undefined or not asked for, and the bool
         tensors `flat` and `finite`.
     """
     maps = explained.maps
@@ -236,7 +242,8 @@ def measure(
         settings: the CAMs, and how to compare their maps.
 
     Returns:
-        Columns named and ordered as `schema.SCORES`, each of V·K values, undefined numbers as NaN; and the maps.
+        Columns by name, at least those of `MeasureSettings.columns`, each of V·K values, undefined numbers as NaN; and
+        the maps.
     """
     V, K = len(variants), len(settings.cams)
     if len(pixels) != V + 1:

@@ -5,7 +5,7 @@ import shlex
 import yaml
 
 from camrobust.contract.run_documents import TimesPart
-from camrobust.contract.run_record import CombinedRecord, DescribedRecord
+from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.contract.secrecy import masked
 
 
@@ -22,7 +22,12 @@ def commands(run: DescribedRecord) -> list[str]:
     own = [f"# Python {versions.pop('python', '')}, camrobust {versions.pop('camrobust', '')}"]
     pinned = [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
     install = [f"pip install {shlex.join(pinned)}"] if pinned else []
-    return [*own, *install, "camrobust run run.yaml --output again", "camrobust verify again"]
+    # Not `pip install`: the name of a private package may be a stranger's on the public index.
+    plugins = [
+        f"# install the plugin {module} yourself: package {plugin.package}, version {plugin.version}"
+        for module, plugin in (run.plugins.items() if isinstance(run, RunRecord) else ())
+    ]
+    return [*own, *install, *plugins, "camrobust run run.yaml --output again", "camrobust verify again"]
 
 
 def stage_times(times: TimesPart) -> list[str]:

@@ -57,7 +57,7 @@ class PartResult:
         dataset: its dataset.
         image_id: the image.
         part: number of the group of variants.
-        scores: score rows, `schema.SCORES`.
+        scores: score rows, `schema.SCORES` and the similarities of plugins.
         images: none or one row, `schema.IMAGES`.
         failures: failure rows, `schema.FAILURES`.
         maps: gallery rows, `schema.MAPS`.
@@ -88,7 +88,7 @@ def put_commit(
     Args:
         store: store of the run folder.
         units: the parts of images, `schema.COMMITS`.
-        scores: their score rows, `schema.SCORES`.
+        scores: their score rows, `schema.SCORES` and the similarities of plugins.
         small: the other tables by name.
         number: number of the lease under which they were measured.
 
@@ -106,7 +106,7 @@ def _put(
     name = data_name(number, _hash(units), nonce())
     tables: dict[str, pa.Table] = {}
     for (dataset, model), rows in scores.partition_by(PARTITION, as_dict=True, include_key=False).items():
-        schema = pa.schema([field for field in arrow_schema(SCORES) if field.name not in PARTITION])
+        schema = _score_schema(rows.columns)
         tables[scores_folder(str(dataset), str(model))] = rows.to_arrow().select(schema.names).cast(schema)
     tables |= {folder: table for folder, table in small.items() if table.num_rows}
     files: dict[str, int] = {}
@@ -122,7 +122,16 @@ def _put(
     return store.create(key, _parquet(commit))
 
 
-def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: int) -> list[str]:
+def _score_schema(names: Sequence[str]) -> pa.Schema:
+    """Of a score file: the columns of every run, then what its rows have beside them, the similarities of plugins."""
+    known = {column.name for column in SCORES}
+    own = [Column(name, "float32", "") for name in names if name not in known]
+    return pa.schema([field for field in arrow_schema([*SCORES, *own]) if field.name not in PARTITION])
+
+
+def keep_rest(
+    store: Store, committed: Committed, images: pl.DataFrame, number: int, columns: Sequence[Column] = SCORES
+) -> list[str]:
     """Prepare the list of commits for a lease that leaves some images out, so that these are measured again.
 
     A commit with one of these images is copied without it. The copy counts only after the lease that lists it is taken.
@@ -132,6 +141,7 @@ def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: 
         committed: the results that count now.
         images: columns dataset and image_id of the images to leave out.
         number: number of the next lease.
+        columns: columns of the run's score rows.
 
     Returns:
         Keys of the commits that the next lease must list.
@@ -144,17 +154,16 @@ def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: 
         if rest.is_empty():
             continue
         try:
-            tables = {name: read_frame(store, name, columns_of(name))[0] for name in committed.contents[place]}
+            tables = {name: read_frame(store, name, columns_of(name, columns))[0] for name in committed.contents[place]}
         except MissingObjectError as error:
             raise RunFailed(f"run: {error}; another driver is at work in {store.uri}, wait until it is done") from error
         tables = with_keys(tables)
         kept = {name: table.join(images, on=IMAGE, how="anti") for name, table in tables.items()}
         small = {
-            name: _gathered(name, columns, kept).to_arrow().cast(arrow_schema(columns))
-            for name, columns in TABLES.items()
+            name: _gathered(name, fixed, kept).to_arrow().cast(arrow_schema(fixed)) for name, fixed in TABLES.items()
         }
         accepts.append(kept_key(number, nonce()))
-        _put(store, accepts[-1], rest, _gathered("scores", SCORES, kept), small, number)
+        _put(store, accepts[-1], rest, _gathered("scores", columns, kept), small, number)
     return accepts
 
 

@@ -13,7 +13,7 @@ from camrobust.contract.run_files import (
     counts_by_number,
     number_of,
 )
-from camrobust.contract.schema import COMMITS, SCORE_FILE, SCORES, Column, partition_of
+from camrobust.contract.schema import COMMITS, SCORES, Column, partition_of
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.parquet_budget import Budget, TableError, TooLargeTableError
 from camrobust.results.arrow import TABLES, empty_frame
@@ -152,10 +152,10 @@ def _commit_record(metadata: Mapping[bytes, bytes], where: str) -> CommitRecord:
     return parse_record(f'{{"format": {written}, "files": {files}}}'.encode(), CommitRecord, where)
 
 
-def columns_of(key: str) -> Sequence[Column]:
-    """The columns of a data file."""
+def columns_of(key: str, scores: Sequence[Column] = SCORES) -> Sequence[Column]:
+    """The columns of a data file, if the run's score rows have these columns."""
     table = key.partition("/")[0]
-    return SCORE_FILE if table == "scores" else TABLES[table]
+    return [column for column in scores if column.name not in PARTITION] if table == "scores" else TABLES[table]
 
 
 def with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -175,13 +175,16 @@ def read_small(store: Store, name: str, keys: Iterable[str]) -> pl.DataFrame:
     return pl.concat([empty_frame(columns), *frames])
 
 
-def read_scores(store: Store, committed: Committed, images: pl.DataFrame | None = None) -> pl.DataFrame:
-    """Score rows, `schema.SCORES`.
+def read_scores(
+    store: Store, committed: Committed, images: pl.DataFrame | None = None, columns: Sequence[Column] = SCORES
+) -> pl.DataFrame:
+    """Score rows.
 
     Args:
         store: store of the run folder.
         committed: the results that count there.
         images: columns dataset and image_id of the wanted images; None for all.
+        columns: columns of the run's score rows, see `RunRecord.score_columns`.
 
     Raises:
         UserError: the run holds no score rows, or a file is not as camrobust writes it.
@@ -189,10 +192,11 @@ def read_scores(store: Store, committed: Committed, images: pl.DataFrame | None 
     check_scores(committed.tables("scores"))
     units = committed.units if images is None else committed.units.join(images, on=IMAGE, how="semi")
     keys = [name for place in units["commit"].unique().sort() for name in sorted(committed.contents[place])]
-    budget, frames = Budget(), [empty_frame(SCORES)]
+    budget, frames = Budget(), [empty_frame(columns)]
     for name in keys:
         if name.startswith("scores/"):
-            rows = with_keys({name: read_frame(store, name, SCORE_FILE, budget)[0]})[name].select(frames[0].columns)
+            rows = with_keys({name: read_frame(store, name, columns_of(name, columns), budget)[0]})[name]
+            rows = rows.select(frames[0].columns)
             frames.append(rows if images is None else rows.join(images, on=IMAGE, how="semi"))
     return pl.concat(frames)
 

@@ -18,7 +18,7 @@ from camrobust.contract.record import MAX_BYTES, content_of
 from camrobust.contract.run_documents import DoneRecord, FinishedRecord, ManifestRecord
 from camrobust.contract.run_files import OTHERS, RESULTS, is_begun, numbered
 from camrobust.contract.run_record import RunRecord
-from camrobust.contract.schema import MANIFEST
+from camrobust.contract.schema import MANIFEST, SCORES
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
 from camrobust.io.local_folder import Folder
@@ -171,7 +171,8 @@ class RunFolder:
 
     def scores(self, committed: Committed, images: pl.DataFrame | None = None) -> pl.DataFrame:
         """All score rows, or those of some images; raises as `read_scores` does."""
-        return read_scores(self.store, committed, images)
+        record = self.record()
+        return read_scores(self.store, committed, images, SCORES if record is None else record.score_columns())
 
     def score_files(self, committed: Committed) -> tuple[list[str], dict[str, Any] | None]:
         """Addresses of the score files, and the options with which polars opens them."""

@@ -92,14 +92,36 @@ def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
 
 
 def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
-    """Models of one name whose weights or target layer differ; both are recorded when a run begins."""
+    """What was recorded when the runs began and differs: weights and target layers of models, and code of plugins."""
     names = sorted({*first.models} & {*second.models})
     return [
         f"{key}.{name}"
         for key in ("weights_sha256", "target_layers")
         for name in names
         if getattr(first, key).get(name) != getattr(second, key).get(name)
-    ]
+    ] + _other_code(first, second)
+
+
+def _other_code(first: RunRecord, second: RunRecord) -> list[str]:
+    """Methods that both runs used and that do not come from the same version of the same plugin, or from none."""
+    mine, theirs = _code(first), _code(second)
+    both = _methods(first) & _methods(second)
+    return [f"plugins.{name}" for name in sorted(both) if mine.get(name) != theirs.get(name)]
+
+
+def _code(run: RunRecord) -> dict[str, tuple[str, str]]:
+    """Where a run has the methods from that are not camrobust's own."""
+    return {
+        name: (plugin.release, plugin.sha256)
+        for plugin in run.plugins.values()
+        for name in (*plugin.cams, *plugin.perturbations, *plugin.similarities)
+    }
+
+
+def _methods(run: RunRecord) -> set[str]:
+    """Names of the methods that a run used."""
+    perturbations = {step for variant in run.variants for step in variant.perturbation.split("+")}
+    return {*run.cams, *perturbations, *(similarity.name for similarity in run.similarities)}
 
 
 def _shared(first: RunRecord, second: RunRecord) -> str | None:

@@ -116,7 +116,7 @@ def stages(
         .map_batches(Load(config, ledger), batch_size=per_load, batch_format="pyarrow", **where.load)
         .map_batches(
             Perturb,
-            fn_constructor_args=(config, plan.parts, where.device, ledger),
+            fn_constructor_args=(config, plan.parts, where.device, ledger, plan.sources),
             batch_size=images_per_perturb(plan, where.device, per_load),
             batch_format="pyarrow",
             compute=_pool(where.perturbers),
@@ -124,7 +124,7 @@ def stages(
         )
         .map_batches(
             Explain,
-            fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, ledger),
+            fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, ledger, plan.sources),
             batch_size=parts_per_explain(plan),
             batch_format="pyarrow",
             compute=_pool(where.explainers),

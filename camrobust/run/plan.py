@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -11,6 +11,7 @@ import torch
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
+from camrobust.contract.run_record import PluginRecord
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.io.manifest import TABLES, check_labels, list_images
@@ -20,6 +21,7 @@ from camrobust.measure.builders import ModelSpec
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.image import MeasureSettings
 from camrobust.measure.model import Model, load_model
+from camrobust.measure.plugins import change_since, default_similarities, load_plugins, refuse_unnamed
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.run.class_names import class_names
 
@@ -40,6 +42,7 @@ class Plan:
         parts: the variants in groups; each group of an image is measured and committed as a whole.
         manifest: one row per image, `schema.MANIFEST`.
         weights: SHA-256 of every model's weights file at the start of the run, where known.
+        plugins: the modules of the user's own that register methods, as they are now.
     """
 
     config: RunConfig
@@ -47,11 +50,17 @@ class Plan:
     parts: tuple[tuple[Variant, ...], ...]
     manifest: pl.DataFrame
     weights: Mapping[str, str | None]
+    plugins: Mapping[str, PluginRecord] = field(default_factory=dict)
 
     @property
     def rows_per_image(self) -> int:
         """Score rows of one image under one model."""
         return len(self.variants) * len(self.config.cams)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """SHA-256 of the source of every plugin."""
+        return {module: plugin.sha256 for module, plugin in self.plugins.items()}
 
     @property
     def row_bytes(self) -> int:
@@ -89,12 +98,14 @@ def make_plan(
         weights: SHA-256 of the models' weights files as recorded in run.json.
 
     Raises:
-        UserError: an unknown CAM, perturbation or similarity, no images, a damaged manifest.
+        UserError: a plugin that cannot be loaded, an unknown CAM, perturbation or similarity, no images, a damaged
+            manifest.
     """
-    for name in config.cams:
-        CAMS[name]
-    settings_of(config, 1).measures()
+    plugins = load_plugins(config.plugins)
+    measures = settings_of(config, 1).measures()
     every = variants(config.perturbations)
+    steps = {entry.name: entry for variant in every for entry in variant.entries}
+    refuse_unnamed([*(CAMS[name] for name in config.cams), *steps.values(), *measures], config.plugins)
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
@@ -103,7 +114,7 @@ def make_plan(
             [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
         )
         _check_photos(config, manifest)
-    return Plan(config, every, parts, manifest, weights or {})
+    return Plan(config, every, parts, manifest, weights or {}, plugins)
 
 
 def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
@@ -116,7 +127,7 @@ def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
         metric.ties,
         metric.explained_class,
         batch,
-        metric.similarities,
+        default_similarities(config.plugins) if metric.similarities is None else metric.similarities,
         config.precision,
     )
 
@@ -175,6 +186,26 @@ def check_weights(config: RunConfig, sha256: Mapping[str, str | None]) -> None:
     for model in config.models:
         if sha256.get(model.name) is not None:
             _check_weights(model, fetch_weights(model), sha256[model.name])
+
+
+def check_plugins(config: RunConfig, began: Mapping[str, PluginRecord]) -> None:
+    """Refuse to resume a run whose plugins have changed since it began.
+
+    Args:
+        config: of the run.
+        began: the plugins as run.json has them.
+
+    Raises:
+        UserError: a plugin was added, removed or changed, or cannot be loaded.
+    """
+    now = load_plugins(config.plugins)
+    changes = [f"{name} {'added' if name in now else 'removed'}" for name in sorted({*now} ^ {*began})]
+    both = [name for name in now if name in began]
+    changes += [f"{name}: {change}" for name in both if (change := change_since(began[name], now[name]))]
+    if changes:
+        raise UserError(
+            f"plugins: not as they were when this run began ({', '.join(changes)}); put them back, or use --fresh"
+        )
 
 
 def fingerprint(weights: bytes | None) -> str | None:

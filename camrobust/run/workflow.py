@@ -84,9 +84,10 @@ def run(
     if begun is None:
         begin = _begin(config, folder, say)
     else:
-        from camrobust.run.plan import check_weights
+        from camrobust.run.plan import check_plugins, check_weights
 
         folder.check_same(begun, config)
+        check_plugins(config, begun.plugins)
         check_weights(config, begun.weights_sha256)
         if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
@@ -121,7 +122,7 @@ def _without_failures(folder: RunFolder, say: Say, number: int) -> list[str]:
     committed = folder.committed()
     failed = folder.table("failures", committed).select("dataset", "image_id").unique()
     say(f"measuring {failed.height} failed images again")
-    return keep_rest(folder.store, committed, failed, number)
+    return keep_rest(folder.store, committed, failed, number, folder.run().score_columns())
 
 
 def measure_until_done(
@@ -161,7 +162,8 @@ def measure_until_done(
 
 def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan"]:
     """List images and check every model; returns a function that writes the manifest and run.json."""
-    from camrobust.run.plan import check_models, controls, families, make_plan
+    from camrobust.measure.plugins import added_similarities
+    from camrobust.run.plan import check_models, controls, families, make_plan, settings_of
 
     say("listing images and checking models …")
     plan = make_plan(config)
@@ -189,6 +191,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         tails={name: fact["tail"] for name, fact in facts.items()},
         same_as={name: fact["same_as"] for name, fact in facts.items()},
         classes={name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
+        plugins=dict(plan.plugins),
+        similarities=added_similarities(settings_of(config, 1)),
         versions=versions(),
         hardware=hardware(),
         started=utc(),

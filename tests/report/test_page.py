@@ -154,6 +154,10 @@ def test_the_commands_repeat_the_run():
         "camrobust run run.yaml --output again",
         "camrobust verify again",
     ]
+    plugins = {"own.methods": {"package": "own-methods", "version": "1.2"}}
+    assert commands(run_of(versions=versions, plugins=plugins))[2] == (
+        "# install the plugin own.methods yourself: package own-methods, version 1.2"
+    )
     both = combined_record({"runs/a b": run_of(), "runs/c": run_of(models=("n",))}, "today")
     assert commands(both) == ["camrobust aggregate 'runs/a b' runs/c --output again"]
 

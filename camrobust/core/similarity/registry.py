@@ -1,12 +1,16 @@
 """The registry of similarity measures, the decorator that fills it, and the test for constant maps."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from camrobust.contract import schema
+from camrobust.contract.quoting import short
 from camrobust.contract.registry import Registry
+from camrobust.contract.schema import Column
 
 Function = Callable[..., Tensor]
 FLAT = 1e-6
@@ -58,8 +62,17 @@ class Similarity:
         """Either "higher = more alike" or "lower = more alike"."""
         return f"{'higher' if self.same == self.high else 'lower'} = more alike"
 
+    @property
+    def column(self) -> Column:
+        """Its column in the scores of a run."""
+        meaning = (inspect.getdoc(self.function) or self.unit).splitlines()[0]
+        return Column(self.name, "float32", meaning)
+
 
 SIMILARITIES: Registry[Similarity] = Registry("similarity")
+_OTHERS = [one for one in schema.SCORES if one not in schema.SIMILARITIES or one.name.startswith("rbo")]
+TAKEN = {name for one in _OTHERS for name in one.names}
+"""Columns of a score row, under today's names and former ones, that no similarity may be called."""
 
 
 def similarity(
@@ -68,8 +81,14 @@ def similarity(
     """Register a function of two maps; arguments as in `Similarity`.
 
     Raises:
-        ValueError: `takes` is none of `TAKES`, or `same` neither `low` nor `high`.
+        ValueError: `takes` is none of `TAKES`, `same` is neither `low` nor `high`, or the name cannot be that of a
+            new column.
     """
+    if not name.isidentifier() or name.startswith("_") or name in TAKEN:
+        raise ValueError(
+            f"similarity: the name becomes a column of the scores and must be letters, digits and _, and none of "
+            f"{', '.join(sorted(TAKEN))}, got '{short(name)}'; choose another name"
+        )
     if takes not in TAKES:
         raise ValueError(f"similarity: takes must be one of {', '.join(TAKES)}, got '{takes}' for '{name}'")
     if same not in (low, high):

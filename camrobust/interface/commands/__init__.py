@@ -101,6 +101,7 @@ COMMANDS = {
             argument(
                 "kind", "what to list", choices=("cams", "perturbations", "similarities", "segments", "models")
             ),
+            several("--plugins", "modules of your own whose methods are listed, too", metavar="MODULE"),
             JSON,
         ),
     ),

@@ -10,7 +10,7 @@ def list_registry(given: Given) -> int:
     """`camrobust list`."""
     from camrobust.interface.listing import catalogue
 
-    return print_rows(given, given.kind, catalogue(given.kind))
+    return print_rows(given, given.kind, catalogue(given.kind, given.plugins))
 
 
 def explain(given: Given) -> int:

@@ -73,13 +73,20 @@ PERTURBED = (
     _SEGMENTS,
     *_FAILURE,
 )
-MEASURED = (
-    Field("dataset", pa.string(), "name of the dataset"),
-    Field("image_id", pa.string(), "the image"),
-    Field("part", pa.int16(), "number of this part"),
-    Field("scores", _rows_of(SCORES), "its score rows, of all models"),
-    *(Field(name, _rows_of(columns), f"its rows of the {name} table") for name, columns in TABLES.items()),
-)
+
+
+def measured_fields(scores: Sequence[Column]) -> tuple[Field, ...]:
+    """The columns of `MEASURED` where the run's score rows have these columns, the similarities of plugins included."""
+    return (
+        Field("dataset", pa.string(), "name of the dataset"),
+        Field("image_id", pa.string(), "the image"),
+        Field("part", pa.int16(), "number of this part"),
+        Field("scores", _rows_of(scores), "its score rows, of all models"),
+        *(Field(name, _rows_of(columns), f"its rows of the {name} table") for name, columns in TABLES.items()),
+    )
+
+
+MEASURED = measured_fields(SCORES)
 COMMITTED = (
     Field("parts", pa.int64(), "parts of images in this commit"),
     Field("rows", pa.int64(), "score rows in it"),
@@ -145,7 +152,7 @@ def rows_column(table: pa.Table, counts: Sequence[int]) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, table.combine_chunks().to_struct_array().combine_chunks())
 
 
-def rows_of(column: pa.ChunkedArray, columns: Sequence[Column]) -> pa.Table:
-    """The rows in all cells of a column, as one table of these columns."""
+def rows_of(column: pa.ChunkedArray) -> pa.Table:
+    """The rows in all cells of a column, as one table."""
     batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
-    return pa.Table.from_batches(batches, arrow_schema(columns))
+    return pa.Table.from_batches(batches, pa.schema(list(column.type.value_type)))

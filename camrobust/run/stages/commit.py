@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camrobust.contract.schema import COMMITS, SCORES
+from camrobust.contract.schema import COMMITS
 from camrobust.results.arrow import TABLES, empty_frame
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
@@ -30,8 +30,8 @@ class Commit:
         lengths = {"rows": pc.list_value_length(batch["scores"]), "failures": pc.list_value_length(batch["failures"])}
         keys = {name: batch[name] for name in ("dataset", "image_id", "part")}
         parts = pl.DataFrame(pa.table(keys | lengths)).select(empty_frame(COMMITS).columns)
-        scores = pl.DataFrame(rows_of(batch["scores"], SCORES))
-        small = {name: rows_of(batch[name], columns) for name, columns in TABLES.items()}
+        scores = pl.DataFrame(rows_of(batch["scores"]))
+        small = {name: rows_of(batch[name]) for name in TABLES}
         put_commit(open_run(self.output).store, parts, scores, small, self.number)
         counts = {"parts": batch.num_rows, "rows": scores.height, "failures": small["failures"].num_rows}
         seconds = time.monotonic() - start

@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from camrobust.contract.config import RunConfig
-from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
+from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 from camrobust.core.perturb import Variant
 from camrobust.measure.image import Columns, Explained, Sample, measure
 from camrobust.measure.model import Model, bytes_per_image
+from camrobust.measure.plugins import load_plugins
 from camrobust.results.arrow import make_table
 from camrobust.run.ledger import Watch
 from camrobust.run.plan import build, settings_of
 from camrobust.run.stages.batches import (
-    MEASURED,
     QUARANTINED,
     Failure,
     batch_of,
     failures_of,
+    measured_fields,
     rows_column,
     tensors_of,
 )
@@ -111,7 +112,9 @@ class Explain:
         weights: Mapping[str, str | None],
         device: str,
         ledger: Any = None,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
+        load_plugins(config.plugins, sources)
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
         self.models = [
@@ -119,6 +122,7 @@ class Explain:
         ]
         batch = config.cluster.batch
         self.settings = settings_of(config, auto_batch(self.models, config, device) if batch == "auto" else batch)
+        self.columns = self.settings.columns()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of `PERTURBED` to rows of `MEASURED`."""
@@ -135,13 +139,14 @@ class Explain:
             "maps": [len(part.maps) for part in measured],
         }
         tables = {
-            "scores": make_table(SCORES, _joined([columns for part in measured for columns in part.scores])),
+            "scores": make_table(self.columns, _joined([columns for part in measured for columns in part.scores])),
             "images": images,
             "failures": make_table(FAILURES, failures),
             "maps": make_table(MAPS, maps),
         }
         keys = {name: batch[name] for name in ("dataset", "image_id", "part")}
-        return batch_of(MEASURED, keys | {name: rows_column(table, counts[name]) for name, table in tables.items()})
+        cells = {name: rows_column(table, counts[name]) for name, table in tables.items()}
+        return batch_of(measured_fields(self.columns), keys | cells)
 
     def _rows(self, batch: pa.Table) -> Iterator[_Row]:
         crop = self.config.image.crop

@@ -1,6 +1,6 @@
 """Images to their variants: actors on fractions of a GPU, or of a core."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from camrobust.contract.config import RunConfig
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, make_variants
+from camrobust.measure.plugins import load_plugins
 from camrobust.run.ledger import Watch
 from camrobust.run.stages.batches import (
     KEYS,
@@ -32,7 +33,15 @@ Pixels = NDArray[np.uint8]
 class Perturb:
     """Makes the variants of images, clean first: one row per image and part that is still to be measured."""
 
-    def __init__(self, config: RunConfig, parts: Sequence[Sequence[Variant]], device: str, ledger: Any = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Sequence[Sequence[Variant]],
+        device: str,
+        ledger: Any = None,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        load_plugins(config.plugins, sources)
         self.config, self.parts, self.device = config, parts, device
         self.watch = Watch("perturb", ledger, config.cluster.image_timeout_s)
 

@@ -1,0 +1,181 @@
+"""Methods from a user's own package: a module that the configuration names is imported, and what it registers counts.
+
+Only the configuration's own list (or `--plugins`) leads here. A run folder names plugins too, but whoever reads one
+imports nothing.
+"""
+
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import packages_distributions, version
+from math import isinf
+from traceback import extract_tb
+from typing import Any
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line, short
+from camrobust.contract.registry import Named, NameTakenError, Registry, from_camrobust, module_of
+from camrobust.contract.run_record import UNKNOWN, PluginRecord, SimilarityRecord
+from camrobust.contract.schema import SCORES
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.perturb import PERTURBATIONS
+from camrobust.core.similarity import SIMILARITIES
+from camrobust.measure.image import MeasureSettings
+
+OWN = "camrobust"
+KINDS: dict[str, Registry[Any]] = {"cams": CAMS, "perturbations": PERTURBATIONS, "similarities": SIMILARITIES}
+Method = tuple[str, str]
+"""Kind and name."""
+_registered: dict[str, frozenset[Method]] = {}
+"""What the import of each plugin registered, in whatever module it lies."""
+
+
+def load_plugins(modules: Sequence[str], sources: Mapping[str, str] | None = None) -> dict[str, PluginRecord]:
+    """Import modules, so that the methods that they register can be named.
+
+    Args:
+        modules: dotted names, in the order in which they are imported.
+        sources: the SHA-256 that the source of each must have; None for any.
+
+    Returns:
+        What run.json records of each module.
+
+    Raises:
+        UserError: a module is not there, raises, takes a name that is taken, registers nothing, or is not the one that
+            `sources` tells of.
+    """
+    return {name: _loaded(name, None if sources is None else sources.get(name)) for name in modules}
+
+
+def change_since(began: PluginRecord, now: PluginRecord) -> str | None:
+    """The difference between a plugin's code then and now, in a few words; None if it is the same."""
+    if began.release != now.release:
+        return f"{began.release} then, {now.release} now"
+    return "another source file" if began.sha256 != now.sha256 else None
+
+
+def _loaded(name: str, expected: str | None) -> PluginRecord:
+    before, loaded = _methods(), {*sys.modules}
+    try:
+        import_module(name)
+    except (Exception, SystemExit) as error:
+        _forget(_methods() - before, {*sys.modules} - loaded)
+        raise UserError(f"plugin '{name}': {_why(name, error)}") from error
+    _registered[name] = _registered.get(name, frozenset()) | (_methods() - before)
+    methods = _methods_of(name)
+    if not methods:
+        raise UserError(
+            f"plugin '{name}': registers no CAM, perturbation or similarity; name the module that holds the functions "
+            "under @camrobust.cam, @camrobust.perturbation or @camrobust.similarity"
+        )
+    found = _source_sha256(name, methods)
+    if expected is not None and found != expected:
+        raise UserError(
+            f"plugin '{name}': its source on this worker is not the driver's; install the same version everywhere, or "
+            "submit the job with a working directory"
+        )
+    package, release = _distribution(name.partition(".")[0])
+    names = {kind: tuple(sorted(method for its, method in methods if its == kind)) for kind in KINDS}
+    return PluginRecord(package=package, version=release, sha256=found, **names)
+
+
+def _methods() -> frozenset[Method]:
+    return frozenset((kind, name) for kind, registry in KINDS.items() for name in registry.names())
+
+
+def _methods_of(module: str) -> frozenset[Method]:
+    """What a plugin registered; of one that was imported before it was loaded here, what lies in it or its package."""
+    places = {(kind, entry.name): module_of(entry) for kind, registry in KINDS.items() for entry in registry}
+    inside = {method for method, place in places.items() if f"{place}.".startswith(f"{module}.")}
+    own = inside | (_registered.get(module, frozenset()) & places.keys())
+    root = module.partition(".")[0]
+    beside = {method for method, place in places.items() if root != OWN and place.partition(".")[0] == root}
+    return frozenset(own or beside)
+
+
+def _forget(methods: Iterable[Method], modules: Collection[str]) -> None:
+    """Undo what a plugin did that failed half-way, so that it can be imported again once it is corrected."""
+    for kind, name in methods:
+        place = module_of(KINDS[kind][name])
+        if place in modules:
+            sys.modules.pop(place, None)
+        KINDS[kind].discard(name)
+
+
+def _why(name: str, error: BaseException) -> str:
+    if isinstance(error, NameTakenError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+        return (
+            f"there is no module '{error.name}'; is its package installed, or in the working directory that the job "
+            "was submitted with?"
+        )
+    # Of a file that cannot be parsed the last frame is the importer's; the message names the line then.
+    last = extract_tb(error.__traceback__)[-1]
+    place = "" if "importlib" in last.filename else f", line {last.lineno} of {short(last.filename)}"
+    return f"stopped by {type(error).__name__} when it was imported: {first_line(error)}{place}; correct the module"
+
+
+def _source_sha256(module: str, methods: Iterable[Method]) -> str:
+    """Of the source of a module, and of the modules that hold its methods, in the order of their names."""
+    names = {module, *(module_of(KINDS[kind][name]) for kind, name in methods)}
+    content = b"".join(_source(name) for name in sorted(names))
+    return sha256(content).hexdigest()
+
+
+def _source(module: str) -> bytes:
+    """The file of a module, wherever its loader has it from; nothing where it has none."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    with suppress(AttributeError, OSError):
+        return bytes(spec.loader.get_data(spec.origin))  # type: ignore[union-attr] # what has no such thing has no file
+    return b""
+
+
+@cache
+def _distribution(root: str) -> tuple[str, str]:
+    """The installed distribution that has a top-level module, and its version."""
+    names = packages_distributions().get(root)
+    return (names[0], version(names[0]) or UNKNOWN) if names else (UNKNOWN, UNKNOWN)
+
+
+def default_similarities(modules: Sequence[str]) -> tuple[str, ...]:
+    """Names of the similarities that a run measures unless it names some: those of camrobust and of its plugins."""
+    own = {name for module in modules for _, name in _methods_of(module)}
+    return tuple(one.name for one in SIMILARITIES if one.default and (from_camrobust(one) or one.name in own))
+
+
+def added_similarities(settings: MeasureSettings) -> list[SimilarityRecord]:
+    """The columns of the scores that plugins add, as run.json has them."""
+    facts = {one.name: one for one in settings.measures()}
+    return [
+        SimilarityRecord(
+            name=column.name,
+            meaning=column.meaning,
+            low=_finite(facts[column.name].low),
+            high=_finite(facts[column.name].high),
+            direction=facts[column.name].direction,
+        )
+        for column in settings.columns()[len(SCORES) :]
+    ]
+
+
+def _finite(bound: float) -> float | None:
+    return None if isinf(bound) else bound
+
+
+def refuse_unnamed(methods: Iterable[Named], modules: Sequence[str]) -> None:
+    """Refuse methods that this program has from somewhere, and that workers will not have.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    named = {KINDS[kind][name] for module in modules for kind, name in _methods_of(module)}
+    for entry in methods:
+        if not from_camrobust(entry) and entry not in named:
+            raise UserError(
+                f"config: '{entry.name}' was registered by '{module_of(entry)}', which workers do not import; add its "
+                "module to plugins"
+            )

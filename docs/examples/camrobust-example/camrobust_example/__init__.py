@@ -1,0 +1,1 @@
+"""Methods for camrobust; the configuration names `camrobust_example.methods` under `plugins`."""
