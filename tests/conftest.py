@@ -122,15 +122,15 @@ def bucket(object_store, monkeypatch):
     """A new bucket, with the environment set to reach it."""
     import boto3
 
-    from camrobust.io import s3
+    from camrobust.io.s3_client import forget_clients
 
     for name, value in object_store.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    s3._client.cache_clear()
+    forget_clients()
     name = f"bucket-{time.time_ns()}"
     client = boto3.client("s3")
     client.create_bucket(Bucket=name)
     yield name
     client.close()
-    s3._client.cache_clear()
+    forget_clients()

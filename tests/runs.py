@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from camrobust.results.folder import open_run
-from camrobust.summary.aggregate import scan_scores
+from camrobust.results.scan import scan_scores
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]

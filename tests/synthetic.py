@@ -1,4 +1,4 @@
-"""Made-up results with the full schema."""
+"""Made-up result tables with all columns of the schema."""
 
 from io import BytesIO
 
@@ -11,7 +11,7 @@ from camrobust.results.arrow import arrow_schema
 
 
 def similarities(rbo):
-    """A value for every similarity column, rbo's given, the others' made up."""
+    """A value for every similarity column: rbo as given, the others made up."""
     known = {"rbo": rbo, "rbo_adjusted": (rbo - 0.3) / 0.7}
     return {column.name: 0.5 for column in SIMILARITIES} | known
 
@@ -67,7 +67,7 @@ def maps(table, cams=("gradcam", "random"), seed=0):
     variants = table.select(keys).unique(maintain_order=True)
     clean = variants.select("dataset", "image_id", "model").unique(maintain_order=True)
     extra = {"perturbation": CLEAN, "severity": None, "strength": "", "replicate": 0}
-    for row in [*({**one, **extra} for one in clean.to_dicts()), *variants.to_dicts()]:
+    for row in [*(image | extra for image in clean.to_dicts()), *variants.to_dicts()]:
         sink, mask = BytesIO(), BytesIO()
         Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(sink, "JPEG")
         border = np.zeros((32, 32), bool)
@@ -83,14 +83,14 @@ def maps(table, cams=("gradcam", "random"), seed=0):
 
 
 def images(table):
-    found = table.select("dataset", "image_id").unique().sort("image_id").to_dicts()
+    keys = table.select("dataset", "image_id").unique().sort("image_id", "dataset").to_dicts()
     rest = {"label": None, "width": 9, "height": 9, "n_segments": 30, "brightness": 0.5, "contrast": 0.1,
             "colourfulness": 3.0, "edge_density": 0.1, "high_frequency": 0.1}  # fmt: skip
-    return frame(IMAGES, [{**one, **rest} for one in found])
+    return frame(IMAGES, [{**key, **rest} for key in keys])
 
 
 def failures(*ids, message="truncated or damaged"):
     return frame(FAILURES, [
-        {"dataset": "d", "image_id": one, "model": None, "stage": "load", "kind": "truncated", "message": message}
-        for one in ids
+        {"dataset": "d", "image_id": image, "model": None, "stage": "load", "kind": "truncated", "message": message}
+        for image in ids
     ])  # fmt: skip

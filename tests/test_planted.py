@@ -1,4 +1,4 @@
-"""Truths that were planted come out of the whole job: in made-up rows, in this process, and through Ray."""
+"""Planted truths come out of the whole job: from made-up rows, in this process, and through Ray."""
 
 import json
 
@@ -23,7 +23,7 @@ NOISE = ["gaussian_noise:2", {"gaussian_noise": [4], "replicates": 3}]
 
 
 def upside_down(m, p=0.9):
-    """RBO_ext of a ranking of m with its reverse: the top d share max(0, 2d - m)."""
+    """RBO_ext of a ranking of m segments with its reverse: the top d have max(0, 2d - m) segments in common."""
     total = sum(max(0, 2 * d - m) / d * p**d for d in range(1, m + 1))
     return p**m + (1 - p) / p * total
 
@@ -177,13 +177,14 @@ def test_planted_differences_and_characteristics_come_out():
     for dataset, shift in (("d", 0.0), ("e", 0.1)):
         ease = generator.uniform(-0.1, 0.1, 400) + shift
         frames.append(planted_rows(400, generator, dataset, {"a": 0.55, "b": 0.5, "random": 0.2}, ease))
-        # The ease is what segments say, in both datasets alike; contrast says half of it, the rest says nothing.
+        # Segments depend on the ease alone, in both datasets; contrast depends on it by half, other properties do not.
         segments = np.round(400 + 2000 * ease)
         contrast = ease / ease.std() + generator.normal(0, 1, 400)
         photos.append(photo_table(dataset, 400, generator, n_segments=segments, contrast=contrast))
     reduction = reduce_frame(pl.concat(frames).lazy(), SummarySettings())
     tests = significance_tests(reduction.profiles).filter(pl.col("measure") == "consistency_adjusted")
     pair = tests.filter((pl.col("test") == "wilcoxon") & (pl.col("first") == "a") & (pl.col("second") == "b"))
+    assert pair.height == 2
     assert ((pair["difference_lower"] < 0.05) & (pair["difference_upper"] > 0.05)).all()
     assert (pair["effect_lower"] > 0).all()
     gap = tests.filter((pl.col("factor") == "dataset") & (pl.col("test") == "cliffs_delta") & (pl.col("cam") == "a"))

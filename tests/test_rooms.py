@@ -28,10 +28,11 @@ CORE: dict[str, set[str]] = {
     "precision": set(),
     "ranks": set(),
     "rank_lists": {"ranks"},
+    "scaling": set(),
     "segments": set(),
-    "similarity": set(),
+    "similarity": {"scaling"},
 }
-CORE["explain"] = {"draws", "memory", "precision", "similarity"}
+CORE["explain"] = {"draws", "memory", "precision", "scaling", "similarity"}
 CORE["perturb"] = {"explain", *CORE["explain"]}
 LIBRARIES = {
     "ray": {"run", "bench"},

@@ -1,8 +1,8 @@
-"""YAML as strangers write it: plain data or one sentence, in bounded time and memory.
+"""Reads untrusted YAML: gives plain data or one sentence, in limited time and memory.
 
-PyYAML builds what a file asks for: aliases that would be gigabytes once they are written out, a key's last value where
-it is given twice, any exception of the functions that read dates and numbers. What comes out of here is small, has
-every key once, and can be written as JSON.
+PyYAML does what a file asks for. It expands aliases to gigabytes, silently takes the last value of a repeated key, and
+lets through any exception of its readers of dates and numbers. The values read here are small, have every key once, and
+can be written as JSON.
 """
 
 import math
@@ -24,26 +24,26 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short, shown
 
 MOST_BYTES = 2**20
-"""Of a configuration: names of 20,000 classes are half of it."""
+"""Largest configuration; the names of 20,000 classes fill half of it."""
 MOST_VALUES = 100_000
-"""PyYAML reads about 30,000 in a second."""
-MOST_WRITTEN_OUT = 2**20
-"""Characters and values once the aliases are written out."""
+"""PyYAML reads about 30,000 per second."""
+MOST_EXPANDED = 2**20
+"""Most characters and values after aliases are expanded."""
 LONGEST_NUMBER = 100
-"""Characters of a number or date: Python reads digits in time that grows with the square of their count."""
+"""Most characters of a number or date: Python's time to read digits grows with the square of their count."""
 DEEPEST = 40
-"""Levels below one another."""
-TOO_DEEP = f"values lie more than {DEEPEST} levels deep"
+"""Most levels of nesting."""
+TOO_DEEP = f"values are nested more than {DEEPEST} levels deep"
 LARGEST_BITS = 64
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 
 
-class _TwiceError(yaml.YAMLError):
-    """A key stands in a mapping twice; takes the rest of the sentence."""
+class _RepeatedError(yaml.YAMLError):
+    """A mapping has the same key twice; the text is the rest of the sentence."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts what every node would be without aliases before anything is made of it, and takes a key once."""
+    """Measures every node with its aliases expanded before a value is built, and refuses repeated keys."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[int, tuple[int, int]] = {}
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
-        """A node, its size and its depth known."""
+        """Compose a node and measure its size and depth."""
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         alias = self.check_event(AliasEvent)
         self.open += 1
@@ -63,24 +63,24 @@ class _Loader(yaml.SafeLoader):
         node: Node | None = super().compose_node(parent, index)
         self.open -= 1
         if alias and id(node) not in self.sizes:
-            raise ConstructorError(None, None, "an alias stands inside what it names", mark)
+            raise ConstructorError(None, None, "an alias stands inside its own value", mark)
         if node is not None and not alias:
             self._measure(node, mark)
         return node
 
     def _measure(self, node: Node, mark: Any) -> None:
         below: list[Node] = [] if isinstance(node, ScalarNode) else _below(node)
-        sizes, depths = zip((0, 0), *(self.sizes[id(one)] for one in below), strict=True)
+        sizes, depths = zip((0, 0), *(self.sizes[id(child)] for child in below), strict=True)
         size, depth = 1 + sum(sizes), 1 + max(depths)
         size += len(node.value) if isinstance(node, ScalarNode) else 0
-        if size > MOST_WRITTEN_OUT:
-            raise ConstructorError(None, None, f"aliases write out more than {MOST_WRITTEN_OUT} characters", mark)
+        if size > MOST_EXPANDED:
+            raise ConstructorError(None, None, f"aliases expand to more than {MOST_EXPANDED} characters", mark)
         if depth > DEEPEST:
             raise ConstructorError(None, None, TOO_DEEP, mark)
         self.sizes[id(node)] = size, depth
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        """A mapping whose keys are different; `<<` may stand in it more than once."""
+        """Compose a mapping; its keys must differ, but it may contain `<<` several times."""
         node: MappingNode = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:
@@ -89,14 +89,14 @@ class _Loader(yaml.SafeLoader):
             name = key.value if key.tag == "tag:yaml.org,2002:value" else self.construct_object(key)
             line = key.start_mark.line + 1
             if name in lines:
-                raise _TwiceError(f"gives the key {shown(name)} twice, in lines {lines[name]} and {line}; keep one")
+                raise _RepeatedError(f"gives the key {shown(name)} twice, in lines {lines[name]} and {line}; keep one")
             lines[name] = line
         return node
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
-        """A value; whatever PyYAML's readers of dates and numbers raise is told with its line."""
+        """Build a value; errors of PyYAML's readers of dates and numbers get their line."""
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        problem = f"{shown(node.value)} is no {short(kind)}"
+        problem = f"{shown(node.value)} is not a valid {short(kind)}"
         if isinstance(node, ScalarNode) and kind in ("int", "float", "timestamp") and len(node.value) > LONGEST_NUMBER:
             raise ConstructorError(None, None, problem, node.start_mark)
         try:
@@ -110,10 +110,10 @@ def _below(node: Node) -> list[Node]:
 
 
 def read_text(file: Path) -> str:
-    """A configuration file's text; a pipe or a device, which might never end, is not opened.
+    """Read a configuration file; a pipe or a device is not opened, as it may never end.
 
     Raises:
-        UserError: there is no such file, it is none, may not be read, is too large or is not UTF-8.
+        UserError: the file does not exist, is not a regular file, may not be read, is too large or is not UTF-8.
     """
     name = short(str(file))
     try:
@@ -134,29 +134,29 @@ def read_text(file: Path) -> str:
 
 
 def read_yaml(text: str, what: str) -> Any:
-    """The value that a YAML text holds.
+    """Read the value of a YAML text.
 
     Args:
-        text: of one document, `MOST_BYTES` long at most.
-        what: begins the sentence about a mistake, such as "config: 'run.yaml'".
+        text: one document, at most `MOST_BYTES` long.
+        what: begins the sentence of an error, such as "config: 'run.yaml'".
 
     Raises:
-        UserError: it is not YAML, gives a key twice, holds a date or number that is none, or is too deep or too large
-            once its aliases are written out.
+        UserError: the text is not YAML, gives a key twice, holds an invalid date or number, or is too deep or too large
+            after its aliases are expanded.
     """
     if len(text) > MOST_BYTES:
         raise UserError(f"{what} has more than {MOST_BYTES} characters; a configuration is short, name another file")
     try:
         return _Loader(text).get_single_data()
-    except _TwiceError as error:
+    except _RepeatedError as error:
         raise UserError(f"{what} {error}") from None
     except yaml.YAMLError as error:
-        # Without what it was raised from: that may hold the text itself, however large or secret.
-        raise UserError(f"{what} is not YAML that can be read ({_place(error, text)}); correct it") from None
+        # `from None`, because the original error may hold the text, which may be large or secret.
+        raise UserError(f"{what} is not valid YAML ({_place(error, text)}); correct it") from None
 
 
 def _place(error: yaml.YAMLError, text: str) -> str:
-    """Line and problem; never the line's text, which may hold anything."""
+    """The line and the problem, but never the text of the line, which may be secret."""
     if isinstance(error, MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         return f"line {mark.line + 1 if mark else 1}: {short(error.problem or error.context or 'unreadable')}"
@@ -168,24 +168,24 @@ def _place(error: yaml.YAMLError, text: str) -> str:
 
 
 def check_plain(data: Any) -> None:
-    """Refuse a configuration that run.json could not hold, or could not give back as it was.
+    """Refuse a configuration that run.json cannot hold, or cannot return unchanged.
 
     Raises:
-        UserError: naming the place of the first value that is not null, true, false, a finite number of 64 bits, text
-            without control characters, a list, or keys and values; or there are too many.
+        UserError: a value is not null, true, false, a finite number of 64 bits, text without control characters, a list
+            or a mapping; or there are too many values. The first such place is named.
     """
     size = 0
     for place, value in _members(data, ""):
         size += 1 + (len(value) if isinstance(value, str) else 0)
-        if size > MOST_WRITTEN_OUT:
-            raise UserError(f"config: it holds more than {MOST_WRITTEN_OUT} characters and values; leave some out")
+        if size > MOST_EXPANDED:
+            raise UserError(f"config: it holds more than {MOST_EXPANDED} characters and values; leave some out")
         problem = _problem(value)
         if problem is not None:
             raise UserError(f"config: {_at(place)}{problem}, got {shown(value)}")
 
 
 def _members(data: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Everything in a value, itself and the keys included, and where it is."""
+    """A value and everything in it, keys included, each with its place."""
     yield place, data
     if isinstance(data, Mapping):
         for key, value in data.items():
@@ -205,11 +205,11 @@ def _at(place: str) -> str:
 def _problem(value: Any) -> str | None:
     if isinstance(value, str):
         wrong = CONTROL.search(value) is not None
-        return "text must hold no control characters and no half characters" if wrong else None
+        return "text must not contain control characters or lone surrogates" if wrong else None
     if isinstance(value, float):
         return None if math.isfinite(value) else "a number must be finite"
     if isinstance(value, int):
         return None if value.bit_length() <= LARGEST_BITS else f"a number must fit into {LARGEST_BITS} bits"
     if isinstance(value, (bytes, date, set)):
-        return f"must be text, a number, a list or keys and values, not {type(value).__name__}; quote it"
+        return f"must be text, a number, a list or a mapping, not {type(value).__name__}; quote it"
     return None

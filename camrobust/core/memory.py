@@ -1,38 +1,41 @@
-"""A pass over some images, made in halves where the device's memory does not hold them."""
+"""Passes over some images, repeated in halves where the device runs out of memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def halving_on_oom(
     places: Sequence[int],
     batch: int,
-    one_pass: Callable[[Sequence[int]], Found],
+    one_pass: Callable[[Sequence[int]], Result],
     remember: Callable[[int], None] = lambda _: None,
-) -> Iterator[Found]:
-    """What passes over at most `batch` places find; one that runs out of the device's memory is made in halves.
+) -> Iterator[Result]:
+    """Yield the results of passes over at most `batch` places; a pass that runs out of memory is repeated in halves.
 
     Args:
-        places: all of them, in order.
-        batch: most places of a pass.
-        one_pass: over some places.
-        remember: takes a batch that is tried after one that did not fit.
+        places: indices of all images, in order.
+        batch: the largest number of places in one pass.
+        one_pass: computes the result for some places.
+        remember: called with the smaller batch after a pass ran out of memory.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: a pass over a single place does not fit.
     """
     start = 0
     while start < len(places):
-        some = places[start : start + batch]
+        chunk = places[start : start + batch]
         try:
-            found = one_pass(some)
+            result = one_pass(chunk)
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
-            batch = (len(some) + 1) // 2
+            batch = (len(chunk) + 1) // 2
             remember(batch)
             torch.cuda.empty_cache()
             continue
-        yield found
+        yield result
         start += batch

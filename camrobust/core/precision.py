@@ -10,20 +10,23 @@ from torch import Tensor
 from camrobust.contract.defaults import PRECISIONS
 
 GRADIENT_SCALE = {"fp16": 1024.0}
-"""Factor on the logits before a backward pass, taken back in float32: gradients of 1e-7 would vanish in half."""
+"""The logits are multiplied by this before a backward pass, and the gradients divided by it in float32.
+
+Without it, gradients of 1e-7 would vanish in half precision.
+"""
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """While open, layers compute in a precision; the global switches of torch are put back afterwards.
+    """Within the context, layers compute in a precision; torch's global switches are restored at its end.
 
     Args:
         precision: one of `PRECISIONS`.
-        device: where they compute.
+        device: where the layers compute.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: the precision is not in `PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: must be one of {', '.join(PRECISIONS)}, got '{precision}'")
@@ -36,17 +39,17 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def fastest_layout(images: Tensor, precision: str) -> Tensor:
-    """Images (B, 3, H, W) in the order of memory in which the device convolves fastest: the layers hand it on.
+    """Images (B, 3, H, W) in the memory order in which the device convolves fastest; layers keep the order.
 
-    Channels last, but for full precision on a GPU (`camrobust bench formats`).
+    That is channels last, except in full precision on a GPU (measured by `camrobust bench formats`).
     """
-    first = images.is_cuda and precision == "fp32"
-    return images.contiguous(memory_format=torch.contiguous_format if first else torch.channels_last)
+    channels_first = images.is_cuda and precision == "fp32"
+    return images.contiguous(memory_format=torch.contiguous_format if channels_first else torch.channels_last)
 
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """While open, layers compute in full precision and the same pass gives the same bits on the same device."""
+    """Within the context, layers use full precision and a repeated pass gives the same bits on the same device."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -58,7 +61,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _tensor_cores(allowed: bool) -> Iterator[None]:
-    """TF32 in matrix products and convolutions; torch itself allows it in convolutions unless told otherwise."""
+    """Allow or forbid TF32 in matrix products and convolutions; torch allows it in convolutions by default."""
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [switch.fp32_precision for switch in switches]
     try:

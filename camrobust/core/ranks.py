@@ -1,8 +1,8 @@
-"""Rank-biased overlap of rankings of the same items, exact under ties, and what chance alone would give.
+"""Rank-biased overlap of two rankings of the same items, with ties, and its expectation by chance.
 
-An item tied at ranks t … b of a list contributes c(d) to its top d: 0 for d < t, (d-t+1)/(b-t+1) inside the group, 1
-behind it. The overlap A_d at every depth follows from the two lists' contributions, for all images, variants and CAMs
-at once. Lists that share only some items: `camrobust.core.rank_lists`.
+An item that is tied at ranks t … b of a list contributes c(d) to the top d: 0 for d < t, (d-t+1)/(b-t+1) for
+t ≤ d ≤ b, 1 for d > b. The overlap A_d at depth d follows from the contributions of both lists. All images, variants
+and CAMs are computed at once. For lists that share only some items see `camrobust.core.rank_lists`.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 TIES = ("b", "a", "w", "index")
 CHUNK_BYTES = 64 * 2**20
-"""Most memory for the contributions of one list."""
+"""Largest size of the contributions of one list."""
 
 
 def check_persistence(where: str, p: float) -> None:
@@ -37,7 +37,7 @@ def _depths(m: int, like: Tensor) -> Tensor:
 
 
 def _groups(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last rank of every item's tie group, (N, m) int64 twice."""
+    """First and last rank of the tie group of every item; two tensors (N, m) int64 for scores (N, m)."""
     m = scores.shape[-1]
     ascending = scores.sort(dim=-1).values.contiguous()
     first = m - torch.searchsorted(ascending, scores.contiguous(), right=True) + 1
@@ -61,14 +61,15 @@ def _contributions(scores: Tensor, ties: str) -> Tensor:
 
 
 def _chance_of_top(scores: Tensor, sizes: Tensor) -> Tensor:
-    """P(item i is in the top d) when `scores` are dealt out at random and ties broken by the item's number.
+    """P(item i is in the top d) if `scores` are assigned to the items at random and ties are broken by item number.
 
-    Of a tie group at ranks t … b the lowest number stands at rank t. Item i is in the group with chance g/m; how many
-    of the group's other g-1 members then have a lower number, of the m-1 other items, is hypergeometric.
+    In a tie group of g items at ranks t … b, the item with the lowest number has rank t. Item i is in the group with
+    probability g/m. The group's other g-1 members are drawn from the m-1 other items, so the number of them that
+    precede item i is hypergeometric.
 
     Args:
         scores: (N, m).
-        sizes: (N, 1), how many of the items count.
+        sizes: (N, 1), the number of items of each list; the rest is padding.
 
     Returns:
         (N, m items, m depths) float64.
@@ -93,12 +94,12 @@ def _chance_of_top(scores: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _chance_of_both(a: Tensor, b: Tensor, sizes: Tensor) -> Tensor:
-    """Expected overlap at every depth when both lists' scores are dealt out at random, (N, m)."""
+    """Expected overlap at every depth if the scores of both lists are assigned at random, (N, m)."""
     return (_chance_of_top(a, sizes) * _chance_of_top(b, sizes)).sum(dim=1)
 
 
 def _overlaps(a: Tensor, b: Tensor, ties: str, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """A_d and E[A_d] by chance, (N, m depths), for scores (N, m) and numbers of items (N, 1)."""
+    """A_d and its expectation by chance, (N, m depths) each, for scores (N, m) and numbers of items (N, 1)."""
     c, d = _contributions(a, ties), _contributions(b, ties)
     depths = _depths(a.shape[-1], a)
     shared = (c * d).sum(dim=1)
@@ -106,8 +107,8 @@ def _overlaps(a: Tensor, b: Tensor, ties: str, sizes: Tensor) -> tuple[Tensor, T
         norm = torch.sqrt(c.square().sum(dim=1) * d.square().sum(dim=1))
         return shared / norm, depths.square() / (sizes * norm)
     if ties == "w":
-        first, second = c.sum(dim=1), d.sum(dim=1)
-        return 2 * shared / (first + second), 2 * first * second / sizes / (first + second)
+        size_a, size_b = c.sum(dim=1), d.sum(dim=1)
+        return 2 * shared / (size_a + size_b), 2 * size_a * size_b / sizes / (size_a + size_b)
     if ties == "index":
         return shared / depths, _chance_of_both(a, b, sizes) / depths
     return shared / depths, depths / sizes.expand_as(shared)
@@ -123,27 +124,38 @@ def _extrapolated(overlaps: Tensor, p: float, sizes: Tensor) -> Tensor:
 def agreement(
     scores_a: Tensor, scores_b: Tensor, p: float = 0.9, ties: str = "b", sizes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rank-biased overlap, raw and adjusted for chance.
+    """Rank-biased overlap of two rankings of the same m items, raw and adjusted for chance.
+
+    rbo = A_m·p^m + (1-p)/p · Σ_{d=1..m} A_d·p^d, with A_d the overlap of the two top-d sets.
+    adjusted = (rbo - E)/(1 - E), with E the expectation of rbo by chance.
 
     Args:
-        scores_a: (…, m), finite, higher is ranked first; leading dimensions broadcast.
+        scores_a: (…, m), finite; the highest score is ranked first. Leading dimensions broadcast.
         scores_b: (…, m).
-        p: persistence, (0, 1): weight of the top ranks.
-        ties: "b" (a ranking agrees with itself exactly), "a" (expectation over random breaking), "w" (whole groups
-            enter at once) or "index" (broken by the item's number).
-        sizes: (…), how many of the m items each pair of lists has, 1 … m: lists of images with fewer segments are
-            padded at the end with any number. None: all m.
+        p: persistence, (0, 1); a smaller p puts more weight on the top ranks.
+        ties: the tie rule. "b": a ranking agrees with itself exactly. "a": the expectation over random tie breaking.
+            "w": a tie group enters at its first rank. "index": ties are broken by item number.
+        sizes: (…), the number of items of each pair of lists, 1 … m. Images with fewer segments are padded at the end
+            with any value. None means m.
 
     Returns:
-        rbo in [0, 1] and (rbo - E)/(1 - E), both (…) in float64. E is the exact expectation when the scores of one list
-        are dealt out to the items at random; under "index", where the items' numbers take part, the scores of both. The
-        adjusted value is NaN where E is 1 (a single item, or everything tied).
+        rbo in [0, 1] and its adjusted value, both (…) float64. E is exact: the scores of one list are assigned to the
+        items at random; under "index", which depends on the item numbers, the scores of both lists. The adjusted value
+        is NaN where E is 1 (a single item, or all items tied).
 
     Raises:
-        ValueError: lists of different length, or p or ties out of range.
+        ValueError: the lists differ in length, or p or ties is out of range.
 
     References:
-        Webber, Moffat, Zobel 2010, ACM TOIS 28(4); Corsi & Urbano 2024, SIGIR, for ties. The expectations are ours.
+        Webber, Moffat, Zobel 2010, ACM TOIS 28(4), equation 32; Corsi & Urbano 2024, SIGIR, for ties. The expectations
+        are ours.
+
+    Examples:
+        >>> import torch
+        >>> from camrobust.core.ranks import agreement
+        >>> rbo, adjusted = agreement(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 2.0]))
+        >>> round(float(rbo), 3), round(float(adjusted), 3)
+        (0.955, 0.534)
     """
     _check(scores_a, scores_b, p, ties)
     a, b = torch.broadcast_tensors(scores_a, scores_b)
@@ -151,14 +163,14 @@ def agreement(
     if sizes is None:
         sizes = torch.full((), m, device=a.device)
     else:
-        beyond = torch.arange(m, device=a.device) >= sizes[..., None]
-        a, b = (torch.where(beyond, -torch.inf, scores) for scores in (a, b))
+        padding = torch.arange(m, device=a.device) >= sizes[..., None]
+        a, b = (torch.where(padding, -torch.inf, scores) for scores in (a, b))
     shape = a.shape[:-1]
     chunk = max(1, CHUNK_BYTES // (8 * m * m))
     lists = (a.reshape(-1, m), b.reshape(-1, m), sizes.expand(shape).reshape(-1, 1))
     raw, chance = [], []
-    for one, other, items in zip(*(each.split(chunk) for each in lists), strict=True):
-        overlaps, expected = _overlaps(one, other, ties, items)
+    for chunk_a, chunk_b, items in zip(*(values.split(chunk) for values in lists), strict=True):
+        overlaps, expected = _overlaps(chunk_a, chunk_b, ties, items)
         raw.append(_extrapolated(overlaps, p, items))
         chance.append(_extrapolated(expected, p, items))
     rbo_values, expectation = torch.cat(raw).clamp(0, 1), torch.cat(chance)
@@ -183,10 +195,18 @@ def rbo(scores_a: Tensor, scores_b: Tensor, p: float = 0.9, ties: str = "b", siz
 
 
 def average_overlap(scores_a: Tensor, scores_b: Tensor, ties: str = "b") -> Tensor:
-    """Mean of A_d over all depths, (…, m) twice to (…) in [0, 1]: the overlap without a weight for the top.
+    """Average overlap, mean of A_d over all depths: like rank-biased overlap, but all depths have the same weight.
+
+    Args:
+        scores_a: (…, m), finite; leading dimensions broadcast.
+        scores_b: (…, m).
+        ties: as in `agreement`.
+
+    Returns:
+        (…) float64 in [0, 1].
 
     Raises:
-        ValueError: lists of different length, or ties out of range.
+        ValueError: the lists differ in length, or ties is out of range.
 
     References:
         Fagin, Kumar, Sivakumar 2003, "Comparing top k lists", SIAM J. Discrete Math. 17(1).
@@ -195,15 +215,17 @@ def average_overlap(scores_a: Tensor, scores_b: Tensor, ties: str = "b") -> Tens
     a, b = torch.broadcast_tensors(scores_a, scores_b)
     shape, m = a.shape[:-1], a.shape[-1]
     items = torch.tensor(m, device=a.device)
-    found = _overlaps(a.reshape(-1, m), b.reshape(-1, m), ties, items.expand(shape).reshape(-1, 1))[0]
-    return found.mean(dim=-1).reshape(shape)
+    overlaps, _ = _overlaps(a.reshape(-1, m), b.reshape(-1, m), ties, items.expand(shape).reshape(-1, 1))
+    return overlaps.mean(dim=-1).reshape(shape)
 
 
 def top_weight(p: float, depth: int) -> float:
-    """Share of rank-biased overlap that the first `depth` ranks decide, (0, 1).
+    """Share of rank-biased overlap that the first `depth` ranks determine, (0, 1).
+
+    1 - p^(d-1) + (1-p)/p · d · (ln(1/(1-p)) - Σ_{i<d} p^i/i), with d = depth.
 
     Raises:
-        ValueError: p out of range, or depth less than 1.
+        ValueError: p is out of range, or depth is less than 1.
 
     References:
         Webber, Moffat, Zobel 2010, equation 21.

@@ -10,7 +10,7 @@ from torch import nn
 
 from camrobust.contract.defaults import PRECISIONS
 from camrobust.contract.errors import UserError
-from camrobust.core.explain.evidence import frozen
+from camrobust.core.explain.network import frozen
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.model import Model, load_model, wrap
 

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.contract.errors import UserError
+from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, decode, prepare
 from camrobust.io.manifest import list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
-from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 
 Photographs = str | Path | Image.Image | Tensor | Sequence[str | Path | Image.Image | NDArray[Any] | Tensor]

@@ -1,1 +1,1 @@
-"""The only room that knows where bytes live."""
+"""Reads and writes bytes: folders, buckets, images, manifests. No other room knows where they are stored."""

@@ -1,7 +1,8 @@
 """Addresses: one parser for every store, byte for byte.
 
-An address is `scheme://bucket/key`; all behind the first slash is the key as it is. Nothing is decoded, cut off or
-normalised: `#`, `?`, `%`, `+`, spaces, `.` and `..` and every slash belong to the key. What has no scheme is a path.
+An address is `scheme://bucket/key`, and everything after that slash is the key. Nothing is decoded, cut off or
+normalised: `#`, `?`, `%`, `+`, spaces, `.`, `..` and every slash belong to the key. An address without a scheme is a
+path.
 """
 
 import re
@@ -10,20 +11,19 @@ from dataclasses import dataclass, replace
 from camrobust.contract.errors import UserError
 
 SCHEME = r"^[A-Za-z][A-Za-z0-9+.\-]*://"
-"""How an address begins; polars reads it, too."""
+"""How an address begins; polars uses this pattern, too."""
 ODD = r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]"
-"""In a key: an empty name, `.` or `..` between two slashes, or a control character. HTTP and most clients take such a
-key for another one."""
+"""An empty name, `.` or `..` between two slashes, or a control character. HTTP and most clients change such a key."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """The place of one object, or of all whose keys begin alike.
+    """The place of one object, or of all objects under a prefix.
 
     Attributes:
         scheme: s3, gs, az, abfs, abfss or file; empty for a path.
-        bucket: the bucket; of Azure the container, and the account behind an @; empty for files.
-        key: the rest, byte for byte; of a path all of it, of file:// what follows the third slash.
+        bucket: the bucket; for Azure the container, perhaps with @ and the account; empty for files.
+        key: the rest, byte for byte; the whole of a path, or what follows the third slash of file://.
     """
 
     scheme: str
@@ -31,51 +31,51 @@ class Address:
     key: str
 
     def __str__(self) -> str:
-        """As `parse` reads it back."""
+        """The address as `parse` reads it."""
         if not self.scheme:
             return self.key
         return f"{self.scheme}://{self.bucket}/{self.key}" if self.key else f"{self.scheme}://{self.bucket}"
 
     def folder(self) -> "Address":
-        """The prefix of what lies below: `s3://b/cam` and `s3://b/cam/` mean cam/, never cam2/."""
+        """The prefix of a folder: `s3://b/cam` and `s3://b/cam/` both mean cam/, never cam2/."""
         return self if not self.key or self.key.endswith("/") else replace(self, key=f"{self.key}/")
 
     def uri(self) -> str:
-        """One spelling of a folder's address: without the last slash, unless it would name another folder then."""
+        """The one spelling of a folder's address: without the last slash, unless that would name another folder."""
         shorter = replace(self, key=self.key.removesuffix("/"))
         return str(shorter if shorter.folder() == self.folder() else self)
 
     def split(self) -> tuple["Address", str]:
-        """The folder that holds an object, and the object's name in it; the name is empty behind a last slash."""
+        """An object's folder and its name in it; the name is empty after a final slash."""
         folder, slash, name = self.key.rpartition("/")
         return replace(self, key=folder + slash), name
 
     def odd(self) -> bool:
-        """Whether clients other than ours could take the folder for another one."""
+        """Whether other clients could read the key as another one."""
         return bool(self.key) and re.search(ODD, self.key.removesuffix("/")) is not None
 
 
 def parse(uri: str) -> Address:
-    """Take an address apart.
+    """Split an address into its parts.
 
     Raises:
-        UserError: file:// and not three slashes.
+        UserError: a file:// address without three slashes.
     """
     if re.match(SCHEME, uri) is None:
         return Address("", "", uri)
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme == "file" and (bucket or not key):
-        raise UserError(f"store: '{uri}' must be file:/// and an absolute path, as it is, nothing encoded; correct it")
+        raise UserError(f"store: '{uri}' must be file:/// and an absolute path without any encoding; correct it")
     return Address(scheme, bucket, key)
 
 
 def refuse_odd(address: Address, what: str) -> None:
-    """Refuse a folder that another client could take for another one.
+    """Refuse a folder whose key other clients could change.
 
     Args:
-        address: of the folder.
-        what: that is wanted there, the beginning of the sentence.
+        address: address of the folder.
+        what: what the folder is for; begins the sentence.
 
     Raises:
         UserError: its key holds an empty name, `.`, `..` or a control character.

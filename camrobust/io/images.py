@@ -1,8 +1,9 @@
-"""Photographs: decoded with Pillow, untrusted, to the square crop that everything acts on.
+"""Decodes untrusted photos with Pillow, to the square crop that is measured.
 
-Rules: formats of a fixed list (`codecs.FORMATS`), within a budget of memory; EXIF orientation is applied, of an
-animation the first frame is taken, transparency is laid on mid grey, deeper samples are scaled to 8 bits (`levels`),
-CMYK, L*a*b* and palettes are converted. Whatever a decoder raises is an `ImageError`, never the end of the run.
+Only the formats in `image_formats.FORMATS` are opened, within a memory budget. EXIF orientation is applied; an
+animation gives its first frame; transparency is laid on mid grey; deeper samples are scaled to 8 bits
+(`sample_levels`); CMYK, L*a*b* and palettes are converted. Any exception of a decoder becomes an `ImageError` and
+never ends the run.
 """
 
 import warnings
@@ -13,20 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
 
-from camrobust.io.codecs import FORMATS, MAX_PIXELS, MIB, admit, open_picture, significant_bits, without_remarks
-from camrobust.io.levels import STRIP_PIXELS, Levels, checked, is_rgb, levels_of, to_rgb
-from camrobust.io.refusals import ImageError
+from camrobust.io.decoding_memory import MIB, fit_into_budget
+from camrobust.io.image_errors import ImageError
+from camrobust.io.image_formats import FORMATS, MAX_PIXELS, check_file, is_decoded, open_picture
+from camrobust.io.png import significant_bits, without_metadata
+from camrobust.io.sample_levels import STRIP_PIXELS, Levels, checked, levels_of
+from camrobust.io.to_rgb import is_rgb, to_rgb
 
 MAX_BYTES = 512 * MIB
-"""Of a file; a larger one is not read."""
-LUMA = (0.299, 0.587, 0.114)
+"""Larger files are not read."""
 MAX_STRETCH = 50_000
-"""Longest side after resizing the shorter side, px: an image of 3 x 40,000 px would otherwise become gigabytes."""
+"""Longest side after resizing, px. Without a limit, 3 x 40,000 px would become gigabytes."""
 MAX_RESIZED_PIXELS = 2**26
 WHOLE_PIXELS = 48 * 10**6
-"""A larger picture that has to be turned or converted is resized in strips."""
-ORIENTATION = 0x0112
+"""Larger pictures that must be rotated or converted are resized in strips."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,7 +39,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How EXIF's orientations are set upright."""
+"""How to set each EXIF orientation upright."""
 ON_ITS_SIDE = (5, 6, 7, 8)
 
 
@@ -46,8 +49,8 @@ class Photo:
 
     Attributes:
         pixels: the crop, (3, H, W) uint8 RGB.
-        width: of the upright original, px.
-        height: of the upright original, px.
+        width: width of the upright original, px.
+        height: its height, px.
     """
 
     pixels: NDArray[np.uint8]
@@ -56,15 +59,15 @@ class Photo:
 
 
 def decode(content: bytes, resize: int, crop: int) -> Photo:
-    """Bytes of an image file to the centre crop.
+    """Decode an image file to the centre crop.
 
     Args:
-        content: of a file in one of `codecs.FORMATS`.
+        content: bytes of a file in one of `image_formats.FORMATS`.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
 
     Raises:
-        ImageError: empty, no image, damaged, too large, of a kind that is not read, or on an unknown scale.
+        ImageError: the file is empty, not an image, damaged, too large, of an unsupported kind or on an unknown scale.
     """
     if not content:
         raise ImageError("the file is empty", "empty")
@@ -73,7 +76,7 @@ def decode(content: bytes, resize: int, crop: int) -> Photo:
     try:
         return _decode(content, resize, crop, len(content))
     except ImageError as error:
-        whole = without_remarks(content) if error.kind in ("truncated", "not_an_image") else None
+        whole = without_metadata(content) if error.kind in ("truncated", "not_an_image") else None
         if whole is None:
             raise
     return _decode(whole, resize, crop, len(content) + len(whole))
@@ -86,15 +89,15 @@ def _decode(content: bytes, resize: int, crop: int, held_bytes: int) -> Photo:
 
 
 def prepare(image: Image.Image, resize: int, crop: int) -> Photo:
-    """A picture that a program opened or made, of any mode and orientation, to the centre crop.
+    """Cut the centre crop from a picture that a program opened or made, of any mode and orientation.
 
     Args:
-        image: the picture; it is decoded, else left as it is.
+        image: the picture; it is decoded and otherwise left as it is.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
 
     Raises:
-        ImageError: damaged, too large, of a kind that is not read, or on an unknown scale.
+        ImageError: the picture is damaged, too large, of an unsupported kind or on an unknown scale.
     """
     with _as_image_error():
         return _photo(image, resize, crop, 0, None, ours=False)
@@ -102,7 +105,7 @@ def prepare(image: Image.Image, resize: int, crop: int) -> Photo:
 
 @contextmanager
 def _as_image_error() -> Iterator[None]:
-    """Whatever a decoder raises, as an ImageError that says it in a sentence."""
+    """Turn any exception of a decoder into an ImageError with a sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,7 +122,7 @@ def _as_image_error() -> Iterator[None]:
         raise ImageError(f"a kind of image that Pillow does not read: {_words(error)}", "unsupported") from error
     except MemoryError as error:
         raise ImageError("decoding it takes more memory than a worker may use", "too_large") from error
-    except Exception as error:  # decoders of strangers' bytes raise anything
+    except Exception as error:  # decoders raise anything on untrusted bytes
         raise ImageError(f"truncated or damaged: {_words(error)}", "truncated") from error
 
 
@@ -129,12 +132,14 @@ def _words(error: Exception) -> str:
 
 def _photo(image: Image.Image, resize: int, crop: int, file_bytes: int, bits: int | None, *, ours: bool) -> Photo:
     size = image.size
-    admit(image, file_bytes, resize, ours=ours)
+    if not is_decoded(image):
+        check_file(image)
+        fit_into_budget(image, file_bytes, resize, ours=ours)
     levels = levels_of(image, bits)
     image.load()
     if image.format == "TIFF":
-        size = image.size  # Pillow turns it while it loads
-    orientation = image.getexif().get(ORIENTATION)
+        size = image.size  # Pillow rotates it while it loads
+    orientation = image.getexif().get(Base.Orientation)
     turn = orientation if isinstance(orientation, int) and orientation in TURNS else None
     width, height = size[::-1] if turn in ON_ITS_SIDE else size
     square = _centre_crop(image, checked(image, levels), turn, resize, crop)
@@ -143,7 +148,7 @@ def _photo(image: Image.Image, resize: int, crop: int, file_bytes: int, bits: in
 
 
 def _centre_crop(image: Image.Image, levels: Levels, turn: int | None, resize: int, crop: int) -> Image.Image:
-    """Set upright, to RGB, resize the shorter side and cut the centre."""
+    """Set a picture upright, convert it to RGB, resize its shorter side and cut the centre."""
     width, height = image.size[::-1] if turn in ON_ITS_SIDE else image.size
     short, long = min(width, height), max(width, height)
     if long * resize // short > min(MAX_STRETCH, MAX_RESIZED_PIXELS // resize):
@@ -167,14 +172,14 @@ def _whole(image: Image.Image, levels: Levels, turn: int | None, size: tuple[int
 
 
 def _columns(
-    image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int], wanted: tuple[int, int, int]
+    image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int], target: tuple[int, int, int]
 ) -> Image.Image:
-    """The picture upright, as RGB, resized along its rows and cut to the columns that are wanted.
+    """The picture upright, as RGB, resized along its rows and cut to some columns.
 
-    So a large picture is never held in another form than decoded. Pillow resizes along the rows first, too, except for
-    pictures more than twice as high as wide: there bits may be one level away from what one call would give.
+    This avoids a second copy of a large picture. Pillow, too, resizes along the rows first, except for pictures more
+    than twice as high as wide; there the result may differ by one level from a single call.
     """
-    width, left, crop = wanted
+    width, left, crop = target
     columns = Image.new("RGB", (crop, size[1]))
     for first, last in _rows((max(size[0], width), size[1])):
         strip = to_rgb(_upright(image, turn, first, last), levels)
@@ -184,14 +189,14 @@ def _columns(
 
 
 def _rows(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """First and last row of strips of about `STRIP_PIXELS`."""
+    """First and last row of each strip of about `STRIP_PIXELS`."""
     rows = max(1, STRIP_PIXELS // size[0])
     for first in range(0, size[1], rows):
         yield first, min(first + rows, size[1])
 
 
 def _upright(image: Image.Image, turn: int | None, first: int, last: int) -> Image.Image:
-    """Rows first to last of the picture as it stands upright."""
+    """Rows first to last of the upright picture."""
     width, height = image.size
     if turn in ON_ITS_SIDE:
         box = (first, 0, last, height) if turn in (5, 6) else (width - last, 0, width - first, height)
@@ -199,43 +204,3 @@ def _upright(image: Image.Image, turn: int | None, first: int, last: int) -> Ima
         box = (0, height - last, width, height - first) if turn in (3, 4) else (0, first, width, last)
     strip = image.crop(box)
     return strip if turn is None else strip.transpose(TURNS[turn])
-
-
-def characteristics(pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Properties of a crop that may drive stability; names as in `schema.IMAGES`.
-
-    Args:
-        pixels: (3, H, W) uint8 RGB.
-    """
-    colour = pixels.astype(np.float64)
-    luma = np.tensordot(np.array(LUMA), colour, axes=1) / 255
-    red_green = colour[0] - colour[1]
-    yellow_blue = (colour[0] + colour[1]) / 2 - colour[2]
-    spread = np.hypot(red_green.std(), yellow_blue.std())
-    offset = np.hypot(red_green.mean(), yellow_blue.mean())
-    return {
-        "brightness": float(luma.mean()),
-        "contrast": float(luma.std()),
-        "colourfulness": float(spread + 0.3 * offset),
-        "edge_density": _edge_density(luma),
-        "high_frequency": _high_frequency(luma),
-    }
-
-
-def _edge_density(luma: NDArray[np.float64]) -> float:
-    """Share of pixels whose Sobel gradient (per pixel, of luminance in [0, 1]) exceeds 0.1."""
-    padded = np.pad(luma, 1, mode="edge")
-    smooth_rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-    smooth_columns = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-    across = (smooth_rows[:, 2:] - smooth_rows[:, :-2]) / 2
-    down = (smooth_columns[2:] - smooth_columns[:-2]) / 2
-    return float((np.hypot(across, down) > 0.1).mean())
-
-
-def _high_frequency(luma: NDArray[np.float64]) -> float:
-    """Share of the spectral energy (without the mean) above a quarter of the sampling rate."""
-    energy = np.abs(np.fft.fft2(luma - luma.mean())) ** 2
-    rows, columns = (np.fft.fftfreq(size) for size in luma.shape)
-    radius = np.hypot(rows[:, None], columns[None, :])
-    total = energy.sum()
-    return float(energy[radius > 0.25].sum() / total) if total > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What is to be measured: from a folder, a prefix or a manifest to one table of images."""
+"""Lists the images to measure, from a folder, a prefix or a manifest, as one table."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
+from camrobust.contract.secrecy import refuse_address
 from camrobust.io.addresses import ODD, SCHEME, parse
-from camrobust.io.budget import columns_within_budget
 from camrobust.io.clouds import SCHEMES as CLOUDS
-from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError, refuse_secret
-from camrobust.io.store import Folder, open_object, open_store, read_object
+from camrobust.io.local_folder import Folder
+from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError
+from camrobust.io.parquet_budget import columns_within_budget
+from camrobust.io.store import open_object, open_store, read_object
 
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -21,29 +23,29 @@ SUFFIXES = (
 )  # fmt: skip
 TABLES = (".csv", ".parquet")
 LONGEST = 4096
-"""Bytes of an image_id or a uri; no path and no key of a store is longer."""
+"""Most bytes of an image_id or a uri. Paths and keys of stores are never longer."""
 MOST_BYTES = 2 * 2**30
-"""Of a table: some ten million images."""
+"""Largest table: some ten million images."""
 TEXTS = ("image_id", "file", "uri")
 KNOWN = (*TEXTS, "label", "class_index")
-"""Columns that are read; what else a table has is left alone."""
+"""The columns that are read; others are ignored."""
 SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
 
 def list_images(name: str, images: str, labels: str | None = None, access: Access = "credentials") -> pl.DataFrame:
-    """All images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
+    """List all images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         images: a folder, an s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri and perhaps
-            image_id and label. Relative paths in a manifest count from the manifest's own place.
+            image_id and label. Relative paths in a manifest start at the manifest's folder.
         labels: csv or parquet with image_id (or file) and label (or class_index).
-        access: how the images are listed and read, where they are not in a folder.
+        access: how a bucket is listed and read; a folder ignores it.
 
     Raises:
-        UserError: nothing there, no image among it, a missing column or value, an address that no store has or that
-            holds a secret, an image_id twice, labels that are no integers or contradict each other.
+        UserError: there are no images, a column or value is missing, an address is not that of a store or holds a
+            secret, an image_id occurs twice, or labels are not integers or contradict each other.
     """
     table = _from_manifest(images, access) if images.lower().endswith(TABLES) else _from_listing(name, images, access)
     if table.is_empty():
@@ -52,16 +54,16 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
         )
     if labels is not None:
         table = _with_labels(table.drop("label"), labels, name)
-    twice = table.filter(pl.col("image_id").is_duplicated())
-    if not twice.is_empty():
+    repeated = table.filter(pl.col("image_id").is_duplicated())
+    if not repeated.is_empty():
         raise UserError(
-            f"dataset '{name}': image_id '{short(twice['image_id'][0])}' occurs twice; give each image its own"
+            f"dataset '{name}': image_id '{short(repeated['image_id'][0])}' occurs twice; give each image its own"
         )
     long = table.filter((pl.col("image_id").str.len_bytes() > LONGEST) | (pl.col("uri").str.len_bytes() > LONGEST))
     if not long.is_empty():
         raise UserError(
-            f"dataset '{name}': image_id and uri must have at most {LONGEST} bytes, which "
-            f"'{short(long['image_id'][0])}' does not; shorten it"
+            f"dataset '{name}': image_id and uri must have at most {LONGEST} bytes, got more for "
+            f"'{short(long['image_id'][0])}'; shorten it"
         )
     return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
@@ -75,7 +77,7 @@ def _from_listing(name: str, images: str, access: Access) -> pl.DataFrame:
     keys = [entry.key for entry in store.list() if _suffix(entry.key) in SUFFIXES]
     odd = next((key for key in keys if key != key.encode(errors="replace").decode()), None)
     if odd is not None:
-        raise UserError(f"dataset '{name}': the file name {odd!a} is no UTF-8; rename it")
+        raise UserError(f"dataset '{name}': the file name {odd!a} is not valid UTF-8; rename it")
     names = pl.Series("image_id", keys, pl.String)
     return pl.select(names, _below(store, names).alias("uri"), pl.lit(None, pl.Int32).alias("label"))
 
@@ -85,22 +87,27 @@ def _suffix(key: str) -> str:
 
 
 def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFrame:
-    """A csv or parquet table from anywhere.
+    """Read a csv or parquet table from any store.
+
+    Args:
+        uri: address of the table.
+        what: what the table is for; begins the sentence of an error.
+        access: how a bucket is read.
 
     Raises:
-        UserError: not there or not such a table.
+        UserError: the table does not exist or cannot be read.
     """
     try:
         content = read_object(uri, access, MOST_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"{what}: {error}; mend the path") from error
+        raise UserError(f"{what}: {error}; correct the path") from error
     try:
         if uri.lower().endswith(".parquet"):
             names, known = columns_within_budget(content, KNOWN, uri)
             if not known:
                 return pl.DataFrame(schema=dict.fromkeys(names, pl.Null))
             return pl.read_parquet(BytesIO(content), columns=known)
-        # An identity 007 is no number.
+        # An image_id may be 007.
         return pl.read_csv(BytesIO(content), infer_schema_length=None, schema_overrides=dict.fromkeys(TEXTS, pl.String))
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{what}: {uri} is not a readable table ({first_line(error)})") from error
@@ -115,13 +122,13 @@ def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) ->
 
 
 def _below(store: Store, keys: pl.Series) -> pl.Series:
-    """Addresses of some keys of a store, as its `locate` gives them one by one."""
-    # With a name behind it a folder's address ends in a slash, of whatever store.
+    """The addresses of some keys of a store, as `Store.locate` gives them, but all at once."""
+    # With a name appended, the address of a folder ends in a slash in every store.
     return pl.select(pl.lit(store.locate("_").removesuffix("_")) + keys).to_series()
 
 
 def _absolute(uris: pl.Series, manifest: str) -> pl.Series:
-    """Addresses as written, or relative to the manifest's place."""
+    """The addresses as written; relative paths start at the manifest's folder."""
     store, _ = open_object(manifest)
     whole = uris.str.contains(SCHEME) | uris.str.starts_with("/")
     return pl.select(pl.when(whole).then(uris).otherwise(_below(store, uris))).to_series()
@@ -166,12 +173,12 @@ def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
 
 
 def _check_addresses(uris: pl.Series, what: str) -> None:
-    """Refuse what could not be read from any store, and what must not be written down."""
+    """Refuse addresses that no store can read, and addresses that hold a secret."""
     for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
-        refuse_secret(uri)
+        refuse_address(uri)
     far = uris.filter(uris.str.contains(SCHEME))
     for place in far.str.extract("^([^/]*://[^/]*)").unique(maintain_order=True):
-        refuse_secret(place)
+        refuse_address(place)
         scheme, _, host = place.partition("://")
         if scheme not in SCHEMES or (not host and scheme != "file"):
             raise UserError(
@@ -194,9 +201,9 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
     value = _column(given, ("label", "class_index"), what, labels)
     known = pl.DataFrame({"image_id": given[key].cast(pl.String), "label": _labelled(given[value], what)})
     known = known.drop_nulls("image_id").unique(maintain_order=True)
-    twice = known.filter(pl.col("image_id").is_duplicated())
-    if not twice.is_empty():
-        raise UserError(f"{what}: {labels} gives '{short(twice['image_id'][0])}' more than one label; keep one")
+    repeated = known.filter(pl.col("image_id").is_duplicated())
+    if not repeated.is_empty():
+        raise UserError(f"{what}: {labels} gives '{short(repeated['image_id'][0])}' more than one label; keep one")
     joined = table.join(known, on="image_id", how="left")
     if joined["label"].null_count() == joined.height:
         raise UserError(f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id")
@@ -204,7 +211,7 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
 
 
 def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
-    """Refuse labels that some model has no class for.
+    """Refuse labels outside the classes of a model.
 
     Args:
         table: the manifest.
@@ -220,5 +227,5 @@ def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
             row = outside.row(0, named=True)
             raise UserError(
                 f"labels: label must be 0 to {count - 1} for model '{model}', got {row['label']} for "
-                f"'{short(row['image_id'])}'; mend the labels or leave them out"
+                f"'{short(row['image_id'])}'; correct the labels or leave them out"
             )

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line
-from camrobust.core.explain.evidence import Network, frozen, logits_of
+from camrobust.core.explain.hooks import hooked
+from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import fastest_layout
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, build_module, fill
@@ -210,13 +211,8 @@ def bytes_per_image(model: Model, image_size: int) -> int:
         total += output.numel() * output.element_size() if isinstance(output, Tensor) else 0
 
     leaves = [module for module in model.network.module.modules() if not any(module.children())]
-    hooks = [module.register_forward_hook(count) for module in leaves]
-    try:
-        with torch.no_grad():
-            model.network.module(_probe(image_size).to(model.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(leaves, count), torch.no_grad():
+        model.network.module(_probe(image_size).to(model.device))
     return total // PROBES
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from camrobust.report.charts import COLUMNS, colours
 from camrobust.report.figure import TEXT, Figure, choice, choices, picked, plain, source
-from camrobust.summary.ranktests import cliques
+from camrobust.summary.friedman import cliques
 
 MEASURES = {
     "consistency_adjusted": "consistency",

@@ -1,1 +1,1 @@
-"""The run folder: commits, leases, progress; and what is read from it afterwards."""
+"""The run folder: commits, leases and progress, and everything that reads the results: verify, status, compare."""

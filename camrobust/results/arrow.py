@@ -16,17 +16,17 @@ _ARROW = {
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The Arrow schema of some schema columns."""
+    """The Arrow schema of some columns."""
     return pa.schema([(column.name, _ARROW[column.type]) for column in columns])
 
 
 def empty_frame(columns: Sequence[Column]) -> pl.DataFrame:
-    """A polars table with these columns and no row."""
+    """A polars table with these columns and no rows."""
     return pl.DataFrame(arrow_schema(columns).empty_table())
 
 
 def make_table(columns: Sequence[Column], data: Mapping[str, object] | Sequence[Mapping[str, object]]) -> pa.Table:
-    """An Arrow table with exactly these columns, from columns, where NaN stands for null, or from rows."""
+    """An Arrow table with exactly these columns, from rows, or from columns in which NaN means null."""
     schema = arrow_schema(columns)
     if isinstance(data, Mapping):
         return pa.table(

@@ -1,13 +1,14 @@
-"""Commits: results that are there as a whole or not at all, and that a late writer can neither replace nor take away.
+"""Commits: results that count as a whole or not at all, and that a late writer can neither replace nor remove.
 
-A commit is a set of parquet files (scores by dataset and model, images, failures, maps) and, created last,
-`commits/NUMBER-UNITS.parquet`, which lists the units it holds and the files with their sizes. NUMBER is that of the
-driver's lease. A commit counts only if it carries the newest lease's number or the newest lease lists it, and if every
-file it names is there with its size. Nothing that counts is ever written again: every execution has file names of its
-own, and of two executions with the same units the first to create the commit wins. docs/protocol.md has the rest.
+A commit is a set of parquet files (scores by dataset and model, images, failures, maps) and a last file,
+`commits/NUMBER-PARTS.parquet`, which lists the parts of images in it and its files with their sizes. NUMBER is the
+number of the driver's lease. A commit counts only if it has the number of the newest lease or if the newest lease lists
+it, and only if all its files exist with the listed sizes. Files that count are never written again: every execution
+chooses new file names. If two executions hold the same parts, the first to create the commit wins. docs/protocol.md
+explains the rest.
 
-Why not Ray's own checkpoint (see docs/architecture.md): it commits one table only and never looks at a data file
-again, so a deleted file stays lost.
+Ray's own checkpoint is not used (see docs/architecture.md): it commits a single table and never checks the data files
+again, so a deleted file would stay lost.
 """
 
 import hashlib
@@ -72,7 +73,7 @@ class PartResult:
 
 
 def write_commit(store: Store, units: Sequence[PartResult], number: int = 0) -> str | None:
-    """Write the files of some units, then the commit that makes them count; returns its key as `put_commit` does."""
+    """Write the files of some units, then the commit that makes them count; returns the same as `put_commit`."""
     counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
     table = pl.DataFrame(counts, schema=empty_frame(COMMITS).schema, orient="row")
     small = {name: pa.concat_tables([getattr(unit, name) for unit in units]) for name in TABLES}
@@ -82,18 +83,18 @@ def write_commit(store: Store, units: Sequence[PartResult], number: int = 0) -> 
 def put_commit(
     store: Store, units: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table], number: int = 0
 ) -> str | None:
-    """Data files first, the commit that names them last.
+    """Write the data files first, and last the commit that names them.
 
     Args:
-        store: of the run folder.
-        units: `schema.COMMITS`.
-        scores: rows of all units, `schema.SCORES`.
+        store: store of the run folder.
+        units: the parts of images, `schema.COMMITS`.
+        scores: their score rows, `schema.SCORES`.
         small: the other tables by name.
-        number: of the lease under which they were measured.
+        number: number of the lease under which they were measured.
 
     Returns:
-        The key of the commit; None where another execution has already committed these units under this lease, whose
-        commit counts instead.
+        The key of the commit. None if another execution has already committed the same parts under this lease; then
+        that commit counts.
     """
     key = commit_key(number, _hash(units))
     return key if _put(store, key, units, scores, small, number) else None
@@ -122,18 +123,18 @@ def _put(
 
 
 def keep_rest(store: Store, committed: Committed, images: pl.DataFrame, number: int) -> list[str]:
-    """Make ready what a lease accepts that leaves some images out, so that they are measured again.
+    """Prepare the list of commits for a lease that leaves some images out, so that these are measured again.
 
-    A commit that holds one of them is written anew without it, as a commit that counts only once that lease lists it.
+    A commit with one of these images is copied without it. The copy counts only after the lease that lists it is taken.
 
     Args:
-        store: of the run folder.
-        committed: what it holds.
-        images: columns dataset and image_id.
-        number: of the lease to come.
+        store: store of the run folder.
+        committed: the results that count now.
+        images: columns dataset and image_id of the images to leave out.
+        number: number of the next lease.
 
     Returns:
-        Keys of the commits that it should list.
+        Keys of the commits that the next lease must list.
     """
     key = ["dataset", "image_id"]
     touched = set(committed.units.join(images, on=key, how="semi")["commit"].unique())
@@ -165,15 +166,15 @@ def _gathered(name: str, columns: Sequence[Column], tables: Mapping[str, pl.Data
 
 
 def delete_uncounted(store: Store, committed: Committed, number: int) -> int:
-    """Delete files of earlier leases that the holder of a lease does not count; returns how many.
+    """Delete uncounted files of earlier leases; returns how many.
 
-    Only names that a run gives are ever deleted. Commits go first, so that whoever reads the folder without us sees no
-    row twice.
+    Only files with names that a run gives are deleted. Commits are deleted first, so that other readers of the folder
+    see no row twice.
 
     Args:
-        store: of the run folder.
-        committed: what counts under this lease.
-        number: of this lease, which the caller holds.
+        store: store of the run folder.
+        committed: the results that count under this lease.
+        number: number of this lease, which the caller must hold.
     """
     gone = [key for key in committed.uncounted if (number_of(key) or 0) < number]
     for key in sorted(gone, key=lambda key: not key.startswith("commits/")):

@@ -1,4 +1,4 @@
-"""`camrobust compare RUN RUN`: what changed, in settings, versions and scores."""
+"""`camrobust compare RUN RUN`: what changed between two runs, in settings, versions and scores."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import RunRecord
 from camrobust.io.objects import Store
-from camrobust.results.blocks import image_counts, score_blocks
+from camrobust.results.block_plan import image_counts
+from camrobust.results.blocks import score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.reduce import otherwise_found
@@ -22,9 +23,9 @@ from camrobust.summary.rows import Block, Coded, Rows
 from camrobust.summary.same_photo import other_photos
 
 SAME = ("metric", "segments", "image")
-"""SummarySettings without which two numbers of one name are not the same quantity."""
+"""Settings that must be equal, because otherwise two numbers of one name are different quantities."""
 SHOWN = 8
-"""Names of what only one run has that a line spells out."""
+"""So many names of things that only one run has are listed in a line."""
 NAMED = ("models", "cams")
 Level = tuple[str, str]
 """Perturbation and strength."""
@@ -32,18 +33,18 @@ Level = tuple[str, str]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs have in common and what not.
+    """How two runs differ.
 
     Attributes:
         table: `schema.DIFFERENCES`.
-        settings: keys of the configuration that differ, and weights or target layers of models of one name.
-        versions: library to its version in either run, where they differ.
-        only_first: what only the first run has, in words.
-        only_second: what only the second run has.
-        levels: perturbations at strengths that both have, and that were compared.
-        sampled: datasets of so many images that only a sample, the same of both runs, was compared.
-        other_photos: dataset to how many of the image ids that both runs have stand for different photos and are left
-            out, and how many both have; a dataset of which that is all is left out whole.
+        settings: keys of the configuration that differ, and models of one name whose weights or target layers differ.
+        versions: libraries of different versions, with the version in each run.
+        only_first: models, CAMs, datasets and perturbations that only the first run has, in words.
+        only_second: those that only the second run has.
+        levels: number of perturbations at strengths that both runs have; these were compared.
+        sampled: datasets with so many images that only a sample, the same in both runs, was compared.
+        other_photos: by dataset, how many of the common image ids stand for different photos, and how many common ids
+            there are. These images are left out; a dataset without any other common image is left out whole.
     """
 
     table: pl.DataFrame
@@ -56,19 +57,19 @@ class Comparison:
     other_photos: dict[str, tuple[int, int]]
 
     def lines(self) -> list[str]:
-        """What does not stand in the table, in sentences."""
-        told = [f"compared at the {self.levels} strengths that both have, per image first", *self._images()]
+        """Everything that is not in the table, in sentences."""
+        lines = [f"compared at the {self.levels} strengths that both have, per image first", *self._images()]
         for which, names in (("first", self.only_first), ("second", self.only_second)):
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            told += [f"only in the {which}: {', '.join(names[:SHOWN])}{more}"] if names else []
-        told += [f"settings that differ: {', '.join(self.settings)}"] if self.settings else []
-        versions = [f"{name} {one or '–'} → {other or '–'}" for name, (one, other) in self.versions.items()]
-        return [*told, f"versions that differ: {', '.join(versions)}"] if versions else told
+            lines += [f"only in the {which}: {', '.join(names[:SHOWN])}{more}"] if names else []
+        lines += [f"settings that differ: {', '.join(self.settings)}"] if self.settings else []
+        versions = [f"{name} {first or '–'} → {second or '–'}" for name, (first, second) in self.versions.items()]
+        return [*lines, f"versions that differ: {', '.join(versions)}"] if versions else lines
 
     def _images(self) -> list[str]:
-        """How many images were paired and how many were not, by dataset and model."""
+        """How many images were paired, and how many were left out and why."""
         counts = self.table.select("dataset", "model", "n_images", "n_first", "n_second").unique(maintain_order=True)
-        told = [
+        lines = [
             f"images of {dataset}, {model}: {both} in both, {first - both} only in the first, {second - both} only in "
             "the second"
             for dataset, model, both, first, second in counts.sort("dataset", "model").iter_rows()
@@ -76,28 +77,28 @@ class Comparison:
         ]
         for dataset, (others, both) in self.other_photos.items():
             what = f"{others} of the {both} image ids that both have stand for different photos (size or properties)"
-            told.append(f"{'dataset' if others == both else 'images of'} {dataset} left out: {what}")
+            lines.append(f"{'dataset' if others == both else 'images of'} {dataset} left out: {what}")
         more = f"a sample of about {KEPT:,} images, the same of both runs"
-        return [*told, *(f"compared on {more}: {name}" for name in self.sampled)]
+        return [*lines, *(f"compared on {more}: {name}" for name in self.sampled)]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Plain data, for --json."""
         return {**vars(self), "table": self.table.to_dicts()}
 
 
 def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, raw: bool = False) -> Comparison:
-    """Differences, second minus first, over the images, models, CAMs and strengths that both runs have.
+    """Differences, second minus first, over the images, models, CAMs and strengths of both runs.
 
     Args:
         first: a run.
-        second: another.
-        by: "perturbation" for each perturbation alone, None for all together.
-        raw: also the measures that are not adjusted for chance.
+        second: another run.
+        by: "perturbation" to compare each perturbation alone; None for all perturbations together.
+        raw: also compare the measures that are not adjusted for chance.
 
     Raises:
         ValueError: by is something else.
-        UserError: a folder holds no run, the runs measured differently, they have nothing in common, or every image id
-            that both have stands for different photos.
+        UserError: a folder holds no run, the runs measured differently, they have nothing in common, or every common
+            image id stands for different photos.
     """
     if by not in (None, "perturbation"):
         raise ValueError(f"compare: by must be 'perturbation' or None, got {by!r}")
@@ -106,24 +107,23 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     settings, levels = _settings(folders, one, other), _levels(one) & _levels(other)
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
-    held = [folder.committed() for folder in folders]
-    runs = [[(folder.store, some)] for folder, some in zip(folders, held, strict=True)]
+    runs = [[(folder.store, folder.committed())] for folder in folders]
     counts = [image_counts(run) for run in runs]
-    photos = other_photos(*(folder.table("images", some) for folder, some in zip(folders, held, strict=True)))
+    photos = other_photos(*(folder.table("images", run[0][1]) for folder, run in zip(folders, runs, strict=True)))
     others = _tallies(photos)
-    gone = {name for name, (few, both) in others.items() if few == both}
-    if gone and gone >= counts[0].keys() & counts[1].keys():
+    left_out = {name for name, (different, both) in others.items() if different == both}
+    if left_out and left_out >= counts[0].keys() & counts[1].keys():
         raise UserError(
             f"compare: {first.uri} and {second.uri} share no photo: every image id that both have stands for different "
             "photos (size or properties); compare runs of the same photos"
         )
-    # One share for both runs, so that an image is in the samples of both or of neither.
+    # One share for both runs, so that their samples hold the same images.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
-    found = [
+    profiles = [
         reduce_scores(_blocks(run, document, levels), SummarySettings(alone=by is not None), shares).profiles
         for run, document in zip(runs, (one, other), strict=True)
     ]
-    table = differences(*(_less(profiles, photos, gone) for profiles in found), raw=raw)
+    table = differences(*(_without_others(of_run, photos, left_out) for of_run in profiles), raw=raw)
     if table.is_empty():
         raise UserError(
             f"compare: {first.uri} and {second.uri} share no CAM of a model of the same name on a dataset of the same "
@@ -138,7 +138,7 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
 
 
 def _settings(folders: Sequence[RunFolder], one: RunRecord, other: RunRecord) -> list[str]:
-    """Keys of the configuration that differ; refuses runs whose numbers are not the same quantity."""
+    """Keys of the configuration that differ; refuses runs whose numbers are different quantities."""
     settings = differing_keys(one.numbers.plain, other.numbers.plain)
     keys = [key for key in settings if key.partition(".")[0] in SAME]
     if keys:
@@ -160,20 +160,20 @@ def _versions(one: RunRecord, other: RunRecord) -> dict[str, tuple[str | None, s
 
 
 def _tallies(photos: pl.DataFrame) -> dict[str, tuple[int, int]]:
-    """Datasets with ids that stand for different photos: how many do, and how many both runs have."""
+    """By dataset, how many common ids stand for different photos, and how many common ids there are."""
     counted = photos.group_by("dataset").agg(pl.col("other").sum(), both=pl.len()).sort("dataset")
-    return {dataset: (few, both) for dataset, few, both in counted.iter_rows() if few}
+    return {dataset: (different, both) for dataset, different, both in counted.iter_rows() if different}
 
 
-def _less(profiles: Sequence[Profile], photos: pl.DataFrame, gone: Collection[str]) -> list[Profile]:
-    """Profiles without the images that stand for different photos."""
+def _without_others(profiles: Sequence[Profile], photos: pl.DataFrame, left_out: Collection[str]) -> list[Profile]:
+    """Profiles without datasets that are left out, and without images that stand for different photos."""
     others = photos.filter("other")
-    found = []
-    for one in profiles:
-        if one.dataset not in gone:
-            ids = {*others.filter(pl.col("dataset") == one.dataset)["image_id"]}
-            found.append(one.without(ids) if ids else one)
-    return found
+    kept = []
+    for profile in profiles:
+        if profile.dataset not in left_out:
+            ids = {*others.filter(pl.col("dataset") == profile.dataset)["image_id"]}
+            kept.append(profile.without(ids) if ids else profile)
+    return kept
 
 
 def _levels(run: RunRecord) -> set[Level]:
@@ -181,7 +181,7 @@ def _levels(run: RunRecord) -> set[Level]:
 
 
 def _without(one: RunRecord, other: RunRecord) -> list[str]:
-    """What one run has and the other has not."""
+    """Models, CAMs, datasets and perturbations that only one run has, in words."""
     found = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(one, what) if name not in getattr(other, what)]
     datasets = [[entry.name for entry in run.numbers.datasets] for run in (one, other)]
     found += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
@@ -189,7 +189,7 @@ def _without(one: RunRecord, other: RunRecord) -> list[str]:
 
 
 def _blocks(run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level]) -> Iterator[Block]:
-    """A run's rows at some strengths."""
+    """The rows of a run at some strengths."""
     every = levels == _levels(record)
     for block in score_blocks(run):
         yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
@@ -197,8 +197,8 @@ def _blocks(run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: s
 
 def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[str, Rows]]:
     """Only the rows at some strengths."""
-    for model, some in rows:
-        names, strengths = some.text["perturbation"], some.text["strength"]
+    for model, every in rows:
+        names, strengths = every.text["perturbation"], every.text["strength"]
         wanted = np.array([[(name, strength) in levels for strength in strengths.values] for name in names.values])
         kept = wanted[names.codes, strengths.codes]
         if not kept.any():
@@ -206,10 +206,10 @@ def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[
         yield (
             model,
             Rows(
-                image=some.image[kept],
-                text={name: Coded(column.codes[kept], column.values) for name, column in some.text.items()},
-                severity=some.severity[kept],
-                same=some.same[kept],
-                numbers={name: values[kept] for name, values in some.numbers.items()},
+                image=every.image[kept],
+                text={name: Coded(column.codes[kept], column.values) for name, column in every.text.items()},
+                severity=every.severity[kept],
+                same=every.same[kept],
+                numbers={name: values[kept] for name, values in every.numbers.items()},
             ),
         )

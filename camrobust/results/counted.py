@@ -1,4 +1,4 @@
-"""Which commits of a run folder count, and the rows of their files."""
+"""Which commits of a run folder count, which images are still missing, and the rows of the files that count."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ from camrobust.contract.run_files import (
     number_of,
 )
 from camrobust.contract.schema import COMMITS, SCORE_FILE, SCORES, Column, partition_of
-from camrobust.io.budget import Budget, TableError, TooLargeTableError
 from camrobust.io.objects import MissingObjectError, Store
+from camrobust.io.parquet_budget import Budget, TableError, TooLargeTableError
 from camrobust.results.arrow import TABLES, empty_frame
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease
@@ -31,14 +31,15 @@ UNIT = ("dataset", "image_id", "part")
 
 @dataclass(frozen=True)
 class Committed:
-    """What a run folder holds for certain.
+    """The results in a run folder that count.
 
     Attributes:
-        units: one row per committed unit, `schema.COMMITS` and `commit`, the place of its commit in `commits`.
+        units: one row per committed part of an image: the columns of `schema.COMMITS`, and `commit`, the position of
+            its commit in `commits`.
         commits: keys of the commits that count.
-        contents: of each of these commits, the keys of its data files and their sizes.
-        uncounted: keys of data files and commits of ours that do not count: left by a writer that died or came late, or
-            by a commit one of whose files is gone, or being written now.
+        contents: for each of these commits, the keys of its data files and their sizes.
+        uncounted: keys of camrobust's data files and commits that do not count. A writer that died or came late left
+            them, or one file of their commit is missing, or they are just being written.
     """
 
     units: pl.DataFrame
@@ -52,11 +53,11 @@ class Committed:
         return sorted({name for files in self.contents for name in files})
 
     def tables(self, name: str) -> list[str]:
-        """Keys of one table's files: scores, images, failures or maps."""
+        """Keys of the files of one table: scores, images, failures or maps."""
         return [key for key in self.files if key.startswith(f"{name}/")]
 
     def records(self) -> list[FileRecord]:
-        """The data files that count, as `done/NUMBER.json` lists them."""
+        """The data files that count, in the form of `done/NUMBER.json`."""
         sizes = {name: size for files in self.contents for name, size in files.items()}
         return [_file_record(key, sizes[key]) for key in self.files]
 
@@ -68,10 +69,10 @@ def _file_record(key: str, size_bytes: int) -> FileRecord:
 
 
 def read_committed(store: Store) -> Committed:
-    """One listing per folder, and every commit that may count.
+    """Find out which commits count; lists every folder once and reads every commit that may count.
 
     Raises:
-        UserError: the newest lease, or what declares the run complete, is not what camrobust writes there.
+        UserError: the newest lease or done/NUMBER.json is not as camrobust writes it.
     """
     lease = newest_lease(store)
     done = read_record(store, f"done/{lease.number:08}.json", DoneRecord) if lease.number else None
@@ -88,9 +89,9 @@ def read_committed(store: Store) -> Committed:
     with ThreadPoolExecutor(READERS) as pool:
         contents = list(pool.map(lambda key: _read_commit(store, key, budget), commits))
     whole = {
-        key: found
-        for key, found in zip(commits, contents, strict=True)
-        if found is not None and all(ours.get(name) == size for name, size in found[1].items())
+        key: commit
+        for key, commit in zip(commits, contents, strict=True)
+        if commit is not None and all(ours.get(name) == size for name, size in commit[1].items())
     }
     return _committed(whole, ours)
 
@@ -109,10 +110,10 @@ def _committed(whole: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]], ours
 
 
 def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -> pl.DataFrame:
-    """All units; of two commits that share one, the later is void as a whole."""
-    frames = [found[0].with_columns(commit=pl.lit(place, pl.Int32)) for place, found in enumerate(commits.values())]
+    """All committed parts; if two commits share a part, the whole later commit is void."""
+    frames = [units.with_columns(commit=pl.lit(place, pl.Int32)) for place, (units, _) in enumerate(commits.values())]
     units = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames], rechunk=True)
-    # Hashes first: of millions of units, the few that may be there twice are left.
+    # Compare hashes first: few of millions of parts are left to compare in full.
     unit = pl.struct(UNIT)
     shared = units.filter(unit.hash().is_duplicated()).filter(unit.is_duplicated())
     void: set[int] = set()
@@ -127,14 +128,14 @@ def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -
 
 
 def _read_commit(store: Store, key: str, budget: Budget) -> tuple[pl.DataFrame, dict[str, int]] | None:
-    """A commit's units and files; None where it is damaged, or has been deleted since it was listed.
+    """The parts and files of a commit; None if it is damaged, or has been deleted since it was listed.
 
     Raises:
-        UserError: it would take too much memory, or a later version wrote it.
+        UserError: it would take too much memory, or a later version of camrobust wrote it.
     """
     try:
-        units, told = read_frame(store, key, COMMITS, budget)
-        record = _commit_record(told, store.locate(key))
+        units, metadata = read_frame(store, key, COMMITS, budget)
+        record = _commit_record(metadata, store.locate(key))
     except TooLargeTableError:
         raise
     except (MissingObjectError, TableError, ValueError):
@@ -144,20 +145,20 @@ def _read_commit(store: Store, key: str, budget: Budget) -> tuple[pl.DataFrame, 
     return units, record.files
 
 
-def _commit_record(told: Mapping[bytes, bytes], where: str) -> CommitRecord:
-    files = told.get(FILES_KEY, b"null").decode()
-    written = told.get(FORMAT_KEY, b"0").decode()
+def _commit_record(metadata: Mapping[bytes, bytes], where: str) -> CommitRecord:
+    files = metadata.get(FILES_KEY, b"null").decode()
+    written = metadata.get(FORMAT_KEY, b"0").decode()
     return parse_record(f'{{"format": {written}, "files": {files}}}'.encode(), CommitRecord, where)
 
 
 def columns_of(key: str) -> Sequence[Column]:
-    """What a data file holds."""
+    """The columns of a data file."""
     table = key.partition("/")[0]
     return SCORE_FILE if table == "scores" else TABLES[table]
 
 
 def with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """Score tables with the dataset and the model that their path holds."""
+    """The same tables by key; score tables get the columns dataset and model from their key."""
     whole = {}
     for name, table in tables.items():
         known = dict(zip(PARTITION, partition_of(name), strict=True)) if name.startswith("scores/") else {}
@@ -166,7 +167,7 @@ def with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 
 
 def read_small(store: Store, name: str, keys: Iterable[str]) -> pl.DataFrame:
-    """All rows of the images, failures or maps table; these are small next to the scores."""
+    """All rows of the images, failures or maps table, which are small compared with the scores."""
     columns, budget = TABLES[name], Budget()
     with ThreadPoolExecutor(READERS) as pool:
         frames = list(pool.map(lambda key: read_frame(store, key, columns, budget)[0], keys))
@@ -177,21 +178,40 @@ def read_scores(store: Store, committed: Committed, images: pl.DataFrame | None 
     """Score rows, `schema.SCORES`.
 
     Args:
-        store: of the run folder.
-        committed: what it holds.
-        images: columns dataset and image_id: of these images only; None for all.
+        store: store of the run folder.
+        committed: the results that count there.
+        images: columns dataset and image_id of the wanted images; None for all.
 
     Raises:
-        UserError: the run holds no score rows, or what holds them is not as camrobust writes it.
+        UserError: the run holds no score rows, or a file is not as camrobust writes it.
     """
     if not committed.tables("scores"):
         raise UserError("scores: the run holds no score rows; see its failures, or run it again")
     key = ["dataset", "image_id"]
     units = committed.units if images is None else committed.units.join(images, on=key, how="semi")
     keys = [name for place in units["commit"].unique().sort() for name in sorted(committed.contents[place])]
-    budget, found = Budget(), [empty_frame(SCORES)]
+    budget, frames = Budget(), [empty_frame(SCORES)]
     for name in keys:
         if name.startswith("scores/"):
-            rows = with_keys({name: read_frame(store, name, SCORE_FILE, budget)[0]})[name].select(found[0].columns)
-            found.append(rows if images is None else rows.join(images, on=key, how="semi"))
-    return pl.concat(found)
+            rows = with_keys({name: read_frame(store, name, SCORE_FILE, budget)[0]})[name].select(frames[0].columns)
+            frames.append(rows if images is None else rows.join(images, on=key, how="semi"))
+    return pl.concat(frames)
+
+
+def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> pl.DataFrame:
+    """Images with parts that are not committed yet.
+
+    Args:
+        manifest: the images of the run, `schema.MANIFEST`.
+        parts: number of parts of every image.
+        committed: the results that count.
+
+    Returns:
+        The columns of the manifest and `parts`, the numbers of the missing parts, in the order of the manifest.
+    """
+    placed = manifest.with_row_index("place")
+    numbers = pl.DataFrame({"part": range(parts)}, schema={"part": pl.Int16})
+    planned = placed.select("place", "dataset", "image_id").join(numbers, how="cross")
+    missing = planned.join(committed.units, on=["dataset", "image_id", "part"], how="anti").sort("place", "part")
+    gathered = missing.group_by("place", maintain_order=True).agg(parts="part")
+    return manifest[gathered["place"]].with_columns(gathered["parts"])

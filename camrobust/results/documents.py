@@ -1,4 +1,4 @@
-"""The JSON documents of a run folder, read and written."""
+"""Reads and writes the JSON documents of a run folder."""
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import MAX_BYTES, R, Record, content_of, parse_record, problem
@@ -7,17 +7,17 @@ from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
 FOREIGN = "is not what camrobust writes there; choose another output, or --fresh"
 
 
-def read_record(store: Store, key: str, form: type[R], told: str = FOREIGN) -> R | None:
-    """A document of a run folder; None where there is none.
+def read_record(store: Store, key: str, form: type[R], complaint: str = FOREIGN) -> R | None:
+    """A document of a run folder; None if there is none.
 
     Args:
-        store: of the run folder.
-        key: of the document.
-        form: that it must have.
-        told: what the sentence says of it where it has not.
+        store: store of the run folder.
+        key: key of the document.
+        form: record class of the document.
+        complaint: what the error message says about a document that is not of this form.
 
     Raises:
-        UserError: it does not have the form that it must have, is too large, or was written by a later version.
+        UserError: the document is not of this form, is too large, or was written by a later version.
     """
     where = store.locate(key)
     try:
@@ -25,11 +25,11 @@ def read_record(store: Store, key: str, form: type[R], told: str = FOREIGN) -> R
     except MissingObjectError:
         return None
     except TooLargeObjectError:
-        raise UserError(f"run: {where} {told} (too large)") from None
+        raise UserError(f"run: {where} {complaint} (too large)") from None
     except ValueError as error:
-        raise UserError(f"run: {where} {told} ({problem(error)})") from None
+        raise UserError(f"run: {where} {complaint} ({problem(error)})") from None
 
 
 def write_record(store: Store, key: str, record: Record) -> bool:
-    """Create a document, unless another one is there; says whether it is there now."""
+    """Create a document; returns False if a different document has this key."""
     return store.create(key, content_of(record))

@@ -1,17 +1,12 @@
-"""A run folder: the manifest and run.json first, the commits, what is made of them, done/NUMBER.json last.
+"""A run folder: first the manifest and run.json, then commits, summaries and the report, done/NUMBER.json last.
 
-docs/protocol.md says who may write what, and what a reader believes.
+docs/protocol.md says who may write which file, and which files a reader trusts.
 """
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from typing import Any
 
@@ -26,9 +21,11 @@ from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import MANIFEST
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
+from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
-from camrobust.io.s3 import Bucket, polars_options
-from camrobust.io.store import Folder, open_store
+from camrobust.io.s3 import Bucket
+from camrobust.io.s3_client import polars_options
+from camrobust.io.store import open_store
 from camrobust.results.counted import Committed, read_committed, read_scores, read_small
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease
@@ -37,47 +34,8 @@ from camrobust.summary.spreadsheet import csv_of
 
 MOST_DATASETS = 1000
 FENCED = "fenced-"
-"""Before the digest of a run whose leases are fences: version 0.1, which knows nothing of them, refuses such a run."""
-PACKAGES = (
-    "camrobust",
-    "torch",
-    "torchvision",
-    "timm",
-    "ray",
-    "polars",
-    "pyarrow",
-    "numpy",
-    "scikit-image",
-    "pillow",
-    "imagecorruptions-imaug",
-)
-
-
-def utc() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict[str, str]:
-    """What the driver runs on, in words; no host name."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "interpreter": sys.implementation.name,
-        "cpus": f"{os.cpu_count()} CPUs",
-        "memory": f"{memory_bytes / 2**30:.0f} GiB of memory",
-    }
+"""Prefix of a run's digest since leases fence off late writers. Version 0.1 does not know such leases; the prefix makes
+it refuse the run."""
 
 
 def _parquet(table: pl.DataFrame) -> bytes:
@@ -88,17 +46,17 @@ def _parquet(table: pl.DataFrame) -> bytes:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The place of one run, local or on S3."""
+    """The folder of one run, local or on S3."""
 
     store: Store
 
     @property
     def uri(self) -> str:
-        """Its address."""
+        """Address of the folder."""
         return self.store.uri
 
     def holds(self, name: str) -> bool:
-        """Whether a document such as run.json is there, whatever it says."""
+        """Whether a document such as run.json exists, valid or not."""
         try:
             self.store.read(name, MAX_BYTES)
         except MissingObjectError:
@@ -108,18 +66,18 @@ class RunFolder:
         return True
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        """Put a document there, all or nothing."""
+        """Write a document, all or nothing."""
         self.store.write(name, json.dumps(document, indent=2, ensure_ascii=False).encode())
 
     def begin(self, record: RunRecord, manifest: pl.DataFrame) -> bool:
-        """Write the manifest, then run.json, which names it by its hash.
+        """Write the manifest, then run.json with the hash of the manifest.
 
         Args:
             record: run.json without its manifest.
             manifest: the images, `schema.MANIFEST`.
 
         Returns:
-            False where another driver has begun here in the meantime.
+            False if another driver has begun a run here in the meantime.
         """
         content = _parquet(manifest)
         digest = sha256(content).hexdigest()
@@ -129,10 +87,10 @@ class RunFolder:
         return self.store.create("run.json", content_of(named, defaults=True, indent=2))
 
     def record(self) -> RunRecord | None:
-        """run.json, None where it is not there.
+        """run.json; None if there is none.
 
         Raises:
-            UserError: it is not what camrobust writes there.
+            UserError: it is not as camrobust writes it.
         """
         return read_record(self.store, "run.json", RunRecord, "is damaged; run again with --fresh")
 
@@ -148,17 +106,17 @@ class RunFolder:
         return record
 
     def done(self) -> FinishedRecord | None:
-        """What declares the run complete; None while it is not, or no longer."""
+        """The record that declares the run complete; None if the run is not, or no longer, complete."""
         number = self.generation()
         if number:
             return read_record(self.store, f"done/{number:08}.json", DoneRecord)
         return read_record(self.store, "done.json", FinishedRecord)
 
     def finish(self, number: int, finished: FinishedRecord) -> None:
-        """Declare the run complete under a lease: the counts, and the list of the files that count.
+        """Declare the run complete under a lease, with its counts and the list of the files that count.
 
         Raises:
-            RunFailed: something else stands there.
+            RunFailed: another driver has already declared it complete, with other contents.
         """
         committed = self.committed()
         done = DoneRecord(
@@ -168,18 +126,18 @@ class RunFolder:
             raise RunFailed(f"run: {self.uri} was completed by another driver; run again to see what is there")
 
     def generation(self) -> int:
-        """Number of the newest lease; 0 before the first, and in a run that only version 0.1 has written to."""
+        """Number of the newest lease; 0 before the first lease, and in a run that only version 0.1 has written."""
         return newest_lease(self.store).generation
 
     def place(self, name: str) -> str:
-        """Folder of the summary or the report of the results that count now."""
+        """Folder of the summary or report of the results that count now."""
         return numbered(name, self.generation())
 
     def manifest(self) -> pl.DataFrame:
-        """The images as they were listed when the run began.
+        """The list of images, as it was when the run began.
 
         Raises:
-            UserError: it is not there, or is not the one that run.json names.
+            UserError: the manifest is missing, or is not the one that run.json names.
         """
         run = self.run()
         named = run.manifest
@@ -208,7 +166,7 @@ class RunFolder:
         self.store.write(name, csv_of(table))
 
     def committed(self) -> Committed:
-        """What the folder holds for certain."""
+        """The results that count now."""
         return read_committed(self.store)
 
     def table(self, name: str, committed: Committed) -> pl.DataFrame:
@@ -220,43 +178,43 @@ class RunFolder:
         return read_scores(self.store, committed, images)
 
     def score_files(self, committed: Committed) -> tuple[list[str], dict[str, Any] | None]:
-        """Addresses of the score files and what polars needs to open them."""
+        """Addresses of the score files, and the options with which polars opens them."""
         return self.addresses(committed.tables("scores"))
 
     def addresses(self, keys: Sequence[str]) -> tuple[list[str], dict[str, Any] | None]:
-        """Addresses of some files and what polars needs to open them."""
+        """Addresses of some files, and the options with which polars opens them."""
         return [self.store.locate(key) for key in keys], polars_options(self.uri)
 
     def check_ours(self) -> None:
-        """Refuse a folder that holds no run, but files where a run puts its own.
+        """Refuse a folder without a run that has other files where a run puts its own.
 
         Raises:
-            UserError: naming some of them.
+            UserError: there are such files; the message names some.
         """
-        found = [
+        others = [
             entry.key for folder in (*RESULTS, *OTHERS) for entry in self.store.list(folder) if not is_begun(entry.key)
         ]
-        if found:
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise UserError(
-                f"output: {self.uri} holds no run, but {', '.join(found[:3])}{more}, where a run puts its own files; "
+                f"output: {self.uri} holds no run, but {', '.join(others[:3])}{more}, where a run puts its own files; "
                 "choose an empty folder"
             )
 
     def check_links(self) -> None:
-        """Refuse a folder in which something that a run writes would lie behind a link, before anything is measured.
+        """Refuse a folder in which a run would write through a link; called before anything is measured.
 
         Raises:
-            UserError: naming the link.
+            UserError: there is such a link; the message names it.
         """
         for folder in (*RESULTS, *OTHERS):
             self.store.locate(folder)
 
     def check_same(self, run: RunRecord, config: RunConfig) -> None:
-        """Refuse to go on in the folder of another configuration.
+        """Refuse to continue a run of another configuration.
 
         Raises:
-            UserError: naming the keys that differ.
+            UserError: the configurations differ; the message names the keys.
         """
         if run.digest.removeprefix(FENCED) == config.digest():
             return
@@ -268,10 +226,10 @@ class RunFolder:
 
 
 def open_run(uri: str) -> RunFolder:
-    """The run folder at an address, in which no link is followed.
+    """The run folder at an address; links inside it are not followed.
 
     Raises:
-        UserError: no run can be there.
+        UserError: the address cannot hold a run.
     """
     store = open_store(uri)
     if isinstance(store, Cloud):
@@ -291,17 +249,3 @@ def fresh_folder(uri: str) -> RunFolder:
         number += 1
         folder = open_run(f"{first.uri}-{number}")
     return folder
-
-
-def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> pl.DataFrame:
-    """Images of which something is still to be done, with the numbers of the missing parts.
-
-    Returns:
-        The manifest's columns and `parts`, a list of part numbers, in the manifest's order.
-    """
-    placed = manifest.with_row_index("place")
-    numbers = pl.DataFrame({"part": range(parts)}, schema={"part": pl.Int16})
-    planned = placed.select("place", "dataset", "image_id").join(numbers, how="cross")
-    missing = planned.join(committed.units, on=["dataset", "image_id", "part"], how="anti").sort("place", "part")
-    gathered = missing.group_by("place", maintain_order=True).agg(parts="part")
-    return manifest[gathered["place"]].with_columns(gathered["parts"])

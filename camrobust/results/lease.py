@@ -1,11 +1,11 @@
-"""One driver per run folder: a lease that its holder renews, and that lapses when the holder dies.
+"""One driver per run folder: a lease that its holder renews, and that expires when the holder dies.
 
-`lease/NUMBER.json` with the highest number is the lease. Whoever takes it creates the next number by a conditional
-put, so of two takers one wins, on any store that can create an object only if it is not there. A lease file never
-changes and is never deleted; it lists the commits that count from then on (see `io.commits`), which is what keeps a
-driver that was only asleep from changing anything. The holder shows that it is alive by `beats/NUMBER.json`, every few
-seconds. Who finds a lease watches it: a beat means that the holder lives; none for `TERM_S` seconds of the watcher's
-own clock means that it died. No two machines' clocks are compared.
+The newest `lease/NUMBER.json` is the lease. A driver takes the lease by creating the next number, only if it does not
+exist yet; of two drivers one succeeds. A lease file never changes and is never deleted. It lists the commits that count
+from then on (see `results.commits`), so a driver that was only asleep cannot change the results. The holder writes
+`beats/NUMBER.json` every few seconds to show that it is alive. Another driver that finds a lease watches it: a new beat
+means that the holder is alive; no beat for `TERM_S` seconds on the watcher's own clock means that it died. The clocks
+of two machines are never compared.
 """
 
 import os
@@ -26,19 +26,19 @@ from camrobust.io.objects import Store
 from camrobust.results.documents import read_record, write_record
 
 TERM_S = 45.0
-"""A lease that is not renewed for so long has lapsed; CAMROBUST_LEASE_TERM_S changes it."""
+"""A lease without a new beat for so long has expired; CAMROBUST_LEASE_TERM_S changes this time."""
 BEATS = 6
-"""Renewals in a term, so that a few may fail."""
+"""Beats per term, so that a few of them may fail."""
 
 TAKEN = "another driver has taken it over"
 
 Say = Callable[[str], None]
 Accept = Callable[[int], Sequence[str]]
-"""Number of a lease to the keys of the commits that it accepts; called when the lease before it is free."""
+"""From the number of a lease to the keys of the commits that it lists; called when the previous lease is free."""
 
 
 def term_s() -> float:
-    """Seconds without a beat after which a holder counts as dead."""
+    """Seconds without a beat after which the holder counts as dead."""
     try:
         return max(1.0, float(os.environ.get("CAMROBUST_LEASE_TERM_S", "")))
     except ValueError:
@@ -46,7 +46,7 @@ def term_s() -> float:
 
 
 def _machine() -> str:
-    """This machine since its last start, and this container on it; a hash, so that no name is written down."""
+    """A hash of this machine's last start and of this container, so that no name is recorded."""
     try:
         parts = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -55,7 +55,7 @@ def _machine() -> str:
 
 
 def started(pid: int) -> str:
-    """When a process began, in the kernel's ticks, so that a number used again is told apart; empty where it ended."""
+    """Start time of a process in kernel ticks; empty if it has ended. It tells apart processes with the same number."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -72,11 +72,11 @@ class NewestLease:
     """The newest lease of a run folder.
 
     Attributes:
-        number: 0 where there is none.
-        generation: commits with this number count without being listed; 0 also under a lease of version 0.1, whose
-            commits carry no number.
-        accepts: keys of the commits that it lists.
-        record: the file.
+        number: number of the lease; 0 if there is none.
+        generation: commits with this number count even if they are not listed. It is 0 also for a lease of version 0.1,
+            whose commits have no number.
+        accepts: keys of the commits that the lease lists.
+        record: contents of the lease file.
     """
 
     number: int
@@ -86,7 +86,7 @@ class NewestLease:
 
     @property
     def old(self) -> bool:
-        """Whether version 0.1 took it, which lists nothing: every whole commit counts, whichever version wrote it."""
+        """Whether version 0.1 took it. Its leases list no commits: then every whole commit counts, of any version."""
         return self.number > 0 and self.record.accepts is None
 
 
@@ -94,7 +94,7 @@ def newest_lease(store: Store) -> NewestLease:
     """Read the newest lease.
 
     Raises:
-        UserError: it is not what camrobust writes there.
+        UserError: it is not as camrobust writes it.
     """
     number = _newest(store)
     record = (read_record(store, lease_key(number), LeaseRecord) if number else None) or LeaseRecord()
@@ -103,12 +103,12 @@ def newest_lease(store: Store) -> NewestLease:
 
 @dataclass
 class Lease:
-    """A held lease; kept alive by a thread until `release`.
+    """A lease that this process holds; a thread renews it until `release`.
 
     Attributes:
-        store: of the run folder.
-        number: of this lease.
-        holder: who holds it.
+        store: store of the run folder.
+        number: number of the lease.
+        holder: the process that holds it.
     """
 
     store: Store
@@ -121,7 +121,7 @@ class Lease:
     _thread: threading.Thread | None = None
 
     def keep(self) -> None:
-        """Start to show that the holder is alive."""
+        """Start the thread that writes beats."""
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -144,25 +144,25 @@ class Lease:
         self.store.write(_beat_key(self.number), content_of(beat))
 
     def check(self) -> None:
-        """Raise where the lease is lost.
+        """Raise if the lease is lost.
 
         Raises:
-            RunFailed: another driver works in this folder, or may do so.
+            RunFailed: another driver works in this folder, or could.
         """
         if self._lost:
             raise RunFailed(f"run: {self.store.uri}: {self._lost}; run again to resume what is left")
 
     def look(self) -> None:
-        """Look now whether the lease is still the newest, and raise as `check` does where it is not."""
+        """Look now whether this lease is still the newest; raises the same as `check`."""
         if not self._lost and _newest(self.store) != self.number:
             self._lost = TAKEN
         self.check()
 
     def renew(self, accept: Accept) -> None:
-        """Take the next lease, so that nothing counts any more that is still on its way under this one.
+        """Take the next lease, so that commits still being written under this lease do not count.
 
         Args:
-            accept: its commits, to be listed by the next lease.
+            accept: gives the commits that the next lease lists.
 
         Raises:
             RunFailed: another driver has taken it.
@@ -177,7 +177,7 @@ class Lease:
         self.check()
 
     def release(self) -> None:
-        """Let others take it at once."""
+        """Give the lease back, so that another driver can take it at once."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -195,13 +195,13 @@ def _take(store: Store, number: int, holder: LeaseRecord, accepts: tuple[str, ..
 
 
 def _pulse(store: Store, number: int) -> tuple[LeaseRecord, BeatRecord]:
-    """What changes while a holder is alive; version 0.1 beats in the lease file itself."""
+    """The files that change while the holder is alive; version 0.1 writes its beats into the lease file."""
     lease = read_record(store, lease_key(number), LeaseRecord) if number else None
     return lease or LeaseRecord(), read_record(store, _beat_key(number), BeatRecord) or BeatRecord()
 
 
 def _is_free(pulse: tuple[LeaseRecord, BeatRecord], machine: str) -> bool:
-    """Released, held by nobody, or by a process of this machine that is no more."""
+    """Released, held by nobody, or held by a process of this machine that has ended."""
     lease, beat = pulse
     if lease.released or beat.released or not lease.holder:
         return True
@@ -209,15 +209,15 @@ def _is_free(pulse: tuple[LeaseRecord, BeatRecord], machine: str) -> bool:
 
 
 def _watch(store: Store, number: int, machine: str, say: Say) -> None:
-    """Return when the lease has lapsed; refuse when it is renewed or taken.
+    """Wait until the lease has expired.
 
     Raises:
-        UserError: its holder is alive.
+        UserError: the lease was renewed, or another driver took it.
     """
     alive = UserError(
         f"run: another driver is measuring in {store.uri}; wait until it is done, or choose another output"
     )
-    found, term = _pulse(store, number), term_s()
+    before, term = _pulse(store, number), term_s()
     say(f"another driver may be at work in {store.uri}; watching its lease for {term:g} s …")
     end = time.monotonic() + term
     while time.monotonic() < end:
@@ -225,20 +225,20 @@ def _watch(store: Store, number: int, machine: str, say: Say) -> None:
         now = _pulse(store, number)
         if _is_free(now, machine):
             return
-        if now != found or _newest(store) != number:
+        if now != before or _newest(store) != number:
             raise alive
 
 
 def acquire(store: Store, accept: Accept, say: Say = lambda _: None) -> Lease:
-    """Take the lease of a run folder, or refuse.
+    """Take the lease of a run folder.
 
     Args:
-        store: of the run folder.
+        store: store of the run folder.
         accept: gives the commits that the new lease lists.
-        say: takes a line for the user.
+        say: called with a line for the user.
 
     Raises:
-        UserError: another driver holds it and is alive.
+        UserError: another driver that is alive holds the lease.
     """
     machine, number = _machine(), _newest(store)
     if not _is_free(_pulse(store, number), machine):
@@ -257,34 +257,34 @@ def acquire(store: Store, accept: Accept, say: Say = lambda _: None) -> Lease:
 
 
 def is_held(store: Store) -> bool:
-    """Whether a driver is at work in a run folder; watches its lease for up to two beats where it may be."""
+    """Whether a driver is at work in a run folder; if that is unclear, it watches the lease for up to two beats."""
     machine, number = _machine(), _newest(store)
-    found = _pulse(store, number)
-    if _is_free(found, machine):
+    before = _pulse(store, number)
+    if _is_free(before, machine):
         return False
-    if found[0].machine == machine:
+    if before[0].machine == machine:
         return True
     end = time.monotonic() + 2 * term_s() / BEATS
     while time.monotonic() < end:
         time.sleep(term_s() / BEATS / 4)
-        if _newest(store) != number or _pulse(store, number) != found:
+        if _newest(store) != number or _pulse(store, number) != before:
             return True
     return False
 
 
 @contextmanager
 def held(store: Store, accept: Accept, say: Say = lambda _: None) -> Iterator[Lease]:
-    """The lease of a run folder for as long as the block runs; arguments as of `acquire`.
+    """Hold the lease of a run folder while the block runs; the arguments are those of `acquire`.
 
     Raises:
-        UserError: another driver holds it and is alive.
+        UserError: another driver that is alive holds the lease.
     """
     lease = acquire(store, accept, say)
     lease.keep()
     try:
         yield lease
     except Exception:
-        # Files that a newer holder deleted are missing here: then that is the reason to tell.
+        # If a newer holder deleted files, the error here is only a consequence: report the lost lease instead.
         lease.look()
         raise
     finally:

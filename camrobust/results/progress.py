@@ -1,4 +1,4 @@
-"""How far a run is: `progress/NUMBER.json`, written by its driver now and then, one file per attempt."""
+"""How far a run is: `progress/NUMBER.json`, which the driver writes now and then, one file per attempt."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,17 +10,17 @@ from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
 
 FOLDER = "progress/"
 MAX_BYTES = 2**20
-"""Of one file."""
+"""Largest size of one file."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the workers of one stage have done.
+    """The work of one stage so far.
 
     Attributes:
-        images: images that are through; a fraction where an image goes through in steps (parts, models).
+        images: images finished; a fraction if an image passes in steps (parts, models).
         busy_s: seconds of work, summed over the workers.
-        busy: workers that are at an image now.
+        busy: workers that are busy with an image now.
     """
 
     images: float
@@ -36,11 +36,11 @@ class Progress:
     """How far an attempt is.
 
     Attributes:
-        done: images and parts committed by it.
+        done: images and parts committed in this attempt.
         total: images and parts that were pending when it began.
-        failures: failure rows committed by it.
-        seconds: since it began to measure.
-        stages: by name, in the order in which images go through.
+        failures: failure rows committed in this attempt.
+        seconds: time since it began to measure.
+        stages: stages by name, in the order in which images pass them.
     """
 
     done: int
@@ -56,36 +56,36 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to go at this rate, None while there is none."""
+        """Seconds left at this rate; None before the first commit."""
         return (self.total - self.done) / self.per_s if self.done else None
 
 
 def write_progress(store: Store, attempt: int, now: Progress, updated: str) -> None:
-    """Put it down for `camrobust status`.
+    """Record the progress for `camrobust status`.
 
     Args:
-        store: of the run folder.
+        store: store of the run folder.
         attempt: number of the driver's lease.
-        now: how far it is.
-        updated: the time, as text.
+        now: how far the attempt is.
+        updated: the current time, as text.
     """
     record = ProgressRecord.model_validate({**asdict(now), "updated": updated})
     store.write(f"{FOLDER}{attempt:08}.json", content_of(record))
 
 
 def read_progress(store: Store) -> list[tuple[Progress, str]]:
-    """All attempts, oldest first, each with the time at which it was written; damaged ones are left out."""
-    found = (_read(store, entry.key) for entry in store.list(FOLDER))
-    return [one for one in found if one is not None]
+    """All attempts, oldest first, each with the time at which it was recorded; damaged files are left out."""
+    attempts = (_read(store, entry.key) for entry in store.list(FOLDER))
+    return [attempt for attempt in attempts if attempt is not None]
 
 
 def _read(store: Store, key: str) -> tuple[Progress, str] | None:
     try:
-        found = parse_record(store.read(key, MAX_BYTES), ProgressRecord, store.locate(key))
+        record = parse_record(store.read(key, MAX_BYTES), ProgressRecord, store.locate(key))
     except (MissingObjectError, TooLargeObjectError, ValueError):
         return None
-    stages = {name: Stage(stage.images, stage.busy_s, stage.busy) for name, stage in found.stages.items()}
-    return Progress(found.done, found.total, found.failures, found.seconds, stages), found.updated
+    stages = {name: Stage(stage.images, stage.busy_s, stage.busy) for name, stage in record.stages.items()}
+    return Progress(record.done, record.total, record.failures, record.seconds, stages), record.updated
 
 
 def in_all(attempts: Iterable[Progress]) -> dict[str, Stage]:

@@ -1,4 +1,4 @@
-"""The summary tables of one run, or of several that measured alike."""
+"""The summary tables of one run, or of several runs with the same settings."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,8 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.recorded_config import RecordedNumbers
 from camrobust.contract.run_record import CombinedRecord, RunRecord
-from camrobust.results.blocks import image_counts, score_blocks
+from camrobust.results.block_plan import image_counts
+from camrobust.results.blocks import score_blocks
 from camrobust.results.folder import RunFolder
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
@@ -21,18 +22,18 @@ from camrobust.summary.significance import significance_tests
 
 Entry = TypeVar("Entry")
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
-"""Keys in which runs may differ and still be put into one leaderboard."""
+"""Keys of the configuration in which runs of one leaderboard may differ."""
 
 
 def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> dict[str, pl.DataFrame]:
-    """The tables of `schema.SUMMARIES`, tests and characteristics of some runs taken together.
+    """The tables of `schema.SUMMARIES`, tests and characteristics over all rows of some runs.
 
     Args:
-        folders: runs; more than one must be combinable.
-        intervals: delta or bootstrap, None for what the first run's configuration says.
+        folders: one run, or several that can be combined.
+        intervals: delta or bootstrap; None for the setting of the first run.
 
     Raises:
-        UserError: a folder holds no run or no scores, or the runs do not go together.
+        UserError: a folder holds no run or no scores, or the runs cannot be combined.
     """
     for uri, count in Counter(folder.uri for folder in folders).items():
         if count > 1:
@@ -59,13 +60,13 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
 
 
 def check_combinable(documents: Mapping[str, RunRecord]) -> None:
-    """Refuse runs that measured differently, that mean different things by one name, or that hold the same rows.
+    """Refuse runs with different settings, with different things of one name, or with the same rows.
 
     Args:
         documents: run.json by the address of its run.
 
     Raises:
-        UserError: naming the keys that differ, or what is in both.
+        UserError: the runs cannot be combined; the message names the keys that differ, or what both runs measured.
     """
     for (first, one), (second, other) in combinations(documents.items(), 2):
         keys = [*_differing(one.numbers, other.numbers), *otherwise_found(one, other)]
@@ -80,7 +81,7 @@ def check_combinable(documents: Mapping[str, RunRecord]) -> None:
 
 
 def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
-    """Settings that differ, and models or datasets that differ under the same name."""
+    """Settings that differ, and models or datasets of one name that differ."""
     mine, theirs = ({key: run.plain[key] for key in run.plain if key not in FREE} for run in (one, other))
     keys = differing_keys(mine, theirs)
     for what in ("models", "datasets"):
@@ -91,7 +92,7 @@ def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
 
 
 def otherwise_found(one: RunRecord, other: RunRecord) -> list[str]:
-    """Models of one name in both runs whose weights or target layer, found when the run began, are not the same."""
+    """Models of one name whose weights or target layer differ; both are recorded when a run begins."""
     names = sorted({*one.models} & {*other.models})
     return [
         f"{key}.{name}"
@@ -102,14 +103,14 @@ def otherwise_found(one: RunRecord, other: RunRecord) -> list[str]:
 
 
 def _shared(one: RunRecord, other: RunRecord) -> str | None:
-    """Something that both runs measured, in words."""
-    found = []
+    """An example of rows that both runs measured, in words; None if there are none."""
+    examples = []
     for what in ("datasets", "models", "cams", "variants"):
         both = [entry for entry in _names(one, what) if entry in _names(other, what)]
         if not both:
             return None
-        found.append(both[0])
-    dataset, model, cam, variant = found
+        examples.append(both[0])
+    dataset, model, cam, variant = examples
     return f"{cam} of {model} on {dataset} under {variant}"
 
 
@@ -122,7 +123,7 @@ def _names(run: RunRecord, what: str) -> list[str]:
 
 
 def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRecord:
-    """What the report needs to know of several runs.
+    """One record with the parts of several run.json that the report needs.
 
     Args:
         runs: run.json by the address of its run.

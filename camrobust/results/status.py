@@ -1,4 +1,4 @@
-"""How a run stands, from its folder alone: while it is measured, after it was stopped, or when it is complete."""
+"""The state of a run, from its folder alone: running, stopped or complete."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from camrobust.results.progress import Progress, Stage, in_all, read_progress
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands; a unit is a group of variants of one image, with all models.
+    """The state of a run. A unit is a part of an image: a group of its variants under all models.
 
     Attributes:
-        state: complete, running, stopped (no driver is at work, something is missing).
-        units: planned.
-        committed: units that are there.
-        failures: failure rows that are there.
-        uncounted: files that no commit counts, left by a writer that died or being written now.
-        attempts: drivers that have measured in this folder.
-        latest: how far the last of them is, None where none has begun.
-        updated: when that was written down, None likewise.
-        stages: what the workers did, all attempts added up.
+        state: complete, running, or stopped (no driver is at work and results are missing).
+        units: units planned.
+        committed: units committed.
+        failures: failure rows committed.
+        uncounted: files that no commit counts; a writer that died left them, or they are being written now.
+        attempts: number of drivers that have measured in this folder.
+        latest: progress of the last of them; None if none has begun.
+        updated: when this progress was recorded; None if none has begun.
+        stages: work of all attempts, added up by stage.
     """
 
     state: str
@@ -57,7 +57,7 @@ def _plain(stages: Mapping[str, Stage]) -> dict[str, dict[str, Any]]:
 
 
 def status(folder: RunFolder) -> Status:
-    """Look at a run folder; writes nothing, and takes a few seconds where its driver may be on another machine.
+    """Look at a run folder without writing to it; takes a few seconds if its driver may be on another machine.
 
     Raises:
         UserError: there is no run in that folder.

@@ -1,9 +1,9 @@
-"""Parquet tables of a run folder, looked over before they are read: they may be a stranger's.
+"""Parquet tables of a run folder, checked before they are read, because a stranger may have written them.
 
-A file of 31 KB can hold a text of 1 GB, or a million rows that repeat one of 1 MB. So first the columns and their types
-are held against `schema`, then what unpacking will take, page by page, against a budget that grows with the file; text
-is read as different values and their places, and written out only where the budget allows that, too. Columns that the
-schema does not name are never read.
+A file of 31 KB can hold a text of 1 GB, or a million rows that repeat a text of 1 MB. First the columns and their types
+are compared with `schema`. Then the memory for unpacking, added up page by page, must fit into a budget that grows with
+the size of the file. Text is read as distinct values and codes, and is written out only if the budget allows that, too.
+Columns that the schema does not name are never read.
 """
 
 import os
@@ -20,15 +20,15 @@ import pyarrow.parquet as pq
 
 from camrobust.contract.quoting import first_line, short
 from camrobust.contract.schema import Column
-from camrobust.io.budget import Budget, TableError, needed_bytes
+from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store
-from camrobust.io.store import Folder
+from camrobust.io.parquet_budget import Budget, TableError, needed_bytes
 from camrobust.results.arrow import arrow_schema
 
 MOST_TEXT = 65_536
-"""Bytes of one text: a name, an address, a sentence."""
+"""Most bytes of one text: a name, an address, a sentence."""
 MOST_BINARY = 64 * 2**20
-"""Bytes of one picture or map."""
+"""Most bytes of one picture or map."""
 _FITS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
     "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     "binary": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
@@ -39,7 +39,7 @@ _FITS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
 
 
 def foreign(where: str, problem: str) -> TableError:
-    """What is said of a file that is not the table that it must be."""
+    """The error about a file that is not the expected table."""
     return TableError(
         f"run: {where} is not a table as camrobust writes it ({problem}); get a sound copy, or measure again into "
         "another folder"
@@ -48,7 +48,7 @@ def foreign(where: str, problem: str) -> TableError:
 
 @contextmanager
 def _as_user_error(where: str) -> Iterator[None]:
-    """What Arrow raises at a damaged file, as one sentence."""
+    """Turn an error of Arrow about a damaged file into one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
@@ -57,7 +57,7 @@ def _as_user_error(where: str) -> Iterator[None]:
 
 @contextmanager
 def opened(store: Store, key: str) -> Iterator[tuple[BinaryIO, int]]:
-    """A file of a run folder and its size; of a folder on disk only what is read of it is loaded.
+    """A file of a run folder and its size; a local file is loaded only as far as it is read.
 
     Raises:
         MissingObjectError: there is no such regular file.
@@ -68,31 +68,31 @@ def opened(store: Store, key: str) -> Iterator[tuple[BinaryIO, int]]:
         return
     path = store.locate(key)
     try:
-        # Without waiting for whoever may write into a pipe.
+        # O_NONBLOCK: opening a pipe must not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if store.links else os.O_NOFOLLOW))
     except (OSError, ValueError) as error:
         raise MissingObjectError(f"there is no file {path}") from error
-    found = os.fstat(handle)
-    if not S_ISREG(found.st_mode):
+    status = os.fstat(handle)
+    if not S_ISREG(status.st_mode):
         os.close(handle)
-        raise MissingObjectError(f"there is no file {path}, but something else")
+        raise MissingObjectError(f"{path} is not a regular file")
     with os.fdopen(handle, "rb") as file:
-        yield file, found.st_size
+        yield file, status.st_size
 
 
 def read_coded(
     store: Store, key: str, columns: Sequence[Column], budget: Budget | None = None
 ) -> tuple[pa.Table, dict[bytes, bytes]]:
-    """Some columns of a table, text as different values and their places, and the metadata beside it.
+    """Some columns of a table, with text as distinct values and codes, and the metadata of the file.
 
     Args:
-        store: of the run folder.
-        key: of the file.
-        columns: of `schema`, in the order wanted; what may be null may be missing, and is null then.
-        budget: shared with other files; None for this file's own.
+        store: store of the run folder.
+        key: key of the file.
+        columns: columns of `schema`, in the wanted order; a missing column is null, unless it is required.
+        budget: a budget shared with other files; None for a budget of this file alone.
 
     Raises:
-        TableError: it is not such a table, or would take more memory than the budget has.
+        TableError: the file is not such a table, or would take more memory than the budget allows.
         MissingObjectError: there is no such file.
     """
     where, budget = store.locate(key), budget or Budget()
@@ -102,26 +102,28 @@ def read_coded(
         known = _known(footer, columns, where)
         budget.take(needed_bytes(footer.metadata, set(known), file), where)
         texts = [name for name, column in known.items() if _varies(column)]
-        # Text is read as codes, which cannot be asked for before it is known that there is text.
+        # Opened again: which columns to read as codes is known only from the footer.
         table = pq.ParquetFile(file, metadata=footer.metadata, read_dictionary=texts).read(
             columns=list(known), use_threads=False
         )
         table = table.rename_columns([known[name].name for name in table.column_names])
-        told = dict(footer.schema_arrow.metadata or {})
         table.validate(full=True)
-        return _fitted(table, columns, where), told
+        return _fitted(table, columns, where), dict(footer.schema_arrow.metadata or {})
 
 
 def read_frame(
     store: Store, key: str, columns: Sequence[Column], budget: Budget | None = None
 ) -> tuple[pl.DataFrame, dict[bytes, bytes]]:
-    """Some columns of a table with their text written out; arguments, metadata and errors as of `read_coded`."""
+    """Some columns of a table with text written out; arguments, metadata and errors are those of `read_coded`."""
     where, budget = store.locate(key), budget or Budget()
-    coded, told = read_coded(store, key, columns, budget)
-    budget.take(sum(_written_out(coded[one.name]) for one in columns if _varies(one)), where)
+    coded, metadata = read_coded(store, key, columns, budget)
+    budget.take(sum(_written_out(coded[column.name]) for column in columns if _varies(column)), where)
     with _as_user_error(where):
-        plain = pa.schema([(one.name, _LARGE.get(one.type, arrow_schema([one]).field(0).type)) for one in columns])
-        return pl.DataFrame(coded.cast(plain)), told
+        plain = arrow_schema(columns)
+        fields = [
+            field.with_type(_LARGE.get(column.type, field.type)) for field, column in zip(plain, columns, strict=True)
+        ]
+        return pl.DataFrame(coded.cast(pa.schema(fields))), metadata
 
 
 _LARGE = {"string": pa.large_string(), "binary": pa.large_binary()}
@@ -132,10 +134,10 @@ def _varies(column: Column) -> bool:
 
 
 def _known(parquet: pq.ParquetFile, columns: Sequence[Column], where: str) -> dict[str, Column]:
-    """The columns of the file that are wanted, by their name there.
+    """The wanted columns that the file has, by their name in the file.
 
     Raises:
-        TableError: a required column is missing, or one is there twice or has another type.
+        TableError: a required column is missing, or a column is there twice or has another type.
     """
     schema = parquet.schema_arrow
     known = {}
@@ -154,25 +156,25 @@ def _known(parquet: pq.ParquetFile, columns: Sequence[Column], where: str) -> di
 
 
 def _fitted(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
-    """Exactly these columns, of their types, null only where they may be; text coded."""
-    found = []
+    """Exactly these columns with their types, text as codes; required columns hold no null."""
+    fitted = []
     for column in columns:
         kind = arrow_schema([column]).field(0).type
         if column.name not in table.column_names:
-            found.append(pa.chunked_array([pa.nulls(table.num_rows, _coded(kind))]))
+            fitted.append(pa.chunked_array([pa.nulls(table.num_rows, _coded(kind))]))
             continue
         values = table[column.name]
         if values.null_count and column.required:
             raise foreign(where, f"the column {column.name} has rows without a value")
         if not _varies(column):
-            found.append(values.cast(kind))
+            fitted.append(values.cast(kind))
             continue
         values = (values if pa.types.is_dictionary(values.type) else values.dictionary_encode()).cast(_coded(kind))
         longest = MOST_TEXT if column.type == "string" else MOST_BINARY
         if any((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > longest for chunk in values.chunks):
             raise foreign(where, f"the column {column.name} holds a value of more than {longest} bytes")
-        found.append(values)
-    return pa.table(dict(zip([one.name for one in columns], found, strict=True)))
+        fitted.append(values)
+    return pa.table(dict(zip([column.name for column in columns], fitted, strict=True)))
 
 
 def _coded(kind: pa.DataType) -> pa.DataType:
@@ -180,7 +182,7 @@ def _coded(kind: pa.DataType) -> pa.DataType:
 
 
 def _written_out(column: pa.ChunkedArray) -> int:
-    """Bytes of a coded column once each row has its value."""
+    """Bytes of a coded column after its text is written out."""
     total = 0
     for chunk in column.chunks:
         if len(chunk.dictionary):

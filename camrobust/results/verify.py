@@ -1,4 +1,4 @@
-"""Proof that a run is complete: every planned row exactly once, or its image named in failures."""
+"""Is a run complete? Every planned row must be there exactly once, or its image must be named in failures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,25 +16,25 @@ from camrobust.results.tables import read_frame
 IMAGE = ["dataset", "image_id"]
 VARIANT = ["cam", "perturbation", "strength", "replicate"]
 EXAMPLES = 5
-USED = tuple(one for one in SCORE_FILE if one.name in ("image_id", *VARIANT))
+USED = tuple(column for column in SCORE_FILE if column.name in ("image_id", *VARIANT))
 ROWS_AT_ONCE = 2_000_000
 BYTES_AT_ONCE = 256 * 2**20
-"""Score rows that are counted together: these and the list of images bound the memory, whatever the size of the run."""
+"""Score rows that are counted together; these and the list of images bound the memory for runs of any size."""
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """What was planned and what is there; a unit is one image under one model.
+    """How many rows were planned and how many are there; a pair is one image under one model.
 
     Attributes:
         planned_rows: score rows that the plan asks for.
         score_rows: score rows that are there.
-        failed_rows: planned rows whose image is named in failures.
-        missing: units without all their rows and not named in failures.
-        surplus: units with a row twice, a row that was not planned, or all rows and a failure.
+        failed_rows: planned rows without a score whose pair is named in failures.
+        missing: pairs that lack rows and are not named in failures.
+        surplus: pairs with a row twice, with a row that was not planned, or with all rows and a failure.
         images: images planned.
         failed_images: images named in failures, for at least one model.
-        examples: the first few missing or surplus units, as text.
+        examples: the first few missing or surplus pairs, as text.
     """
 
     planned_rows: int
@@ -48,7 +48,7 @@ class Completeness:
 
     @property
     def complete(self) -> bool:
-        """Scored and failed rows add up to the plan, each exactly once."""
+        """Whether scored and failed rows add up to the plan, each exactly once."""
         return not self.missing and not self.surplus and self.score_rows + self.failed_rows == self.planned_rows
 
     @property
@@ -63,12 +63,12 @@ class Completeness:
 
 @dataclass(frozen=True)
 class _Planned:
-    """What every image is to have under every model.
+    """The rows that every image must have under every model.
 
     Attributes:
-        variants: columns of `VARIANT`, `number`, and `mark`, a random number for each.
-        rows: how many there are.
-        marks: sum of all marks.
+        variants: one line per row: the columns of `VARIANT`, its `number`, and its `mark`, a random number.
+        rows: number of these rows.
+        marks: sum of their marks.
     """
 
     variants: pl.DataFrame
@@ -78,14 +78,14 @@ class _Planned:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Score rows of one dataset and model, by the place of the image in the manifest.
+    """Score rows of one dataset and model, by the position of the image in the manifest.
 
     Attributes:
-        rows: (images,) how many.
-        wrong: (images,) how many of them are not planned, or there before.
-        marks: (images,) sum of the marks: with as many rows as planned it is right only if all are different, even
-            where the image's rows lie in files that were counted apart.
-        unplanned: image_id and rows of images that are not in the manifest.
+        rows: (images,) number of rows.
+        wrong: (images,) how many of them are not planned or occur twice.
+        marks: (images,) sum of their marks. If an image has as many rows as planned, the sum is right only if no row is
+            there twice, even if the rows lie in files that were counted separately.
+        unplanned: image_id and number of rows of images that are not in the manifest.
     """
 
     rows: NDArray[np.int64]
@@ -96,7 +96,7 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Tally:
-    """One dataset and model: the sums of a verdict."""
+    """The counts of `Completeness` for one dataset and model."""
 
     score_rows: int
     failed_rows: int
@@ -106,7 +106,7 @@ class _Tally:
 
 
 def verify(folder: RunFolder) -> Completeness:
-    """Compare a run folder with its plan; reads every score row once, one dataset and model after the other.
+    """Compare a run folder with its plan. Every score row is read once, one dataset and model after the other.
 
     Raises:
         UserError: there is no run in that folder.
@@ -120,11 +120,11 @@ def verify(folder: RunFolder) -> Completeness:
     images = {
         str(name): rows.select("image_id") for (name,), rows in manifest.partition_by("dataset", as_dict=True).items()
     }
-    found: dict[tuple[str, str], list[str]] = {(dataset, model): [] for dataset in images for model in run.models}
+    keys_of: dict[tuple[str, str], list[str]] = {(dataset, model): [] for dataset in images for model in run.models}
     for key in files:
-        found.setdefault(partition_of(key), []).append(key)
+        keys_of.setdefault(partition_of(key), []).append(key)
     tallies = []
-    for (dataset, model), keys in found.items():
+    for (dataset, model), keys in keys_of.items():
         known = images[dataset] if dataset in images and model in run.models else manifest.clear().select("image_id")
         named = failures.filter(pl.col("dataset") == dataset, pl.col("model").is_null() | (pl.col("model") == model))
         counts = _count(known, _grouped(folder, keys, planned.variants))
@@ -146,7 +146,7 @@ def _planned(cams: Sequence[str], variants: Sequence[VariantRecord]) -> _Planned
         {"cam": cam, **{key: getattr(variant, key) for key in VARIANT[1:]}} for cam in cams for variant in variants
     ]
     schema = {"cam": pl.String, "perturbation": pl.String, "strength": pl.String, "replicate": pl.Int16}
-    # Small enough that a sum over all rows of an image does not overflow.
+    # So small that the sum over all rows of an image does not overflow.
     marks = np.random.default_rng(0).integers(1, 2**40, len(named))
     table = (
         pl.DataFrame(named, schema=schema).with_row_index("number").with_columns(mark=pl.Series(marks, dtype=pl.Int64))
@@ -155,7 +155,7 @@ def _planned(cams: Sequence[str], variants: Sequence[VariantRecord]) -> _Planned
 
 
 def _grouped(folder: RunFolder, keys: Sequence[str], variants: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Per image of some files: its rows, how many of them are wrong, and the sum of their marks."""
+    """By image: its rows in some files, how many of them are wrong, and the sum of their marks."""
     for scores in _gathered(folder, keys):
         joined = scores.lazy().join(variants.lazy(), on=VARIANT, how="left")
         counts = joined.group_by("image_id").agg(
@@ -167,11 +167,11 @@ def _grouped(folder: RunFolder, keys: Sequence[str], variants: pl.DataFrame) -> 
 
 
 def _gathered(folder: RunFolder, keys: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The rows of some files, of as many together as are counted at once."""
+    """The rows of some files, in tables of about `ROWS_AT_ONCE` rows."""
     waiting: list[pl.DataFrame] = []
     for key in keys:
         waiting.append(read_frame(folder.store, key, USED)[0])
-        if sum(one.height for one in waiting) >= ROWS_AT_ONCE or sum(map(_bytes, waiting)) >= BYTES_AT_ONCE:
+        if sum(table.height for table in waiting) >= ROWS_AT_ONCE or sum(map(_bytes, waiting)) >= BYTES_AT_ONCE:
             yield pl.concat(waiting)
             waiting = []
     if waiting:
@@ -183,7 +183,7 @@ def _bytes(table: pl.DataFrame) -> int:
 
 
 def _count(images: pl.DataFrame, groups: Iterator[pl.DataFrame]) -> _Counts:
-    """Add up what the files hold; images: column image_id, in the manifest's order."""
+    """Add up the groups by image; images: column image_id, in the order of the manifest."""
     placed = images.with_row_index("place")
     sums = {name: np.zeros(images.height, np.int64) for name in ("rows", "wrong", "marks")}
     unplanned = [pl.DataFrame(schema={"image_id": pl.String, "rows": pl.Int64})]

@@ -11,13 +11,14 @@ from camrobust.contract.run_documents import StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
 from camrobust.contract.run_record import CombinedRecord
 from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
-from camrobust.io.budget import Budget
 from camrobust.io.objects import MissingObjectError
+from camrobust.io.parquet_budget import Budget
 from camrobust.report.page import Report, build_report
 from camrobust.report.reading import checked
 from camrobust.results.arrow import empty_frame
 from camrobust.results.documents import read_record
-from camrobust.results.folder import RunFolder, utc
+from camrobust.results.environment import utc
+from camrobust.results.folder import RunFolder
 from camrobust.results.progress import in_all, read_progress
 from camrobust.results.reduce import combined_record, reduce_runs
 from camrobust.results.tables import read_frame

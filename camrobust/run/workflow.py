@@ -15,7 +15,9 @@ from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_record import RunRecord, VariantRecord
 from camrobust.results.commits import delete_uncounted, keep_rest
-from camrobust.results.folder import FENCED, RunFolder, fresh_folder, hardware, open_run, pending_units, utc, versions
+from camrobust.results.counted import pending_units
+from camrobust.results.environment import hardware, utc, versions
+from camrobust.results.folder import FENCED, RunFolder, fresh_folder, open_run
 from camrobust.results.lease import Lease, held
 from camrobust.results.progress import Progress, write_progress
 from camrobust.results.verify import Completeness, verify

@@ -1,1 +1,1 @@
-"""Score rows to summary tables, intervals, tests and effect sizes; neither torch nor Ray, and no file."""
+"""Score rows to summary tables, intervals, tests and effect sizes; imports neither torch nor Ray, reads no file."""

@@ -1,13 +1,13 @@
-"""Scores to summary tables: blocks of whole images, one pass, memory that does not grow with the run.
+"""Score rows to summary tables in one pass over blocks of whole images, so that memory does not grow with the run.
 
-Consistency is the mean agreement r over pairs that kept their class, responsiveness the mean of 1 - r over pairs whose
-class flipped, robustness (RM) their product; raw from `rbo`, adjusted from `rbo_adjusted`. `macro` averages within an
-image first, `micro` over all pairs. Where a group has no such pair the measure is null, never 0.
+Consistency is the mean agreement r over pairs that kept their class. Responsiveness is the mean of 1 - r over pairs
+whose class flipped. Robustness (RM) is their product. Raw measures come from `rbo`, adjusted ones from `rbo_adjusted`.
+`macro` averages within an image first, `micro` over all pairs. A measure is null, never 0, for a group that has no such
+pair.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -16,22 +16,20 @@ from numpy.typing import NDArray
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
-from camrobust.contract.schema import SUMMARIES, SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD, partition_of
-from camrobust.summary.intervals import RatioSums, covariance, image_weights, interval, percentiles, product_variance
-from camrobust.summary.moments import SIDES, Groups, medians
-from camrobust.summary.pairs import FORMS, Array, PairSums, Placed, starts_of
+from camrobust.contract.schema import SUMMARIES
+from camrobust.summary.estimates import estimate_table
+from camrobust.summary.intervals import image_weights
+from camrobust.summary.moments import Groups
+from camrobust.summary.pairs import Array, PairSums, Placed, starts_of
 from camrobust.summary.profiles import Profile, Profiles
 from camrobust.summary.rows import CERTAINTY, COLUMNS, Block, Rows, blocks_of
 
-RANGE = {"": (0.0, 1.0), "_adjusted": (-np.inf, np.inf)}
-"""Raw measures lie in [0, 1]. Adjusted ones are not clipped: less agreement than chance is below 0, and so 1 - r is
-above 1."""
 RESAMPLES = 1000
-"""Of the bootstrap over images."""
+"""Resamples of the bootstrap over images."""
 KEPT = 10_000
-"""Images of a dataset that tests and characteristics look at; estimates and their intervals are made from all."""
+"""Tests and characteristics use about so many images of a dataset; estimates and their intervals use all of them."""
 SPARSE, SPARSE_FLOOR = 16, 3_000_000
-"""Images times variants of a block may be so many times its rows, and so many more."""
+"""A block may have up to SPARSE × rows + SPARSE_FLOOR cells (images × variants)."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,12 @@ class SummarySettings:
 
     Attributes:
         average: "macro" (per image first) or "micro" (over all pairs).
-        controls: CAMs that explain nothing; they stay out of by_model and by_dataset, which average over CAMs.
+        controls: CAMs that explain nothing; by_model and by_dataset, which average over CAMs, leave them out.
         intervals: "delta" or "bootstrap".
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         level: confidence of the intervals, (0, 1).
         families: perturbation to family, for characteristics; a perturbation that is not named is its own family.
-        alone: a profile of every perturbation, instead of one of all together.
+        alone: one profile per perturbation, instead of one for all perturbations together.
     """
 
     average: str = "macro"
@@ -59,61 +57,36 @@ class SummarySettings:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What the rows of a run come to.
+    """The result of a pass over the rows.
 
     Attributes:
-        tables: by name of `schema.SUMMARIES`.
-        profiles: per image measures of every dataset and model, for tests and characteristics.
+        tables: summary tables by name of `schema.SUMMARIES`.
+        profiles: measures of every image, by dataset and model, for tests and characteristics.
     """
 
     tables: dict[str, pl.DataFrame]
     profiles: list[Profile]
 
 
-def scan_scores(files: Sequence[str], storage_options: dict[str, Any] | None = None) -> pl.LazyFrame:
-    """The score rows of some files.
-
-    Args:
-        files: their addresses; dataset and model are the two folders that hold a file, whatever stands above them.
-        storage_options: what polars needs to open them.
-
-    Raises:
-        UserError: there are none.
-    """
-    if not files:
-        raise UserError("scores: the run holds no score rows; see its failures, or run it again")
-    parts: dict[tuple[str, str], list[str]] = {}
-    for file in files:
-        parts.setdefault(partition_of(file), []).append(file)
-    # Names are what they are: a folder above may be called run[1], and lr=0.1 there is no column.
-    scans = [
-        pl.scan_parquet(some, glob=False, hive_partitioning=False, storage_options=storage_options).select(
-            pl.lit(dataset).alias("dataset"), pl.lit(model).alias("model"), pl.all()
-        )
-        for (dataset, model), some in parts.items()
-    ]
-    return pl.concat(scans)
-
-
 def summarise(
     scores: pl.LazyFrame, average: str = "macro", controls: Sequence[str] = ("random",), level: float = 0.95
 ) -> dict[str, pl.DataFrame]:
-    """The summary tables of rows in memory, see `reduce_scores`.
+    """The summary tables of rows in memory; see `reduce_scores`.
 
     Args:
         scores: rows as `schema.SCORES`.
         average: "macro" (per image first) or "micro" (over all pairs).
-        controls: CAMs that stay out of by_model and by_dataset.
+        controls: CAMs that by_model and by_dataset leave out.
         level: confidence of the intervals, (0, 1).
 
     Raises:
-        ValueError: another average.
+        ValueError: average is something else.
     """
     return reduce_frame(scores, SummarySettings(average, tuple(controls), level=level)).tables
 
 
 def reduce_frame(scores: pl.LazyFrame, settings: SummarySettings) -> Reduction:
-    """`reduce_scores` of rows that fit into memory."""
+    """The same as `reduce_scores`, for rows in memory."""
     known = [name for name in ("dataset", "model", *COLUMNS) if name in scores.collect_schema().names()]
     return reduce_scores(blocks_of(scores.select(known).collect()), settings)
 
@@ -124,18 +97,18 @@ def reduce_scores(
     """All summary tables in one pass over the rows.
 
     Args:
-        blocks: whole images each; read when they are asked for.
+        blocks: blocks of whole images; each is read when it is its turn.
         settings: how to average, and which intervals.
-        shares: of the images of a dataset, chosen by a hash of their id, that are kept for tests and characteristics;
-            all where none is given.
+        shares: by dataset, the share of images that tests and characteristics use, chosen by a hash of the image id;
+            all images of a dataset that is not named.
 
     Returns:
-        Per table of `schema.SUMMARIES`: the group's columns, every measure of `schema.SUMMARY_MEASURES` with `_lower`
-        and `_upper`, spread and counts. The intervals are clustered by image: Student's t around linearised ratio
-        estimates with the delta method for RM, or percentiles of a bootstrap over images.
+        Every table of `schema.SUMMARIES` has the columns of its group, every measure of `schema.SUMMARY_MEASURES` with
+        `_lower` and `_upper`, spread and counts. The intervals are clustered by image: Student's t around linearised
+        ratio estimates with the delta method for RM, or percentiles of a bootstrap over images.
 
     Raises:
-        ValueError: another average, or other intervals.
+        ValueError: average or intervals is something else.
     """
     if settings.average not in ("macro", "micro"):
         raise ValueError(f"summarise: average must be macro or micro, got '{settings.average}'")
@@ -148,14 +121,14 @@ def reduce_scores(
         weights = image_weights(block.dataset, block.images, settings.seed, resamples) if resamples else None
         profiles.begin(block, _kept(block.images, (shares or {}).get(block.dataset, 1.0)))
         _add_block(block, groups, settings.controls, weights, profiles)
-    for one in groups.values():
-        one.trim()
-    tables = {name: _table(groups[name], keys, settings.level) for name, keys in SUMMARIES.items()}
+    for moments in groups.values():
+        moments.trim()
+    tables = {name: estimate_table(groups[name], keys, settings.level) for name, keys in SUMMARIES.items()}
     return Reduction(tables, profiles.finished())
 
 
 def shares_kept(images: Mapping[str, int]) -> dict[str, float]:
-    """Which share of a dataset's images is kept for tests and characteristics, given how many each dataset has."""
+    """The share of images that tests and characteristics use, by dataset, from the number of images of each."""
     return {dataset: min(1.0, KEPT / max(1, count)) for dataset, count in images.items()}
 
 
@@ -197,7 +170,7 @@ def _add_block(
 
 
 def _check_dense(cells: int, rows: int, where: tuple[str, str]) -> None:
-    """Refuse rows that would take far more memory as a table of images and variants than they do as rows."""
+    """Refuse rows that need far more memory as a table of images × variants than as rows."""
     if cells > SPARSE * rows + SPARSE_FLOOR:
         dataset, model = where
         raise UserError(
@@ -207,84 +180,8 @@ def _check_dense(cells: int, rows: int, where: tuple[str, str]) -> None:
 
 
 def _certainty(rows: Rows, block: Block) -> dict[str, Array]:
-    """(images,) each: what every row of an image repeats."""
-    found = {name: np.full(len(block.images), np.nan) for name in CERTAINTY}
+    """(images,) arrays of the values that every row of an image repeats."""
+    certainty = {name: np.full(len(block.images), np.nan) for name in CERTAINTY}
     for name, column in CERTAINTY.items():
-        found[name][rows.image] = rows.numbers[column]
-    return found
-
-
-def _table(groups: Groups, keys: Sequence[str], level: float) -> pl.DataFrame:
-    """Estimates with their intervals, in the order of the schema, sorted by group."""
-    found = _spread(groups)
-    for form, suffix in enumerate(FORMS):
-        same, flipped = (RatioSums(*groups.moments[:, form, side, :6].T) for side in range(len(SIDES)))
-        C, R = same.estimate, flipped.estimate
-        bounds = (
-            _resampled(groups, form, (same, flipped), level)
-            if groups.resamples
-            else _linearised(groups, form, (same, flipped), level, RANGE[suffix])
-        )
-        for name, estimate in {"consistency": C, "responsiveness": R, "robustness": C * R}.items():
-            low, high = bounds[name]
-            found |= {f"{name}{suffix}": estimate, f"{name}{suffix}_lower": low, f"{name}{suffix}_upper": high}
-    names = [f"{one.name}{end}" for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
-    names += [one.name for one in SUMMARY_SPREAD]
-    table = pl.DataFrame({name: found[name] for name in names}, schema=dict.fromkeys(names, pl.Float64)).fill_nan(None)
-    schema = {key: pl.Int8 if key == "severity" else pl.String for key in keys}
-    labels = pl.DataFrame(list(groups.keys), schema=schema, orient="row")
-    return pl.concat([labels, table, _counts(groups.counts)], how="horizontal").sort(keys, nulls_last=True)
-
-
-def _spread(groups: Groups) -> dict[str, Array]:
-    """Median and standard deviation over images of the mean of each image."""
-    found = {f"{name}_median": values for name, values in medians(groups.histogram).items()}
-    for form, suffix in enumerate(FORMS):
-        for side, name in enumerate(SIDES):
-            n, total, squares = (groups.moments[:, form, side, place] for place in (0, 6, 7))
-            several = np.where(n > 1, n, np.nan)
-            variance = (squares - total**2 / several) / (several - 1)
-            found[f"{name}{suffix}_sd"] = np.sqrt(np.maximum(variance, 0))
-    return found
-
-
-def _linearised(
-    groups: Groups, form: int, sides: tuple[RatioSums, RatioSums], level: float, span: tuple[float, float]
-) -> dict[str, tuple[Array, Array]]:
-    same, flipped = sides
-    C, R = same.estimate, flipped.estimate
-    var_c, var_r = same.variance(), flipped.variance()
-    ac, ad, bc, bd = groups.crossed[:, form].T
-    cov = covariance(same, flipped, (ac, ad, bc, bd), groups.counts[:, 0])
-    fewer = np.minimum(same.images, flipped.images)
-    return {
-        "consistency": interval(C, var_c, same.images, level, *span),
-        "responsiveness": interval(R, var_r, flipped.images, level, *span),
-        "robustness": interval(C * R, product_variance(C, R, var_c, var_r, cov), fewer, level, *span),
-    }
-
-
-def _resampled(
-    groups: Groups, form: int, sides: tuple[RatioSums, RatioSums], level: float
-) -> dict[str, tuple[Array, Array]]:
-    a, b, c, d = groups.resampled[:, form].transpose(1, 0, 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        C, R = a / b, c / d
-    images = [side.images for side in sides]
-    return {
-        "consistency": percentiles(C, images[0], level),
-        "responsiveness": percentiles(R, images[1], level),
-        "robustness": percentiles(C * R, np.minimum(*images), level),
-    }
-
-
-def _counts(counts: Array) -> pl.DataFrame:
-    images, pairs, same, flipped, *events = counts.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        columns = [images, pairs, same, flipped, *(event / pairs for event in events)]
-    types = {one.name: pl.Int64 if one.type == "int64" else pl.Float64 for one in SUMMARY_COUNTS}
-    return pl.DataFrame(
-        {name: column.astype(np.int64) if kind == pl.Int64 else column
-         for (name, kind), column in zip(types.items(), columns, strict=True)},
-        schema=types,
-    )  # fmt: skip
+        certainty[name][rows.image] = rows.numbers[column]
+    return certainty

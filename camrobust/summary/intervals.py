@@ -1,22 +1,25 @@
-"""Estimates and intervals in which the image is the block: rows of one image are not independent."""
+"""Estimates and intervals that treat the image as the block, because rows of one image are not independent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
+LEVEL = 0.95
+"""Confidence of the intervals of tests, characteristics and differences."""
 
 
 @dataclass(frozen=True)
 class RatioSums:
-    """Sums over the images of a group for one ratio estimate Σa/Σb; each an array with one value per group.
+    """Sums over the images of a group for one ratio estimate Σa/Σb; every field has one value per group.
 
     Attributes:
-        images: G, images that contribute (b > 0).
+        images: G, number of images that contribute (b > 0).
         a: Σ a_i.
         b: Σ b_i.
         aa: Σ a_i².
@@ -33,13 +36,13 @@ class RatioSums:
 
     @property
     def estimate(self) -> Array:
-        """Σa/Σb, NaN where nothing contributes."""
+        """Σa/Σb, NaN if no image contributes."""
         return _divide(self.a, self.b)
 
     def variance(self) -> Array:
         """Variance of the estimate, clustered by image: G/(G-1)·Σ e², e_i = (a_i - C·b_i)/Σb.
 
-        NaN where fewer than two images contribute.
+        NaN if fewer than two images contribute.
 
         References:
             Cochran 1977, "Sampling Techniques", §2.11, the linearised ratio estimate.
@@ -69,7 +72,7 @@ def covariance(first: RatioSums, second: RatioSums, cross: tuple[Array, Array, A
         first: sums of C = Σa/Σb.
         second: sums of R = Σc/Σd.
         cross: Σ a·c, Σ a·d, Σ b·c, Σ b·d.
-        images: images in the group.
+        images: number of images in the group.
     """
     ac, ad, bc, bd = cross
     C, R = first.estimate, second.estimate
@@ -81,34 +84,47 @@ def product_variance(C: Array, R: Array, var_c: Array, var_r: Array, cov: Array)
     return np.maximum(R**2 * var_c + C**2 * var_r + 2 * C * R * cov, 0)
 
 
+def t_interval(estimate: Any, error: Any, freedom: Any, level: float = LEVEL) -> tuple[Any, Any]:
+    """Bounds of an estimate by Student's t.
+
+    Args:
+        estimate: a number or an array.
+        error: its standard error.
+        freedom: degrees of freedom.
+        level: confidence, (0, 1).
+    """
+    half = stdtrit(freedom, (1 + level) / 2) * error
+    return estimate - half, estimate + half
+
+
 def interval(
-    estimate: Array, variance: Array, images: Array, level: float = 0.95, low: float = -np.inf, high: float = np.inf
+    estimate: Array, variance: Array, images: Array, level: float = LEVEL, low: float = -np.inf, high: float = np.inf
 ) -> tuple[Array, Array]:
-    """Bounds by Student's t with G-1 degrees of freedom, clipped to what the measure can be.
+    """Bounds by Student's t with G - 1 degrees of freedom, clipped to the range of the measure.
 
     Args:
         estimate: one value per group.
-        variance: of the estimate; NaN gives NaN bounds.
-        images: G, images behind the estimate.
+        variance: variance of the estimate; NaN gives NaN bounds.
+        images: G, number of images behind the estimate.
         level: confidence, (0, 1).
-        low: least possible value.
+        low: smallest possible value.
         high: largest possible value.
     """
-    half = student.ppf((1 + level) / 2, np.maximum(images - 1, 1)) * np.sqrt(variance)
-    return np.clip(estimate - half, low, high), np.clip(estimate + half, low, high)
+    lower, upper = t_interval(estimate, np.sqrt(variance), np.maximum(images - 1, 1), level)
+    return np.clip(lower, low, high), np.clip(upper, low, high)
 
 
 def image_weights(dataset: str, images: Sequence[str], seed: int, resamples: int) -> Array:
     """How often each image is drawn in each resample of the bootstrap.
 
-    Poisson(1) counts of a stream that is keyed by the image, so that they do not depend on which images are read
-    together; like drawing N of N images with replacement, but for the number drawn, which varies.
+    The counts are Poisson(1) from a random stream of the image's own, so that they do not depend on which images are
+    read together. This is drawing N of N images with replacement, except that the number drawn varies.
 
     Args:
-        dataset: of the images.
-        images: I ids.
-        seed: of the run.
-        resamples: R.
+        dataset: name of the dataset.
+        images: I image ids.
+        seed: seed of the run.
+        resamples: R, number of resamples.
 
     Returns:
         (R, I).
@@ -124,12 +140,12 @@ def image_weights(dataset: str, images: Sequence[str], seed: int, resamples: int
     return weights.T
 
 
-def percentiles(resampled: Array, images: Array, level: float = 0.95) -> tuple[Array, Array]:
-    """Bounds that hold the middle of the resampled estimates; NaN below two images.
+def percentiles(resampled: Array, images: Array, level: float = LEVEL) -> tuple[Array, Array]:
+    """Bounds around the middle of the resampled estimates; NaN for fewer than two images.
 
     Args:
-        resampled: (G, R), NaN in a resample that drew no image with such a pair.
-        images: (G,) images behind the estimate.
+        resampled: (G, R) estimates, NaN for a resample that drew no image with such a pair.
+        images: (G,) number of images behind the estimate.
         level: confidence, (0, 1).
     """
     low, high = np.full(len(resampled), np.nan), np.full(len(resampled), np.nan)

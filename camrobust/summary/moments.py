@@ -1,6 +1,6 @@
 """Images added up within groups: only moments are kept, however many images there are.
 
-They are what the estimates, their intervals clustered by image, and the spread of the images are made from.
+The estimates, their intervals clustered by image, and the spread of the images are computed from these moments.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ MOMENTS = ("n", "a", "b", "aa", "ab", "bb", "m", "mm")
 CROSSED = ("ac", "ad", "bc", "bd")
 COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad")
 STEP = 0.001
-"""Width of a bin of the histograms that medians are read from; bins lie around its multiples."""
+"""Width of the bins of the histograms from which medians are read; the bins are centred on its multiples."""
 RANGES = {"consistency": (0, 1), "responsiveness": (0, 1),
           "consistency_adjusted": (-1, 1), "responsiveness_adjusted": (0, 2)}  # fmt: skip
-"""What the histograms cover; values beyond are counted in the outermost bin."""
+"""Range of the histograms; values beyond it are counted in the outermost bin."""
 BINS = {name: round((high - low) / STEP) + 1 for name, (low, high) in RANGES.items()}
 
 
 @dataclass
 class Groups:
-    """Moments of one summary table, growing with the groups that occur, not with the images.
+    """Moments of one summary table; they grow with the number of groups, not of images.
 
     Attributes:
-        average: macro, per image first, or micro, over all pairs.
-        resamples: R, bootstrap resamples that are kept; 0 for none.
-        keys: group to place.
+        average: macro (per image first) or micro (over all pairs).
+        resamples: R, number of bootstrap resamples; 0 for none.
+        keys: group to its position.
         moments: (G, 2 forms, 2 sides, 8).
         crossed: (G, 2 forms, 4).
         counts: (G, 7).
@@ -52,8 +52,8 @@ class Groups:
         """Add the images of a block.
 
         Args:
-            keys: of the G groups.
-            pairs: sums per image.
+            keys: keys of the G groups.
+            pairs: sums per image and group.
             weights: (R, I), how often each image is drawn in each resample.
         """
         places = self._places(keys)
@@ -74,10 +74,10 @@ class Groups:
         self.counts[places] += inside.T
 
     def add_single(self, keys: Sequence[tuple[Any, ...]], placed: Placed) -> None:
-        """Add the images of a block that have one pair at most in each cell: what `add` finds, without the zeros.
+        """Add the images of a block with at most one pair per cell: equal to `add`, but faster, as zeros are skipped.
 
         Args:
-            keys: of the cells.
+            keys: keys of the cells.
             placed: the rows.
         """
         places, L = self._places(keys), len(placed.cells)
@@ -122,11 +122,11 @@ class Groups:
         return places
 
     def trim(self) -> None:
-        """Give back the room that was kept for groups to come."""
+        """Release the memory that was reserved for more groups."""
         self._resize(len(self.keys))
 
     def _resize(self, groups: int) -> None:
-        """Room for so many groups; what is not used yet takes no memory, as the system gives zeros when touched."""
+        """Reserve space for so many groups; unused zeros take no memory until they are written to."""
         if not self.resampled.size:
             self.resampled = np.zeros((0, 2, 4, self.resamples))
         for name in ("moments", "crossed", "counts", "histogram", "resampled"):
@@ -155,29 +155,30 @@ class Groups:
 
 
 def _columns(form: int, side: int) -> tuple[int, int, int]:
-    """Where a measure's bins begin in the histogram, at which value, and how many there are."""
+    """Of a measure's bins in the histogram: position of the first, its value, and how many there are."""
     names = [f"{name}{suffix}" for suffix in FORMS for name in SIDES]
     place = form * len(SIDES) + side
     return sum(BINS[name] for name in names[:place]), RANGES[names[place]][0], BINS[names[place]]
 
 
 def _dot(x: Array, y: Array) -> Array:
-    found: Array = np.einsum("ig,ig->g", x, y)
-    return found
+    """Sums over images of the products, by group."""
+    sums: Array = np.einsum("ig,ig->g", x, y)
+    return sums
 
 
 def medians(histogram: NDArray[np.uint32]) -> dict[str, Array]:
-    """Median over images of every measure, off by half of `STEP` at most; NaN where there is no image.
+    """Median over images of every measure, with an error of at most half of `STEP`; NaN for a group without images.
 
     Args:
         histogram: (G, bins of all measures).
     """
-    found = {}
+    by_measure = {}
     for form, suffix in enumerate(FORMS):
         for side, name in enumerate(SIDES):
             offset, low, bins = _columns(form, side)
             part = np.cumsum(histogram[:, offset : offset + bins], axis=1, dtype=np.int64)
             n = part[:, -1]
             ends = [(part < half[:, None]).sum(1) for half in ((n + 1) // 2, n // 2 + 1)]
-            found[f"{name}{suffix}"] = np.where(n > 0, low + np.add(*ends) / 2 * STEP, np.nan)
-    return found
+            by_measure[f"{name}{suffix}"] = np.where(n > 0, low + np.add(*ends) / 2 * STEP, np.nan)
+    return by_measure

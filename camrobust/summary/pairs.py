@@ -1,7 +1,7 @@
 """Pairs added up within images: a block of whole images becomes sums per (image, cell) or per (image, group of cells).
 
-A cell is one CAM at one strength. Cells are sorted, so that coarser groups are neighbouring cells, and the sums of a
-coarser group are sums of neighbouring columns: the rows are looked at once.
+A cell is one CAM at one strength of one perturbation. Cells are sorted, so that a coarser group consists of
+neighbouring cells and its sums are sums of neighbouring columns. The rows are therefore read only once.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from camrobust.summary.rows import NO_SEVERITY, Rows
 
 Array = NDArray[np.float64]
 FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}
-"""Suffix of the measures to column of the score rows."""
+"""Suffix of a measure's name to the column of the score rows from which it is computed."""
 Cell = tuple[str, str, int | None, str]
 """CAM, perturbation, severity, strength."""
 
@@ -25,10 +25,10 @@ class PairSums:
     """Sums over the pairs of I images in G groups.
 
     Attributes:
-        sums: by form, (2, I, G): Σ r over same pairs, Σ (1 - r) over flipped ones.
-        counts: by form, (2, I, G): pairs in which that is defined; one array for both forms where they agree.
-        pairs: (I, G), all pairs.
-        events: (3, G), pairs that flipped, that are flat, that are not finite.
+        sums: by form, (2, I, G): Σ r over pairs that kept their class, Σ (1 - r) over flipped pairs.
+        counts: by form, (2, I, G): number of pairs in these sums; one array for both forms if they are equal.
+        pairs: (I, G), number of all pairs.
+        events: (3, G), number of pairs that flipped, that are flat, that are not finite.
     """
 
     sums: tuple[Array, Array]
@@ -37,20 +37,20 @@ class PairSums:
     events: Array
 
     def mapped(self, change: Callable[[Array], Array]) -> "PairSums":
-        """The same change of the last axis of all parts."""
+        """Apply the same change of the last axis to all arrays."""
         raw, adjusted = self.counts
         counts = change(raw)
         both = (counts, counts if adjusted is raw else change(adjusted))
         return PairSums((change(self.sums[0]), change(self.sums[1])), both, change(self.pairs), change(self.events))
 
     def rolled(self, starts: Sequence[int]) -> "PairSums":
-        """Groups of neighbouring groups, each from one start to the next."""
+        """Merge neighbouring groups, each from one start to the next."""
         if len(starts) == self.pairs.shape[1]:
             return self
         return self.mapped(lambda part: np.add.reduceat(part, starts, axis=-1))
 
     def of(self, groups: NDArray[np.bool_]) -> "PairSums":
-        """Some of the groups."""
+        """Only the chosen groups."""
         return self if groups.all() else self.mapped(lambda part: part[..., groups])
 
     def __add__(self, other: "PairSums") -> "PairSums":
@@ -64,16 +64,16 @@ class PairSums:
 
 @dataclass(frozen=True)
 class Placed:
-    """N rows, each in its cell.
+    """N rows, each assigned to its cell.
 
     Attributes:
-        image: (N,) places of the images.
-        cell: (N,) places of the cells.
-        cells: what they are, sorted, so that groups of them are neighbours.
-        flipped: (N,) bool.
+        image: (N,) positions of the images.
+        cell: (N,) positions of the cells.
+        cells: the cells, sorted, so that groups of cells are neighbours.
+        flipped: (N,) bool, the class was not kept.
         values: by form, (N,) r.
-        good: by form, (N,) bool, r is defined; one array for both forms where they agree.
-        events: (3, cells), pairs that flipped, that are flat, that are not finite.
+        good: by form, (N,) bool, r is defined; one array for both forms if they are equal.
+        events: (3, cells), number of pairs that flipped, that are flat, that are not finite.
     """
 
     image: NDArray[np.integer[Any]]
@@ -99,7 +99,7 @@ class Placed:
         return cls(rows.image, cell, cells, flipped, (raw, adjusted), both, events)
 
     def single(self, images: int) -> bool:
-        """No image has two rows in one cell."""
+        """Whether no image has two rows in one cell."""
         seen = np.zeros(images * len(self.cells), bool)
         seen[self.image * np.int64(len(self.cells)) + self.cell] = True
         return int(np.count_nonzero(seen)) == len(self.cell)
@@ -125,17 +125,18 @@ class Placed:
 
 
 def _is(codes: NDArray[np.int32], values: Sequence[str], wanted: str) -> NDArray[np.bool_]:
+    """Whether a coded text is the wanted one, row by row."""
     chosen = np.array([value == wanted for value in values], bool)
     if chosen.all() or not chosen.any():
         return np.full(len(codes), bool(chosen.size) and bool(chosen[0]))
-    found: NDArray[np.bool_] = chosen[codes]
-    return found
+    result: NDArray[np.bool_] = chosen[codes]
+    return result
 
 
 def _added(
     places: NDArray[np.int64], values: NDArray[np.floating[Any]] | None, kept: NDArray[np.bool_], shape: tuple[int, ...]
 ) -> Array:
-    """Values, or ones, added up where they belong."""
+    """Add up values (ones if None) by their place."""
     if not kept.all():
         places, values = places[kept], None if values is None else values[kept]
     return np.bincount(places, values, int(np.prod(shape))).reshape(shape).astype(np.float64, copy=False)
@@ -146,7 +147,7 @@ def _counted(cell: NDArray[np.int64], event: NDArray[np.bool_], cells: int) -> A
 
 
 def _cells(rows: Rows) -> tuple[NDArray[np.int64], list[Cell]]:
-    """The cell of every row, and the cells that occur, sorted, so that groups of them are neighbours."""
+    """The cell of every row, and all cells that occur, sorted."""
     cam, perturbation, strength = (rows.text[name] for name in ("cam", "perturbation", "strength"))
     low = int(rows.severity.min(initial=NO_SEVERITY))
     severities = int(rows.severity.max(initial=NO_SEVERITY)) - low + 1
@@ -161,18 +162,18 @@ def _cells(rows: Rows) -> tuple[NDArray[np.int64], list[Cell]]:
         present = np.flatnonzero(seen)
     else:
         present = np.unique(key)
-    found = [
+    cells = [
         (cam.values[c], perturbation.values[p], None if s + low == NO_SEVERITY else int(s + low), strength.values[q])
         for c, p, s, q in zip(*np.unravel_index(present, shape), strict=True)
     ]
-    order = sorted(range(len(found)), key=lambda place: _sortable(found[place]))
-    rank = np.empty(len(found), np.int64)
-    rank[order] = np.arange(len(found))
+    order = sorted(range(len(cells)), key=lambda place: _sortable(cells[place]))
+    rank = np.empty(len(cells), np.int64)
+    rank[order] = np.arange(len(cells))
     if present.size and present[-1] < 2 * key.size + 1_000_000:
         lookup = np.zeros(int(present[-1]) + 1, np.int64)
         lookup[present] = rank
-        return lookup[key], [found[place] for place in order]
-    return rank[np.searchsorted(present, key)], [found[place] for place in order]
+        return lookup[key], [cells[place] for place in order]
+    return rank[np.searchsorted(present, key)], [cells[place] for place in order]
 
 
 def _sortable(cell: Cell) -> tuple[str, str, int, str]:
@@ -180,6 +181,6 @@ def _sortable(cell: Cell) -> tuple[str, str, int, str]:
 
 
 def starts_of(keys: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[tuple[Any, ...]]]:
-    """Where each run of equal neighbours begins, and its key."""
+    """First position and key of each run of equal neighbours."""
     starts = [place for place, key in enumerate(keys) if not place or key != keys[place - 1]]
     return starts, [keys[place] for place in starts]

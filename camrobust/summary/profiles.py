@@ -1,4 +1,4 @@
-"""What each image gives under each model and CAM: blocks of the tests, and what characteristics are held against."""
+"""The mean agreement of each image under each model and CAM: the data of tests and characteristics."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,23 +17,23 @@ MEASURES = {
     "consistency_adjusted": (1, 0),
     "responsiveness_adjusted": (1, 1),
 }
-"""What is kept of every image: form and side of `pairs.PairSums`."""
+"""Measures of an image, and the form and side of `pairs.PairSums` that hold them."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Means of N images under one model; NaN where an image has no such pair.
+    """Means of N images under one model; NaN for an image that has no such pair.
 
     Attributes:
-        dataset: its name.
-        model: its name.
-        images: N ids, the same for all models of a dataset.
-        cams: K names.
+        dataset: name of the dataset.
+        model: name of the model.
+        images: N image ids, the same for all models of a dataset.
+        cams: K names of CAMs.
         families: F names of perturbation families.
-        measures: (N, K) by name of `MEASURES`.
+        measures: (N, K) means by name of `MEASURES`.
         by_family: (N, K, F) adjusted consistency.
-        certainty: (N,) by name of `coded.CERTAINTY`, how sure the model is of the clean image.
-        perturbation: whose pairs these are alone; None for all perturbations together.
+        certainty: (N,) by name of `rows.CERTAINTY`, how certain the model is about the clean image.
+        perturbation: the only perturbation of these pairs; None for all perturbations together.
     """
 
     dataset: str
@@ -47,14 +47,22 @@ class Profile:
     perturbation: str | None = None
 
     def measure(self, name: str) -> Kept:
-        """(N, K); an image's robustness is its consistency times its responsiveness."""
+        """(N, K) values of a measure; the robustness of an image is its consistency times its responsiveness."""
         _, product, suffix = name.partition("robustness")
         if product:
             return self.measures[f"consistency{suffix}"] * self.measures[f"responsiveness{suffix}"]
         return self.measures[name]
 
+    def of_cam(self, name: str, cam: str) -> Kept:
+        """(N,) values of a measure for one CAM."""
+        return self.measure(name)[:, self.cams.index(cam)]
+
+    def of_family(self, cam: str, family: str) -> Kept:
+        """(N,) adjusted consistency of one CAM under one family of perturbations."""
+        return self.by_family[:, self.cams.index(cam), self.families.index(family)]
+
     def without(self, images: Collection[str]) -> "Profile":
-        """The same of all other images."""
+        """The same profile without some images."""
         kept = np.array([image not in images for image in self.images], bool)
         return replace(
             self,
@@ -67,7 +75,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A block's part of a profile: vectors by (cam, column)."""
+    """The part of a profile that one block gives: vectors by (CAM, measure or family)."""
 
     columns: Mapping[tuple[str, str], Kept]
     certainty: Mapping[str, Kept]
@@ -75,11 +83,11 @@ class _Piece:
 
 @dataclass
 class Profiles:
-    """Profiles as they grow, block by block.
+    """Profiles that grow block by block.
 
     Attributes:
-        families: perturbation to family; one that is not named is its own.
-        alone: a profile of every perturbation, instead of one of all together.
+        families: perturbation to family; a perturbation that is not named is its own family.
+        alone: one profile per perturbation, instead of one for all perturbations together.
     """
 
     families: Mapping[str, str]
@@ -90,7 +98,7 @@ class Profiles:
     _kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     def begin(self, block: Block, kept: NDArray[np.bool_]) -> None:
-        """Take up a block, of which some images are kept."""
+        """Start a block; `kept` says which of its images enter the profiles."""
         self._dataset, self._kept = block.dataset, kept
         images = [image for image, wanted in zip(block.images, kept, strict=True) if wanted]
         self._images.setdefault(block.dataset, []).append(images)
@@ -98,21 +106,21 @@ class Profiles:
     def add(
         self, model: str, pairs: PairSums, groups: Sequence[tuple[str, str]], certainty: Mapping[str, Array]
     ) -> None:
-        """Take one model's sums over the images of the block, by (CAM, perturbation)."""
+        """Add the sums of one model over the images of the block, by (CAM, perturbation)."""
         sums, counts = (
             [part if self._kept.all() else part[:, self._kept] for part in parts]
             for parts in (pairs.sums, pairs.counts)
         )
         number = len(self._images[self._dataset]) - 1
-        sure = {name: one[self._kept].astype(np.float32) for name, one in certainty.items()}
+        certain = {name: values[self._kept].astype(np.float32) for name, values in certainty.items()}
         for perturbation, places in self._parts(groups):
-            here = [groups[place] for place in np.arange(len(groups))[places]]
+            groups_here = [groups[place] for place in np.arange(len(groups))[places]]
             total, n = ([part[..., places] for part in parts] for parts in (sums, counts))
-            piece = _Piece(self._columns(total, n, here), sure)
+            piece = _Piece(self._columns(total, n, groups_here), certain)
             self._pieces.setdefault((self._dataset, model, perturbation), {})[number] = piece
 
     def _parts(self, groups: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
-        """Every perturbation with the places of its groups; no name and all places where they are taken together."""
+        """Every perturbation with the positions of its groups; an empty name and all positions if taken together."""
         if not self.alone:
             yield "", slice(None)
             return
@@ -140,13 +148,13 @@ class Profiles:
         return columns
 
     def _by_family(self, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
-        found: dict[tuple[str, str], list[int]] = {}
+        members: dict[tuple[str, str], list[int]] = {}
         for place, (cam, perturbation) in enumerate(groups):
-            found.setdefault((cam, self.families.get(perturbation, perturbation)), []).append(place)
-        return found
+            members.setdefault((cam, self.families.get(perturbation, perturbation)), []).append(place)
+        return members
 
     def finished(self) -> list[Profile]:
-        """All of them, sorted by dataset, model and perturbation."""
+        """All profiles, sorted by dataset, model and perturbation."""
         return [self._profile(*key) for key in sorted(self._pieces)]
 
     def _profile(self, dataset: str, model: str, perturbation: str) -> Profile:
@@ -154,16 +162,16 @@ class Profiles:
         named = sorted({key for piece in pieces.values() for key in piece.columns})
         cams = sorted({cam for cam, _ in named})
         families = sorted({name.removeprefix("family ") for _, name in named if name.startswith("family ")})
-        found = [pieces.get(number, _Piece({}, {})) for number in range(len(blocks))]
+        by_block = [pieces.get(number, _Piece({}, {})) for number in range(len(blocks))]
 
         def whole(parts: Iterable[Kept | None]) -> Kept:
-            """Over all blocks, NaN for the images of those that lack it."""
+            """One vector over all blocks; NaN for the images of a block without it."""
             each = zip(parts, blocks, strict=True)
             return np.concatenate([_missing(images) if part is None else part for part, images in each])
 
         def by_cam(name: str) -> Kept:
-            """(N, K)."""
-            columns = [whole(one.columns.get((cam, name)) for one in found) for cam in cams]
+            """(N, K) values, one column per CAM."""
+            columns = [whole(piece.columns.get((cam, name)) for piece in by_block) for cam in cams]
             return np.stack(columns, axis=1)
 
         return Profile(
@@ -174,7 +182,7 @@ class Profiles:
             families,
             {name: by_cam(name) for name in MEASURES},
             np.stack([by_cam(f"family {name}") for name in families], axis=2),
-            {name: whole(one.certainty.get(name) for one in found) for name in CERTAINTY},
+            {name: whole(piece.certainty.get(name) for piece in by_block) for name in CERTAINTY},
             perturbation or None,
         )
 

@@ -1,4 +1,4 @@
-"""Score rows in the form that they are added up in: text as numbers, in blocks that hold an image's rows whole."""
+"""Score rows in the form in which they are added up: text as numbers, in blocks with all rows of their images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 NO_SEVERITY = -1
-"""Stands for a strength that was given by strength."""
+"""Stands for null: the level was given by its strength, not by a severity."""
 TEXT = ("cam", "perturbation", "strength", "status")
 CERTAINTY = {"confidence": "confidence_clean", "entropy": "entropy_clean"}
-"""How sure the model is of a clean image, and the column that says so."""
+"""How certain the model is about a clean image, and the score column that holds it."""
 NUMBERS = ("rbo", "rbo_adjusted", *CERTAINTY.values())
 COLUMNS = ("image_id", *TEXT, "severity", "kept_class", *NUMBERS)
-"""What the summaries need of a score row."""
+"""The columns of a score row that the summaries need."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Coded:
     """Text as numbers.
 
     Attributes:
-        codes: (N,) int32, places in values.
-        values: the different texts.
+        codes: (N,) int32, positions in values.
+        values: the distinct texts.
     """
 
     codes: NDArray[np.int32]
@@ -36,11 +36,11 @@ class Rows:
     """N score rows of one dataset under one model.
 
     Attributes:
-        image: (N,) places in the images of the block.
+        image: (N,) positions in the images of the block.
         text: the columns of `TEXT`.
-        severity: (N,) int16, `NO_SEVERITY` where there is none.
+        severity: (N,) int16, `NO_SEVERITY` for null.
         same: (N,) bool, the class was kept.
-        numbers: the columns of `NUMBERS`, (N,) float, NaN where undefined.
+        numbers: the columns of `NUMBERS`, (N,) float, NaN if undefined.
     """
 
     image: NDArray[np.integer[Any]]
@@ -52,12 +52,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Block:
-    """Some images of one dataset with all their rows; no other block has a row of them.
+    """Some images of one dataset with all their rows; no other block has a row of these images.
 
     Attributes:
-        dataset: its name.
-        images: their ids.
-        rows: model by model, read when it is asked for.
+        dataset: name of the dataset.
+        images: the image ids.
+        rows: name and rows of each model; the rows are read when it is their turn.
     """
 
     dataset: str
@@ -71,24 +71,24 @@ def _coded(column: pl.Series) -> Coded:
 
 
 def blocks_of(scores: pl.DataFrame) -> Iterator[Block]:
-    """A table in memory as blocks, one per dataset."""
+    """Split a table in memory into blocks, one per dataset."""
     for (dataset,), rows in scores.partition_by("dataset", as_dict=True).items():
         images = rows["image_id"].unique().sort()
         yield Block(str(dataset), images.to_list(), _by_model(rows, images))
 
 
 def _by_model(rows: pl.DataFrame, images: pl.Series) -> Iterator[tuple[str, Rows]]:
-    for (model,), some in rows.partition_by("model", as_dict=True).items():
-        missing = np.full(some.height, np.nan)
+    for (model,), part in rows.partition_by("model", as_dict=True).items():
+        missing = np.full(part.height, np.nan)
         yield (
             str(model),
             Rows(
-                image=images.search_sorted(some["image_id"]).to_numpy(),
-                text={name: _coded(some[name]) for name in TEXT},
-                severity=some["severity"].cast(pl.Int16).fill_null(NO_SEVERITY).to_numpy(),
-                same=some["kept_class"].to_numpy(),
+                image=images.search_sorted(part["image_id"]).to_numpy(),
+                text={name: _coded(part[name]) for name in TEXT},
+                severity=part["severity"].cast(pl.Int16).fill_null(NO_SEVERITY).to_numpy(),
+                same=part["kept_class"].to_numpy(),
                 numbers={
-                    name: some[name].cast(pl.Float64).fill_null(np.nan).to_numpy() if name in some.columns else missing
+                    name: part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() if name in part.columns else missing
                     for name in NUMBERS
                 },
             ),

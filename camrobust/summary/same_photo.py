@@ -1,4 +1,4 @@
-"""Does an image id stand for the same photo in two runs? By what the images table says of each."""
+"""Does an image id stand for the same photo in two runs? Sizes and properties in the images table decide."""
 
 import polars as pl
 
@@ -10,25 +10,25 @@ ROUNDING = {
     "edge_density": 1e-4,
     "high_frequency": 1e-4,
 }
-"""Property to a difference that says nothing, in its own unit."""
+"""Largest difference of a property between two readings of one photo, in the unit of the property."""
 SHARE = 1e-3
-"""Of the larger value: what properties may differ by besides. Decoders and resizers of other versions round pixels
-otherwise; two photos hardly come so close in all five properties."""
+"""Properties may also differ by this share of the larger value, because versions of decoders and resizers round pixels
+differently. Two different photos are very unlikely to be so close in all five properties."""
 
 
 def other_photos(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
-    """The images that both runs have, and whether their id stands for different photos.
+    """The images of both runs, and whether their id stands for different photos.
 
     Args:
         first: rows as `schema.IMAGES`.
-        second: those of the other run.
+        second: rows of the other run.
 
     Returns:
-        dataset, image_id and other: sizes differ, or a property does by more than rounding. What is null or NaN on a
-        side tells nothing.
+        dataset, image_id and other: true if a size differs, or if a property differs by more than rounding. A size or
+        property that is null or NaN in one run is not compared.
     """
     keys = ["dataset", "image_id"]
-    mine, theirs = (one.select(*keys, *SIZES, *ROUNDING).unique(keys, keep="first") for one in (first, second))
+    mine, theirs = (rows.select(*keys, *SIZES, *ROUNDING).unique(keys, keep="first") for rows in (first, second))
     both = mine.join(theirs, on=keys, suffix="'")
     sizes = [pl.col(name) != pl.col(f"{name}'") for name in SIZES]
     return both.select(*keys, other=pl.any_horizontal(*sizes, *map(_differs, ROUNDING)).fill_null(value=False)).sort(
@@ -37,5 +37,5 @@ def other_photos(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
 
 
 def _differs(name: str) -> pl.Expr:
-    one, other = (pl.col(column).cast(pl.Float64).fill_nan(None) for column in (name, f"{name}'"))
-    return (one - other).abs() > ROUNDING[name] + SHARE * pl.max_horizontal(one.abs(), other.abs())
+    mine, theirs = (pl.col(column).cast(pl.Float64).fill_nan(None) for column in (name, f"{name}'"))
+    return (mine - theirs).abs() > ROUNDING[name] + SHARE * pl.max_horizontal(mine.abs(), theirs.abs())

@@ -1,4 +1,7 @@
-"""Are the differences more than chance? CAMs and models within images, datasets between them: summary/tests."""
+"""The table summary/tests: do CAMs, models and datasets differ by more than chance?
+
+CAMs and models are compared within images, datasets between images.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -7,38 +10,26 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from camrobust.contract.schema import TESTS
+from camrobust.summary.friedman import RankSums, conover, critical_difference, friedman, nemenyi
+from camrobust.summary.intervals import t_interval
+from camrobust.summary.line_tables import Line, line_table
 from camrobust.summary.profiles import Profile
-from camrobust.summary.ranktests import (
-    Effect,
-    Omnibus,
-    RankSums,
-    block_ranks,
-    cliffs_delta,
-    conover,
-    critical_difference,
-    friedman,
-    holm,
-    kruskal,
-    nemenyi,
-    wilcoxon,
-)
+from camrobust.summary.ranktests import Effect, Omnibus, cliffs_delta, holm, kruskal, wilcoxon
 
 MEASURES = ("consistency_adjusted", "responsiveness_adjusted", "robustness_adjusted")
 FEWEST = 2
-"""Complete images below which nothing is tested."""
+"""Complete images that a test needs."""
 Values = NDArray[np.floating[Any]]
-Line = dict[str, Any]
 OMNIBUS = ("friedman", "iman_davenport", "kruskal_wallis")
 
 
 def significance_tests(profiles: Sequence[Profile]) -> pl.DataFrame:
-    """The table `schema.TESTS`: tests of all at once, mean ranks, then every pair.
+    """The table `schema.TESTS`: a test of all groups at once, mean ranks, then every pair.
 
-    The image is the block: each gives one value per CAM and model, its mean over perturbations. An image that lacks one
-    of the values that are compared is left out and counted.
+    The image is the block: it gives one value per CAM and model, its mean over perturbations. An image without one of
+    the compared values is left out and counted.
 
     Args:
         profiles: one per dataset and model.
@@ -49,30 +40,29 @@ def significance_tests(profiles: Sequence[Profile]) -> pl.DataFrame:
             lines += _blocks({**group, "measure": measure}, names, values)
         for group, names, samples in _between(profiles, measure):
             lines += _independent({**group, "measure": measure}, names, samples)
-    types = {"string": pl.String, "float64": pl.Float64, "int64": pl.Int64}
-    table = pl.DataFrame(lines, schema={one.name: types[one.type] for one in TESTS}, orient="row")
-    return _corrected(table.with_columns(pl.col(pl.Float64).fill_nan(None)))
+    return _corrected(line_table(lines, TESTS))
 
 
 def _within(profiles: Sequence[Profile], measure: str) -> Iterator[tuple[Line, list[str], Values]]:
-    """Groups, what is compared in them, and (n, k) values: CAMs of a model, then models of a CAM."""
-    for one in profiles:
-        yield {"factor": "cam", "dataset": one.dataset, "model": one.model, "cam": None}, one.cams, one.measure(measure)
-    for dataset in dict.fromkeys(one.dataset for one in profiles):
-        here = [one for one in profiles if one.dataset == dataset]
-        for cam in sorted({cam for one in here for cam in one.cams}):
-            having = [one for one in here if cam in one.cams]
-            values = np.stack([one.measure(measure)[:, one.cams.index(cam)] for one in having], axis=1)
+    """Comparisons within images: the group, names and (n, k) values; CAMs of a model, then models of a CAM."""
+    for profile in profiles:
+        group = {"factor": "cam", "dataset": profile.dataset, "model": profile.model, "cam": None}
+        yield group, profile.cams, profile.measure(measure)
+    for dataset in dict.fromkeys(profile.dataset for profile in profiles):
+        of_dataset = [profile for profile in profiles if profile.dataset == dataset]
+        for cam in sorted({cam for profile in of_dataset for cam in profile.cams}):
+            chosen = [profile for profile in of_dataset if cam in profile.cams]
+            values = np.stack([profile.of_cam(measure, cam) for profile in chosen], axis=1)
             group = {"factor": "model", "dataset": dataset, "model": None, "cam": cam}
-            yield group, [one.model for one in having], values
+            yield group, [profile.model for profile in chosen], values
 
 
 def _between(profiles: Sequence[Profile], measure: str) -> Iterator[tuple[Line, list[str], list[Values]]]:
-    for model, cam in sorted({(one.model, cam) for one in profiles for cam in one.cams}):
-        having = [one for one in profiles if one.model == model and cam in one.cams]
-        samples = [one.measure(measure)[:, one.cams.index(cam)] for one in having]
+    """Comparisons between images: the group, names and samples; datasets of a model and CAM."""
+    for model, cam in sorted({(profile.model, cam) for profile in profiles for cam in profile.cams}):
+        chosen = [profile for profile in profiles if profile.model == model and cam in profile.cams]
         group = {"factor": "dataset", "dataset": None, "model": model, "cam": cam}
-        yield group, [one.dataset for one in having], samples
+        yield group, [profile.dataset for profile in chosen], [profile.of_cam(measure, cam) for profile in chosen]
 
 
 def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
@@ -82,7 +72,7 @@ def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
     if n < FEWEST or k < 2:
         return []
     counts = {"n_groups": k, "n_images": n, "n_dropped": len(values) - n}
-    ranks = RankSums.of(block_ranks(whole))
+    ranks = RankSums.of(whole)
     lines = []
     if k > 2:
         lines += [
@@ -108,18 +98,17 @@ def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
 
 
 def _independent(group: Line, names: Sequence[str], samples: Sequence[Values]) -> list[Line]:
-    known = [one[~np.isnan(one)].astype(np.float64) for one in samples]
-    kept = [(name, one) for name, one in zip(names, known, strict=True) if len(one) >= FEWEST]
+    known = [sample[~np.isnan(sample)].astype(np.float64) for sample in samples]
+    kept = [(name, sample) for name, sample in zip(names, known, strict=True) if len(sample) >= FEWEST]
     if len(kept) < 2:
         return []
-    counts = {"n_groups": len(kept), "n_images": sum(len(one) for _, one in kept)}
+    counts = {"n_groups": len(kept), "n_images": sum(len(sample) for _, sample in kept)}
     counts["n_dropped"] = sum(map(len, samples)) - counts["n_images"]
-    lines = []
-    lines.append(_line(group, counts, "kruskal_wallis", "epsilon_squared", kruskal([one for _, one in kept])))
+    lines = [_line(group, counts, "kruskal_wallis", "epsilon_squared", kruskal([sample for _, sample in kept]))]
     for (first, x), (second, y) in combinations(kept, 2):
-        parts = [float(one.var(ddof=1)) / len(one) for one in (x, y)]
-        squares = sum(part**2 / (len(one) - 1) for part, one in zip(parts, (x, y), strict=True))
-        # Welch's degrees of freedom.
+        parts = [float(sample.var(ddof=1)) / len(sample) for sample in (x, y)]
+        squares = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, (x, y), strict=True))
+        # Welch's interval. scipy's ttest_ind gives the same one, but warns about constant samples.
         freedom = sum(parts) ** 2 / squares if squares else len(x) + len(y) - 2
         pair = {**group, "first": first, "second": second}
         pair |= _difference(float(x.mean() - y.mean()), sum(parts), freedom)
@@ -129,30 +118,31 @@ def _independent(group: Line, names: Sequence[str], samples: Sequence[Values]) -
 
 
 def _difference(mean: float, variance: float, freedom: float) -> Line:
-    half = float(stdtrit(freedom, 0.975) * np.sqrt(variance))
-    return {"difference": mean, "difference_lower": mean - half, "difference_upper": mean + half}
+    lower, upper = t_interval(mean, np.sqrt(variance), freedom)
+    return {"difference": mean, "difference_lower": lower, "difference_upper": upper}
 
 
-def _line(group: Mapping[str, Any], counts: Mapping[str, int], test: str, name: str, found: Omnibus | Effect) -> Line:
-    line = {**group, **counts, "test": test, "effect_name": name, "effect": found.effect,
-            "statistic": found.statistic if np.isfinite(found.statistic) else np.nan, "p": found.p}  # fmt: skip
-    if isinstance(found, Omnibus):
-        return line | {"df": float(found.df)}
-    return line | {"effect_lower": found.lower, "effect_upper": found.upper}
+def _line(group: Mapping[str, Any], counts: Mapping[str, int], test: str, name: str, result: Omnibus | Effect) -> Line:
+    line = {**group, **counts, "test": test, "effect_name": name, "effect": result.effect,
+            "statistic": result.statistic if np.isfinite(result.statistic) else np.nan, "p": result.p}  # fmt: skip
+    if isinstance(result, Omnibus):
+        return line | {"df": float(result.df)}
+    return line | {"effect_lower": result.lower, "effect_upper": result.upper}
 
 
 def _corrected(table: pl.DataFrame) -> pl.DataFrame:
-    """p_corrected: Nemenyi's p is corrected as it is; others by Holm within their family."""
+    """Add p_corrected: Nemenyi's p as it is, because it is corrected already; Holm's within the family for others."""
     family = ["factor", "measure", "test"]
     group = [*family, "dataset", "model", "cam"]
     omnibus = pl.col("test").is_in(OMNIBUS)
     parts = []
-    for some, keys in ((table.filter(omnibus), family), (table.filter(~omnibus), group)):
-        for rows in some.partition_by(keys, maintain_order=True):
+    for tests, keys in ((table.filter(omnibus), family), (table.filter(~omnibus), group)):
+        for rows in tests.partition_by(keys, maintain_order=True):
             p = rows["p"].cast(pl.Float64).fill_null(np.nan).to_numpy()
             corrected = p if rows["test"][0] == "nemenyi" else holm(p)
             parts.append(rows.with_columns(p_corrected=pl.Series(corrected).fill_nan(None)))
     order = {name: place for place, name in enumerate(("cam", "model", "dataset"))}
-    found = pl.concat([table.clear(), *parts])
     place = pl.col("factor").replace_strict(order, return_dtype=pl.Int8)
-    return found.sort(place, "dataset", "model", "cam", "measure", nulls_last=True, maintain_order=True)
+    return pl.concat([table.clear(), *parts]).sort(
+        place, "dataset", "model", "cam", "measure", nulls_last=True, maintain_order=True
+    )

@@ -1,16 +1,16 @@
-"""CSV as it is written: a spreadsheet that opens it must take every text for text."""
+"""CSV that is safe to open in a spreadsheet: every text stays text."""
 
 import polars as pl
 import polars.selectors as cs
 
 FORMULA = r"^[=+\-@\t\r\n]"
-"""How a cell begins that a spreadsheet computes (OWASP, "CSV Injection")."""
+"""First character of a cell that a spreadsheet would compute (OWASP, "CSV Injection")."""
 
 
 def csv_of(table: pl.DataFrame) -> bytes:
-    """A table as CSV: text in quotes, with an apostrophe before what would be a formula; numbers as they are.
+    """A table as CSV: text in quotes, with an apostrophe before a text that looks like a formula; numbers unchanged.
 
-    A dataset that is called `=cmd|' /C calc'!A0` thus stays a name. Parquet holds every text exactly.
+    A dataset called `=cmd|' /C calc'!A0` therefore stays a name. Parquet files hold every text exactly.
     """
     text = cs.by_dtype(pl.String, pl.Categorical, pl.Enum)
     guarded = table.with_columns(text.cast(pl.String).str.replace(f"({FORMULA})", "'$1"))

@@ -1,9 +1,11 @@
-"""Max-sensitivity and its kin: maximum and mean over an image's variants of the columns of `schema.STABILITY`.
+"""Max-sensitivity and related metrics: maximum and mean of the columns `schema.STABILITY` over an image's variants.
 
-The neighbourhood of an image is its variants in the run: filter the rows to one perturbation and level with replicates
-for a narrow one. `max_sensitivity` and `mean_sensitivity` are max- and avg-sensitivity (Yeh et al. 2019),
-`max_lipschitz` the local Lipschitz estimate (Alvarez-Melis & Jaakkola 2018), `max_continuity` the strongest variation
-(Montavon et al. 2018), `max_ris`, `max_ros` and `max_rrs` the relative stabilities (Agarwal et al. 2022).
+The neighbourhood of an image consists of its variants in the run. For a narrow neighbourhood, filter the rows to one
+perturbation and level with replicates.
+
+`max_sensitivity` and `mean_sensitivity` are max- and avg-sensitivity (Yeh et al. 2019), `max_lipschitz` is the local
+Lipschitz estimate (Alvarez-Melis & Jaakkola 2018), `max_continuity` the strongest variation (Montavon et al. 2018), and
+`max_ris`, `max_ros` and `max_rrs` the relative stabilities (Agarwal et al. 2022).
 """
 
 from collections.abc import Sequence
@@ -16,10 +18,10 @@ IMAGE = ("dataset", "model", "cam", "image_id")
 
 
 def extremes(columns: Sequence[str] = STABILITY) -> list[pl.Expr]:
-    """Aggregations of score rows: `max_NAME` and `mean_NAME` of each column, null where no row has a value.
+    """Aggregations of score rows: `max_NAME` and `mean_NAME` of each column; null if no row has a value.
 
     Args:
-        columns: names out of `schema.STABILITY`.
+        columns: names from `schema.STABILITY`.
     """
     defined = [(name, pl.col(name).fill_nan(None)) for name in columns]
     return [
@@ -34,15 +36,15 @@ def per_image(scores: pl.LazyFrame, by: Sequence[str] = IMAGE, *, same_class: bo
 
     Args:
         scores: rows as `schema.SCORES`.
-        by: columns of a row's group; add "perturbation", "severity" for a neighbourhood each.
-        same_class: only variants that kept the predicted class, as Agarwal et al. define it; another class has another
-            map by right.
+        by: columns that name a group; add "perturbation" and "severity" for one neighbourhood each.
+        same_class: use only variants that kept the predicted class, as Agarwal et al. do; the map of another class is
+            expected to differ.
 
     Returns:
-        The group's columns, the number of variants that counted, the maxima and means; sorted by group. A flat map has
-        no value: it is neither stable nor unstable.
+        The columns of the group, the number of variants used, and the maxima and means; sorted by group. A flat map
+        has no value: it is neither stable nor unstable.
     """
     rows = scores.filter(pl.col("kept_class")) if same_class else scores
     counted = (pl.col("status") == "ok").sum().cast(pl.Int64).alias("n_pairs")
-    found = rows.group_by(list(by)).agg(counted, *extremes())
-    return found.select(*by, *(column.name for column in IMAGE_STABILITY)).sort(list(by), nulls_last=True)
+    grouped = rows.group_by(list(by)).agg(counted, *extremes())
+    return grouped.select(*by, *(column.name for column in IMAGE_STABILITY)).sort(list(by), nulls_last=True)

@@ -9,11 +9,11 @@ from PIL import Image
 from camrobust.bench.chaos import fuzz
 from camrobust.bench.chaos.pictures import DAMAGES, damaged, seed_pictures
 from camrobust.interface.cli import main
-from camrobust.io import codecs
+from camrobust.io import image_formats
 from camrobust.io.images import decode
 
 Image.init()
-FORMATS = {kind for kind in codecs.FORMATS if kind in Image.SAVE}
+FORMATS = {kind for kind in image_formats.FORMATS if kind in Image.SAVE}
 """Those that this Pillow can write; all, but for an old one."""
 
 
@@ -31,7 +31,9 @@ def test_damaged_pictures_become_rows(capsys):
     assert "0 pictures ended wrongly" in captured.err
 
 
-@pytest.mark.skipif(len(FORMATS) < len(codecs.FORMATS), reason="an old Pillow writes pictures that it cannot read")
+@pytest.mark.skipif(
+    len(FORMATS) < len(image_formats.FORMATS), reason="an old Pillow writes pictures that it cannot read"
+)
 def test_the_seeds_are_sixty_sound_pictures_in_every_format():
     pictures = seed_pictures()
     assert len(pictures) >= 60

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from camrobust.contract.errors import UserError
-from camrobust.io import clouds
+from camrobust.io.cloud_clients import forget_clients
 from camrobust.io.manifest import list_images
 from camrobust.io.store import open_store, read_object
 
@@ -59,15 +59,13 @@ def place(request, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in store.items():
         monkeypatch.setenv(name, value)
-    clouds.google.cache_clear()
-    clouds.azure.cache_clear()
+    forget_clients()
     name = f"bucket-{time.time_ns()}"
     host = "@devstoreaccount1.dfs.core.windows.net" if request.param == "abfs" else ""
     uri = f"{request.param}://{name}{host}"
     open_store(uri)._filesystem.create_dir(name)
     yield uri
-    clouds.google.cache_clear()
-    clouds.azure.cache_clear()
+    forget_clients()
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

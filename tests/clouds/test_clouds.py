@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.interface.cli import main
-from camrobust.io import clouds
+from camrobust.io import cloud_calls, cloud_clients
+from camrobust.io.cloud_clients import forget_clients
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from tests.photos import write_photos
@@ -19,11 +20,6 @@ from tests.runs import camrobust, config, failures, scores
 from tests.toys import pooled
 
 pytestmark = pytest.mark.s3
-
-
-def forget():
-    clouds.google.cache_clear()
-    clouds.azure.cache_clear()
 
 
 def client(uri) -> FileSystem:
@@ -43,7 +39,7 @@ def settle(monkeypatch, variables):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    forget()
+    forget_clients()
 
 
 @pytest.fixture(params=["gs", "az", "abfs"])
@@ -56,7 +52,7 @@ def place(request, monkeypatch):
     uri = f"{request.param}://{name}{host}"
     client(uri).create_dir(name)
     yield uri
-    forget()
+    forget_clients()
 
 
 def test_a_cloud_is_a_store_to_read_from(place):
@@ -85,7 +81,7 @@ def test_a_bucket_that_is_not_there(place):
     scheme, _, name = place.partition("://")
     gone = open_store(f"{scheme}://no-{name}/x")
     kind = "bucket" if scheme == "gs" else "container"
-    sentence = f"{scheme}: there is no {kind} 'no-{name.partition('@')[0]}' (.*); create it or mend the address"
+    sentence = f"{scheme}: there is no {kind} 'no-{name.partition('@')[0]}' (.*); create it or correct the address"
     with pytest.raises(UserError, match=sentence):
         list(gone.list())
     with pytest.raises(UserError, match=sentence):
@@ -94,8 +90,8 @@ def test_a_bucket_that_is_not_there(place):
 
 def test_nothing_is_written_there_and_no_run_is_kept_there(place, tmp_path, capsys):
     sentence = (
-        f"output: '{place}/runs/x' must be a folder or s3://bucket/prefix; gs:// and az:// can only be read, as a "
-        "run's lease needs a conditional create there; write to one of these and copy it afterwards"
+        f"output: '{place}/runs/x' must be a folder or s3://bucket/prefix, as gs:// and az:// can only be read; write "
+        "to a folder or S3 and copy the run afterwards"
     )
     store = open_store(f"{place}/runs/x")
     for refused in (lambda: store.write("a", b""), lambda: store.create("a", b""), lambda: store.delete("a")):
@@ -173,9 +169,9 @@ def faults(place, google_store, azure_store, monkeypatch):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         connection = azure_store["AZURE_STORAGE_CONNECTION_STRING"].replace(azure_endpoint(azure_store), address)
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
-        forget()
+        forget_clients()
         yield found
-    forget()
+    forget_clients()
 
 
 def azure_endpoint(store):
@@ -199,9 +195,9 @@ def test_every_fault_is_got_over(faults, place, fault, monkeypatch):
 @pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
 def test_a_store_that_keeps_failing_is_one_sentence_and_exit_code_1(faults, place, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(clouds, "BACKOFF_S", 1)
+    monkeypatch.setattr(cloud_clients, "BACKOFF_S", 1)
     put(f"{place}/x", b"content")
-    forget()
+    forget_clients()
     faults.shares = {"refuse": 1}
     sentence = rf"{place}/x answered (UNAVAILABLE|503); the store may be overloaded, run again to resume"
     with pytest.raises(RunFailed, match=sentence) as caught:
@@ -213,7 +209,7 @@ def test_a_store_that_keeps_failing_is_one_sentence_and_exit_code_1(faults, plac
 @pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
 def test_a_store_that_says_nothing_is_given_up(faults, place, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(clouds, "OBJECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cloud_calls, "OBJECT_TIMEOUT_S", 0.2)
     monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 1)
     faults.shares = {"slow": 1}
     with pytest.raises(RunFailed, match=r"/x did not answer in full within 0.2 s; run again to resume"):
@@ -225,35 +221,35 @@ def test_a_wrong_key_and_none_at_all(azure_store, monkeypatch, tmp_path):
     monkeypatch.setenv("AZURE_STORAGE_KEY", "bm90IHRoaXMga2V5")
     with pytest.raises(DeniedObjectError, match="az: no permission for az://photos/x; these credentials need"):
         read_object("az://photos/x")
-    forget()
+    forget_clients()
     with pytest.raises(DeniedObjectError, match="az: no permission for az://photos/x"):
         read_object("az://photos/x", "anonymous")
-    with pytest.raises(UserError, match=r"az: az://c/x is refused \(OutOfRangeInput\); mend the address"):
+    with pytest.raises(UserError, match=r"az: az://c/x is refused \(OutOfRangeInput\); correct the address"):
         read_object("az://c/x")
     settle(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")})
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     with pytest.raises(UserError, match="gs: no credentials for gs://b/x; set GOOGLE_APPLICATION_CREDENTIALS, log in"):
         read_object("gs://b/x")
-    forget()
+    forget_clients()
 
 
 def test_a_key_goes_to_its_own_account_only(azure_store, monkeypatch):
     settle(monkeypatch, azure_store)
-    assert clouds._connection()["AccountKey"] == azure_store["AZURE_STORAGE_KEY"]
-    own = clouds.azure(0, "devstoreaccount1.dfs.core.windows.net", False)
-    other = clouds.azure(0, "another.dfs.core.windows.net", False)
-    assert own == clouds.azure(0, "", False)
+    assert cloud_clients._connection()["AccountKey"] == azure_store["AZURE_STORAGE_KEY"]
+    own = cloud_clients.azure("devstoreaccount1.dfs.core.windows.net", anonymous=False)
+    other = cloud_clients.azure("another.dfs.core.windows.net", anonymous=False)
+    assert own == cloud_clients.azure("", anonymous=False)
     assert other != own
-    forget()
+    forget_clients()
 
 
 def test_a_store_that_cannot_be_reached(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(clouds, "BACKOFF_S", 1)
+    monkeypatch.setattr(cloud_clients, "BACKOFF_S", 1)
     settle(monkeypatch, {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"})
     with pytest.raises(UserError, match="gs: cannot reach the store for gs://b/x; check the address and the network"):
         read_object("gs://b/x")
-    forget()
+    forget_clients()
 
 
 @pytest.mark.parametrize(
@@ -261,8 +257,8 @@ def test_a_store_that_cannot_be_reached(monkeypatch):
     [
         ("gs:///x", "credentials", "store: 'gs:///x' names no bucket; write gs://bucket/prefix"),
         ("az://c/x", "credentials", "store: an az:// address names no account; set AZURE_STORAGE_ACCOUNT, or write abfs://"),
-        ("abfs://c:S@a.dfs.core.windows.net/x", "credentials", "must hold no secret, but a abfs:// address here does"),
-        ("az://c/x?sv=1&sig=S", "credentials", "must hold no secret, but a az:// address here does; leave it"),
+        ("abfs://c:S@a.dfs.core.windows.net/x", "credentials", "the abfs:// address must not hold a secret"),
+        ("az://c/x?sv=1&sig=S", "credentials", "the az:// address must not hold a secret"),
         ("gs://b/x", "requester_pays", "access: requester_pays is for s3:// only, got gs://b/x; use credentials or"),
     ],
 )  # fmt: skip

@@ -55,34 +55,34 @@ TEXTS = {
         PLAIN.replace("arguments: {}", "arguments: {a: &a [x, x], b: &b [*a, *a]" + "".join(
             f", {chr(99 + n)}: &{chr(99 + n)} [*{chr(98 + n)}, *{chr(98 + n)}]" for n in range(20)
         ) + "}"),
-        "(line 4: aliases write out more than 1048576 characters)",
+        "(line 4: aliases expand to more than 1048576 characters)",
     ),
     "laughing gallery": (
         PLAIN + LAUGHS + "gallery_images: *x35\n",
-        "(line 24: aliases write out more than 1048576 char",
+        "(line 24: aliases expand to more than 1048576 char",
     ),
     "laughing merges": (
         "a: &a {k: v}\nb: &b {<<: [" + "*a, " * 2000 + "*a]}\nc: {<<: [" + "*b, " * 2000 + "*b]}\n",
-        "(line 3: aliases write out more than 1048576 characters)",
+        "(line 3: aliases expand to more than 1048576 characters)",
     ),
-    "a long text often": (f"a: &a {'x' * 500_000}\nb: [*a, *a, *a]", "(line 2: aliases write out more than 1048576"),
-    "an alias of itself": ("a: &a [*a]", "(line 1: an alias stands inside what it names)"),
-    "a merge of itself": ("a: &a {<<: *a}", "(line 1: an alias stands inside what it names)"),
-    "a date that is none": ("a:\n  2001-13-45", "(line 2: '2001-13-45' is no timestamp)"),
-    "a number that is none": ("a: !!float abc", "(line 1: 'abc' is no float)"),
-    "true that is none": ("a: !!bool abc", "(line 1: 'abc' is no bool)"),
-    "an empty number": ("a: !!int ''", "(line 1: '' is no int)"),
-    "a date by force": ("a: !!timestamp abc", "(line 1: 'abc' is no timestamp)"),
+    "a long text often": (f"a: &a {'x' * 500_000}\nb: [*a, *a, *a]", "(line 2: aliases expand to more than 1048576"),
+    "an alias of itself": ("a: &a [*a]", "(line 1: an alias stands inside its own value)"),
+    "a merge of itself": ("a: &a {<<: *a}", "(line 1: an alias stands inside its own value)"),
+    "a date that is none": ("a:\n  2001-13-45", "(line 2: '2001-13-45' is not a valid timestamp)"),
+    "a number that is none": ("a: !!float abc", "(line 1: 'abc' is not a valid float)"),
+    "true that is none": ("a: !!bool abc", "(line 1: 'abc' is not a valid bool)"),
+    "an empty number": ("a: !!int ''", "(line 1: '' is not a valid int)"),
+    "a date by force": ("a: !!timestamp abc", "(line 1: 'abc' is not a valid timestamp)"),
     "bytes that are none": ("a: !!binary '\u00e9'", "(line 1: "),
     "a tag that runs": ("a: !!python/object/apply:os.system [true]", "(line 1: could not determine a con"),
     "many digits": ("a: " + "9" * 5000, "(line 1: '99999999999999999999999999999999999999999999999999999999"),
     "many sixties": ("a: " + "1:" * 200_000 + "1", "(line 1: '1:1:1:1:1:1"),
-    "deep lists": ("[" * 5000, f"(line 1: values lie more than {DEEPEST} levels deep)"),
-    "deep keys": ("{a: " * 5000, f"(line 1: values lie more than {DEEPEST} levels deep)"),
-    "deep dashes": ("- " * 3000 + "a", f"(line 1: values lie more than {DEEPEST} levels deep)"),
+    "deep lists": ("[" * 5000, f"(line 1: values are nested more than {DEEPEST} levels deep)"),
+    "deep keys": ("{a: " * 5000, f"(line 1: values are nested more than {DEEPEST} levels deep)"),
+    "deep dashes": ("- " * 3000 + "a", f"(line 1: values are nested more than {DEEPEST} levels deep)"),
     "deep by aliases": (
         "x0: &x0 [1]\n" + "".join(f"x{n}: &x{n} [*x{n - 1}]\n" for n in range(1, 60)),
-        f"(line 40: values lie more than {DEEPEST} levels deep)",
+        f"(line 40: values are nested more than {DEEPEST} levels deep)",
     ),
     "many values": ("[" + "1," * 200_000 + "1]", "(line 1: there are more than 100000 values)"),
     "NUL": ("a: b\nc: \0", "(line 2: the character #x0000 is not allowed)"),
@@ -98,11 +98,11 @@ TEXTS = {
 def test_what_is_not_yaml_is_told_with_its_line(name, tmp_path):
     text, place = TEXTS[name]
     said = refused(load_config, written(tmp_path, text))
-    assert said.startswith(f"config: '{tmp_path}/run.yaml' is not YAML that can be read {place}")
+    assert said.startswith(f"config: '{tmp_path}/run.yaml' is not valid YAML {place}")
     assert said.endswith("; correct it")
     assert len(said) < 500
     assert refused(load_config, written(tmp_path, PLAIN), [f"gallery_images={text}"]).startswith(
-        f"--set gallery_images: the value is not YAML that can be read {place}"
+        f"--set gallery_images: the value is not valid YAML {place}"
     )
 
 
@@ -164,9 +164,9 @@ def test_only_regular_files_are_read(tmp_path):
     spec = ModelSpec("m", "a:b")
     for name in ("pipe", "zero"):
         said = refused(class_names, spec, str(tmp_path / name), 10)
-        assert re.fullmatch(r"model 'm': there is no file .*, but something else; correct classes", said)
+        assert re.fullmatch(r"model 'm': .* is not a regular file; correct classes", said)
     said = refused(class_names, spec, str(tmp_path / "huge"), 10)
-    assert said == f"model 'm': {tmp_path}/huge has more than 16777216 bytes, and is left unread; correct classes"
+    assert said == f"model 'm': {tmp_path}/huge has more than 16777216 bytes and is not read; correct classes"
 
 
 def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):
@@ -177,10 +177,10 @@ def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):
     with (tmp_path / "huge.csv").open("wb") as file:
         file.truncate(2**40)
     said = refused(list_images, "d", str(tmp_path / "zero.csv"))
-    assert said == "manifest: there is no file /dev/zero, but something else; mend the path"
+    assert said == "manifest: /dev/zero is not a regular file; correct the path"
     said = refused(list_images, "d", str(tmp_path / "huge.csv"))
     assert said == (
-        f"manifest: {tmp_path}/huge.csv has more than {MOST_TABLE_BYTES} bytes, and is left unread; mend the path"
+        f"manifest: {tmp_path}/huge.csv has more than {MOST_TABLE_BYTES} bytes and is not read; correct the path"
     )
 
 
@@ -188,11 +188,11 @@ VALUES = {
     "not a number": ({"x": float("nan")}, "x: a number must be finite, got nan"),
     "infinite": ({"x": [1, float("inf")]}, "x.1: a number must be finite, got inf"),
     "many bits": ({"x": 1 << 9000}, "x: a number must fit into 64 bits, got a number of 9001 bits"),
-    "a date": ({"x": date(2001, 12, 14)}, "x: must be text, a number, a list or keys and values, not date; quote it"),
-    "bytes": ({"x": b"a"}, "x: must be text, a number, a list or keys and values, not bytes; quote it, got b'a'"),
-    "NUL": ({"x": "a\0b"}, "x: text must hold no control characters and no half characters, got 'a\\x00b'"),
-    "escape": ({"x": "a\x1b[2J"}, "x: text must hold no control characters and no half characters, got 'a\\x1b[2J'"),
-    "half a character": ({"x": "\ud800"}, "x: text must hold no control characters and no half characters, got '"),
+    "a date": ({"x": date(2001, 12, 14)}, "x: must be text, a number, a list or a mapping, not date; quote it"),
+    "bytes": ({"x": b"a"}, "x: must be text, a number, a list or a mapping, not bytes; quote it, got b'a'"),
+    "NUL": ({"x": "a\0b"}, "x: text must not contain control characters or lone surrogates, got 'a\\x00b'"),
+    "escape": ({"x": "a\x1b[2J"}, "x: text must not contain control characters or lone surrogates, got 'a\\x1b[2J'"),
+    "half a character": ({"x": "\ud800"}, "x: text must not contain control characters or lone surrogates, got '"),
 }  # fmt: skip
 
 
@@ -435,8 +435,8 @@ SECRETS = {
 def test_a_secret_in_the_arguments_is_refused_and_not_repeated(name):
     said = refused(parse_config, arguments(SECRETS[name]))
     assert re.fullmatch(
-        r"config: 'models\.0\.arguments\.[\w.-]*' looks like a secret, and a configuration is written into run\.json; "
-        r"leave it out, and read it from the environment in your builder \(os\.environ\)",
+        r"config: 'models\.0\.arguments\.[\w.-]*' looks like a secret, and the configuration is written into run\.json"
+        r"; leave it out and let your builder read it from the environment \(os\.environ\)",
         said,
     )
     assert not any(text in said for text in ("hunter2", "12345", "Q7Q7", "aB3"))
@@ -468,7 +468,7 @@ def test_arguments_that_only_sound_alike_are_taken(value):
     ],
 )  # fmt: skip
 def test_a_secret_under_another_name_or_of_a_known_form_is_refused(value):
-    with pytest.raises(UserError, match=r"looks like a secret, and a configuration is written into run\.json"):
+    with pytest.raises(UserError, match=r"looks like a secret, and the configuration is written into run\.json"):
         parse_config(arguments(value))
 
 
@@ -490,7 +490,7 @@ def test_an_address_with_a_secret_is_refused_wherever_it_stands(key):
         "arguments": {"models": [{"name": "m", "builder": "a:b", "arguments": {"x": [address]}}]},
     }
     said = refused(parse_config, base(**changes[key]))
-    assert said.startswith("store: an address is written down and must hold no secret, but a s3:// address here does;")
+    assert said.startswith("store: the s3:// address must not hold a secret,")
     assert "hunter2" not in said
 
 

@@ -14,7 +14,8 @@ from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.cams.cf_cam import clusters
 from camrobust.core.explain.cams.eigen import by_eigh, by_squaring
 from camrobust.core.explain.cams.fullgrad import full_gradients
-from camrobust.core.explain.evidence import collect, explain, frozen, logits_of
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.network import frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from tests.reference import cams as reference
 from tests.toys import Dense, Hybrid, Pooled, Separate, Smooth, Tokens, seeded
@@ -58,7 +59,7 @@ class Case:
         image = self.images[one] if image is None else torch.as_tensor(image)
         outputs = self.evidence.outputs[one : one + 1].double()
         handle = self.double.get_submodule(self.network.layer_name).register_forward_hook(
-            lambda *_: None if A is None else self.network.layout.unfold(A[None], outputs)
+            lambda *_: None if A is None else self.network.layout.from_map(A[None], outputs)
         )
         try:
             return logits_of(self.double(image[None]))[0]
@@ -166,9 +167,9 @@ def test_ablation_by_re_runs_equals_the_shortcut_and_the_loop(case):
 
 @pytest.mark.parametrize(("kind", "affine", "one_class"), [("dense", nn.Linear, False), ("separate", nn.Conv2d, True)])
 def test_ablation_finds_its_shortcut(kind, affine, one_class):
-    first = Case(kind).network.first
+    first = Case(kind).network.first_affine
     assert isinstance(first.affine, affine)
-    assert first.one_class == one_class
+    assert first.per_class == one_class
 
 
 def test_smoothgradcam_plus_plus(case):
@@ -321,9 +322,9 @@ def test_attention_methods():
         rolled = reference.attention_rollout([layer[one] for layer in weights])[1:].reshape(4, 4)
         agree(case.maps("attention-rollout")[one], rolled)
     with frozen(case.module), torch.no_grad():
-        from camrobust.core.explain.attention import attend
+        from camrobust.core.explain.attention import record_attention
 
-        _, layers = attend(case.evidence, "test")
+        _, layers = record_attention(case.evidence, "test")
     for layer, wanted in zip(layers, weights, strict=True):
         np.testing.assert_allclose(layer.weights.numpy(), wanted, atol=1e-5)
         np.testing.assert_allclose(layer.scores.softmax(dim=-1).numpy(), wanted, atol=1e-5)

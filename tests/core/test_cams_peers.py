@@ -95,7 +95,7 @@ def peer_maps(method, case):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             explainer = getattr(pytorch_grad_cam, method)(
-                model.network.module, [model.network.layer], reshape_transform=model.network.layout.fold
+                model.network.module, [model.network.layer], reshape_transform=model.network.layout.to_map
             )
             kept = []
             original = explainer.get_cam_image
@@ -336,12 +336,12 @@ def test_shortcuts_equal_the_re_run_tail(case):
     model, _, evidence, _ = case
     plain = ("squeezenet1_1", "resnet18-layer3", "vit_b_16", "densenet121", "vgg16")
     assert (model.network.head is None) == (model.name in plain)
-    assert (model.network.first is not None) == (model.name in ("squeezenet1_1", "densenet121", "vgg16"))
+    assert (model.network.first_affine is not None) == (model.name in ("squeezenet1_1", "densenet121", "vgg16"))
     if model.name not in ("resnet18", "squeezenet1_1"):
         return
     short = CAMS["ablationcam"].function(evidence)
     evidence.head, head = None, evidence.head
-    evidence.network, network = replace(evidence.network, first=None), evidence.network
+    evidence.network, network = replace(evidence.network, first_affine=None), evidence.network
     again = CAMS["ablationcam"].function(evidence)
     evidence.head, evidence.network = head, network
     assert difference(short, again) <= 1e-4

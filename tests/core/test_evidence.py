@@ -12,7 +12,8 @@ from torch import nn
 from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS, CLASSIC
-from camrobust.core.explain.evidence import collect, explain, frozen, logits_of
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.network import frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.measure.model import wrap
 from tests.reference.cams import REFERENCE
@@ -102,12 +103,12 @@ def test_a_target_inside_a_residual_block_is_cut_with_its_shortcut():
     with frozen(module):
         evidence = collect(net, images())
         rows = torch.tensor([2, 0, 0, 1])
-        again = evidence.rerun(evidence.activations[rows], rows)
+        again = evidence.logits_of_activations(evidence.activations[rows], rows)
         torch.testing.assert_close(again, evidence.logits[rows], rtol=1e-4, atol=1e-4)
         changed = evidence.activations[rows] * 0.5
-        by_tail = evidence.rerun(changed, rows)
+        by_tail = evidence.logits_of_activations(changed, rows)
         evidence.network = replace(net, tail=None)
-        torch.testing.assert_close(by_tail, evidence.rerun(changed, rows), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(by_tail, evidence.logits_of_activations(changed, rows), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -114,10 +114,19 @@ def test_equals_the_tensor_form_for_the_same_items(ties):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("aa", "ab"), "rbo_lists: each list must hold different items, got ['a', 'a']; drop the repeated ones"),
-        ((["a", {"a"}], "b"), "rbo_lists: each list must hold different items, got ['a', {'a'}]; drop the repeated"),
-        (("", "b"), "rbo_lists: each list must hold different items, got []; drop the repeated ones"),
-        ((["a", set()], "b"), "rbo_lists: each list must hold different items, got ['a', set()]; drop the repeated"),
+        (
+            ("aa", "ab"),
+            "rbo_lists: a list must have items, each of them once, got ['a', 'a']; remove empty groups and repeats",
+        ),
+        (
+            (["a", {"a"}], "b"),
+            "rbo_lists: a list must have items, each of them once, got ['a', {'a'}]; remove empty groups and repeats",
+        ),
+        (("", "b"), "rbo_lists: a list must have items, each of them once, got []; remove empty groups and repeats"),
+        (
+            (["a", set()], "b"),
+            "rbo_lists: a list must have items, each of them once, got ['a', set()]; remove empty groups and repeats",
+        ),
         (("a", "b", 0), "rbo_lists: p must be between 0 and 1, got 0; 0.9 puts 86 % of the weight on the top 10"),
         (("a", "b", 0.9, "index"), "rbo_lists: ties must be one of b, a, w, got 'index'; b is the default"),
     ],

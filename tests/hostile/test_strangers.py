@@ -1,27 +1,25 @@
 """Other people's text and code: harmless on a terminal and in a spreadsheet, hidden where secret, never imported."""
 
 import json
-import os
 import re
-import subprocess
 import sys
+from importlib import import_module
 
 import polars as pl
 import pytest
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless, harmless_json, short, shown
-from camrobust.contract.secrecy import HIDDEN, masked, sentence
+from camrobust.contract.secrecy import HIDDEN, masked, refuse_address, sentence
 from camrobust.interface import cli
 from camrobust.interface.cli import main
 from camrobust.interface.terminal import Meter, say, show_table
-from camrobust.io.objects import refuse_secret
+from camrobust.io.s3_client import forget_clients
 from camrobust.results.progress import Progress, Stage
 from camrobust.run.summarise import aggregate
 from camrobust.summary.spreadsheet import csv_of
 from tests.documents import change_document
 from tests.results.test_reduce import write_run
-from tests.runs import environment
 from tests.test_rooms import PACKAGE
 
 NASTY = "a\x1b[2J\x9b31m\u202egnp\u2066.exe\nb\r\x07[bold]\x00\u200b"
@@ -114,9 +112,12 @@ def test_every_csv_is_written_so(tmp_path):
 
 
 def test_no_other_place_writes_csv():
-    calls = {path.name: re.findall(r"([\w.]+)\.write_csv\(", path.read_text()) for path in PACKAGE.rglob("*.py")}
+    calls = {
+        path.relative_to(PACKAGE).as_posix(): re.findall(r"([\w.]+)\.write_csv\(", path.read_text())
+        for path in PACKAGE.rglob("*.py")
+    }
     assert {name: found for name, found in calls.items() if found} == {
-        "spreadsheet.py": ["guarded"], "summarise.py": ["folder"]
+        "summary/spreadsheet.py": ["guarded"], "run/summarise.py": ["folder"]
     }  # fmt: skip
 
 
@@ -132,10 +133,10 @@ def test_no_other_place_writes_csv():
 )  # fmt: skip
 def test_an_address_that_holds_a_secret_is_refused(address):
     with pytest.raises(UserError) as caught:
-        refuse_secret(address)
+        refuse_address(address)
     assert str(caught.value) == (
-        f"store: an address is written down and must hold no secret, but a {address.partition('://')[0]}:// address "
-        "here does; leave it out, and let the credentials come from the environment (docs/running.md)"
+        f"store: the {address.partition('://')[0]}:// address must not hold a secret, as addresses are written to "
+        "results and logs; remove it and let credentials come from the environment (docs/running.md)"
     )
 
 
@@ -148,14 +149,14 @@ def test_an_address_that_holds_a_secret_is_refused(address):
     ],
 )  # fmt: skip
 def test_an_address_that_only_sounds_alike_is_taken(address):
-    refuse_secret(address)
+    refuse_address(address)
 
 
 def test_a_manifest_is_looked_through_for_secrets(tmp_path):
     from camrobust.io.manifest import list_images
 
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\ns3://b/c.png?X-Amz-Security-Token=S3CRET,b\n")
-    with pytest.raises(UserError, match="must hold no secret, but a s3:// address here does") as caught:
+    with pytest.raises(UserError, match="the s3:// address must not hold a secret") as caught:
         list_images("d", str(tmp_path / "m.csv"))
     assert "S3CRET" not in str(caught.value)
     (tmp_path / "m.csv").write_text("uri,image_id\ns3://b/sig=1/a.png,a\n")
@@ -180,17 +181,18 @@ def test_messages_hide_what_libraries_repeat(capsys):
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1/?tenant=S3CRET", "http://me:S3CRET@127.0.0.1:1", "S3CRET"])
-def test_an_endpoint_is_not_echoed(endpoint, tmp_path):
-    surroundings = environment(
-        AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="S3CRET", AWS_MAX_ATTEMPTS="1"
-    )
+def test_an_endpoint_is_not_quoted(endpoint, monkeypatch, capfd):
+    settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "S3CRET", "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in {**settings, "AWS_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(name, value)
     for command in ("verify", "status", "report"):
-        done = subprocess.run([sys.executable, "-m", "camrobust", command, "s3://bucket/run", "--verbose"],
-                              env=surroundings, capture_output=True, text=True, check=False, timeout=120)  # fmt: skip
-        assert done.returncode in (1, 2)
-        assert "S3CRET" not in done.stdout + done.stderr
-        assert done.stderr.startswith("camrobust: s3: ")
-        assert len(done.stderr.splitlines()) == 1
+        forget_clients()
+        assert main([command, "s3://bucket/run", "--verbose"]) in (1, 2)
+        printed = capfd.readouterr()
+        assert "S3CRET" not in printed.out + printed.err
+        assert printed.err.startswith("camrobust: s3: ")
+        assert len(printed.err.splitlines()) == 1
+    forget_clients()
 
 
 def test_shortened_values_say_what_they_are():
@@ -218,7 +220,7 @@ def build():
     [["verify", "RUN"], ["aggregate", "RUN"], ["report", "RUN"], ["status", "RUN"], ["compare", "RUN", "RUN"],
      ["aggregate", "RUN", "OTHER", "--output", "BOTH"]],
 )  # fmt: skip
-def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
+def test_commands_that_read_a_run_never_import_what_it_names(command, tmp_path, monkeypatch):
     builder = {"builder": "planted:build", "arguments": {"module": "planted"}}
     for name, model in (("run", "m"), ("other", "n")):
         run = write_run(tmp_path / name, models=(model,), changes={"models": [{"name": model, **builder}]})
@@ -226,17 +228,13 @@ def test_looking_at_a_run_never_imports_what_it_names(command, tmp_path):
     marker = tmp_path / "imported"
     (tmp_path / "planted.py").write_text(MODULE.format(marker=str(marker)))
     places = {"RUN": str(tmp_path / "run"), "OTHER": str(tmp_path / "other"), "BOTH": str(tmp_path / "both")}
-    given = [places.get(one, one) for one in command]
-    surroundings = environment()
-    surroundings["PYTHONPATH"] += os.pathsep + str(tmp_path)
-    # Called beside the module, too, where a run would find it.
-    done = subprocess.run([sys.executable, "-m", "camrobust", *given], env=surroundings, cwd=tmp_path,
-                          capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([places.get(argument, argument) for argument in command]) == 0
     assert not marker.exists()
-    # The module is found, were it asked for.
-    asked = subprocess.run([sys.executable, "-c", "import planted"], env=surroundings, cwd=tmp_path, check=False)
-    assert asked.returncode == 0
+    # Anyone who imported the module would have found it.
+    import_module("planted")
+    del sys.modules["planted"]
     assert marker.exists()
 
 

@@ -128,7 +128,7 @@ MISTAKES = {
     ),
     "a secret in an address": (
         lambda d, p: with_model(d, weights="az://box/dir/w.pth?sv=1&sig=SECRET"),
-        "store: an address is written down and must hold no secret, but a az:// address here does; leave it out",
+        "store: the az:// address must not hold a secret, as addresses are written to results and logs; remove it",
     ),
     "a layer without a spatial output": (
         lambda d, p: with_model(d, target_layer="fc"),
@@ -157,7 +157,7 @@ MISTAKES = {
     ),
     "a name that is no text": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "latin")}]},
-        r"dataset 'x': the file name 'caf\udce9.jpg' is no UTF-8; rename it",
+        r"dataset 'x': the file name 'caf\udce9.jpg' is not valid UTF-8; rename it",
     ),
     "an output among the photos": (
         lambda d, p: d | {"output": str(p / "photos" / "runs" / "a")},
@@ -173,7 +173,7 @@ MISTAKES = {
     ),
     "a secret in a manifest": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri\ns3://user:SECRET@b/y.jpg\n")}]},
-        "store: an address is written down and must hold no secret, but a s3:// address here does; leave it out",
+        "store: the s3:// address must not hold a secret, as addresses are written to results and logs; remove it",
     ),
     "a row without an image_id": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,image_id\na.jpg,\nb.jpg,b\n")}]},
@@ -220,7 +220,7 @@ MISTAKES = {
     ),
     "labels out of range": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
-        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; mend the labels",  # noqa: E501
+        "labels: label must be 0 to 9 for model 'tests.toys:pooled', got 10 for 'photos/photo-000.jpg'; correct the labels",  # noqa: E501
     ),
     "too few names of classes": (
         lambda d, p: with_model(d, classes=["ant", "bee"]),

@@ -68,7 +68,7 @@ def test_a_file_url_is_three_slashes_and_a_path_as_it_is(tmp_path):
         read_object(f"file://{tmp_path}/a%20b")
     assert open_store(f"file://{tmp_path}/") == open_store(f"file://{tmp_path}") == open_store(str(tmp_path))
     for uri in ("file://photos/x", "file://localhost/photos", "file://"):
-        sentence = f"store: '{uri}' must be file:/// and an absolute path, as it is, nothing encoded; correct it"
+        sentence = f"store: '{uri}' must be file:/// and an absolute path without any encoding; correct it"
         with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
             open_store(uri)
 

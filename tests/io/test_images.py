@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camrobust.io.images import characteristics, decode
-from camrobust.io.refusals import ImageError
+from camrobust.io.image_characteristics import characteristics
+from camrobust.io.image_errors import ImageError
+from camrobust.io.images import decode
 
 
 def encoded(image, kind="PNG", **keywords):

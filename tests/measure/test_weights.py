@@ -233,7 +233,7 @@ def test_a_path_that_is_no_file_is_told_where_weights_are_named(tmp_path):
     from camrobust.run.plan import fetch_weights
 
     Path(tmp_path / "zero.pth").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"there is no file /dev/zero, but something else; correct weights$"):
+    with pytest.raises(UserError, match=r"^model 'm': /dev/zero is not a regular file; correct weights$"):
         fetch_weights(ModelConfig(name="m", builder="a:b", weights=str(tmp_path / "zero.pth")))
 
 

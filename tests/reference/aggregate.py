@@ -1,4 +1,4 @@
-"""Consistency, responsiveness and RM by loops over images, and their clustered intervals by explicit residuals."""
+"""Consistency, responsiveness and RM by loops over images; their intervals from the residual of every image."""
 
 from collections import defaultdict
 
@@ -10,7 +10,7 @@ def mean(values):
 
 
 def ratio(per_image, average):
-    """Estimate and residuals e_i of the images that contribute."""
+    """The estimate, and the residual e_i of every image that contributes."""
     pairs = {
         image: ((sum(v) / len(v), 1.0) if average == "macro" else (sum(v), float(len(v))))
         for image, v in per_image.items()
@@ -45,15 +45,15 @@ def group(rows, column, average="macro"):
     G = len(images)
     var_c = sum(x * x for x in e.values()) * len(e) / (len(e) - 1) if len(e) > 1 else None
     var_r = sum(x * x for x in f.values()) * len(f) / (len(f) - 1) if len(f) > 1 else None
-    found = {
+    estimates = {
         "consistency": (C, *(bounds(C, var_c, len(e), low, high) if var_c is not None else (None, None))),
         "responsiveness": (R, *(bounds(R, var_r, len(f), low, high) if var_r is not None else (None, None))),
         "robustness": (None, None, None),
     }
     if C is not None and R is not None:
-        found["robustness"] = (C * R, None, None)
+        estimates["robustness"] = (C * R, None, None)
         if var_c is not None and var_r is not None:
             cov = sum(e[i] * f[i] for i in e.keys() & f.keys()) * G / (G - 1)
             variance = R * R * var_c + C * C * var_r + 2 * C * R * cov
-            found["robustness"] = (C * R, *bounds(C * R, variance, min(len(e), len(f)), low, high))
-    return found
+            estimates["robustness"] = (C * R, *bounds(C * R, variance, min(len(e), len(f)), low, high))
+    return estimates

@@ -4,7 +4,8 @@ import pytest
 from camrobust.contract.schema import COMMITS, SUMMARIES
 from camrobust.io.store import open_store
 from camrobust.results.arrow import empty_frame
-from camrobust.results.blocks import image_counts, score_blocks
+from camrobust.results.block_plan import image_counts
+from camrobust.results.blocks import score_blocks
 from camrobust.results.commits import put_commit
 from camrobust.results.counted import read_committed
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, summarise

@@ -9,8 +9,8 @@ from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import open_store
 from camrobust.results.arrow import make_table
 from camrobust.results.commits import PartResult, delete_uncounted, keep_rest, write_commit
-from camrobust.results.counted import read_committed, read_small
-from camrobust.results.folder import fresh_folder, open_run, pending_units
+from camrobust.results.counted import pending_units, read_committed, read_small
+from camrobust.results.folder import fresh_folder, open_run
 from camrobust.results.lease import acquire
 from tests.runs import scores
 from tests.synthetic import score_rows

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from camrobust.contract.schema import IMAGES, SCORE_FILE
-from camrobust.io.budget import TableError
-from camrobust.io.store import Folder
+from camrobust.io.local_folder import Folder
+from camrobust.io.parquet_budget import TableError
 from camrobust.results.tables import read_frame
 from tests.synthetic import frame
 

@@ -27,10 +27,20 @@ def nothing(_):
     return []
 
 
+def wait_for_beat(store, number, lease):
+    """Return after the holder has looked at its lease and written a beat."""
+    for _ in range(600):
+        if f"beats/{number:08}.json" in {entry.key for entry in store.list("beats/")}:
+            return
+        lease._thread.join(0.05)
+        assert lease._thread.is_alive(), "the holder has lost its lease"
+    pytest.fail("the holder never wrote a beat")
+
+
 def elsewhere(store):
     """The lease as another machine would have written it."""
-    (key, found) = lease_files(store)[-1]
-    store.write(key, json.dumps({**found, "machine": "another"}).encode())
+    key, record = lease_files(store)[-1]
+    store.write(key, json.dumps({**record, "machine": "another"}).encode())
 
 
 def test_create_lets_one_writer_win(store):
@@ -114,7 +124,7 @@ def test_a_renewed_lease_lists_what_counts_and_keeps_others_out(store):
         lease.renew(lambda number: [f"commits/{number}"])
         assert lease.number == 2
         assert newest_lease(store).accepts == ("commits/2",)
-        lease._thread.join(3)
+        wait_for_beat(store, 2, lease)
         lease.check()
         with pytest.raises(UserError, match="another driver is measuring"):
             acquire(store, nothing)

@@ -1,4 +1,4 @@
-"""How far a run is: written, read back, added up; a damaged file stops nobody."""
+"""Progress is written, read back and added up; a damaged file is ignored."""
 
 import threading
 

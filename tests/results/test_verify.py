@@ -1,4 +1,4 @@
-"""The proof that a run is complete, against counting one by one."""
+"""Whether a run is complete, compared with counting row by row."""
 
 import polars as pl
 import pytest
@@ -9,7 +9,7 @@ from camrobust.results.arrow import empty_frame, make_table
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
 from tests.documents import run_document
-from tests.reference.verify import verdict
+from tests.reference.verify import completeness
 from tests.synthetic import scores
 
 DATASETS, MODELS, CAMS, LEVELS, IMAGES = ("d", "ü/2"), ("m", "n/o"), ("gradcam", "random"), (1, 3, 5), 6
@@ -19,23 +19,23 @@ ALL = scores(images=IMAGES, datasets=DATASETS, models=MODELS, cams=CAMS, levels=
 
 
 def run_folder(tmp_path, rows, failures=(), size=5):
-    """A run whose commits hold just these rows, some images each, and these failures."""
+    """A run whose commits hold exactly these rows, a few images each, and these failures."""
     run = open_run(str(tmp_path / "run"))
     images = ALL.select(IMAGE).unique(maintain_order=True)
     variants = ALL.select(VARIANT).unique(maintain_order=True)
     run.write_table("manifest.parquet", images.with_columns(uri=pl.lit("x"), label=pl.lit(None, pl.Int32)))
     run.write_json("run.json", run_document(images.height, MODELS, CAMS, variants.to_dicts()))
-    for number, some in enumerate(rows.iter_slices(size)):
-        units = some.select(IMAGE).unique(maintain_order=True)
+    for number, part in enumerate(rows.iter_slices(size)):
+        units = part.select(IMAGE).unique(maintain_order=True)
         # Rows of one image in several commits are several parts of it.
-        units = units.with_columns(part=pl.lit(number), rows=pl.lit(some.height), failures=pl.lit(0))
-        put_commit(run.store, units.select(empty_frame(COMMITS).columns), some, {})
+        units = units.with_columns(part=pl.lit(number), rows=pl.lit(part.height), failures=pl.lit(0))
+        put_commit(run.store, units.select(empty_frame(COMMITS).columns), part, {})
     if failures:
-        told = [{**dict(zip((*IMAGE, "model"), one, strict=True)), "stage": "load", "kind": "error", "message": "x"}
-                for one in failures]  # fmt: skip
+        rest = {"stage": "load", "kind": "error", "message": "x"}
+        lines = [dict(zip((*IMAGE, "model"), failure, strict=True)) | rest for failure in failures]
         units = pl.DataFrame({"dataset": ["d"], "image_id": ["-"], "part": [-1], "rows": [0], "failures": [1]})
-        put_commit(run.store, units, empty_rows(), {"failures": make_table(FAILURES, told)})
-    return run, verdict(
+        put_commit(run.store, units, empty_rows(), {"failures": make_table(FAILURES, lines)})
+    return run, completeness(
         images.rows(), MODELS, CAMS, variants.rows(), rows.select(*IMAGE, "model", "cam", *VARIANT).rows(), failures
     )
 

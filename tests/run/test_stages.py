@@ -12,8 +12,7 @@ from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.io.store import open_store
 from camrobust.measure.model import bytes_per_image
-from camrobust.results.counted import read_committed
-from camrobust.results.folder import pending_units
+from camrobust.results.counted import pending_units, read_committed
 from camrobust.run import placement
 from camrobust.run import plan as plans
 from camrobust.run.batch_sizes import images_per_commit, images_per_perturb

@@ -8,6 +8,7 @@ import pytest
 from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
 from camrobust.contract.errors import RunFailed
 from camrobust.io import s3
+from camrobust.io.s3_client import client, forget_clients
 from camrobust.io.store import open_store
 from tests.photos import write_photos
 from tests.runs import camrobust, config, scores
@@ -21,9 +22,9 @@ def faults(object_store, bucket, monkeypatch):
     found = Faults(dice=random.Random(1))
     with failing_store(object_store["AWS_ENDPOINT_URL"], found) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        s3._client.cache_clear()
+        forget_clients()
         yield found
-    s3._client.cache_clear()
+    forget_clients()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -50,7 +51,7 @@ def test_every_fault_is_got_over(faults, bucket, fault, monkeypatch):
 )
 def test_a_fault_that_stays_is_one_sentence_and_exit_code_1(faults, bucket, fault, sentence, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    s3._client.cache_clear()
+    forget_clients()
     store = open_store(f"s3://{bucket}/x")
     store.write("a", b"content")
     faults.shares = {fault: 1}
@@ -62,7 +63,7 @@ def test_a_fault_that_stays_is_one_sentence_and_exit_code_1(faults, bucket, faul
 def test_an_object_that_trickles_is_given_up(faults, bucket, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3, "OBJECT_TIMEOUT_S", -1)
-    s3._client.cache_clear()
+    forget_clients()
     store = open_store(f"s3://{bucket}/x")
     store.write("a", b"content")
     with pytest.raises(RunFailed, match="did not answer in full"):
@@ -77,7 +78,7 @@ def test_a_run_on_a_bad_store_ends_or_is_resumed_and_is_exact(faults, bucket, ob
         source.write(path.name, path.read_bytes())
     path = config(tmp_path, "", datasets=[{"name": "s3", "images": f"s3://{bucket}/photos"}],
                   models=["tests.toys:pooled"], output=f"s3://{bucket}/runs/one")  # fmt: skip
-    through = {**object_store, "AWS_ENDPOINT_URL": s3.client().meta.endpoint_url}
+    through = {**object_store, "AWS_ENDPOINT_URL": client().meta.endpoint_url}
     faults.shares = {"refuse": 0.1, "cut": 0.1, "deaf": 0.05}
     for _ in range(3):
         found = camrobust("run", path, "--quiet", **through)

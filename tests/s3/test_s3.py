@@ -10,7 +10,7 @@ from ray import cloudpickle
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
-from camrobust.io import s3 as stores
+from camrobust.io import retries, s3
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from camrobust.results.folder import open_run
@@ -102,7 +102,7 @@ def told(uri, capsys, tmp_path):
 
 def test_a_bucket_that_is_not_there(bucket, capsys, tmp_path):
     code, lines = told(f"s3://no-{bucket}/x", capsys, tmp_path)
-    sentence = f"camrobust: s3: there is no bucket 'no-{bucket}' (s3://no-{bucket}/x); create it or mend the address"
+    sentence = f"camrobust: s3: there is no bucket 'no-{bucket}' (s3://no-{bucket}/x); create it or correct the address"
     assert (code, lines) == (2, [sentence])
 
 
@@ -129,7 +129,7 @@ def test_an_empty_prefix(bucket, capsys, tmp_path):
 
 def test_an_endpoint_that_is_not_there(bucket, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(stores, "ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     code, lines = told(f"s3://{bucket}/x", capsys, tmp_path)
     sentence = f"camrobust: s3: cannot reach the endpoint for s3://{bucket}/x; check AWS_ENDPOINT_URL and the network"
     assert (code, lines) == (2, [sentence])
@@ -145,11 +145,11 @@ def test_wrong_secret_and_no_permission(bucket, object_store, capsys, tmp_path, 
 
 
 def test_answers_of_a_store_are_explained():
-    refused = stores._refused("AccessDenied", "s3://b/k")
+    refused = s3._refused("AccessDenied", "s3://b/k")
     assert isinstance(refused, UserError)
     assert str(refused) == "s3: no permission for s3://b/k; these credentials need read, list and write on it"
-    assert isinstance(stores._refused("NoSuchKey", "s3://b/k"), MissingObjectError)
-    slow = stores._refused("SlowDown", "s3://b/k")
+    assert isinstance(s3._refused("NoSuchKey", "s3://b/k"), MissingObjectError)
+    slow = s3._refused("SlowDown", "s3://b/k")
     assert str(slow) == "s3: s3://b/k answered SlowDown; the store may be overloaded, run again to resume"
     assert slow.exit_code == 1
 

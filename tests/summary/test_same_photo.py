@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import data
 
 from camrobust.contract.schema import IMAGES
-from camrobust.io.images import characteristics
+from camrobust.io.image_characteristics import characteristics
 from camrobust.summary.same_photo import ROUNDING, SIZES, other_photos
 from tests.synthetic import frame
 

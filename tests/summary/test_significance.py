@@ -1,6 +1,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from camrobust.contract.schema import SCORES, TESTS
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
@@ -15,7 +16,7 @@ def compared(table, **settings):
 
 def test_columns_are_the_schemas_and_every_comparison_is_there():
     found = compared(scores(images=12, models=("m", "n"), datasets=("d", "e"), cams=("a", "b", "random"), seed=3))
-    assert found.columns == [one.name for one in TESTS]
+    assert found.columns == [column.name for column in TESTS]
     kinds = found.group_by("factor", "test").agg(pl.len())
     here = {(factor, test): n for factor, test, n in kinds.rows()}
     measures = 3
@@ -69,7 +70,7 @@ def test_p_is_corrected_within_one_comparison():
 )
 def test_degenerate_runs_have_a_table_without_nonsense(keywords):
     found = compared(scores(**keywords))
-    assert found.columns == [one.name for one in TESTS]
+    assert found.columns == [column.name for column in TESTS]
     assert not found.select(pl.col(pl.Float64).is_nan().any()).row(0).count(True)
     if keywords in ({"images": 1}, {"cams": ("a",)}, {"bad": 2}):
         assert found.is_empty()
@@ -82,6 +83,32 @@ def test_equal_maps_do_not_differ():
     twins = [*rows, *({**row, "cam": "b"} for row in rows), *({**row, "cam": "c"} for row in rows)]
     found = compared(frame(SCORES, twins)).filter(pl.col("factor") == "cam")
     pairs = found.filter(pl.col("test").is_in(["wilcoxon", "nemenyi"]))
+    assert pairs.height == 3 * 2 * 3
     assert (pairs["effect"] == 0).all()
     assert (pairs["p"] > 0.999).all()
     assert found.filter(pl.col("test") == "friedman")["effect"].null_count() == 3
+
+
+def test_the_difference_between_datasets_has_welchs_interval_and_within_one_that_of_a_paired_t():
+    table = scores(images=30, cams=("a", "b"), datasets=("d", "e"), bad=0, flip=-1, seed=7)
+    profiles = reduce_frame(table.lazy(), SummarySettings()).profiles
+    found = significance_tests(profiles).filter(pl.col("measure") == "consistency_adjusted")
+    a, b = (profiles[0].of_cam("consistency_adjusted", cam).astype(float) for cam in ("a", "b"))
+    x, y = (profile.of_cam("consistency_adjusted", "a").astype(float) for profile in profiles)
+    for test, wanted in (
+        ("cliffs_delta", stats.ttest_ind(x, y, equal_var=False).confidence_interval()),
+        ("wilcoxon", stats.ttest_rel(a, b).confidence_interval()),
+    ):
+        line = found.filter(pl.col("test") == test).row(0, named=True)
+        assert (line["difference_lower"], line["difference_upper"]) == pytest.approx(
+            (wanted.low, wanted.high), abs=1e-15
+        )
+
+
+def test_constant_datasets_have_a_difference_without_width():
+    rows = [row | {"rbo_adjusted": 0.5, "dataset": name} for name in "de" for row in score_rows(bad=0, flip=-1)]
+    found = compared(frame(SCORES, rows)).filter(
+        (pl.col("test") == "cliffs_delta") & (pl.col("measure") == "consistency_adjusted")
+    )
+    assert found.height == 2
+    assert set(found.select("difference", "difference_lower", "difference_upper").row(0)) == {0}

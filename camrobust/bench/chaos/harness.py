@@ -24,7 +24,7 @@ from camrobust.bench.chaos.trial import Trial, carry_out, write_config
 from camrobust.contract.errors import RunFailed
 from camrobust.core.draws import Draws
 from camrobust.io.objects import Store
-from camrobust.io.s3 import client
+from camrobust.io.s3_client import client
 from camrobust.io.store import open_store
 
 IMAGES = 24

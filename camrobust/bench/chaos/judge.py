@@ -9,8 +9,8 @@ from camrobust.bench.chaos.trial import Trial
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import read_object
 from camrobust.results.folder import open_run
+from camrobust.results.scan import scan_scores
 from camrobust.results.verify import verify
-from camrobust.summary.aggregate import scan_scores
 
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]
 

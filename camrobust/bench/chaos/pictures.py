@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from camrobust.io.codecs import PNG_SIGNATURE, png_chunks
+from camrobust.io.png import SIGNATURE as PNG_SIGNATURE
+from camrobust.io.png import png_chunks
 
 WIDTH, HEIGHT = 136, 104
 HUGE = (0, 1, 255, 13_377, 16_383, 30_000, 65_535, 2**24, 2**31 - 1, 2**32 - 1)

@@ -23,7 +23,8 @@ from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
 from camrobust.results.arrow import TABLES, empty_frame, make_table
 from camrobust.results.commits import put_commit
-from camrobust.results.folder import RunFolder, open_run, pending_units
+from camrobust.results.counted import pending_units
+from camrobust.results.folder import RunFolder, open_run
 from camrobust.results.verify import verify
 from camrobust.run.pipeline import in_rounds, stream
 from camrobust.run.session import session

@@ -13,7 +13,8 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import RunFailed
 from camrobust.io.store import open_store
-from camrobust.results.folder import open_run, pending_units
+from camrobust.results.counted import pending_units
+from camrobust.results.folder import open_run
 from camrobust.run.batch_sizes import images_per_commit
 from camrobust.run.pipeline import gallery
 from camrobust.run.plan import make_plan

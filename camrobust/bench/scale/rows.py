@@ -24,8 +24,9 @@ from camrobust.results.blocks import score_blocks
 from camrobust.results.commits import put_commit
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder, open_run
+from camrobust.results.scan import scan_scores
 from camrobust.run import summarise
-from camrobust.summary.aggregate import SummarySettings, reduce_scores, scan_scores
+from camrobust.summary.aggregate import SummarySettings, reduce_scores
 
 DATASETS, MODELS, CAMS, PERTURBATIONS, SEVERITIES = 2, 5, 10, 8, 5
 PER_IMAGE = MODELS * CAMS * PERTURBATIONS * SEVERITIES

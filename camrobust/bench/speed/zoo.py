@@ -85,7 +85,15 @@ def _row(name: str) -> dict[str, Any]:
     flat = (maps.amax(dim=(2, 3)) == maps.amin(dim=(2, 3))).any()
     verdict = "not finite" if not maps.isfinite().all() else "constant" if flat else "ok"
     layout = network.layout.order + (f", {network.layout.prefix} in front" if network.layout.prefix else "")
-    tail = "closed form" if network.head else "shortcut" if network.first else "cut" if network.tail else "full passes"
+    tail = (
+        "closed form"
+        if network.head
+        else "shortcut"
+        if network.first_affine
+        else "cut"
+        if network.tail
+        else "full passes"
+    )
     return {"layer": network.layer_name, "layout": layout, "map": f"{h}x{w}", "tail": tail, "verdict": verdict}
 
 

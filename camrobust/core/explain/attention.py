@@ -1,8 +1,8 @@
-"""The attention of a transformer, recorded whichever library it comes from.
+"""Recording the attention of a transformer from any library.
 
-Attention is seen where every model must pass: at torch's fused attention, which is computed in two steps while
-recording, or at the softmax over its scores. What counts is attention among all tokens of an image; windows (Swin) and
-pooled keys (PVT) do not.
+Every model calls either torch's fused attention, which is computed in two steps while recording, or a softmax over its
+attention scores. Both are intercepted. Only attention among all tokens of an image is recorded, not attention within
+windows (Swin) or to pooled keys (PVT).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,22 +19,24 @@ from torch.overrides import TorchFunctionMode
 
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import Evidence
+from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.layout import Layout, tensor_in
 
 FUSED = (functional.scaled_dot_product_attention, torch._C._nn.scaled_dot_product_attention)  # noqa: SLF001 - the name under which modules reach it
-UNUSUAL = ("bias_k", "bias_v", "key_padding_mask", "attn_mask", "q_proj_weight", "static_k", "static_v")
+UNSUPPORTED = ("bias_k", "bias_v", "key_padding_mask", "attn_mask", "q_proj_weight", "static_k", "static_v")
+"""Arguments of torch's multi-head attention; where one is given, the attention is not recorded."""
 SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 
 
 @dataclass
 class Attention:
-    """One layer's attention, recorded by autograd where that is on.
+    """The attention of one layer; its tensors belong to the graph while autograd records.
 
     Attributes:
         scores: (B, heads, N, N) before the softmax, scaled and masked.
-        weights: (B, heads, N, N) after it.
-        inside: the modules that it happened in, outermost first.
-        block: what the largest module that holds this attention alone put out, (B, N, C).
+        weights: (B, heads, N, N) after the softmax.
+        inside: the modules that were running, outermost first.
+        block: (B, N, C), the output of the largest module that contains no other attention; None if it has none.
     """
 
     scores: Tensor
@@ -44,11 +46,17 @@ class Attention:
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes every attention among `tokens` tokens."""
+    """Intercepts torch functions and records every self-attention over all tokens.
 
-    def __init__(self, images: int, found: list[Attention], stack: Sequence[nn.Module]) -> None:
+    Args:
+        images: B.
+        layers: the list to which recorded attention is added.
+        running: the modules that are running, outermost first.
+    """
+
+    def __init__(self, images: int, layers: list[Attention], running: Sequence[nn.Module]) -> None:
         super().__init__()
-        self._images, self._found, self._stack, self._busy = images, found, stack, False
+        self._images, self._layers, self._running = images, layers, running
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -58,16 +66,16 @@ class _Recorder(TorchFunctionMode):
         if func in FUSED:
             return self._fused(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
-            return self._many_heads(*args, **kwargs)
+            return self._multi_head(*args, **kwargs)
         if func in SOFTMAX and args[0].ndim == 4 and args[0].shape[-1] == args[0].shape[-2]:
-            return self._note(args[0], func(*args, **kwargs))
+            return self._record(args[0], func(*args, **kwargs))
         return func(*args, **kwargs)
 
     def _fused(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
-        """What the fused kernel computes, in two steps."""
+        """The result of the fused attention, computed in two steps."""
         if is_causal or enable_gqa or query.ndim != 4:
             return functional.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -76,15 +84,15 @@ class _Recorder(TorchFunctionMode):
         if attn_mask is not None:
             masked = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
-        return self._note(scores, torch.softmax(scores, dim=-1)) @ value
+        return self._record(scores, torch.softmax(scores, dim=-1)) @ value
 
-    def _many_heads(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """What `nn.MultiheadAttention` computes for self-attention with one projection and no mask, in steps."""
+    def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """The result of `nn.MultiheadAttention`, in steps, for self-attention with one projection and no mask."""
         given = signature(functional.multi_head_attention_forward).bind(*args, **kwargs)
         given.apply_defaults()
         a = given.arguments
         query, heads = a["query"], a["num_heads"]
-        if any(a[name] is not None for name in UNUSUAL) or a["add_zero_attn"] or query is not a["value"]:
+        if any(a[name] is not None for name in UNSUPPORTED) or a["add_zero_attn"] or query is not a["value"]:
             return functional.multi_head_attention_forward(*args, **kwargs)
         N, B, E = query.shape
         projected = functional.linear(query, a["in_proj_weight"], a["in_proj_bias"])
@@ -92,81 +100,79 @@ class _Recorder(TorchFunctionMode):
         mixed = self._fused(q, k, v).permute(2, 0, 1, 3).reshape(N, B, E)
         return functional.linear(mixed, a["out_proj_weight"], a["out_proj_bias"]), None
 
-    def _note(self, scores: Tensor, weights: Tensor) -> Tensor:
+    def _record(self, scores: Tensor, weights: Tensor) -> Tensor:
+        """Record attention over all tokens; returns the weights, which require a gradient while autograd records."""
         if scores.shape[-1] != scores.shape[-2] or len(scores) != self._images:
             return weights
         if torch.is_grad_enabled() and not weights.requires_grad:
             weights = weights.detach().requires_grad_()
-        self._found.append(Attention(scores, weights, tuple(self._stack)))
+        self._layers.append(Attention(scores, weights, tuple(self._running)))
         return weights
 
 
 @contextmanager
-def _places(module: nn.Module, outputs: dict[nn.Module, Tensor]) -> Iterator[list[nn.Module]]:
-    """The modules that are running at the moment, outermost first; what each put out in the end."""
-    stack: list[nn.Module] = []
+def _running_modules(module: nn.Module, outputs: dict[nn.Module, Tensor]) -> Iterator[list[nn.Module]]:
+    """Within the context, yields the list of running modules, outermost first, and fills in their outputs."""
+    running: list[nn.Module] = []
 
     def enter(part: nn.Module, _inputs: object) -> None:
-        stack.append(part)
+        running.append(part)
 
     def leave(part: nn.Module, _inputs: object, output: object) -> None:
-        stack.pop()
+        running.pop()
         tensor = tensor_in(output)
         if tensor is not None:
             outputs[part] = tensor
 
-    handles = []
-    for part in module.modules():
-        handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(module.modules(), leave, enter):
+        yield running
 
 
-def attend(evidence: Evidence, method: str) -> tuple[Tensor, list[Attention]]:
-    """One forward pass with its attention: the explained logit (B,) and the layers in order.
+def record_attention(evidence: Evidence, method: str) -> tuple[Tensor, list[Attention]]:
+    """One forward pass that records attention.
 
     Args:
-        evidence: of a transformer.
-        method: who asks, for the message.
+        evidence: evidence of a transformer.
+        method: name of the CAM method, for the message.
+
+    Returns:
+        The explained logit (B,), and the attention of every layer in order.
 
     Raises:
         UserError: the model has no attention among all positions of an image.
     """
-    found: list[Attention] = []
+    recorded: list[Attention] = []
     outputs: dict[nn.Module, Tensor] = {}
     network, images = evidence.network, evidence.images
-    with _places(network.module, outputs) as stack, _Recorder(len(images), found, stack):
-        score = evidence.explained(network.logits(images))
-    tokens = max((one.scores.shape[-1] for one in found), default=0)
-    layers = [one for one in found if one.scores.shape[-1] == tokens]
+    with _running_modules(network.module, outputs) as running, _Recorder(len(images), recorded, running):
+        score = evidence.explained_logit(network.logits(images))
+    tokens = max((layer.scores.shape[-1] for layer in recorded), default=0)
+    layers = [layer for layer in recorded if layer.scores.shape[-1] == tokens]
     if not layers or tokens < evidence.activations[0, 0].numel():
         raise UserError(
             f"{method}: the model must have attention among all positions of an image, and none was seen; "
             "choose a method that needs no attention"
         )
-    for one in layers:
-        _find_block(one, layers, outputs)
+    for layer in layers:
+        layer.block = _block_output(layer, layers, outputs)
     return score, layers
 
 
-def _find_block(one: Attention, layers: Sequence[Attention], outputs: Mapping[nn.Module, Tensor]) -> None:
-    """Fills in what the largest module that holds this attention alone put out."""
-    others = {part for other in layers if other is not one for part in other.inside}
-    shape = (one.scores.shape[0], one.scores.shape[-1])
-    for part in one.inside:
+def _block_output(layer: Attention, layers: Sequence[Attention], outputs: Mapping[nn.Module, Tensor]) -> Tensor | None:
+    """The output (B, N, C) of the largest module that contains this attention and no other, None if it has none."""
+    others = {part for other in layers if other is not layer for part in other.inside}
+    shape = (layer.scores.shape[0], layer.scores.shape[-1])
+    for part in layer.inside:
         if part not in others and part in outputs and tuple(outputs[part].shape[:2]) == shape:
-            one.block = outputs[part]
-            return
+            return outputs[part]
+    return None
 
 
-def prefix_of(evidence: Evidence, tokens: int, method: str) -> int:
-    """Tokens in front that have no position, in a row of so many.
+def prefix_length(evidence: Evidence, tokens: int, method: str) -> int:
+    """The number of tokens without a position in front of a row of tokens.
 
     Raises:
-        UserError: the attention's grid is not the target layer's.
+        UserError: the attention has another grid of positions than the target layer.
     """
     prefix = tokens - evidence.activations[0, 0].numel()
     layout: Layout = evidence.network.layout
@@ -178,18 +184,20 @@ def prefix_of(evidence: Evidence, tokens: int, method: str) -> int:
 
 
 def by_position(evidence: Evidence, values: Tensor, method: str) -> Tensor:
-    """Values per token (B, N) as maps (B, h, w)."""
-    prefix = prefix_of(evidence, values.shape[1], method)
+    """Values of the tokens (B, N) as maps (B, h, w)."""
+    prefix = prefix_length(evidence, values.shape[1], method)
     return values[:, prefix:].reshape(len(values), *evidence.activations.shape[2:])
 
 
-def read_at_class_token(evidence: Evidence, tokens: int, method: str) -> bool:
-    """Whether the row of tokens begins with tokens that have no position."""
-    return prefix_of(evidence, tokens, method) > 0
+def has_class_token(evidence: Evidence, tokens: int, method: str) -> bool:
+    """Whether the row of tokens begins with a token that has no position."""
+    return prefix_length(evidence, tokens, method) > 0
 
 
-def head_of(evidence: Evidence, method: str) -> Callable[[Tensor], Tensor]:
-    """Tokens (B, N, C) to logits: their mean, the model's last normalisation of that width, its last linear layer.
+def token_classifier(evidence: Evidence, method: str) -> Callable[[Tensor], Tensor]:
+    """A function from tokens (B, N, C) to logits (B, n).
+
+    It applies the mean over tokens, the model's last normalisation of width C, and its last linear layer.
 
     Raises:
         UserError: the model does not end in a linear layer.
@@ -200,9 +208,9 @@ def head_of(evidence: Evidence, method: str) -> Callable[[Tensor], Tensor]:
         raise UserError(f"{method}: the model must end in a linear layer with one output per class; choose agcam")
     width = heads[-1].weight.shape[1]
     norms = [part for part in parts if isinstance(part, nn.LayerNorm) and part.normalized_shape == (width,)]
-    return partial(_read, norms[-1] if norms else nn.Identity(), heads[-1])
+    return partial(_classify, norms[-1] if norms else nn.Identity(), heads[-1])
 
 
-def _read(norm: nn.Module, head: nn.Module, tokens: Tensor) -> Tensor:
+def _classify(norm: nn.Module, head: nn.Module, tokens: Tensor) -> Tensor:
     logits: Tensor = head(norm(tokens.mean(dim=1)))
     return logits.float()

@@ -1,7 +1,7 @@
-"""How a layer lays out what it puts out: a feature map, channels last, or a row of tokens.
+"""The order of positions and channels in a layer's output: a feature map, channels last, or a row of tokens.
 
-Transformers need no reshape from the user: the grid of patches is one that the model's own convolutions put out (or
-one halved, as patch merging does), and what is over in a row of tokens are class and register tokens in front.
+Users of transformers need not write a reshape. The grid of patches is one that the model's own convolutions put out,
+or such a grid halved (by patch merging). Further tokens in a row are class and register tokens in front of the patches.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,29 +14,30 @@ from torch import Tensor
 from camrobust.contract.errors import UserError
 
 MOST_PREFIX = 16
-"""Most tokens in front of the patches: class, distillation and register tokens."""
+"""Largest number of tokens in front of the patches: class, distillation and register tokens."""
 Grid = tuple[int, int]
+"""Height and width in positions."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where positions and channels are in a layer's output.
+    """The order of positions and channels in a layer's output.
 
     Attributes:
         order: "map" (B, C, h, w), "last" (B, h, w, C) or "tokens" (B, P + h·w, C).
-        prefix: P, tokens in front that have no position.
-        grid: h and w of a row of tokens.
+        prefix: P, the number of tokens without a position in front of the others.
+        grid: h and w of the positions in a row of tokens.
     """
 
     order: str = "map"
     prefix: int = 0
     grid: Grid = (0, 0)
 
-    def fold(self, values: Tensor) -> Tensor:
-        """A layer's output as a feature map (B, C, h, w), tokens without a position left out.
+    def to_map(self, values: Tensor) -> Tensor:
+        """A layer's output as a feature map (B, C, h, w), without the tokens that have no position.
 
         Raises:
-            UserError: another number of tokens than this layout's.
+            UserError: the number of tokens is not that of this layout.
         """
         if self.order == "map":
             return values
@@ -50,8 +51,8 @@ class Layout:
             )
         return values[:, self.prefix :].transpose(1, 2).reshape(len(values), -1, h, w)
 
-    def unfold(self, maps: Tensor, values: Tensor) -> Tensor:
-        """A feature map (N, C, h, w) in the layer's own order, tokens without a position taken from `values` (N, …)."""
+    def from_map(self, maps: Tensor, values: Tensor) -> Tensor:
+        """A feature map (N, C, h, w) in the layer's own order; `values` (N, …) give the tokens without a position."""
         if self.order == "map":
             return maps
         if self.order == "last":
@@ -62,23 +63,23 @@ class Layout:
 FEATURE_MAP = Layout()
 
 
-def grids_below(shapes: Iterable[Grid]) -> set[Grid]:
-    """Grids and what halving them (rounded up) gives, those with a single position left out."""
-    found: set[Grid] = set()
-    for grid in shapes:
-        one = grid
-        while one[0] * one[1] > 1 and one not in found:
-            found.add(one)
-            one = (one[0] + 1) // 2, (one[1] + 1) // 2
-    return found
+def with_halved_grids(shapes: Iterable[Grid]) -> set[Grid]:
+    """Grids and their repeated halves (rounded up), without those of a single position."""
+    grids: set[Grid] = set()
+    for shape in shapes:
+        grid = shape
+        while grid[0] * grid[1] > 1 and grid not in grids:
+            grids.add(grid)
+            grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
+    return grids
 
 
-def recognise(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout | None:
-    """The layout of an output of that shape, None where it has no positions.
+def layout_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout | None:
+    """The layout of an output with a given shape, None if the output has no positions.
 
     Args:
-        shape: of the output.
-        grids: of the model's convolutions, empty where it has none.
+        shape: the output's shape.
+        grids: the grids that the model's convolutions put out; empty if it has no convolutions.
         image: height and width of the input, px.
     """
     if len(shape) == 4:
@@ -95,12 +96,12 @@ def recognise(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout |
 
 
 def _fits(grid: Grid, grids: set[Grid], image: Grid) -> bool:
-    """A known grid, or of unknown ones one with the aspect of the image."""
+    """Whether a grid is a known one; if none is known, whether it has the aspect of the image."""
     return grid in grids if grids else abs(grid[0] * image[1] - grid[1] * image[0]) < max(image)
 
 
 def tensor_in(output: object) -> Tensor | None:
-    """The tensor that a layer puts out: itself, the first of a tuple, or the first of what has names."""
+    """The tensor in a layer's output: the output itself, or the first entry of a tuple or mapping."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -111,7 +112,11 @@ def tensor_in(output: object) -> Tensor | None:
 
 
 def with_tensor(output: object, tensor: Tensor) -> Any:
-    """The same output with that tensor exchanged."""
+    """The same output with that tensor replaced.
+
+    Raises:
+        TypeError: the output is of another kind than `tensor_in` reads.
+    """
     if isinstance(output, Tensor):
         return tensor
     if isinstance(output, Mapping):

@@ -1,6 +1,6 @@
-"""The part of a model behind its target layer, cut out to be re-run, and split where a shortcut exists.
+"""The part of a model behind its target layer, cut out so that it can run alone, and split where that saves work.
 
-Everything here is found by tracing and believed only after trying it.
+Both are found by tracing the model and used only if they reproduce its logits.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to the largest logit, at which a cut or a closed form counts as the model itself."""
+"""Largest difference from the model, relative to its largest logit, at which a cut or a shortcut is accepted."""
 
 
 @dataclass(frozen=True)
@@ -25,52 +25,60 @@ class PooledHead:
 
 @dataclass(frozen=True)
 class Tail:
-    """What lies behind the target layer.
+    """The part of a model behind its target layer.
 
     Attributes:
-        behind: the target layer's output and the context to the model's output.
-        before: images to the context, a tuple: what else the tail needs, such as the shortcut of a residual block;
-            None where it needs nothing else.
+        behind: maps the target layer's output and the context to the model's output.
+        before: maps images to the context, a tuple of other values that the tail needs, such as the shortcut of a
+            residual block; None if it needs none.
     """
 
     behind: nn.Module
     before: nn.Module | None
 
     def context(self, images: Tensor) -> tuple[object, ...]:
-        """What the tail needs of these images beside the target layer's output."""
+        """The values that the tail needs beside the target layer's output, for some images."""
         return () if self.before is None else tuple(self.before(images))
 
     def __call__(self, outputs: Tensor, context: Iterable[object], rows: Tensor, images: int) -> object:
-        """The model's output for N outputs of the target layer; `rows` (N,) says which of the images each is of."""
-        return self.behind(outputs, *(_rows_of(one, rows, images) for one in context))
+        """The model's output for N outputs of the target layer.
+
+        Args:
+            outputs: (N, …).
+            context: what `context` gave for B images.
+            rows: (N,) int64, the image that each output belongs to.
+            images: B.
+        """
+        return self.behind(outputs, *(_rows_of(value, rows, images) for value in context))
 
 
 def _rows_of(value: object, rows: Tensor, images: int) -> object:
+    """The entries of a value for some images; a value without an entry per image is returned as it is."""
     return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == images else value
 
 
 @dataclass(frozen=True)
 class FirstAffine:
-    """A tail whose first linear or convolutional layer comes after work that keeps channels apart.
+    """A tail split at its first linear or convolutional layer, where the layers before it keep the channels apart.
 
-    Setting a channel of A to zero then changes that layer's output by one known term, so that nothing before it, and
-    of itself only that term, is computed again.
+    Setting a channel of A to 0 then subtracts one term from that layer's output. Only this term and the layers after
+    it are computed again.
 
     Attributes:
-        before: A to the input of `affine`, channel by channel.
-        affine: a linear or convolutional layer.
-        after: output of `affine` to logits.
-        one_class: `affine` is a convolution with one channel per class and `after` treats channels one by one.
+        before: maps A to the input of `affine`, channel by channel.
+        affine: the first linear or convolutional layer.
+        after: maps the output of `affine` to the model's output.
+        per_class: `affine` is a convolution with one channel per class, and `after` keeps these channels apart.
     """
 
     before: nn.Module
     affine: nn.Linear | nn.Conv2d
     after: nn.Module
-    one_class: bool
+    per_class: bool
 
 
 class _OutsideOnly(fx.Tracer):
-    """Traces only the modules that contain the target layer; every other module stays one opaque call."""
+    """Traces the modules that contain the target layer; every other module is one call in the graph."""
 
     def __init__(self, target: str) -> None:
         super().__init__()
@@ -81,68 +89,75 @@ class _OutsideOnly(fx.Tracer):
         return module_qualified_name not in self._ancestors
 
 
-def cut(module: nn.Module, layer_name: str) -> Tail:
-    """The part behind a layer as a module of its own.
+def cut_tail(module: nn.Module, layer_name: str) -> Tail:
+    """The part of a model behind a layer, as a module of its own.
 
     Raises:
-        Exception: of any kind, where the model cannot be traced.
+        Exception: of any type, if the model cannot be traced.
     """
     tracer = _OutsideOnly(layer_name)
     optional = {
-        name: one.default
-        for name, one in list(signature(module.forward).parameters.items())[1:]
-        if one.default is not Parameter.empty
+        name: parameter.default
+        for name, parameter in list(signature(module.forward).parameters.items())[1:]
+        if parameter.default is not Parameter.empty
     }
     graph = tracer.trace(module, concrete_args=optional)
-    (node,) = [one for one in graph.nodes if one.op == "call_module" and one.target == layer_name]
-    before, behind, context = _halves(graph, node, keep_source=False)
+    (layer,) = [node for node in graph.nodes if node.op == "call_module" and node.target == layer_name]
+    before, behind, context = _split_behind(graph, layer, keep_source=False)
     return Tail(_module(module, behind), _module(module, before) if context else None)
 
 
 def _module(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph as a module without what nothing needs, sharing the parameters of its owner."""
+    """A graph as a module, without unused nodes; it shares the parameters of its owner."""
     module = fx.GraphModule(owner, graph)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
 
 
-def _halves(graph: fx.Graph, node: fx.Node, *, keep_source: bool) -> tuple[fx.Graph, fx.Graph, list[fx.Node]]:
-    """A graph split behind a node: (inputs to what the second half needs, that and the node's value to the output).
+def _split_behind(graph: fx.Graph, node: fx.Node, *, keep_source: bool) -> tuple[fx.Graph, fx.Graph, list[fx.Node]]:
+    """Split a graph behind a node.
 
-    With `keep_source` the first half puts out the node's first argument instead.
+    Args:
+        graph: from inputs to an output.
+        node: one of its nodes.
+        keep_source: the first half returns the node's first argument instead of the context.
+
+    Returns:
+        The first half, from the inputs to the context: the other values that the second half needs; the second half,
+        from the node's value and the context to the output; the nodes of the context.
     """
     behind: set[fx.Node] = set()
-    for one in graph.nodes:
-        if one is not node and any(source is node or source in behind for source in one.all_input_nodes):
-            behind.add(one)
-    needed = dict.fromkeys(
-        source for one in graph.nodes if one in behind for source in one.all_input_nodes
+    for other in graph.nodes:
+        if other is not node and any(source is node or source in behind for source in other.all_input_nodes):
+            behind.add(other)
+    context = dict.fromkeys(
+        source for other in graph.nodes if other in behind for source in other.all_input_nodes
         if source is not node and source not in behind and source.op != "get_attr"
     )  # fmt: skip
     first, second = fx.Graph(), fx.Graph()
-    moved: dict[fx.Node, fx.Node] = {}
-    for one in graph.nodes:
-        if one not in behind and one is not node and one.op != "output":
-            moved[one] = first.node_copy(one, moved.__getitem__)
-    first.output(moved[node.args[0]] if keep_source else tuple(moved[one] for one in needed))  # type: ignore[index]
-    moved = {node: second.placeholder("activations")}
-    moved |= {one: second.placeholder(f"context_{number}") for number, one in enumerate(needed)}
-    for one in graph.nodes:
-        if one.op == "output":
-            second.output(fx.node.map_arg(one.args[0], moved.__getitem__))
-        elif one in behind or one.op == "get_attr":
-            moved[one] = second.node_copy(one, moved.__getitem__)
-    return first, second, list(needed)
+    copies: dict[fx.Node, fx.Node] = {}
+    for other in graph.nodes:
+        if other not in behind and other is not node and other.op != "output":
+            copies[other] = first.node_copy(other, copies.__getitem__)
+    first.output(copies[node.args[0]] if keep_source else tuple(copies[source] for source in context))  # type: ignore[index]
+    copies = {node: second.placeholder("activations")}
+    copies |= {source: second.placeholder(f"context_{number}") for number, source in enumerate(context)}
+    for other in graph.nodes:
+        if other.op == "output":
+            second.output(fx.node.map_arg(other.args[0], copies.__getitem__))
+        elif other in behind or other.op == "get_attr":
+            copies[other] = second.node_copy(other, copies.__getitem__)
+    return first, second, list(context)
 
 
-def first_affine(tail: Tail, activations: Tensor, logits_of: Callable[[object], Tensor]) -> FirstAffine | None:
-    """The tail split at its first linear or convolutional layer, None where that is no shortcut.
+def split_at_first_affine(tail: Tail, activations: Tensor, logits_of: Callable[[object], Tensor]) -> FirstAffine | None:
+    """The tail split at its first linear or convolutional layer, None if the split saves no work or does not apply.
 
     Args:
-        tail: of a model whose target layer puts out feature maps.
-        activations: (B, C, h, w) to try it with.
-        logits_of: opens the model's output.
+        tail: the tail of a model whose target layer puts out feature maps.
+        activations: (B, C, h, w) with which the split is checked.
+        logits_of: gets the logits from the model's output.
     """
     if tail.before is not None:
         return None
@@ -150,45 +165,45 @@ def first_affine(tail: Tail, activations: Tensor, logits_of: Callable[[object], 
         graph = fx.Tracer().trace(tail.behind)
         modules = dict(tail.behind.named_modules())
         node = next(
-            one for one in graph.nodes
-            if one.op == "call_module" and isinstance(modules[str(one.target)], (nn.Linear, nn.Conv2d))
+            node for node in graph.nodes
+            if node.op == "call_module" and isinstance(modules[str(node.target)], (nn.Linear, nn.Conv2d))
         )  # fmt: skip
-        before, behind, context = _halves(graph, node, keep_source=True)
+        before, behind, context = _split_behind(graph, node, keep_source=True)
         affine: Any = modules[str(node.target)]
         if context or (isinstance(affine, nn.Conv2d) and affine.groups != 1):
             return None
-        parts = FirstAffine(_module(tail.behind, before), affine, _module(tail.behind, behind), one_class=False)
+        parts = FirstAffine(_module(tail.behind, before), affine, _module(tail.behind, behind), per_class=False)
         with torch.no_grad():
-            return _tried(parts, activations, logits_of)
+            return _checked(parts, activations, logits_of)
     except Exception:  # noqa: BLE001 - a tracer runs the user's code: whatever it raises means "no shortcut"
         return None
 
 
-def _tried(parts: FirstAffine, activations: Tensor, logits_of: Callable[[object], Tensor]) -> FirstAffine | None:
-    """Whether channels stay apart before the affine layer, and classes behind it."""
+def _checked(parts: FirstAffine, activations: Tensor, logits_of: Callable[[object], Tensor]) -> FirstAffine | None:
+    """The split if channels stay apart before the affine layer, else None; sets `per_class` if classes do after it."""
     B, C = activations.shape[:2]
-    some = torch.arange(C, device=activations.device) % 2 == 0
+    even = torch.arange(C, device=activations.device) % 2 == 0
     kept, none = parts.before(activations.clone()), parts.before(torch.zeros_like(activations))
-    half = parts.before(activations * ~some[:, None, None])
+    half = parts.before(activations * ~even[:, None, None])
     if isinstance(parts.affine, nn.Linear):
         if kept.ndim != 2 or kept.shape[1] % C:
             return None
         kept, none, half = (value.reshape(B, C, -1) for value in (kept, none, half))
-    wanted = torch.where(some.reshape(1, C, *[1] * (kept.ndim - 2)), none, kept)
-    if not close(half, wanted):
+    wanted = torch.where(even.reshape(1, C, *[1] * (kept.ndim - 2)), none, kept)
+    if not nearly_equal(half, wanted):
         return None
     if isinstance(parts.affine, nn.Linear):
         return parts
     scores = parts.affine(kept)
-    one = scores.shape[1] // 2
-    alone = logits_of(parts.after(scores[:, one : one + 1].clone()))
-    if alone.shape != (B, 1) or not close(alone, logits_of(parts.after(scores.clone()))[:, one : one + 1]):
+    middle = scores.shape[1] // 2
+    alone = logits_of(parts.after(scores[:, middle : middle + 1].clone()))
+    if alone.shape != (B, 1) or not nearly_equal(alone, logits_of(parts.after(scores.clone()))[:, middle : middle + 1]):
         return None
-    return FirstAffine(parts.before, parts.affine, parts.after, one_class=True)
+    return FirstAffine(parts.before, parts.affine, parts.after, per_class=True)
 
 
-def close(values: Tensor, wanted: Tensor) -> bool:
-    """Equal up to `TOLERANCE` of the largest wanted magnitude."""
+def nearly_equal(values: Tensor, wanted: Tensor) -> bool:
+    """Whether values are equal up to `TOLERANCE` times the largest wanted magnitude."""
     if values.shape != wanted.shape:
         return False
     return bool((values - wanted).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=1e-12))

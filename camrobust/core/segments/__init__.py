@@ -1,6 +1,7 @@
-"""Segments of images, one method of the registry each, and the small matrix that ranks segments by a map."""
+"""Segmentation methods, and the small matrix that gives each segment its score under a map."""
 
-from camrobust.core.segments.methods import felzenszwalb, grid, segment, segment_matrix, slic
+from camrobust.core.segments.matrix import segment_matrix
+from camrobust.core.segments.methods import felzenszwalb, grid, segment, slic
 from camrobust.core.segments.quickshift import quickshift
 
 __all__ = ["felzenszwalb", "grid", "quickshift", "segment", "segment_matrix", "slic"]

@@ -1,4 +1,4 @@
-"""CIE L*a*b* colours."""
+"""Conversion of sRGB pixels to CIE L*a*b* colours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-"""Linear sRGB to XYZ, rounded as in scikit-image."""
+"""Matrix from linear sRGB to XYZ, rounded as in scikit-image."""
 WHITE = (0.95047, 1.0, 1.08883)
-"""D65 for the 2° observer, in XYZ."""
+"""XYZ of the white point D65 for the 2° observer."""
 
 
 def lab(images: Tensor) -> Tensor:
-    """CIE L*a*b* of sRGB pixels under D65.
+    """CIE L*a*b* colours of sRGB pixels under D65.
 
-    On a CPU powers, roots and the matrix product are numpy's, so that every bit is that of `skimage.color.rgb2lab` on
-    the same machine: of two pixels at the same distance, the last bit of a colour decides which is the parent. On
-    another device they are the device's, within 1e-12 of these.
+    On a CPU, numpy computes powers, roots and the matrix product, so that every bit equals `skimage.color.rgb2lab` on
+    the same machine. The last bit of a colour can decide which of two equally near pixels becomes the parent. On
+    another device the results are within 1e-12.
 
     Args:
         images: (B, 3, H, W), float in [0, 1] or uint8.
@@ -33,30 +33,31 @@ def lab(images: Tensor) -> Tensor:
         linear = _linear(torch.arange(256, dtype=torch.float64) / 255).to(images.device)[images.long()]
     else:
         linear = _linear(images.double())
-    shares = _mixed(linear) / torch.tensor(WHITE, dtype=torch.float64, device=images.device)
+    shares = _xyz(linear) / torch.tensor(WHITE, dtype=torch.float64, device=images.device)
     roots = _apply(np.cbrt, lambda values: values.pow(1 / 3), shares)
     x, y, z = torch.where(shares > 0.008856, roots, 7.787 * shares + 16 / 116).unbind(-1)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=1)
 
 
 def _linear(values: Tensor) -> Tensor:
-    """Share of full light from an sRGB value in [0, 1]."""
-    powers = _apply(lambda one: np.power(one, 2.4), lambda one: one.pow(2.4), (values + 0.055) / 1.055)
+    """Linear light in [0, 1] of sRGB values in [0, 1]."""
+    powers = _apply(lambda x: np.power(x, 2.4), lambda x: x.pow(2.4), (values + 0.055) / 1.055)
     return torch.where(values > 0.04045, powers, values / 12.92)
 
 
-def _mixed(linear: Tensor) -> Tensor:
-    """(B, 3, H, W) light to (B, H, W, 3) XYZ."""
+def _xyz(linear: Tensor) -> Tensor:
+    """Linear light (B, 3, H, W) to XYZ (B, H, W, 3)."""
     pixels = linear.movedim(1, -1).contiguous()
     matrix = np.array(FROM_RGB).T
-    # Not a matrix product on a GPU: equal pixels must get equal bits wherever they lie.
+    # No matrix product on a GPU, where equal pixels could get different bits in different places.
     return _apply(
-        lambda one: one @ matrix,
-        lambda one: sum(one[..., c, None] * one.new_tensor(matrix[c]) for c in range(3)),
+        lambda x: x @ matrix,
+        lambda x: sum(x[..., c, None] * x.new_tensor(matrix[c]) for c in range(3)),
         pixels,
     )
 
 
 def _apply(on_cpu: Callable[[Any], Any], elsewhere: Callable[[Tensor], Any], values: Tensor) -> Tensor:
-    found: Tensor = torch.from_numpy(on_cpu(values.numpy())) if values.device.type == "cpu" else elsewhere(values)
-    return found
+    """The result of a numpy function on the CPU, of a torch function on another device."""
+    result: Tensor = torch.from_numpy(on_cpu(values.numpy())) if values.device.type == "cpu" else elsewhere(values)
+    return result

@@ -1,4 +1,4 @@
-"""Similarity of two maps beside rank-biased overlap: one decorated function each, in any module of this package.
+"""Similarities of two maps beside rank-biased overlap: one function under `@similarity(...)` each.
 
 A new measure is one function under `@similarity(...)` and a column in `schema.SIMILARITIES`; it then appears in
 `camrobust list similarities`, in the configuration and in the tests that run over the registry.

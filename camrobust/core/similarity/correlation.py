@@ -1,4 +1,4 @@
-"""Correlations: how alike two maps are whatever their scale."""
+"""Correlations: similarity of two maps independent of their scale."""
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
     "pearson", takes="positions", low=-1, high=1, same=1, unit="linear correlation of positions", source="Pearson 1895"
 )
 def pearson(clean: Tensor, noisy: Tensor) -> Tensor:
-    """Linear correlation over positions, [-1, 1]."""
+    """Linear correlation over positions, [-1, 1]: the cosine of the two maps minus their means."""
     return _correlation(clean, noisy)
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, ascending, ties share their mean rank; (…, n) float64."""
+    """Ascending ranks from 1, (…, n) float64; tied values share their mean rank."""
     ascending = values.sort(dim=-1).values.contiguous()
     below = torch.searchsorted(ascending, values.contiguous(), right=False)
     not_above = torch.searchsorted(ascending, values.contiguous(), right=True)
@@ -36,7 +36,7 @@ def average_ranks(values: Tensor) -> Tensor:
     "spearman", takes="positions", low=-1, high=1, same=1, unit="rank correlation of positions", source="Spearman 1904"
 )
 def spearman(clean: Tensor, noisy: Tensor) -> Tensor:
-    """Rank correlation over positions, [-1, 1]; ties share their mean rank."""
+    """Rank correlation over positions, [-1, 1]: `pearson` of the ranks; tied values share their mean rank."""
     return _correlation(average_ranks(clean), average_ranks(noisy))
 
 
@@ -45,7 +45,7 @@ def spearman(clean: Tensor, noisy: Tensor) -> Tensor:
     source="Salton & McGill 1983",
 )  # fmt: skip
 def cosine(clean: Tensor, noisy: Tensor) -> Tensor:
-    """Cosine of the angle between the raw maps, [-1, 1]; unlike pearson it sees where 0 is."""
+    """Cosine of the angle between the raw maps, [-1, 1]; unlike `pearson` it depends on an offset of the maps."""
     return _cosine(clean.double(), noisy.double())
 
 
@@ -56,15 +56,15 @@ def cosine(clean: Tensor, noisy: Tensor) -> Tensor:
 def kendall(clean: Tensor, noisy: Tensor) -> Tensor:
     """Kendall's τ-b of the segments' scores, [-1, 1].
 
-    Pairs of segments in the same order less pairs in opposite order, over √(pairs not tied in one list · pairs not tied
-    in the other).
+    (C - D)/√(P·Q), with C and D the numbers of segment pairs in the same and in the opposite order, P and Q the numbers
+    of pairs that are not tied in the first and in the second list.
     """
     m = clean.shape[-1]
     return chunks(clean, noisy, _tau_b, 1, 3 * 4 * m * m)
 
 
 def _tau_b(clean: Tensor, noisy: Tensor) -> Tensor:
-    """(N, m) twice to (N,)."""
+    """τ-b of scores (N, m) and (N, m), (N,)."""
     a, b = (torch.sign(scores[:, :, None] - scores[:, None, :]) for scores in (clean, noisy))
     order = (a * b).sum(dim=(1, 2), dtype=torch.float64)
     untied = [signs.abs().sum(dim=(1, 2), dtype=torch.float64) for signs in (a, b)]

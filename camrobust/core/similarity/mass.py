@@ -1,4 +1,4 @@
-"""Where a map's mass is: each map min-max scaled and divided by its sum, a distribution over positions."""
+"""Measures of the position of a map's mass. The map minus its minimum, divided by its sum, is a distribution."""
 
 import math
 
@@ -8,10 +8,11 @@ from torch import Tensor
 from camrobust.core.similarity.registry import similarity
 
 TOP_SHARE = 0.2
+"""Share of the positions that `topk_iou` compares."""
 
 
 def _shares(values: Tensor) -> Tensor:
-    """Min-max scaled and divided by their sum, (…, n) float64."""
+    """Values (…, n) minus their minimum, divided by their sum, float64."""
     shifted = values.double() - values.amin(dim=-1, keepdim=True).double()
     return shifted / shifted.sum(dim=-1, keepdim=True)
 
@@ -21,13 +22,13 @@ def _shares(values: Tensor) -> Tensor:
     source="total variation distance",
 )  # fmt: skip
 def l1(clean: Tensor, noisy: Tensor) -> Tensor:
-    """½·Σ|a/Σa - b/Σb| of the min-max scaled maps: the share of the map's mass that moved, [0, 1]."""
+    """½·Σ|a/Σa - b/Σb| of the maps minus their minima: the share of the mass that moved, [0, 1]."""
     return (_shares(clean) - _shares(noisy)).abs().sum(dim=-1) / 2
 
 
 @similarity("js", takes="positions", low=0, high=1, same=0, unit="√bit", source="Endres & Schindelin 2003")
 def js(clean: Tensor, noisy: Tensor) -> Tensor:
-    """Jensen-Shannon distance of the min-max scaled maps, base 2, [0, 1]: √(H((a+b)/2) - (H(a) + H(b))/2)."""
+    """Jensen-Shannon distance √(H((a+b)/2) - (H(a) + H(b))/2) of the mass distributions, base 2, [0, 1]."""
     a, b = _shares(clean), _shares(noisy)
     middle = (a + b) / 2
     bits = ((torch.xlogy(a, a) + torch.xlogy(b, b)) / 2 - torch.xlogy(middle, middle)).sum(dim=-1) / math.log(2)
@@ -35,7 +36,7 @@ def js(clean: Tensor, noisy: Tensor) -> Tensor:
 
 
 def _membership(values: Tensor, k: int) -> Tensor:
-    """How far each position belongs to the top k: those tied at the threshold share the places that are left."""
+    """Membership of each position in the top k, [0, 1]; positions tied at the threshold share the remaining places."""
     threshold = values.topk(k, dim=-1).values[..., -1:]
     above, tied = values > threshold, values == threshold
     left = k - above.sum(dim=-1, keepdim=True)
@@ -49,7 +50,7 @@ def _membership(values: Tensor, k: int) -> Tensor:
 def topk_iou(clean: Tensor, noisy: Tensor) -> Tensor:
     """Overlap of the strongest ⌈0.2·n⌉ positions: Σmin/Σmax of memberships in [0, 1].
 
-    Positions tied at the threshold share the remaining places equally, so that no order of equal values is made up.
+    Positions tied at the threshold share the remaining places equally, so that equal values are treated alike.
     """
     k = math.ceil(TOP_SHARE * clean.shape[-1])
     a, b = torch.broadcast_tensors(_membership(clean, k), _membership(noisy, k))
@@ -57,7 +58,7 @@ def topk_iou(clean: Tensor, noisy: Tensor) -> Tensor:
 
 
 def _centre(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Centre of mass of maps (…, h, w) in an image of H × W px: (…, 2) px."""
+    """Centre of mass (y, x) of maps (…, h, w) in an image of H × W px, (…, 2) px."""
     shares = _shares(maps.flatten(-2)).reshape(maps.shape)
     y, x = (
         (torch.arange(cells, device=maps.device, dtype=torch.float64) + 0.5) / cells * side
@@ -68,6 +69,6 @@ def _centre(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @similarity("com_shift", takes="grid", low=0, high=1, same=0, unit="share of the image's diagonal", source="camrobust")
 def com_shift(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
-    """How far the min-max scaled map's centre of mass moved, as a share of the image's diagonal, [0, 1]."""
+    """Shift of the centre of mass of the map minus its minimum, as a share of the image's diagonal, [0, 1]."""
     moved: Tensor = torch.linalg.vector_norm(_centre(clean, size) - _centre(noisy, size), dim=-1)
     return moved / math.hypot(*size)

@@ -1,4 +1,4 @@
-"""The registry of similarity measures, and when a map has nothing to compare."""
+"""The registry of similarity measures, the decorator that fills it, and the test for constant maps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,30 +10,32 @@ from camrobust.contract.registry import Registry
 
 Function = Callable[..., Tensor]
 FLAT = 1e-6
+"""A map is constant if max - min is at most this share of its largest magnitude."""
 
 TAKES: Mapping[str, str] = {
     "positions": "the maps with their positions flattened, (…, n) twice",
     "grid": "the maps, (…, h, w) twice, and the image's (H, W) in px",
     "segments": "the scores of the segments, (…, m) twice",
-    "change": "the maps flattened, (…, n) twice, and how far image and model moved (`sensitivity.Change`)",
+    "change": "the maps flattened, (…, n) twice, and the change of image and model (`sensitivity.InputChange`)",
 }
-"""What a measure is computed from; leading dimensions broadcast, and the clean side comes first."""
+"""The arguments of a measure: the clean map first; leading dimensions broadcast."""
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """A measure of two maps with its facts.
+    """A similarity measure and its facts.
 
     Attributes:
-        name: as it stands in the results.
-        function: what `takes` says, to (…), where no map is constant; calling the measure itself minds that.
+        name: its name in configurations and results.
+        function: maps the arguments that `takes` names to (…); undefined for constant maps. Calling the `Similarity`
+            itself gives NaN for these.
         takes: a key of `TAKES`.
-        low: least value.
-        high: largest value, infinity where there is none.
-        same: what two equal maps give, `low` or `high`.
-        unit: of the value.
-        source: where it is defined.
-        default: measured unless the configuration names the measures; those that cost more are not.
+        low: smallest value.
+        high: largest value, infinity if there is none.
+        same: value of two equal maps, either `low` or `high`.
+        unit: unit of the value.
+        source: the publication that defines it.
+        default: measured unless the configuration names its measures; costly measures are not.
     """
 
     name: str
@@ -47,13 +49,13 @@ class Similarity:
     default: bool
 
     def __call__(self, clean: Tensor, noisy: Tensor, *rest: object) -> Tensor:
-        """The measure, (…), and NaN where one of the maps is constant."""
+        """The measure, (…); NaN if one of the two maps is constant."""
         constant = [flat(maps.flatten(-2) if self.takes == "grid" else maps) for maps in (clean, noisy)]
         return torch.where(constant[0] | constant[1], torch.nan, self.function(clean, noisy, *rest))
 
     @property
     def direction(self) -> str:
-        """How to read it: "higher = more alike" or "lower = more alike"."""
+        """Either "higher = more alike" or "lower = more alike"."""
         return f"{'higher' if self.same == self.high else 'lower'} = more alike"
 
 
@@ -81,23 +83,24 @@ def similarity(
 
 
 def flat(values: Tensor) -> Tensor:
-    """Constant up to rounding along the last dimension: max - min is at most 1e-6 of the largest magnitude.
+    """Whether values (…, n) are constant along the last dimension, up to rounding: (…) bool.
 
-    A map that is mathematically constant must not be ranked by its rounding errors.
+    Constant means that max - min is at most `FLAT` of the largest magnitude. Otherwise the rounding errors of a
+    constant map would be ranked.
     """
     low, high = values.aminmax(dim=-1)
     return high - low <= FLAT * torch.maximum(high, -low)
 
 
 def chunks(clean: Tensor, noisy: Tensor, function: Function, items: int, bytes_per_pair: int) -> Tensor:
-    """A function of pairs whose intermediate results are much larger than the maps, some pairs at a time.
+    """Apply a function to pairs in chunks, because its intermediate results are much larger than the maps.
 
     Args:
         clean: (…, *rest).
         noisy: (…, *rest); leading dimensions broadcast.
-        function: (N, *rest) twice to (N,).
-        items: number of dimensions in rest.
-        bytes_per_pair: what it needs for one.
+        function: two tensors (N, *rest) to (N,).
+        items: number of dimensions in `rest`.
+        bytes_per_pair: size of the intermediate results for one pair.
 
     Returns:
         (…).
@@ -106,8 +109,8 @@ def chunks(clean: Tensor, noisy: Tensor, function: Function, items: int, bytes_p
     shape = clean.shape[: clean.ndim - items]
     size = max(1, CHUNK_BYTES // bytes_per_pair)
     pairs = (side.reshape(-1, *side.shape[side.ndim - items :]).split(size) for side in (clean, noisy))
-    return torch.cat([function(one, other) for one, other in zip(*pairs, strict=True)]).reshape(shape)
+    return torch.cat([function(a, b) for a, b in zip(*pairs, strict=True)]).reshape(shape)
 
 
 CHUNK_BYTES = 64 * 2**20
-"""Most memory for the intermediate results of a measure."""
+"""Largest size of the intermediate results of a measure."""

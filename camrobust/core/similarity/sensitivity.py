@@ -1,9 +1,9 @@
-"""How much a map changes for how much the image, or the model, changed: one ratio per variant and CAM.
+"""The change of a map per change of the image or the model: one ratio per variant and CAM.
 
-The largest and the mean of these ratios over an image's variants are max-sensitivity, avg-sensitivity, the local
-Lipschitz estimate, continuity and the relative stabilities (`camrobust.summary.stability`); the neighbourhood is the
-variants of the run, so nothing is drawn here and no pass is added. Norms of maps are taken at the image's size: each
-cell of a low-resolution map counts as often as the pixels it covers.
+The maxima and means of these ratios over an image's variants are max-sensitivity, avg-sensitivity, the local Lipschitz
+estimate, continuity and the relative stabilities (`camrobust.summary.stability`). The neighbours of an image are the
+variants of the run, so there are no further draws or passes. Norms of maps are those at the image's size: each cell of
+a low-resolution map counts once for every pixel that it covers.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from torch import Tensor
 from camrobust.core.similarity.registry import similarity
 
 GREY_LEVELS = 255
-"""A relative change is taken of at least one grey level: 1/255 of the pixel range, or of a map's largest magnitude.
+"""Relative changes are divided by at least one grey level: 1/255 of the pixel range or of a map's largest magnitude.
 
-Where the clean value is 0 (black pixels, maps and activations behind a ReLU) a relative change would be infinite.
+Otherwise they would be infinite where the clean value is 0 (black pixels, maps and activations behind a ReLU).
 """
 
 
 @dataclass(frozen=True)
 class InputChange:
-    """How far variants are from their clean image; each (V, 1) float64, so that it broadcasts over the CAMs.
+    """The distances of V variants from their clean image; each (V, 1) float64, to broadcast over the CAMs.
 
     Attributes:
         pixels: ‖x' - x‖₂ of pixels in [0, 1], over √(H·W).
         relative_pixels: ‖(x' - x)/x‖₂, over √(H·W).
         logits: ‖y' - y‖₂.
         representation: ‖(A' - A)/A‖₂ of the target layer's activations.
-        area_px: H·W, the same for all.
+        area_px: H·W, equal for all variants.
     """
 
     pixels: Tensor
@@ -41,23 +41,23 @@ class InputChange:
 
     @staticmethod
     def cat(parts: Sequence["InputChange"]) -> "InputChange":
-        """Several groups of variants as one."""
+        """Join several groups of variants."""
         names = [field.name for field in fields(InputChange)]
         return InputChange(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     def without_first(self) -> "InputChange":
-        """All variants but the first, which is the clean one."""
+        """All variants except the first, the clean one."""
         return InputChange(**{field.name: getattr(self, field.name)[1:] for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class PassOutput:
-    """What a model saw and gave for some variants.
+    """Input and output of one pass over some variants.
 
     Attributes:
         pixels: (V, 3, H, W) uint8.
         logits: (V, n).
-        activations: (V, C, h, w) of the target layer.
+        activations: (V, C, h, w), those of the target layer.
     """
 
     pixels: Tensor
@@ -65,29 +65,32 @@ class PassOutput:
     activations: Tensor
 
     def first(self) -> "PassOutput":
-        """The first variant alone, a copy: the others' memory is not held."""
+        """A copy of the first variant alone, so that the memory of the others can be freed."""
         return PassOutput(self.pixels[:1].clone(), self.logits[:1].clone(), self.activations[:1].clone())
 
 
 def _norm(values: Tensor) -> Tensor:
-    """‖·‖₂ of all but the first dimension, (V, 1) float64; row by row first, which is fast and exact enough."""
+    """‖·‖₂ over all dimensions except the first, (V, 1) float64.
+
+    The last dimension is summed in float32, which is fast and exact enough.
+    """
     rows = torch.linalg.vector_norm(values, dim=-1).double()
     norms: Tensor = torch.linalg.vector_norm(rows.reshape(len(values), -1), dim=1, keepdim=True)
     return norms
 
 
 def _at_least(clean: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """What a relative change is taken of: |clean|, at least one grey level of its largest magnitude over `dims`."""
+    """The divisor of a relative change: |clean|, but at least 1/255 of its largest magnitude over `dims`."""
     magnitude = clean.abs()
     return torch.maximum(magnitude, magnitude.amax(dim=dims, keepdim=True) / GREY_LEVELS)
 
 
 def change_between(clean: PassOutput, noisy: PassOutput) -> InputChange:
-    """How far V variants are from their clean image.
+    """The distances of V variants from their clean image.
 
     Args:
-        clean: of the clean image, V = 1.
-        noisy: of the V variants.
+        clean: the pass output of the clean image alone.
+        noisy: the pass output of the V variants.
     """
     difference = noisy.pixels.float().sub_(clean.pixels.float())
     moved = (noisy.activations - clean.activations).flatten(2)
@@ -103,12 +106,13 @@ def change_between(clean: PassOutput, noisy: PassOutput) -> InputChange:
 
 
 def _by(distance: Tensor, change: Tensor) -> Tensor:
-    """distance/change; undefined where nothing changed."""
+    """distance/change; NaN where nothing changed."""
     moved = (change > 0) & change.isfinite()
     return torch.where(moved, distance / change, torch.nan)
 
 
 def _by_largest(maps: Tensor) -> Tensor:
+    """Maps (…, n) divided by their largest magnitude, float64."""
     return maps.double() / maps.abs().amax(dim=-1, keepdim=True)
 
 
@@ -122,7 +126,7 @@ def _root_mean_square(values: Tensor) -> Tensor:
     source="Yeh et al. 2019",
 )  # fmt: skip
 def sensitivity(clean: Tensor, noisy: Tensor) -> Tensor:
-    """‖φ' - φ‖₂/‖φ‖₂ of the raw maps: what max- and avg-sensitivity are the maximum and mean of, [0, ∞).
+    """‖φ' - φ‖₂/‖φ‖₂ of the raw maps, [0, ∞); max- and avg-sensitivity are its maximum and mean over variants.
 
     Deviation: the neighbours are the run's variants instead of draws from a ball.
     """
@@ -162,8 +166,8 @@ def _relative_map(clean: Tensor, noisy: Tensor) -> Tensor:
 def ris(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative input stability: ‖(φ' - φ)/φ‖₂/‖(x' - x)/x‖₂, [0, ∞).
 
-    Deviation: |φ| counts as at least 1/255 of its largest value and a pixel as at least one grey level, for behind a
-    ReLU and in the dark the fraction has no value.
+    Deviation: the divisors |φ| and |x| are at least 1/255 of the largest |φ| and one grey level, because φ is 0 behind
+    a ReLU and x is 0 in black pixels.
     """
     return _by(_relative_map(clean, noisy), change.relative_pixels)
 
@@ -173,7 +177,7 @@ def ris(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     source="Agarwal et al. 2022",
 )  # fmt: skip
 def ros(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
-    """Relative output stability: ‖(φ' - φ)/φ‖₂/‖y' - y‖₂, y the logits; [0, ∞). Deviation as in `ris`."""
+    """Relative output stability: ‖(φ' - φ)/φ‖₂/‖y' - y‖₂, y the logits; [0, ∞). Same deviation as `ris`."""
     return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.logits)
 
 
@@ -184,6 +188,6 @@ def ros(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
 def rrs(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative representation stability: ‖(φ' - φ)/φ‖₂/‖(A' - A)/A‖₂, A the target layer's activations; [0, ∞).
 
-    Deviation as in `ris`, for φ and A.
+    The same deviation as in `ris`, for φ and A.
     """
     return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.representation)

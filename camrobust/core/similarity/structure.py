@@ -1,18 +1,22 @@
-"""Measures of a map's picture or shape. They cost more than the others and are measured on demand."""
+"""Measures of a map as a picture or a shape. They cost more than the others and are measured on demand."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from camrobust.core.scaling import min_max
 from camrobust.core.similarity.registry import chunks, similarity
 
 WINDOW = 11
+"""Side of the Gaussian window of SSIM, px."""
 SIGMA = 1.5
+"""Standard deviation of the window, px."""
 C1, C2 = 0.01**2, 0.03**2
+"""The constants (K·L)² of SSIM, with data range L = 1."""
 
 
 def _window(size: int, like: Tensor) -> Tensor:
-    """(size - 10, size): row i averages 11 neighbours by a Gaussian, only where the window fits."""
+    """(size - 10, size): row i holds the window's weights of 11 neighbouring pixels, where the window fits."""
     steps = torch.arange(WINDOW, device=like.device, dtype=torch.float64) - WINDOW // 2
     weights = torch.exp(-(steps**2) / (2 * SIGMA**2))
     weights /= weights.sum()
@@ -23,26 +27,20 @@ def _window(size: int, like: Tensor) -> Tensor:
 
 
 def _filters(cells: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """What the window makes of enlarged cells, and of products of two of them.
+    """Matrices from low-resolution maps to the window's mean of the enlarged map, and of products of two such maps.
 
-    A pixel mixes two neighbouring cells, so the product of two enlarged maps is a sum over pairs of neighbours, and the
-    filtered product follows from the low-resolution maps alone.
+    A pixel of the enlarged map mixes two neighbouring cells. The product of two enlarged maps is therefore a sum over
+    pairs of equal or neighbouring cells, and its mean follows from the low-resolution maps alone.
 
     Returns:
-        (size - 10, cells), (size - 10, q), and the cells of the q pairs.
+        (size - 10, cells) for a map, (size - 10, q) for a product, and the two cells of each of the q pairs.
     """
     eye = torch.eye(cells, device=like.device, dtype=torch.float64)
     enlarge = interpolate(eye[None], size, mode="linear", align_corners=False)[0].T
     number = torch.arange(cells, device=like.device)
-    one, other = torch.where((number[:, None] - number).abs() <= 1)
+    first, second = torch.where((number[:, None] - number).abs() <= 1)
     window = _window(size, like)
-    return (window @ enlarge).float(), (window @ (enlarge[:, one] * enlarge[:, other])).float(), (one, other)
-
-
-def _scaled(maps: Tensor) -> Tensor:
-    """Min-max scaled, (…, h, w) float32."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return ((maps - low) / (high - low)).float()
+    return (window @ enlarge).float(), (window @ (enlarge[:, first] * enlarge[:, second])).float(), (first, second)
 
 
 @similarity(
@@ -52,9 +50,9 @@ def _scaled(maps: Tensor) -> Tensor:
 def ssim(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean structural similarity of the maps as pictures, [-1, 1].
 
-    Each map is min-max scaled and enlarged bilinearly (align_corners=False) to the image; Gaussian window of 11 px with
-    σ = 1.5 px, K = (0.01, 0.03), data range 1, averaged over the places where the window fits. NaN where the image is
-    smaller than the window.
+    Each map is min-max scaled and enlarged bilinearly (align_corners=False) to the image. The window is a Gaussian of
+    11 px with σ = 1.5 px, K = (0.01, 0.03), the data range is 1. The mean is taken over the pixels where the window
+    fits; NaN if the image is smaller than the window.
     """
     if min(size) < WINDOW:
         return torch.full_like(clean[..., 0, 0] + noisy[..., 0, 0], torch.nan)
@@ -62,23 +60,23 @@ def ssim(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
     across, across_pairs, columns = _filters(clean.shape[-1], size[1], clean)
 
     def product(a: Tensor, b: Tensor) -> Tensor:
-        """The window's mean of the product of two pictures."""
+        """The window's mean of the product of two enlarged maps."""
         cells = a[:, rows[0]][:, :, columns[0]] * b[:, rows[1]][:, :, columns[1]]
         return down_pairs @ cells @ across_pairs.T
 
-    def pictures(a: Tensor, b: Tensor) -> Tensor:
+    def ssim_of(a: Tensor, b: Tensor) -> Tensor:
         mean_a, mean_b = (down @ side @ across.T for side in (a, b))
         var_a, var_b, cov = product(a, a) - mean_a**2, product(b, b) - mean_b**2, product(a, b) - mean_a * mean_b
         above = (2 * mean_a * mean_b + C1) * (2 * cov + C2)
         below = (mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2)
         return (above / below).mean(dim=(1, 2))
 
-    found = chunks(_scaled(clean), _scaled(noisy), pictures, 2, 12 * 4 * size[0] * size[1])
-    return found.clamp(-1, 1)
+    clean, noisy = (min_max(maps, (-2, -1)).float() for maps in (clean, noisy))
+    return chunks(clean, noisy, ssim_of, 2, 12 * 4 * size[0] * size[1]).clamp(-1, 1)
 
 
 def _standardised(maps: Tensor) -> Tensor:
-    """Rows as points: their mean at 0, their norm 1; all 0 where every row is the same."""
+    """The rows of maps as points, shifted to mean 0 and scaled to norm 1; all 0 if all rows are equal."""
     centred = torch.nan_to_num(maps.double(), nan=0.0, posinf=0.0, neginf=0.0)
     centred = centred - centred.mean(dim=-2, keepdim=True)
     norm = torch.linalg.vector_norm(centred, dim=(-2, -1), keepdim=True)
@@ -91,10 +89,10 @@ def _standardised(maps: Tensor) -> Tensor:
     source="Gower 1975", default=False,
 )  # fmt: skip
 def procrustes(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:  # noqa: ARG001 - a grid measure's form
-    """Procrustes disparity of the maps, their h rows taken as points in w dimensions, [0, 1].
+    """Procrustes disparity of the maps, with their h rows as points in w dimensions, [0, 1].
 
-    What is left of the squared distance after the best shift, scale and rotation (or reflection) of the points. NaN
-    where all rows of a map are the same, for then there are no points to fit.
+    1 - (Σσ)², σ the singular values of XᵀY of the standardised points: the squared distance that remains after the best
+    shift, scaling and rotation (or reflection). NaN if all rows of a map are equal.
     """
     a, b = _standardised(clean), _standardised(noisy)
     explained = torch.linalg.svdvals(a.mT @ b).sum(dim=-1)

@@ -80,6 +80,7 @@ COMMANDS = {
             argument("second", "output folder of another run"),
             argument("--by", "compare each one alone; default: all together", choices=("perturbation",)),
             flag("--raw", "also compare the measures that are not adjusted for chance"),
+            flag("--exact", "check instead that all rows are equal bit for bit; exit code 1 if they are not"),
             JSON,
         ),
     ),

@@ -90,6 +90,8 @@ def compare(given: Given) -> int:
     from camrobust.results.compare import compare_runs
     from camrobust.results.folder import open_run
 
+    if given.exact:
+        return _compare_exactly(given)
     changes = compare_runs(open_run(given.first), open_run(given.second), by=given.by, raw=given.raw)
     if given.json:
         print_json(changes.as_dict())
@@ -104,3 +106,19 @@ def compare(given: Given) -> int:
     for line in changes.lines():
         say(line)
     return 0
+
+
+def _compare_exactly(given: Given) -> int:
+    from camrobust.interface.terminal import say
+    from camrobust.results.exact import compare_exactly
+    from camrobust.results.folder import open_run
+
+    if given.by or given.raw:
+        raise UserError("compare: --exact compares rows, so --by and --raw have no meaning; leave them out")
+    comparison = compare_exactly(open_run(given.first), open_run(given.second))
+    if given.json:
+        print_json(comparison.as_dict())
+    else:
+        for line in comparison.lines():
+            say(line)
+    return 0 if comparison.is_equal else 1

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from camrobust.contract.config import RunConfig
 from camrobust.core.segments import segment
-from camrobust.io.ceiling import ceiling, private_bytes
-from camrobust.io.codecs import MIB
-from camrobust.io.images import MAX_BYTES, characteristics, decode
+from camrobust.io.decoding_memory import MIB
+from camrobust.io.image_characteristics import characteristics
+from camrobust.io.image_errors import ImageError
+from camrobust.io.images import MAX_BYTES, decode
+from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
-from camrobust.io.refusals import ImageError
 from camrobust.io.store import read_object
 from camrobust.run.ledger import Watch
 from camrobust.run.stages.batches import (
@@ -117,7 +118,7 @@ class Load:
         try:
             if isinstance(content, ImageError):
                 raise content
-            with ceiling(most):
+            with memory_limit(most):
                 photo = decode(content, image.resize, image.crop)
         except ImageError as error:
             return _Loaded(failure=Failure("load", error.kind, error.message))

@@ -1,9 +1,8 @@
-"""Methods that weight the activations by what they are alone, or by the weights of the head.
+"""Methods that weight the channels by the activations alone or by the weights of the head.
 
 Symbols: A activations (B, C, h, w), Σ_s and mean_s over positions, k a channel, c the explained class.
 """
 
-import torch
 from torch import Tensor
 
 from camrobust.contract.errors import UserError
@@ -15,7 +14,7 @@ from camrobust.core.explain.evidence import Evidence
 def class_activation_map(evidence: Evidence) -> Tensor:
     """CAM: Σ_k fc_w[c, k]·A_k, for models that end in global average pooling and one linear layer.
 
-    Without the bias, and without a ReLU, as published.
+    As published, without the bias and without a ReLU.
 
     Raises:
         UserError: the model has another head.
@@ -28,14 +27,14 @@ def class_activation_map(evidence: Evidence) -> Tensor:
             f"cam: behind '{evidence.network.layer_name}' there must be global average pooling and one linear layer "
             "alone; choose gradcam, which equals it there and works everywhere"
         )
-    return torch.einsum("bc,bchw->bhw", evidence.head.weight[evidence.targets].float(), evidence.activations)
+    return evidence.weighted(evidence.head.weight[evidence.targets].float())
 
 
 @cam("fem", needs="activations", source="Fuad et al., IPTA 2020", year=2020)
 def fem(evidence: Evidence) -> Tensor:
-    """FEM: w_k = mean_s[A_k > μ_k + 2σ_k], the share of positions that stand out; ReLU Σ_k w_k·A_k.
+    """FEM: w_k = mean_s[A_k > μ_k + 2σ_k], the share of exceptional positions; ReLU Σ_k w_k·A_k.
 
-    μ_k and σ_k are mean and population deviation of channel k over positions.
+    μ_k and σ_k are the mean and the population standard deviation of channel k over positions.
 
     References:
         Fuad et al. 2020, "Features understanding in 3D CNNs for actions recognition in video", IPTA; k = 2.
@@ -43,4 +42,4 @@ def fem(evidence: Evidence) -> Tensor:
     A = evidence.activations
     centred = A - A.mean(dim=(2, 3), keepdim=True)
     weights = (centred > 2 * centred.square().mean(dim=(2, 3), keepdim=True).sqrt()).float().mean(dim=(2, 3))
-    return torch.einsum("bc,bchw->bhw", weights, A).relu()
+    return evidence.weighted(weights).relu()

@@ -1,4 +1,4 @@
-"""Cluster Filter CAM: channels that resemble each other share one smoothed gradient, channels that stand alone go."""
+"""Cluster Filter CAM: similar channels share one smoothed gradient, and channels like no other are dropped."""
 
 import torch
 from torch import Tensor
@@ -7,36 +7,38 @@ from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
 
 KEPT = 0.75
+"""Channels from this quantile of the norms on are kept without clustering."""
 NEAR = 0.25
+"""Quantile of the pairwise distances up to which two channels are neighbours."""
 CHUNK_BYTES = (2**20, 2**31)
-"""Memory for distances between channels: on a CPU one image's, which stay in its cache, on a GPU many images'."""
+"""Largest size of the distances between channels, on a CPU (the cache holds one image's) and on a GPU."""
 PAIRS = 2**16
-"""Most distances that the percentile is taken of."""
+"""Largest number of distances of which the percentile is taken."""
 SIGMA = 1.0
-"""Of the Gaussian that smooths a cluster's gradient, in positions of the map."""
+"""Standard deviation of the Gaussian that smooths a cluster's gradient, in positions of the map."""
 
 
 def clusters(points: Tensor) -> Tensor:
-    """DBSCAN with ε = the 25th percentile of the pairwise distances, and max(2, 5 % of the points) as least neighbours.
+    """DBSCAN: ε is the 25th percentile of the pairwise distances; a core point has max(2, 5 % of n), itself included.
 
     Args:
-        points: (B, n, d) float32, n of each image.
+        points: (B, n, d) float32, n points of each image.
 
     Returns:
-        (B, n) int64: a number that all points of a cluster share, -1 for outliers.
+        (B, n) int64: the cluster of each point, named by its lowest core point; -1 for outliers.
 
     References:
-        Ester et al. 1996, KDD. A point that two clusters reach goes to the one with the lower first point.
+        Ester et al. 1996, KDD. A point within reach of two clusters belongs to the one found first.
     """
     n = points.shape[1]
     if n < 2:
         return torch.full(points.shape[:2], -1, device=points.device)
     chunk = max(1, CHUNK_BYTES[points.device.type == "cuda"] // (12 * n * n))
-    return torch.cat([_clusters(some) for some in points.split(chunk)])
+    return torch.cat([_clusters(images) for images in points.split(chunk)])
 
 
 def _clusters(points: Tensor) -> Tensor:
-    """The same in one go: every image's next cluster grows from its lowest core point without one."""
+    """The same for a few images: each image's next cluster grows from its lowest core point without a cluster."""
     B, n = points.shape[:2]
     centred = points - points.mean(dim=1, keepdim=True)
     sizes, ones = (centred**2).sum(dim=2, keepdim=True), torch.ones_like(centred[..., :1])
@@ -61,18 +63,18 @@ def _clusters(points: Tensor) -> Tensor:
 
 
 def _percentile(distances: Tensor) -> Tensor:
-    """The 25th percentile (B,) of the pairwise distances (B, n, n), of evenly taken rows where there are many."""
+    """The 25th percentile (B,) of the pairwise distances (B, n, n); of evenly spaced rows if there are many."""
     n = distances.shape[1]
     rows = distances[:, :: max(1, -(-n * n // PAIRS))]
     pairs = rows.shape[1] * (n - 1)
-    # Each row holds its own point, at -inf: those come first.
+    # Each row holds the distance to its own point, -inf, which comes first.
     return rows.flatten(1).kthvalue(rows.shape[1] + max(1, 2 * int(NEAR * pairs / 2)), dim=1).values
 
 
 def smoothed_mean(gradients: Tensor) -> Tensor:
     """Mean over positions of gradients (B, C, h, w) smoothed by a Gaussian of σ = 1 that is renormalised at borders.
 
-    The smoothing is linear, so its mean is a fixed weighted sum of the positions.
+    The smoothing is linear, so its mean is a weighted sum of the positions with fixed weights.
     """
     shares = []
     for size in gradients.shape[2:]:
@@ -83,19 +85,20 @@ def smoothed_mean(gradients: Tensor) -> Tensor:
 
 
 def _weights(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Weight of every channel, and which channels count, both (B, C); found once for both forms."""
-    if "cf-cam" not in evidence.found:
-        evidence.found["cf-cam"] = _found(evidence)
-    found: tuple[Tensor, Tensor] = evidence.found["cf-cam"]
-    return found
+    """The weight of every channel, and whether the channel is used, both (B, C); computed once for both forms."""
+    if "cf-cam" not in evidence.cache:
+        evidence.cache["cf-cam"] = _cluster_weights(evidence)
+    weights, used = evidence.cache["cf-cam"]
+    return weights, used
 
 
-def _found(evidence: Evidence) -> tuple[Tensor, Tensor]:
+def _cluster_weights(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """The same, computed. Images with equally many channels to cluster are computed together."""
     A, g = evidence.activations, evidence.gradients
     C = A.shape[1]
     norms = A.flatten(2).norm(dim=2)
     kept = norms >= norms.quantile(KEPT, dim=1, keepdim=True)
-    weights, smooth, counts = g.mean(dim=(2, 3)), smoothed_mean(g), kept.clone()
+    weights, smooth, used = g.mean(dim=(2, 3)), smoothed_mean(g), kept.clone()
     others = C - kept.sum(dim=1)
     for n in others.unique().tolist():
         (images,) = torch.where(others == n)
@@ -108,35 +111,34 @@ def _found(evidence: Evidence) -> tuple[Tensor, Tensor]:
             for values in (torch.ones_like(means), means)
         )
         weights[place] = torch.where(member, (total / size.clamp(min=1)).gather(1, shared), weights[place])
-        counts[place] = member
-    return weights, counts
+        used[place] = member
+    return weights, used
 
 
 @cam("cf-cam", needs="gradients", source="He et al., arXiv 2504.00060", year=2025)
 def cf_cam(evidence: Evidence) -> Tensor:
-    """CF-CAM: ReLU Σ_k w_k·A_k over channels that are strong or resemble others.
+    """CF-CAM: ReLU Σ_k w_k·A_k over the channels that are strong or similar to others.
 
-    Channels with a norm from the 75th percentile on have w_k = mean_s(g_k). The others are clustered by DBSCAN over
-    their activations; outliers drop out, and all of a cluster take the mean of its smoothed mean gradient.
+    Channels whose norm is at least the 75th percentile have w_k = mean_s(g_k). The others are clustered by DBSCAN over
+    their activations. Outliers are dropped; all channels of a cluster have the mean of their smoothed gradients.
 
-    The smoothing is the second version's Gaussian (σ = 1 position, our choice). Deviation: no softmax over the
-    weights. Gradients behind pooling are around 1e-4, so that a softmax makes all weights equal and the map
-    independent of the class; `cf-cam-softmax` has it, as published.
+    The smoothing is the second version's Gaussian (σ = 1 position, our choice). Deviation: there is no softmax over the
+    weights. Gradients behind pooling are around 1e-4; a softmax would make all weights nearly equal, and the map
+    independent of the class. `cf-cam-softmax` has the softmax, as published.
 
     References:
         He, Pan & Yao 2025, arXiv 2504.00060, §3.
     """
-    weights, counts = _weights(evidence)
-    return torch.einsum("bc,bchw->bhw", weights * counts, evidence.activations).relu()
+    weights, used = _weights(evidence)
+    return evidence.weighted(weights * used).relu()
 
 
 @cam("cf-cam-softmax", needs="gradients", source="He et al., arXiv 2504.00060", year=2025)
 def cf_cam_softmax(evidence: Evidence) -> Tensor:
-    """CF-CAM with the published softmax over the weights of the channels that count; see `cf_cam` for what it does.
+    """CF-CAM with the published softmax over the weights of the used channels; see `cf_cam`.
 
     References:
         He, Pan & Yao 2025, arXiv 2504.00060, §3.
     """
-    weights, counts = _weights(evidence)
-    shares = weights.masked_fill(~counts, -torch.inf).softmax(dim=1)
-    return torch.einsum("bc,bchw->bhw", shares, evidence.activations).relu()
+    weights, used = _weights(evidence)
+    return evidence.weighted(weights.masked_fill(~used, -torch.inf).softmax(dim=1)).relu()

@@ -1,4 +1,4 @@
-"""Methods that take another derivative of the tail than the gradient of one logit.
+"""Methods that need another derivative of the tail than the gradient of one logit.
 
 Symbols: A activations (B, C, h, w), g = ∂y_c/∂A, y the logits, c the explained class, mean_s over positions.
 """
@@ -11,15 +11,13 @@ from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
 
 ALPHA = 0.6
-REFERENCES = 3
-
-
-def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
-    """ReLU Σ_k w_k·A_k for weights (B, C)."""
-    return torch.einsum("bc,bchw->bhw", weights, activations).relu()
+"""Weight of the competing classes in Finer-CAM."""
+COMPETITORS = 3
+"""Number of the competing classes in Finer-CAM."""
 
 
 def _all_rows(evidence: Evidence) -> Tensor:
+    """The numbers of all images, (B,)."""
     return torch.arange(len(evidence.images), device=evidence.images.device)
 
 
@@ -27,48 +25,46 @@ def _all_rows(evidence: Evidence) -> Tensor:
 def finercam(evidence: Evidence) -> Tensor:
     """Finer-CAM: Grad-CAM of y_c - α·mean(y of the 3 classes whose logits are nearest to y_c), α = 0.6.
 
-    What the class shares with its likest competitors falls out. Behind global average pooling and one linear layer
-    the gradient is known; elsewhere the tail is run once more. With fewer than four classes all others are taken.
+    This removes what the class has in common with similar classes. If the tail is global average pooling and one linear
+    layer, the gradient is known; otherwise the tail runs once more. With fewer than four classes, all others are taken.
 
     References:
         Zhang et al. 2025, arXiv 2501.11309, equation 5; α and 3 as published.
     """
     away = (evidence.logits - evidence.scores[:, None]).abs().scatter(1, evidence.targets[:, None], torch.inf)
-    count = min(REFERENCES, evidence.logits.shape[1] - 1)
+    count = min(COMPETITORS, evidence.logits.shape[1] - 1)
     nearest = away.topk(count, dim=1, largest=False).indices
     shares = torch.zeros_like(evidence.logits).scatter(1, nearest, -ALPHA / max(1, count))
     shares = shares.scatter(1, evidence.targets[:, None], 1.0)
     if evidence.head is not None:
-        return _weighted(
-            shares @ evidence.head.weight.float() / evidence.activations[0, 0].numel(), evidence.activations
-        )
+        return evidence.weighted(shares @ evidence.head.weight.float() / evidence.activations[0, 0].numel()).relu()
     with torch.enable_grad():
         outputs = evidence.outputs.clone().requires_grad_()
-        contrast = (evidence.resume(outputs, _all_rows(evidence)) * shares).sum()
+        contrast = (evidence.logits_of_outputs(outputs, _all_rows(evidence)) * shares).sum()
         (gradients,) = torch.autograd.grad(contrast, outputs)
-    return _weighted(evidence.network.layout.fold(gradients).float().mean(dim=(2, 3)), evidence.activations)
+    return evidence.weighted(evidence.network.layout.to_map(gradients).float().mean(dim=(2, 3))).relu()
 
 
 @cam("shapleycam", needs="gradients", cost="passes", source="Cai, arXiv 2501.06261", year=2025)
 def shapleycam(evidence: Evidence) -> Tensor:
     """ShapleyCAM: w = mean_s(g - ½·H·A), H the Hessian of y_c with respect to the layer's output; ReLU Σ_k w_k·A_k.
 
-    The second-order Taylor estimate of every activation's Shapley value. H·A is one Hessian-vector product through the
-    tail, class and register tokens included; it is 0 where the tail is linear in A (pooling and one linear layer, or
-    only ReLUs behind the layer), and the map is then Grad-CAM's.
+    The weights are a second-order Taylor estimate of the Shapley values of the activations. H·A is one Hessian-vector
+    product through the tail, over class and register tokens too. It is 0 if the tail is piecewise linear in A (pooling,
+    linear layers and ReLUs); the map is then that of Grad-CAM.
 
     References:
         Cai 2025, arXiv 2501.06261, equation 14; with the logit as utility, as in grad-cam.
     """
     if evidence.head is not None:
-        return _weighted(evidence.gradients.mean(dim=(2, 3)), evidence.activations)
+        return evidence.weighted(evidence.gradients.mean(dim=(2, 3))).relu()
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         outputs = evidence.outputs.clone().requires_grad_()
-        score = evidence.explained(evidence.resume(outputs, _all_rows(evidence))).sum()
+        score = evidence.explained_logit(evidence.logits_of_outputs(outputs, _all_rows(evidence))).sum()
         (gradients,) = torch.autograd.grad(score, outputs, create_graph=True)
         product = None
         if gradients.requires_grad:
             along = (gradients * outputs.detach()).sum()
             (product,) = torch.autograd.grad(along, outputs, allow_unused=True)
     weights = gradients.detach() if product is None else gradients.detach() - 0.5 * product
-    return _weighted(evidence.network.layout.fold(weights).float().mean(dim=(2, 3)), evidence.activations)
+    return evidence.weighted(evidence.network.layout.to_map(weights).float().mean(dim=(2, 3))).relu()

@@ -9,17 +9,7 @@ from torch import Tensor
 
 from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
-
-
-def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
-    """ReLU Σ_k w_k·A_k for weights (B, C)."""
-    return torch.einsum("bc,bchw->bhw", weights, activations).relu()
-
-
-def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, and 0 where the denominator is 0: no ε that would shift small values."""
-    safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
-    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)
+from camrobust.core.scaling import ratio
 
 
 @cam("gradcam", needs="gradients", source="Selvaraju et al., arXiv 1610.02391", year=2017)
@@ -29,32 +19,32 @@ def gradcam(evidence: Evidence) -> Tensor:
     References:
         Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2.
     """
-    return _weighted(evidence.gradients.mean(dim=(2, 3)), evidence.activations)
+    return evidence.weighted(evidence.gradients.mean(dim=(2, 3))).relu()
 
 
 @cam("gradcam++", needs="gradients", source="Chattopadhay et al., arXiv 1710.11063", year=2018)
 def gradcam_plus_plus(evidence: Evidence) -> Tensor:
     """Grad-CAM++: w = Σ_s α·ReLU(g), α = g²/(2g² + S·g³), 0 where g = 0; ReLU Σ_k w_k·A_k.
 
-    Where g > 0, α·g = g/(2 + S·g). That form is computed, as it keeps gradients of 1e-6 that a cubed denominator
-    would lose and that an added ε (as in other libraries) would swallow.
+    Where g > 0, α·g = g/(2 + S·g). This form is computed because it keeps gradients of 1e-6, which g³ in the
+    denominator, or an ε added to it (as in other libraries), would lose.
 
     References:
         Chattopadhay et al. 2018, arXiv 1710.11063, equation 19 with the exponential score.
     """
     gradients = evidence.gradients.relu()
     weights = ratio(gradients, 2 + evidence.sums[:, :, None, None] * gradients).sum(dim=(2, 3))
-    return _weighted(weights, evidence.activations)
+    return evidence.weighted(weights).relu()
 
 
 @cam("xgradcam", needs="gradients", source="Fu et al., arXiv 2008.02312", year=2020)
 def xgradcam(evidence: Evidence) -> Tensor:
-    """XGrad-CAM: w = Σ_s(g·A)/S; ReLU Σ_k w_k·A_k. A channel whose activations sum to 0 weighs 0.
+    """XGrad-CAM: w = Σ_s(g·A)/S; ReLU Σ_k w_k·A_k. A channel whose activations sum to 0 has weight 0.
 
     References:
         Fu et al. 2020, arXiv 2008.02312, equation 8.
     """
-    return _weighted(ratio(evidence.product.sum(dim=(2, 3)), evidence.sums), evidence.activations)
+    return evidence.weighted(ratio(evidence.product.sum(dim=(2, 3)), evidence.sums)).relu()
 
 
 @cam("hirescam", needs="gradients", source="Draelos & Carin, arXiv 2011.08891", year=2020)

@@ -10,36 +10,37 @@ from camrobust.core.explain.evidence import Evidence
 
 Method = Callable[[Evidence], Tensor]
 
-NEEDS = {
-    "activations": "the target layer's output",
-    "gradients": "and the gradient of the explained logit there",
-    "head": "the weights of a head that is global average pooling and one linear layer",
-    "tail": "re-runs of what lies behind the target layer",
-    "masked inputs": "passes over masked images",
-    "passes": "more passes over the images",
-    "attention": "attention over all positions of an image",
-}
 COSTS = {
     "shared": "nothing beside the shared pass but small products",
-    "tail": "re-runs of what lies behind the target layer per channel or position, or a shortcut where there is one",
-    "passes": "a few more forward and backward passes, of what lies behind the target layer where that is enough",
-    "many passes": "a forward pass per channel",
+    "tail": "re-runs of the layers behind the target layer, one per channel or position, unless a shortcut applies",
+    "passes": "a few more forward and backward passes, only through the layers behind the target layer if possible",
+    "many passes": "one forward pass per channel",
 }
+NEEDS = {
+    "activations": ("the target layer's output", "shared"),
+    "gradients": ("also the gradient of the explained logit there", "shared"),
+    "head": ("the weights of a head that is global average pooling and one linear layer", "shared"),
+    "tail": ("re-runs of the layers behind the target layer", "tail"),
+    "masked inputs": ("passes over masked images", "many passes"),
+    "passes": ("more passes over the images", "passes"),
+    "attention": ("attention among all positions of an image", "passes"),
+}
+"""What a method needs, in words, and its usual cost."""
 
 
 @dataclass(frozen=True)
 class Cam:
-    """A CAM method with the facts that a user chooses by.
+    """A CAM method and the facts by which a user chooses it.
 
     Attributes:
-        name: as it stands in configurations and results.
-        function: evidence of B images to maps (B, h, w) float32, unnormalised.
-        needs: one of `NEEDS`.
-        cost: one of `COSTS`.
-        signed: the map has meaningful negative values (no ReLU).
-        source: where it was published.
-        year: of that publication.
-        control: a floor to compare with, not an explanation; left out of roll-ups over CAMs.
+        name: its name in configurations and results.
+        function: evidence of B images to maps (B, h, w) float32, not normalised.
+        needs: a key of `NEEDS`.
+        cost: a key of `COSTS`.
+        signed: negative values of the map have a meaning (it has no ReLU).
+        source: the publication.
+        year: of the publication.
+        control: the map explains nothing and is a floor to compare with; left out of averages over CAMs.
     """
 
     name: str
@@ -56,7 +57,7 @@ CLASSIC = (
     "ablationcam", "eigencam", "eigengradcam", "gradcam", "gradcam++", "gradcam-elementwise", "hirescam", "layercam",
     "random", "xgradcam",
 )  # fmt: skip
-"""Ten that run on every model: nine methods and the floor, what the demo shows and the benchmark times together."""
+"""Nine methods and the floor that run on every model: what the demo shows and the benchmark times together."""
 CAMS: Registry[Cam] = Registry("CAM")
 
 
@@ -66,20 +67,37 @@ def cam(
     needs: str,
     source: str,
     year: int,
-    cost: str = "shared",
+    cost: str | None = None,
     signed: bool = False,
     control: bool = False,
 ) -> Callable[[Method], Method]:
-    """Register a function of the evidence as a CAM method; arguments as in `Cam`.
+    """Register a function of the evidence as a CAM method.
+
+    Args:
+        name: its name in configurations and results; once published it never changes its meaning.
+        needs: a key of `NEEDS`.
+        source: the publication.
+        year: of the publication.
+        cost: a key of `COSTS`; None for the usual cost of what it needs.
+        signed: negative values of the map have a meaning.
+        control: the map explains nothing.
 
     Raises:
-        ValueError: a need or a cost that has no name here, or a name that is taken.
+        ValueError: `needs` or `cost` is unknown, or the name is taken.
+
+    Examples:
+        >>> from camrobust.core.explain.cams import CAMS
+        >>> CAMS["gradcam"].needs, CAMS["gradcam"].cost
+        ('gradients', 'shared')
     """
-    if needs not in NEEDS or cost not in COSTS:
-        raise ValueError(f"cam: '{name}' must need one of {', '.join(NEEDS)} at a cost of {', '.join(COSTS)}")
+    if needs not in NEEDS or cost not in (None, *COSTS):
+        raise ValueError(
+            f"cam: '{name}' must need one of {', '.join(NEEDS)} at a cost of {', '.join(COSTS)}, "
+            f"got needs='{needs}', cost='{cost}'"
+        )
 
     def register(function: Method) -> Method:
-        CAMS.add(Cam(name, function, needs, cost, signed, source, year, control))
+        CAMS.add(Cam(name, function, needs, cost or NEEDS[needs][1], signed, source, year, control))
         return function
 
     return register

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from camrobust.core.draws import Draws
-from camrobust.core.explain.evidence import Network, predicted
+from camrobust.core.explain.evidence import predicted
+from camrobust.core.explain.network import Network
 from camrobust.core.perturb.registry import Check, each, perturbation, whole, within
 from camrobust.core.precision import repeatable
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from camrobust.io.image_errors import ImageError
 from camrobust.io.images import decode
-from camrobust.io.refusals import ImageError
 from tests.pictures import png, tiff
 
 RAMP = np.linspace(20, 220, 200 * 150).reshape(150, 200)
@@ -168,13 +168,11 @@ def test_the_mean_level_is_right(name):
     assert mean_level(content) == pytest.approx(level, abs=1.5)
 
 
-UNFILLED = (
-    "of 65535, so that perhaps only some of the bits are used, and the file does not say how many; save it with 8"
-)
+UNFILLED = "of 65535, so perhaps not all bits are used, and the file does not state how many are; save it with 8"
 UNKNOWN = {
     "float 0 to 255": (
         grey(RAMP.astype("f4"), form=FLOAT),
-        "its values reach from 20 to 220, and nothing in it says which are black and white; save it with 8 bits",
+        "its values reach from 20 to 220, and nothing in it states which are black and white; save it with 8 bits",
     ),
     "float, its own range in its tags": (
         grey(RAMP.astype("f4"), form=FLOAT, s_low=("f", 20), s_high=("f", 220)),
@@ -182,31 +180,31 @@ UNKNOWN = {
     ),
     "float, more than its tags say": (
         grey(RAMP.astype("f4"), form=FLOAT, s_low=("f", 0), s_high=("f", 127)),
-        "its values reach from 20 to 220, but its tags say 0 to 127",
+        "its values reach from 20 to 220, but its tags state 0 to 127",
     ),
     "not finite": (grey(np.full((150, 200), np.nan, "f4"), form=FLOAT), "some of its floats are not finite"),
     "12 of 16 bits": (grey(depth(12)), f"no value is above 3533 {UNFILLED}"),
     "10 of 16 bits in a png": (png16(depth(10)), f"no value is above 883 {UNFILLED}"),
     "12 of 16 bits in colours": (
         colours(stack(*[depth(12)] * 3)),
-        "no value is above 13 of 255 after 8 of its bits are left out, so that perhaps only some of the bits are used",
+        "no value is above 13 of 255 after 8 of its bits were dropped, so perhaps not all bits are used",
     ),
-    "8 of 32 bits": (grey(U1.astype("u4")), "no value is above 220 of 4.29497e+09, so that perhaps only some"),
+    "8 of 32 bits": (grey(U1.astype("u4")), "no value is above 220 of 4.29497e+09, so perhaps not all"),
     "signed 8 bits": (
         grey((U1.astype(int) - 128).astype("i1"), form=SIGNED),
-        "signed bytes, and no SMinSampleValue and SMaxSampleValue that say which are black and white",
+        "signed bytes, and no SMinSampleValue and SMaxSampleValue that state which are black and white",
     ),
     "signed 16 bits": (
         grey(depth(12, "i2"), form=SIGNED),
-        "signed whole numbers, and no SMinSampleValue and SMaxSampleValue that say which are black and white",
+        "signed integers, and no SMinSampleValue and SMaxSampleValue that state which are black and white",
     ),
     "signed 32 bits": (
         saved(Image.fromarray(U1).convert("I"), "TIFF"),
-        "signed whole numbers, and no SMinSampleValue and SMaxSampleValue that say which are black and white",
+        "signed integers, and no SMinSampleValue and SMaxSampleValue that state which are black and white",
     ),
     "inks without Adobe's marker": (
         saved(Image.fromarray(stack(0, 0, 0, 255 - U1).astype("u1"), "CMYK"), "JPEG").replace(b"Adobe", b"Other"),
-        "a CMYK JPEG without Adobe's marker does not say whether 0 or 255 is full ink",
+        "a CMYK JPEG without Adobe's marker does not state whether 0 or 255 is full ink",
     ),
 }  # fmt: skip
 
@@ -217,7 +215,7 @@ def test_levels_that_no_tag_explains_are_a_failure(name):
     with pytest.raises(ImageError) as caught:
         decode(content, 128, 128)
     assert caught.value.kind == "unknown_scale"
-    assert caught.value.message.startswith(f"its levels cannot be known: {sentence}")
+    assert caught.value.message.startswith(f"its levels are unknown: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -225,14 +223,14 @@ def test_levels_that_no_tag_explains_are_a_failure(name):
     [
         (
             colours(stack(*[depth(12)] * 3), t281=("H", 4095, 4095, 4095)),
-            "MaxSampleValue says that 4095 is white, but of 16-bit colours only the upper 8 bits are read; save it",
+            "MaxSampleValue states that 4095 is white, but only the upper 8 bits of 16-bit colours are read; save it",
         ),
         (
             tiff(np.stack([U2] * 3).reshape(450, 200), SIZE | {
                 258: ("H", 16, 16, 16), 262: ("H", 2), 277: ("H", 3), 284: ("H", 2),
                 273: ("I", 8, 60008, 120008), 279: ("I", 60000, 60000, 60000), 278: ("I", 150),
             }),
-            "colours of 16 bits in separate planes are not read rightly; save it with 8 bits",
+            "colours of 16 bits in separate planes cannot be read correctly; save it with 8 bits",
         ),
         (
             png([row.tobytes() for row in stack(U2, U2, U2).astype(">u2")], 200, 150, 16, 2, (b"tRNS", bytes(6))),

@@ -1,4 +1,4 @@
-"""What reading a parquet file may take, held against a budget before it is read: it may be a stranger's."""
+"""A memory budget for parquet files, checked before a file is read, as it may come from anyone."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -9,35 +9,35 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
-from camrobust.io.pages import unpacked_bytes
+from camrobust.io.parquet_pages import unpacked_bytes
 
 FLOOR_BYTES = 256 * 2**20
-"""What reading may take whatever the size of the files."""
+"""Allowed for files of any size."""
 RATIO = 256
-"""And this times the size of the files: scores unpack to about ten times their size, a list of images whose names count
+"""Allowed beside that, per byte of the files. Scores unpack to about ten times their size, a list of numbered images to
 up to two hundred times."""
 MOST_GROUPS = 100_000
-"""Groups of rows of one file."""
+"""Most row groups of one file."""
 
 WIDEST = 8
-"""Bytes of a value while it is read; of a text or a picture, of its place among the different ones."""
+"""Bytes per value while it is read. Texts and pictures are read as numbers of their distinct values."""
 
 
 class TableError(UserError):
-    """A file is not the table that it must be."""
+    """The file is not the expected table."""
 
 
 class TooLargeTableError(TableError):
-    """Reading a table would take more memory than it may."""
+    """Reading the table would exceed the memory budget."""
 
 
 @dataclass
 class Budget:
-    """What reading some files may take together; each adds to it by its size.
+    """The memory that several files may take together when they are read; it grows with their size.
 
     Attributes:
         stored_bytes: size of the files so far.
-        taken_bytes: what was used up.
+        taken_bytes: memory used so far.
     """
 
     stored_bytes: int = 0
@@ -45,15 +45,15 @@ class Budget:
     _lock: Lock = field(default_factory=Lock)
 
     def add(self, stored_bytes: int) -> None:
-        """Take up a file."""
+        """Raise the budget for a file of this size."""
         with self._lock:
             self.stored_bytes += stored_bytes
 
     def take(self, count: int, where: str) -> None:
-        """Use up some bytes.
+        """Use some bytes of the budget.
 
         Raises:
-            TooLargeTableError: that is more than is left.
+            TooLargeTableError: the budget is exceeded.
         """
         with self._lock:
             self.taken_bytes += count
@@ -61,39 +61,39 @@ class Budget:
             over = self.taken_bytes > most
         if over:
             raise TooLargeTableError(
-                f"run: {where} would unpack to more than {most // 2**20} MiB, which no table of its size does that "
-                "camrobust wrote, and is left unread; get a sound copy of the folder"
+                f"run: {where} would unpack to more than {most // 2**20} MiB, too much for a table of its size, and is "
+                "not read; get an undamaged copy of the folder"
             )
 
 
 def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -> tuple[list[str], list[str]]:
-    """Look over a user's own parquet table before some of its columns are read.
+    """Check a user's parquet table before some of its columns are read.
 
     Args:
-        content: of the file.
-        wanted: names of columns.
+        content: bytes of the file.
+        wanted: names of columns to read.
         where: its address.
 
     Returns:
-        Names of all its columns, and of those that are wanted.
+        The names of all its columns, and the wanted ones among them.
 
     Raises:
-        TooLargeTableError: it would take more memory than the budget has.
-        ValueError: it is damaged; so are all errors of pyarrow, but for those of the system.
+        TooLargeTableError: the columns would exceed the memory budget.
+        ValueError: the file is damaged; pyarrow may also raise OSError.
     """
     file, budget = BytesIO(content), Budget()
     footer = pq.ParquetFile(file)
     names = list(footer.schema_arrow.names)
-    found = [name for name in names if name in wanted]
+    present = [name for name in names if name in wanted]
     budget.add(len(content))
-    budget.take(needed_bytes(footer.metadata, set(found), file), where)
-    return names, found
+    budget.take(needed_bytes(footer.metadata, set(present), file), where)
+    return names, present
 
 
 def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: BinaryIO) -> int:
-    """Bytes that reading some columns takes at most, text not written out."""
+    """The most bytes that reading some columns can take, with texts as numbers."""
     if metadata.num_row_groups > MOST_GROUPS:
-        raise ValueError(f"more than {MOST_GROUPS:,} groups of rows")
+        raise ValueError(f"it has more than {MOST_GROUPS:,} row groups")
     needed = rows = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -103,10 +103,10 @@ def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: Binary
             if chunk.path_in_schema not in names:
                 continue
             if chunk.num_values != group.num_rows or group.num_rows < 0:
-                raise ValueError(f"the column {chunk.path_in_schema} has not one value for each row")
+                raise ValueError(f"the column {chunk.path_in_schema} must have one value for each row")
             needed += _unpacked(chunk, file) + WIDEST * group.num_rows
     if rows != metadata.num_rows:
-        raise ValueError("its groups do not hold as many rows as it says")
+        raise ValueError("its row groups do not add up to its number of rows")
     return needed
 
 

@@ -13,10 +13,10 @@ from PIL import Image, PngImagePlugin
 
 from camrobust.contract.errors import UserError
 from camrobust.interface.inputs import photo, pixels_of
-from camrobust.io import codecs, images
+from camrobust.io import decoding_memory, image_formats, images
+from camrobust.io.image_errors import ImageError
 from camrobust.io.images import decode, prepare
-from camrobust.io.refusals import ImageError
-from tests.io.test_levels import FLOAT, RAMP, grey
+from tests.io.test_sample_levels import FLOAT, RAMP, grey
 from tests.pictures import chunk, tiff
 
 AVIF = "AVIF" in Image.registered_extensions().values()
@@ -123,7 +123,7 @@ def test_postscript_under_another_name_starts_no_program(tmp_path):
     trace.unlink()
     code = (
         "from pathlib import Path\nfrom camrobust.io.images import decode\n"
-        "from camrobust.io.refusals import ImageError\n"
+        "from camrobust.io.image_errors import ImageError\n"
         f"try: decode(Path({str(eps)!r}).read_bytes(), 64, 64)\nexcept ImageError as error: print(error.kind)"
     )
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -169,11 +169,11 @@ def test_a_large_picture_is_reduced_only_as_much_as_the_budget_asks(monkeypatch)
     for kind, settings in (("JPEG", {"quality": 95}), ("JPEG2000", {})):
         content = saved(smooth, kind, **settings)
         exact = decode(content, 256, 224)
-        with codecs.open_picture(content) as opened:
-            need = len(content) + codecs.decoding_bytes(opened, len(content))
-        monkeypatch.setattr(codecs, "BUDGET_BYTES", need)
+        with image_formats.open_picture(content) as opened:
+            need = len(content) + decoding_memory.decoding_bytes(opened, len(content))
+        monkeypatch.setattr(decoding_memory, "BUDGET_BYTES", need)
         np.testing.assert_array_equal(decode(content, 256, 224).pixels, exact.pixels)
-        monkeypatch.setattr(codecs, "BUDGET_BYTES", need - 1)
+        monkeypatch.setattr(decoding_memory, "BUDGET_BYTES", need - 1)
         reduced = decode(content, 256, 224)
         assert (reduced.width, reduced.height) == (2000, 1500)
         difference = np.abs(reduced.pixels.astype(int) - exact.pixels)
@@ -210,7 +210,7 @@ def test_callers_in_process_get_the_same_sentence(tmp_path):
     file = tmp_path / "float.tif"
     file.write_bytes(grey(RAMP.astype("f4"), form=FLOAT))
     said = (
-        "cannot be used: its levels cannot be known: its values reach from 20 to 220, and nothing in it says which are "
+        "cannot be used: its levels are unknown: its values reach from 20 to 220, and nothing in it states which are "
         "black and white; save it with 8 bits"
     )
     with pytest.raises(UserError) as caught:
@@ -263,7 +263,7 @@ def test_avif_decoders_start_few_threads_and_the_callers_setting_stays(monkeypat
     real = AvifImagePlugin._avif
     monkeypatch.setattr(AvifImagePlugin, "_avif", Library())
     assert decode(saved(PHOTO, "AVIF", max_threads=1), 64, 64).width == 200
-    assert made == [codecs.AVIF_THREADS]
+    assert made == [image_formats.AVIF_THREADS]
     assert AvifImagePlugin.DEFAULT_MAX_THREADS == 64
 
 
@@ -272,13 +272,13 @@ def test_memory_above_the_ceiling_fails_the_image_alone(tmp_path):
     """In a process of its own, whose limit is lowered and given back."""
     code = f"""
 import resource
-from camrobust.io.ceiling import ceiling, private_bytes
+from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.images import decode
-from camrobust.io.refusals import ImageError
+from camrobust.io.image_errors import ImageError
 content = open({str(tmp_path / "photo.png")!r}, "rb").read()
 before = resource.getrlimit(resource.RLIMIT_DATA)
 try:
-    with ceiling(private_bytes() + 20 * 2**20):
+    with memory_limit(private_bytes() + 20 * 2**20):
         decode(content, 64, 64)
 except ImageError as error:
     print(error.kind)

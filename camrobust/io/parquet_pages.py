@@ -1,7 +1,7 @@
-"""What the pages of a parquet file will take once they are unpacked, from their headers alone.
+"""How many bytes the pages of a parquet file unpack to, read from their headers alone.
 
-A parquet file's footer says how large its columns are, and may lie. A reader allocates what the header of each page
-says, so these are what is added up before anything is unpacked. Headers are Thrift structures in the compact protocol.
+The footer of a parquet file states the size of its columns, and may lie. A reader allocates what each page header
+states, so these sizes are added up before anything is unpacked. Headers are Thrift structures in the compact protocol.
 """
 
 from collections.abc import Iterator
@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 HEADER_BYTES = 2**20
-"""Of one header: it may repeat the least and the greatest value of its page."""
+"""Longest header; it may repeat the smallest and the largest value of its page."""
 MOST_PAGES = 100_000
-"""Of one column in one group of rows."""
+"""Most pages of one column in one row group."""
 DICTIONARY = 2
-"""Type of a page that holds a column's different values."""
+"""Page type: the distinct values of a column."""
 DEEPEST = 8
+"""Most levels of structures inside one another."""
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
+"""Field types of the compact protocol."""
 
 
 class PageError(ValueError):
-    """The pages are not what a parquet file holds."""
+    """These are not pages of a parquet file."""
 
 
 @dataclass
 class _Compact:
-    """Reads structures of numbers; what else they hold is passed over."""
+    """Reads structures of numbers and skips all other fields."""
 
     content: bytes
     place: int = 0
@@ -36,7 +38,7 @@ class _Compact:
         return self.content[self.place - 1]
 
     def number(self) -> int:
-        """A variable-length number without sign."""
+        """An unsigned number of variable length."""
         value = shift = 0
         while True:
             byte = self.byte()
@@ -45,22 +47,22 @@ class _Compact:
             if byte < 0x80:
                 return value
             if shift > 63:
-                raise PageError("the header of a page holds a number that is none")
+                raise PageError("the header of a page holds a number of more than 64 bits")
 
     def signed(self) -> int:
         value = self.number()
         return (value >> 1) ^ -(value & 1)
 
     def structure(self, depth: int = 0) -> dict[int, Any]:
-        """Numbers and structures by the number of their field."""
+        """Numbers and structures by field number."""
         if depth > DEEPEST:
             raise PageError("the header of a page is nested too deep")
-        found: dict[int, Any] = {}
+        fields: dict[int, Any] = {}
         field = 0
         while (head := self.byte()) != STOP:
             field = field + (head >> 4) if head >> 4 else self.signed()
-            found[field] = self._value(head & 0x0F, depth)
-        return found
+            fields[field] = self._value(head & 0x0F, depth)
+        return fields
 
     def _value(self, kind: int, depth: int) -> Any:
         if kind in (TRUE, FALSE):
@@ -76,7 +78,7 @@ class _Compact:
             return None
         if kind in (LIST, SET):
             return self._list(depth)
-        raise PageError("the header of a page holds something unknown")
+        raise PageError("the header of a page holds an unknown type")
 
     def _list(self, depth: int) -> None:
         head = self.byte()
@@ -96,16 +98,16 @@ class _Compact:
 
 
 def unpacked_bytes(file: BinaryIO, start: int, length: int, values: int) -> int:
-    """Bytes of all pages of a column once they are unpacked.
+    """The unpacked size of all pages of a column, bytes.
 
     Args:
         file: the parquet file.
         start: where the first page begins.
-        length: of all pages with their headers, bytes.
-        values: how many values the footer promises; a reader takes no page after these.
+        length: bytes of all pages with their headers.
+        values: number of values in the footer; a reader stops after them.
 
     Raises:
-        PageError: these are no pages.
+        PageError: these are not pages.
     """
     return sum(_pages(file, start, start + length, values))
 
@@ -125,14 +127,14 @@ def _pages(file: BinaryIO, place: int, end: int, values: int) -> Iterator[int]:
         if header.get(1) != DICTIONARY:
             values -= count
         elif count > unpacked:
-            raise PageError("a page says that it holds more values than bytes")
+            raise PageError("the header of a page states more values than bytes")
         yield unpacked
         place += reader[1] + packed
     raise PageError(f"a column has more than {MOST_PAGES:,} pages")
 
 
 def _header(file: BinaryIO, most: int) -> tuple[dict[int, Any], int]:
-    """A header and its length; a few bytes are nearly always enough."""
+    """A header and its length; the first 512 bytes are nearly always enough."""
     start = file.tell()
     for size in (512, HEADER_BYTES):
         file.seek(start)

@@ -1,4 +1,4 @@
-"""Why an image cannot be used: what becomes its row in failures."""
+"""The error of an image that cannot be used; it becomes a row of failures."""
 
 
 class ImageError(Exception):

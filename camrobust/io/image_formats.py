@@ -1,0 +1,83 @@
+"""Which image formats are opened, and whether a file is complete.
+
+Pillow reads more formats than these. Left out are formats that start a program (EPS starts Ghostscript), stubs without
+a decoder, and formats in which nobody keeps photos.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import Base as Tag
+
+from camrobust.io.decoding_memory import check_webp
+from camrobust.io.image_errors import ImageError
+from camrobust.io.jpeg2000 import codestream
+
+FORMATS = (
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+MAX_PIXELS = 178_956_970
+"""Pillow refuses to open larger pictures."""
+AVIF_THREADS = 2
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """Read the header of a file in one of `FORMATS`; nothing is decoded.
+
+    Raises:
+        ImageError: a WebP picture above the memory budget, as libwebp takes memory as soon as it opens a file.
+    """
+    check_webp(content)
+    Image.init()
+    with _few_threads():
+        return Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """Limit the threads of AVIF decoders: Pillow starts one per core, and on 128 cores their stacks take 1 GiB."""
+    plugin: Any = sys.modules.get("PIL.AvifImagePlugin")
+    before = getattr(plugin, "DEFAULT_MAX_THREADS", None)
+    if before is None:
+        yield
+        return
+    plugin.DEFAULT_MAX_THREADS = AVIF_THREADS
+    try:
+        yield
+    finally:
+        plugin.DEFAULT_MAX_THREADS = before
+
+
+def is_decoded(image: Any) -> bool:
+    """Whether the pixels are in memory already; Pillow keeps no list of tiles for WebP."""
+    waits = getattr(image, "tile", None) or (image.format == "WEBP" and image.fp is not None)
+    return not waits
+
+
+def check_file(image: Any) -> None:
+    """Refuse a picture that is not read, or not there as a whole; Pillow would silently leave missing parts black.
+
+    Args:
+        image: opened, not decoded.
+
+    Raises:
+        ImageError: another format, or strips or tiles are missing.
+        DecompressionBombError: more than `MAX_PIXELS`.
+    """
+    if image.format not in (*FORMATS, "MPO"):
+        raise ImageError(f"{image.format} is not among the formats that are read: {', '.join(FORMATS)}", "unsupported")
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+    if image.format == "JPEG2000":
+        missing = codestream(image.fp).missing_tiles
+        if missing:
+            raise ImageError(f"truncated or damaged: {missing} of its tiles are missing", "truncated")
+    if image.format == "TIFF" and not image.use_load_libtiff:
+        covered = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+        planes = len(image.getbands()) if image.tag_v2.get(Tag.PlanarConfiguration, 1) == 2 else 1
+        if covered < planes * image.width * image.height:
+            raise ImageError("truncated or damaged: some of its strips are missing", "truncated")
