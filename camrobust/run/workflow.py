@@ -136,7 +136,7 @@ def measure_until_done(
     Args:
         folder: of the run.
         lease: held by the caller.
-        measure: takes the pending images, see `results.folder.pending_units`.
+        measure: takes the pending images, see `results.counted.pending_units`.
         say: takes lines for the user.
 
     Returns:

@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from camrobust.run.stages.batches import PENDING, batch_of, tensors_of
 from camrobust.run.stages.load import Load
-from camrobust.contract.config import parse_config
-from camrobust.run.stages.actors import Load
 from camrobust.contract.config_file import parse_config
 from tests.photos import write_photos
 

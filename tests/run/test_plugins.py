@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from camrobust import load_run
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SCORES
 from camrobust.interface.cli import main
+from camrobust.interface.evaluation import load_run
 from camrobust.results.commits import keep_rest
 from camrobust.results.counted import pending_units
 from camrobust.results.folder import open_run
