@@ -10,7 +10,6 @@ from pathlib import Path
 import yaml
 
 from camrobust.results.folder import open_run
-from camrobust.results.scan import scan_scores
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]
@@ -53,7 +52,7 @@ def start(*arguments, **changes):
 
 def scores(out):
     folder = open_run(str(out))
-    return scan_scores(*folder.score_files(folder.committed())).collect().sort(KEYS)
+    return folder.scores(folder.committed()).sort(KEYS)
 
 
 def failures(out):

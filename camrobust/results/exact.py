@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from camrobust.contract.quoting import short
-from camrobust.contract.schema import FAILURES, IMAGES, KEYS, SCORES, Column
+from camrobust.contract.schema import FAILURES, IMAGES, KEYS, Column
 from camrobust.results.arrow import empty_frame
 from camrobust.results.block_plan import PlannedBlock, ScoreFile, planned_blocks
 from camrobust.results.counted import PARTITION
@@ -137,19 +137,18 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
         UserError: a folder holds no run, or a file is not as camrobust writes it.
     """
     folders = (first, second)
-    for folder in folders:
-        folder.run()
+    columns = tuple(dict.fromkeys(column for folder in folders for column in folder.run().score_columns()))
     runs = [(folder.store, folder.committed()) for folder in folders]
-    scores, columns = TableDifference(), SCORES
+    scores = TableDifference()
     for block in planned_blocks(runs, rows):
         for model, files in block.files.items():
             sides = [_score_rows(block, model, [file for file in files if file.run == run], columns) for run in (0, 1)]
             _compare(scores, sides, columns, TABLE_KEYS["scores"])
     tables = {"scores": scores}
-    for name, columns in (("images", IMAGES), ("failures", FAILURES)):
+    for name, stored in (("images", IMAGES), ("failures", FAILURES)):
         sides = [folder.table(name, committed) for folder, (_, committed) in zip(folders, runs, strict=True)]
         tables[name] = TableDifference()
-        _compare(tables[name], sides, columns, TABLE_KEYS[name])
+        _compare(tables[name], sides, stored, TABLE_KEYS[name])
     return ExactComparison(tables)
 
 
