@@ -10,7 +10,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import shown
 
 LARGEST = sys.float_info.max
-"""The bound of a parameter without one: infinity is refused, since JSON does not know it."""
+"""The upper bound of a parameter that has none; infinity is refused, since JSON cannot hold it."""
 
 
 @dataclass(frozen=True)

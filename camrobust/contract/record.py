@@ -8,11 +8,11 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 
 MAX_BYTES = 192 * 2**20
-"""Of one document; a lease that lists a hundred thousand commits takes 5 MB."""
+"""Largest document; a lease that lists a hundred thousand commits takes 5 MB."""
 MAX_VALUES = 4_000_000
 """Lists, keys and values in one document, counted by its commas and brackets; each takes some fifty bytes when read."""
 FORMAT = 1
-"""Of the documents and commits that are written now; without one, a document has format 0, as version 0.1 wrote it."""
+"""Format of the documents and commits that are written now; those of version 0.1 have none, which means 0."""
 MAX_NUMBER = 2**53
 
 Text = Annotated[str, Field(max_length=10_000)]

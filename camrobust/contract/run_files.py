@@ -31,15 +31,15 @@ def nonce() -> str:
     return secrets.token_hex(8)
 
 
-def data_name(number: int, units: str, execution: str) -> str:
+def data_name(number: int, parts: str, execution: str) -> str:
     """The name of the data files that one execution of a task writes.
 
     Args:
         number: number of the lease under which it works.
-        units: hash of the units that it commits.
+        parts: hash of the parts that it commits.
         execution: its nonce.
     """
-    return f"{number:08}-{units}-{execution}.parquet"
+    return f"{number:08}-{parts}-{execution}.parquet"
 
 
 def scores_folder(dataset: str, model: str) -> str:
@@ -47,9 +47,9 @@ def scores_folder(dataset: str, model: str) -> str:
     return f"scores/dataset={quote(dataset, safe='')}/model={quote(model, safe='')}"
 
 
-def commit_key(number: int, units: str) -> str:
+def commit_key(number: int, parts: str) -> str:
     """The key of a commit under a lease. It counts while that lease is the newest, or if the newest lease lists it."""
-    return f"commits/{number:08}-{units}.parquet"
+    return f"commits/{number:08}-{parts}.parquet"
 
 
 def kept_key(number: int, execution: str) -> str:

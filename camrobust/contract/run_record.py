@@ -166,5 +166,5 @@ class RunRecord(DescribedRecord):
         return self
 
     def score_columns(self) -> tuple[Column, ...]:
-        """Of the run's score rows: those of every run, then its plugins' similarities."""
+        """The columns of the score rows: those of every run, then its plugins' similarities."""
         return (*SCORES, *(Column(one.name, one.type, one.meaning) for one in self.similarities))

@@ -182,7 +182,7 @@ ADJUSTED = (
 SUMMARY_MEASURES = _columns(
     ("consistency", "float64", "mean rbo over pairs that kept their class"),
     ("responsiveness", "float64", "mean 1 - rbo over pairs whose class flipped"),
-    ("robustness", "float64", "RM = consistency x responsiveness; null where either is"),
+    ("robustness", "float64", "RM = consistency x responsiveness; null where either of them is null"),
     ("consistency_adjusted", "float64", "the same from rbo_adjusted: 1 = same ranking, 0 = chance"),
     ("responsiveness_adjusted", "float64", "mean 1 - rbo_adjusted over flipped pairs; 1 = chance, can exceed 1"),
     ("robustness_adjusted", "float64", "consistency_adjusted x responsiveness_adjusted; can exceed 1"),
@@ -279,7 +279,7 @@ CHARACTERISTICS = _columns(
     ("share", "float64", "share of the variance explained (of ranks; of values for datasets), [0, 1]"),
     ("share_lower", "float64", "lower end of its 95 % interval, for all_properties"),
     ("share_upper", "float64", "upper end"),
-    ("share_alone", "float64", "loss in the share of all properties without this one"),
+    ("share_alone", "float64", "how much the share of all properties together drops if this property is left out"),
     ("p", "float64", "probability of an effect at least as large if there is none"),
     ("p_corrected", "float64", "Holm over the properties of one comparison; else p itself"),
     ("n_images", "int64", "images with both"),

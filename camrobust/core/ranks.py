@@ -2,7 +2,8 @@
 
 An item that is tied at ranks t … b of a list contributes c(d) to the top d: 0 for d < t, (d-t+1)/(b-t+1) for
 t ≤ d ≤ b, 1 for d > b. The overlap A_d at depth d follows from the contributions of both lists. All images, variants
-and CAMs are computed at once. For lists that share only some items see `camrobust.core.rank_lists`.
+and CAMs are computed at once. For lists that share only some items see `camrobust.core.rank_lists`. It states
+the tie rules again, so change both files together.
 """
 
 import math

@@ -1,7 +1,8 @@
 """The console command: read the arguments, run one command, turn every error into one line.
 
 Exit codes: 0 means ok. 1 means that the run is incomplete, that a check failed, or an unexpected error. 2 means a
-mistake of the user.
+mistake of the user. Of a run, `run.workflow.Outcome` decides between 0 and 1; of other commands, their functions in
+`interface/commands/`; `contract.errors` says which errors are 1 and which are 2.
 """
 
 import argparse

@@ -87,7 +87,7 @@ def _methods() -> frozenset[Method]:
 
 
 def _methods_of(module: str) -> frozenset[Method]:
-    """What a plugin registered; of one that was imported before it was loaded here, what lies in it or its package."""
+    """The methods that a plugin registered; if it was already imported, those in its module, else in its package."""
     places = {(kind, entry.name): module_of(entry) for kind, registry in KINDS.items() for entry in registry}
     inside = {method for method, place in places.items() if f"{place}.".startswith(f"{module}.")}
     own = inside | (_registered.get(module, frozenset()) & places.keys())
@@ -113,14 +113,14 @@ def _why(name: str, error: BaseException) -> str:
             f"there is no module '{error.name}'; is its package installed, or in the working directory that the job "
             "was submitted with?"
         )
-    # Of a file that cannot be parsed the last frame is the importer's; the message names the line then.
+    # If the file cannot be parsed, the last frame is the importer's, and the message itself names the line.
     last = extract_tb(error.__traceback__)[-1]
     place = "" if "importlib" in last.filename else f", line {last.lineno} of {short(last.filename)}"
     return f"stopped by {type(error).__name__} when it was imported: {first_line(error)}{place}; correct the module"
 
 
 def _source_sha256(module: str, methods: Iterable[Method]) -> str:
-    """Of the source of a module, and of the modules that hold its methods, in the order of their names."""
+    """The hash of a module's source and of the modules that hold its methods, in the order of their names."""
     names = {module, *(module_of(KINDS[kind][name]) for kind, name in methods)}
     content = b"".join(_source(name) for name in sorted(names))
     return sha256(content).hexdigest()
@@ -167,7 +167,7 @@ def _finite(bound: float) -> float | None:
 
 
 def refuse_unnamed(methods: Iterable[Named], modules: Sequence[str]) -> None:
-    """Refuse methods that this program has from somewhere, and that workers will not have.
+    """Refuse methods from modules that are not listed in `plugins`, because workers would not import them.
 
     Raises:
         UserError: naming the first of them.

@@ -11,7 +11,7 @@ COLUMNS = 3
 VISIBLE = [-0.25, 1.1]
 """Range of every panel; an interval from two or three images is much wider than any value can be."""
 BAND_IMAGES = 10
-"""An interval is drawn from so many images on."""
+"""Fewest images for which an interval is drawn."""
 FEW_COLOURS = 10
 CELL_PX = (46, 26)
 BRIGHT = 0.45

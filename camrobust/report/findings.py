@@ -109,7 +109,8 @@ def _floor(pairs: pl.DataFrame, controls: Sequence[str]) -> str:
     names = sorted({*pairs["first"], *pairs["second"]} - {None, *controls})
     rows = [row for name in names if (row := _pair(pairs, name, floor)) is not None]
     above = [row for row in rows if (row["effect"] or 0) > 0 and _certain(row)]
-    return f" {len(above)} of {len(rows)} CAMs lie above the floor ({floor}) at 5 % after Holm."
+    better = f"{len(above)} of {len(rows)} CAMs are significantly better than the control {floor}"
+    return f" {better} (5 % level, corrected by Holm)."
 
 
 def _certain(row: Row) -> bool:

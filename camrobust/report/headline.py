@@ -58,7 +58,7 @@ def _first(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord, what:
     if above[0]:
         return f"The highest adjusted {what} is that of {who}: {value}."
     if any(above):
-        return f"The highest adjusted {what}, that of {who}, is not shown to be more than chance: {value}."
+        return f"{who} has the highest adjusted {what}, but the interval does not rule out chance: {value}."
     more = "robust" if what == "robustness" else "consistent"
     return f"No CAM is shown to be more {more} than chance: the highest adjusted {what}, that of {who}, is {value}."
 

@@ -81,7 +81,7 @@ def _parts(runs: Runs) -> pl.DataFrame:
     frames = []
     for run, (_, committed) in enumerate(runs):
         keys = pl.Series(committed.commits, dtype=pl.String)
-        parts = committed.units.filter(pl.col("rows") > 0)
+        parts = committed.parts.filter(pl.col("rows") > 0)
         frames.append(parts.select("dataset", "image_id", "rows", run=pl.lit(run), held_by=keys[parts["commit"]]))
     return pl.concat(frames).sort("dataset", maintain_order=True)
 

@@ -34,7 +34,16 @@ from camrobust.contract.run_files import (
 from camrobust.contract.schema import COMMITS, SCORES, Column
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.results.arrow import TABLES, arrow_schema, empty_frame
-from camrobust.results.counted import FILES_KEY, FORMAT_KEY, IMAGE, PARTITION, UNIT, Committed, columns_of, with_keys
+from camrobust.results.counted import (
+    FILES_KEY,
+    FORMAT_KEY,
+    IMAGE,
+    PART_KEY,
+    PARTITION,
+    Committed,
+    columns_of,
+    with_keys,
+)
 from camrobust.results.tables import read_frame
 
 
@@ -44,8 +53,8 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _hash(units: pl.DataFrame) -> str:
-    keys = units.select(UNIT).sort(pl.all()).rows()
+def _hash(parts: pl.DataFrame) -> str:
+    keys = parts.select(PART_KEY).sort(pl.all()).rows()
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]
 
 
@@ -72,22 +81,22 @@ class PartResult:
     maps: pa.Table
 
 
-def write_commit(store: Store, units: Sequence[PartResult], number: int = 0) -> str | None:
-    """Write the files of some units, then the commit that makes them count; returns the same as `put_commit`."""
-    counts = [(unit.dataset, unit.image_id, unit.part, unit.scores.num_rows, unit.failures.num_rows) for unit in units]
+def write_commit(store: Store, parts: Sequence[PartResult], number: int = 0) -> str | None:
+    """Write the files of some parts, then the commit that makes them count; returns the same as `put_commit`."""
+    counts = [(part.dataset, part.image_id, part.part, part.scores.num_rows, part.failures.num_rows) for part in parts]
     table = pl.DataFrame(counts, schema=empty_frame(COMMITS).schema, orient="row")
-    small = {name: pa.concat_tables([getattr(unit, name) for unit in units]) for name in TABLES}
-    return put_commit(store, table, pl.DataFrame(pa.concat_tables([unit.scores for unit in units])), small, number)
+    small = {name: pa.concat_tables([getattr(part, name) for part in parts]) for name in TABLES}
+    return put_commit(store, table, pl.DataFrame(pa.concat_tables([part.scores for part in parts])), small, number)
 
 
 def put_commit(
-    store: Store, units: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table], number: int = 0
+    store: Store, parts: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table], number: int = 0
 ) -> str | None:
     """Write the data files first, and last the commit that names them.
 
     Args:
         store: store of the run folder.
-        units: the parts of images, `schema.COMMITS`.
+        parts: the parts of images, `schema.COMMITS`.
         scores: their score rows, `schema.SCORES` and the similarities of plugins.
         small: the other tables by name.
         number: number of the lease under which they were measured.
@@ -96,14 +105,14 @@ def put_commit(
         The key of the commit. None if another execution has already committed the same parts under this lease; then
         that commit counts.
     """
-    key = commit_key(number, _hash(units))
-    return key if _put(store, key, units, scores, small, number) else None
+    key = commit_key(number, _hash(parts))
+    return key if _put(store, key, parts, scores, small, number) else None
 
 
 def _put(
-    store: Store, key: str, units: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table], number: int
+    store: Store, key: str, parts: pl.DataFrame, scores: pl.DataFrame, small: Mapping[str, pa.Table], number: int
 ) -> bool:
-    name = data_name(number, _hash(units), nonce())
+    name = data_name(number, _hash(parts), nonce())
     tables: dict[str, pa.Table] = {}
     for (dataset, model), rows in scores.partition_by(PARTITION, as_dict=True, include_key=False).items():
         schema = _score_schema(rows.columns)
@@ -115,7 +124,7 @@ def _put(
         if not store.create(f"{folder}/{name}", content):
             raise RunFailed(f"run: {store.locate(f'{folder}/{name}')} is there already; run again to resume")
         files[f"{folder}/{name}"] = len(content)
-    commit = units.to_arrow().cast(arrow_schema(COMMITS))
+    commit = parts.to_arrow().cast(arrow_schema(COMMITS))
     commit = commit.replace_schema_metadata(
         {FILES_KEY: json.dumps(files, sort_keys=True).encode(), FORMAT_KEY: str(FORMAT).encode()}
     )
@@ -123,7 +132,7 @@ def _put(
 
 
 def _score_schema(names: Sequence[str]) -> pa.Schema:
-    """Of a score file: the columns of every run, then what its rows have beside them, the similarities of plugins."""
+    """The schema of a score file: the columns of every run, then the similarities of plugins."""
     known = {column.name for column in SCORES}
     own = [Column(name, "float32", "") for name in names if name not in known]
     return pa.schema([field for field in arrow_schema([*SCORES, *own]) if field.name not in PARTITION])
@@ -146,11 +155,11 @@ def keep_rest(
     Returns:
         Keys of the commits that the next lease must list.
     """
-    touched = set(committed.units.join(images, on=IMAGE, how="semi")["commit"].unique())
+    touched = set(committed.parts.join(images, on=IMAGE, how="semi")["commit"].unique())
     accepts = [commit for place, commit in enumerate(committed.commits) if place not in touched]
     for place in sorted(touched):
-        units = committed.units.filter(pl.col("commit") == place).select(empty_frame(COMMITS).columns)
-        rest = units.join(images, on=IMAGE, how="anti")
+        parts = committed.parts.filter(pl.col("commit") == place).select(empty_frame(COMMITS).columns)
+        rest = parts.join(images, on=IMAGE, how="anti")
         if rest.is_empty():
             continue
         try:

@@ -27,7 +27,7 @@ FORMAT_KEY = b"camrobust.format"
 READERS = 32
 PARTITION = ("dataset", "model")
 IMAGE = ("dataset", "image_id")
-UNIT = (*IMAGE, "part")
+PART_KEY = (*IMAGE, "part")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Committed:
     """The results in a run folder that count.
 
     Attributes:
-        units: one row per committed part of an image: the columns of `schema.COMMITS`, and `commit`, the position of
+        parts: one row per committed part of an image: the columns of `schema.COMMITS`, and `commit`, the position of
             its commit in `commits`.
         commits: keys of the commits that count.
         contents: for each of these commits, the keys of its data files and their sizes.
@@ -43,7 +43,7 @@ class Committed:
             them, or one file of their commit is missing, or they are just being written.
     """
 
-    units: pl.DataFrame
+    parts: pl.DataFrame
     commits: list[str]
     contents: list[Mapping[str, int]]
     uncounted: list[str]
@@ -98,34 +98,34 @@ def read_committed(store: Store) -> Committed:
 
 
 def _committed(whole: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]], ours: Collection[str]) -> Committed:
-    units = _count_once(whole)
+    parts = _count_once(whole)
     keys = list(whole)
-    places = units["commit"].unique().sort().to_list()
+    places = parts["commit"].unique().sort().to_list()
     counting = [keys[place] for place in places]
-    units = units.with_columns(
+    parts = parts.with_columns(
         pl.col("commit").replace_strict({place: rank for rank, place in enumerate(places)}, return_dtype=pl.Int32)
     )
     contents = [whole[key][1] for key in counting]
     live = {name for files in contents for name in files} | set(counting)
-    return Committed(units, counting, contents, sorted(set(ours) - live))
+    return Committed(parts, counting, contents, sorted(set(ours) - live))
 
 
 def _count_once(commits: Mapping[str, tuple[pl.DataFrame, Mapping[str, int]]]) -> pl.DataFrame:
     """All committed parts; if two commits share a part, the whole later commit is void."""
-    frames = [units.with_columns(commit=pl.lit(place, pl.Int32)) for place, (units, _) in enumerate(commits.values())]
-    units = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames], rechunk=True)
+    frames = [parts.with_columns(commit=pl.lit(place, pl.Int32)) for place, (parts, _) in enumerate(commits.values())]
+    parts = pl.concat([empty_frame(COMMITS).with_columns(commit=pl.lit(0, pl.Int32)), *frames], rechunk=True)
     # Compare hashes first: few of millions of parts are left to compare in full.
-    unit = pl.struct(UNIT)
-    shared = units.filter(unit.hash().is_duplicated()).filter(unit.is_duplicated())
+    key = pl.struct(PART_KEY)
+    shared = parts.filter(key.hash().is_duplicated()).filter(key.is_duplicated())
     void: set[int] = set()
     seen: set[tuple[object, ...]] = set()
     for (place,), rows in shared.sort("commit").group_by("commit", maintain_order=True):
-        keys = set(rows.select(UNIT).iter_rows())
+        keys = set(rows.select(PART_KEY).iter_rows())
         if keys & seen or len(keys) < rows.height:
             void.add(int(str(place)))
         else:
             seen |= keys
-    return units.filter(~pl.col("commit").is_in(void)) if void else units
+    return parts.filter(~pl.col("commit").is_in(void)) if void else parts
 
 
 def _read_commit(store: Store, key: str, budget: Budget) -> tuple[pl.DataFrame, dict[str, int]] | None:
@@ -135,15 +135,15 @@ def _read_commit(store: Store, key: str, budget: Budget) -> tuple[pl.DataFrame, 
         UserError: it would take too much memory, or a later version of camrobust wrote it.
     """
     try:
-        units, metadata = read_frame(store, key, COMMITS, budget)
+        parts, metadata = read_frame(store, key, COMMITS, budget)
         record = _commit_record(metadata, store.locate(key))
     except TooLargeTableError:
         raise
     except (MissingObjectError, TableError, ValueError):
         return None
-    if (units["rows"] < 0).any() or (units["failures"] < 0).any():
+    if (parts["rows"] < 0).any() or (parts["failures"] < 0).any():
         return None
-    return units, record.files
+    return parts, record.files
 
 
 def _commit_record(metadata: Mapping[bytes, bytes], where: str) -> CommitRecord:
@@ -190,8 +190,8 @@ def read_scores(
         UserError: the run holds no score rows, or a file is not as camrobust writes it.
     """
     check_scores(committed.tables("scores"))
-    units = committed.units if images is None else committed.units.join(images, on=IMAGE, how="semi")
-    keys = [name for place in units["commit"].unique().sort() for name in sorted(committed.contents[place])]
+    parts = committed.parts if images is None else committed.parts.join(images, on=IMAGE, how="semi")
+    keys = [name for place in parts["commit"].unique().sort() for name in sorted(committed.contents[place])]
     budget, frames = Budget(), [empty_frame(columns)]
     for name in keys:
         if name.startswith("scores/"):
@@ -201,7 +201,7 @@ def read_scores(
     return pl.concat(frames)
 
 
-def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> pl.DataFrame:
+def pending_parts(manifest: pl.DataFrame, parts: int, committed: Committed) -> pl.DataFrame:
     """Images with parts that are not committed yet.
 
     Args:
@@ -215,6 +215,6 @@ def pending_units(manifest: pl.DataFrame, parts: int, committed: Committed) -> p
     placed = manifest.with_row_index("place")
     numbers = pl.DataFrame({"part": range(parts)}, schema={"part": pl.Int16})
     planned = placed.select("place", "dataset", "image_id").join(numbers, how="cross")
-    missing = planned.join(committed.units, on=["dataset", "image_id", "part"], how="anti").sort("place", "part")
+    missing = planned.join(committed.parts, on=["dataset", "image_id", "part"], how="anti").sort("place", "part")
     gathered = missing.group_by("place", maintain_order=True).agg(parts="part")
     return manifest[gathered["place"]].with_columns(gathered["parts"])

@@ -46,7 +46,7 @@ def _parquet(table: pl.DataFrame) -> bytes:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, local or on S3."""
+    """The folder of one run, local or on S3. It deletes nothing: only `results.commits.delete_uncounted` does."""
 
     store: Store
 

@@ -103,7 +103,7 @@ def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
 
 
 def _other_code(first: RunRecord, second: RunRecord) -> list[str]:
-    """Methods that both runs used and that do not come from the same version of the same plugin, or from none."""
+    """Methods used by both runs whose plugin code differs between them."""
     mine, theirs = _code(first), _code(second)
     both = _methods(first) & _methods(second)
     return [f"plugins.{name}" for name in sorted(both) if mine.get(name) != theirs.get(name)]

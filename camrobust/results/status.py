@@ -11,12 +11,12 @@ from camrobust.results.progress import Progress, Stage, in_all, read_progress
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run. A unit is a part of an image: a group of its variants under all models.
+    """The state of a run. A part is a group of variants of one image, with all models.
 
     Attributes:
         state: complete, running, or stopped (no driver is at work and results are missing).
-        units: units planned.
-        committed: units committed.
+        parts: parts planned.
+        committed: parts committed.
         failures: failure rows committed.
         uncounted: files that no commit counts; a writer that died left them, or they are being written now.
         attempts: number of drivers that have measured in this folder.
@@ -26,7 +26,7 @@ class Status:
     """
 
     state: str
-    units: int
+    parts: int
     committed: int
     failures: int
     uncounted: int
@@ -38,7 +38,7 @@ class Status:
     @property
     def sentence(self) -> str:
         """The state in one line."""
-        share = f"{self.committed} of {self.units} images and parts ({self.committed / max(1, self.units):.1%})"
+        share = f"{self.committed} of {self.parts} images and parts ({self.committed / max(1, self.parts):.1%})"
         if self.state == "complete":
             return f"complete: {share}"
         if self.state == "stopped":
@@ -63,19 +63,19 @@ def status(folder: RunFolder) -> Status:
         UserError: there is no run in that folder.
     """
     planned = folder.run().planned
-    units = planned.images * planned.parts
+    parts = planned.images * planned.parts
     committed = folder.committed()
     attempts = read_progress(folder.store)
     latest, updated = attempts[-1] if attempts else (None, None)
-    if folder.done() is not None and committed.units.height == units:
+    if folder.done() is not None and committed.parts.height == parts:
         state = "complete"
     else:
         state = "running" if is_held(folder.store) else "stopped"
     return Status(
         state=state,
-        units=units,
-        committed=committed.units.height,
-        failures=int(committed.units["failures"].sum()),
+        parts=parts,
+        committed=committed.parts.height,
+        failures=int(committed.parts["failures"].sum()),
         uncounted=len(committed.uncounted),
         attempts=len(attempts),
         latest=latest,

@@ -8,11 +8,11 @@ IMAGES_PER_PERTURB = {"cpu": 1, "cuda": 8}
 PERTURB_BYTES = 256 * 2**20
 """Most bytes of variants that are made at a time."""
 VARIANTS_PER_EXPLAIN = 32
-"""Variants that an Explain worker takes at a time, where a part has fewer."""
+"""Explain workers combine small parts until they hold about this many variants."""
 COMMIT_BYTES = 64 * 2**20
 """Size of a score file to aim at when there are enough rows."""
-COMMIT_SHARE = 100
-"""No commit holds more than this fraction of the run, so that little is lost when the driver dies."""
+COMMITS_PER_RUN = 100
+"""A run has at least so many commits, so that little is lost when the driver dies."""
 
 
 def images_per_load(pending: int, explainers: int) -> int:
@@ -42,4 +42,4 @@ def parts_per_explain(plan: Plan) -> int:
 def images_per_commit(plan: Plan, pending: int) -> int:
     """Images in one commit: files of a good size for an object store, but never much of the run at once."""
     bytes_per_image = plan.rows_per_image * plan.row_bytes
-    return max(1, min(COMMIT_BYTES // bytes_per_image, -(-pending // COMMIT_SHARE)))
+    return max(1, min(COMMIT_BYTES // bytes_per_image, -(-pending // COMMITS_PER_RUN)))

@@ -48,7 +48,7 @@ def measure_pending(
     Args:
         plan: the run.
         folder: where its results go.
-        pending: images and their missing parts, from `results.counted.pending_units`.
+        pending: images and their missing parts, from `results.counted.pending_parts`.
         number: of the lease under which the results count.
         report: takes the progress every few seconds, from another thread.
         check: called after every commit; what it raises ends the run.

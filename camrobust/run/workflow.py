@@ -15,7 +15,7 @@ from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_record import RunRecord, VariantRecord
 from camrobust.results.commits import delete_uncounted, keep_rest
-from camrobust.results.counted import pending_units
+from camrobust.results.counted import pending_parts
 from camrobust.results.environment import hardware, utc, versions
 from camrobust.results.folder import FENCED, RunFolder, fresh_folder, open_run
 from camrobust.results.lease import Lease, held
@@ -136,7 +136,7 @@ def measure_until_done(
     Args:
         folder: of the run.
         lease: held by the caller.
-        measure: takes the pending images, see `results.counted.pending_units`.
+        measure: takes the pending images, see `results.counted.pending_parts`.
         say: takes lines for the user.
 
     Returns:
@@ -149,12 +149,12 @@ def measure_until_done(
         deleted = delete_uncounted(folder.store, committed, lease.number)
         if deleted:
             say(f"deleted {deleted} files that no commit counts")
-        pending = pending_units(folder.manifest(), parts, committed)
+        pending = pending_parts(folder.manifest(), parts, committed)
         left = _parts(pending)
         if not left or left == before:
             return measured
-        if committed.units.height and before is None:
-            say(f"resuming: {committed.units.height} of {committed.units.height + left} images are committed")
+        if committed.parts.height and before is None:
+            say(f"resuming: {committed.parts.height} of {committed.parts.height + left} images and parts are committed")
         measure(pending)
         measured, before = measured + left, left
         lease.renew(partial(_accepted, folder))

@@ -155,7 +155,7 @@ class Groups:
 
 
 def _columns(form: int, side: int) -> tuple[int, int, int]:
-    """Of a measure's bins in the histogram: position of the first, its value, and how many there are."""
+    """The bins of a measure in the histogram: position of the first, its value, and the number of bins."""
     names = [f"{name}{suffix}" for suffix in FORMS for name in SIDES]
     place = form * len(SIDES) + side
     return sum(BINS[name] for name in names[:place]), RANGES[names[place]][0], BINS[names[place]]

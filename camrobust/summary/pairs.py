@@ -15,7 +15,7 @@ from camrobust.summary.rows import NO_SEVERITY, Rows
 
 Array = NDArray[np.float64]
 FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}
-"""Suffix of a measure's name to the column of the score rows from which it is computed."""
+"""By the suffix of a measure's name, the column of the score rows from which it is computed."""
 Cell = tuple[str, str, int | None, str]
 """CAM, perturbation, severity, strength."""
 

@@ -107,7 +107,7 @@ def test_results_without_run_json_are_not_adopted_by_a_new_run(tmp_path, capsys)
     write_commit(store, [unit("a")])
     assert main(["run", str(run(tmp_path, str(tmp_path / "out"), str(tmp_path / "set")))]) == 2
     assert "out holds no run, but commits/00000000-" in capsys.readouterr().err
-    assert read_committed(store).units.height == 1
+    assert read_committed(store).parts.height == 1
 
 
 def test_a_run_deletes_only_its_own_files_and_says_so(project):
@@ -127,7 +127,7 @@ def test_a_run_deletes_only_its_own_files_and_says_so(project):
     assert said == ["deleted 3 files that no commit counts"]
     after = contents(project)
     assert before.items() <= after.items()
-    assert read_committed(project).units["image_id"].to_list() == ["a"]
+    assert read_committed(project).parts["image_id"].to_list() == ["a"]
     assert read_committed(project).uncounted == []
 
 
@@ -148,7 +148,7 @@ def test_nothing_in_a_run_folder_is_listed_or_deleted_through_a_link(tmp_path):
     (tmp_path / "run" / "scores" / "dataset=x" / "model=y").symlink_to(other)
     (tmp_path / "run" / "images" / ours).symlink_to(other / "taxes.txt")
     found = folder.committed()
-    assert found.units.height == 1
+    assert found.parts.height == 1
     assert found.uncounted == []
     listed = {entry.key for entry in folder.store.list()}
     assert not any("old" in key or "model=y" in key or ours in key for key in listed)
@@ -166,7 +166,7 @@ def test_an_output_may_itself_be_a_link(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     folder = open_run(str(tmp_path / "run"))
     write_commit(folder.store, [unit("a")])
-    assert read_committed(open_store(str(tmp_path / "disk"))).units.height == 1
+    assert read_committed(open_store(str(tmp_path / "disk"))).parts.height == 1
 
 
 @pytest.mark.parametrize("name", ["summary", "report"])

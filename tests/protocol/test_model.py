@@ -87,7 +87,7 @@ def drive(world, name, accept, split, executions):
             world.wait(lambda tasks=tasks: any(task.ended for task in tasks))
 
     workflow.measure_until_done(folder, held, measure)
-    if folder.committed().units.height == len(IMAGES_):
+    if folder.committed().parts.height == len(IMAGES_):
         folder.finish(held.number, FinishedRecord())
         return "complete"
     return "incomplete"

@@ -43,7 +43,7 @@ def test_sentences_say_what_the_table_says(made):
     assert f"{friedman['n_images']} images that have a value for all 3 CAMs" in first
     assert f"Kendall's W of the CAMs' ranks is {friedman['effect']:.2f}" in first
     assert f"{ranks['first'][0]} ranks first, {ranks['first'][1]} second" in first
-    assert "of 2 CAMs lie above the floor (random) at 5 % after Holm." in first
+    assert "of 2 CAMs are significantly better than the control random (5 % level, corrected by Holm)." in first
     pair = here.filter((pl.col("test") == "wilcoxon") & pl.col("first").is_in(ranks["first"][:2].to_list())
                        & pl.col("second").is_in(ranks["first"][:2].to_list())).row(0, named=True)  # fmt: skip
     assert f"{abs(pair['difference']):.3f}" in first

@@ -60,7 +60,7 @@ def test_the_control_is_that_of_the_same_model():
     first, *_ = sentences(line("random", 0.6, 0.5, 0.7), line("a", 0.5, 0.4, 0.6), line("a", 0.3, 0.2, 0.4, "n"),
                           line("random", 0.1, 0.0, 0.2, "n"))  # fmt: skip
     assert first == (
-        "The highest adjusted robustness, that of a on m (d), is not shown to be more than chance: "
+        "a on m (d) has the highest adjusted robustness, but the interval does not rule out chance: "
         "0.50 (95 % interval 0.40 to 0.60); the control random has 0.60 (95 % interval 0.50 to 0.70)."
     )
 

@@ -9,7 +9,7 @@ from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import open_store
 from camrobust.results.arrow import make_table
 from camrobust.results.commits import PartResult, delete_uncounted, keep_rest, write_commit
-from camrobust.results.counted import pending_units, read_committed, read_small
+from camrobust.results.counted import pending_parts, read_committed, read_small
 from camrobust.results.folder import fresh_folder, open_run
 from camrobust.results.lease import acquire
 from tests.documents import write_json
@@ -33,7 +33,7 @@ def test_what_is_written_is_what_is_read(store):
     commit = write_commit(store, [unit("a"), unit("b")])
     found = read_committed(store)
     assert found.commits == [commit]
-    assert found.units.select("image_id", "part", "rows").rows() == [("a", 0, 12), ("b", 0, 12)]
+    assert found.parts.select("image_id", "part", "rows").rows() == [("a", 0, 12), ("b", 0, 12)]
     places = [key.rpartition("/")[0] for key in found.tables("scores")]
     assert places == [f"scores/dataset=d/model={m}" for m in ("m", "n%2Fo")]
     assert found.uncounted == []
@@ -71,7 +71,7 @@ def test_files_without_a_commit_do_not_count_and_are_deleted_under_a_later_lease
     commit = write_commit(store, [unit("a")])
     store.delete(commit)
     found = read_committed(store)
-    assert found.units.is_empty()
+    assert found.parts.is_empty()
     assert found.files == []
     assert len(found.uncounted) == 3
     assert delete_uncounted(store, found, 0) == 0
@@ -90,7 +90,7 @@ def test_a_commit_whose_file_is_gone_or_cut_is_void(store, damage):
     else:
         store.write(victim, store.read(victim)[:-20])
     found = read_committed(store)
-    assert found.units["image_id"].to_list() == ["a"]
+    assert found.parts["image_id"].to_list() == ["a"]
     assert found.commits == [kept]
     assert found.files == good
     assert broken in found.uncounted
@@ -99,15 +99,15 @@ def test_a_commit_whose_file_is_gone_or_cut_is_void(store, damage):
 
 def test_a_damaged_commit_is_void(store):
     store.write(write_commit(store, [unit("a")]), b"PAR1 no")
-    assert read_committed(store).units.is_empty()
+    assert read_committed(store).parts.is_empty()
 
 
 def test_an_image_in_two_commits_counts_once(store):
     write_commit(store, [unit("a"), unit("b")])
     write_commit(store, [unit("b"), unit("c")])
     found = read_committed(store)
-    assert found.units["image_id"].is_unique().all()
-    assert found.units.height == 2
+    assert found.parts["image_id"].is_unique().all()
+    assert found.parts.height == 2
     delete_uncounted(store, found, 1)
     assert read_committed(store).uncounted == []
 
@@ -117,7 +117,7 @@ def test_a_commit_counts_under_its_own_lease_and_later_only_where_it_is_listed(s
     late = write_commit(store, [unit("b")], 1)
     assert read_committed(store).commits == []  # there is no lease 1 yet
     take(store, [])
-    assert sorted(read_committed(store).units["image_id"]) == ["a", "b"]
+    assert sorted(read_committed(store).parts["image_id"]) == ["a", "b"]
     take(store, [listed])
     assert read_committed(store).commits == [listed]
     assert late in read_committed(store).uncounted
@@ -141,7 +141,7 @@ def test_only_names_that_a_run_gives_are_ever_deleted(store):
     assert delete_uncounted(store, read_committed(store), 2) == 2
     kept = contents(store)
     assert all(kept[key] == b"not ours" for key in foreign)
-    assert read_committed(store).units.height == 1
+    assert read_committed(store).parts.height == 1
     assert not set(left) & kept.keys()
 
 
@@ -160,8 +160,8 @@ def test_images_that_a_new_lease_leaves_out_are_pending_again_and_the_rest_of_th
     assert scores(store.uri).equals(before)
     lease = take(store, accepts)
     found = read_committed(store)
-    assert sorted(found.units["image_id"]) == ["a", "c", "z"]
-    assert found.units.sort("image_id")["rows"].to_list() == [12, 12, 12]
+    assert sorted(found.parts["image_id"]) == ["a", "c", "z"]
+    assert found.parts.sort("image_id")["rows"].to_list() == [12, 12, 12]
     assert found.tables("failures") == []
     assert scores(store.uri).equals(before.filter(pl.col("image_id") != "b"))
     delete_uncounted(store, found, lease.number)
@@ -169,7 +169,7 @@ def test_images_that_a_new_lease_leaves_out_are_pending_again_and_the_rest_of_th
     assert keep_rest(store, found, gone, 3) == found.commits
     whole = pl.DataFrame({"dataset": ["d"], "image_id": ["z"]})
     take(store, lambda number: keep_rest(store, read_committed(store), whole, number))
-    assert sorted(read_committed(store).units["image_id"]) == ["a", "c"]
+    assert sorted(read_committed(store).parts["image_id"]) == ["a", "c"]
 
 
 def test_commits_prepared_for_a_lease_that_another_driver_took_do_not_count(store):
@@ -178,7 +178,7 @@ def test_commits_prepared_for_a_lease_that_another_driver_took_do_not_count(stor
     keep_rest(store, read_committed(store), pl.DataFrame({"dataset": ["d"], "image_id": ["b"]}), 2)
     lease = take(store, lambda _: read_committed(store).commits)
     assert lease.number == 2
-    assert read_committed(store).units["image_id"].to_list() == ["a", "b"]
+    assert read_committed(store).parts["image_id"].to_list() == ["a", "b"]
 
 
 def test_pending_are_the_parts_that_no_commit_holds(store):
@@ -187,7 +187,7 @@ def test_pending_are_the_parts_that_no_commit_holds(store):
         schema={"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32},
     )
     write_commit(store, [unit("a", part=0), unit("a", part=1), unit("b", part=1)])
-    found = pending_units(manifest, 2, read_committed(store))
+    found = pending_parts(manifest, 2, read_committed(store))
     assert found.select("image_id", "parts").rows() == [("b", [0]), ("c", [0, 1])]
     assert found.select("image_id", "label").rows() == [("b", 1), ("c", 2)]
 
@@ -232,7 +232,7 @@ def test_a_run_that_version_0_1_has_touched_afterwards_keeps_all_that_was_commit
     assert found.commits == [first, second]
     lease = take(store, found.commits)
     assert delete_uncounted(store, found, lease.number) == 0
-    assert read_committed(store).units.height == 2
+    assert read_committed(store).parts.height == 2
 
 
 def test_a_store_that_cannot_create_only_if_nothing_is_there_is_refused(store, monkeypatch):

@@ -15,7 +15,7 @@ from camrobust.contract.schema import SCORES
 from camrobust.interface.cli import main
 from camrobust.interface.evaluation import load_run
 from camrobust.results.commits import keep_rest
-from camrobust.results.counted import pending_units
+from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import otherwise_found
 from camrobust.run import workflow
@@ -60,7 +60,7 @@ def measured(config):
     folder = open_run(config.output)
     workflow._begin(config, folder, lambda _: None)()
     plan = make_plan(config, folder.manifest())
-    rows = pending_batch(pending_units(plan.manifest, len(plan.parts), folder.committed()))
+    rows = pending_batch(pending_parts(plan.manifest, len(plan.parts), folder.committed()))
     perturbed = Perturb(config, plan.parts, "cpu", None, plan.sources)(Load(config)(rows))
     explained = Explain(config, plan.parts, frozenset(), plan.weights, "cpu", None, plan.sources)(perturbed)
     Commit(config.output, 0)(explained)

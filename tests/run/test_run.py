@@ -136,7 +136,7 @@ def test_deleted_score_files_are_restored_to_the_bit_in_several_rounds(done, tmp
     ended = subprocess.run([sys.executable, "-c", code, str(path), "--output", str(copy)], capture_output=True,
                            text=True, check=False, env=environment(), cwd=ROOT, timeout=400)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert "resuming: 6 of 11 images are committed" in ended.stderr
+    assert "resuming: 6 of 11 images and parts are committed" in ended.stderr
     assert scores(copy).equals(before)
     assert "deleted" in ended.stderr
     assert "files that no commit counts" in ended.stderr
@@ -199,7 +199,7 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     finally:
         end([*descendants(process.pid), process.pid])
     assert running.state == "running"
-    assert 0 < running.committed < running.units == 40
+    assert 0 < running.committed < running.parts == 40
     kept = {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
     assert 5 <= len(kept) < 40
     stopped = json.loads(camrobust("status", out, "--json").stdout)
@@ -207,7 +207,7 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     assert {"load", "perturb", "explain"} <= stopped["stages"].keys()
     again = camrobust("run", path)
     assert again.returncode == 0, again.stderr
-    assert f"resuming: {len(kept)} of 40 images are committed" in again.stderr
+    assert f"resuming: {len(kept)} of 40 images and parts are committed" in again.stderr
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     rows = scores(out)
     assert rows.height == 40 * 2 * 5 * 30

@@ -12,7 +12,7 @@ from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.io.store import open_store
 from camrobust.measure.model import bytes_per_image
-from camrobust.results.counted import pending_units, read_committed
+from camrobust.results.counted import pending_parts, read_committed
 from camrobust.run import placement
 from camrobust.run import plan as plans
 from camrobust.run.batch_sizes import images_per_commit, images_per_perturb
@@ -35,7 +35,7 @@ DATA = {
 
 def pending(plan):
     """What no commit holds."""
-    return pending_units(plan.manifest, len(plan.parts), read_committed(open_store(plan.config.output)))
+    return pending_parts(plan.manifest, len(plan.parts), read_committed(open_store(plan.config.output)))
 
 
 def measured(plan, images):

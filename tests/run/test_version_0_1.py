@@ -64,11 +64,11 @@ def test_a_complete_run_is_read_and_left_as_it_is(old):
 
 def test_a_run_that_was_killed_is_resumed_and_completed(old):
     before = files(old / "half")
-    committed = open_run(str(old / "half")).committed().units.height
+    committed = open_run(str(old / "half")).committed().parts.height
     assert 0 < committed < IMAGES
     told = camrobust(old, "run", "half.yaml")
     assert told.returncode == 0, told.stderr
-    assert f"resuming: {committed} of {IMAGES} images are committed" in told.stderr
+    assert f"resuming: {committed} of {IMAGES} images and parts are committed" in told.stderr
     after = files(old / "half")
     assert before.items() <= after.items()
     assert scores(old / "half").equals(scores(old / "complete"))

@@ -24,7 +24,7 @@ from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
 from camrobust.results.arrow import TABLES, empty_frame, make_table
 from camrobust.results.commits import put_commit
-from camrobust.results.counted import pending_units
+from camrobust.results.counted import pending_parts
 from camrobust.results.folder import RunFolder, open_run
 from camrobust.results.verify import verify
 from camrobust.run.pipeline import in_rounds, stream
@@ -143,8 +143,8 @@ def _scores(images: pl.DataFrame) -> pl.DataFrame:
 def _commit(run: RunFolder, images: pl.DataFrame) -> None:
     """Write commits as the job does, without its stream."""
     for batch in images.iter_slices(IMAGES_PER_COMMIT):
-        units = batch.select("dataset", "image_id", part=pl.lit(0), rows=pl.lit(LEVELS), failures=pl.lit(0))
-        put_commit(run.store, units.select(empty_frame(COMMITS).columns), _scores(batch), {})
+        parts = batch.select("dataset", "image_id", part=pl.lit(0), rows=pl.lit(LEVELS), failures=pl.lit(0))
+        put_commit(run.store, parts.select(empty_frame(COMMITS).columns), _scores(batch), {})
 
 
 def _first_half(folder: str, images: int) -> str:
@@ -158,7 +158,7 @@ def _resume(folder: str, images: int) -> str:
     start = time.monotonic()
     committed = run.committed()
     read = time.monotonic() - start
-    pending = pending_units(run.manifest(), 1, committed)
+    pending = pending_parts(run.manifest(), 1, committed)
     run.write_table("pending.parquet", pending)
     return f"{read:.1f} s of it to list and read the commits; {pending.height:,} of {images:,} images pending"
 

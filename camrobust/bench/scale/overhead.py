@@ -13,7 +13,7 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import RunFailed
 from camrobust.io.store import open_store
-from camrobust.results.counted import pending_units
+from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.batch_sizes import images_per_commit
 from camrobust.run.pipeline import gallery
@@ -77,7 +77,7 @@ def _bare(config: RunConfig) -> float:
     load, commit = Load(config), Commit(folder.uri, 0)
     perturb = Perturb(config, plan.parts, "cpu")
     explain = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")
-    pending = pending_batch(pending_units(plan.manifest, len(plan.parts), folder.committed()))
+    pending = pending_batch(pending_parts(plan.manifest, len(plan.parts), folder.committed()))
     per_commit = images_per_commit(plan, plan.manifest.height)
     for start in range(0, pending.num_rows, per_commit):
         images = [pending.slice(row, 1) for row in range(start, min(start + per_commit, pending.num_rows))]

@@ -172,8 +172,8 @@ def write_commit(uri: str, dataset: int, first: int, images: int) -> None:
         column.name: _noise(generator, n, column.type) for column in IMAGES if column.name not in keys
     }
     table = make_table(IMAGES, {**photos, **keys, "n_segments": segments.astype(int)})
-    units = pl.DataFrame({**keys, "part": 0, "rows": PER_IMAGE, "failures": 0}).select(empty_frame(COMMITS).columns)
-    put_commit(open_run(uri).store, units, scores.select(empty_frame(SCORES).columns), {"images": table})
+    parts = pl.DataFrame({**keys, "part": 0, "rows": PER_IMAGE, "failures": 0}).select(empty_frame(COMMITS).columns)
+    put_commit(open_run(uri).store, parts, scores.select(empty_frame(SCORES).columns), {"images": table})
 
 
 def _noise(generator: np.random.Generator, n: int, kind: str) -> NDArray[Any]:
@@ -202,11 +202,11 @@ def compare(folder: str, images: int) -> str:
     run = _run(folder)
     committed = run.committed()
     wanted = max(1, round(SAMPLE * images / COMMIT_IMAGES))
-    places = committed.units.group_by("dataset").agg(pl.col("commit").unique().sort().head(wanted)).explode("commit")
+    places = committed.parts.group_by("dataset").agg(pl.col("commit").unique().sort().head(wanted)).explode("commit")
     chosen = set(places["commit"])
     contents = [files if place in chosen else {} for place, files in enumerate(committed.contents)]
-    units = committed.units.filter(pl.col("commit").is_in(list(chosen)))
-    part = Committed(units, committed.commits, contents, [])
+    parts = committed.parts.filter(pl.col("commit").is_in(list(chosen)))
+    part = Committed(parts, committed.commits, contents, [])
     tables = reduce_scores(score_blocks([(run.store, part)]), SummarySettings(controls=(_floor(),))).tables
     rows = scan_scores(*run.score_files(part)).collect()
     worst, compared = 0.0, 0

@@ -15,8 +15,8 @@ from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
 from camrobust.core.perturb.variants import Variant, variants
 
 ATTACKED_TOGETHER_ON_GPU = 8
-"""Images in each pass of an attack on a GPU; elsewhere one. The number is fixed, and short passes are filled up: it
-decides the sign of gradients near 0, and the steps of an ascent amplify that."""
+"""Images in each pass of an attack on a GPU; elsewhere one. The number is fixed, and short passes are filled
+up, because the size of a pass decides the sign of gradients near 0, and the steps of an ascent amplify that."""
 CUT = 1e-3
 """Share of a level by which float32 may fall short of a whole level before values are cut to 8 bits."""
 

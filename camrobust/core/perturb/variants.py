@@ -127,7 +127,7 @@ def variants(specs: Sequence[Spec]) -> tuple[Variant, ...]:
 
 
 def size_warnings(planned: Sequence[Variant], side: int) -> tuple[str, ...]:
-    """One sentence for each size, other than the crop's, for which severities in use were chosen.
+    """One sentence for each image size for which severities in use were chosen, if the crop has another size.
 
     Args:
         planned: the variants.

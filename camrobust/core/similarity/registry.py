@@ -39,7 +39,7 @@ class Similarity:
         same: value of two equal maps, either `low` or `high`.
         unit: unit of the value.
         source: the publication that defines it.
-        default: measured unless the configuration names its measures; costly measures are not.
+        default: measured when the configuration names no measures; False for costly ones.
     """
 
     name: str

@@ -101,7 +101,7 @@ def batch_of(fields: Sequence[Field], data: Mapping[str, Any]) -> pa.Table:
 
 
 def pending_batch(pending: pl.DataFrame) -> pa.Table:
-    """Images as `results.counted.pending_units` lists them, as rows of `PENDING`."""
+    """Images as `results.counted.pending_parts` lists them, as rows of `PENDING`."""
     return batch_of(PENDING, pending.to_arrow())
 
 

@@ -1,4 +1,4 @@
-"""The registry of CAM methods and the decorator that fills it."""
+"""The registry of CAM methods and the decorator that fills it; the methods are in the other files of this folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
