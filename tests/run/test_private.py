@@ -131,6 +131,7 @@ def test_its_token_is_in_a_private_file_and_nowhere_else(program):
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("program", ["import ray.data"], indirect=True, ids=["ray first"])
 def test_a_process_without_the_token_is_refused(program, tmp_path):
     """All at once, as Ray tries for twenty seconds each."""
     address = program.told["address"]

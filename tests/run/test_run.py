@@ -161,7 +161,7 @@ def test_another_configuration_is_refused(done, capsys):
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    write_photos(folder / "set", 40, seed=1)
+    write_photos(folder / "set", 24, seed=1)
     return folder / "set"
 
 
@@ -173,13 +173,13 @@ def test_kill_9_of_an_explain_worker_loses_nothing(tmp_path, many):
         wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 2, process)
         (victim, *_) = wait_for(lambda: named(descendants(process.pid), "ray::MapWorker(MapBatches(Explain))"), process)
         os.kill(victim, signal.SIGKILL)
-        assert len(list(out.glob("commits/*.parquet"))) < 40
+        assert len(list(out.glob("commits/*.parquet"))) < 24
         output, _ = process.communicate(timeout=300)
     finally:
         end([*descendants(process.pid), process.pid])
     assert process.returncode == 0, output
     rows = scores(out)
-    assert rows.height == 40 * 2 * 5 * 10
+    assert rows.height == 24 * 2 * 5 * 10
     assert rows.select("model", "image_id", "cam", "perturbation", "strength").is_unique().all()
     assert not (out / "failures").exists()
 
@@ -199,27 +199,27 @@ def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the
     finally:
         end([*descendants(process.pid), process.pid])
     assert running.state == "running"
-    assert 0 < running.committed < running.parts == 40
+    assert 0 < running.committed < running.parts == 24
     kept = {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
-    assert 5 <= len(kept) < 40
+    assert 5 <= len(kept) < 24
     stopped = json.loads(camrobust("status", out, "--json").stdout)
     assert (stopped["state"], stopped["committed"], stopped["attempts"]) == ("stopped", len(kept), 1)
     assert {"load", "perturb", "explain"} <= stopped["stages"].keys()
     again = camrobust("run", path)
     assert again.returncode == 0, again.stderr
-    assert f"resuming: {len(kept)} of 40 images and parts are committed" in again.stderr
+    assert f"resuming: {len(kept)} of 24 images and parts are committed" in again.stderr
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     rows = scores(out)
-    assert rows.height == 40 * 2 * 5 * 30
+    assert rows.height == 24 * 2 * 5 * 30
     assert rows.select("model", "image_id", "cam", "perturbation", "strength").is_unique().all()
     finished = done_of(out)
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
-    assert redone["done"] == redone["total"] == 40 - len(kept)
+    assert redone["done"] == redone["total"] == 24 - len(kept)
     assert redone["stages"]["explain"]["images"] == redone["total"]
     assert finished.attempts == 2
     assert finished.stages["commit"].images >= redone["total"]
     told = camrobust("status", out)
-    assert "complete: 40 of 40 images and parts (100.0%)" in told.stderr
+    assert "complete: 24 of 24 images and parts (100.0%)" in told.stderr
     assert "explain" in told.stdout
 
 
