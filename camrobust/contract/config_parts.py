@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
+from camrobust.contract.former_names import renamed_builder
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import MODULE
 from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
@@ -81,6 +82,11 @@ class ModelConfig(StrictPart):
         description="names of the classes in the order of the logits: a list, a text file with one name per line, or "
         "imagenet; changes no number; default: known for published weights only",
     )
+
+    @field_validator("builder", mode="before")
+    @classmethod
+    def _today(cls, value: Any) -> Any:
+        return renamed_builder(value)
 
     @model_validator(mode="before")
     @classmethod

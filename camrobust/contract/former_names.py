@@ -20,6 +20,15 @@ SETTINGS = {
 """Dotted settings in the run.json of version 0.1, to today's names."""
 
 
+BUILDERS = {"camrobust.demo:efficientnet_lite0": "camrobust.interface.demo:efficientnet_lite0"}
+"""Builders of camrobust's own that configurations may name, to the places where they are today."""
+
+
+def renamed_builder(builder: Any) -> Any:
+    """Where one of camrobust's own builders is today; any other builder unchanged."""
+    return BUILDERS.get(builder, builder) if isinstance(builder, str) else builder
+
+
 def renamed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration from run.json under today's names; where both names are set, today's counts."""
     renamed = {name: dict(value) if isinstance(value, Mapping) else value for name, value in config.items()}
@@ -33,4 +42,12 @@ def renamed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         place = renamed.setdefault(parents[0], {}) if parents else renamed
         if isinstance(place, dict):
             place.setdefault(name, value)
+    models = renamed.get("models")
+    if isinstance(models, list):
+        renamed["models"] = [
+            {**model, "builder": renamed_builder(model["builder"])}
+            if isinstance(model, Mapping) and "builder" in model
+            else model
+            for model in models
+        ]
     return renamed

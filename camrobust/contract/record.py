@@ -14,12 +14,13 @@ MAX_VALUES = 4_000_000
 FORMAT = 1
 """Format of the documents and commits that are written now; those of version 0.1 have none, which means 0."""
 MAX_NUMBER = 2**53
+MAX_AMOUNT = 1e15
 
 Text = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(max_length=1000)]
 Key = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=MAX_AMOUNT, allow_inf_nan=False)]
 
 
 class Part(BaseModel):

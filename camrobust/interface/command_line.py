@@ -18,6 +18,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as UserError."""
+        if message.startswith("the following arguments are required"):
+            message += "; put options that take several values (--set, --cam, --perturb) after the other arguments"
         raise UserError(f"{message}; see {self.prog} --help")
 
 

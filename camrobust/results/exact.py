@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import FAILURES, IMAGES, KEYS, Column
+from camrobust.io.parquet_budget import Budget
 from camrobust.results.arrow import empty_frame
 from camrobust.results.block_plan import PlannedBlock, ScoreFile, planned_blocks
 from camrobust.results.counted import PARTITION
@@ -28,7 +29,7 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "failures": ("dataset", "image_id", "model", "stage"),
 }
 """The columns that name a row of each table; all other columns are compared."""
-REPEAT = "repeat"
+REPEAT = ":repeat"
 """Number of a row among the rows of the same key, from 0; a sound run scores every key once."""
 SECOND = ":second"
 Key = tuple[str, ...]
@@ -137,12 +138,16 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
         UserError: a folder holds no run, or a file is not as camrobust writes it.
     """
     folders = (first, second)
-    columns = tuple(dict.fromkeys(column for folder in folders for column in folder.run().score_columns()))
+    columns = tuple({column.name: column for folder in folders for column in folder.run().score_columns()}.values())
     runs = [(folder.store, folder.committed()) for folder in folders]
     scores = TableDifference()
     for block in planned_blocks(runs, rows):
         for model, files in block.files.items():
-            sides = [_score_rows(block, model, [file for file in files if file.run == run], columns) for run in (0, 1)]
+            budget = Budget()
+            sides = [
+                _score_rows(block, model, [file for file in files if file.run == run], columns, budget)
+                for run in (0, 1)
+            ]
             _compare(scores, sides, columns, TABLE_KEYS["scores"])
     tables = {"scores": scores}
     for name, stored in (("images", IMAGES), ("failures", FAILURES)):
@@ -152,12 +157,14 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
     return ExactComparison(tables)
 
 
-def _score_rows(block: PlannedBlock, model: str, files: Sequence[ScoreFile], columns: Sequence[Column]) -> pl.DataFrame:
-    """The rows of some files that belong to the images of a block."""
+def _score_rows(
+    block: PlannedBlock, model: str, files: Sequence[ScoreFile], columns: Sequence[Column], budget: Budget
+) -> pl.DataFrame:
+    """The rows of some files that belong to the images of a block; all files of a block share one budget."""
     stored = [column for column in columns if column.name not in PARTITION]
     frames = [empty_frame(columns)]
     for file in files:
-        rows = read_frame(file.store, file.key, stored)[0]
+        rows = read_frame(file.store, file.key, stored, budget)[0]
         if not file.whole:
             rows = rows.filter(pl.col("image_id").is_in(block.images))
         rows = rows.with_columns(dataset=pl.lit(block.dataset), model=pl.lit(model))

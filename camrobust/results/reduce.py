@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from itertools import chain, combinations
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
 
 Entry = TypeVar("Entry")
+LONGEST_DIGEST = 4000
+"""Characters of the digests of several runs that a record spells out."""
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys of the configuration in which runs of one leaderboard may differ."""
 
@@ -155,7 +158,7 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
     first = records[0]
     return new_record(
         CombinedRecord,
-        digest=" + ".join(run.digest for run in records),
+        digest=_joined([run.digest for run in records]),
         models=_union(run.models for run in records),
         cams=_union(run.cams for run in records),
         controls=_union(run.controls for run in records),
@@ -169,6 +172,16 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
         config={key: value for key, value in first.numbers.plain.items() if key not in FREE},
         combined=list(runs),
         finished=finished,
+    )
+
+
+def _joined(digests: Sequence[str]) -> str:
+    """The digests of several runs; of very many runs a hash of them."""
+    joined = " + ".join(digests)
+    return (
+        joined
+        if len(joined) <= LONGEST_DIGEST
+        else f"sha256 of {len(digests)} digests: {sha256(joined.encode()).hexdigest()}"
     )
 
 

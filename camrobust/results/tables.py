@@ -22,7 +22,7 @@ from camrobust.contract.quoting import first_line, short
 from camrobust.contract.schema import Column
 from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store
-from camrobust.io.parquet_budget import Budget, TableError, needed_bytes
+from camrobust.io.parquet_budget import WIDEST, Budget, TableError, needed_bytes
 from camrobust.results.arrow import arrow_schema
 
 MOST_TEXT = 65_536
@@ -108,6 +108,8 @@ def read_coded(
         )
         table = table.rename_columns([known[name].name for name in table.column_names])
         table.validate(full=True)
+        missing = len({column.name for column in columns} - set(table.column_names))
+        budget.take(WIDEST * table.num_rows * missing, where)
         return _fitted(table, columns, where), dict(footer.schema_arrow.metadata or {})
 
 

@@ -1,12 +1,11 @@
 """The steps after measuring: summary tables, the report, and several runs combined."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import polars as pl
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.record import content_of
+from camrobust.contract.record import MAX_AMOUNT, MAX_NUMBER, content_of
 from camrobust.contract.run_documents import StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
 from camrobust.contract.run_record import CombinedRecord
@@ -27,10 +26,18 @@ from camrobust.results.tables import read_frame
 def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
     """How long measuring took, over all attempts, and the seconds of each step after it."""
     attempts = [attempt for attempt, _ in read_progress(folder.store)]
+    # Each attempt keeps to the bounds of a record; their sum need not, where somebody else wrote them.
     return TimesPart(
         attempts=len(attempts),
-        seconds={"measure": round(sum(attempt.seconds for attempt in attempts), 1), **seconds},
-        stages={name: StageRecord(**asdict(stage)) for name, stage in in_all(attempts).items()},
+        seconds={"measure": min(round(sum(attempt.seconds for attempt in attempts), 1), MAX_AMOUNT), **seconds},
+        stages={
+            name: StageRecord(
+                images=min(stage.images, MAX_AMOUNT),
+                busy_s=min(stage.busy_s, MAX_AMOUNT),
+                busy=min(stage.busy, MAX_NUMBER),
+            )
+            for name, stage in list(in_all(attempts).items())[:100]
+        },
     )
 
 
@@ -60,8 +67,8 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
     if read_record(output.store, "combined.json", CombinedRecord) is None:
         output.check_ours()
     output.check_links()
-    tables = _written(output, reduce_runs(folders, intervals), "summary/")
     record = combined_record({folder.uri: folder.run() for folder in folders}, utc())
+    tables = _written(output, reduce_runs(folders, intervals), "summary/")
     output.store.write("combined.json", content_of(record, defaults=True, indent=2))
     parts = [(folder, folder.committed()) for folder in folders]
     images, failures = (

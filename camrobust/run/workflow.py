@@ -266,7 +266,7 @@ def finish(folder: RunFolder, lease: Lease, max_failure_share: float, *, measure
         if verdict.score_rows:
             timed("aggregate", partial(aggregate, number=lease.number))
             timed("report", partial(report, number=lease.number))
-        lease.check()
         record = FinishedRecord(**verdict.as_dict(), finished=utc(), **dict(times(folder, seconds)))
+        lease.check()
         folder.finish(lease.number, record)
     return Outcome(folder, verdict, measured, verdict.failure_share > max_failure_share)

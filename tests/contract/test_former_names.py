@@ -4,7 +4,7 @@ import pytest
 
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
-from camrobust.contract.former_names import SETTINGS, renamed_settings
+from camrobust.contract.former_names import BUILDERS, SETTINGS, renamed_settings
 
 CONFIG = {"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"], "cams": ["gradcam"],
           "perturbations": ["contrast:1"]}  # fmt: skip
@@ -32,3 +32,12 @@ def test_todays_name_wins_and_odd_shapes_are_left_alone():
     assert renamed_settings({"gallery": 3, "gallery_images": 4}) == {"gallery_images": 4}
     assert renamed_settings({"metric": 5, "summary": 6}) == {"metric": 5, "summary": 6}
     assert renamed_settings({"metric": {"intervals": "delta"}, "summary": 6}) == {"metric": {}, "summary": 6}
+
+
+def test_a_builder_of_ours_that_has_moved_is_found_where_it_is():
+    old, new = next(iter(BUILDERS.items()))
+    config = CONFIG | {"models": [{"name": "m", "builder": old}]}
+    assert parse_config(config).models[0].builder == new
+    assert parse_config(config).digest() == parse_config(CONFIG | {"models": [{"name": "m", "builder": new}]}).digest()
+    assert renamed_settings(config)["models"] == [{"name": "m", "builder": new}]
+    assert renamed_settings({"models": [3, {"builder": []}]})["models"] == [3, {"builder": []}]

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from camrobust.contract.schema import IMAGES, SCORE_FILE
+from camrobust.contract.schema import IMAGES, SCORE_FILE, Column
 from camrobust.io.local_folder import Folder
-from camrobust.io.parquet_budget import TableError
-from camrobust.results.tables import read_frame
+from camrobust.io.parquet_budget import TableError, TooLargeTableError
+from camrobust.results.tables import read_coded, read_frame
 from tests.synthetic import frame
 
 OLD = {"kept_class": "same", "n_segments": "segments", "strength": "parameter"}
@@ -35,3 +35,13 @@ def test_both_names_at_once_are_refused(tmp_path):
     pq.write_table(table, tmp_path / "both.parquet")
     with pytest.raises(TableError, match="the column n_segments is there twice"):
         read_frame(Folder(tmp_path), "both.parquet", IMAGES)
+
+
+def test_columns_that_a_file_lacks_are_held_against_the_budget(tmp_path):
+    """Nulls take memory, too: a stranger's run.json may list columns that a tiny file of many rows does not have."""
+    count = 3_000_000
+    table = pa.table({"dataset": pa.array(["d"] * count), "image_id": pa.array(["a"] * count)})
+    pq.write_table(table, tmp_path / "many.parquet")
+    columns = (*IMAGES[:2], *(Column(f"made_up_{number}", "float32", "") for number in range(100)))
+    with pytest.raises(TooLargeTableError, match="would unpack to more than"):
+        read_coded(Folder(tmp_path), "many.parquet", columns)

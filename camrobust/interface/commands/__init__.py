@@ -4,6 +4,8 @@ The functions live in the modules of this folder. They import what they need whe
 line starts fast.
 """
 
+import argparse
+
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several
 from camrobust.interface.commands import explore, results, runs
@@ -133,6 +135,9 @@ COMMANDS = {
             argument(
                 "--resave-jpeg-quality", "save images as JPEG of this quality and read them back; ImageNet-C used 85",
                 type=int, metavar="QUALITY",
+            ),
+            argument(
+                "--jpeg-after", argparse.SUPPRESS, type=int, dest="resave_jpeg_quality", default=argparse.SUPPRESS
             ),
             argument("--cell", "side of one picture, px", type=int, default=160),
             argument("--output", "picture to write", default="sheet.png"),
