@@ -18,8 +18,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as UserError."""
-        if message.startswith("the following arguments are required"):
-            message += "; put options that take several values (--set, --cam, --perturb) after the other arguments"
+        greedy = [action.option_strings[0] for action in self._actions if action.option_strings and action.nargs == "+"]
+        if greedy and message.startswith("the following arguments are required"):
+            message += f"; put options that take several values ({', '.join(greedy)}) after the other arguments"
         raise UserError(f"{message}; see {self.prog} --help")
 
 

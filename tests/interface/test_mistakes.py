@@ -287,6 +287,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
         (["list", "cam"], "argument kind: invalid choice: 'cam'"),
         (["runn"], "invalid choice: 'runn'"),
         ([], "the following arguments are required: COMMAND; see camrobust --help"),
+        (["run", "--set", "seed=1", "a.yaml"], "config; put options that take several values (--set) after the other "),
         (["bench", "passes", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
