@@ -187,7 +187,7 @@ def test_methods_that_no_named_plugin_registered_are_refused(folder):
     )
 
 
-def test_the_list_names_packages(folder, capsys):
+def test_the_list_names_packages(folder):
     write_module(folder, "own.methods", METHODS + DIMMED)
     write_module(folder, "alone", METHODS.replace("negated", "upright").replace("largest_gap", "widest_gap"))
     installed(folder)
@@ -196,10 +196,15 @@ def test_the_list_names_packages(folder, capsys):
         assert packages.pop(name) == "own-methods 1.2"
         assert {*packages.values()} <= {"camrobust", "alone (not installed)"}
     assert "package" not in catalogue("cams")[0]
+
+
+def test_a_list_without_methods_of_plugins_imports_none(folder, capsys):
+    write_module(folder, "own.methods", METHODS)
     assert main(["list", "segments", "--plugins", "own.methods"]) == 2
     assert capsys.readouterr().err == (
         "camrobust: list: plugins register cams, perturbations, similarities, no segments; leave --plugins out\n"
     )
+    assert "own.methods" not in sys.modules
 
 
 @pytest.mark.parametrize(
