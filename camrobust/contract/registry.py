@@ -24,6 +24,8 @@ Entry = TypeVar("Entry", bound=Named)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\+*")
 """Configurations and result tables write names into lists, so a name holds none of their separators."""
 MODULE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+JOIN = re.compile(r"\+(?=[A-Za-z0-9])")
+"""The + between two names; one at the end of a name has no letter or digit behind it."""
 """The dotted name of a module."""
 LISTED = 40
 """Longest list of names that a message shows in full."""

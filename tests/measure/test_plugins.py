@@ -138,6 +138,18 @@ def test_a_plugin_that_cannot_be_used_is_one_sentence(folder, capsys, name, sent
     assert capsys.readouterr().err == f"camrobust: {sentence}\n".replace("FOLDER", str(folder))
 
 
+@pytest.mark.parametrize("name", ["preset", "compose", "replicates"])
+def test_a_perturbation_is_not_called_as_a_word_of_the_configuration(folder, name):
+    write_module(folder, "own", DIMMED.replace("def dimmed", f"def {name}"))
+    with pytest.raises(UserError) as error:
+        load_plugins(["own"])
+    assert name not in PERTURBATIONS
+    assert str(error.value).startswith(
+        "plugin 'own': stopped by ValueError when it was imported: perturbation: the name must be none of preset, "
+        f"compose, replicates, got '{name}'; choose another name, line "
+    )
+
+
 def test_two_plugins_cannot_have_one_name(folder):
     write_module(folder, "own", METHODS)
     write_module(folder, "other", METHODS)

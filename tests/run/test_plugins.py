@@ -180,6 +180,9 @@ def test_runs_are_not_taken_together_where_one_name_is_of_two_versions():
     assert otherwise_found(run, run_record(**used, plugins=newer)) == ["plugins.x", "plugins.y", "plugins.z"]
     assert otherwise_found(run, run_record(**used)) == ["plugins.x", "plugins.y", "plugins.z"]
     assert otherwise_found(run, run_record(plugins=newer)) == []
+    plus = used | {"variants": [VARIANT, VARIANT | {"perturbation": "y++fog"}]}
+    versions = [{"own.methods": plugin | {"perturbations": ["y+"], "version": version}} for version in "12"]
+    assert "plugins.y+" in otherwise_found(*(run_record(**plus, plugins=plugins) for plugins in versions))
 
 
 READERS = ("verify", "status", "aggregate", "report", "compare")
