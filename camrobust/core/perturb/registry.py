@@ -10,7 +10,7 @@ from torch import Tensor
 
 from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import shown
-from camrobust.contract.registry import Registry
+from camrobust.contract.registry import Registry, registering_module
 
 Function = Callable[..., Tensor]
 Strength = float | tuple[float, ...]
@@ -100,7 +100,8 @@ def perturbation(
         strengths = _strengths(own, parameters, severities)
         random, needs_model = "draws" in arguments, "victim" in arguments
         PERTURBATIONS.add(
-            Perturbation(own, function, parameters, strengths, family, source, size, random, needs_model, ready)
+            Perturbation(own, function, parameters, strengths, family, source, size, random, needs_model, ready),
+            registering_module(),
         )
         return function
 
