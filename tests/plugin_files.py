@@ -41,15 +41,13 @@ def dimmed(images, factor: Annotated[float, Parameter(0, 1, "share")]):
 def registries():
     """While open, what is registered and imported counts; then all is as before."""
     entries = {kind: dict(registry._entries) for kind, registry in plugins.KINDS.items()}
-    known, modules = dict(plugins._registered), {*sys.modules}
+    modules = {*sys.modules}
     plugins._distribution.cache_clear()
     try:
         yield
     finally:
         for kind, registry in plugins.KINDS.items():
             registry._entries = entries[kind]
-        plugins._registered.clear()
-        plugins._registered.update(known)
         plugins._distribution.cache_clear()
         for name in {*sys.modules} - modules:
             if not name.startswith(("camrobust.", "torch", "scipy", "skimage")):

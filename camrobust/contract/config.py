@@ -78,8 +78,8 @@ class RunConfig(StrictPart):
     def numbers(self) -> dict[str, Any]:
         """The settings that change numbers, as plain data.
 
-        Plugins are not in it. Their code changes numbers as a weights file does, and both are treated alike: run.json
-        records a hash, which is compared before the run is resumed. A digest must not need an import.
+        Plugins are not in it, because a digest must not need an import. run.json records a hash of their source
+        instead, and it is compared before the run is resumed. It covers no module outside a plugin's own package.
         """
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True

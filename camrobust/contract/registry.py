@@ -1,6 +1,7 @@
 """Tables of methods by name, which refuse duplicates and suggest near names."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
@@ -23,6 +24,8 @@ Entry = TypeVar("Entry", bound=Named)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\+*")
 """Configurations and result tables write names into lists, so a name holds none of their separators."""
+JOIN = re.compile(r"\+(?=[A-Za-z0-9])")
+"""The + between two names; one at the end of a name has no letter or digit behind it."""
 MODULE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 """The dotted name of a module."""
 LISTED = 40
@@ -50,6 +53,11 @@ def module_of(entry: object) -> str:
     return str(getattr(function, "__module__", None) or "")
 
 
+def registering_module() -> str:
+    """Name of the module that called the function that calls this one: a decorator's user."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))  # noqa: SLF001 - Python's own way to see a caller
+
+
 def from_camrobust(entry: object) -> bool:
     """Whether a method is camrobust's own, not one of a user's package."""
     return module_of(entry).partition(".")[0] in ("", "camrobust")
@@ -72,9 +80,14 @@ class Registry(Generic[Entry]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
+        self._places: dict[str, str] = {}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, place: str = "") -> None:
         """Add an entry; a function of a user's module that was loaded again replaces itself.
+
+        Args:
+            entry: the method.
+            place: name of the module that registers it.
 
         Raises:
             NameTakenError: another method has that name.
@@ -92,6 +105,11 @@ class Registry(Generic[Entry]):
                 "one another name"
             )
         self._entries[entry.name] = entry
+        self._places[entry.name] = place
+
+    def place(self, name: str) -> str:
+        """Name of the module that registered a method, "" where none was told."""
+        return self._places.get(name, "")
 
     def discard(self, name: str) -> None:
         """Forget an entry, where there is one of that name."""

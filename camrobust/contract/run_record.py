@@ -51,7 +51,7 @@ class PluginRecord(Part):
 
     package: PackageWord = Field(UNKNOWN, description="installed distribution that the module belongs to, or unknown")
     version: PackageWord = Field(UNKNOWN, description="version of that distribution, or unknown")
-    sha256: str = Field("", max_length=64, description="of the source files that hold its methods, one after the other")
+    sha256: str = Field("", max_length=64, description="of its source files, one after the other")
     cams: tuple[Name, ...] = Field((), max_length=1000, description="names of the CAMs that it registered")
     perturbations: tuple[Name, ...] = Field((), max_length=1000, description="names of its perturbations")
     similarities: tuple[Name, ...] = Field((), max_length=1000, description="names of its similarities")

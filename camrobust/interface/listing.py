@@ -26,9 +26,9 @@ def catalogue(kind: str, plugins: Sequence[str] = ()) -> list[dict[str, Any]]:
     Raises:
         UserError: a plugin cannot be loaded, or registers nothing of this kind by nature.
     """
-    loaded = load_plugins(plugins)
     if plugins and kind not in REGISTERED:
         raise UserError(f"list: plugins register {', '.join(REGISTERED)}, no {kind}; leave --plugins out")
+    loaded = load_plugins(plugins)
     rows = {
         "cams": _cams,
         "perturbations": _perturbations,

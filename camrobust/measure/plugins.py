@@ -6,7 +6,6 @@ imports nothing.
 
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
@@ -24,13 +23,12 @@ from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS
 from camrobust.core.similarity import SIMILARITIES
 from camrobust.measure.image import MeasureSettings
+from camrobust.measure.plugin_imports import modules_of, source_of
 
 OWN = "camrobust"
 KINDS: dict[str, Registry[Any]] = {"cams": CAMS, "perturbations": PERTURBATIONS, "similarities": SIMILARITIES}
 Method = tuple[str, str]
 """Kind and name."""
-_registered: dict[str, frozenset[Method]] = {}
-"""What the import of each plugin registered, in whatever module it lies."""
 
 
 def load_plugins(modules: Sequence[str], sources: Mapping[str, str] | None = None) -> dict[str, PluginRecord]:
@@ -47,7 +45,9 @@ def load_plugins(modules: Sequence[str], sources: Mapping[str, str] | None = Non
         UserError: a module is not there, raises, takes a name that is taken, registers nothing, or is not the one that
             `sources` tells of.
     """
-    return {name: _loaded(name, None if sources is None else sources.get(name)) for name in modules}
+    for name in modules:
+        _import(name)
+    return {name: _recorded(name, None if sources is None else sources.get(name)) for name in modules}
 
 
 def change_since(began: PluginRecord, now: PluginRecord) -> str | None:
@@ -57,14 +57,16 @@ def change_since(began: PluginRecord, now: PluginRecord) -> str | None:
     return "another source file" if began.sha256 != now.sha256 else None
 
 
-def _loaded(name: str, expected: str | None) -> PluginRecord:
+def _import(name: str) -> None:
     before, loaded = _methods(), {*sys.modules}
     try:
         import_module(name)
     except (Exception, SystemExit) as error:
         _forget(_methods() - before, {*sys.modules} - loaded)
         raise UserError(f"plugin '{name}': {_why(name, error)}") from error
-    _registered[name] = _registered.get(name, frozenset()) | (_methods() - before)
+
+
+def _recorded(name: str, expected: str | None) -> PluginRecord:
     methods = _methods_of(name)
     if not methods:
         raise UserError(
@@ -86,20 +88,21 @@ def _methods() -> frozenset[Method]:
     return frozenset((kind, name) for kind, registry in KINDS.items() for name in registry.names())
 
 
-def _methods_of(module: str) -> frozenset[Method]:
-    """The methods that a plugin registered; if it was already imported, those in its module, else in its package."""
-    places = {(kind, entry.name): module_of(entry) for kind, registry in KINDS.items() for entry in registry}
-    inside = {method for method, place in places.items() if f"{place}.".startswith(f"{module}.")}
-    own = inside | (_registered.get(module, frozenset()) & places.keys())
-    root = module.partition(".")[0]
-    beside = {method for method, place in places.items() if root != OWN and place.partition(".")[0] == root}
-    return frozenset(own or beside)
+def _methods_of(plugin: str) -> frozenset[Method]:
+    """The methods registered by a plugin's modules; by its whole package if modules are imported by a call."""
+    modules, calls = modules_of(plugin)
+    root = plugin.partition(".")[0]
+    return frozenset(
+        (kind, name)
+        for kind, name in _methods()
+        if (place := KINDS[kind].place(name)) in modules or (calls and place.partition(".")[0] == root)
+    )
 
 
 def _forget(methods: Iterable[Method], modules: Collection[str]) -> None:
     """Undo what a plugin did that failed half-way, so that it can be imported again once it is corrected."""
     for kind, name in methods:
-        place = module_of(KINDS[kind][name])
+        place = KINDS[kind].place(name)
         if place in modules:
             sys.modules.pop(place, None)
         KINDS[kind].discard(name)
@@ -119,19 +122,10 @@ def _why(name: str, error: BaseException) -> str:
     return f"stopped by {type(error).__name__} when it was imported: {first_line(error)}{place}; correct the module"
 
 
-def _source_sha256(module: str, methods: Iterable[Method]) -> str:
-    """The hash of a module's source and of the modules that hold its methods, in the order of their names."""
-    names = {module, *(module_of(KINDS[kind][name]) for kind, name in methods)}
-    content = b"".join(_source(name) for name in sorted(names))
-    return sha256(content).hexdigest()
-
-
-def _source(module: str) -> bytes:
-    """The file of a module, wherever its loader has it from; nothing where it has none."""
-    spec = getattr(sys.modules.get(module), "__spec__", None)
-    with suppress(AttributeError, OSError):
-        return bytes(spec.loader.get_data(spec.origin))  # type: ignore[union-attr] # what has no such thing has no file
-    return b""
+def _source_sha256(plugin: str, methods: Iterable[Method]) -> str:
+    """The hash of a plugin's modules and of those that register its methods, in the order of their names."""
+    names = {*modules_of(plugin)[0], *(KINDS[kind].place(name) for kind, name in methods)}
+    return sha256(b"".join(source_of(name) for name in sorted(names))).hexdigest()
 
 
 @cache

@@ -13,6 +13,7 @@ from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.recorded_config import RecordedNumbers
+from camrobust.contract.registry import JOIN
 from camrobust.contract.run_record import CombinedRecord, RunRecord
 from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
@@ -123,7 +124,7 @@ def _code(run: RunRecord) -> dict[str, tuple[str, str]]:
 
 def _methods(run: RunRecord) -> set[str]:
     """Names of the methods that a run used."""
-    perturbations = {step for variant in run.variants for step in variant.perturbation.split("+")}
+    perturbations = {step for variant in run.variants for step in JOIN.split(variant.perturbation)}
     return {*run.cams, *perturbations, *(similarity.name for similarity in run.similarities)}
 
 

@@ -163,7 +163,7 @@ def measure_until_done(
 def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan"]:
     """List images and check every model; returns a function that writes the manifest and run.json."""
     from camrobust.measure.plugins import added_similarities
-    from camrobust.run.plan import check_models, controls, families, make_plan, settings_of
+    from camrobust.run.plan import check_models, check_plugins, controls, families, make_plan, settings_of
 
     say("listing images and checking models …")
     plan = make_plan(config)
@@ -209,7 +209,9 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         """The plan as it now stands in the folder. Where another driver has begun in the meantime, its images count."""
         if folder.begin(record, plan.manifest):
             return replace(plan, weights={name: fact["weights_sha256"] for name, fact in facts.items()})
-        folder.check_same(folder.run(), config)
+        begun = folder.run()
+        folder.check_same(begun, config)
+        check_plugins(config, begun.plugins)
         return _recorded_plan(config, folder)
 
     return begin

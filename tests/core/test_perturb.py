@@ -535,3 +535,21 @@ def test_sums_in_order_are_scipys_filter(sigma):
     planes = torch.rand(1, 2, 70, 75, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wanted = gaussian_filter(planes.numpy(), (0, 0, sigma, sigma), mode="nearest")
     np.testing.assert_allclose(smooth_in_order(planes.float(), sigma).numpy(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Haze", "3haze", "haze", "haze+", "2e+", "Haze++"])
+def test_a_name_of_any_kind_can_be_a_step_of_a_sequence(monkeypatch, name):
+    monkeypatch.setattr(PERTURBATIONS, "_entries", dict(PERTURBATIONS._entries))
+
+    @perturbation(name, severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="weather")
+    def haze(images, share: Annotated[float, Parameter(0, 1e9)]):
+        return images * share
+
+    for spec in (f"fog:2+{name}:3", {"compose": ["fog:2", f"{name}:3"]}):
+        (variant,) = variants([spec])
+        assert [(step.perturbation, step.severity) for step in variant.steps] == [("fog", 2), (name, 3)]
+    (variant,) = variants([f"{name}:share=1e+3+{name}:3"])
+    assert [step.values for step in variant.steps] == [(1000.0,), (0.3,)]
+    for spec, value in ((f"{name}:share=1e+3", 1000.0), (f"{name}:share=+3", 3.0), (f"{name}:share=2.E+2", 200.0)):
+        (variant,) = variants([spec])
+        assert (variant.perturbation, variant.values) == (name, (value,))

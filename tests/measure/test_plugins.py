@@ -73,6 +73,86 @@ def test_a_module_that_was_imported_before_is_the_same_plugin(folder):
     assert loaded(["own.methods"]) == [plugin]
 
 
+BEFORE = ["own", "own.other", "own.extra", "own.cams", "own._gap", "own.late, own.typed"]
+OWN = {
+    "own": "import own.other",
+    "own.other": METHODS,
+    "own.extra": METHODS.replace("negated", "upright").replace("largest_gap", "widest_gap"),
+    "own.late": DIMMED.replace("dimmed", "dimmed_late"),
+    "own.typed": DIMMED.replace("dimmed", "dimmed_typed"),
+    "own._gap": "SIZE = 1",
+    "own.cams": DIMMED
+    + """
+from typing import TYPE_CHECKING
+from ._gap import SIZE
+if TYPE_CHECKING:
+    import own.typed
+def call():
+    import own.late
+""",
+}
+
+
+def write_own(folder):
+    for name in ("own.other", "own.extra", "own.late", "own.typed", "own._gap", "own.cams"):
+        write_module(folder, name, OWN[name])
+    (folder / "own" / "__init__.py").write_text(OWN["own"])
+
+
+@pytest.mark.parametrize("before", ["", *BEFORE])
+def test_what_was_imported_before_changes_neither_methods_nor_source(folder, before):
+    write_own(folder)
+    for module in filter(None, before.split(", ")):
+        import_module(module)
+    (plugin,) = loaded(["own.cams"])
+    assert (plugin.cams, plugin.perturbations, plugin.similarities) == (("negated",), ("dimmed",), ("largest_gap",))
+    files = [folder / "own" / f"{name}.py" for name in ("__init__", "_gap", "cams", "other")]
+    assert plugin.sha256 == sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    assert loaded(["own.extra", "own.cams"])[1] == loaded(["own.cams"])[0] == plugin
+
+
+def test_a_changed_module_that_holds_no_method_is_another_source(folder):
+    write_own(folder)
+    (first,) = loaded(["own.cams"])
+    (folder / "own" / "_gap.py").write_text("SIZE = 2")
+    (second,) = loaded(["own.cams"])
+    assert first.sha256 != second.sha256
+    assert first.model_copy(update={"sha256": ""}) == second.model_copy(update={"sha256": ""})
+
+
+def test_modules_that_a_call_imports_count(folder):
+    write_module(folder, "own.parts.cams", METHODS)
+    write_module(folder, "own.parts.dimmed", DIMMED)
+    write_module(folder, "own.methods", """
+        from importlib import import_module
+        from pkgutil import iter_modules
+        import own.parts
+        for module in iter_modules(own.parts.__path__):
+            import_module(f"own.parts.{module.name}")
+    """)  # fmt: skip
+    (plugin,) = loaded(["own.methods"])
+    assert (plugin.cams, plugin.perturbations) == (("negated",), ("dimmed",))
+
+
+def test_a_call_that_runs_later_does_not_count(folder):
+    write_own(folder)
+    lazy = "def __getattr__(name):\n    from importlib import import_module\n    return import_module(f'own.{name}')"
+    (folder / "own" / "__init__.py").write_text(f"{OWN['own']}\n{lazy}")
+    import_module("own.extra")
+    assert loaded(["own.cams"])[0].cams == ("negated",)
+
+
+def test_a_method_belongs_to_the_module_that_registers_it(folder):
+    write_module(folder, "own.methods", """
+        import camrobust
+        from torch.nn.functional import pairwise_distance
+        camrobust.similarity("distance", takes="positions", low=0, high=float("inf"), same=0, unit="", source="")(
+            pairwise_distance)
+    """)  # fmt: skip
+    import_module("own.methods")
+    assert loaded(["own.methods"])[0].similarities == ("distance",)
+
+
 def test_a_module_that_is_loaded_again_replaces_its_own_methods(folder):
     write_module(folder, "own", METHODS)
     module = import_module("own")
@@ -138,6 +218,18 @@ def test_a_plugin_that_cannot_be_used_is_one_sentence(folder, capsys, name, sent
     assert capsys.readouterr().err == f"camrobust: {sentence}\n".replace("FOLDER", str(folder))
 
 
+@pytest.mark.parametrize("name", ["preset", "compose", "replicates"])
+def test_a_perturbation_is_not_called_as_a_word_of_the_configuration(folder, name):
+    write_module(folder, "own", DIMMED.replace("def dimmed", f"def {name}"))
+    with pytest.raises(UserError) as error:
+        load_plugins(["own"])
+    assert name not in PERTURBATIONS
+    assert str(error.value).startswith(
+        "plugin 'own': stopped by ValueError when it was imported: perturbation: the name must be none of preset, "
+        f"compose, replicates, got '{name}'; choose another name, line "
+    )
+
+
 def test_two_plugins_cannot_have_one_name(folder):
     write_module(folder, "own", METHODS)
     write_module(folder, "other", METHODS)
@@ -187,7 +279,7 @@ def test_methods_that_no_named_plugin_registered_are_refused(folder):
     )
 
 
-def test_the_list_names_packages(folder, capsys):
+def test_the_list_names_packages(folder):
     write_module(folder, "own.methods", METHODS + DIMMED)
     write_module(folder, "alone", METHODS.replace("negated", "upright").replace("largest_gap", "widest_gap"))
     installed(folder)
@@ -196,10 +288,15 @@ def test_the_list_names_packages(folder, capsys):
         assert packages.pop(name) == "own-methods 1.2"
         assert {*packages.values()} <= {"camrobust", "alone (not installed)"}
     assert "package" not in catalogue("cams")[0]
+
+
+def test_a_list_without_methods_of_plugins_imports_none(folder, capsys):
+    write_module(folder, "own.methods", METHODS)
     assert main(["list", "segments", "--plugins", "own.methods"]) == 2
     assert capsys.readouterr().err == (
         "camrobust: list: plugins register cams, perturbations, similarities, no segments; leave --plugins out\n"
     )
+    assert "own.methods" not in sys.modules
 
 
 @pytest.mark.parametrize(

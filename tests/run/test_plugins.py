@@ -157,6 +157,18 @@ def test_resuming_looks_at_the_plugins_before_it_measures(folder):
         workflow.run(config)
 
 
+def test_a_driver_that_begins_second_looks_at_the_plugins_too(folder):
+    config = configured(folder)
+    first, second = (workflow._begin(config, open_run(config.output), lambda _: None) for _ in range(2))
+    first()
+    assert second().plugins == open_run(config.output).run().plugins
+    document = json.loads((folder / "out" / "run.json").read_text())
+    document["plugins"]["own.methods"]["sha256"] = "0" * 64
+    (folder / "out" / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"own.methods: another source file"):
+        second()
+
+
 def test_runs_are_not_taken_together_where_one_name_is_of_two_versions():
     plugin = {"package": "own", "version": "1", "sha256": "a", "cams": ["x"], "perturbations": ["y"],
               "similarities": ["z"]}  # fmt: skip
@@ -168,6 +180,9 @@ def test_runs_are_not_taken_together_where_one_name_is_of_two_versions():
     assert otherwise_found(run, run_record(**used, plugins=newer)) == ["plugins.x", "plugins.y", "plugins.z"]
     assert otherwise_found(run, run_record(**used)) == ["plugins.x", "plugins.y", "plugins.z"]
     assert otherwise_found(run, run_record(plugins=newer)) == []
+    plus = used | {"variants": [VARIANT, VARIANT | {"perturbation": "y++fog"}]}
+    versions = [{"own.methods": plugin | {"perturbations": ["y+"], "version": version}} for version in "12"]
+    assert "plugins.y+" in otherwise_found(*(run_record(**plus, plugins=plugins) for plugins in versions))
 
 
 READERS = ("verify", "status", "aggregate", "report", "compare")

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import shown
-from camrobust.contract.registry import Registry
+from camrobust.contract.registry import Registry, registering_module
 
 Function = Callable[..., Tensor]
 Strength = float | tuple[float, ...]
 NOT_PARAMETERS = ("victim", "images", "draws")
 SEVERITIES = 5
+RESERVED = ("preset", "compose", "replicates")
+"""Words of the configuration that stand where a perturbation's name does."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,23 @@ def perturbation(
             return images * (1 - share) + share
 
     Raises:
-        ValueError: an argument without a `Parameter`, not five severities, or a name that is taken.
+        ValueError: an argument without a `Parameter`, not five severities, or a name that is taken or reserved.
         UserError: a severity out of its parameter's bounds.
     """
 
     def register(function: Function) -> Function:
         own = name or function.__name__
+        if own in RESERVED:
+            raise ValueError(
+                f"perturbation: the name must be none of {', '.join(RESERVED)}, got '{own}'; choose another name"
+            )
         arguments = inspect.signature(function).parameters
         parameters = _declared(own, function)
         strengths = _strengths(own, parameters, severities)
         random, needs_model = "draws" in arguments, "victim" in arguments
         PERTURBATIONS.add(
-            Perturbation(own, function, parameters, strengths, family, source, size, random, needs_model, ready)
+            Perturbation(own, function, parameters, strengths, family, source, size, random, needs_model, ready),
+            registering_module(),
         )
         return function
 

@@ -26,6 +26,9 @@ PAPER = ("gaussian_noise", "salt_pepper", "speckle_noise", "shot_noise", "unifor
 """The perturbations of arXiv 2508.18154."""
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "salt_pepper", "speckle_noise", "uniform_noise")
 
+STEP = re.compile(r"\+(?=[A-Za-z])|(?<![=:,\s])(?<![0-9.][eE])\+(?=[0-9])")
+"""The + between two steps of a sequence. A name may end in +, and a strength may be +3 or 1e+3."""
+
 
 def _five(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}:1-5" for name in names)
@@ -147,7 +150,7 @@ def _expand(spec: Spec) -> Iterator[Variant]:
     if isinstance(spec, Mapping):
         yield from _from_mapping(spec)
         return
-    steps = re.split(r"\+(?=[a-z])", str(spec))
+    steps = STEP.split(str(spec))
     if len(steps) > 1:
         yield from _sequence(steps)
         return

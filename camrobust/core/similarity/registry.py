@@ -9,7 +9,7 @@ from torch import Tensor
 
 from camrobust.contract import schema
 from camrobust.contract.quoting import short
-from camrobust.contract.registry import Registry
+from camrobust.contract.registry import Registry, registering_module
 from camrobust.contract.schema import Column
 
 Function = Callable[..., Tensor]
@@ -95,7 +95,8 @@ def similarity(
         raise ValueError(f"similarity: same must be low or high, got {same:g} for '{name}'; it tells the direction")
 
     def register(function: Function) -> Function:
-        SIMILARITIES.add(Similarity(name, function, takes, low, high, same, unit, source, default))
+        entry = Similarity(name, function, takes, low, high, same, unit, source, default)
+        SIMILARITIES.add(entry, registering_module())
         return function
 
     return register

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from camrobust.contract.registry import Registry
+from camrobust.contract.registry import Registry, registering_module
 from camrobust.core.explain.evidence import Evidence
 
 Method = Callable[[Evidence], Tensor]
@@ -97,7 +97,9 @@ def cam(
         )
 
     def register(function: Method) -> Method:
-        CAMS.add(Cam(name, function, needs, cost or NEEDS[needs][1], signed, source, year, control))
+        CAMS.add(
+            Cam(name, function, needs, cost or NEEDS[needs][1], signed, source, year, control), registering_module()
+        )
         return function
 
     return register
