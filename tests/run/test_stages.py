@@ -18,7 +18,7 @@ from camrobust.measure.model import bytes_per_image
 from camrobust.results.counted import pending_parts, read_committed
 from camrobust.run import placement
 from camrobust.run import plan as plans
-from camrobust.run.batch_sizes import images_per_commit, images_per_perturb
+from camrobust.run.batch_sizes import batch_bytes_per_image, images_per_commit, images_per_perturb
 from camrobust.run.pipeline import COMMIT_CPUS, gallery
 from camrobust.run.placement import check_room, place
 from camrobust.run.stages import perturb as stage
@@ -298,7 +298,19 @@ def test_commits_are_large_but_never_much_of_the_run(plan_of):
     plan = plan_of()
     assert images_per_commit(plan, 4) == 1
     assert images_per_commit(plan, 50_000) == 500
-    assert images_per_commit(plan, 10**9) * plan.rows_per_image * plan.row_bytes <= 64 * 2**20
+    rows = images_per_commit(plan, 10**9) * plan.rows_per_image
+    assert 0.99 * 64 * 2**20 < rows * plan.row_bytes <= 64 * 2**20
+    models = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(8)]
+    several = plan_of(models=models)
+    images = images_per_commit(several, 10**9)
+    assert 0.99 * 256 * 2**20 < images * batch_bytes_per_image(several) <= 256 * 2**20
+
+
+def test_score_rows_take_about_as_much_memory_as_estimated(plan_of):
+    plan = plan_of()
+    rows = measured(plan, pending(plan))["scores"]
+    estimate = 3 * batch_bytes_per_image(plan)
+    assert 0.8 * estimate < rows.nbytes <= estimate
 
 
 @pytest.mark.parametrize(
