@@ -11,6 +11,10 @@ VARIANTS_PER_EXPLAIN = 32
 """Explain workers combine small parts until they hold about this many variants."""
 COMMIT_BYTES = 64 * 2**20
 """Size of a score file to aim at when there are enough rows."""
+COMMIT_BATCH_BYTES = 256 * 2**20
+"""Most bytes of score rows, of all models, in one batch for Commit; they are not compressed there."""
+BATCH_ROW_BYTES = 200
+"""About how many bytes a score row takes in a batch, besides its image_id."""
 COMMITS_PER_RUN = 100
 """A run has at least so many commits, so that little is lost when the driver dies."""
 
@@ -40,6 +44,18 @@ def parts_per_explain(plan: Plan) -> int:
 
 
 def images_per_commit(plan: Plan, pending: int) -> int:
-    """Images in one commit: files of a good size for an object store, but never much of the run at once."""
-    bytes_per_image = plan.rows_per_image * plan.row_bytes
-    return max(1, min(COMMIT_BYTES // bytes_per_image, -(-pending // COMMITS_PER_RUN)))
+    """Images in one commit: files of a good size for an object store, but never much memory or much of the run at once.
+
+    Args:
+        plan: the run.
+        pending: parts of images that are missing in the whole run.
+    """
+    by_file = COMMIT_BYTES // (plan.rows_per_image * plan.row_bytes)
+    by_memory = COMMIT_BATCH_BYTES // batch_bytes_per_image(plan)
+    return max(1, min(by_file, by_memory, -(-pending // COMMITS_PER_RUN)))
+
+
+def batch_bytes_per_image(plan: Plan) -> int:
+    """About how many bytes the score rows of one image take in a batch for Commit, all models together."""
+    row_bytes = BATCH_ROW_BYTES + int(plan.manifest["image_id"].str.len_bytes().sum()) // plan.manifest.height
+    return len(plan.config.models) * plan.rows_per_image * row_bytes

@@ -7,7 +7,7 @@ import pytest
 from camrobust.contract.schema import FAILURES
 from camrobust.results.arrow import make_table
 from camrobust.run.stages import batches
-from camrobust.run.stages.batches import rows_column, rows_of, tensor_column, tensors_of
+from camrobust.run.stages.batches import TensorBuffer, rows_column, rows_of, tensor_column, tensors_of
 
 SIZES = (2, None, 1, None, 3)
 BOUNDARIES = ("PENDING", "LOADED", "PERTURBED", "MEASURED", "COMMITTED")
@@ -43,6 +43,17 @@ def test_tensors_come_back_as_they_were_from_any_cut_of_a_column(kind):
 def test_a_failed_image_takes_no_room_and_a_batch_of_failures_is_a_batch():
     assert len(tensor_column(some_tensors(), "uint8").values) == 6 * (2 + 1 + 3)
     assert tensors_of(pa.chunked_array([tensor_column([None, None], "uint8")]), 3, 4, 4) == [None, None]
+
+
+def test_a_buffer_becomes_a_column_without_a_copy_and_what_was_not_written_is_null():
+    buffer = TensorBuffer([6, 12, 6], "uint8")
+    buffer.place(0)[:] = 1
+    buffer.place(2)[:] = 3
+    column = buffer.column([False, True, False])
+    assert np.shares_memory(column.values.to_numpy(), buffer.flat)
+    assert column.to_pylist() == [[1] * 6, None, [3] * 6]
+    first, second, third = tensors_of(pa.chunked_array([column]), -1, 2, 3)
+    assert (first.shape, second, third.shape) == ((1, 2, 3), None, (1, 2, 3))
 
 
 def test_tensors_are_views_that_nobody_writes_into():

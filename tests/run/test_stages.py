@@ -1,5 +1,6 @@
 """The stages as plain objects, without Ray: what goes in and out of each, and many variants in several parts."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -7,17 +8,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
+from camrobust.core.perturb import make_variants
 from camrobust.io.store import open_store
 from camrobust.measure.model import bytes_per_image
 from camrobust.results.counted import pending_parts, read_committed
 from camrobust.run import placement
 from camrobust.run import plan as plans
-from camrobust.run.batch_sizes import images_per_commit, images_per_perturb
+from camrobust.run.batch_sizes import batch_bytes_per_image, images_per_commit, images_per_perturb
 from camrobust.run.pipeline import COMMIT_CPUS, gallery
 from camrobust.run.placement import check_room, place
+from camrobust.run.stages import perturb as stage
 from camrobust.run.stages.batches import PENDING, batch_of, pending_batch, tensors_of
 from camrobust.run.stages.commit import Commit
 from camrobust.run.stages.explain import Explain, auto_batch
@@ -167,6 +171,62 @@ def test_images_are_perturbed_together_as_alone(tmp_path):
     assert not np.array_equal(one[1], other[1])
 
 
+def test_perturb_holds_the_variants_of_one_group_besides_its_result(plan_of, monkeypatch):
+    plan = plan_of(variants_per_part=4)
+    loaded = Load(plan.config)(pending_batch(pending(plan)))
+    made, alive = [], []
+
+    def watched(*args):
+        alive.append(sum(group() is not None for group in made))
+        variants = make_variants(*args).numpy().copy()
+        made.append(weakref.ref(variants))
+        return torch.from_numpy(variants)
+
+    monkeypatch.setattr(stage, "make_variants", watched)
+    before = pa.total_allocated_bytes()
+    perturbed = Perturb(plan.config, plan.parts, "cpu")(loaded)
+    assert alive == [0] * len(plan.parts) == [0, 0, 0]
+    assert not any(group() is not None for group in made)
+    # Arrow has copied no tensor: all lie in the buffers into which they were written.
+    assert perturbed["segments"].nbytes > 3 * 3 * 224 * 224 * 4
+    assert pa.total_allocated_bytes() - before < 224 * 224
+
+
+def test_perturbing_in_halves_gives_the_same_rows(plan_of, monkeypatch):
+    plan = plan_of(variants_per_part=4)
+    loaded, perturb = Load(plan.config)(pending_batch(pending(plan))), Perturb(plan.config, plan.parts, "cpu")
+    whole = perturb(loaded)
+
+    def small(images, *args):
+        if len(images) > 1:
+            raise torch.cuda.OutOfMemoryError
+        return make_variants(images, *args)
+
+    monkeypatch.setattr(stage, "make_variants", small)
+    assert perturb(loaded).equals(whole)
+
+
+def test_an_image_that_perturb_refuses_leaves_the_others_as_they_are(plan_of, monkeypatch):
+    plan = plan_of(variants_per_part=4)
+    loaded, perturb = Load(plan.config)(pending_batch(pending(plan))), Perturb(plan.config, plan.parts, "cpu")
+    whole = perturb(loaded)
+
+    def over_all(dataset, names, work, refuse, *, part):
+        innocent = [place for place, name in enumerate(names) if name != "photo-001.jpg"]
+        results = dict(zip(innocent, work(innocent), strict=True))
+        return [results[place] if place in results else refuse("it died") for place in range(len(names))]
+
+    monkeypatch.setattr(perturb.watch, "over_all", over_all)
+    refused = perturb(loaded)
+    rest = pc.not_equal(whole["image_id"], "photo-001.jpg")
+    assert refused.filter(rest).equals(whole.filter(rest))
+    lost = refused.filter(pc.invert(rest))
+    assert lost.select(["part", "stage", "kind", "message", "variants"]).to_pylist() == [
+        {"part": part, "stage": "perturb", "kind": "quarantined", "message": "it died", "variants": None}
+        for part in range(3)
+    ]
+
+
 def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tmp_path):
     write_photos(tmp_path / "set", 1)
     config = parse_config(DATA | {"datasets": [{"name": "d", "images": str(tmp_path / "set")}], "output": "out"})
@@ -238,7 +298,19 @@ def test_commits_are_large_but_never_much_of_the_run(plan_of):
     plan = plan_of()
     assert images_per_commit(plan, 4) == 1
     assert images_per_commit(plan, 50_000) == 500
-    assert images_per_commit(plan, 10**9) * plan.rows_per_image * plan.row_bytes <= 64 * 2**20
+    rows = images_per_commit(plan, 10**9) * plan.rows_per_image
+    assert 0.99 * 64 * 2**20 < rows * plan.row_bytes <= 64 * 2**20
+    models = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(8)]
+    several = plan_of(models=models)
+    images = images_per_commit(several, 10**9)
+    assert 0.99 * 256 * 2**20 < images * batch_bytes_per_image(several) <= 256 * 2**20
+
+
+def test_score_rows_take_about_as_much_memory_as_estimated(plan_of):
+    plan = plan_of()
+    rows = measured(plan, pending(plan))["scores"]
+    estimate = 3 * batch_bytes_per_image(plan)
+    assert 0.8 * estimate < rows.nbytes <= estimate
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,27 @@ def failures_of(batch: pa.Table) -> list[Failure | None]:
     return [None if stage is None else Failure(stage, kind, message) for stage, kind, message in rows]
 
 
+class TensorBuffer:
+    """The buffer of a column of tensors. Each tensor is written to its place, and `column` copies nothing.
+
+    Args:
+        sizes: elements of every row's tensor.
+        kind: their type, uint8 or int32.
+    """
+
+    def __init__(self, sizes: Sequence[int], kind: str) -> None:
+        self.offsets = np.cumsum([0, *sizes])
+        self.flat = np.zeros(self.offsets[-1], kind)
+
+    def place(self, row: int) -> NDArray[Any]:
+        """Where the tensor of this row goes: a flat view to write into."""
+        return self.flat[self.offsets[row] : self.offsets[row + 1]]
+
+    def column(self, missing: Sequence[bool]) -> pa.LargeListArray:
+        """The column; the rows that are missing are null, and their places stay zero."""
+        return pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.flat), mask=pa.array(missing))
+
+
 def tensor_column(tensors: Sequence[NDArray[Any] | None], kind: str) -> pa.LargeListArray:
     """A column of tensors in one buffer, null for None.
 
@@ -125,10 +146,11 @@ def tensor_column(tensors: Sequence[NDArray[Any] | None], kind: str) -> pa.Large
         tensors: of any shape.
         kind: their type, uint8 or int32.
     """
-    offsets = np.cumsum([0, *(0 if tensor is None else tensor.size for tensor in tensors)])
-    flat = [np.empty(0, kind), *(tensor.reshape(-1) for tensor in tensors if tensor is not None)]
-    missing = pa.array([tensor is None for tensor in tensors])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(flat, dtype=kind)), mask=missing)
+    buffer = TensorBuffer([0 if tensor is None else tensor.size for tensor in tensors], kind)
+    for row, tensor in enumerate(tensors):
+        if tensor is not None:
+            buffer.place(row)[:] = tensor.reshape(-1)
+    return buffer.column([tensor is None for tensor in tensors])
 
 
 def tensors_of(column: pa.ChunkedArray, *shape: int) -> list[NDArray[Any] | None]:

@@ -20,6 +20,7 @@ from camrobust.run.stages.batches import (
     PROPERTIES,
     QUARANTINED,
     Failure,
+    TensorBuffer,
     batch_of,
     failure_columns,
     failures_of,
@@ -50,47 +51,57 @@ class Perturb:
         crop = self.config.image.crop
         wanted = [(image, part) for image, parts in enumerate(batch["parts"].to_pylist()) for part in parts]
         images, parts = map(list, zip(*wanted, strict=True))
-        rows = batch.drop_columns(["pixels", "parts"]).take(images)
-        pixels = tensors_of(batch["pixels"], 3, crop, crop)
+        rows = batch.drop_columns(["pixels", "segments", "parts"]).take(images)
+        pixels, segments = tensors_of(batch["pixels"], 3, crop, crop), tensors_of(batch["segments"], crop, crop)
         datasets, names, failures = rows["dataset"].to_pylist(), rows["image_id"].to_pylist(), failures_of(rows)
         groups: dict[tuple[str, int], list[int]] = {}
         for place, failure in enumerate(failures):
             if failure is None:
                 groups.setdefault((datasets[place], parts[place]), []).append(place)
-        variants: list[Pixels | None] = [None] * len(wanted)
+        # The sizes are known, so each group is written to its place; all groups in a list would double the memory.
+        image_size = 3 * crop**2
+        sizes = [
+            0 if failure else (1 + len(self.parts[part])) * image_size
+            for part, failure in zip(parts, failures, strict=True)
+        ]
+        buffer = TensorBuffer(sizes, "uint8")
         for (dataset, part), places in groups.items():
             group = [names[place] for place in places]
+            room = [buffer.place(place) for place in places]
             work = partial(
-                self._variants, dataset, self.parts[part], group, [pixels[images[place]] for place in places]
+                self._fill, room, dataset, self.parts[part], group, [pixels[images[place]] for place in places]
             )
-            made = self.watch.over_all(dataset, group, work, _quarantined, part=part)
-            for place, result in zip(places, made, strict=True):
-                if isinstance(result, Failure):
-                    failures[place] = result
-                else:
-                    variants[place] = result
-        columns = {name: rows[name] for name in (*KEYS, *PROPERTIES, "segments")} | failure_columns(failures)
+            results = self.watch.over_all(dataset, group, work, _quarantined, part=part)
+            for place, failure in zip(places, results, strict=True):
+                failures[place] = failure
+        columns = {name: rows[name] for name in (*KEYS, *PROPERTIES)} | failure_columns(failures)
         columns |= {"part": parts, "first": np.diff(images, prepend=-1) > 0}
-        return batch_of(PERTURBED, columns | {"variants": tensor_column(variants, "uint8")})
+        columns["segments"] = tensor_column([segments[image] for image in images], "int32")
+        columns["variants"] = buffer.column([failure is not None for failure in failures])
+        return batch_of(PERTURBED, columns)
 
-    def _variants(
+    def _fill(
         self,
+        room: Sequence[Pixels],
         dataset: str,
         planned: Sequence[Variant],
         names: Sequence[str],
         pixels: Sequence[Pixels],
         some: Sequence[int],
-    ) -> list[Pixels | Failure]:
-        """The variants of some of the images, (P+1, 3, H, W) each."""
+    ) -> list[Failure | None]:
+        """Write the variants of some of the images, (P+1, 3, H, W) each, where there is room for them."""
 
-        def one_pass(places: Sequence[int]) -> Pixels:
+        def one_pass(places: Sequence[int]) -> None:
             images = torch.from_numpy(np.stack([pixels[place] for place in places])).to(self.device)
             called = [names[place] for place in places]
             made = make_variants(images, planned, called, dataset, self.config.seed, self.config.resave_jpeg_quality)
-            return made.cpu().numpy()
+            for place, variants in zip(places, made, strict=True):
+                torch.from_numpy(room[place]).copy_(variants.flatten())
 
-        return [made for passed in halving_on_oom(some, len(some), one_pass) for made in passed]
+        for _ in halving_on_oom(some, len(some), one_pass):
+            pass
+        return [None] * len(some)
 
 
-def _quarantined(why: str) -> Failure:
+def _quarantined(why: str) -> Failure | None:
     return Failure("perturb", QUARANTINED, why)
