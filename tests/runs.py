@@ -1,7 +1,6 @@
 """Running the command line as a user does, and looking at what it left behind."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from camrobust.bench.chaos.processes import kill, title
 from camrobust.results.folder import open_run
 
 ROOT = Path(__file__).parents[1]
@@ -82,39 +82,11 @@ def wait_for(condition, process, seconds=240):
     return found
 
 
-def descendants(pid):
-    """Processes below a process, by /proc."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    found, fresh = set(), {pid}
-    while fresh:
-        fresh = {child for child, parent in parents.items() if parent in fresh} - found
-        found |= fresh
-    return found
-
-
 def named(pids, text):
     """Those whose title holds a text; Ray titles a worker after what it runs."""
-    found = []
-    for pid in pids:
-        try:
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if text in title:
-            found.append(pid)
-    return found
+    return [pid for pid in pids if text in title(pid)]
 
 
 def end(pids):
     """Kill processes that this test started and that outlived their driver."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill(pids)

@@ -1,7 +1,7 @@
 """Former names of columns and settings; no other module knows them.
 
-A run of an earlier version is read under today's names. A configuration with a former name is refused, and the message
-gives today's.
+A run of an earlier version is read under today's names. A configuration with the former name of a setting is refused,
+and the message gives today's; the former place of one of our own builders still works.
 """
 
 from collections.abc import Mapping

@@ -12,6 +12,9 @@ from camrobust.contract.quoting import short
 from camrobust.contract.record import Amount, Count, Key, Name, Part, Record, Text
 from camrobust.contract.run_files import MANIFEST, is_manifest, number_of
 
+MOST_STAGES = 100
+"""Stages in one document; a run has four."""
+
 
 class LeaseRecord(Record):
     """`lease/NUMBER.json`: who may write under this number, and which of the earlier commits count."""
@@ -68,7 +71,9 @@ class TimesPart(Part):
 
     attempts: Count = Field(0, description="how often measuring was started")
     seconds: dict[Name, Amount] = Field({}, max_length=100, description="time of measure, verify, aggregate, report, s")
-    stages: dict[Name, StageRecord] = Field({}, max_length=100, description="for every stage, what its workers did")
+    stages: dict[Name, StageRecord] = Field(
+        {}, max_length=MOST_STAGES, description="for every stage, what its workers did"
+    )
 
 
 class FinishedRecord(TimesPart, Record):

@@ -14,7 +14,6 @@ again, so a deleted file would stay lost.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 
 import polars as pl
@@ -56,37 +55,6 @@ def _parquet(table: pa.Table) -> bytes:
 def _hash(parts: pl.DataFrame) -> str:
     keys = parts.select(PART_KEY).sort(pl.all()).rows()
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]
-
-
-@dataclass(frozen=True)
-class PartResult:
-    """The results of one part of an image (a group of its variants), under all models.
-
-    Attributes:
-        dataset: its dataset.
-        image_id: the image.
-        part: number of the group of variants.
-        scores: score rows, `schema.SCORES` and the similarities of plugins.
-        images: none or one row, `schema.IMAGES`.
-        failures: failure rows, `schema.FAILURES`.
-        maps: gallery rows, `schema.MAPS`.
-    """
-
-    dataset: str
-    image_id: str
-    part: int
-    scores: pa.Table
-    images: pa.Table
-    failures: pa.Table
-    maps: pa.Table
-
-
-def write_commit(store: Store, parts: Sequence[PartResult], number: int = 0) -> str | None:
-    """Write the files of some parts, then the commit that makes them count; returns the same as `put_commit`."""
-    counts = [(part.dataset, part.image_id, part.part, part.scores.num_rows, part.failures.num_rows) for part in parts]
-    table = pl.DataFrame(counts, schema=empty_frame(COMMITS).schema, orient="row")
-    small = {name: pa.concat_tables([getattr(part, name) for part in parts]) for name in TABLES}
-    return put_commit(store, table, pl.DataFrame(pa.concat_tables([part.scores for part in parts])), small, number)
 
 
 def put_commit(

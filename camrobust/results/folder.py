@@ -213,7 +213,8 @@ class RunFolder:
         Raises:
             UserError: the configurations differ; the message names the keys.
         """
-        if config.digest() in (run.digest.removeprefix(FENCED), _digest_under_todays_names(run)):
+        digest = config.digest()
+        if digest == run.digest.removeprefix(FENCED) or digest == _digest_under_todays_names(run):
             return
         keys = differing_keys(run.numbers.plain, config.numbers())
         raise UserError(

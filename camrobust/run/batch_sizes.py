@@ -16,7 +16,7 @@ COMMIT_BATCH_BYTES = 256 * 2**20
 BATCH_ROW_BYTES = 200
 """About how many bytes a score row takes in a batch, besides its image_id."""
 COMMITS_PER_RUN = 100
-"""A run has at least so many commits, so that little is lost when the driver dies."""
+"""A run of more parts than this has at least about so many commits, so that little is lost when the driver dies."""
 
 
 def images_per_load(pending: int, explainers: int) -> int:

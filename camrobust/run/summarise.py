@@ -6,7 +6,7 @@ import polars as pl
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import MAX_AMOUNT, MAX_NUMBER, content_of
-from camrobust.contract.run_documents import StageRecord, TimesPart
+from camrobust.contract.run_documents import MOST_STAGES, StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
 from camrobust.contract.run_record import CombinedRecord
 from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
@@ -36,7 +36,7 @@ def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
                 busy_s=min(stage.busy_s, MAX_AMOUNT),
                 busy=min(stage.busy, MAX_NUMBER),
             )
-            for name, stage in list(in_all(attempts).items())[:100]
+            for name, stage in list(in_all(attempts).items())[:MOST_STAGES]
         },
     )
 

@@ -10,11 +10,11 @@ import yaml
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io.store import open_store
-from camrobust.results.commits import write_commit
 from camrobust.results.counted import read_committed
 from camrobust.results.folder import open_run
 from camrobust.results.lease import held
 from camrobust.run import summarise, workflow
+from tests.commits import write_commit
 from tests.documents import run_record
 from tests.photos import write_photos
 from tests.results.test_commits import contents, unit

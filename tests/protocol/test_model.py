@@ -13,11 +13,12 @@ from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.results import commits, lease
 from camrobust.results import counted as reading
 from camrobust.results.arrow import make_table
-from camrobust.results.commits import PartResult, keep_rest, write_commit
+from camrobust.results.commits import keep_rest
 from camrobust.results.counted import read_committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.lease import acquire
 from camrobust.run import workflow
+from tests.commits import PartResult, write_commit
 from tests.documents import run_record
 from tests.protocol.model import SteppedStore, ViolationError, World, counted, explore, newest
 from tests.synthetic import score_rows

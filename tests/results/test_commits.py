@@ -8,10 +8,11 @@ from camrobust.contract.schema import FAILURES, IMAGES, MAPS, SCORES
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.store import open_store
 from camrobust.results.arrow import make_table
-from camrobust.results.commits import PartResult, delete_uncounted, keep_rest, write_commit
+from camrobust.results.commits import delete_uncounted, keep_rest
 from camrobust.results.counted import pending_parts, read_committed, read_small
 from camrobust.results.folder import fresh_folder, open_run
 from camrobust.results.lease import acquire
+from tests.commits import PartResult, write_commit
 from tests.documents import write_json
 from tests.runs import scores
 from tests.synthetic import score_rows

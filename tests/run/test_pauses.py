@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from camrobust.bench.chaos.processes import is_stopped
+from camrobust.bench.chaos.processes import descendants, is_stopped
 from camrobust.bench.chaos.proxy import Faults, failing_store
 from camrobust.results.folder import open_run
 from camrobust.results.verify import verify
 from tests.photos import write_photos
-from tests.runs import camrobust, config, descendants, done_of, end, named, scores, start, wait_for
+from tests.runs import camrobust, config, done_of, end, named, scores, start, wait_for
 
 pytestmark = pytest.mark.cluster
 TERM = {"CAMROBUST_LEASE_TERM_S": "4"}

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from camrobust.bench.chaos.nodes import nodes
+from camrobust.bench.chaos.processes import descendants
 from camrobust.contract.errors import UserError
 from camrobust.run.session import connect
 from tests.photos import write_photos
-from tests.runs import ROOT, command, config, descendants, end, environment
+from tests.runs import ROOT, command, config, end, environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 OWN = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "the user's own"}

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camrobust.bench.chaos.processes import descendants
 from camrobust.contract.schema import SCORES
 from camrobust.interface.cli import main
 from camrobust.results.folder import open_run
@@ -20,7 +21,6 @@ from tests.runs import (
     ROOT,
     camrobust,
     config,
-    descendants,
     done_of,
     end,
     environment,
@@ -30,7 +30,7 @@ from tests.runs import (
     scores,
     start,
     wait_for,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.cluster
 GOOD = 8

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def kill(pids: set[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal to processes; those that have ended are skipped."""
+def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal to processes, in their order; those that have ended are skipped."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
