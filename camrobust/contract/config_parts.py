@@ -196,7 +196,9 @@ class ClusterConfig(StrictPart):
         None, description="custom Ray resources that each Perturb and Explain worker takes"
     )
     loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
-    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass; auto: as memory allows")
+    batch: int | Literal["auto"] = Field(
+        "auto", description="images in every forward pass; auto: chosen when the run is planned, and kept in run.json"
+    )
     image_timeout_s: float = Field(
         600,
         gt=0,

@@ -236,7 +236,7 @@ def test_keys_must_be_text():
 def test_quoted_values_are_short(changes):
     from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
-    from camrobust.measure.image import MeasureSettings
+    from camrobust.measure.settings import MeasureSettings
 
     def all_of(data):
         config = parse_config(data)

@@ -22,9 +22,9 @@ from camrobust.core.perturb.attacks.on_prediction import (
 )
 from camrobust.io.images import decode
 from camrobust.measure.builders import ModelSpec
-from camrobust.measure.image import MeasureSettings, Sample
-from camrobust.measure.image import attacked as made_in_run
 from camrobust.measure.model import load_model, wrap
+from camrobust.measure.passes import attacked as made_in_run
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
 from tests.toys import Dense, Pooled, seeded
 
 ATTACKS = [one.name for one in PERTURBATIONS if one.needs_model]
@@ -181,9 +181,10 @@ def test_neither_batch_nor_parts_change_a_pixel(resnet, resnet_file, name, devic
     few = planned[1:2]
     pixels = (given[:1] * 255).round().to(torch.uint8).expand(len(planned) + 1, -1, -1, -1)
     sample = Sample("set", "photo", None, torch.zeros(SIZE, SIZE, dtype=torch.int64))
-    made = made_in_run(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=1))
-    assert torch.equal(made, made_in_run(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=64)))
-    part = made_in_run(model, sample, pixels[: len(few) + 1], few, MeasureSettings(("gradcam",)))
+    image = ImageVariants(sample, pixels, planned)
+    made = made_in_run(model, image, MeasureSettings(("gradcam",), batch=1))
+    assert torch.equal(made, made_in_run(model, image, MeasureSettings(("gradcam",), batch=64)))
+    part = made_in_run(model, ImageVariants(sample, pixels[: len(few) + 1], few), MeasureSettings(("gradcam",)))
     assert torch.equal(part[1], made[2])
 
 
