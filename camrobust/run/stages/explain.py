@@ -1,16 +1,14 @@
 """Variants to result rows, for all models of the run: actors on GPUs, or on cores."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
@@ -19,49 +17,17 @@ from camrobust.measure.image import Columns, Explained, Sample, measure
 from camrobust.measure.model import Model, bytes_per_image
 from camrobust.measure.plugins import load_plugins
 from camrobust.results.arrow import make_table
-from camrobust.run.ledger import Watch
+from camrobust.run.ledger import ImagePart, Watch
 from camrobust.run.plan import build, settings_of
-from camrobust.run.stages.batches import (
-    QUARANTINED,
-    Failure,
-    batch_of,
-    failures_of,
-    measured_fields,
-    rows_column,
-    tensors_of,
-)
+from camrobust.run.stages.batches import QUARANTINED, Failure, batch_of, measured_fields, rows_column
 from camrobust.run.stages.gallery import map_rows
+from camrobust.run.stages.perturb import Perturb, PerturbedRow, perturbed_rows
 
 GPUS_PER_EXPLAINER = 0.8
 AUTO_BATCH = {"cpu": 8, "cuda": 64}
 """Most variants in one forward pass, where memory holds them."""
 MEMORY_SHARE = 0.5
 """One forward pass may take this share of the memory that is free when a worker starts."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of `PERTURBED`: one part of an image.
-
-    Attributes:
-        dataset: its dataset.
-        image_id: the image.
-        label: true class, None where unknown.
-        part: number of the part.
-        first: whether it is the image's first part that is still to be measured.
-        failure: what went wrong before, None where nothing did.
-        variants: (P+1, 3, H, W) uint8, read-only; None after a failure.
-        segments: (H, W) int32, read-only; None where loading failed.
-    """
-
-    dataset: str
-    image_id: str
-    label: int | None
-    part: int
-    first: bool
-    failure: Failure | None
-    variants: NDArray[np.uint8] | None
-    segments: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
@@ -113,8 +79,11 @@ class Explain:
         device: str,
         ledger: Any = None,
         sources: Mapping[str, str] | None = None,
+        *,
+        perturbs: bool = False,
     ) -> None:
         load_plugins(config.plugins, sources)
+        self.perturb = Perturb(config, parts, device, ledger, sources) if perturbs else None
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
         self.models = [
@@ -125,37 +94,34 @@ class Explain:
         self.columns = self.settings.columns()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `PERTURBED` to rows of `MEASURED`."""
-        measured = [self._measure(row) for row in self._rows(batch)]
+        """Rows of `PERTURBED`, or of `LOADED` where this worker perturbs, to rows of `MEASURED`."""
+        rows = perturbed_rows(batch, self.config.image.crop) if self.perturb is None else self.perturb.rows(batch)
+        measured = [self._measure(row) for row in rows]
         # An image's own row goes with its part 0, unless there is no image.
-        pictured = pc.and_(pc.equal(batch["part"], 0), pc.is_valid(batch["segments"]))
-        images = batch.select([column.name for column in IMAGES]).filter(pictured)
+        pictured = [int(row.part == 0 and row.segments is not None) for row in rows]
+        images = [
+            {"dataset": row.dataset, "image_id": row.image_id, "label": row.label, **row.properties}
+            for row, one in zip(rows, pictured, strict=True) if one
+        ]  # fmt: skip
         failures = [row for part in measured for row in part.failures]
         maps = [row for part in measured for row in part.maps]
         counts = {
             "scores": [sum(len(columns["rbo"]) for columns in part.scores) for part in measured],
-            "images": pictured.cast(pa.int32()).to_numpy(),
+            "images": pictured,
             "failures": [len(part.failures) for part in measured],
             "maps": [len(part.maps) for part in measured],
         }
         tables = {
             "scores": make_table(self.columns, _joined([columns for part in measured for columns in part.scores])),
-            "images": images,
+            "images": make_table(IMAGES, images),
             "failures": make_table(FAILURES, failures),
             "maps": make_table(MAPS, maps),
         }
-        keys = {name: batch[name] for name in ("dataset", "image_id", "part")}
+        keys = {name: [getattr(row, name) for row in rows] for name in ("dataset", "image_id", "part")}
         cells = {name: rows_column(table, counts[name]) for name, table in tables.items()}
         return batch_of(measured_fields(self.columns), keys | cells)
 
-    def _rows(self, batch: pa.Table) -> Iterator[_Row]:
-        crop = self.config.image.crop
-        cells = [batch[name].to_pylist() for name in ("dataset", "image_id", "label", "part", "first")]
-        variants, segments = tensors_of(batch["variants"], -1, 3, crop, crop), tensors_of(batch["segments"], crop, crop)
-        for row in zip(*cells, failures_of(batch), variants, segments, strict=True):
-            yield _Row(*row)
-
-    def _measure(self, row: _Row) -> _Measured:
+    def _measure(self, row: PerturbedRow) -> _Measured:
         measured = _Measured()
         if row.variants is None or row.segments is None:
             # An image that failed in loading failed for every part, and is named once.
@@ -164,7 +130,7 @@ class Explain:
             return measured
         # Copies, because torch wants memory that may be written.
         segments = torch.from_numpy(row.segments.astype(np.int64))
-        pixels = torch.from_numpy(row.variants.copy())
+        pixels = row.variants
         sample, variants = Sample(row.dataset, row.image_id, row.label, segments), self.parts[row.part]
         for model in self.models:
             result = self._guarded(model, row, sample, pixels)
@@ -179,17 +145,16 @@ class Explain:
         return measured
 
     def _guarded(
-        self, model: Model, row: _Row, sample: Sample, pixels: torch.Tensor
+        self, model: Model, row: PerturbedRow, sample: Sample, pixels: torch.Tensor
     ) -> tuple[Columns, Explained] | Failure:
         """Scores and maps of one part under one model, unless workers have died at it."""
-        return self.watch.over(
-            row.dataset,
-            row.image_id,
-            lambda: self._one_model(model, sample, pixels, self.parts[row.part]),
+        (result,) = self.watch.over_all(
+            [ImagePart(row.dataset, row.image_id, row.part)],
+            lambda _: [self._one_model(model, sample, pixels, self.parts[row.part])],
             lambda why: Failure("explain", QUARANTINED, why),
-            part=row.part,
             model=model.name,
         )
+        return result
 
     def _one_model(
         self, model: Model, sample: Sample, pixels: torch.Tensor, variants: Sequence[Variant]
@@ -206,5 +171,5 @@ def _joined(parts: Sequence[Columns]) -> Columns | list[dict[str, Any]]:
     return {name: np.concatenate([columns[name] for columns in parts]) for name in parts[0]} if parts else []
 
 
-def _failure_row(row: _Row, model: str | None, failure: Failure) -> dict[str, Any]:
+def _failure_row(row: PerturbedRow, model: str | None, failure: Failure) -> dict[str, Any]:
     return {"dataset": row.dataset, "image_id": row.image_id, "model": model, **failure._asdict()}
