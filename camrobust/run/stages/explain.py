@@ -91,8 +91,8 @@ class Explain:
         """Rows of `PERTURBED`, or of `LOADED` where this worker perturbs, to rows of `MEASURED`."""
         rows = perturbed_rows(batch, self.config.image.crop) if self.perturb is None else self.perturb.rows(batch)
         cells = [_without_models(row) for row in rows]
-        places = [place for place, row in enumerate(rows) if row.variants is not None and row.segments is not None]
-        images = [self._image(rows[place]) for place in places]
+        ready = {place: image for place, row in enumerate(rows) if (image := self._image(row)) is not None}
+        places, images = list(ready), list(ready.values())
         for model in self.models:
             for place, image, result in zip(places, images, self._under(model, rows, places, images), strict=True):
                 if isinstance(result, Failure):
@@ -117,8 +117,10 @@ class Explain:
         columns = {name: rows_column(table, counts[name]) for name, table in tables.items()}
         return batch_of(measured_fields(self.columns), keys | columns)
 
-    def _image(self, row: PerturbedRow) -> ImageVariants:
-        # A copy, because torch wants memory that may be written.
+    def _image(self, row: PerturbedRow) -> ImageVariants | None:
+        """The image for measuring; None if an earlier stage failed."""
+        if row.variants is None or row.segments is None:
+            return None
         segments = torch.from_numpy(row.segments.astype(np.int64))
         return ImageVariants(Sample(row.dataset, row.image_id, row.label, segments), row.variants, self.parts[row.part])
 
