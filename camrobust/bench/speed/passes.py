@@ -92,7 +92,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
             work[PLAIN] = partial(plain, ablated.network.module, ablated.inputs(pixels, precision), precision)
             ablation[name] = _ratios(interleaved(work, min(repeats, FEW), device))
     return {
-        "machine": _machine(device),
+        "machine": machine(device),
         "model": f"{MODEL}, random weights, 224 px",
         "batch": BATCH[device],
         "precision": precision,
@@ -152,7 +152,12 @@ def plain(module: nn.Module, inputs: Tensor, precision: str) -> Tensor:
     return logits
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: str,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, list[float]]:
     """Seconds of each candidate in every turn, after one turn to warm up.
 
     Each turn has another order, so that no candidate always finds the caches as the same other one left them.
@@ -161,18 +166,20 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int, de
         candidates: the work, by name.
         repeats: number of turns.
         device: "cpu" or "cuda".
+        clock: gives seconds; by default those on the wall.
     """
+    clock = clock or time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 1):
         names = list(candidates)
         random.Random(turn).shuffle(names)
         for name in names:
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             candidates[name]()
             _wait(device)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -254,7 +261,8 @@ def _photos(count: int) -> Tensor:
     return torch.stack(corners)[:count]
 
 
-def _machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
+    """Facts about this machine."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, CPU",
         "threads": torch.get_num_threads(),

@@ -20,7 +20,19 @@ def _speed(given: Given, *, peers: bool) -> int:
 
 
 def _passes(given: Given) -> int:
-    return _speed(given, peers=False)
+    return _operations(given) if given.operations else _speed(given, peers=False)
+
+
+def _operations(given: Given) -> int:
+    from camrobust.bench.speed.operations import operations
+    from camrobust.bench.speed.operations import show as show_markdown
+
+    results = operations(given.device, given.repeats, given.precision)
+    if given.json:
+        print_json(results)
+    else:
+        show_markdown(results)
+    return 0
 
 
 def _peers(given: Given) -> int:
@@ -117,11 +129,12 @@ REPEATS = argument("--repeats", "interleaved repetitions", type=positive(int), d
 PRECISION = argument("--precision", "precision of the layers", choices=PRECISIONS, default=PRECISIONS[0])
 PEERS = flag("--peers", "also time imagecorruptions")
 IMAGES = argument("--images", "number of pictures", type=positive(int), default=1000, metavar="N")
+OPERATIONS = flag("--operations", "count tensor operations, host milliseconds and bytes instead")
 SEED = argument("--seed", "seed of every random draw", type=int, default=0)
 
 BENCHMARKS = {
     "passes": Command(
-        _passes, "time maps against a plain forward pass", (DEVICE, REPEATS, PRECISION, JSON)
+        _passes, "time maps against a plain forward pass", (DEVICE, REPEATS, PRECISION, OPERATIONS, JSON)
     ),
     "peers": Command(
         _peers, "the same, and each method in grad-cam, torchcam and captum", (DEVICE, REPEATS, PRECISION, JSON)
