@@ -45,7 +45,7 @@ class ImageBatch:
     @cached_property
     def sizes(self) -> np.ndarray:
         """The number of segments of every image, (B,)."""
-        return np.array([int(image.sample.segments.max()) + 1 for image in self.images])
+        return np.array([int(image.sample.segments.numpy().max()) + 1 for image in self.images])
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -62,10 +62,10 @@ class ImageBatch:
         """
         key = (device, height, width)
         if key not in self._segments:
-            labels = to_device([image.sample.segments[None] for image in self.images], device)
+            labels = to_device([image.sample.segments.numpy()[None] for image in self.images], device)
             matrices = segment_matrices(labels, height, width, self.sizes.tolist())
             matrices = pad(matrices, (0, 0, 0, -matrices.shape[1] % GRANULE[device.type]))
-            self._segments[key] = matrices, to_device([torch.from_numpy(self.sizes)], device)
+            self._segments[key] = matrices, to_device([self.sizes], device)
         matrices, sizes = self._segments[key]
         most = int(self.sizes[self.owner[rows.start] : self.owner[rows.stop - 1] + 1].max())
         return matrices[:, : most + -most % GRANULE[device.type]], sizes

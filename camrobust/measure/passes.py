@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.special import entr
@@ -73,7 +74,7 @@ def passes(
     """
     functions = [CAMS[name].function for name in settings.cams]
     network = replace(model.network, precision=settings.precision)
-    pixels = [attacked(model, image, settings) for image in batch.images]
+    pixels = [_on_host(attacked(model, image, settings)) for image in batch.images]
     clean = _CleanRows()
 
     def size() -> int:
@@ -84,11 +85,9 @@ def passes(
         rows = range(chosen[0], chosen[-1] + 1)
         filled = [*rows, *[rows[-1]] * (size() - len(rows))]
         pieces = [pixels[image][part] for image, part in batch.slices(rows)]
-        images = to_device([*pieces, pieces[-1][-1:].expand(size() - len(rows), -1, -1, -1)], model.device)
-        places = torch.tensor(
-            [[batch.owner[row], max(0, batch.clean[row] - rows.start + 1)] for row in filled], dtype=torch.int64
-        )
-        owner, reference = to_device([places], model.device).unbind(dim=1)
+        images = to_device([*pieces, *[pieces[-1][-1:]] * (size() - len(rows))], model.device)
+        places = np.stack([batch.owner[filled], (batch.clean[filled] - rows.start + 1).clip(min=0)])
+        owner, reference = to_device([places], model.device).unbind()
 
         def choose(logits: Tensor) -> Tensor:
             if settings.explained_class == "predicted":
@@ -124,6 +123,11 @@ def passes(
 
     remember = partial(setattr, model.fits, "images")
     yield from halving_on_oom(range(len(batch)), size(), one_pass, remember, filled=True)
+
+
+def _on_host(pixels: Tensor) -> Tensor | np.ndarray:
+    """Pixels on the host as an array, because slices of arrays cost next to nothing; others stay where they are."""
+    return pixels.numpy() if pixels.device.type == "cpu" else pixels
 
 
 class _CleanRows:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,21 +14,25 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def to_device(pieces: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Tensors joined along their first dimension, on a device.
+def to_device(pieces: Sequence[Tensor | np.ndarray], device: torch.device) -> Tensor:
+    """Arrays joined along their first dimension, on a device.
 
     From the host to a GPU they travel through pinned memory and on a stream of their own, so that the copy overlaps
     with what the GPU computes. Torch keeps the pinned memory until the copy is done.
 
     Args:
-        pieces: (n, …) each, all on the host or all on the device.
+        pieces: (n, …) each; arrays on the host, or tensors that are already on the device.
         device: where to put them.
     """
-    if device.type != "cuda" or pieces[0].device.type == "cuda":
-        return torch.cat([*pieces]).to(device)
-    rows = sum(len(piece) for piece in pieces)
-    pinned = torch.empty((rows, *pieces[0].shape[1:]), dtype=pieces[0].dtype, pin_memory=True)
-    torch.cat([*pieces], out=pinned)
+    there = [piece for piece in pieces if isinstance(piece, Tensor)]
+    if there:
+        return torch.cat(there)
+    arrays = [piece for piece in pieces if isinstance(piece, np.ndarray)]
+    if device.type != "cuda":
+        return torch.from_numpy(np.concatenate(arrays)).to(device)
+    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+    pinned = torch.empty(shape, dtype=torch.from_numpy(arrays[0][:0]).dtype, pin_memory=True)
+    np.concatenate(arrays, out=pinned.numpy())
     computing = torch.cuda.current_stream(device)
     with torch.cuda.stream(_copying(device)):
         sent = pinned.to(device, non_blocking=True)

@@ -97,7 +97,10 @@ def test_maps_are_kept_for_the_images_that_are_asked_for():
 def test_the_timeout_starts_anew_with_every_pass():
     renewed = []
     measure(
-        wrap(pooled(), image_size=SIDE), images(PLANS), MeasureSettings(("gradcam",), batch=7), lambda: renewed.append(1)
+        wrap(pooled(), image_size=SIDE),
+        images(PLANS),
+        MeasureSettings(("gradcam",), batch=7),
+        lambda: renewed.append(1),
     )
     assert len(renewed) == 3  # 20 rows
 

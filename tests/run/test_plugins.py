@@ -62,7 +62,7 @@ def measured(config):
     plan = make_plan(config, folder.manifest())
     rows = pending_batch(pending_parts(plan.manifest, len(plan.parts), folder.committed()))
     perturbed = Perturb(config, plan.parts, "cpu", None, plan.sources)(Load(config)(rows))
-    explained = Explain(config, plan.parts, frozenset(), plan.weights, "cpu", None, plan.sources)(perturbed)
+    explained = Explain(config, plan.parts, frozenset(), plan.weights, "cpu", 8, None, plan.sources)(perturbed)
     Commit(config.output, 0)(explained)
     return folder, plan, explained
 

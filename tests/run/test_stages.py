@@ -30,7 +30,7 @@ from camrobust.run.placement import check_room, explain_perturbs, place
 from camrobust.run.stages import perturb as stage
 from camrobust.run.stages.batches import PENDING, batch_of, pending_batch, tensors_of
 from camrobust.run.stages.commit import Commit
-from camrobust.run.stages.explain import Explain, auto_batch
+from camrobust.run.stages.explain import Explain
 from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
 from tests.photos import write_photos
@@ -52,7 +52,7 @@ def measured(plan, images):
     """What Explain gives for these images."""
     loaded = Load(plan.config)(pending_batch(images))
     perturbed = Perturb(plan.config, plan.parts, "cpu")(loaded)
-    return Explain(plan.config, plan.parts, gallery(plan), plan.weights, "cpu")(perturbed)
+    return Explain(plan.config, plan.parts, gallery(plan), plan.weights, "cpu", plan.pass_sizes["cpu"])(perturbed)
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
     })  # fmt: skip
     loaded = Load(config)(pending)
     assert loaded["pixels"].is_null().to_pylist() == [False, True, True]
-    explained = Explain(config, parts, frozenset(), {}, "cpu")(Perturb(config, parts, "cpu")(loaded))
+    explained = Explain(config, parts, frozenset(), {}, "cpu", 8)(Perturb(config, parts, "cpu")(loaded))
     rows = explained.select(["image_id", "part", "failures", "images"]).to_pylist()
     assert [(row["image_id"], row["part"], len(row["failures"]), len(row["images"])) for row in rows] == [
         ("photo", 0, 0, 1), ("photo", 1, 0, 0), ("photo", 2, 0, 0), ("gone", 0, 1, 0), ("gone", 1, 0, 0),
@@ -370,16 +370,20 @@ def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     assert found.explainers[0] >= 1
 
 
-def test_the_batch_is_as_large_as_memory_holds(plan_of):
+def test_the_size_of_passes_is_decided_by_the_plan_and_kept(plan_of):
     plan = plan_of()
     model = plans.build(plan.config.models[0], 224)
     # Pooled: four layers of 8 × 56 × 56 and 8 × 14 × 14 values, a pooled vector, ten logits.
     need = 4 * (2 * 8 * 56 * 56 + 2 * 8 * 14 * 14 + 8 + 10)
     assert bytes_per_image(model, 224) == need
-    for free, batch in ((0, 1), (2 * need, 1), (6 * need, 3), (10**12, 8)):
-        assert auto_batch([model], plan.config, "cpu", free) == batch
-    assert auto_batch([model], plan.config, "cuda", 10**12) == 64
-    assert 1 <= auto_batch([model], plan.config, "cpu") <= 8
+    # Ten variants and the clean image fill a pass of eleven.
+    assert plan.pass_sizes == plans.pass_sizes(plan.config, plan.parts, need) == {"cpu": 11, "cuda": 128}
+    assert plans.pass_sizes(plan.config, plan.parts, 2**30) == {"cpu": 2, "cuda": 16}
+    recorded = {"cpu": 5, "cuda": 7}
+    assert plans.make_plan(plan.config, plan.manifest, sizes=recorded).pass_sizes == recorded
+    asked = plan_of(cluster={"batch": 3})
+    assert asked.pass_sizes == {"cpu": 3, "cuda": 3}
+    assert plans.make_plan(asked.config, plan.manifest, sizes=recorded).pass_sizes == {"cpu": 3, "cuda": 3}
 
 
 def test_workers_that_are_always_there_leave_room_to_load(plan_of, monkeypatch):
@@ -428,7 +432,7 @@ def test_explain_workers_that_perturb_give_the_same_rows(plan_of):
     every = pending(plan)
     some = every.with_columns(parts=pl.Series([[0, 1, 2], [0, 2], [1], [2]]))
     loaded = Load(plan.config)(pending_batch(some))
-    arguments = (plan.config, plan.parts, gallery(plan), plan.weights, "cpu")
+    arguments = (plan.config, plan.parts, gallery(plan), plan.weights, "cpu", plan.pass_sizes["cpu"])
     own = Explain(*arguments)(Perturb(plan.config, plan.parts, "cpu")(loaded))
     with_explain = Explain(*arguments, perturbs=True)(loaded)
     assert own["part"].to_pylist() == [0, 1, 2, 0, 2, 1, 2]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from camrobust.contract.config import RunConfig
 from camrobust.core.memory import halving_on_oom
@@ -159,7 +160,7 @@ def perturbed_rows(batch: pa.Table, crop: int) -> list[PerturbedRow]:
     """
     variants: list[Tensor | None] = []
     for chunk in batch["variants"].chunks:
-        pixels, ends = torch.from_dlpack(chunk.values), chunk.offsets.to_pylist()
+        pixels, ends = from_dlpack(chunk.values), chunk.offsets.to_pylist()
         for row, valid in enumerate(chunk.is_valid().to_pylist()):
             variants.append(pixels[ends[row] : ends[row + 1]].view(-1, 3, crop, crop) if valid else None)
     return _with_tensors(batch, failures_of(batch), variants, tensors_of(batch["segments"], crop, crop))
