@@ -43,9 +43,16 @@ class ImageBatch:
         return noisy
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """The segments of all images, (B, H, W) int64."""
+        labels: np.ndarray = torch.stack([image.sample.segments for image in self.images]).numpy()
+        return labels
+
+    @cached_property
     def sizes(self) -> np.ndarray:
-        """The number of segments of every image, (B,)."""
-        return np.array([int(image.sample.segments.numpy().max()) + 1 for image in self.images])
+        """The number of segments of every image, (B,) int64."""
+        sizes: np.ndarray = self.labels.max(axis=(1, 2)) + 1
+        return sizes
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -62,7 +69,7 @@ class ImageBatch:
         """
         key = (device, height, width)
         if key not in self._segments:
-            labels = to_device([image.sample.segments.numpy()[None] for image in self.images], device)
+            labels = to_device([self.labels], device)
             matrices = segment_matrices(labels, height, width, self.sizes.tolist())
             matrices = pad(matrices, (0, 0, 0, -matrices.shape[1] % GRANULE[device.type]))
             self._segments[key] = matrices, to_device([self.sizes], device)

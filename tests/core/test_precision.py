@@ -75,7 +75,7 @@ def test_a_pass_that_runs_out_of_memory_is_halved_once_and_for_all():
     module.tried = ()
     model.fits.images = None
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        explained(wrap(seeded(Full()), image_size=64), 4)
+        explained(wrap(seeded(Full()), image_size=64), 1)
 
 
 class Full(Pooled):
