@@ -62,7 +62,7 @@ def _per_class_scores(evidence: Evidence, first: FirstAffine, kept: Tensor, lost
     return logits_of(first.after(changed.flatten(0, 1)[:, None])).float().reshape(B, C)
 
 
-@cam("ablationcam", needs="tail", source="Desai & Ramaswamy, WACV 2020", year=2020)
+@cam("ablationcam", needs="tail", returns="weights", source="Desai & Ramaswamy, WACV 2020", year=2020)
 def ablationcam(evidence: Evidence) -> Tensor:
     """Ablation-CAM: w_k = (y_c - y_c,k)/y_c, with y_c,k the logit when channel k of A is 0; ReLU Σ_k w_k·A_k.
 
@@ -74,12 +74,13 @@ def ablationcam(evidence: Evidence) -> Tensor:
         Desai & Ramaswamy 2020, WACV, equations 2 and 3.
     """
     if evidence.head is not None:
-        drop = evidence.head.weight[evidence.targets].float() * evidence.activations.mean(dim=(2, 3))
+        means = evidence.sums / evidence.activations[0, 0].numel()
+        drop = evidence.head.weight[evidence.targets].float() * means
     else:
         first = evidence.network.first_affine if evidence.network.precision == "fp32" else None
         scores = _rerun_scores(evidence) if first is None else _split_scores(evidence, first)
         drop = evidence.scores[:, None] - scores
-    return evidence.weighted(drop / evidence.scores[:, None]).relu()
+    return drop / evidence.scores[:, None]
 
 
 @cam("recipro-cam", needs="tail", source="Byun & Lee, arXiv 2209.14074", year=2022)
