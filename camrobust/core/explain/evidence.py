@@ -5,7 +5,7 @@ behind it. Some models apply an in-place operation there (VGG, SqueezeNet). It c
 fails on the leaf nor changes the activations that the CAMs use.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
 from typing import Any
@@ -104,11 +104,26 @@ class Evidence:
             )
         return self.draws
 
-    @property
-    def rerun_batch(self) -> int:
-        """The number of tail re-runs that are made at once, limited by memory."""
+    def reruns(self, count: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Re-runs of the tail or the model, `count` for every image, in passes that memory limits.
+
+        A pass holds a number of whole images that divides B, or a part of one image. All images are thus treated alike,
+        and a map does not depend on the image's neighbours.
+
+        Args:
+            count: re-runs of one image.
+            most: largest number of re-runs in a pass.
+
+        Yields:
+            The image of each re-run (N,) int64, and the number of the re-run within its image (N,), image by image.
+        """
         size = self.activations[0].numel() * 4 if self.network.tail is not None else self.images[0].numel() * 4 * 8
-        return max(1, CHUNK_BYTES // size)
+        limit = max(1, min(CHUNK_BYTES // size, most or CHUNK_BYTES))
+        B, device = len(self.images), self.images.device
+        together = next(images for images in range(max(1, min(B, limit // count)), 0, -1) if B % images == 0)
+        for images in torch.arange(B, device=device).split(together):
+            for numbers in torch.arange(count, device=device).split(limit):
+                yield images.repeat_interleave(len(numbers)), numbers.repeat(len(images))
 
     def explained_logit(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """The explained class's entry (N,) of logits (N, n); `rows` (N,) is the image of each, by default 0 … B-1."""

@@ -19,10 +19,8 @@ def _rerun_scores(evidence: Evidence) -> Tensor:
     """The explained logit with each channel of A set to 0 in turn, (B, C), from re-runs of the tail."""
     B, C = evidence.activations.shape[:2]
     device = evidence.activations.device
-    rows = torch.arange(B, device=device).repeat_interleave(C)
-    channels = torch.arange(C, device=device).repeat(B)
     scores = []
-    for row, channel in zip(rows.split(evidence.rerun_batch), channels.split(evidence.rerun_batch), strict=True):
+    for row, channel in evidence.reruns(C):
         replaced = evidence.activations[row]
         replaced[torch.arange(len(row), device=device), channel] = 0
         scores.append(evidence.explained_logit(evidence.logits_of_activations(replaced, row), row))
@@ -100,10 +98,8 @@ def recipro_cam(evidence: Evidence) -> Tensor:
         for right, share in enumerate(row_shares):
             masks[:, down : down + h, right : right + w] += share * torch.eye(h * w, device=device).reshape(-1, h, w)
     masks = masks[:, 1:-1, 1:-1]
-    rows = torch.arange(B, device=device).repeat_interleave(h * w)
-    places = torch.arange(h * w, device=device).repeat(B)
     probabilities = []
-    for row, place in zip(rows.split(evidence.rerun_batch), places.split(evidence.rerun_batch), strict=True):
+    for row, place in evidence.reruns(h * w):
         logits = evidence.logits_of_activations(evidence.activations[row] * masks[place][:, None], row)
         probabilities.append(evidence.explained_logit(logits.softmax(dim=1), row))
     return torch.cat(probabilities).reshape(B, h, w)

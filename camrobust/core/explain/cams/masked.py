@@ -28,11 +28,8 @@ def scorecam(evidence: Evidence) -> Tensor:
     """
     A, images = evidence.activations, evidence.images
     B, C = A.shape[:2]
-    rows = torch.arange(B, device=A.device).repeat_interleave(C)
-    channels = torch.arange(C, device=A.device).repeat(B)
-    size = max(1, min(MASKED_BATCH, evidence.rerun_batch))
     scores = []
-    for row, channel in zip(rows.split(size), channels.split(size), strict=True):
+    for row, channel in evidence.reruns(C, MASKED_BATCH):
         masks = interpolate(A[row, channel][:, None], size=images.shape[2:], mode="bilinear", align_corners=False)
         logits = evidence.network.logits(images[row] * min_max(masks, (2, 3)))
         scores.append(evidence.explained_logit(logits, row))
