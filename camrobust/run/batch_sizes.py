@@ -1,13 +1,17 @@
 """How much each stage takes at once."""
 
+from camrobust.core.explain.cams import CAMS
 from camrobust.run.plan import Plan
 
 IMAGES_PER_BLOCK = 64
 """Messages and tasks cost the same for one image as for many; with more than this they cost next to nothing."""
 BLOCK_BYTES = 128 * 2**20
 """Most bytes of variants in a block. Ray Data cuts blocks that are larger than this."""
-PASSES_PER_BLOCK = {"cpu": 1024, "cuda": 32_768}
-"""Most forward passes that a block needs: about a minute of work, which is lost when its worker is."""
+PASSES_PER_BLOCK = {"cpu": 768, "cuda": 32_768}
+"""Most passes that a block needs: about a minute of work, which is lost when its worker is. For the largest networks on
+a core it is half an hour, and a run may stand still for 40 minutes (`cluster.image_timeout_s`)."""
+PASSES_OF_CAM = {"shared": 0, "tail": 4, "passes": 4, "many passes": 512}
+"""About how many passes a CAM adds for each variant, by its cost."""
 BLOCKS_PER_EXPLAINER = 8
 """A run has at least so many blocks per Explain worker, if it has the images: no worker waits long for the last one."""
 IMAGES_PER_PASS = {"cpu": 1, "cuda": 8}
@@ -22,7 +26,7 @@ COMMIT_BATCH_BYTES = 256 * 2**20
 BATCH_ROW_BYTES = 200
 """About how many bytes a score row takes in a batch, besides its image_id."""
 COMMITS_PER_RUN = 100
-"""A run of more parts than this has at least about so many commits, so that little is lost when the driver dies."""
+"""A run of more blocks than this has about so many commits or more, so that little is lost when the driver dies."""
 
 
 def images_per_block(plan: Plan, pending: int, explainers: int, device: str) -> int:
@@ -34,10 +38,16 @@ def images_per_block(plan: Plan, pending: int, explainers: int, device: str) -> 
         explainers: most Explain workers.
         device: where they compute, cpu or cuda.
     """
-    passes = len(plan.config.models) * (len(plan.variants) + len(plan.parts))
-    by_work = PASSES_PER_BLOCK[device] // passes
+    by_work = PASSES_PER_BLOCK[device] // passes_per_image(plan)
     by_bytes = BLOCK_BYTES // variant_bytes(plan)
     return max(1, min(IMAGES_PER_BLOCK, by_bytes, by_work, pending // (BLOCKS_PER_EXPLAINER * explainers)))
+
+
+def passes_per_image(plan: Plan) -> int:
+    """About how many passes an image takes under all models, a pass for each step of an attack included."""
+    each = 1 + sum(PASSES_OF_CAM[CAMS[name].cost] for name in plan.config.cams)
+    attacks = sum(variant.attack_passes for variant in plan.variants)
+    return len(plan.config.models) * (each * (len(plan.variants) + len(plan.parts)) + attacks)
 
 
 def variant_bytes(plan: Plan) -> int:
@@ -63,11 +73,13 @@ def images_per_commit(plan: Plan, pending: int, block: int = 1) -> int:
     Args:
         plan: the run.
         pending: parts of images that are missing in the whole run.
-        block: images in a block; larger commits hold whole blocks.
+        block: images in a block; a commit holds whole blocks where it can.
     """
     by_file = COMMIT_BYTES // (plan.rows_per_image * plan.row_bytes)
     by_memory = COMMIT_BATCH_BYTES // batch_bytes_per_image(plan)
-    most = max(1, min(by_file, by_memory, -(-pending // COMMITS_PER_RUN)))
+    # A block arrives as a whole, so that cutting it would only make more files.
+    of_the_run = -(-pending // (COMMITS_PER_RUN * block)) * block
+    most = max(1, min(by_file, by_memory, of_the_run))
     return most - most % block if most >= block else most
 
 

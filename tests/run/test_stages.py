@@ -279,7 +279,11 @@ def test_a_block_holds_64_images_unless_bytes_work_or_the_number_of_workers_forb
     assert images_per_block(plan, 10**6, 2, "cpu") == images_per_block(plan, 10**6, 2, "cuda") == 64
     assert [images_per_block(plan, images, 4, "cuda") for images in (3, 64, 640, 10**4)] == [1, 2, 20, 64]
     models = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(3)]
-    assert images_per_block(plan_of(models=models), 10**6, 2, "cpu") == 1024 // (3 * 11) == 31
+    assert images_per_block(plan_of(models=models), 10**6, 2, "cpu") == 768 // (3 * 11) == 23
+    assert images_per_block(plan_of(cams=["gradcam", "finercam"]), 10**6, 2, "cpu") == 768 // (5 * 11) == 13
+    assert images_per_block(plan_of(cams=["scorecam"]), 10**6, 2, "cuda") == 32_768 // (513 * 11) == 5
+    attacked = plan_of(perturbations=["pgd:epsilon=8,steps=98,step=1"])
+    assert images_per_block(attacked, 10**6, 2, "cpu") == 768 // (2 + attacked.variants[0].attack_passes) == 7
     # Ray Data cuts blocks of more than 128 MiB; 95 variants of 224 px have 13.8.
     many = replace(plan, variants=plan.variants * 9 + plan.variants[:5], parts=(plan.variants * 10,))
     assert (len(many.variants), images_per_block(many, 10**6, 2, "cuda")) == (95, 9)
@@ -324,8 +328,10 @@ def test_commits_are_large_but_never_much_of_the_run(plan_of):
     plan = plan_of()
     assert images_per_commit(plan, 4) == 1
     assert images_per_commit(plan, 50_000) == 500
-    assert images_per_commit(plan, 50_000, 64) == 7 * 64
-    assert images_per_commit(plan, 5_000, 64) == 50
+    assert images_per_commit(plan, 50_000, 64) == 8 * 64
+    assert images_per_commit(plan, 5_000, 64) == 64
+    assert images_per_commit(plan, 10**9, 64) % 64 == 0
+    assert images_per_commit(plan, 10**9, 10**9) == images_per_commit(plan, 10**9)
     rows = images_per_commit(plan, 10**9) * plan.rows_per_image
     assert 0.99 * 64 * 2**20 < rows * plan.row_bytes <= 64 * 2**20
     models = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(8)]
