@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from hashlib import sha256
 from heapq import nsmallest
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import ray
@@ -12,7 +12,6 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from camrobust.results.folder import RunFolder
 from camrobust.run.batch_sizes import (
-    IMAGES_PER_LOAD,
     images_per_commit,
     images_per_load,
     images_per_perturb,
@@ -30,6 +29,18 @@ from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
 
 COMMIT_CPUS = 0.1
+
+
+class Kinds(NamedTuple):
+    """The classes of the four stages; benchmarks put others in their places."""
+
+    load: type[Any] = Load
+    perturb: type[Any] = Perturb
+    explain: type[Any] = Explain
+    commit: type[Any] = Commit
+
+
+KINDS = Kinds()
 IMAGES_PER_ROUND = 200_000
 """Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
 image), so ten million images in one stream would take 10 GiB there."""
@@ -93,6 +104,7 @@ def stages(
     kept: frozenset[tuple[str, str]],
     ledger: Any,
     number: int,
+    kinds: Kinds = KINDS,
 ) -> Dataset:
     """The stream from pending images to commits; `run.stages.batches` says what passes between its stages.
 
@@ -107,15 +119,16 @@ def stages(
         kept: images whose maps are kept, from `gallery`.
         ledger: of the run.
         number: of the lease under which the results count.
+        kinds: the classes of the stages.
     """
     config, where = plan.config, place(plan)
     per_load = images_per_load(parts, where.explainers[1])
     return (
         ray.data.from_arrow(pending_batch(images))
         .repartition(target_num_rows_per_block=per_load)
-        .map_batches(Load(config, ledger), batch_size=per_load, batch_format="pyarrow", **where.load)
+        .map_batches(kinds.load(config, ledger), batch_size=per_load, batch_format="pyarrow", **where.load)
         .map_batches(
-            Perturb,
+            kinds.perturb,
             fn_constructor_args=(config, plan.parts, where.device, ledger, plan.sources),
             batch_size=images_per_perturb(plan, where.device, per_load),
             batch_format="pyarrow",
@@ -123,7 +136,7 @@ def stages(
             **where.perturb,
         )
         .map_batches(
-            Explain,
+            kinds.explain,
             fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, ledger, plan.sources),
             batch_size=parts_per_explain(plan),
             batch_format="pyarrow",
@@ -131,28 +144,11 @@ def stages(
             **where.explain,
         )
         .map_batches(
-            Commit(folder.uri, number),
+            kinds.commit(folder.uri, number),
             batch_size=images_per_commit(plan, parts),
             batch_format="pyarrow",
             num_cpus=COMMIT_CPUS,
         )
-    )
-
-
-def stream(images: pl.DataFrame, output: str, stage: Callable[[Any], Any], per_commit: int) -> Dataset:
-    """The stream with one stage in the place of load, perturb and explain, for benchmarks; rows are `COMMITTED`.
-
-    Args:
-        images: those to be measured.
-        output: folder of the commits.
-        stage: rows of `PENDING` to rows of `MEASURED`.
-        per_commit: images in one commit.
-    """
-    return (
-        ray.data.from_arrow(pending_batch(images))
-        .repartition(target_num_rows_per_block=IMAGES_PER_LOAD)
-        .map_batches(stage, batch_size=IMAGES_PER_LOAD, batch_format="pyarrow", num_cpus=0.5)
-        .map_batches(Commit(output, 0), batch_size=per_commit, batch_format="pyarrow", num_cpus=COMMIT_CPUS)
     )
 
 
