@@ -4,14 +4,14 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from hashlib import sha256
 from heapq import nsmallest
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from camrobust.results.folder import RunFolder
-from camrobust.run.batch_sizes import IMAGES_PER_BLOCK, images_per_block, images_per_commit
+from camrobust.run.batch_sizes import images_per_block, images_per_commit
 from camrobust.run.ledger import open_ledger
 from camrobust.run.observer import Observer, Report, observing
 from camrobust.run.placement import place
@@ -27,6 +27,18 @@ COMMIT_CPUS = 0.1
 IMAGES_PER_ROUND = 200_000
 """Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
 image), so ten million images in one stream would take 10 GiB there."""
+
+
+class Kinds(NamedTuple):
+    """The classes of the four stages; benchmarks put others in their places."""
+
+    load: type[Any] = Load
+    perturb: type[Any] = Perturb
+    explain: type[Any] = Explain
+    commit: type[Any] = Commit
+
+
+KINDS = Kinds()
 
 
 def measure_pending(
@@ -87,6 +99,7 @@ def stages(
     kept: frozenset[tuple[str, str]],
     ledger: Any,
     number: int,
+    kinds: Kinds = KINDS,
 ) -> Dataset:
     """The stream from pending images to commits; `run.stages.batches` says what passes between its stages.
 
@@ -101,16 +114,17 @@ def stages(
         kept: images whose maps are kept, from `gallery`.
         ledger: of the run.
         number: of the lease under which the results count.
+        kinds: the classes of the stages.
     """
     config, where = plan.config, place(plan)
     block = images_per_block(plan, parts, where.explainers[1], where.device)
     rows = block * len(plan.parts)
     loaded = in_blocks(images, block).map_batches(
-        Load(config, ledger), batch_size=block, batch_format="pyarrow", **where.load
+        kinds.load(config, ledger), batch_size=block, batch_format="pyarrow", **where.load
     )
     if where.perturbers is not None:
         loaded = loaded.map_batches(
-            Perturb,
+            kinds.perturb,
             fn_constructor_args=(config, plan.parts, where.device, ledger, plan.sources),
             batch_size=block,
             batch_format="pyarrow",
@@ -118,7 +132,7 @@ def stages(
             **where.perturb,
         )
     return loaded.map_batches(
-        Explain,
+        kinds.explain,
         fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, plan.pass_sizes[where.device]),
         fn_constructor_kwargs={"ledger": ledger, "sources": plan.sources, "perturbs": where.perturbers is None},
         batch_size=block if where.perturbers is None else rows,
@@ -126,7 +140,7 @@ def stages(
         compute=_pool(where.explainers),
         **where.explain,
     ).map_batches(
-        Commit(folder.uri, number),
+        kinds.commit(folder.uri, number),
         batch_size=images_per_commit(plan, parts, rows),
         batch_format="pyarrow",
         num_cpus=COMMIT_CPUS,
@@ -139,22 +153,6 @@ def in_blocks(images: pl.DataFrame, block: int) -> Dataset:
     The driver cuts them, because a stage that only cuts would cost it more for every block than all of this.
     """
     return ray.data.from_arrow([pending_batch(some) for some in images.iter_slices(block)])
-
-
-def stream(images: pl.DataFrame, output: str, stage: Callable[[Any], Any], per_commit: int) -> Dataset:
-    """The stream with one stage in the place of load, perturb and explain, for benchmarks; rows are `COMMITTED`.
-
-    Args:
-        images: those to be measured.
-        output: folder of the commits.
-        stage: rows of `PENDING` to rows of `MEASURED`.
-        per_commit: images in one commit.
-    """
-    return (
-        in_blocks(images, IMAGES_PER_BLOCK)
-        .map_batches(stage, batch_size=IMAGES_PER_BLOCK, batch_format="pyarrow", num_cpus=0.5)
-        .map_batches(Commit(output, 0), batch_size=per_commit, batch_format="pyarrow", num_cpus=COMMIT_CPUS)
-    )
 
 
 def gallery(plan: Plan) -> frozenset[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Real processes to kill, read from /proc. Only processes that this program has started are ever signalled."""
+"""Real processes to kill or to time, read from /proc. Only those that this program has started are ever signalled."""
 
 import os
 import signal
@@ -28,6 +28,24 @@ def title(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process and of its children that have ended, s; 0 if it has ended itself."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(pid: int) -> float:
+    """Memory of a process that lies in RAM now, MiB; 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def is_stopped(pid: int) -> bool:

@@ -1,8 +1,8 @@
-"""`camrobust bench scale N`: a run of N images without the measuring: planning, the stream, resume, verify.
+"""`camrobust bench scale N`: the run folder of N images: planning, commits, resume, verify.
 
-The manifest names N images that do not exist. A stub replaces load, perturb and explain: it returns the rows of an
-image without reading it. Everything else is the job's own code. Every step runs in its own process. The memory shown is
-the largest resident memory of that process, less what its imports take.
+The manifest names N images that do not exist, and their rows are noise. Everything else is the job's own code. Every
+step runs in its own process. The memory shown is the largest resident memory of that process, less what its imports
+take. `camrobust.bench.scale.throughput` times the stream between resuming and verifying.
 """
 
 import multiprocessing
@@ -15,29 +15,21 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.run_record import PlannedRecord, RunRecord, VariantRecord
 from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.manifest import list_images
-from camrobust.results.arrow import TABLES, empty_frame, make_table
+from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import put_commit
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import RunFolder, open_run
 from camrobust.results.verify import verify
-from camrobust.run.pipeline import in_rounds, stream
-from camrobust.run.session import session
-from camrobust.run.stages.batches import MEASURED, batch_of, rows_column
 
 IMAGES_PER_COMMIT = 1500
 """About as many as a run of 95 variants and 10 CAMs puts into one commit, so that the number of files is realistic."""
 LEVELS = 4
-STREAMED = 10_000
-"""Most images over which the stream is timed; then twice as many, to see whether the driver's memory grows."""
-ROUND = 5_000
-"""Images in one round of the stream. A job has larger rounds; its driver's memory grows with the round, not the run."""
 
 Say = Callable[[str], None]
 
@@ -56,8 +48,6 @@ def scale(images: int, say: Say = lambda _: None) -> list[dict[str, Any]]:
         ("list the manifest, plan", _plan),
         ("commits of one half", _first_half),
         ("resume: what is pending", _resume),
-        ("stream, stub stages", _stream),
-        ("stream, twice as many", _stream_twice),
         ("commits of the rest", _second_half),
         ("verify", _verify),
     ]
@@ -159,49 +149,7 @@ def _resume(folder: str, images: int) -> str:
     committed = run.committed()
     read = time.monotonic() - start
     pending = pending_parts(run.manifest(), 1, committed)
-    run.write_table("pending.parquet", pending)
     return f"{read:.1f} s of it to list and read the commits; {pending.height:,} of {images:,} images pending"
-
-
-class _Stub:
-    """Replaces load, perturb and explain. It is so cheap that only the engine is timed."""
-
-    def __init__(self) -> None:
-        image = pl.DataFrame({"dataset": ["synthetic"], "image_id": [""]})
-        self.scores = make_table(SCORES, _scores(image).to_dict(as_series=False))
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        count, place = batch.num_rows, self.scores.schema.get_field_index("image_id")
-        names = pa.array(np.repeat(batch["image_id"].to_numpy(), LEVELS), pa.string())
-        scores = pa.concat_tables([self.scores] * count).set_column(place, "image_id", names)
-        keys = {"dataset": batch["dataset"], "image_id": batch["image_id"], "part": [0] * count}
-        empty = {name: rows_column(make_table(columns, []), [0] * count) for name, columns in TABLES.items()}
-        return batch_of(MEASURED, {**keys, "scores": rows_column(scores, [LEVELS] * count), **empty})
-
-
-def _stream(folder: str, images: int, most: int = STREAMED) -> str:
-    """The engine's part of the job, on some of the pending images, into a folder that nothing else reads."""
-    pending = (
-        pl.scan_parquet(_run(folder).store.locate("pending.parquet"), glob=False, hive_partitioning=False)
-        .head(min(most, images // 2))
-        .collect()
-    )
-    aside = open_run(f"{folder}/streamed-{pending.height}")
-    with session("local", _config(folder).cluster):
-        start, before = time.monotonic(), _resident_mib()
-        commits = in_rounds(pending, lambda source: stream(source, aside.uri, _Stub(), IMAGES_PER_COMMIT), ROUND)
-        done = sum(int(commit["parts"]) for commit in commits)
-        seconds = time.monotonic() - start
-    entries = list(aside.store.list("scores/"))
-    mean = sum(entry.size_bytes for entry in entries) / len(entries) / 1024
-    return (
-        f"{done:,} images, {done / seconds:.0f} per s; the driver grew by {_resident_mib() - before} MiB; "
-        f"{len(entries)} score files of {mean:.0f} KiB"
-    )
-
-
-def _stream_twice(folder: str, images: int) -> str:
-    return _stream(folder, images, 2 * STREAMED)
 
 
 def _second_half(folder: str, images: int) -> str:

@@ -4,4 +4,6 @@ from camrobust.core.segments.matrix import segment_matrices, segment_matrix, seg
 from camrobust.core.segments.methods import felzenszwalb, grid, segment, slic
 from camrobust.core.segments.quickshift import quickshift
 
-__all__ = ["felzenszwalb", "grid", "quickshift", "segment", "segment_matrices", "segment_matrix", "segment_scores", "slic"]
+__all__ = [
+    "felzenszwalb", "grid", "quickshift", "segment", "segment_matrices", "segment_matrix", "segment_scores", "slic",
+]  # fmt: skip

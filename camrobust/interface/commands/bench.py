@@ -3,6 +3,7 @@
 from typing import Any
 
 from camrobust.contract.defaults import PRECISIONS
+from camrobust.contract.registry import unknown
 from camrobust.interface.command_line import JSON, Argument, Command, Given, argument, flag, positive, print_json
 from camrobust.interface.command_line import print_rows as show
 
@@ -62,17 +63,28 @@ def _zoo(given: Given) -> int:
 
 
 def _overhead(given: Given) -> int:
-    from camrobust.bench.scale.overhead import overhead
+    from camrobust.bench.scale.overhead import PRESETS, overhead, variants_of
     from camrobust.interface.terminal import say
 
-    return show(given, f"{given.count} images, 15 variants, resnet18, 4 CAMs", overhead(given.count, say))
+    if given.preset not in PRESETS:
+        raise unknown("preset", given.preset, PRESETS)
+    title = f"{given.count} images, {variants_of(given.preset)} variants, resnet18, 4 CAMs"
+    return show(given, title, overhead(given.count, given.preset, say))
 
 
 def _scale(given: Given) -> int:
     from camrobust.bench.scale.images import scale
+    from camrobust.bench.scale.throughput import throughput
     from camrobust.interface.terminal import say
 
-    return show(given, f"{given.count:,} images", scale(given.count, say))
+    tables = {} if given.count is None else {f"{given.count:,} images": scale(given.count, say)}
+    tables["The stream without the science; ms are of a processor, per image"] = throughput(given.seconds, say)
+    if given.json:
+        print_json(dict(zip(("steps", "stream")[-len(tables) :], tables.values(), strict=True)))
+    else:
+        for title, rows in tables.items():
+            show(given, title, rows)
+    return 0
 
 
 def _rows(given: Given) -> int:
@@ -124,6 +136,11 @@ def _count(text: str) -> Argument:
     return argument("count", text, type=positive(int), metavar="N")
 
 
+STEPS = argument(
+    "count", "also plan, commit, resume and verify a run of so many images", type=positive(int), nargs="?", metavar="N"
+)
+SECONDS = argument("--seconds", "about how long each stream is timed", type=positive(float), default=25.0)
+PRESET = argument("--preset", "variants of an image: full has 15, quick 8", default="full")
 DEVICE = argument("--device", "device of the models", choices=("cpu", "cuda"), default="cpu")
 REPEATS = argument("--repeats", "interleaved repetitions", type=positive(int), default=15)
 PRECISION = argument("--precision", "precision of the layers", choices=PRECISIONS, default=PRECISIONS[0])
@@ -149,10 +166,10 @@ BENCHMARKS = {
         _zoo, "try architectures of torchvision and timm", (JSON,)
     ),
     "overhead": Command(
-        _overhead, "time the job against a bare loop over N images", (_count("number of images"), JSON)
+        _overhead, "time the job against a bare loop over N images", (_count("number of images"), PRESET, JSON)
     ),
     "scale": Command(
-        _scale, "time everything but the measuring, for N images that do not exist", (_count("number of images"), JSON)
+        _scale, "time everything but the science, beside Ray Data alone", (STEPS, SECONDS, JSON)
     ),
     "rows": Command(
         _rows, "time all summaries of N synthetic score rows", (_count("number of rows"), JSON)

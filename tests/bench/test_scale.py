@@ -1,0 +1,93 @@
+"""The stages without their science, those that replay them, and the figures of the two streams; no clock is read."""
+
+import json
+
+import pytest
+
+from camrobust.bench.scale import stubs, throughput
+from camrobust.bench.scale.throughput import Spent
+from camrobust.interface.cli import main
+from camrobust.results.counted import pending_parts
+from camrobust.results.folder import open_run
+from camrobust.run.pipeline import KINDS
+from camrobust.run.stages import load as load_module
+from camrobust.run.stages.batches import pending_batch, tensors_of
+
+IMAGES = 3
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "LONGEST", IMAGES)
+    return throughput._plan(str(tmp_path / "run"))
+
+
+def chain(plan, kinds, suffix=""):
+    """The four stages, one after the other, in this process."""
+    folder = open_run(f"{plan.config.output}{suffix}")
+    batches = [pending_batch(pending_parts(plan.manifest, 1, folder.committed()))]
+    for stage in (
+        kinds.load(plan.config),
+        kinds.perturb(plan.config, plan.parts, "cpu"),
+        kinds.explain(plan.config, plan.parts, frozenset(), {}, "cpu"),
+        kinds.commit(folder.uri, 0),
+    ):
+        batches.append(stage(batches[-1]))
+    return batches
+
+
+def test_the_stages_of_the_bench_are_those_of_the_run():
+    assert [issubclass(stub, stage) for stub, stage in zip(stubs.STUBS, KINDS, strict=True)] == [True] * 4
+
+
+def test_the_stubs_carry_the_bytes_of_a_run_and_commit_all_its_rows(plan):
+    original = load_module.decode
+    *_, perturbed, _, committed = chain(plan, stubs.STUBS)
+    assert [variants.shape for variants in tensors_of(perturbed["variants"], -1, 3, 224, 224)] == [
+        (11, 3, 224, 224)
+    ] * IMAGES
+    assert committed["rows"].to_pylist() == [IMAGES * 10 * 4]
+    assert committed["cpu_s"].to_pylist()[0] >= 0
+    folder = open_run(plan.config.output)
+    rows = folder.scores(folder.committed())
+    assert rows["image_id"].n_unique() == IMAGES
+    assert rows["cam"].n_unique() == len(throughput.CAMS)
+    assert rows["rbo"].unique().to_list() == [0.5]
+    # The science is back once a stage is done.
+    assert load_module.decode is original
+
+
+def test_a_replayed_stage_hands_out_what_its_stub_made(plan, monkeypatch):
+    monkeypatch.setattr(stubs, "_MADE", {})
+    made = chain(plan, stubs.STUBS)
+    replayed = chain(plan, stubs.REPLAYED, "-replayed")
+    assert [table.nbytes for table in replayed[:-1]] == [table.nbytes for table in made[:-1]]
+    stage = stubs.ReplayedLoad(plan.config)
+    assert stage(replayed[0]) is replayed[1]
+    assert stage(replayed[0][:1]).num_rows == 1
+
+
+def test_figures_are_marginal():
+    short, long = Spent(100, 10.0, 1.0, 2.0, 3.0, 10.0, 500.0), Spent(300, 14.0, 1.1, 2.2, 3.3, 16.0, 501.5)
+    row = throughput._row("own stages", short, long)
+    assert (row["images"], row["seconds"], row["images_per_s"]) == (300, 14.0, 50.0)
+    assert (row["driver_ms"], row["ledger_ms"], row["commit_ms"], row["everything_ms"]) == (0.5, 1.0, 1.5, 30.0)
+    assert row["driver_grew_mib"] == 1.5
+
+
+@pytest.mark.parametrize(("seconds_of_last", "size"), [(9.0, 2048), (13.0, 1920), (20.0, 1024), (15.0, 1371)])
+def test_the_next_stream_is_longer_as_far_as_the_rate_is_known(seconds_of_last, size):
+    spent = [Spent(128, 8.0, 0, 0, 0, 0, 0), Spent(512, seconds_of_last, 0, 0, 0, 0, 0)]
+    assert throughput._next_size(spent, 25) == size
+
+
+@pytest.mark.cluster
+def test_both_streams_run_to_the_end(monkeypatch, capsys):
+    for name, size in {"FIRST": 2, "LONGEST": 8}.items():
+        monkeypatch.setattr(throughput, name, size)
+    assert main(["bench", "scale", "--seconds", "1", "--json"]) == 0
+    alone, own = json.loads(capsys.readouterr().out)["stream"]
+    assert (alone["way"], own["way"]) == ("Ray Data alone", "own stages")
+    assert alone["images"] == own["images"] == 8
+    assert alone["ratio"] == 1
+    assert own["ledger_ms"] > alone["ledger_ms"] == 0
