@@ -7,23 +7,17 @@ import pytest
 import ray
 
 from camrobust.contract.config_file import parse_config
-from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.run.ledger import ImagePart, Watch, open_ledger
 from camrobust.run.plain_errors import plain_errors
-from camrobust.run.session import session
 from camrobust.run.stages.batches import PENDING, batch_of
 from camrobust.run.stages.load import Load
 from tests.photos import write_photos
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.cluster, pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore::DeprecationWarning")
+]  # fmt: skip
 WHY = "refused: the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with session("local", ClusterConfig()):
-        yield
 
 
 @pytest.fixture
