@@ -8,7 +8,7 @@ fails on the leaf nor changes the activations that the CAMs use.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, update_wrapper
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -178,8 +178,32 @@ def run_with_gradient(
     Raises:
         UserError: the target layer did not run exactly once, its output holds no tensor, or no gradient reaches it.
     """
-    leaves: list[Tensor] = []
     scale = GRADIENT_SCALE.get(network.precision, 1.0)
+    with torch.enable_grad():
+        with arithmetic(network.precision, images.device):
+            compiled = network.prefix is not None and not graph
+            leaf, logits = _forward_in_parts(network, images) if compiled else _forward(network, images, graph=graph)
+        targets = choose(logits.detach())
+        explained = logits.gather(1, targets[:, None]).sum()
+        if scale != 1:
+            explained = explained * scale
+    gradients = None
+    if explained.requires_grad:
+        (gradients,) = torch.autograd.grad(explained, leaf, allow_unused=True, create_graph=graph)
+    if gradients is None:
+        raise UserError(
+            f"target_layer: no gradient of the logits reaches '{network.layer_name}'; "
+            "choose a layer that they depend on"
+        )
+    gradients = gradients.float() / scale if scale != 1 else gradients.float()
+    if graph:
+        return leaf, gradients, logits.float(), targets
+    return leaf.detach(), gradients, logits.detach().float(), targets
+
+
+def _forward(network: Network, images: Tensor, *, graph: bool) -> tuple[Tensor, Tensor]:
+    """The target layer's output, of which autograd records from here on, and the logits; by a hook."""
+    leaves: list[Tensor] = []
     name = network.layer_name
 
     def by_leaf(output: object) -> object:
@@ -193,25 +217,24 @@ def run_with_gradient(
         leaves.append(leaf)
         return with_tensor(output, leaf.clone())
 
-    with torch.enable_grad(), replaced_output(network.layer, by_leaf) as calls:
-        with arithmetic(network.precision, images.device):
-            logits = logits_of(network.module(images))
-        targets = choose(logits.detach())
-        explained = logits.gather(1, targets[:, None]).sum() * scale
+    with replaced_output(network.layer, by_leaf) as calls:
+        logits = logits_of(network.module(images))
     if len(calls) != 1:
         raise UserError(
             f"target_layer: '{name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
             "choose another layer"
         )
-    gradients = None
-    if explained.requires_grad:
-        (gradients,) = torch.autograd.grad(explained, leaves, allow_unused=True, create_graph=graph)
-    if gradients is None:
-        raise UserError(f"target_layer: no gradient of the logits reaches '{name}'; choose a layer that they depend on")
-    gradients = gradients.float() / scale if scale != 1 else gradients.float()
-    if graph:
-        return leaves[0], gradients, logits.float(), targets
-    return leaves[0].detach(), gradients, logits.detach().float(), targets
+    return leaves[0], logits
+
+
+def _forward_in_parts(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by the compiled prefix and the tail."""
+    if network.prefix is None or network.tail is None:
+        raise ValueError("network: a compiled prefix needs the tail behind it")
+    with torch.no_grad():
+        output, *context = network.prefix(images)
+    leaf = cast(Tensor, output).detach().requires_grad_()
+    return leaf, logits_of(network.tail.behind(leaf.clone(), *context))
 
 
 def collect(
