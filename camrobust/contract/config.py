@@ -87,6 +87,9 @@ class RunConfig(StrictPart):
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True
         )
+        if not self.compile:
+            # Runs from before there was compiled code keep their digest.
+            ways["compile"] = True
         ways |= {"datasets": {"__all__": {"access"}}, "models": {"__all__": {"classes"}}}
         return self.model_dump(mode="json", exclude=ways)
 

@@ -1,16 +1,15 @@
 """Agreement of maps with those of their clean images, for all rows of a pass at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from camrobust.core.explain.captured import captured
 from camrobust.core.ranks import agreement
 from camrobust.core.segments import segment_scores
 from camrobust.core.similarity import flat, measured
 from camrobust.core.similarity.sensitivity import InputChange
-from camrobust.measure.image_batch import ImageBatch
-from camrobust.measure.passes import PassResult
 from camrobust.measure.settings import MeasureSettings
 
 
@@ -21,64 +20,69 @@ class Pairs:
     Attributes:
         clean: (R, K, h, w), the maps of the clean images.
         noisy: (R, K, h, w), those of their variants.
-        matrices: (B, M, h·w), from maps to scores of segments, from `core.segments.segment_matrices`.
-        sizes: (B,) int64, how many of the M segments every image has.
-        owner: (R,) int64, the image of every pair.
-        image_size: H and W, px.
-        change: how far the images and the model's outputs are apart, (R, 1) each; None where that is unknown.
+        matrices: (R, M, h·w), from maps to scores of segments, from `core.segments.segment_matrices`.
+        sizes: (R,) int64, how many of the M segments the image of every pair has.
         explained: (R,) bool, whether both maps explain a class; logits that are not numbers leave none.
+        change: how far the images and the model's outputs are apart, (R, 1) each.
     """
 
     clean: Tensor
     noisy: Tensor
     matrices: Tensor
     sizes: Tensor
-    owner: Tensor
-    image_size: tuple[int, int]
-    change: InputChange | None
     explained: Tensor
+    change: InputChange
 
 
-def pairs_of(batch: ImageBatch, result: PassResult) -> Pairs:
-    """Every map of a pass with that of its clean image; clean rows are paired with themselves."""
-    matrices, sizes = batch.segments(result.rows, result.maps.device, *result.maps.shape[-2:])
-    return Pairs(
-        result.clean_maps,
-        result.maps,
-        matrices,
-        sizes,
-        result.owner,
-        batch.image_size,
-        result.change,
-        result.explained,
-    )
+class Comparison:
+    """Compares the two maps of every pair; on a GPU as one CUDA graph.
 
-
-def map_agreement(pairs: Pairs, settings: MeasureSettings) -> dict[str, Tensor]:
-    """Agreement of the two maps of every pair.
-
-    Returns:
-        One tensor (R, K) for rank-biased overlap, raw and adjusted, and for every measure of the settings, NaN where
-        undefined; and the bool tensors `flat` and `finite`.
+    Args:
+        settings: how to compare.
+        image_size: H and W, px.
     """
-    maps = torch.stack([pairs.clean, pairs.noisy])
-    flattened = maps.flatten(3)
-    counts = pairs.sizes[pairs.owner][:, None]
-    scores = torch.stack([segment_scores(side, pairs.matrices, pairs.owner) for side in flattened])
-    # Images with fewer segments than others are filled up with their first one, which leaves a constant list constant.
-    filling = torch.arange(scores.shape[-1], device=scores.device) >= counts[..., None]
-    scores = torch.where(filling, scores[..., :1], scores)
-    rbo, adjusted = agreement(scores[0], scores[1], settings.rbo_p, settings.ties, counts)
-    measures = [one for one in settings.measures() if one.takes != "change" or pairs.change is not None]
-    values = {"rbo": rbo, "rbo_adjusted": adjusted} | measured(
-        measures,
-        positions=(flattened[0], flattened[1]),
-        grid=(pairs.clean, pairs.noisy, pairs.image_size),
-        segments=(scores[0], scores[1], counts),
-        change=(flattened[0], flattened[1], pairs.change),
-    )
-    finite = torch.isfinite(flattened).all(dim=-1).all(dim=0) & pairs.explained[:, None]
-    constant = (flat(flattened) | flat(scores)).any(dim=0)
-    numbers = torch.stack([value.float() for value in values.values()])
-    numbers = torch.where(finite & ~constant, numbers, torch.nan)
-    return dict(zip(values, numbers, strict=True)) | {"flat": constant, "finite": finite}
+
+    def __init__(self, settings: MeasureSettings, image_size: tuple[int, int]) -> None:
+        self.settings, self.image_size = settings, image_size
+        self.measures = settings.measures()
+        self.names = ("rbo", "rbo_adjusted", *(one.name for one in self.measures), "flat", "finite")
+        self._replayed = captured(self._compare)
+
+    def __call__(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Agreement of the two maps of every pair.
+
+        Returns:
+            One tensor (R, K) for rank-biased overlap, raw and adjusted, and for every measure of the settings, NaN
+            where undefined; and the bool tensors `flat` and `finite`.
+        """
+        change = [getattr(pairs.change, one.name) for one in fields(pairs.change)]
+        found = self._replayed(pairs.clean, pairs.noisy, pairs.matrices, pairs.sizes, pairs.explained, *change)
+        return dict(zip(self.names, found, strict=True))
+
+    def _compare(
+        self, clean: Tensor, noisy: Tensor, matrices: Tensor, sizes: Tensor, explained: Tensor, *change: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The same for the tensors of `Pairs`, in the order of `names`."""
+        maps = torch.stack([clean, noisy]).flatten(3)
+        R, M = matrices.shape[:2]
+        places = torch.arange(R, device=maps.device).repeat(2)
+        scores = segment_scores(maps.flatten(0, 1), matrices, places).unflatten(0, (2, R))
+        # Images with fewer segments than others are filled up with their first one, so a constant list stays constant.
+        counts = sizes[:, None]
+        filling = torch.arange(M, device=maps.device) >= counts[..., None]
+        scores = torch.where(filling, scores[..., :1], scores)
+        values = [
+            *agreement(scores[0], scores[1], self.settings.rbo_p, self.settings.ties, counts),
+            *measured(
+                self.measures,
+                positions=(maps[0], maps[1]),
+                grid=(clean, noisy, self.image_size),
+                segments=(scores[0], scores[1], counts),
+                change=(maps[0], maps[1], InputChange(*change)),
+            ).values(),
+        ]
+        finite = torch.isfinite(maps).all(dim=-1).all(dim=0) & explained[:, None]
+        constant = (flat(maps) | flat(scores)).any(dim=0)
+        numbers = torch.stack([value.float() for value in values])
+        numbers = torch.where(finite & ~constant, numbers, torch.nan)
+        return (*numbers.unbind(), constant, finite)

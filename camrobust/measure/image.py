@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from camrobust.core.similarity.sensitivity import InputChange
-from camrobust.measure.comparison import map_agreement, pairs_of
 from camrobust.measure.image_batch import ImageBatch
 from camrobust.measure.model import Model
 from camrobust.measure.passes import PassResult, passes
@@ -77,7 +76,7 @@ def measure(
     arrived: list[np.ndarray] = []
     kept: list[PassResult] = []
     for result in passes(model, batch, settings, renew):
-        compared = map_agreement(pairs_of(batch, result), settings)
+        compared = result.compare(result.pairs)
         names = list(compared)
         # The host takes the numbers of a pass when the next pass is on its way to the device.
         arrived += [wait().numpy() for wait in coming]
@@ -113,8 +112,8 @@ def _explained(batch: ImageBatch, results: Sequence[PassResult], image: int) -> 
             found.append((result, slice(first, stop)))
     return Explained(
         pixels=torch.cat([result.pixels[rows] for result, rows in found]).cpu(),
-        maps=torch.cat([result.maps[rows] for result, rows in found]),
+        maps=torch.cat([result.pairs.noisy[rows] for result, rows in found]),
         predictions=torch.cat([result.classes[rows] for result, rows in found]),
         confidences=torch.cat([result.confidences[rows] for result, rows in found]),
-        change=InputChange.cat([result.change.rows(rows) for result, rows in found]),
+        change=InputChange.cat([result.pairs.change.rows(rows) for result, rows in found]),
     )

@@ -51,12 +51,6 @@ class ImageBatch:
         sizes: np.ndarray = self.labels.max(axis=(1, 2)) + 1
         return sizes
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """H and W, px."""
-        height, width = self.images[0].sample.segments.shape
-        return height, width
-
     def segments(self, rows: range, device: torch.device, height: int, width: int) -> tuple[Tensor, Tensor]:
         """What turns the maps (h, w) of some rows into scores of segments.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from traceback import extract_tb
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class Model:
         channels_last: whether it takes images whose channels are last in memory; a model that calls `view` on a feature
             map does not.
         fits: how many images one pass holds.
+        prepared: what `measure.prepared` keeps from pass to pass.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Model:
     classes: int
     channels_last: bool = True
     fits: PassLimit = field(default_factory=PassLimit)
+    prepared: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

@@ -5,7 +5,7 @@ size of the passes, and neither on its place in a pass nor on its neighbours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.special import entr
 
-from camrobust.core.explain.cams import CAMS
-from camrobust.core.explain.evidence import collect, explain, predicted
+from camrobust.core.explain.evidence import collect
+from camrobust.core.explain.shared_pass import predicted
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
-from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
+from camrobust.core.similarity.sensitivity import PassOutput, change_between
+from camrobust.measure.comparison import Comparison, Pairs
 from camrobust.measure.image_batch import ImageBatch
 from camrobust.measure.model import Model
+from camrobust.measure.prepared import prepare
 from camrobust.measure.settings import ImageVariants, MeasureSettings
 from camrobust.measure.transfer import to_device
 
@@ -30,27 +32,21 @@ class PassResult:
 
     Attributes:
         rows: which rows of the batch.
-        owner: (P,) int64, the image of every row.
         pixels: (P, 3, H, W) uint8.
-        maps: (P, K, h, w) float32.
-        clean_maps: (P, K, h, w), those of every row's clean image.
+        compare: compares the pairs.
+        pairs: every row's maps with those of its clean image; clean rows are paired with themselves.
         classes: (P,) int64, the predictions.
         confidences: (P,) float32, softmax probability of the prediction.
         entropies: (P,) float32, of the softmax, nats.
-        explained: (P,) bool, whether this row and its clean one have a class to explain: their logits are numbers.
-        change: how far every row is from its clean image.
     """
 
     rows: range
-    owner: Tensor
     pixels: Tensor
-    maps: Tensor
-    clean_maps: Tensor
+    compare: Comparison
+    pairs: Pairs
     classes: Tensor
     confidences: Tensor
     entropies: Tensor
-    explained: Tensor
-    change: InputChange
 
     @property
     def count(self) -> int:
@@ -72,8 +68,6 @@ def passes(
         settings: the CAMs, which class they explain, and how many images a pass holds.
         renew: called before each pass.
     """
-    functions = [CAMS[name].function for name in settings.cams]
-    network = replace(model.network, precision=settings.precision)
     pixels = [_on_host(attacked(model, image, settings)) for image in batch.images]
     clean = _CleanRows()
 
@@ -94,9 +88,10 @@ def passes(
                 return predicted(logits)
             return clean.of("class", predicted(logits), reference)
 
-        draws = batch.draws(filled, settings.seed, model.device)
-        evidence = collect(network, model.inputs(images, settings.precision), choose, draws)
-        maps = explain(evidence, functions)
+        inputs = model.inputs(images, settings.precision)
+        ready = prepare(model, settings, inputs)
+        evidence = collect(ready.network, inputs, choose, batch.draws(filled, settings.seed, model.device))
+        maps = ready.maps(evidence)
         output = PassOutput(images, evidence.logits, evidence.activations)
         origin = PassOutput(
             clean.of("pixels", images, reference),
@@ -106,17 +101,23 @@ def passes(
         probabilities = evidence.logits.softmax(dim=1)
         classes = predicted(evidence.logits)
         confidences = probabilities.gather(1, classes[:, None])[:, 0]
+        matrices, sizes = batch.segments(rows, model.device, *maps.shape[-2:])
+        pairs = Pairs(
+            clean.of("maps", maps, reference),
+            maps,
+            matrices.index_select(0, owner),
+            sizes.index_select(0, owner),
+            confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
+            change_between(origin, output),
+        )
         result = PassResult(
             rows=rows,
-            owner=owner,
             pixels=images,
-            maps=maps,
-            clean_maps=clean.of("maps", maps, reference),
+            compare=ready.compare,
+            pairs=pairs,
             classes=classes,
             confidences=confidences,
             entropies=entr(probabilities).sum(dim=1),
-            explained=confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
-            change=change_between(origin, output),
         )
         clean.carry()
         return result

@@ -30,6 +30,7 @@ class MeasureSettings:
             out of memory. Another number changes the last bits of the results.
         similarities: names of the measures beside rank-biased overlap; None for all cheap ones.
         precision: of the layers, one of `defaults.PRECISIONS`; maps are float32 in all of them.
+        compile: torch compiles the layers up to the target layer.
     """
 
     cams: tuple[str, ...]
@@ -40,6 +41,7 @@ class MeasureSettings:
     batch: int = SMALLEST_PASS
     similarities: tuple[str, ...] | None = None
     precision: str = "fp32"
+    compile: bool = False
 
     def measures(self) -> list[Similarity]:
         """The measures beside rank-biased overlap; raises UserError for an unknown name."""

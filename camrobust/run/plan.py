@@ -21,6 +21,7 @@ from camrobust.measure.builders import ModelSpec
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.model import Model, bytes_per_image, load_model
 from camrobust.measure.plugins import change_since, default_similarities, load_plugins, refuse_unnamed
+from camrobust.measure.prepared import try_out
 from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.run.class_names import class_names
@@ -159,6 +160,7 @@ def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
         batch,
         default_similarities(config.plugins) if metric.similarities is None else metric.similarities,
         config.precision,
+        config.compile,
     )
 
 
@@ -295,6 +297,8 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         weights = fetch_weights(config)
         spec = spec_of(config)
         model = load_model(spec, weights, crop)
+        if plan.config.compile:
+            try_out(model, settings_of(plan.config, len(probe)), crop)
         facts[config.name] = {
             "target_layer": model.network.layer_name,
             "classes": model.classes,

@@ -10,7 +10,7 @@ from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import segment_matrices
 from camrobust.core.similarity import SIMILARITIES
 from camrobust.core.similarity.sensitivity import InputChange
-from camrobust.measure.comparison import Pairs, map_agreement
+from camrobust.measure.comparison import Comparison, Pairs
 from camrobust.measure.image import explain_variants, measure
 from camrobust.measure.model import wrap
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
@@ -136,17 +136,16 @@ def test_the_explained_class_follows_the_setting(target):
 
 def compared(maps, labels, settings, explained=True):
     """The agreement of the maps (V+1, K, h, w) of one image with the first one."""
+    V, m = len(maps) - 1, int(labels.max()) + 1
     pairs = Pairs(
-        maps[:1].expand(len(maps) - 1, -1, -1, -1),
+        maps[:1].expand(V, -1, -1, -1),
         maps[1:],
-        segment_matrices(labels[None], *maps.shape[-2:], [int(labels.max()) + 1]),
-        torch.tensor([int(labels.max()) + 1]),
-        torch.zeros(len(maps) - 1, dtype=torch.int64),
-        tuple(labels.shape),
-        InputChange(*torch.ones(5, len(maps) - 1, 1)),
-        torch.full((len(maps) - 1,), explained),
+        segment_matrices(labels[None], *maps.shape[-2:], [m]).expand(V, -1, -1),
+        torch.full((V,), m),
+        torch.full((V,), explained),
+        InputChange(*torch.ones(5, V, 1)),
     )
-    return map_agreement(pairs, settings)
+    return Comparison(settings, tuple(labels.shape))(pairs)
 
 
 def test_a_flat_map_has_no_ranking_and_nan_is_no_number():

@@ -141,8 +141,12 @@ def measured(measures, *, positions, grid, segments, change):
     arguments = {"positions": positions, "grid": grid, "segments": segments[:2], "change": change}
     for one in measures:
         if one.takes == "segments":
-            found[one.name] = torch.stack([
-                one.function(a[None, :, :n], b[None, :, :n])[0] for a, b, n in zip(segments[0], segments[1], segments[2][:, 0].tolist())])
+            found[one.name] = torch.stack(
+                [
+                    one.function(a[None, :, :n], b[None, :, :n])[0]
+                    for a, b, n in zip(segments[0], segments[1], segments[2][:, 0].tolist())
+                ]
+            )
         else:
             found[one.name] = one.function(*arguments[one.takes])
     return found

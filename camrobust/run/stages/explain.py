@@ -14,6 +14,7 @@ from camrobust.core.perturb import Variant
 from camrobust.measure.image import Explained, measure
 from camrobust.measure.model import Model
 from camrobust.measure.plugins import load_plugins
+from camrobust.measure.prepared import try_out
 from camrobust.measure.settings import ImageVariants, Sample
 from camrobust.results.arrow import make_table
 from camrobust.run.ledger import ImagePart, Watch
@@ -86,6 +87,9 @@ class Explain:
         ]
         self.settings = settings_of(config, pass_size)
         self.columns = self.settings.columns()
+        if config.compile:
+            for model in self.models:
+                try_out(model, self.settings, config.image.crop)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of `PERTURBED`, or of `LOADED` where this worker perturbs, to rows of `MEASURED`."""
