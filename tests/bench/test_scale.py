@@ -1,17 +1,19 @@
 """The stages without their science, those that replay them, and the figures of the two streams; no clock is read."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from camrobust.bench.scale import stubs, throughput
 from camrobust.bench.scale.throughput import Spent
-from camrobust.interface.cli import main
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.pipeline import KINDS
 from camrobust.run.stages import load as load_module
 from camrobust.run.stages.batches import pending_batch, tensors_of
+from tests.runs import ROOT
 
 IMAGES = 3
 
@@ -81,12 +83,18 @@ def test_the_next_stream_is_longer_as_far_as_the_rate_is_known(seconds_of_last, 
     assert throughput._next_size(spent, 25) == size
 
 
+SMALL = """
+import sys
+from camrobust.bench.scale import throughput
+throughput.FIRST, throughput.LONGEST = 2, 8
+sys.exit(main(["bench", "scale", "--seconds", "1", "--json"]))
+"""
+
+
 @pytest.mark.cluster
-def test_both_streams_run_to_the_end(monkeypatch, capsys):
-    for name, size in {"FIRST": 2, "LONGEST": 8}.items():
-        monkeypatch.setattr(throughput, name, size)
-    assert main(["bench", "scale", "--seconds", "1", "--json"]) == 0
-    alone, own = json.loads(capsys.readouterr().out)["stream"]
+def test_both_streams_run_to_the_end():
+    printed = subprocess.run([sys.executable, "-c", SMALL], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    alone, own = json.loads(printed)["stream"]
     assert (alone["way"], own["way"]) == ("Ray Data alone", "own stages")
     assert alone["images"] == own["images"] == 8
     assert alone["ratio"] == 1

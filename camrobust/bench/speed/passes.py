@@ -43,7 +43,9 @@ SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
 """kernel_size, max_dist and ratio: our defaults, those of earlier work, those of scikit-image."""
 
 
-def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32") -> dict[str, Any]:
+def bench(
+    device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32", only_maps: bool = False
+) -> dict[str, Any]:
     """Time the shared pass on a ResNet-50 with random weights, the perturbations and the segments.
 
     Args:
@@ -52,6 +54,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
             Ablation-CAM on three architectures.
         repeats: number of interleaved repetitions; medians are reported.
         precision: precision of the layers, in the shared pass and in the plain one; the peers use torch's default.
+        only_maps: leave out the perturbations and the segments.
 
     Returns:
         Facts about the machine, and ratios to a plain inference_mode forward pass of the same batch.
@@ -101,8 +104,8 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         "plain_forward_ms_per_image": round(statistics.median(seconds[PLAIN]) * 1000 / BATCH[device], 3),
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "ablation": {name: {cam: round(ratio, 3) for cam, ratio in cams.items()} for name, cams in ablation.items()},
-        "perturbation_ms_per_image": _perturbation_ms(image, device),
-        "segments": segments(device, min(repeats, FEW)),
+        "perturbation_ms_per_image": {} if only_maps else _perturbation_ms(image, device),
+        "segments": [] if only_maps else segments(device, min(repeats, FEW)),
     }
 
 
