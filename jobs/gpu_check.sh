@@ -56,5 +56,5 @@ job_precision=$([[ $device == cuda ]] && echo bf16 || echo fp32)
 bench job-grid 200 job --precision "$job_precision" --segments grid "${sized[@]}"
 bench job-quickshift 70 job --precision "$job_precision" --variants 15 "${sized[@]}"
 bench perturbations 60 perturbations --repeats "$((repeats < 3 ? repeats : 3))"
-"$python" jobs/gpu_table.py "$out"
+"$python" -m camrobust.bench.gpu_table "$out"
 echo "figures and logs of every step: $out" >&2

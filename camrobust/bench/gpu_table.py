@@ -1,4 +1,4 @@
-"""The figures of `jobs/gpu_check.sh` as one Markdown table: `python jobs/gpu_table.py FOLDER`."""
+"""The figures of `jobs/gpu_check.sh` as one Markdown table: `python -m camrobust.bench.gpu_table FOLDER`."""
 
 import json
 import os
