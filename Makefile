@@ -9,10 +9,9 @@ LOWEST := .venv-lowest
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
 
-# What starts a cluster has the machine to itself; the rest shares it.
+# One process takes the tests that start Ray, one after the other, the second takes the rest and then helps out.
 test: $(VENV)/dev
-	$(BIN)/pytest -m "not cluster" --numprocesses 2 --dist worksteal
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 # Everything in full size: every spoiled folder, every peer, every severity, every order of steps.
 test-all: export CAMROBUST_ALL := 1

@@ -10,8 +10,9 @@ from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import quickshift, segment_matrix
 from camrobust.interface.demo import efficientnet_lite0, photos
 from camrobust.io.images import decode
-from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
+from camrobust.measure.image import measure
 from camrobust.measure.model import wrap
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
 from camrobust.report.pictures import overlay
 
 HERE = Path(__file__).parent
@@ -27,16 +28,16 @@ def metric_picture(noise: str = "gaussian_noise:1") -> Image.Image:
     model = wrap(efficientnet_lite0(), mean=(0.5,) * 3, std=(0.5,) * 3)
     sample = Sample("docs", photo.stem, None, segments)
     stack = make_variants(pixels[None], planned, [photo.stem], "docs", 0)[0]
-    explained = explain_variants(model, sample, stack, planned, settings)
-    found = {name: float(value[0, 0]) for name, value in map_agreement(explained, segments, settings).items()}
+    scores, kept = measure(model, [ImageVariants(sample, stack, planned)], settings, keep={0})
+    explained = kept[0]
     weights = segment_matrix(segments, *explained.maps.shape[-2:])
     ranks = [(weights @ one.flatten()).argsort(descending=True).argsort().numpy() + 1 for one in explained.maps[:, 0]]
-    kept = "kept" if explained.predictions[0] == explained.predictions[1] else "flipped"
+    change = "kept" if explained.predictions[0] == explained.predictions[1] else "flipped"
     captions = [
         f"1  the photo, cut into {int(segments.max()) + 1} segments",
         f"2, 3  its Grad-CAM, the first {RANKS} ranks",
-        f"{planned[0].perturbation}, {planned[0].strength}: class {kept}",
-        f"4  its Grad-CAM: RBO {found['rbo']:.2f}, adjusted {found['rbo_adjusted']:.2f}",
+        f"{planned[0].perturbation}, {planned[0].strength}: class {change}",
+        f"4  its Grad-CAM: RBO {scores['rbo'][0]:.2f}, adjusted {scores['rbo_adjusted'][0]:.2f}",
     ]
     outlined = _outlined(stack[0].numpy(), segments.numpy())
     maps = explained.maps[:, 0].numpy()

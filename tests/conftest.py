@@ -18,6 +18,11 @@ SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "sh
 NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
+def pytest_collection_modifyitems(items):
+    """What starts Ray comes first, so that of two pytest-xdist workers one has all of it and the other none."""
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -16,6 +16,7 @@ KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "repl
 
 
 def config(folder, images, **changes):
+    """The file of a small run; one Explain worker, as each costs four seconds of CPU before it begins."""
     data = {
         "output": str(folder / "out"),
         "datasets": [{"name": "made up", "images": str(images)}],
@@ -26,6 +27,7 @@ def config(folder, images, **changes):
         "cams": ["gradcam", "gradcam++", "eigencam", "ablationcam", "random"],
         "perturbations": ["gaussian_noise:1,5", "contrast:5", {"salt_pepper": [3], "replicates": 2}],
         "gallery_images": 3,
+        "cluster": {"explainers": [1, 1]},
     } | changes
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(data))

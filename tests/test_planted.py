@@ -1,6 +1,4 @@
-"""Planted truths come out of the whole job: from made-up rows, in this process, and through Ray."""
-
-import json
+"""Planted truths come out of the whole job: from made-up rows, from tensors, and from a run folder."""
 
 import numpy as np
 import polars as pl
@@ -9,13 +7,13 @@ import yaml
 
 import camrobust
 from camrobust.contract.schema import IMAGES, SCORES
+from camrobust.run.summarise import summaries
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.significance import significance_tests
-from tests import toys
+from tests import in_process, toys
 from tests.interface.test_api import images as pictures
 from tests.photos import write_photos
-from tests.runs import camrobust as command
 from tests.runs import report
 from tests.synthetic import frame
 
@@ -92,8 +90,7 @@ def test_the_random_cam_gives_the_floor(measured):
     assert pairs["p_corrected"][0] < 0.01
 
 
-@pytest.mark.cluster
-def test_ray_gives_the_planted_values_too(tmp_path):
+def test_a_run_gives_the_planted_values_too(tmp_path):
     write_photos(tmp_path / "photos", 5, size=(72, 72))
     run = {
         "output": str(tmp_path / "out"),
@@ -107,17 +104,17 @@ def test_ray_gives_the_planted_values_too(tmp_path):
         "gallery_images": 1,
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    first = command("run", tmp_path / "run.yaml")
-    assert first.returncode == 0, first.stderr
-    found = json.loads(command("aggregate", tmp_path / "out", "--json").stdout)
-    lines = {(line["model"], line["cam"]): line for line in found["by_cam"]}
+    outcome = in_process.run(tmp_path / "run.yaml")
+    assert outcome.exit_code == 0
+    found = summaries(outcome.folder)
+    lines = {(line["model"], line["cam"]): line for line in found["by_cam"].to_dicts()}
     still, turning = lines["still", "gradcam"], lines["turning", "gradcam"]
     assert still["consistency"] == turning["consistency"] == pytest.approx(1, abs=1e-6)
     assert still["robustness_adjusted"] == pytest.approx(0, abs=1e-6)
     assert turning["responsiveness_adjusted"] > 1
     assert lines["still", "random"]["consistency_adjusted"] < 0.9
-    assert found["tests"]
-    assert found["characteristics"]
+    assert found["tests"].height
+    assert found["characteristics"].height
     page = report(tmp_path / "out").read_text()
     assert "More than chance?" in page
     assert "What characteristics of the images explain" in page

@@ -185,6 +185,11 @@ class ClusterConfig(StrictPart):
     perturbers: tuple[int, int] | None = Field(
         None, description="fewest and most Perturb workers; default: as the cluster allows"
     )
+    perturb: Literal["auto", "own", "with_explain"] = Field(
+        "auto",
+        description="who makes the variants: workers of their own, or the Explain workers; auto: Explain workers if "
+        "they have a GPU and either one model or more than four variants per model; the rows are the same",
+    )
     cpus_per_loader: float | None = Field(
         None, gt=0, description="CPUs of a loading task; default: 1, or 0.5 without a GPU"
     )
@@ -196,7 +201,9 @@ class ClusterConfig(StrictPart):
         None, description="custom Ray resources that each Perturb and Explain worker takes"
     )
     loader_labels: dict[str, str] | None = Field(None, description="Ray label selector of loading tasks")
-    batch: int | Literal["auto"] = Field("auto", description="variants in one forward pass; auto: as memory allows")
+    batch: int | Literal["auto"] = Field(
+        "auto", description="images in every forward pass; auto: chosen when the run is planned, and kept in run.json"
+    )
     image_timeout_s: float = Field(
         600,
         gt=0,

@@ -3,7 +3,7 @@
 Every field that version 0.1 did not write has its default here. docs/results.md has a table of the fields.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
@@ -127,6 +127,9 @@ class RunRecord(DescribedRecord):
     warnings: list[Text] = Field([], max_length=1000, description="what the user was warned of when the run began")
     weights_sha256: dict[Name, Annotated[str, Field(max_length=64)] | None] = Field(
         {}, max_length=1000, description="SHA-256 of every model's weights file; null where there is none"
+    )
+    pass_sizes: dict[Literal["cpu", "cuda"], Annotated[int, Field(ge=1, le=2**20)]] = Field(
+        {}, description="images in every forward pass, on a CPU and on a GPU; another number changes last bits"
     )
     tails: dict[Name, Name] = Field(
         {}, max_length=1000, description="cut where a model's layers after the target layer run alone, else full passes"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.cuda import jiterator
@@ -17,7 +18,8 @@ MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
-CACHED_BLOCKS = 2**15
+FACTORS = [torch.from_numpy(np.array(order)[:, None, None]) for order in (MULTIPLIERS, MULTIPLIERS[::-1])]
+CACHED_BLOCKS = 2**16
 CUDA_SOURCE = """
 template <typename T> T number(T place, T key0, T key1, T word2, T word3, T call) {
   unsigned int c0 = place / 4, c1 = call, c2 = word2, c3 = word3, k0 = key0, k1 = key1;
@@ -49,21 +51,42 @@ def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
     References:
         Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
     """
-    return torch.stack(_rounds(list(counters.unbind(dim=1)), *key), dim=1)
+    words = _rounds([*counters.T[:, None]], _round_keys(np.array([key])))
+    return torch.stack([word[0] for word in words], dim=1)
 
 
-def _rounds(counters: list[Tensor], k0: Tensor | int, k1: Tensor | int) -> list[Tensor]:
-    """The ten rounds on four words and two keys, which may have any shapes that broadcast."""
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
-    for _ in range(ROUNDS):
+def _round_keys(keys: np.ndarray) -> Tensor:
+    """Both keys of every round, (ROUNDS, 2, B, 1) int64, for the keys (B, 2) of the first round.
+
+    The second key comes first in rounds 0, 2, 4, …; `_rounds` tells why.
+    """
+    every = (keys + np.arange(ROUNDS)[:, None, None] * np.array(WEYL)) & MASK
+    every[::2] = every[::2, :, ::-1].copy()
+    return torch.from_numpy(np.moveaxis(every, -1, 1)[..., None])
+
+
+def _rounds(counters: Sequence[Tensor], keys: Tensor) -> tuple[Tensor, ...]:
+    """The ten rounds on four words that broadcast to (B, N), with the keys (ROUNDS, 2, B, 1): four words (B, N).
+
+    Words 0 and 2 are multiplied, words 1 and 3 are not; each pair is one tensor, which halves the operations. A round
+    exchanges the words of a pair. Here they keep their places in memory, and the multipliers and keys are exchanged.
+    """
+    shape = (3, 2, *torch.broadcast_shapes(*(word.shape for word in counters)))
+    multiplied, added, product = torch.empty(shape, dtype=torch.int64).unbind()
+    first, second, spare = multiplied.unbind(), added.unbind(), product.unbind()
+    for place, word in zip((first[0], second[0], first[1], second[1]), counters, strict=True):
+        place.copy_(word)
+    for number, key in enumerate(keys.unbind()):
         # The 64-bit products wrap around in int64, but their lower 32 bits and, shifted, their upper 32 bits are right.
-        # Bits above 32 in c1 and c3 are cut off at their next use.
-        first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0 = (second >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(MASK)
-        c2 = (first >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(MASK)
-        c1, c3 = second, first
-        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return [c0, c1.bitwise_and_(MASK), c2, c3.bitwise_and_(MASK)]
+        # Bits above 32 in words 1 and 3 are cut off at their next use.
+        torch.mul(multiplied, FACTORS[number % 2], out=product)
+        torch.bitwise_right_shift(product, 32, out=multiplied)
+        first[0].bitwise_xor_(second[1])
+        first[1].bitwise_xor_(second[0])
+        multiplied.bitwise_xor_(key).bitwise_and_(MASK)
+        added, product, second, spare = product, added, spare, second
+    added.bitwise_and_(MASK)
+    return first[0], second[0], first[1], second[1]
 
 
 @cache
@@ -150,11 +173,13 @@ class Draws:
         # Small groups of blocks stay in the processor's cache.
         step = max(1, CACHED_BLOCKS // max(1, blocks.shape[1]))
         numbers = torch.empty(len(self), blocks.shape[1], 4, dtype=torch.int64, device=self.device)
+        call, keys = torch.full_like(blocks, self._call - 1), _round_keys(np.array(self._words).reshape(-1, 4)[:, :2])
         for start in range(0, len(self), step):
-            k0, k1, c2, c3 = self._keys[start : start + step].unbind(dim=1)
-            words = _rounds([blocks, torch.full_like(blocks, self._call - 1), c2, c3], k0, k1)
-            for place, word in enumerate(words):
-                numbers[start : start + step, :, place] = word
+            images = slice(start, start + step)
+            _, _, c2, c3 = self._keys[images].unbind(dim=1)
+            words = _rounds((blocks, call, c2, c3), keys[:, :, images])
+            for place, word in zip(numbers[images].unbind(dim=2), words, strict=True):
+                place.copy_(word)
         return numbers.flatten(1)[:, :count].reshape(len(self), *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:

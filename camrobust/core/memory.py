@@ -13,6 +13,8 @@ def halving_on_oom(
     batch: int,
     one_pass: Callable[[Sequence[int]], Result],
     remember: Callable[[int], None] = lambda _: None,
+    *,
+    filled: bool = False,
 ) -> Iterator[Result]:
     """Yield the results of passes over at most `batch` places; a pass that runs out of memory is repeated in halves.
 
@@ -21,6 +23,7 @@ def halving_on_oom(
         batch: the largest number of places in one pass.
         one_pass: computes the result for some places.
         remember: called with the smaller batch after a pass ran out of memory.
+        filled: a pass over fewer places is filled up to `batch`, so it takes as much memory.
 
     Raises:
         torch.cuda.OutOfMemoryError: a pass over a single place does not fit.
@@ -33,7 +36,7 @@ def halving_on_oom(
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
-            batch = (len(chunk) + 1) // 2
+            batch = ((batch if filled else len(chunk)) + 1) // 2
             remember(batch)
             torch.cuda.empty_cache()
             continue

@@ -1,19 +1,22 @@
 """Rank-biased overlap of two rankings of the same items, with ties, and its expectation by chance.
 
 An item that is tied at ranks t … b of a list contributes c(d) to the top d: 0 for d < t, (d-t+1)/(b-t+1) for
-t ≤ d ≤ b, 1 for d > b. The overlap A_d at depth d follows from the contributions of both lists. All images, variants
-and CAMs are computed at once. For lists that share only some items see `camrobust.core.rank_lists`. It states
-the tie rules again, so change both files together.
+t ≤ d ≤ b, 1 for d > b. At depth d only one tie group of each list is in part within the top d. So the overlap X_d
+follows from four numbers of items, those that have begun or are complete in either list, and no step compares items
+with items. All images, variants and CAMs are computed at once. For lists that share only some items see
+`camrobust.core.rank_lists`. It states the tie rules again, so change both files together.
 """
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 TIES = ("b", "a", "w", "index")
 CHUNK_BYTES = 64 * 2**20
-"""Largest size of the contributions of one list."""
+"""Largest size of the chances of one list under "index", which compare every item with every depth."""
 
 
 def check_persistence(where: str, p: float) -> None:
@@ -33,55 +36,93 @@ def _check(scores_a: Tensor, scores_b: Tensor, p: float, ties: str) -> None:
         raise ValueError(f"rbo: ties must be one of {', '.join(TIES)}, got '{ties}'; b is the default")
 
 
-def _depths(m: int, like: Tensor) -> Tensor:
-    return torch.arange(1, m + 1, device=like.device, dtype=torch.float64)
+@dataclass(frozen=True)
+class RankedPair:
+    """Two rankings of the same items and their tie groups.
+
+    Attributes:
+        order: (2, …, m) int64, the items of the first and of the second list, best first; tied items in the order of
+            their numbers.
+        groups: (2, 2, …, m) int64, the first and the last rank, from 0, of the tie group at every rank of both lists.
+        sizes: (…, 1) int64, the number of items of each pair of lists. Padding follows them, as one tie group.
+    """
+
+    order: Tensor
+    groups: Tensor
+    sizes: Tensor
+
+    @property
+    def m(self) -> int:
+        """Number of items, padding included."""
+        return self.order.shape[-1]
+
+    @cached_property
+    def of_items(self) -> Tensor:
+        """The first and the last rank of every item's tie group, (2, 2, …, m) int64."""
+        return torch.empty_like(self.groups).scatter_(-1, self.order.expand_as(self.groups), self.groups)
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """`groups` in float64."""
+        return self.groups.double()
+
+    @cached_property
+    def depths(self) -> Tensor:
+        """1 … m, (m,) float64."""
+        return torch.arange(1, self.m + 1, device=self.order.device, dtype=torch.float64)
 
 
-def _groups(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last rank of the tie group of every item; two tensors (N, m) int64 for scores (N, m)."""
-    m = scores.shape[-1]
-    ascending = scores.sort(dim=-1).values.contiguous()
-    first = m - torch.searchsorted(ascending, scores.contiguous(), right=True) + 1
-    last = m - torch.searchsorted(ascending, scores.contiguous(), right=False)
-    return first, last
+def ranked(scores_a: Tensor, scores_b: Tensor, sizes: Tensor | None = None) -> RankedPair:
+    """The tie groups of two lists of scores (…, m); arguments as in `agreement`."""
+    falling = torch.stack(torch.broadcast_tensors(scores_a, scores_b)).neg_()
+    m = falling.shape[-1]
+    if sizes is None:
+        sizes = torch.full((1,), m, device=falling.device)
+    else:
+        sizes = sizes[..., None]
+        falling = torch.where(torch.arange(m, device=falling.device) < sizes, falling, torch.inf)
+    best_first, order = falling.sort(dim=-1, stable=True)
+    first = torch.searchsorted(best_first, best_first)
+    last = torch.searchsorted(best_first, best_first, right=True).sub_(1)
+    return RankedPair(order, torch.stack([first, last]), sizes)
 
 
-def _contributions(scores: Tensor, ties: str) -> Tensor:
-    """c(d) of every item, (N, m items, m depths) float64, for scores (N, m)."""
-    m = scores.shape[-1]
-    depths = _depths(m, scores)
-    if ties == "index":
-        order = scores.argsort(dim=-1, descending=True, stable=True)
-        ranks = torch.empty_like(order).scatter_(-1, order, depths.long().expand_as(order))
-        return (depths >= ranks[..., None]).double()
-    first, last = _groups(scores)
-    if ties == "w":
-        return (depths >= first[..., None]).double()
-    inside = (depths - first[..., None] + 1) / (last - first + 1)[..., None]
-    return inside.clamp_(0, 1)
+def _shared(of_items: Tensor, share: Tensor) -> Tensor:
+    """X_d, the overlap of the top d, (…, m depths) float64.
+
+    Args:
+        of_items: (2, 2, …, m) int64, as in `RankedPair`.
+        share: (2, …, m) float64, the share within the top d of the tie group at rank d.
+    """
+    m = of_items.shape[-1]
+    both = torch.maximum(of_items[:, None, 0], of_items[:, 1])
+    # An item that is not a number begins at m.
+    counts = torch.zeros(*both.shape[:-1], m + 1, device=both.device, dtype=torch.float64)
+    counts = counts.scatter_add_(-1, both, counts.new_ones(()).expand_as(both)).cumsum(dim=-1)[..., :m]
+    begun, complete = torch.lerp(counts[1], counts[0], share[0]).unbind()
+    return torch.lerp(complete, begun, share[1])
 
 
-def _chance_of_top(scores: Tensor, sizes: Tensor) -> Tensor:
-    """P(item i is in the top d) if `scores` are assigned to the items at random and ties are broken by item number.
+def _chance_of_top(first: Tensor, last: Tensor, sizes: Tensor) -> Tensor:
+    """P(item i is in the top d) if the scores are assigned to the items at random and ties are broken by item number.
 
     In a tie group of g items at ranks t … b, the item with the lowest number has rank t. Item i is in the group with
     probability g/m. The group's other g-1 members are drawn from the m-1 other items, so the number of them that
     precede item i is hypergeometric.
 
     Args:
-        scores: (N, m).
+        first: (N, m) int64, the first rank, from 0, of the tie group at every rank.
+        last: (N, m) int64.
         sizes: (N, 1), the number of items of each list; the rest is padding.
 
     Returns:
         (N, m items, m depths) float64.
     """
-    m = scores.shape[-1]
-    order = scores.argsort(dim=-1, descending=True)
-    first, last = (ranks.gather(-1, order)[:, None] for ranks in _groups(scores))
-    ranks = _depths(m, scores).long()
-    lower, group = ranks - first, last - first + 1
-    items, others = sizes[..., None].long(), (ranks - 1)[:, None]
-    log_factorial = torch.lgamma(torch.arange(m + 1, device=scores.device, dtype=torch.float64) + 1)
+    m = first.shape[-1]
+    ranks = torch.arange(m, device=first.device)
+    lower, group = ranks - first[:, None], (last - first)[:, None] + 1
+    items, others = sizes[..., None].long(), ranks[:, None]
+    log_factorial = torch.lgamma(torch.arange(m + 1, device=first.device, dtype=torch.float64) + 1)
 
     def log_choose(n: Tensor, k: Tensor) -> Tensor:
         possible = (k >= 0) & (k <= n)
@@ -91,35 +132,57 @@ def _chance_of_top(scores: Tensor, sizes: Tensor) -> Tensor:
 
     share = log_choose(others, lower) + log_choose(items - 1 - others, group - 1 - lower)
     at_rank = (share - log_choose(items - 1, group - 1)).exp() * group / items
-    return torch.where((others < items) & (ranks <= items), at_rank, 0).cumsum(dim=-1)
+    return torch.where((others < items) & (ranks < items), at_rank, 0).cumsum(dim=-1)
 
 
-def _chance_of_both(a: Tensor, b: Tensor, sizes: Tensor) -> Tensor:
-    """Expected overlap at every depth if the scores of both lists are assigned at random, (N, m)."""
-    return (_chance_of_top(a, sizes) * _chance_of_top(b, sizes)).sum(dim=1)
+def _chance_of_both(pair: RankedPair) -> Tensor:
+    """Expected overlap at every depth if the scores of both lists are assigned at random, (…, m)."""
+    shape, chunk = pair.order.shape[1:], max(1, CHUNK_BYTES // (8 * pair.m**2))
+    sizes = pair.sizes.expand(*shape[:-1], 1).reshape(-1, 1)
+    groups = pair.groups.reshape(2, 2, -1, pair.m)
+    chances = [
+        (_chance_of_top(first[0], last[0], items) * _chance_of_top(first[1], last[1], items)).sum(dim=1)
+        for (first, last), items in zip(groups.split(chunk, dim=2), sizes.split(chunk), strict=True)
+    ]
+    return torch.cat(chances).reshape(shape)
 
 
-def _overlaps(a: Tensor, b: Tensor, ties: str, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """A_d and its expectation by chance, (N, m depths) each, for scores (N, m) and numbers of items (N, 1)."""
-    c, d = _contributions(a, ties), _contributions(b, ties)
-    depths = _depths(a.shape[-1], a)
-    shared = (c * d).sum(dim=1)
-    if ties == "b":
-        norm = torch.sqrt(c.square().sum(dim=1) * d.square().sum(dim=1))
-        return shared / norm, depths.square() / (sizes * norm)
-    if ties == "w":
-        size_a, size_b = c.sum(dim=1), d.sum(dim=1)
-        return 2 * shared / (size_a + size_b), 2 * size_a * size_b / sizes / (size_a + size_b)
+def _overlaps(pair: RankedPair, ties: str) -> tuple[Tensor, Tensor]:
+    """A_d and its expectation by chance, (…, m depths) each."""
+    depths = pair.depths
     if ties == "index":
-        return shared / depths, _chance_of_both(a, b, sizes) / depths
-    return shared / depths, depths / sizes.expand_as(shared)
+        ranks = torch.empty_like(pair.order).scatter_(-1, pair.order, (depths.long() - 1).expand_as(pair.order))
+        shared = _shared(ranks.expand_as(pair.groups), torch.ones_like(ranks, dtype=torch.float64))
+        return shared / depths, _chance_of_both(pair) / depths
+    first, last = pair.bounds
+    if ties == "w":
+        (size_a, size_b), both = last + 1, last.sum(dim=0) + 2
+        return 2 * _shared(pair.of_items, torch.ones_like(last)) / both, 2 * size_a * size_b / pair.sizes / both
+    within = depths - first
+    share = within / (last - first).add_(1)
+    shared = _shared(pair.of_items, share)
+    if ties == "a":
+        return shared / depths, depths / pair.sizes.expand_as(shared)
+    # The items before the group count 1 each, and the group's g items (j/g)² each.
+    squares = torch.addcmul(first, within, share)
+    norm = squares.prod(dim=0).sqrt_()
+    return shared.div_(norm), depths.square() / norm.mul_(pair.sizes)
 
 
-def _extrapolated(overlaps: Tensor, p: float, sizes: Tensor) -> Tensor:
-    """A_m·p^m + (1-p)/p · Σ_{d ≤ m} A_d·p^d for overlaps (N, depths) and m = sizes (N, 1)."""
-    depths = _depths(overlaps.shape[-1], overlaps)
-    weights = p**depths * ((depths <= sizes).double() * ((1 - p) / p) + (depths == sizes).double())
-    return (overlaps * weights).sum(dim=-1)
+def _weights(pair: RankedPair, p: float) -> Tensor:
+    """The weight of A_d in rank-biased overlap, (…, m): (1-p)·p^(d-1), at the last item p^(m-1), in the padding 0."""
+    powers = p ** (pair.depths - 1)
+    weights = torch.where(pair.depths == pair.sizes, powers, powers * (1 - p))
+    return weights * (pair.depths <= pair.sizes)
+
+
+def agreement_of(pair: RankedPair, p: float, ties: str) -> tuple[Tensor, Tensor]:
+    """Rank-biased overlap, raw and adjusted for chance, of rankings that are known already; see `agreement`."""
+    overlaps, expected = _overlaps(pair, ties)
+    weights = _weights(pair, p)
+    raw, chance = (overlaps * weights).sum(dim=-1).clamp_(0, 1), (expected * weights).sum(dim=-1)
+    room = 1 - chance
+    return raw, torch.where(room > 1e-12, (raw - chance) / room, torch.nan)
 
 
 def agreement(
@@ -159,25 +222,7 @@ def agreement(
         (0.955, 0.534)
     """
     _check(scores_a, scores_b, p, ties)
-    a, b = torch.broadcast_tensors(scores_a, scores_b)
-    m = a.shape[-1]
-    if sizes is None:
-        sizes = torch.full((), m, device=a.device)
-    else:
-        padding = torch.arange(m, device=a.device) >= sizes[..., None]
-        a, b = (torch.where(padding, -torch.inf, scores) for scores in (a, b))
-    shape = a.shape[:-1]
-    chunk = max(1, CHUNK_BYTES // (8 * m * m))
-    lists = (a.reshape(-1, m), b.reshape(-1, m), sizes.expand(shape).reshape(-1, 1))
-    raw, chance = [], []
-    for chunk_a, chunk_b, items in zip(*(values.split(chunk) for values in lists), strict=True):
-        overlaps, expected = _overlaps(chunk_a, chunk_b, ties, items)
-        raw.append(_extrapolated(overlaps, p, items))
-        chance.append(_extrapolated(expected, p, items))
-    rbo_values, expectation = torch.cat(raw).clamp(0, 1), torch.cat(chance)
-    room = 1 - expectation
-    adjusted = torch.where(room > 1e-12, (rbo_values - expectation) / room, torch.nan)
-    return rbo_values.reshape(shape), adjusted.reshape(shape)
+    return agreement_of(ranked(scores_a, scores_b, sizes), p, ties)
 
 
 def rbo(scores_a: Tensor, scores_b: Tensor, p: float = 0.9, ties: str = "b", sizes: Tensor | None = None) -> Tensor:
@@ -213,11 +258,7 @@ def average_overlap(scores_a: Tensor, scores_b: Tensor, ties: str = "b") -> Tens
         Fagin, Kumar, Sivakumar 2003, "Comparing top k lists", SIAM J. Discrete Math. 17(1).
     """
     _check(scores_a, scores_b, 0.5, ties)
-    a, b = torch.broadcast_tensors(scores_a, scores_b)
-    shape, m = a.shape[:-1], a.shape[-1]
-    items = torch.tensor(m, device=a.device)
-    overlaps, _ = _overlaps(a.reshape(-1, m), b.reshape(-1, m), ties, items.expand(shape).reshape(-1, 1))
-    return overlaps.mean(dim=-1).reshape(shape)
+    return _overlaps(ranked(scores_a, scores_b), ties)[0].mean(dim=-1)
 
 
 def top_weight(p: float, depth: int) -> float:

@@ -5,9 +5,8 @@ from torch import Tensor
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, and 0 where the denominator is 0. There is no ε, which would shift small values."""
-    safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
-    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)
+    """Quotient of finite values, and 0 where the denominator is 0. There is no ε, which would shift small values."""
+    return numerator / denominator.masked_fill(denominator == 0, torch.inf)
 
 
 def min_max(values: Tensor, dims: tuple[int, ...], *, constant: float = 0.0, tolerance: float = 0.0) -> Tensor:

@@ -4,6 +4,8 @@ Gradients are computed even where the caller is under torch.no_grad() or torch.i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import polars as pl
@@ -23,12 +25,15 @@ from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
 from camrobust.interface.maps import Maps
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD
-from camrobust.measure.image import MeasureSettings, Sample, measure
+from camrobust.measure.image import measure
 from camrobust.measure.model import Model
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
 from camrobust.results.arrow import make_table
 
 SEGMENT_BATCH = 8
 """Number of images that are segmented together, on as many threads as torch has."""
+VARIANTS_TOGETHER = 256
+"""About how many variants are held in memory at once; images are measured together so that they fill forward passes."""
 
 
 @torch.inference_mode(False)
@@ -117,10 +122,13 @@ def evaluate(
     with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std) as ready:
         truths = [None if label is None else class_number(label, "labels", ready.classes) for label in classes]
         cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
-        for name, image, truth, labels_of_segments in zip(names, pixels, truths, cut, strict=True):
-            sample = Sample("images", name, truth, labels_of_segments)
-            stack = make_variants(image[None], planned, [name], "images", seed, resave_jpeg_quality)[0]
-            rows, _ = measure(ready, sample, stack, planned, settings)
+        settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
+        together = max(1, VARIANTS_TOGETHER // (len(planned) + 1))
+        for start in range(0, len(names), together):
+            some = slice(start, start + together)
+            stacks = make_variants(pixels[some], planned, names[some], "images", seed, resave_jpeg_quality)
+            samples = map(Sample, repeat("images"), names[some], truths[some], cut[some])
+            rows, _ = measure(ready, [*map(ImageVariants, samples, stacks, repeat(planned))], settings)
             tables.append(make_table(settings.columns(), rows))
     scores = pl.DataFrame(pa.concat_tables(tables or [make_table(settings.columns(), [])]))
     return Evaluation(scores, tuple(name for name in cams if CAMS[name].control))

@@ -19,8 +19,9 @@ from camrobust.interface.inputs import photo
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
-from camrobust.measure.image import MeasureSettings, Sample, explain_variants, map_agreement
+from camrobust.measure.image import measure
 from camrobust.measure.model import load_model
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.report.gallery import spoken
 from camrobust.report.pictures import overlay
@@ -72,7 +73,7 @@ def explain_picture(
         UserError: an unknown name, a photo that cannot be read, an output that cannot be written.
     """
     planned = variants(list(perturbations)) if perturbations else ()
-    settings = MeasureSettings(tuple(CAMS[name].name for name in cams), seed)
+    settings = MeasureSettings(tuple(CAMS[name].name for name in cams), seed, batch=pass_size(len(planned) + 1, "cpu"))
     if not 8 <= crop <= resize <= 4096:
         raise UserError(
             f"explain: crop must be from 8 px to resize, and resize at most 4096 px, got {crop} and {resize}"
@@ -87,7 +88,8 @@ def explain_picture(
     names = class_names(spec, classes, ready.classes)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]
-    explained = explain_variants(ready, sample, stack, planned, settings)
+    scores, kept = measure(ready, [ImageVariants(sample, stack, planned)], settings, keep={0})
+    explained = kept[0]
     predictions = explained.predictions.tolist()
     columns = [
         _Column(
@@ -99,8 +101,7 @@ def explain_picture(
             (None, *planned), predictions, explained.confidences.tolist(), strict=True
         )
     ]
-    measures = map_agreement(explained, sample.segments, settings) if planned else {}
-    agreement = {name: values.cpu().numpy() for name, values in measures.items()}
+    agreement = {name: scores[name].reshape(len(planned), len(cams)) for name in ("rbo", "rbo_adjusted")}
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
 
 

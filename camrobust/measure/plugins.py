@@ -22,8 +22,8 @@ from camrobust.contract.schema import SCORES
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS
 from camrobust.core.similarity import SIMILARITIES
-from camrobust.measure.image import MeasureSettings
 from camrobust.measure.plugin_imports import modules_of, source_of
+from camrobust.measure.settings import MeasureSettings
 
 OWN = "camrobust"
 KINDS: dict[str, Registry[Any]] = {"cams": CAMS, "perturbations": PERTURBATIONS, "similarities": SIMILARITIES}

@@ -1,14 +1,24 @@
 """How much each stage takes at once."""
 
+from camrobust.core.explain.cams import CAMS
 from camrobust.run.plan import Plan
 
-IMAGES_PER_LOAD = 8
-IMAGES_PER_PERTURB = {"cpu": 1, "cuda": 8}
-"""On a GPU launch overhead dominates, so eight images cost little more than one; on a core each costs the same."""
-PERTURB_BYTES = 256 * 2**20
-"""Most bytes of variants that are made at a time."""
-VARIANTS_PER_EXPLAIN = 32
-"""Explain workers combine small parts until they hold about this many variants."""
+IMAGES_PER_BLOCK = 64
+"""Messages and tasks cost the same for one image as for many; with more than this they cost next to nothing."""
+BLOCK_BYTES = 128 * 2**20
+"""Most bytes of variants in a block. Ray Data cuts blocks that are larger than this."""
+PASSES_PER_BLOCK = {"cpu": 768, "cuda": 32_768}
+"""Most passes that a block needs: about a minute of work, which is lost when its worker is. For the largest networks on
+a core it is half an hour, and a run may stand still for 40 minutes (`cluster.image_timeout_s`)."""
+PASSES_OF_CAM = {"shared": 0, "tail": 4, "passes": 4, "many passes": 512}
+"""About how many passes a CAM adds for each variant, by its cost."""
+BLOCKS_PER_EXPLAINER = 8
+"""A run has at least so many blocks per Explain worker, if it has the images: no worker waits long for the last one."""
+IMAGES_PER_PASS = {"cpu": 1, "cuda": 8}
+"""Images that Perturb perturbs together. On a GPU launch overhead dominates, so eight images cost little more than one;
+on a core each costs the same."""
+PASS_BYTES = 256 * 2**20
+"""Most bytes of variants that Perturb makes together."""
 COMMIT_BYTES = 64 * 2**20
 """Size of a score file to aim at when there are enough rows."""
 COMMIT_BATCH_BYTES = 256 * 2**20
@@ -16,43 +26,61 @@ COMMIT_BATCH_BYTES = 256 * 2**20
 BATCH_ROW_BYTES = 200
 """About how many bytes a score row takes in a batch, besides its image_id."""
 COMMITS_PER_RUN = 100
-"""A run of more parts than this has at least about so many commits, so that little is lost when the driver dies."""
+"""A run of more blocks than this has about so many commits or more, so that little is lost when the driver dies."""
 
 
-def images_per_load(pending: int, explainers: int) -> int:
-    """Images that one task loads: few where few are pending, so that every Explain worker gets some.
+def images_per_block(plan: Plan, pending: int, explainers: int, device: str) -> int:
+    """Images that pass from stage to stage together: few where few are pending, so that every Explain worker gets some.
 
     Args:
+        plan: the run.
         pending: parts of images that are missing in the whole run.
         explainers: most Explain workers.
+        device: where they compute, cpu or cuda.
     """
-    return max(1, min(IMAGES_PER_LOAD, pending // (4 * explainers)))
+    by_work = PASSES_PER_BLOCK[device] // passes_per_image(plan)
+    by_bytes = BLOCK_BYTES // variant_bytes(plan)
+    return max(1, min(IMAGES_PER_BLOCK, by_bytes, by_work, pending // (BLOCKS_PER_EXPLAINER * explainers)))
 
 
-def images_per_perturb(plan: Plan, device: str, per_load: int) -> int:
-    """Images that are perturbed at once: as many as memory holds, and no more than are loaded at once.
+def passes_per_image(plan: Plan) -> int:
+    """About how many passes an image takes under all models, a pass for each step of an attack included."""
+    each = 1 + sum(PASSES_OF_CAM[CAMS[name].cost] for name in plan.config.cams)
+    attacks = sum(variant.attack_passes for variant in plan.variants)
+    return len(plan.config.models) * (each * (len(plan.variants) + len(plan.parts)) + attacks)
 
-    Waiting for a larger batch than is loaded would leave workers idle.
+
+def variant_bytes(plan: Plan) -> int:
+    """Bytes of the variants of one image, its segments included, as they pass from Perturb to Explain."""
+    pixels = plan.config.image.crop**2
+    return pixels * (3 * (len(plan.variants) + len(plan.parts)) + 4 * len(plan.parts))
+
+
+def images_per_pass(crop: int, variants: int, device: str) -> int:
+    """Images that Perturb perturbs together, as many as memory holds.
+
+    Args:
+        crop: side of the images, px.
+        variants: of each image, in one part.
+        device: cpu or cuda.
     """
-    bytes_per_image = 3 * plan.config.image.crop**2 * (len(plan.variants) + len(plan.parts))
-    return max(1, min(IMAGES_PER_PERTURB[device], per_load, PERTURB_BYTES // bytes_per_image))
+    return max(1, min(IMAGES_PER_PASS[device], PASS_BYTES // (3 * crop**2 * (1 + variants))))
 
 
-def parts_per_explain(plan: Plan) -> int:
-    """Parts of images that an Explain worker takes at a time."""
-    return max(1, VARIANTS_PER_EXPLAIN // (1 + len(plan.parts[0])))
-
-
-def images_per_commit(plan: Plan, pending: int) -> int:
+def images_per_commit(plan: Plan, pending: int, block: int = 1) -> int:
     """Images in one commit: files of a good size for an object store, but never much memory or much of the run at once.
 
     Args:
         plan: the run.
         pending: parts of images that are missing in the whole run.
+        block: images in a block; a commit holds whole blocks where it can.
     """
     by_file = COMMIT_BYTES // (plan.rows_per_image * plan.row_bytes)
     by_memory = COMMIT_BATCH_BYTES // batch_bytes_per_image(plan)
-    return max(1, min(by_file, by_memory, -(-pending // COMMITS_PER_RUN)))
+    # A block arrives as a whole, so that cutting it would only make more files.
+    of_the_run = -(-pending // (COMMITS_PER_RUN * block)) * block
+    most = max(1, min(by_file, by_memory, of_the_run))
+    return most - most % block if most >= block else most
 
 
 def batch_bytes_per_image(plan: Plan) -> int:

@@ -11,9 +11,9 @@ from camrobust.contract.config_parts import ModelConfig
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
-from camrobust.measure.image import Sample, explain_variants
+from camrobust.measure.image import explain_variants
+from camrobust.measure.settings import ImageVariants, Sample
 from camrobust.run.plan import Plan, build, check_models, make_plan, settings_of
-from camrobust.run.stages.explain import AUTO_BATCH
 
 PASSES = 3
 ATTACK_COST = 3
@@ -82,18 +82,20 @@ def _probe(plan: Plan) -> torch.Tensor:
 def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
     """Seconds to explain all variants of one image under one model, from a few timed passes."""
     model = build(config, plan.config.image.crop, device)
-    settings = settings_of(plan.config, AUTO_BATCH[device])
-    variants = [variant for variant in plan.variants if not variant.needs_model][: settings.batch - 1]
-    pixels = _probe(plan).expand(len(variants) + 1, -1, -1, -1)
+    settings = settings_of(plan.config, plan.pass_sizes[device])
+    harmless = next((variant for variant in plan.variants if not variant.needs_model), None)
+    planned = [] if harmless is None else [harmless] * (settings.batch - 1)
+    pixels = _probe(plan).expand(len(planned) + 1, -1, -1, -1)
     sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
     times = []
     for _ in range(PASSES):
         start = time.perf_counter()
-        explain_variants(model, sample, pixels, variants, settings).confidences.sum().item()
+        (explained,) = explain_variants(model, [ImageVariants(sample, pixels, planned)], settings)
+        explained.confidences.sum().item()
         times.append(time.perf_counter() - start)
     attack_passes = sum(variant.attack_passes for variant in plan.variants)
     passes = len(plan.variants) + len(plan.parts) + ATTACK_COST * attack_passes
-    return min(times) / len(pixels) * passes
+    return min(times) / settings.batch * passes
 
 
 def _segment_seconds(plan: Plan) -> float:

@@ -1,17 +1,21 @@
-"""A ledger of the images that are being worked on; every stage reports to it when it begins and ends one.
+"""A ledger of the images that are being worked on; every stage tells it when it begins and ends a batch of them.
 
 The ledger finds an image that kills its worker (segfault, out of memory) or never ends. Ray Data retries the batch of a
-dead worker without end, which is right when a machine vanishes and wrong when an image is the cause. So an image whose
-worker died `DEATHS` times, on nodes that lived on, becomes a failure row. The ledger also counts what each stage has
-done, for progress lines, `camrobust status`, done/NUMBER.json, and Ray's Prometheus endpoint.
+dead worker without end, which is right when a machine vanishes and wrong when an image is the cause. So a batch whose
+worker died on a node that lived on is taken apart: its images are worked on one by one, and one whose worker died
+`DEATHS` times becomes a failure row. The ledger also counts what each stage has done, for progress lines, `camrobust
+status`, done/NUMBER.json, and Ray's Prometheus endpoint.
+
+A batch costs two messages, however many images it has. The worker waits for the answer to the first, because a worker
+that crashes at once could lose a message that it has not sent yet; the second it only sends.
 """
 
 import faulthandler
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from secrets import token_hex
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -27,8 +31,31 @@ MOST = 32
 STANDARD_ERROR = 2
 
 Key = tuple[str, str, str, str, int]
-"""Stage, dataset, image_id, model (in Explain only), and part; several workers may have parts of one image."""
+"""Stage, model (in Explain only), dataset, image_id, and part; several workers may have parts of one image."""
 T = TypeVar("T")
+
+
+class ImagePart(NamedTuple):
+    """One part of an image; in Load, which knows no parts, part 0 stands for the image."""
+
+    dataset: str
+    image_id: str
+    part: int
+
+
+class Begun(NamedTuple):
+    """What the ledger answers to a worker that begins a batch.
+
+    Attributes:
+        suspects: places of the images at which a worker may have died, the likely cause first. They are not begun:
+            the worker begins each of them alone, in this order, after the others.
+        deaths: of workers at the image, if it is begun alone; else 0.
+        condemned: images condemned in the whole run.
+    """
+
+    suspects: Sequence[int] = ()
+    deaths: int = 0
+    condemned: int = 0
 
 
 class Ledger:
@@ -39,71 +66,120 @@ class Ledger:
     """
 
     def __init__(self, run: str = "") -> None:
-        self.open: dict[Key, str] = {}
+        self.open: dict[Key, tuple[str, str]] = {}
+        """The ticket of the batch in which an image was begun last, and its node."""
+        self.batches: dict[str, list[Key]] = {}
+        """By ticket, the batches in work, as far as we know."""
         self.deaths: dict[Key, int] = {}
         self.suspected: set[Key] = set()
-        self.condemned: set[tuple[str, str, str, str]] = set()
+        self.condemned: set[tuple[str, ...]] = set()
         self.ended: Counter[str] = Counter()
         self.busy_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.run = run
+        self.told: dict[str, tuple[int, float]] = dict.fromkeys(STAGES, (0, 0.0))
         keys = ("run", "stage")
         self.steps = metrics.Counter(
             "camrobust_steps", "images, parts or (in Explain) pairs of part and model that are done", keys
         )
         self.seconds = metrics.Counter("camrobust_busy_seconds", "seconds of work, summed over workers", keys)
-        self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are working on an image", keys)
+        self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are working on images", keys)
 
-    def suspects(self, keys: Sequence[Key]) -> list[int]:
-        """Places of the images on which a worker died while its node lived on."""
-        living = self._living(keys)
-        return [
-            place for place, key in enumerate(keys)
-            if key in self.suspected or key[:4] in self.condemned or self.open.get(key) in living
-        ]  # fmt: skip
+    def begin(
+        self,
+        ticket: str,
+        node: str,
+        stage: str,
+        model: str,
+        datasets: Sequence[str],
+        image_ids: Sequence[str],
+        parts: Sequence[int],
+    ) -> Begun:
+        """Record that a worker begins these images, except the suspects among several.
 
-    def begin(self, keys: Sequence[Key], node: str) -> tuple[int, int]:
-        """Record that these images have been started.
+        An image that is begun alone while it is still open on a node that lives cost its worker the life, which is
+        counted. An image is condemned with all its parts, for one model. The same message may come twice.
 
-        Returns:
-            The most deaths of workers at one of these images, and the number of images condemned in the whole run. An
-            image is condemned with all its parts, for one model.
+        Args:
+            ticket: a name for this batch, chosen by the worker.
+            node: of the worker.
+            stage: of the batch.
+            model: of the batch; empty except in Explain.
+            datasets: B names, or one for all.
+            image_ids: the B images.
+            parts: B numbers of parts, or one for all.
         """
-        living = self._living(keys)
-        for key in keys:
-            if self.open.get(key) in living:
-                self.deaths[key] = self.deaths.get(key, 0) + 1
-                self.suspected.add(key)
-            self.open[key] = node
-        self.condemned |= {key[:4] for key in keys if self.deaths.get(key, 0) >= DEATHS}
-        deaths = max(DEATHS if key[:4] in self.condemned else self.deaths.get(key, 0) for key in keys)
-        return deaths, len({(dataset, image_id) for _, dataset, image_id, _ in self.condemned})
+        B = len(image_ids)
+        sets = list(datasets) * (B if len(datasets) == 1 else 1)
+        numbers = list(parts) * (B if len(parts) == 1 else 1)
+        keys: list[Key] = [(stage, model, *names) for names in zip(sets, image_ids, numbers, strict=True)]
+        died = self._died(keys, ticket)
+        suspects: list[int] = []
+        if B > 1:
+            suspects = [
+                place for place, key in enumerate(keys)
+                if place in died or key in self.suspected or key[:4] in self.condemned
+            ]  # fmt: skip
+            # The likely cause first, before work is done that is lost with it; what will be refused last, so that
+            # the other parts of its image are scored.
+            deaths_of = {place: self.deaths.get(keys[place], 0) for place in suspects}
+            suspects.sort(key=lambda place: (deaths_of[place] >= DEATHS - 1, -deaths_of[place]))
+            out = set(suspects)
+            keys = [key for place, key in enumerate(keys) if place not in out]
+        deaths = self._deaths(keys[0], new=bool(died)) if B == 1 else 0
+        self.open |= dict.fromkeys(keys, (ticket, node))
+        if keys:
+            self.batches[ticket] = keys
+        return Begun(suspects, deaths, len({key[2:4] for key in self.condemned}))
 
-    def end(self, keys: Sequence[Key], seconds: float) -> None:
-        """Record that a worker has finished these images, which belong to one stage."""
-        for key in keys:
+    def end(self, ticket: str, stage: str, images: int, seconds: float) -> None:
+        """Record that a worker has finished the batch, or its images that were no suspects.
+
+        Args:
+            ticket: of the batch.
+            stage: of the batch; a ledger that has just restarted knows no tickets.
+            images: how many were worked on.
+            seconds: how long it took.
+        """
+        for key in self.batches.pop(ticket, ()):
             self.open.pop(key, None)
             if key[:4] not in self.condemned:
                 self.deaths.pop(key, None)
-        stage = keys[0][0]
-        self.ended[stage] += len(keys)
+        self.ended[stage] += images
         self.busy_s[stage] += seconds
-        tags = {"run": self.run, "stage": stage}
-        self.steps.inc(len(keys), tags)
-        self.seconds.inc(max(seconds, 1e-9), tags)
-        self.workers.set(self._busy(stage), tags)
 
     def look(self) -> dict[str, tuple[int, float, int]]:
-        """Per stage: images done, seconds of work, images in work."""
-        return {stage: (self.ended[stage], self.busy_s[stage], self._busy(stage)) for stage in STAGES}
+        """Per stage: images done, seconds of work, workers at work. Ray's metrics are brought to the same state."""
+        busy = Counter(keys[0][0] for keys in self.batches.values())
+        for stage in STAGES:
+            tags = {"run": self.run, "stage": stage}
+            ended, busy_s = self.told[stage]
+            if self.ended[stage] > ended:
+                self.steps.inc(self.ended[stage] - ended, tags)
+                self.seconds.inc(max(self.busy_s[stage] - busy_s, 1e-9), tags)
+            self.workers.set(busy[stage], tags)
+            self.told[stage] = self.ended[stage], self.busy_s[stage]
+        return {stage: (self.ended[stage], self.busy_s[stage], busy[stage]) for stage in STAGES}
 
-    def _busy(self, stage: str) -> int:
-        return sum(key[0] == stage for key in self.open)
-
-    def _living(self, keys: Sequence[Key]) -> set[str]:
-        """The nodes alive; looked up only if one of these images is already in work somewhere."""
+    def _died(self, keys: Sequence[Key], ticket: str) -> set[int]:
+        """Places of the images that another batch has left open on a node that lives. Its worker is gone."""
         if self.open.keys().isdisjoint(keys):
             return set()
-        return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
+        before = {place: self.open[key] for place, key in enumerate(keys) if key in self.open}
+        others = {place: node for place, (earlier, node) in before.items() if earlier != ticket}
+        for earlier, _ in before.values():
+            if earlier != ticket:
+                self.batches.pop(earlier, None)
+        living = {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
+        return {place for place, node in others.items() if node in living}
+
+    def _deaths(self, key: Key, *, new: bool) -> int:
+        """Deaths at an image that is begun alone, a new one included."""
+        if new:
+            self.deaths[key] = self.deaths.get(key, 0) + 1
+            self.suspected.add(key)
+        if self.deaths.get(key, 0) >= DEATHS:
+            self.condemned.add(key[:4])
+        return DEATHS if key[:4] in self.condemned else self.deaths.get(key, 0)
 
 
 def open_ledger(run: str) -> Any:
@@ -125,39 +201,13 @@ class Watch:
     def __init__(self, stage: str, ledger: Any = None, timeout_s: float | None = None) -> None:
         self.stage, self.ledger, self.timeout_s = stage, ledger, timeout_s
 
-    def over(
-        self,
-        dataset: str,
-        image_id: str,
-        work: Callable[[], T],
-        refuse: Callable[[str], T],
-        *,
-        part: int = 0,
-        model: str = "",
-    ) -> T:
-        """Do the work on one image, or refuse it.
-
-        Args:
-            dataset: of the image.
-            image_id: the image.
-            work: what is to be done; returns the result.
-            refuse: makes the result of a refused image, from a sentence that says why.
-            part: number of the part in work.
-            model: name of the model in work.
-
-        Raises:
-            RunFailed: too many images are in quarantine.
-        """
-        return self._over([(self.stage, str(dataset), str(image_id), model, part)], work, refuse)
-
     def over_all(
         self,
-        dataset: str,
-        image_ids: Sequence[str],
+        items: Sequence[ImagePart],
         work: Callable[[Sequence[int]], Sequence[T]],
         refuse: Callable[[str], T],
         *,
-        part: int = 0,
+        model: str = "",
     ) -> list[T]:
         """Do the work on several images at once, but one by one on images at which a worker has died.
 
@@ -165,11 +215,11 @@ class Watch:
         images are too much for a worker only when they are together.
 
         Args:
-            dataset: of the images.
-            image_ids: the B images.
-            work: what is to be done; takes the places of some of the images, returns their results.
-            refuse: makes the result of a refused image, from a sentence that says why.
-            part: number of the part in work.
+            items: the B images or parts of images; of any datasets, none twice.
+            work: what is to be done; takes the places of some of the items, returns their results in that order. It
+                calls `renew` before each step that may take the timeout.
+            refuse: makes the result of a refused item, from a sentence that says why.
+            model: name of the model in work.
 
         Returns:
             B results.
@@ -177,65 +227,68 @@ class Watch:
         Raises:
             RunFailed: too many images are in quarantine.
         """
-        keys: list[Key] = [(self.stage, str(dataset), str(image_id), "", part) for image_id in image_ids]
-        suspects = self._suspects(keys)
-        innocent = [place for place in range(len(keys)) if place not in suspects]
+        if self.ledger is None:
+            return list(work(range(len(items))))
         results: dict[int, T] = {}
-        for places in filter(None, (innocent, *([place] for place in suspects))):
-            some = [keys[place] for place in places]
-            done = self._over(some, partial(work, places), lambda why: [refuse(why)] * len(some))  # noqa: B023
-            results |= zip(places, done, strict=True)
-        return [results[place] for place in range(len(keys))]
+
+        def attempt(places: Sequence[int]) -> list[int]:
+            """Do what is no suspect; returns the places of the suspects."""
+            ticket = token_hex(8)
+            begun = self._begin(ticket, model, [items[place] for place in places])
+            self._check(begun)
+            suspects = [places[place] for place in begun.suspects]
+            left = [place for place in places if place not in set(suspects)]
+            if left:
+                start = time.monotonic()
+                try:
+                    done = [refuse(self._why(begun))] if begun.deaths >= DEATHS else self._timed(work, left)
+                finally:
+                    self.ledger.end.remote(ticket, self.stage, len(left), time.monotonic() - start)
+                results.update(zip(left, done, strict=True))
+            return suspects
+
+        if items:
+            for place in attempt(range(len(items))):
+                attempt([place])
+        return [results[place] for place in range(len(items))]
 
     def renew(self) -> None:
-        """Start the timeout anew for the next image of a batch."""
+        """Start the timeout anew, for the next image or pass of a batch."""
         if self.ledger is not None and self.timeout_s:
             faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=STANDARD_ERROR)
 
-    def _over(self, keys: Sequence[Key], work: Callable[[], T], refuse: Callable[[str], T]) -> T:
-        if self.ledger is None:
-            return work()
-        deaths, condemned = self._begin(keys)
-        start = time.monotonic()
-        try:
-            if condemned > MOST:
-                raise RunFailed(
-                    f"run: workers died at more than {MOST} different images in the stage {self.stage}, so it is not "
-                    "the images; look for crashes or too little memory in Ray's worker logs, then run again to resume"
-                )
-            if deaths >= DEATHS:
-                return refuse(
-                    f"the worker died {deaths} times at this image (crash, out of memory, or more than "
-                    f"{self.timeout_s:g} s in the stage {self.stage})"
-                )
-            return self._timed(work)
-        finally:
-            self.ledger.end.remote(keys, time.monotonic() - start)
-
-    def _suspects(self, keys: Sequence[Key]) -> list[int]:
-        """Places of the images at which a worker died; none for a single image, which needs no separating."""
-        if self.ledger is None or len(keys) == 1:
-            return []
-        try:
-            places: list[int] = ray.get(self.ledger.suspects.remote(keys))
-        except RayError:
-            return []
-        return places
-
-    def _begin(self, keys: Sequence[Key]) -> tuple[int, int]:
+    def _begin(self, ticket: str, model: str, items: Sequence[ImagePart]) -> Begun:
         """Tell the ledger. While it restarts it knows nothing, and the work goes on."""
+        datasets, image_ids, parts = (list(column) for column in zip(*items, strict=True))
+        if len(set(datasets)) == 1:
+            datasets = datasets[:1]
+        if len(set(parts)) == 1:
+            parts = parts[:1]
+        node = ray.get_runtime_context().get_node_id()
         try:
-            deaths, condemned = ray.get(self.ledger.begin.remote(keys, ray.get_runtime_context().get_node_id()))
+            message = self.ledger.begin.remote(ticket, node, self.stage, model, datasets, image_ids, parts)
+            return Begun(*ray.get(message))
         except RayError:
-            return 0, 0
-        return deaths, condemned
+            return Begun()
 
-    def _timed(self, work: Callable[[], T]) -> T:
+    def _check(self, begun: Begun) -> None:
+        if begun.condemned > MOST:
+            raise RunFailed(
+                f"run: workers died at more than {MOST} different images in the stage {self.stage}, so it is not "
+                "the images; look for crashes or too little memory in Ray's worker logs, then run again to resume"
+            )
+
+    def _why(self, begun: Begun) -> str:
+        return (
+            f"the worker died {begun.deaths} times at this image (crash, out of memory, or more than "
+            f"{self.timeout_s:g} s in the stage {self.stage})"
+        )
+
+    def _timed(self, work: Callable[[Sequence[int]], Sequence[T]], places: Sequence[int]) -> Sequence[T]:
         """Work under the timeout; its timer is in C, so it ends the process even if a library hangs."""
-        if self.timeout_s:
-            faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=STANDARD_ERROR)
+        self.renew()
         try:
-            return work()
+            return work(places)
         finally:
             if self.timeout_s:
                 faulthandler.cancel_dump_traceback_later()

@@ -11,12 +11,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from camrobust.results.folder import RunFolder
-from camrobust.run.batch_sizes import (
-    images_per_commit,
-    images_per_load,
-    images_per_perturb,
-    parts_per_explain,
-)
+from camrobust.run.batch_sizes import images_per_block, images_per_commit
 from camrobust.run.ledger import open_ledger
 from camrobust.run.observer import Observer, Report, observing
 from camrobust.run.placement import place
@@ -29,6 +24,9 @@ from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
 
 COMMIT_CPUS = 0.1
+IMAGES_PER_ROUND = 200_000
+"""Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
+image), so ten million images in one stream would take 10 GiB there."""
 
 
 class Kinds(NamedTuple):
@@ -41,9 +39,6 @@ class Kinds(NamedTuple):
 
 
 KINDS = Kinds()
-IMAGES_PER_ROUND = 200_000
-"""Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
-image), so ten million images in one stream would take 10 GiB there."""
 
 
 def measure_pending(
@@ -122,34 +117,42 @@ def stages(
         kinds: the classes of the stages.
     """
     config, where = plan.config, place(plan)
-    per_load = images_per_load(parts, where.explainers[1])
-    return (
-        ray.data.from_arrow(pending_batch(images))
-        .repartition(target_num_rows_per_block=per_load)
-        .map_batches(kinds.load(config, ledger), batch_size=per_load, batch_format="pyarrow", **where.load)
-        .map_batches(
+    block = images_per_block(plan, parts, where.explainers[1], where.device)
+    rows = block * len(plan.parts)
+    loaded = in_blocks(images, block).map_batches(
+        kinds.load(config, ledger), batch_size=block, batch_format="pyarrow", **where.load
+    )
+    if where.perturbers is not None:
+        loaded = loaded.map_batches(
             kinds.perturb,
             fn_constructor_args=(config, plan.parts, where.device, ledger, plan.sources),
-            batch_size=images_per_perturb(plan, where.device, per_load),
+            batch_size=block,
             batch_format="pyarrow",
             compute=_pool(where.perturbers),
             **where.perturb,
         )
-        .map_batches(
-            kinds.explain,
-            fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, ledger, plan.sources),
-            batch_size=parts_per_explain(plan),
-            batch_format="pyarrow",
-            compute=_pool(where.explainers),
-            **where.explain,
-        )
-        .map_batches(
-            kinds.commit(folder.uri, number),
-            batch_size=images_per_commit(plan, parts),
-            batch_format="pyarrow",
-            num_cpus=COMMIT_CPUS,
-        )
+    return loaded.map_batches(
+        kinds.explain,
+        fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, plan.pass_sizes[where.device]),
+        fn_constructor_kwargs={"ledger": ledger, "sources": plan.sources, "perturbs": where.perturbers is None},
+        batch_size=block if where.perturbers is None else rows,
+        batch_format="pyarrow",
+        compute=_pool(where.explainers),
+        **where.explain,
+    ).map_batches(
+        kinds.commit(folder.uri, number),
+        batch_size=images_per_commit(plan, parts, rows),
+        batch_format="pyarrow",
+        num_cpus=COMMIT_CPUS,
     )
+
+
+def in_blocks(images: pl.DataFrame, block: int) -> Dataset:
+    """A stream of pending images that begins as blocks of so many.
+
+    The driver cuts them, because a stage that only cuts would cost it more for every block than all of this.
+    """
+    return ray.data.from_arrow([pending_batch(some) for some in images.iter_slices(block)])
 
 
 def gallery(plan: Plan) -> frozenset[tuple[str, str]]:

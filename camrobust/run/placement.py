@@ -14,6 +14,8 @@ from camrobust.run.stages.explain import GPUS_PER_EXPLAINER
 STANDING_CPUS = 0.375
 """Share of the cores that standing workers (actors) may ask for. Ray Data keeps half of all cores for its own balance.
 With more than this share taken it never starts to load: two Explain workers on two cores stood still for ever."""
+VARIANTS_PER_MODEL = 4
+"""With more variants than this per model, taking them to another process is what costs on a GPU."""
 ROUNDING = 1e-6
 """Tolerance for sums of fractions of a core."""
 
@@ -28,7 +30,7 @@ class Placement:
         perturb: likewise for Perturb.
         load: likewise for Load.
         explainers: least and most Explain workers.
-        perturbers: least and most Perturb workers.
+        perturbers: least and most Perturb workers; None where Explain workers perturb.
     """
 
     device: str
@@ -36,7 +38,24 @@ class Placement:
     perturb: dict[str, Any]
     load: dict[str, Any]
     explainers: tuple[int, int]
-    perturbers: tuple[int, int]
+    perturbers: tuple[int, int] | None
+
+
+def explain_perturbs(plan: Plan, device: str) -> bool:
+    """Whether Explain workers make the variants themselves: `cluster.perturb`, decided.
+
+    An image's variants are made once, whatever the number of models, so it is the trip to another process that counts.
+    On a GPU that trip (to the host, into the object store, back) takes longer than a model needs for the variants, and
+    several models hide it unless the variants are many. On cores the trip is cheap beside the models.
+
+    Args:
+        plan: the run.
+        device: where Explain computes, cpu or cuda.
+    """
+    if plan.config.cluster.perturb != "auto":
+        return plan.config.cluster.perturb == "with_explain"
+    models = len(plan.config.models)
+    return device == "cuda" and (models == 1 or len(plan.variants) > VARIANTS_PER_MODEL * models)
 
 
 def place(plan: Plan) -> Placement:
@@ -65,12 +84,15 @@ def place(plan: Plan) -> Placement:
     most = max(8, gpus) if on_gpu else cpus
     # On cores all workers start at once: a pool that grows to them later took a seventh longer over 150 images.
     explainers = wanted.explainers or (1 if on_gpu else most, most)
-    perturbers = wanted.perturbers or (1, most if on_gpu else max(1, cpus // 2))
+    device = "cuda" if on_gpu else "cpu"
+    perturbers = None
+    if not explain_perturbs(plan, device):
+        perturbers = wanted.perturbers or (1, most if on_gpu else max(1, cpus // 2))
     if not on_gpu:
-        need = explainers[0] * explain["num_cpus"] + perturbers[0] * perturb["num_cpus"]
+        need = explainers[0] * explain["num_cpus"] + (perturbers[0] * perturb["num_cpus"] if perturbers else 0)
         for stage in (explain, perturb):
             stage["num_cpus"] = round(stage["num_cpus"] * min(1.0, STANDING_CPUS * cpus / need), 3)
-    return Placement("cuda" if on_gpu else "cpu", explain, perturb, load, explainers, perturbers)
+    return Placement(device, explain, perturb, load, explainers, perturbers)
 
 
 def check_room(plan: Plan) -> None:
@@ -80,7 +102,8 @@ def check_room(plan: Plan) -> None:
         UserError: naming what the workers ask for.
     """
     where, has = place(plan), ray.cluster_resources()
-    stages = ((1, where.load), (where.perturbers[0], where.perturb), (where.explainers[0], where.explain))
+    perturbers = where.perturbers[0] if where.perturbers else 0
+    stages = ((1, where.load), (perturbers, where.perturb), (where.explainers[0], where.explain))
     labels = ray.nodes()[0]["Labels"]
     wanted = {name: value for _, asked in stages for name, value in asked.get("label_selector", {}).items()}
     for name, value in wanted.items():
@@ -95,7 +118,7 @@ def check_room(plan: Plan) -> None:
             total[name] = total.get(name, 0.0) + workers * amount
     for name, amount in total.items():
         if amount > has.get(name, 0) + ROUNDING:
-            raise UserError(f"cluster: a worker of load, {where.perturbers[0]} of perturb and {where.explainers[0]} of "
+            raise UserError(f"cluster: a worker of load, {perturbers} of perturb and {where.explainers[0]} of "
                             f"explain together ask for {amount:g} {name}, this machine has {has.get(name, 0):g}; ask "
                             "for less under `cluster`, or name a cluster by --address")  # fmt: skip
 

@@ -19,9 +19,9 @@ from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.coinciding import coinciding
-from camrobust.measure.image import MeasureSettings
-from camrobust.measure.model import Model, load_model
+from camrobust.measure.model import Model, bytes_per_image, load_model
 from camrobust.measure.plugins import change_since, default_similarities, load_plugins, refuse_unnamed
+from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.run.class_names import class_names
 
@@ -43,6 +43,7 @@ class Plan:
         manifest: one row per image, `schema.MANIFEST`.
         weights: SHA-256 of every model's weights file at the start of the run, where known.
         plugins: the modules of the user's own that register methods, as they are now.
+        pass_sizes: images in every forward pass, on a CPU and on a GPU (cpu, cuda).
     """
 
     config: RunConfig
@@ -51,6 +52,7 @@ class Plan:
     manifest: pl.DataFrame
     weights: Mapping[str, str | None]
     plugins: Mapping[str, PluginRecord] = field(default_factory=dict)
+    pass_sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows_per_image(self) -> int:
@@ -88,7 +90,10 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, manifest: pl.DataFrame | None = None, weights: Mapping[str, str | None] | None = None
+    config: RunConfig,
+    manifest: pl.DataFrame | None = None,
+    weights: Mapping[str, str | None] | None = None,
+    sizes: Mapping[Any, int] | None = None,
 ) -> Plan:
     """Check names and list images.
 
@@ -96,6 +101,7 @@ def make_plan(
         config: the configuration.
         manifest: images listed before; None to list them now.
         weights: SHA-256 of the models' weights files as recorded in run.json.
+        sizes: of forward passes, as recorded in run.json; a number in the configuration goes before them.
 
     Raises:
         UserError: a plugin that cannot be loaded, an unknown CAM, perturbation or similarity, no images, a damaged
@@ -114,7 +120,31 @@ def make_plan(
             [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
         )
         _check_photos(config, manifest)
-    return Plan(config, every, parts, manifest, weights or {}, plugins)
+    chosen = config.cluster.batch != "auto" or not sizes
+    return Plan(
+        config,
+        every,
+        parts,
+        manifest,
+        weights or {},
+        plugins,
+        pass_sizes(config, parts) if chosen else dict(sizes or {}),
+    )
+
+
+def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_image: int = 0) -> dict[str, int]:
+    """Images in every forward pass, on a CPU and on a GPU: as configured, or by the rule of `measure.settings`.
+
+    Args:
+        config: the configuration.
+        parts: the variants of an image in groups.
+        bytes_per_image: what the layers of the largest model put out for one image; 0 where that is unknown.
+    """
+    asked = config.cluster.batch
+    return {
+        device: pass_size(1 + len(parts[0]), device, bytes_per_image) if asked == "auto" else asked
+        for device in ("cpu", "cuda")
+    }
 
 
 def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
@@ -270,6 +300,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "classes": model.classes,
             "class_names": class_names(spec, config.classes, model.classes),
             "weights_sha256": fingerprint(weights),
+            "bytes_per_image": bytes_per_image(model, crop),
             "layout": model.network.layout.order,
             "tail": "cut" if model.network.tail is not None else "full passes",
             "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),

@@ -163,12 +163,18 @@ def measure_until_done(
 def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan"]:
     """List images and check every model; returns a function that writes the manifest and run.json."""
     from camrobust.measure.plugins import added_similarities
-    from camrobust.run.plan import check_models, check_plugins, controls, families, make_plan, settings_of
+    from camrobust.run.plan import check_models, check_plugins, controls, families, make_plan, pass_sizes, settings_of
 
     say("listing images and checking models …")
     plan = make_plan(config)
     folder.check_ours()
     facts = check_models(plan)
+    largest = max(fact["bytes_per_image"] for fact in facts.values())
+    plan = replace(
+        plan,
+        weights={name: fact["weights_sha256"] for name, fact in facts.items()},
+        pass_sizes=pass_sizes(config, plan.parts, largest),
+    )
     record = new_record(
         RunRecord,
         version=versions()["camrobust"],
@@ -187,7 +193,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         ],
         warnings=list(plan.warnings),
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
-        weights_sha256={name: fact["weights_sha256"] for name, fact in facts.items()},
+        weights_sha256=dict(plan.weights),
+        pass_sizes=dict(plan.pass_sizes),
         tails={name: fact["tail"] for name, fact in facts.items()},
         same_as={name: fact["same_as"] for name, fact in facts.items()},
         classes={name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
@@ -208,7 +215,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
     def begin() -> "Plan":
         """The plan as it now stands in the folder. Where another driver has begun in the meantime, its images count."""
         if folder.begin(record, plan.manifest):
-            return replace(plan, weights={name: fact["weights_sha256"] for name, fact in facts.items()})
+            return plan
         begun = folder.run()
         folder.check_same(begun, config)
         check_plugins(config, begun.plugins)
@@ -221,7 +228,8 @@ def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
     """The plan of a run that has begun: its images and weights are those that the folder names."""
     from camrobust.run.plan import make_plan
 
-    return make_plan(config, folder.manifest(), folder.run().weights_sha256)
+    began = folder.run()
+    return make_plan(config, folder.manifest(), began.weights_sha256, began.pass_sizes)
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:

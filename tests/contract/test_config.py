@@ -18,7 +18,8 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
 from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
-from tests.runs import ROOT, camrobust, environment
+from tests.in_process import camrobust
+from tests.runs import ROOT, environment
 
 PLAIN = """
 output: run
@@ -236,7 +237,7 @@ def test_keys_must_be_text():
 def test_quoted_values_are_short(changes):
     from camrobust.core.explain.cams import CAMS
     from camrobust.core.perturb import variants
-    from camrobust.measure.image import MeasureSettings
+    from camrobust.measure.settings import MeasureSettings
 
     def all_of(data):
         config = parse_config(data)
@@ -497,12 +498,12 @@ def test_an_address_with_a_secret_is_refused_wherever_it_stands(key):
     assert "hunter2" not in said
 
 
-def test_a_secret_on_the_command_line_is_written_nowhere(tmp_path):
+def test_a_secret_on_the_command_line_is_written_nowhere(tmp_path, capsys):
     path = written(tmp_path, PLAIN.replace("output: run", f"output: {tmp_path}/out"))
     for given in ("models.0.arguments.api_key=hunter2", "api_key=hunter2", "output=s3://b/x?token=hunter2"):
-        done = camrobust("run", path, "--set", given, "--verbose")
-        assert done.returncode == 2
-        assert "hunter2" not in done.stdout + done.stderr
+        code, printed, said = camrobust(capsys, "run", path, "--set", given, "--verbose")
+        assert code == 2
+        assert "hunter2" not in printed + said
     assert not (tmp_path / "out").exists()
 
 

@@ -22,9 +22,9 @@ from camrobust.core.perturb.attacks.on_prediction import (
 )
 from camrobust.io.images import decode
 from camrobust.measure.builders import ModelSpec
-from camrobust.measure.image import MeasureSettings, Sample
-from camrobust.measure.image import attacked as made_in_run
 from camrobust.measure.model import load_model, wrap
+from camrobust.measure.passes import attacked as made_in_run
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
 from tests.toys import Dense, Pooled, seeded
 
 ATTACKS = [one.name for one in PERTURBATIONS if one.needs_model]
@@ -171,19 +171,24 @@ def test_images_of_one_batch_take_their_own_strengths(toy):
         assert ((together[place] - alone[0]).abs() < 1e-3).float().mean() > 0.999
 
 
+FEW_STEPS = ("epsilon=1,steps=2,step=0.5", "epsilon=4,steps=4,step=1", "epsilon=8,steps=3,step=2")
+"""The severities have up to 20 steps, each with a second derivative if the attack is on the map."""
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd_l2", "cam_attack"])
 def test_neither_batch_nor_parts_change_a_pixel(resnet, resnet_file, name, device):
     _, given, _ = resnet
     model = load_model(*resnet_file, device=device)
-    planned = variants([f"{name}:{severity}" for severity in (1, 3, 4)])
+    planned = variants([f"{name}:{strength}" for strength in ((1, 3, 4) if name == "fgsm" else FEW_STEPS)])
     few = planned[1:2]
     pixels = (given[:1] * 255).round().to(torch.uint8).expand(len(planned) + 1, -1, -1, -1)
     sample = Sample("set", "photo", None, torch.zeros(SIZE, SIZE, dtype=torch.int64))
-    made = made_in_run(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=1))
-    assert torch.equal(made, made_in_run(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=64)))
-    part = made_in_run(model, sample, pixels[: len(few) + 1], few, MeasureSettings(("gradcam",)))
+    image = ImageVariants(sample, pixels, planned)
+    made = made_in_run(model, image, MeasureSettings(("gradcam",), batch=1))
+    assert torch.equal(made, made_in_run(model, image, MeasureSettings(("gradcam",), batch=64)))
+    part = made_in_run(model, ImageVariants(sample, pixels[: len(few) + 1], few), MeasureSettings(("gradcam",)))
     assert torch.equal(part[1], made[2])
 
 
@@ -204,7 +209,7 @@ def test_the_model_is_left_as_it_was_also_after_an_error():
 @pytest.mark.data
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_map_moves_further_than_under_noise_of_the_same_radius_and_the_class_stays(resnet, objective):
-    model, given, classes = resnet
+    model, given, classes = (resnet[0], *(one[:2] for one in resnet[1:]))
     count = len(given)
     draws = Draws.of(0, "set", [str(one) for one in range(count)], "test", "", 0)
     made = attack_map(model, given, radii(4, count), radii(8, count), radii(1, count), draws, objective=objective)

@@ -13,8 +13,8 @@ from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.cams.cf_cam import clusters
-from camrobust.core.explain.cams.eigen import by_eigh, by_squaring
 from camrobust.core.explain.cams.fullgrad import full_gradients
+from camrobust.core.explain.components import by_eigh, by_squaring
 from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.explain.network import frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
@@ -280,14 +280,17 @@ def test_squaring_finds_what_a_decomposition_does(definite):
         if not definite:
             gram = gram - 2 * torch.linalg.matrix_norm(gram, 2)[:, None, None] * torch.eye(size, dtype=gram.dtype) / 3
         for scale in (1e-30, 1.0, 1e30):
-            found, wanted = by_squaring(gram * scale, definite=definite), by_eigh(gram * scale)
+            (found, size), (wanted, largest) = by_squaring(gram * scale, definite=definite), by_eigh(gram * scale)
             assert ((found * wanted).sum(dim=1).abs() - 1).abs().max() < 1e-9
+            torch.testing.assert_close(size, largest, rtol=1e-9, atol=0)
     values = torch.tensor([1.0, 1 - 1e-6, *[0.9] * 30], dtype=torch.float64)
     basis = torch.linalg.qr(torch.randn(32, 32, generator=generator, dtype=torch.float64)).Q
     close = (basis * values @ basis.T)[None]
-    left = (by_squaring(close, definite=True) @ basis)[0]
+    left = (by_squaring(close, definite=True)[0] @ basis)[0]
     assert abs(left[1] / left[0]) < 0.13  # √ of the weight that `SQUARINGS` names
-    assert by_squaring(torch.zeros(2, 5, 5, dtype=torch.float64), definite=definite).tolist() == [[0.0] * 5] * 2
+    axis, size = by_squaring(torch.zeros(2, 5, 5, dtype=torch.float64), definite=definite)
+    assert axis.tolist() == [[0.0] * 5] * 2
+    assert size.tolist() == [[0.0]] * 2
 
 
 def test_clusters_are_dbscans():
@@ -376,3 +379,5 @@ def test_methods_are_listed_with_needs_and_costs():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         cam("x", needs="luck", source="", year=2000)
+    with pytest.raises(ValueError, match=r"^cam: 'x' must return one of map, weights, values, got returns='mask'$"):
+        cam("x", needs="gradients", returns="mask", source="", year=2000)

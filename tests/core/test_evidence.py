@@ -271,7 +271,7 @@ def test_the_sign_of_the_component_is_canonical():
 def test_gradcam_plus_plus_keeps_gradients_of_1e_minus_6():
     net = MODELS["pooled"]()
     evidence, _ = maps_of(net, images(1))
-    evidence.gradients = evidence.gradients / evidence.gradients.abs().max() * 1e-6
+    evidence = replace(evidence, gradients=evidence.gradients / evidence.gradients.abs().max() * 1e-6)
     maps = CAMS["gradcam++"].function(evidence)
     wanted = REFERENCE["gradcam++"](evidence.activations[0].double().numpy(), evidence.gradients[0].double().numpy())
     np.testing.assert_allclose(maps[0].numpy(), wanted, rtol=1e-4, atol=1e-12)

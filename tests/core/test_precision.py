@@ -7,8 +7,9 @@ from camrobust.contract.defaults import PRECISIONS
 from camrobust.core.explain.cams import CLASSIC
 from camrobust.core.perturb import variants
 from camrobust.core.precision import arithmetic
-from camrobust.measure.image import MeasureSettings, Sample, explain_variants
+from camrobust.measure.image import explain_variants
 from camrobust.measure.model import wrap
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
 from tests.toys import Dense, Pooled, seeded
 
 
@@ -16,7 +17,8 @@ def explained(model, batch, precision="fp32", count=7):
     pixels = torch.randint(0, 256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     sample = Sample("d", "i", None, torch.zeros(64, 64, dtype=torch.int64))
     planned = variants([f"gaussian_noise:sigma={0.01 * step:g}" for step in range(1, count)])
-    return explain_variants(model, sample, pixels, planned, MeasureSettings(CLASSIC, batch=batch, precision=precision))
+    settings = MeasureSettings(CLASSIC, batch=batch, precision=precision)
+    return explain_variants(model, [ImageVariants(sample, pixels, planned)], settings)[0]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -64,15 +66,16 @@ def test_a_pass_that_runs_out_of_memory_is_halved_once_and_for_all():
     module = model.network.module
     module.tried = ()
     first = explained(model, 16)
-    assert module.tried == (7, 4, 2, 2, 2, 1)
+    # Every pass is filled up, so that all of them have the same shape.
+    assert module.tried == (16, 8, 4, 2, 2, 2, 2)
     module.tried = ()
     explained(model, 16)
-    assert module.tried == (2, 2, 2, 1)
+    assert module.tried == (2, 2, 2, 2)
     torch.testing.assert_close(first.maps, whole.maps, rtol=1e-4, atol=1e-5)
     module.tried = ()
     model.fits.images = None
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        explained(wrap(seeded(Full()), image_size=64), 4)
+        explained(wrap(seeded(Full()), image_size=64), 1)
 
 
 class Full(Pooled):
@@ -117,9 +120,9 @@ def test_precision_without_a_closed_form():
     model = wrap(seeded(Dense()), image_size=224)
     pixels = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     sample = Sample("d", "i", None, torch.zeros(224, 224, dtype=torch.int64))
-    planned = variants(["gaussian_noise:1"])
+    image = ImageVariants(sample, pixels, variants(["gaussian_noise:1"]))
     maps = [
-        explain_variants(model, sample, pixels, planned, MeasureSettings(("ablationcam",), precision=precision)).maps
+        explain_variants(model, [image], MeasureSettings(("ablationcam",), precision=precision))[0].maps
         for precision in ("fp32", "bf16")
     ]
     torch.testing.assert_close(maps[1] / maps[0].max(), maps[0] / maps[0].max(), rtol=0, atol=0.1)

@@ -155,9 +155,33 @@ def test_properties(ties):
 
 def test_chunks_change_nothing(monkeypatch):
     a, b = tied(50, 9, 1), tied(50, 9, 2)
-    whole = rbo(a, b)
+    whole = agreement(a, b, ties="index")
     monkeypatch.setattr("camrobust.core.ranks.CHUNK_BYTES", 9 * 9 * 8 * 7)
-    assert torch.equal(whole, rbo(a, b))
+    for before, after in zip(whole, agreement(a, b, ties="index"), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_equals_the_sum_over_all_items_at_every_depth(ties, levels):
+    """Many segments, ties and padding: the four counts of a depth against the contributions of every item."""
+    a, b = tied(30, 90, 1, levels), tied(30, 90, 2, levels)
+    sizes = torch.randint(1, 91, (30,), generator=torch.Generator().manual_seed(3))
+    found, _ = agreement(a, b, 0.9, ties, sizes)
+    wanted = [
+        reference.rbo_of_shares(x[:m].double().numpy(), y[:m].double().numpy(), 0.9, ties)
+        for x, y, m in zip(a, b, sizes.tolist(), strict=True)
+    ]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-14)
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_scores_that_are_not_finite_do_not_stop_the_others(ties):
+    a, b = tied(5, 9, 1), tied(5, 9, 2)
+    spoilt = a.clone()
+    spoilt[0], spoilt[1, 2], spoilt[3, 3], spoilt[3, 4] = torch.nan, torch.nan, torch.inf, -torch.inf
+    for one, other in zip(agreement(spoilt, b, 0.9, ties), agreement(a, b, 0.9, ties), strict=True):
+        assert torch.equal(one[[2, 4]], other[[2, 4]])
 
 
 def test_a_single_segment_and_all_tied():

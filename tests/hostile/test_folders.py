@@ -23,7 +23,7 @@ from tests.hostile.folders import repair, write
 from tests.hostile.mutations import BOMBS, NASTY, bomb
 from tests.runs import ROOT, environment
 
-MUTATIONS = 500 if os.environ.get("CAMROBUST_ALL") else 100
+MUTATIONS = 500 if os.environ.get("CAMROBUST_ALL") else 40
 """Number of spoiled folders; `python -m tests.hostile.fuzz 5000` tries more and prints what it finds."""
 COMMANDS = ("verify", "status", "report", "aggregate", "compare")
 MOST_MIB = 2048

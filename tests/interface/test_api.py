@@ -89,54 +89,6 @@ def test_evaluate_cuts_images_as_asked_and_records_how_many_segments_each_has():
         segments(segments={"method": "gird"})
 
 
-@pytest.mark.parametrize("target", ["predicted", "clean"])
-def test_the_explained_class_follows_the_setting(target):
-    from camrobust.core.perturb import variants
-    from camrobust.measure.image import MeasureSettings, Sample, explain_variants
-    from camrobust.measure.model import wrap
-
-    module = pooled()
-    # One class per channel, centred on these images, so that the four images are of different classes.
-    module.fc = torch.nn.Linear(8, 8)
-    module.fc.weight.data, module.fc.bias.data = torch.eye(8), torch.zeros(8)
-    model, planned = wrap(module, image_size=96), variants(["gaussian_noise:5", "contrast:5", "brightness:5"])
-    stripes = (torch.arange(96) // torch.tensor([[1], [3], [8], [40]]) % 2)[:, None, None, :].expand(4, 3, 96, 96)
-    pixels = ((images(4) * torch.tensor([1.0, 0.2, 0.6])[:, None, None] + stripes) / 2 * 255).to(torch.uint8)
-    features = module.features(model.normalise(pixels)).mean(dim=(2, 3))
-    module.fc.bias.data = -features.mean(dim=0)
-    sample = Sample("d", "a", None, torch.zeros(96, 96, dtype=torch.int64))
-    settings = MeasureSettings(("gradcam",), explained_class=target, batch=2)
-    found = explain_variants(model, sample, pixels, planned, settings)
-    clean = int(found.predictions[0])
-    wanted = [clean] * 4 if target == "clean" else found.predictions.tolist()
-    maps = camrobust.explain(model, pixels, targets=wanted)["gradcam"]
-    torch.testing.assert_close(found.maps[:, 0], maps, rtol=1e-4, atol=1e-6)
-    assert len(set(found.predictions.tolist())) > 1
-
-
-def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
-    from camrobust.core.similarity import SIMILARITIES
-    from camrobust.core.similarity.sensitivity import InputChange
-    from camrobust.measure.image import Explained, MeasureSettings, map_agreement
-
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(4, 2, 7, 7, generator=generator)
-    maps[1, 0] = 0
-    maps[2, 1, 0, 0] = torch.nan
-    segments = torch.arange(32 * 32).reshape(32, 32) // 128
-    settings = MeasureSettings(("a", "b"), similarities=tuple(SIMILARITIES.names()))
-    explained = Explained(
-        torch.zeros(4, 3, 1, 1), maps, torch.zeros(4), torch.zeros(4), 0.0, InputChange(*torch.ones(5, 3, 1))
-    )
-    found = map_agreement(explained, segments, settings)
-    assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
-    assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]
-    for name, values in found.items():
-        if name not in ("flat", "finite"):
-            assert values.isnan().tolist() == [[True, False], [False, True], [False, False]], name
-    assert map_agreement(explained, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
-
-
 def test_measures_that_were_not_asked_for_are_null():
     few = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:5"], similarities=["ssim"]).scores
     usual = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:5"]).scores
@@ -146,25 +98,6 @@ def test_measures_that_were_not_asked_for_are_null():
     assert {name for name in SIMILAR if usual[name].null_count() == usual.height} == {"ssim", "procrustes"}
     with pytest.raises(UserError, match="unknown similarity 'sim'; did you mean 'ssim'"):
         camrobust.evaluate(pooled(), images(1), similarities=["sim"])
-
-
-def test_what_changed_does_not_depend_on_the_batch():
-    from camrobust.core.perturb import make_variants, variants
-    from camrobust.measure.image import MeasureSettings, Sample, explain_variants
-    from camrobust.measure.model import wrap
-
-    planned = variants(["gaussian_noise:1-5", "contrast:1-3"])
-    pixels = make_variants((images(1) * 255).to(torch.uint8), planned, ["0"], "images", 0)[0]
-    model = wrap(pooled(), image_size=96)
-    sample = Sample("images", "0", None, torch.zeros(96, 96, dtype=torch.int64))
-    one, many = (
-        explain_variants(model, sample, pixels, planned, MeasureSettings(("gradcam",), batch=batch)).change
-        for batch in (2, 32)
-    )
-    assert one.pixels.shape == (8, 1)
-    assert torch.equal(one.pixels, many.pixels)
-    for name in ("relative_pixels", "logits", "representation"):
-        torch.testing.assert_close(getattr(one, name), getattr(many, name), rtol=1e-4, atol=0)
 
 
 def test_explain_gives_maps_of_one_pass():

@@ -2,6 +2,8 @@
 
 from itertools import permutations, product
 
+import numpy as np
+
 
 def overlap(first, second, p):
     """RBO_ext of two lists of the same items without ties."""
@@ -45,6 +47,32 @@ def rbo(a, b, p, ties):
             last = 2 * len(top[0] & top[1]) / (len(top[0]) + len(top[1]))
         total += last * p**d
     return last * p**m + (1 - p) / p * total
+
+
+def shares(scores, ties):
+    """c(d) of every item, (m items, m depths), from its tie group's first rank and size."""
+    m = len(scores)
+    above = (scores[None, :] > scores[:, None]).sum(axis=1)
+    equal = scores[None, :] == scores[:, None]
+    if ties == "index":
+        above = above + np.tril(equal, -1).sum(axis=1)
+        equal = np.eye(m)
+    depths = np.arange(1, m + 1)
+    if ties == "w":
+        return (depths > above[:, None]).astype(float)
+    return ((depths - above[:, None]) / equal.sum(axis=1)[:, None]).clip(0, 1)
+
+
+def rbo_of_shares(a, b, p, ties):
+    """RBO_ext from the contributions of every item at every depth."""
+    c, e = shares(a, ties), shares(b, ties)
+    depths = np.arange(1, len(a) + 1)
+    norm = {
+        "b": np.sqrt((c**2).sum(axis=0) * (e**2).sum(axis=0)),
+        "w": (c.sum(axis=0) + e.sum(axis=0)) / 2,
+    }.get(ties, depths)
+    overlaps = (c * e).sum(axis=0) / norm
+    return overlaps[-1] * p ** len(a) + (1 - p) / p * (overlaps * p**depths).sum()
 
 
 def chance(a, b, p, ties):

@@ -1,4 +1,4 @@
-"""The page of a real run in a real browser; its screenshots are kept in .pytest-artifacts/."""
+"""The page of a whole run in a real browser; its screenshots are kept in .pytest-artifacts/."""
 
 import csv
 import shutil
@@ -6,11 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import runs
+from tests import in_process, runs
 from tests.photos import write_photos
-from tests.runs import ROOT, camrobust, config
+from tests.runs import ROOT, config
 
-pytestmark = pytest.mark.cluster
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -48,8 +47,7 @@ def report(tmp_path_factory):
         gallery_images=13,
         max_failure_share=0.5,
     )
-    ended = camrobust("run", path)
-    assert ended.returncode == 0, ended.stderr
+    assert in_process.run(path).exit_code == 0
     return runs.report(folder / "out")
 
 

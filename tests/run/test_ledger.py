@@ -2,29 +2,22 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import ray
 
 from camrobust.contract.config_file import parse_config
-from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.errors import RunFailed, UserError
-from camrobust.run.ledger import Watch, open_ledger
+from camrobust.run.ledger import ImagePart, Watch, open_ledger
 from camrobust.run.plain_errors import plain_errors
-from camrobust.run.session import session
 from camrobust.run.stages.batches import PENDING, batch_of
 from camrobust.run.stages.load import Load
 from tests.photos import write_photos
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.cluster, pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore::DeprecationWarning")
+]  # fmt: skip
 WHY = "refused: the worker died 3 times at this image (crash, out of memory, or more than 60 s in the stage perturb)"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with session("local", ClusterConfig()):
-        yield
 
 
 @pytest.fixture
@@ -40,6 +33,7 @@ def over_images(tmp_path):
             def __call__(self, batch):
                 images, made = list(batch["image"]), []
                 for part in parts:
+                    items = [ImagePart("set", image, part) for image in images]
 
                     def work(places, part=part):
                         tried = [f"{images[place]}{part}" for place in places]
@@ -49,7 +43,7 @@ def over_images(tmp_path):
                             os.kill(os.getpid(), signal.SIGKILL)
                         return [f"made {one}" for one in tried]
 
-                    made += self.watch.over_all("set", images, work, lambda why: f"refused: {why}", part=part)
+                    made += self.watch.over_all(items, work, lambda why: f"refused: {why}")
                 return {"found": made}
 
         ledger = open_ledger("test")
@@ -76,25 +70,6 @@ def test_images_that_are_too_much_together_are_not_brought_together_again(over_i
     assert sum(" " in line for line in tried) == 3
 
 
-def test_parts_of_an_image_at_several_workers_are_no_deaths():
-    ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
-    begun = [ledger.begin.remote([("explain", "set", "image", "model", part)], node) for part in range(6)]
-    assert ray.get(begun) == [(0, 0)] * 6
-
-
-def test_an_image_is_condemned_with_all_its_parts_for_one_model():
-    ledger, node = open_ledger("test"), ray.get_runtime_context().get_node_id()
-
-    def begin(image, model, part):
-        return ray.get(ledger.begin.remote([("explain", "set", image, model, part)], node))
-
-    assert [begin("a", "one", 3) for _ in range(4)] == [(0, 0), (1, 0), (2, 0), (3, 1)]
-    assert [begin("a", "one", part) for part in (0, 1)] == [(3, 1)] * 2
-    assert begin("a", "other", 0) == (0, 1)
-    assert [begin("a", "other", 1) for _ in range(4)][-1] == (3, 1)
-    assert [begin("b", "one", 0) for _ in range(4)][-1] == (3, 2)
-
-
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -115,34 +90,37 @@ def test_what_a_worker_raises_is_one_sentence(error, sentence):
 
 
 def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(tmp_path):
-    """Fetching is inside the ledger's eye: kill -9 at one address, four images in one batch."""
-    write_photos(tmp_path / "set", 4)
+    """Fetching is inside the ledger's eye: kill -9 at one address, 64 images in one batch."""
+    write_photos(tmp_path / "set", 1)
+    content = (tmp_path / "set" / "photo-000.jpg").read_bytes()
     fetched = tmp_path / "fetched"
 
     class Fatal(Load):
         def _fetch(self, uri, dataset, most):
             with fetched.open("a") as file:
-                file.write(f"{Path(uri).stem[-1]}\n")
-            if uri.endswith("photo-002.jpg"):
+                file.write(f"{uri}\n")
+            if uri == "photo-40":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super()._fetch(uri, dataset, most)
+            return content
 
     config = parse_config({
         "output": str(tmp_path / "out"), "datasets": [{"name": "d", "images": str(tmp_path / "set")}],
         "models": ["tests.toys:pooled"], "cams": ["gradcam"], "perturbations": ["contrast:1"],
+        "segments": {"method": "grid", "cells": 4}, "image": {"resize": 32, "crop": 32},
     })  # fmt: skip
     ledger = open_ledger("fetch")
-    names = [f"photo-{number:03}.jpg" for number in range(4)]
-    columns = {"uri": [str(tmp_path / "set" / name) for name in names], "image_id": names}
-    pending = batch_of(PENDING, columns | {"dataset": ["d"] * 4, "label": [None] * 4, "parts": [[0]] * 4})
+    names = [f"photo-{number:02}" for number in range(64)]
+    columns = {"uri": names, "image_id": names}
+    pending = batch_of(PENDING, columns | {"dataset": ["d"] * 64, "label": [None] * 64, "parts": [[0]] * 64})
     done = (
         ray.data.from_arrow(pending)
-        .map_batches(Fatal(config, ledger), batch_size=4, batch_format="pyarrow", num_cpus=0.5)
+        .map_batches(Fatal(config, ledger), batch_size=64, batch_format="pyarrow", num_cpus=0.5)
         .take_all()
     )
     found = {row["image_id"]: (row["kind"], row["message"]) for row in done}
     seconds = f"{config.cluster.image_timeout_s:g} s in the stage load)"
     why = f"the worker died 3 times at this image (crash, out of memory, or more than {seconds}"
-    assert found == dict.fromkeys(names, (None, None)) | {"photo-002.jpg": ("quarantined", why)}
-    assert fetched.read_text().split().count("2") == 3
-    assert ray.get(ledger.look.remote())["load"][2] == 0
+    assert found == dict.fromkeys(names, (None, None)) | {"photo-40": ("quarantined", why)}
+    assert fetched.read_text().split().count("photo-40") == 3
+    ended, _, busy = ray.get(ledger.look.remote())["load"]
+    assert (ended >= 64, busy) == (True, 0)

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from PIL import Image
 
+from camrobust.interface.cli import main
 from tests.photos import write_photos
-from tests.runs import ROOT, camrobust, command, config, end, environment, failures, scores
+from tests.runs import ROOT, command, config, end, environment, failures, scores
 
 pytestmark = pytest.mark.cluster
 GOOD = 8
@@ -67,4 +68,4 @@ def test_an_image_whose_worker_ray_kills_for_its_memory_is_quarantined(tmp_path,
     assert rows.group_by("model").len().sort("model").rows() == [
         ("greedy", GOOD * PER_PAIR), ("tests.toys:pooled", (GOOD + 1) * PER_PAIR)
     ]  # fmt: skip
-    assert camrobust("verify", tmp_path / "out").returncode == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0

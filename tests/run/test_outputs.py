@@ -4,14 +4,13 @@ from io import BytesIO
 
 import numpy as np
 import polars as pl
-import pytest
 from PIL import Image
 
 import camrobust as package
 from camrobust.interface.cli import main
-from tests.runs import camrobust, config, report
+from tests.in_process import run
+from tests.runs import config, report
 
-pytestmark = pytest.mark.cluster
 NAMES = (
     "a%20b.png",
     "a b.png",
@@ -38,8 +37,7 @@ def test_key_value_folders_above_the_output_are_no_partitions(tmp_path, capsys):
     for severity, output in zip((1, 2), outputs, strict=True):
         noise = [f"gaussian_noise:{severity}"]
         path = config(tmp_path, tmp_path / "cam#2?", output=f"{output}/", perturbations=noise, **changes)
-        told = camrobust("run", path)
-        assert told.returncode == 0, told.stderr
+        assert run(path).exit_code == 0
         found = package.load_run(output).scores
         assert found.height == len(NAMES) * 2 * 2
         assert set(found["dataset"]) == {"made up"}

@@ -10,11 +10,12 @@ from camrobust.bench.chaos.processes import descendants, is_stopped
 from camrobust.bench.chaos.proxy import Faults, failing_store
 from camrobust.results.folder import open_run
 from camrobust.results.verify import verify
+from tests.in_process import camrobust
 from tests.photos import write_photos
-from tests.runs import camrobust, config, done_of, end, named, scores, start, wait_for
+from tests.runs import config, done_of, end, named, scores, start, wait_for
 
 pytestmark = pytest.mark.cluster
-TERM = {"CAMROBUST_LEASE_TERM_S": "4"}
+TERM_S = "4"
 IMAGES = 24
 SMALL = {
     "image": {"resize": 72, "crop": 64},
@@ -25,6 +26,12 @@ SMALL = {
     "cams": ["gradcam", "random"],
 }
 NOT_OF_THE_RESULT = ("beats/", "progress/")
+
+
+@pytest.fixture(autouse=True)
+def term(monkeypatch):
+    """Also for the later drivers, which are at work in this process."""
+    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", TERM_S)
 
 
 @pytest.fixture
@@ -60,18 +67,18 @@ def judge(output, before, rows):
     return late
 
 
-def test_a_driver_and_a_worker_stopped_in_mid_commit_change_nothing_when_they_wake(tmp_path, photos):
+def test_a_driver_and_a_worker_stopped_in_mid_commit_change_nothing_when_they_wake(tmp_path, photos, capsys):
     output = str(tmp_path / "out")
     path = config(tmp_path, photos, **SMALL)
-    process = start("run", path, **TERM)
+    process = start("run", path)
     asleep = set()
     try:
         wait_for(lambda: (tmp_path / "out" / "commits").is_dir(), process)
         asleep = {stop_in_mid_commit(tmp_path / "out", process), process.pid}
         os.kill(process.pid, signal.SIGSTOP)
-        second = camrobust("run", path, **TERM)
-        assert second.returncode == 0, second.stderr
-        assert "another driver may be at work" in second.stderr
+        code, _, told = camrobust(capsys, "run", path)
+        assert code == 0, told
+        assert "another driver may be at work" in told
         before, rows = results(output), scores(output)
         assert rows.height == IMAGES * 5 * 2
         printed = wake(asleep, process)
@@ -100,18 +107,20 @@ def stop_in_mid_commit(out, process):
 
 
 @pytest.mark.s3
-def test_commits_that_reach_the_store_after_another_driver_is_done_do_not_count(tmp_path, photos, bucket, object_store):
+def test_commits_that_reach_the_store_after_another_driver_is_done_do_not_count(
+    tmp_path, photos, bucket, object_store, capsys
+):
     """Every commit of the first driver is held back on its way; the driver sleeps; both arrive late."""
     output = f"s3://{bucket}/out"
     path = config(tmp_path, photos, output=output, **SMALL)
     faults = Faults(hold=r"^PUT .*/commits/00000001-")
     with failing_store(object_store["AWS_ENDPOINT_URL"], faults) as address:
-        process = start("run", path, AWS_ENDPOINT_URL=address, **TERM)
+        process = start("run", path, AWS_ENDPOINT_URL=address)
         try:
             wait_for(lambda: faults.holding, process)
             os.kill(process.pid, signal.SIGSTOP)
-            second = camrobust("run", path, **TERM)
-            assert second.returncode == 0, second.stderr
+            code, _, told = camrobust(capsys, "run", path)
+            assert code == 0, told
             before, rows = results(output), scores(output)
             assert not [key for key in before if key.startswith("commits/00000001-")]
             faults.let_go.set()
@@ -128,9 +137,9 @@ def test_commits_that_reach_the_store_after_another_driver_is_done_do_not_count(
     assert "another driver has taken it over" in printed.splitlines()[-1]
     assert set(late) <= set(judge(output, before, rows))
     # The next driver clears them away, and only them.
-    again = camrobust("run", path, "--retry-failures", **TERM)
-    assert again.returncode == 0, again.stderr
-    assert "files that no commit counts" in again.stderr
+    code, _, told = camrobust(capsys, "run", path, "--retry-failures")
+    assert code == 0, told
+    assert "files that no commit counts" in told
     cleared = results(output)
     assert not [key for key in cleared if "/00000001-" in key]
     assert scores(output).equals(rows)

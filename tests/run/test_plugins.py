@@ -62,7 +62,7 @@ def measured(config):
     plan = make_plan(config, folder.manifest())
     rows = pending_batch(pending_parts(plan.manifest, len(plan.parts), folder.committed()))
     perturbed = Perturb(config, plan.parts, "cpu", None, plan.sources)(Load(config)(rows))
-    explained = Explain(config, plan.parts, frozenset(), plan.weights, "cpu", None, plan.sources)(perturbed)
+    explained = Explain(config, plan.parts, frozenset(), plan.weights, "cpu", 8, None, plan.sources)(perturbed)
     Commit(config.output, 0)(explained)
     return folder, plan, explained
 
@@ -113,9 +113,9 @@ def test_workers_refuse_another_source(folder):
     config = configured(folder)
     plan = make_plan(config)
     for worker in (Perturb, Explain):
-        between = () if worker is Perturb else (frozenset(), {})
+        before, after = ((), ()) if worker is Perturb else ((frozenset(), {}), (8,))
         with pytest.raises(UserError, match=r"^plugin 'own.methods': its source on this worker is not the driver's"):
-            worker(config, plan.parts, *between, "cpu", None, {"own.methods": "0" * 64})
+            worker(config, plan.parts, *before, "cpu", *after, None, {"own.methods": "0" * 64})
 
 
 def test_methods_must_come_from_a_plugin_that_the_configuration_names(folder):

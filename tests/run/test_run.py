@@ -2,20 +2,20 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 
 import polars as pl
 import pytest
-from PIL import Image
 
 from camrobust.bench.chaos.processes import descendants
+from camrobust.contract.config_file import load_config
 from camrobust.contract.schema import SCORES
 from camrobust.interface.cli import main
 from camrobust.results.folder import open_run
 from camrobust.results.status import status
+from tests import in_process
 from tests.photos import write_photos
 from tests.runs import (
     ROOT,
@@ -53,7 +53,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("run")
-    path = config(folder, photos, max_failure_share=0.5)
+    path = config(folder, photos, max_failure_share=0.5, cluster={})
     first = camrobust("run", path, "--json")
     assert first.returncode == 0, first.stderr
     return path, folder / "out", json.loads(first.stdout)
@@ -73,6 +73,15 @@ def test_every_row_is_there_once_and_bad_files_are_failure_rows(done, photos):
     assert failures(out)["model"].null_count() == 3
     assert printed["complete"]
     assert printed["planned_rows"] == (GOOD + 3) * 2 * PER_PAIR == printed["score_rows"] + printed["failed_rows"]
+
+
+def test_ray_changes_no_bit(done, tmp_path):
+    """Which worker measures what, and together with what, decides nothing: one process alone gives the same rows."""
+    path, out, _ = done
+    alone = in_process.run(load_config(str(path), output=str(tmp_path / "alone")))
+    assert alone.exit_code == 0
+    assert scores(tmp_path / "alone").equals(scores(out))
+    assert failures(tmp_path / "alone").sort("image_id").equals(failures(out).sort("image_id"))
 
 
 def test_the_folder_holds_what_design_promises(done):
@@ -121,28 +130,6 @@ def test_a_second_run_does_nothing_and_says_so(done, capsys):
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()} == before
 
 
-def test_deleted_score_files_are_restored_to_the_bit_in_several_rounds(done, tmp_path):
-    path, out, _ = done
-    copy = tmp_path / "out"
-    shutil.copytree(out, copy)
-    before = scores(copy)
-    for file in sorted(copy.glob("scores/*/model=007/*.parquet"))[:5]:
-        file.unlink()
-    assert camrobust("verify", copy).returncode == 1
-    code = (
-        "import sys; from camrobust.run import pipeline; pipeline.IMAGES_PER_ROUND = 4\n"
-        "from camrobust.interface.cli import main; sys.exit(main(['run', *sys.argv[1:]]))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(path), "--output", str(copy)], capture_output=True,
-                           text=True, check=False, env=environment(), cwd=ROOT, timeout=400)  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert "resuming: 6 of 11 images and parts are committed" in ended.stderr
-    assert scores(copy).equals(before)
-    assert "deleted" in ended.stderr
-    assert "files that no commit counts" in ended.stderr
-    assert json.loads(sorted(copy.glob("progress/*.json"))[-1].read_text())["done"] == 5
-
-
 def test_too_many_failures_is_exit_code_1(done, capsys):
     path, _, _ = done
     assert main(["run", str(path), "--set", "max_failure_share=0.1"]) == 1
@@ -158,131 +145,72 @@ def test_another_configuration_is_refused(done, capsys):
     )
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("many")
-    write_photos(folder / "set", 24, seed=1)
-    return folder / "set"
+NOISES = ("gaussian_noise", "salt_pepper", "speckle_noise", "uniform_noise", "shot_noise", "contrast")
+IN_ROUNDS = (
+    "import sys; from camrobust.run import pipeline; pipeline.IMAGES_PER_ROUND = int(sys.argv[1])\n"
+    "from camrobust.interface.cli import main; sys.exit(main(['run', *sys.argv[2:]]))"
+)
+MANY = 18
 
 
-def test_kill_9_of_an_explain_worker_loses_nothing(tmp_path, many):
-    path = config(tmp_path, many, perturbations=["gaussian_noise:1-5", "salt_pepper:1-5"])
+def commits_of(out):
+    return {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
+
+
+def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_end_exact(tmp_path, capsys):
+    """One run suffers all of it, one after the other; the rerun works in two rounds and does only the rest."""
+    write_photos(tmp_path / "set", MANY, seed=1)
+    # So much per image that many of them are left when the processes are found and ended.
+    path = config(tmp_path, tmp_path / "set", perturbations=[f"{name}:1-5" for name in NOISES], gallery_images=0,
+                  cluster={})  # fmt: skip
     out = tmp_path / "out"
     process = start("run", path)
     try:
-        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 2, process)
+        wait_for(lambda: len(commits_of(out)) >= 1, process)
         (victim, *_) = wait_for(lambda: named(descendants(process.pid), "ray::MapWorker(MapBatches(Explain))"), process)
         os.kill(victim, signal.SIGKILL)
-        assert len(list(out.glob("commits/*.parquet"))) < 24
-        output, _ = process.communicate(timeout=300)
-    finally:
-        end([*descendants(process.pid), process.pid])
-    assert process.returncode == 0, output
-    rows = scores(out)
-    assert rows.height == 24 * 2 * 5 * 10
-    assert rows.select("model", "image_id", "cam", "perturbation", "strength").is_unique().all()
-    assert not (out / "failures").exists()
-
-
-def test_kill_9_of_everything_on_the_way_then_a_rerun_is_exact_and_does_only_the_rest(tmp_path, many):
-    # So much per image that many of them are left when the processes are found and ended.
-    noises = ("gaussian_noise", "salt_pepper", "speckle_noise", "uniform_noise", "shot_noise", "contrast")
-    path = config(tmp_path, many, perturbations=[f"{name}:1-5" for name in noises])
-    out = tmp_path / "out"
-    process = start("run", path)
-    try:
-        wait_for(lambda: len(list(out.glob("commits/*.parquet"))) >= 5, process)
+        survived = len(commits_of(out))
+        # What the worker held is done by another: four commits more than could have been on their way.
+        wait_for(lambda: len(commits_of(out)) >= survived + 4, process)
         running = status(open_run(str(out)))
-        below = descendants(process.pid)
-        end([process.pid, *below])
+        end([process.pid, *descendants(process.pid)])
         process.communicate()
     finally:
         end([*descendants(process.pid), process.pid])
     assert running.state == "running"
-    assert 0 < running.committed < running.parts == 24
-    kept = {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
-    assert 5 <= len(kept) < 24
-    stopped = json.loads(camrobust("status", out, "--json").stdout)
-    assert (stopped["state"], stopped["committed"], stopped["attempts"]) == ("stopped", len(kept), 1)
+    assert 0 < running.committed < running.parts == MANY
+    kept = commits_of(out)
+    assert 5 <= len(kept) < MANY
+    code, printed, _ = in_process.camrobust(capsys, "status", out, "--json")
+    stopped = json.loads(printed)
+    assert (code, stopped["state"], stopped["committed"], stopped["attempts"]) == (0, "stopped", len(kept), 1)
     assert {"load", "perturb", "explain"} <= stopped["stages"].keys()
-    again = camrobust("run", path)
+    assert not (out / "failures").exists()
+
+    counted = open_run(str(out)).committed().tables("scores")
+    (out / sorted(key for key in counted if "model=007" in key)[0]).unlink()
+    assert main(["verify", str(out)]) == 1
+    left = MANY + 1 - len(kept)
+    rerun = [sys.executable, "-c", IN_ROUNDS, str(-(-left // 2)), str(path), "--set", "cluster.explainers=[1, 1]"]
+    again = subprocess.run(rerun, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT, timeout=400)
     assert again.returncode == 0, again.stderr
-    assert f"resuming: {len(kept)} of 24 images and parts are committed" in again.stderr
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    rows = scores(out)
-    assert rows.height == 24 * 2 * 5 * 30
-    assert rows.select("model", "image_id", "cam", "perturbation", "strength").is_unique().all()
-    finished = done_of(out)
+    assert f"resuming: {len(kept) - 1} of {MANY} images and parts are committed" in again.stderr
+    assert "deleted" in again.stderr
+    assert "files that no commit counts" in again.stderr
+    assert sum(kept.get(file) == since for file, since in commits_of(out).items()) == len(kept) - 1
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
-    assert redone["done"] == redone["total"] == 24 - len(kept)
+    assert redone["done"] == redone["total"] == left
     assert redone["stages"]["explain"]["images"] == redone["total"]
+    finished = done_of(out)
     assert finished.attempts == 2
     assert finished.stages["commit"].images >= redone["total"]
-    told = camrobust("status", out)
-    assert "complete: 24 of 24 images and parts (100.0%)" in told.stderr
-    assert "explain" in told.stdout
+    _, printed, told = in_process.camrobust(capsys, "status", out)
+    assert f"complete: {MANY} of {MANY} images and parts (100.0%)" in told
+    assert "explain" in printed
 
-
-def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, photos):
-    path = config(tmp_path, photos / "wnid", models=["tests.toys:only_on_the_driver"])
-    result = camrobust("run", path)
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("camrobust: ")
-    assert "tests.toys:only_on_the_driver raised RuntimeError: this worker has no such file (toys.py, line " in last
-
-
-def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_again(tmp_path, photos):
-    folder = tmp_path / "set"
-    shutil.copytree(photos / "wnid", folder)
-    Image.new("RGB", (256, 256), (0, 0, 0)).save(folder / "black.png")
-    Image.new("RGB", (256, 256), (255, 255, 255)).save(folder / "white.png")
-    models = ["tests.toys:pooled", {"name": "fragile", "builder": "tests.toys:fragile"}]
-    path = config(tmp_path, folder, models=models, max_failure_share=1, cluster={"image_timeout_s": 5})
-    result = camrobust("run", path)
-    assert result.returncode == 0, result.stderr
-    found = failures(tmp_path / "out").sort("image_id")
-    assert found.select("image_id", "model", "stage", "kind").rows() == [
-        (name, "fragile", "explain", "quarantined") for name in ("black.png", "white.png")
-    ]
-    sentence = "the worker died 3 times at this image (crash, out of memory, or more than 5 s in the stage explain)"
-    assert set(found["message"]) == {sentence}
-    rows = scores(tmp_path / "out")
-    assert rows.group_by("model").len().sort("model").rows() == [
-        ("fragile", GOOD * PER_PAIR), ("tests.toys:pooled", (GOOD + 2) * PER_PAIR)
-    ]  # fmt: skip
-    assert "2 images failed" in result.stderr
-    for name in ("black.png", "white.png"):
-        shutil.copy(folder / "photo-000.jpg", folder / name)
-    again = camrobust("run", path, "--retry-failures")
-    assert again.returncode == 0, again.stderr
-    assert "measuring 2 failed images again" in again.stderr
-    after = scores(tmp_path / "out")
-    assert after.height == 2 * (GOOD + 2) * PER_PAIR
-    assert not list((tmp_path / "out" / "failures").glob("*.parquet"))
-    whole = ~pl.col("image_id").is_in(["black.png", "white.png"])
-    assert after.filter(whole).equals(rows.filter(whole))
-
-
-@pytest.mark.data
-def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, shared_data):
-    folder = tmp_path / "set"
-    shutil.copytree(shared_data / "bad", folder)
-    write_photos(folder, 3)
-    # Sparse: a hundred gigabytes that take no room here, and that no worker could hold.
-    with (folder / "huge.jpg").open("wb") as file:
-        file.truncate(10**11)
-    names = {"huge.jpg", *(file.name for file in (shared_data / "bad").iterdir())}
-    path = config(tmp_path, folder, max_failure_share=1, models=["tests.toys:pooled"])
-    result = camrobust("run", path)
-    assert result.returncode == 0, result.stderr
-    scored = set(scores(tmp_path / "out")["image_id"]) - {f"photo-{n:03}.jpg" for n in range(3)}
-    failed = dict(failures(tmp_path / "out").select("image_id", "kind").rows())
-    assert scored | failed.keys() == names
-    assert not scored & failed.keys()
-    assert len(scored) + len(failed) == 22
-    bombs = ("bomb_50000x50000_1bit.png", "bomb_header_only.png", "huge.jpg")
-    assert {failed[name] for name in bombs} == {"too_large"}
-    assert failed["html_error_page.jpg"] == "not_an_image"
-    assert failed["truncated_half.jpg"] == failed["corrupt_idat_crc.png"] == "truncated"
-    assert {"alpha.png", "animated.gif", "cmyk.jpg", "gray16.png", "one_pixel.png", "palette.png"} <= scored
+    rows = scores(out)
+    assert rows.height == MANY * 2 * 5 * 30
+    whole = load_config(str(path), output=str(tmp_path / "whole"))
+    assert in_process.run(whole).exit_code == 0
+    assert rows.equals(scores(tmp_path / "whole"))
+    assert not (out / "failures").exists()

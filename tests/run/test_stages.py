@@ -18,13 +18,19 @@ from camrobust.measure.model import bytes_per_image
 from camrobust.results.counted import pending_parts, read_committed
 from camrobust.run import placement
 from camrobust.run import plan as plans
-from camrobust.run.batch_sizes import batch_bytes_per_image, images_per_commit, images_per_perturb
+from camrobust.run.batch_sizes import (
+    batch_bytes_per_image,
+    images_per_block,
+    images_per_commit,
+    images_per_pass,
+    variant_bytes,
+)
 from camrobust.run.pipeline import COMMIT_CPUS, gallery
-from camrobust.run.placement import check_room, place
+from camrobust.run.placement import check_room, explain_perturbs, place
 from camrobust.run.stages import perturb as stage
 from camrobust.run.stages.batches import PENDING, batch_of, pending_batch, tensors_of
 from camrobust.run.stages.commit import Commit
-from camrobust.run.stages.explain import Explain, auto_batch
+from camrobust.run.stages.explain import Explain
 from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
 from tests.photos import write_photos
@@ -46,7 +52,7 @@ def measured(plan, images):
     """What Explain gives for these images."""
     loaded = Load(plan.config)(pending_batch(images))
     perturbed = Perturb(plan.config, plan.parts, "cpu")(loaded)
-    return Explain(plan.config, plan.parts, gallery(plan), plan.weights, "cpu")(perturbed)
+    return Explain(plan.config, plan.parts, gallery(plan), plan.weights, "cpu", plan.pass_sizes["cpu"])(perturbed)
 
 
 @pytest.fixture
@@ -171,7 +177,7 @@ def test_images_are_perturbed_together_as_alone(tmp_path):
     assert not np.array_equal(one[1], other[1])
 
 
-def test_perturb_holds_the_variants_of_one_group_besides_its_result(plan_of, monkeypatch):
+def test_perturb_holds_the_variants_of_one_pass_besides_its_result(plan_of, monkeypatch):
     plan = plan_of(variants_per_part=4)
     loaded = Load(plan.config)(pending_batch(pending(plan)))
     made, alive = [], []
@@ -185,7 +191,8 @@ def test_perturb_holds_the_variants_of_one_group_besides_its_result(plan_of, mon
     monkeypatch.setattr(stage, "make_variants", watched)
     before = pa.total_allocated_bytes()
     perturbed = Perturb(plan.config, plan.parts, "cpu")(loaded)
-    assert alive == [0] * len(plan.parts) == [0, 0, 0]
+    # On a core each image is perturbed alone, in three parts.
+    assert alive == [0] * 3 * len(plan.parts) == [0] * 9
     assert not any(group() is not None for group in made)
     # Arrow has copied no tensor: all lie in the buffers into which they were written.
     assert perturbed["segments"].nbytes > 3 * 3 * 224 * 224 * 4
@@ -211,10 +218,10 @@ def test_an_image_that_perturb_refuses_leaves_the_others_as_they_are(plan_of, mo
     loaded, perturb = Load(plan.config)(pending_batch(pending(plan))), Perturb(plan.config, plan.parts, "cpu")
     whole = perturb(loaded)
 
-    def over_all(dataset, names, work, refuse, *, part):
-        innocent = [place for place, name in enumerate(names) if name != "photo-001.jpg"]
+    def over_all(items, work, refuse):
+        innocent = [place for place, item in enumerate(items) if item.image_id != "photo-001.jpg"]
         results = dict(zip(innocent, work(innocent), strict=True))
-        return [results[place] if place in results else refuse("it died") for place in range(len(names))]
+        return [results[place] if place in results else refuse("it died") for place in range(len(items))]
 
     monkeypatch.setattr(perturb.watch, "over_all", over_all)
     refused = perturb(loaded)
@@ -239,7 +246,7 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
     })  # fmt: skip
     loaded = Load(config)(pending)
     assert loaded["pixels"].is_null().to_pylist() == [False, True, True]
-    explained = Explain(config, parts, frozenset(), {}, "cpu")(Perturb(config, parts, "cpu")(loaded))
+    explained = Explain(config, parts, frozenset(), {}, "cpu", 8)(Perturb(config, parts, "cpu")(loaded))
     rows = explained.select(["image_id", "part", "failures", "images"]).to_pylist()
     assert [(row["image_id"], row["part"], len(row["failures"]), len(row["images"])) for row in rows] == [
         ("photo", 0, 0, 1), ("photo", 1, 0, 0), ("photo", 2, 0, 0), ("gone", 0, 1, 0), ("gone", 1, 0, 0),
@@ -260,14 +267,37 @@ def test_models_that_raise_or_leave_become_failure_rows_and_the_others_go_on(run
     }
 
 
-def test_images_perturbed_at_once_are_bounded(plan_of):
+def test_images_perturbed_at_once_are_bounded():
+    assert images_per_pass(224, 95, "cpu") == 1
+    assert images_per_pass(224, 95, "cuda") == 8
+    assert images_per_pass(1024, 47, "cuda") == 1
+    assert images_per_pass(4096, 1, "cuda") == 2
+
+
+def test_a_block_holds_64_images_unless_bytes_work_or_the_number_of_workers_forbid_it(plan_of):
     plan = plan_of()
-    assert images_per_perturb(plan, "cpu", 8) == 1
-    assert images_per_perturb(plan, "cuda", 8) == 8
-    assert images_per_perturb(plan, "cuda", 3) == 3
-    image = plan.config.image.model_copy(update={"resize": 2048, "crop": 2048})
+    assert images_per_block(plan, 10**6, 2, "cpu") == images_per_block(plan, 10**6, 2, "cuda") == 64
+    assert [images_per_block(plan, images, 4, "cuda") for images in (3, 64, 640, 10**4)] == [1, 2, 20, 64]
+    models = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(3)]
+    assert images_per_block(plan_of(models=models), 10**6, 2, "cpu") == 768 // (3 * 11) == 23
+    assert images_per_block(plan_of(cams=["gradcam", "finercam"]), 10**6, 2, "cpu") == 768 // (5 * 11) == 13
+    assert images_per_block(plan_of(cams=["scorecam"]), 10**6, 2, "cuda") == 32_768 // (513 * 11) == 5
+    attacked = plan_of(perturbations=["pgd:epsilon=8,steps=98,step=1"])
+    assert images_per_block(attacked, 10**6, 2, "cpu") == 768 // (2 + attacked.variants[0].attack_passes) == 7
+    # Ray Data cuts blocks of more than 128 MiB; 95 variants of 224 px have 13.8.
+    many = replace(plan, variants=plan.variants * 9 + plan.variants[:5], parts=(plan.variants * 10,))
+    assert (len(many.variants), images_per_block(many, 10**6, 2, "cuda")) == (95, 9)
+    assert 9 * variant_bytes(many) <= 128 * 2**20 < 10 * variant_bytes(many)
+    image = plan.config.image.model_copy(update={"resize": 4096, "crop": 4096})
     large = replace(plan, config=plan.config.model_copy(update={"image": image}))
-    assert images_per_perturb(large, "cuda", 8) == 1
+    assert images_per_block(large, 10**6, 2, "cuda") == 1
+
+
+def test_a_block_for_explain_weighs_what_was_estimated(plan_of):
+    plan = plan_of(variants_per_part=4)
+    perturbed = Perturb(plan.config, plan.parts, "cpu")(Load(plan.config)(pending_batch(pending(plan))))
+    tensors = perturbed["variants"].nbytes + perturbed["segments"].nbytes
+    assert 3 * variant_bytes(plan) <= tensors < 1.001 * 3 * variant_bytes(plan)
 
 
 def test_weights_that_changed_since_the_run_began_are_refused(tmp_path, plan_of):
@@ -298,6 +328,10 @@ def test_commits_are_large_but_never_much_of_the_run(plan_of):
     plan = plan_of()
     assert images_per_commit(plan, 4) == 1
     assert images_per_commit(plan, 50_000) == 500
+    assert images_per_commit(plan, 50_000, 64) == 8 * 64
+    assert images_per_commit(plan, 5_000, 64) == 64
+    assert images_per_commit(plan, 10**9, 64) % 64 == 0
+    assert images_per_commit(plan, 10**9, 10**9) == images_per_commit(plan, 10**9)
     rows = images_per_commit(plan, 10**9) * plan.rows_per_image
     assert 0.99 * 64 * 2**20 < rows * plan.row_bytes <= 64 * 2**20
     models = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(8)]
@@ -342,16 +376,20 @@ def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     assert found.explainers[0] >= 1
 
 
-def test_the_batch_is_as_large_as_memory_holds(plan_of):
+def test_the_size_of_passes_is_decided_by_the_plan_and_kept(plan_of):
     plan = plan_of()
     model = plans.build(plan.config.models[0], 224)
     # Pooled: four layers of 8 × 56 × 56 and 8 × 14 × 14 values, a pooled vector, ten logits.
     need = 4 * (2 * 8 * 56 * 56 + 2 * 8 * 14 * 14 + 8 + 10)
     assert bytes_per_image(model, 224) == need
-    for free, batch in ((0, 1), (2 * need, 1), (6 * need, 3), (10**12, 8)):
-        assert auto_batch([model], plan.config, "cpu", free) == batch
-    assert auto_batch([model], plan.config, "cuda", 10**12) == 64
-    assert 1 <= auto_batch([model], plan.config, "cpu") <= 8
+    # Ten variants and the clean image fill a pass of eleven.
+    assert plan.pass_sizes == plans.pass_sizes(plan.config, plan.parts, need) == {"cpu": 11, "cuda": 128}
+    assert plans.pass_sizes(plan.config, plan.parts, 2**30) == {"cpu": 2, "cuda": 16}
+    recorded = {"cpu": 5, "cuda": 7}
+    assert plans.make_plan(plan.config, plan.manifest, sizes=recorded).pass_sizes == recorded
+    asked = plan_of(cluster={"batch": 3})
+    assert asked.pass_sizes == {"cpu": 3, "cuda": 3}
+    assert plans.make_plan(asked.config, plan.manifest, sizes=recorded).pass_sizes == {"cpu": 3, "cuda": 3}
 
 
 def test_workers_that_are_always_there_leave_room_to_load(plan_of, monkeypatch):
@@ -392,3 +430,41 @@ def test_workers_that_this_machine_has_no_room_for_are_refused(plan_of, monkeypa
     with pytest.raises(UserError) as error:
         check_room(plan_of(cluster=cluster))
     assert str(error.value) == sentence
+
+
+def test_explain_workers_that_perturb_give_the_same_rows(plan_of):
+    """To the bit: in several parts, some of them missing, with a broken image, and with maps for the gallery."""
+    plan = plan_of(variants_per_part=4, gallery_images=4)
+    every = pending(plan)
+    some = every.with_columns(parts=pl.Series([[0, 1, 2], [0, 2], [1], [2]]))
+    loaded = Load(plan.config)(pending_batch(some))
+    arguments = (plan.config, plan.parts, gallery(plan), plan.weights, "cpu", plan.pass_sizes["cpu"])
+    own = Explain(*arguments)(Perturb(plan.config, plan.parts, "cpu")(loaded))
+    with_explain = Explain(*arguments, perturbs=True)(loaded)
+    assert own["part"].to_pylist() == [0, 1, 2, 0, 2, 1, 2]
+    assert sum(map(len, own["failures"].to_pylist())) == 1
+    assert sum(map(len, own["maps"].to_pylist())) > 0
+    assert with_explain.equals(own)
+
+
+@pytest.mark.parametrize(
+    ("perturb", "device", "models", "variants", "wanted"),
+    [
+        ("auto", "cpu", 1, 95, False), ("auto", "cuda", 1, 5, True), ("auto", "cuda", 3, 12, False),
+        ("auto", "cuda", 3, 13, True), ("own", "cuda", 1, 95, False), ("with_explain", "cpu", 5, 5, True),
+    ],
+)  # fmt: skip
+def test_explain_workers_perturb_where_the_trip_would_cost_more(plan_of, perturb, device, models, variants, wanted):
+    named = [{"name": f"m{number}", "builder": "tests.toys:pooled"} for number in range(models)]
+    plan = plan_of(models=named, cluster={"perturb": perturb})
+    assert explain_perturbs(replace(plan, variants=plan.variants[:1] * variants), device) == wanted
+
+
+def test_where_explain_workers_perturb_no_others_are_asked_for(plan_of, monkeypatch):
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(placement.ray, "nodes", lambda: [{"Labels": {}}])
+    plan = plan_of(cluster={"perturb": "with_explain", "cpus_per_loader": 100})
+    found = place(plan)
+    assert (found.perturbers, found.explainers, found.explain) == (None, (2, 2), {"num_cpus": 0.375})
+    with pytest.raises(UserError, match="a worker of load, 0 of perturb and 2 of explain together ask for 100"):
+        check_room(plan)

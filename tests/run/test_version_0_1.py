@@ -1,7 +1,6 @@
 """Run folders that version 0.1 wrote, before leases fenced commits: made by its own code, one killed on the way."""
 
 import json
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,17 +12,19 @@ from polars.testing import assert_frame_equal
 from camrobust.contract.former_names import renamed_settings
 from camrobust.interface.evaluation import load_run
 from camrobust.results.folder import open_run
-from tests.runs import command, environment, failures, scores
+from tests.in_process import camrobust
+from tests.runs import failures, scores
 
-pytestmark = pytest.mark.cluster
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "version_0_1.tar.gz"
 IMAGES = 9
 ROWS = 8 * 3 * 2
 
 
 @pytest.fixture
-def old(tmp_path):
+def old(tmp_path, monkeypatch):
     """The old runs, with their configurations under today's names; the module of their network has moved since."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     for name in ("complete", "half"):
@@ -38,38 +39,33 @@ def old(tmp_path):
     return tmp_path
 
 
-def camrobust(folder, *arguments):
-    return subprocess.run(command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True,
-                          check=False, timeout=400)  # fmt: skip
-
-
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_complete_run_is_read_and_left_as_it_is(old):
+def test_a_complete_run_is_read_and_left_as_it_is(old, capsys):
     before = files(old / "complete")
     for arguments in (("verify", "complete"), ("status", "complete"), ("run", "complete.yaml")):
-        told = camrobust(old, *arguments)
-        assert told.returncode == 0, told.stderr
-    assert "nothing to do" in told.stderr
+        code, _, told = camrobust(capsys, *arguments)
+        assert code == 0, told
+    assert "nothing to do" in told
     assert files(old / "complete") == before
     assert load_run(old / "complete").scores.height == ROWS
     for arguments in (("aggregate", "complete"), ("report", "complete")):
-        told = camrobust(old, *arguments)
-        assert told.returncode == 0, told.stderr
+        code, _, told = camrobust(capsys, *arguments)
+        assert code == 0, told
     assert (old / "complete" / "report" / "index.html").is_file()
     left = {path: content for path, content in before.items() if "summary" not in path.parts}
     assert left.items() <= files(old / "complete").items()
 
 
-def test_a_run_that_was_killed_is_resumed_and_completed(old):
+def test_a_run_that_was_killed_is_resumed_and_completed(old, capsys):
     before = files(old / "half")
     committed = open_run(str(old / "half")).committed().parts.height
     assert 0 < committed < IMAGES
-    told = camrobust(old, "run", "half.yaml")
-    assert told.returncode == 0, told.stderr
-    assert f"resuming: {committed} of {IMAGES} images and parts are committed" in told.stderr
+    code, _, told = camrobust(capsys, "run", "half.yaml")
+    assert code == 0, told
+    assert f"resuming: {committed} of {IMAGES} images and parts are committed" in told
     after = files(old / "half")
     assert before.items() <= after.items()
     # The archive was written on another machine, whose processor may round the last bit otherwise.
@@ -80,13 +76,13 @@ def test_a_run_that_was_killed_is_resumed_and_completed(old):
     assert (old / "half" / "done" / "00000003.json").is_file()
 
 
-def test_failed_images_of_an_old_run_are_measured_again(old):
+def test_failed_images_of_an_old_run_are_measured_again(old, capsys):
     """The image that was cut off is whole now; the commits of version 0.1 give way to what is kept of them."""
     (old / "photos" / "cut.jpg").write_bytes((old / "photos" / "photo-000.jpg").read_bytes())
     before = scores(old / "complete")
-    told = camrobust(old, "run", "complete.yaml", "--retry-failures")
-    assert told.returncode == 0, told.stderr
-    assert "measuring 1 failed images again" in told.stderr
+    code, _, told = camrobust(capsys, "run", "complete.yaml", "--retry-failures")
+    assert code == 0, told
+    assert "measuring 1 failed images again" in told
     after = scores(old / "complete")
     assert after.filter(pl.col("image_id") != "cut.jpg").equals(before)
     assert after.height == ROWS // 8 * 9

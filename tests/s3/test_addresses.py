@@ -20,7 +20,8 @@ from camrobust.results.folder import fresh_folder
 from camrobust.run.stages.batches import pending_batch, tensors_of
 from camrobust.run.stages.load import Load
 from tests.documents import write_json
-from tests.runs import camrobust, config
+from tests.in_process import camrobust
+from tests.runs import config
 
 pytestmark = pytest.mark.s3
 FOLDER = "cam#2?v=1"
@@ -108,19 +109,18 @@ def test_a_whole_bucket_has_no_fresh_folder_beside_it(bucket):
         fresh_folder(f"s3://{bucket}/")
 
 
-@pytest.mark.cluster
-def test_outputs_with_odd_names_are_separate_runs(bucket, photos, object_store, tmp_path, capsys):
+def test_outputs_with_odd_names_are_separate_runs(bucket, photos, tmp_path, capsys):
     outputs = [f"s3://{bucket}/dataset=mine/lr=0.1/exp#{number}?a%20b +[1]*" for number in (1, 2)]
     images = [{"name": "odd/#1", "images": f"s3://{bucket}/{FOLDER}"}]
     changes = {"datasets": images, "cams": ["gradcam", "random"], "segments": {"method": "grid"}, "gallery_images": 2}
     for seed, output in enumerate(outputs):
         noise = [f"gaussian_noise:{1 + seed}"]
         path = config(tmp_path, "", output=output, perturbations=noise, **changes)
-        told = camrobust("run", path, "--json", **object_store)
-        assert told.returncode == 0, told.stderr
-        assert json.loads(told.stdout)["score_rows"] == len(NAMES) * 2 * 2
-        again = camrobust("run", path.with_name("run.yaml"), **object_store)
-        assert "nothing to do" in again.stderr
+        code, printed, told = camrobust(capsys, "run", path, "--json")
+        assert code == 0, told
+        assert json.loads(printed)["score_rows"] == len(NAMES) * 2 * 2
+        _, _, told = camrobust(capsys, "run", path.with_name("run.yaml"))
+        assert "nothing to do" in told
     brightness = {
         name: float(np.asarray(Image.open(BytesIO(content))).mean() / 255) for name, content in photos.items()
     }

@@ -10,6 +10,7 @@ from camrobust.contract.errors import RunFailed
 from camrobust.io import s3
 from camrobust.io.s3_client import client, forget_clients
 from camrobust.io.store import open_store
+from tests import in_process
 from tests.photos import write_photos
 from tests.runs import camrobust, config, scores
 
@@ -71,7 +72,7 @@ def test_a_slow_object_is_given_up(faults, bucket, monkeypatch):
 
 
 @pytest.mark.cluster
-def test_a_run_on_a_faulty_store_is_resumed_and_exact(faults, bucket, object_store, tmp_path, monkeypatch):
+def test_a_run_on_a_faulty_store_is_resumed_and_exact(faults, bucket, object_store, tmp_path, capsys, monkeypatch):
     write_photos(tmp_path / "set", 6)
     source = open_store(f"s3://{bucket}/photos")
     for path in (tmp_path / "set").iterdir():
@@ -88,15 +89,20 @@ def test_a_run_on_a_faulty_store_is_resumed_and_exact(faults, bucket, object_sto
             break
     assert faults.struck.keys() == {"refuse", "cut", "deaf"}
     faults.shares = {"refuse": 1}
-    refused = camrobust("verify", f"s3://{bucket}/runs/one", **through, AWS_MAX_ATTEMPTS="2")
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
+    with monkeypatch.context() as fewer:
+        fewer.setenv("AWS_MAX_ATTEMPTS", "2")
+        forget_clients()
+        code, _, told = in_process.camrobust(capsys, "verify", f"s3://{bucket}/runs/one")
+    assert (code, len(told.splitlines())) == (1, 1), told
     faults.shares = {}
-    last = camrobust("run", path, "--quiet", **through)
-    assert last.returncode == 0, last.stderr
-    assert camrobust("verify", f"s3://{bucket}/runs/one", **through).returncode == 0
+    forget_clients()
+    last = in_process.run(path)
+    assert last.exit_code == 0
+    assert in_process.camrobust(capsys, "verify", f"s3://{bucket}/runs/one")[0] == 0
     local = config(tmp_path, tmp_path / "set", datasets=[{"name": "s3", "images": str(tmp_path / "set")}],
                    models=["tests.toys:pooled"])  # fmt: skip
-    assert camrobust("run", local, "--quiet").returncode == 0
+    assert in_process.run(local).exit_code == 0
+
     import camrobust as package
 
     keys = ["image_id", "cam", "perturbation", "strength", "replicate"]

@@ -18,6 +18,7 @@ from camrobust.results.folder import open_run
 from camrobust.run.plan import make_plan
 from camrobust.run.stages.commit import Commit
 from camrobust.run.stages.load import Load
+from tests import in_process
 from tests.photos import write_photos
 from tests.runs import camrobust, config
 
@@ -83,9 +84,9 @@ def test_a_run_from_and_to_s3(bucket, object_store, tmp_path, capsys):
     victim = next(key for key in sorted(keys) if key.startswith("scores/"))
     run.delete(victim)
     assert main(["verify", f"s3://{bucket}/runs/one"]) == 1
-    healed = camrobust("run", path, "--json", **object_store)
-    assert healed.returncode == 0, healed.stderr
-    assert json.loads(healed.stdout)["score_rows"] == 4 * 2 * 25
+    healed = in_process.run(path)
+    assert healed.exit_code == 0
+    assert healed.verdict.score_rows == 4 * 2 * 25
 
     import camrobust as package
 

@@ -91,7 +91,7 @@ def _bare(config: RunConfig) -> float:
     plan, folder = make_plan(config), open_run(config.output)
     load, commit = Load(config), Commit(folder.uri, 0)
     perturb = Perturb(config, plan.parts, "cpu")
-    explain = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu")
+    explain = Explain(config, plan.parts, gallery(plan), plan.weights, "cpu", plan.pass_sizes["cpu"])
     pending = pending_batch(pending_parts(plan.manifest, len(plan.parts), folder.committed()))
     per_commit = images_per_commit(plan, plan.manifest.height)
     for start in range(0, pending.num_rows, per_commit):

@@ -7,7 +7,7 @@ the blocks, bytes and operators of the run.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -20,8 +20,11 @@ from torch import Tensor
 
 from camrobust.core.perturb import Variant
 from camrobust.io.images import Photo
-from camrobust.measure.image import Columns, Explained, MeasureSettings, Sample
+from camrobust.measure.image import Explained
+from camrobust.measure.image_batch import ImageBatch
 from camrobust.measure.model import Model
+from camrobust.measure.score_rows import PER_ROW, Columns, score_rows
+from camrobust.measure.settings import ImageVariants, MeasureSettings
 from camrobust.run.pipeline import Kinds
 from camrobust.run.stages.commit import Commit
 from camrobust.run.stages.explain import Explain
@@ -65,34 +68,20 @@ def copies(images: Tensor, planned: Sequence[Variant], *_arguments: object) -> T
 
 
 def constant_rows(
-    model: Model, sample: Sample, _pixels: Tensor, planned: Sequence[Variant], settings: MeasureSettings
-) -> tuple[Columns, Explained]:
-    """Score rows with all columns, of which only the image's name is new."""
-    columns = _template(model.name, sample.dataset, tuple(planned), settings)
-    name = np.full(len(planned) * len(settings.cams), sample.image_id, object)
-    return columns | {"image_id": name}, _nothing()
-
-
-@cache
-def _template(model: str, dataset: str, planned: tuple[Variant, ...], settings: MeasureSettings) -> Columns:
-    K, count = len(settings.cams), len(planned) * len(settings.cams)
-    text = {"dataset": [dataset] * count, "model": [model] * count, "cam": [*settings.cams] * len(planned)}
-    text |= {
-        name: [getattr(variant, name) for variant in planned for _ in range(K)] for name in ("perturbation", "strength")
-    }
-    columns: Columns = {}
-    for column in settings.columns():
-        if column.type == "string":
-            columns[column.name] = np.array(text.get(column.name, ["ok"] * count), object)
-        else:
-            columns[column.name] = np.full(count, 0.5 if "float" in column.type else 1, np.dtype(column.type))
-    return columns
-
-
-@cache
-def _nothing() -> Explained:
-    one = torch.zeros(1)
-    return Explained(one.byte(), one, one.long(), one, one[0])
+    model: Model,
+    images: Sequence[ImageVariants],
+    settings: MeasureSettings,
+    _renew: Callable[[], None],
+    keep: Set[int],
+) -> tuple[Columns, dict[int, Explained]]:
+    """The score rows of images whose maps all agree by one half; made as in a run, without maps for the gallery."""
+    if keep:
+        raise ValueError("bench: the stub has no maps; set gallery_images to 0")
+    batch = ImageBatch(images)
+    half = np.full((len(batch), len(settings.cams)), 0.5, np.float32)
+    names = ("rbo", "rbo_adjusted", *(one.name for one in settings.measures()))
+    compared = dict.fromkeys(names, half) | {"flat": half * 0, "finite": half * 2}
+    return score_rows(model.name, batch, settings.cams, np.zeros((len(PER_ROW), len(batch))), compared), {}
 
 
 SCIENCE: Mapping[str, Mapping[str, Any]] = {

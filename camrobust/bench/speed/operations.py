@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from camrobust.bench.speed.passes import MODEL, check_device, interleaved, machine, random_model
 from camrobust.core.explain.cams import CLASSIC
-from camrobust.core.perturb import Variant, variants
-from camrobust.measure.image import Columns, Explained, MeasureSettings, Sample, measure
+from camrobust.core.perturb import variants
+from camrobust.measure.image import measure
 from camrobust.measure.model import Model, wrap
+from camrobust.measure.score_rows import Columns
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
 
 PASS = 128
 """Variants in one pass, the clean ones included."""
@@ -32,6 +34,8 @@ IMAGES = 8
 HOST = {5: 64, 15: 32, 90: 16}
 """Perturbed variants of an image, and how many images are measured at once to time the host."""
 SIDE = 224
+HOST_SIDE = 64
+"""Side of the images on which the host is timed, px: on a CPU, large ones would time the processor's memory."""
 PARTS = (
     ("core/explain/cams/", "", "CAMs"),
     ("core/explain/evidence.py", "explain", "CAMs"),
@@ -39,44 +43,13 @@ PARTS = (
     ("core/precision.py", "", "forward"),
     ("measure/model.py", "", "forward"),
     ("core/", "", "comparison"),
-    ("measure/image.py", "map_agreement", "comparison"),
+    ("measure/comparison.py", "", "comparison"),
     ("measure/", "", "rows"),
 )
 """Place in the package, function ("" for all), and the part of a pass to which operations from there are counted. The
 first line that holds counts. `forward` holds the inputs and the backward pass, `rows` all else that measure/ does."""
 ORDER = ("forward", "CAMs", "comparison", "rows")
 MOST_COMMON = 5
-
-
-class ImageVariants(NamedTuple):
-    """One image of a pass.
-
-    Attributes:
-        sample: its key and segments.
-        pixels: (V+1, 3, H, W) uint8, the clean variant first.
-        variants: the V perturbed variants.
-    """
-
-    sample: Sample
-    pixels: Tensor
-    variants: Sequence[Variant]
-
-
-def measure_images(
-    model: Model, images: Sequence[ImageVariants], settings: MeasureSettings
-) -> tuple[list[Columns], list[Explained]]:
-    """Score rows and maps of several images: the one place where this benchmark calls the science.
-
-    Args:
-        model: the classifier.
-        images: of one model.
-        settings: of the measuring.
-
-    Returns:
-        Columns to be made into tables, and the maps of every image.
-    """
-    measured = [measure(model, *image, settings) for image in images]
-    return [columns for columns, _ in measured], [explained for _, explained in measured]
 
 
 class Operations(TorchDispatchMode):
@@ -166,9 +139,9 @@ def count_pass(model: Model, precision: str = "fp32", images: int = IMAGES, side
     """
     batch = _images(images, PASS // images - 1, side)
     settings = MeasureSettings(CLASSIC, batch=PASS, precision=precision)
-    measure_images(model, batch, settings)
+    measure(model, batch, settings)
     with Operations() as counting:
-        measure_images(model, batch, settings)
+        measure(model, batch, settings)
     rows = [_counted(part, counting.counted[part]) for part in ORDER]
     return [*rows, _counted("together", sum(counting.counted.values(), Counter()))]
 
@@ -182,10 +155,10 @@ def _counted(part: str, counted: Counter[str]) -> dict[str, Any]:
 
 
 def tiny_network() -> nn.Module:
-    """Four tiny layers with a 7 × 7 map of 32 channels at 224 px: nearly all time is the host's."""
+    """Four tiny layers with an 8 × 8 map of 32 channels at 64 px: nearly all time is the host's."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 7, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
         nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
 
@@ -220,16 +193,16 @@ def _host(device: str, repeats: int) -> list[dict[str, Any]]:
 
     On a CPU they are milliseconds of its time, so that other work on the machine does not count.
     """
-    model = tiny_model(device)
+    model = tiny_model(device, HOST_SIDE)
     clock = time.process_time if device == "cpu" else time.perf_counter
     rows = []
     with _one_thread():
         for perturbed, count in HOST.items():
-            batch, settings = _images(count, perturbed), MeasureSettings(CLASSIC, batch=PASS)
-            work: dict[str, Callable[[], object]] = {"measure": partial(measure_images, model, batch, settings)}
+            batch, settings = _images(count, perturbed, HOST_SIDE), MeasureSettings(CLASSIC, batch=PASS)
+            work: dict[str, Callable[[], object]] = {"measure": partial(measure, model, batch, settings)}
             to_table = _to_table(settings)
             if to_table is not None:
-                work["tables"] = partial(to_table, measure_images(model, batch, settings)[0])
+                work["tables"] = partial(to_table, measure(model, batch, settings)[0])
             seconds = interleaved(work, repeats, device, clock)
             ms = {name: statistics.median(times) * 1000 / count for name, times in seconds.items()}
             shown = {f"{name}_ms": round(ms[name], 3) if name in ms else None for name in ("measure", "tables")}
@@ -248,13 +221,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _to_table(settings: MeasureSettings) -> Callable[[Sequence[Columns]], Any] | None:
+def _to_table(settings: MeasureSettings) -> Callable[[Columns], Any] | None:
     """The conversion of score columns to Arrow; None where polars or pyarrow are not installed."""
     try:
         from camrobust.results.arrow import make_table
     except ImportError:
         return None
-    return lambda parts: [make_table(settings.columns(), columns) for columns in parts]
+    return partial(make_table, settings.columns())
 
 
 def _bytes(device: str, perturbed: int) -> dict[str, Any]:
@@ -263,7 +236,7 @@ def _bytes(device: str, perturbed: int) -> dict[str, Any]:
     settings = MeasureSettings(CLASSIC, batch=PASS)
     model = tiny_model(device)
     with Operations() as counting:
-        (columns,), _ = measure_images(model, [image], settings)
+        columns, _ = measure(model, [image], settings)
     if device == "cuda":
         there, back = counting.moved_bytes["cpu"], counting.moved_bytes["cuda"]
     else:
@@ -272,7 +245,7 @@ def _bytes(device: str, perturbed: int) -> dict[str, Any]:
     to_table = _to_table(settings)
     # The crop and its segments (int32) from Load, the segments and the variants from Perturb, the rows from Explain.
     stored = image.pixels[0].nbytes + 2 * image.sample.segments.numel() * 4 + image.pixels.nbytes
-    stored += sum(table.nbytes for table in to_table([columns])) if to_table is not None else 0
+    stored += to_table(columns).nbytes if to_table is not None else 0
     kib = {"host_to_device": there, "device_to_host": back, "object_store": stored}
     return {"variants": perturbed, **{f"{name}_kib": round(size / 1024, 1) for name, size in kib.items()}}
 
@@ -286,7 +259,7 @@ def show(results: Mapping[str, Any]) -> None:
         "",
         *_markdown(results["operations"]),
         "",
-        "Per image and model, one thread, a network of four tiny layers; variants without the clean one:",
+        f"Per image and model, one thread, four tiny layers at {HOST_SIDE} px; variants without the clean one:",
         "",
         *_markdown(results["host"]),
         "",

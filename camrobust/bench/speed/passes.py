@@ -24,8 +24,9 @@ from camrobust.core.perturb import make_variants, variants, without_model
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
 from camrobust.measure.builders import ModelSpec
-from camrobust.measure.image import MeasureSettings, Sample, explain_variants, measure
+from camrobust.measure.image import explain_variants, measure
 from camrobust.measure.model import Model, load_model
+from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
 
 PLAIN = "plain forward"
 SEVEN_CAMS = "seven CAMs"
@@ -67,16 +68,16 @@ def bench(
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
     image = _image()
     pixels = make_variants(image[None], planned, ["bench"], "bench", 0)[0]
-    sample = Sample("bench", "bench", None, _grid(pixels.shape[-1]))
+    given = ImageVariants(Sample("bench", "bench", None, _grid(pixels.shape[-1])), pixels, planned)
     settings = MeasureSettings(CLASSIC, batch=BATCH[device], precision=precision)
 
     def maps(model: Model, *cams: str) -> Callable[[], object]:
-        return partial(explain_variants, model, sample, pixels, planned, replace(settings, cams=cams))
+        return partial(explain_variants, model, [given], replace(settings, cams=cams))
 
     candidates: dict[str, Callable[[], object]] = {
         PLAIN: partial(plain, model.network.module, model.inputs(pixels, precision), precision),
         "ten CAMs": maps(model, *CLASSIC),
-        "ten CAMs, ranks, RBO, rows": partial(measure, model, sample, pixels, planned, settings),
+        "ten CAMs, ranks, RBO, rows": partial(measure, model, [given], settings),
         ALL: maps(model, *_light()),
     }
     if peers:

@@ -5,9 +5,9 @@ behind it. Some models apply an in-place operation there (VGG, SqueezeNet). It c
 fails on the leaf nor changes the activations that the CAMs use.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, update_wrapper
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
+from camrobust.core.explain.components import first_components
 from camrobust.core.explain.hooks import replaced_output
 from camrobust.core.explain.layout import tensor_in, with_tensor
 from camrobust.core.explain.network import Network, logits_of
@@ -66,6 +67,16 @@ class Evidence:
         return self.gradients * self.activations
 
     @cached_property
+    def positive_gradients(self) -> Tensor:
+        """ReLU(g), (B, C, h, w)."""
+        return self.gradients.relu()
+
+    @cached_property
+    def mean_gradients(self) -> Tensor:
+        """mean_s(g), the mean over positions, (B, C)."""
+        return self.gradients.mean(dim=(2, 3))
+
+    @cached_property
     def sums(self) -> Tensor:
         """S = Σ_s A, the sum over positions, (B, C)."""
         return self.activations.sum(dim=(2, 3))
@@ -76,8 +87,10 @@ class Evidence:
         return self.explained_logit(self.logits)
 
     def weighted(self, weights: Tensor) -> Tensor:
-        """Σ_k w_k·A_k, (B, h, w), for weights (B, C) of the channels."""
-        return torch.einsum("bc,bchw->bhw", weights, self.activations)
+        """Σ_k w_k·A_k, (B, h, w), for weights (B, C) of the channels; (B, K, h, w) for weights (B, K, C)."""
+        rows = weights if weights.ndim == 3 else weights[:, None]
+        sums = torch.bmm(rows, self.activations.flatten(2)).reshape(*rows.shape[:2], *self.activations.shape[2:])
+        return sums if rows is weights else sums[:, 0]
 
     def streams(self, method: str) -> Draws:
         """The random streams, one per image.
@@ -91,11 +104,26 @@ class Evidence:
             )
         return self.draws
 
-    @property
-    def rerun_batch(self) -> int:
-        """The number of tail re-runs that are made at once, limited by memory."""
+    def reruns(self, count: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Re-runs of the tail or the model, `count` for every image, in passes that memory limits.
+
+        A pass holds a number of whole images that divides B, or a part of one image. All images are thus treated alike,
+        and a map does not depend on the image's neighbours.
+
+        Args:
+            count: re-runs of one image.
+            most: largest number of re-runs in a pass.
+
+        Yields:
+            The image of each re-run (N,) int64, and the number of the re-run within its image (N,), image by image.
+        """
         size = self.activations[0].numel() * 4 if self.network.tail is not None else self.images[0].numel() * 4 * 8
-        return max(1, CHUNK_BYTES // size)
+        limit = max(1, min(CHUNK_BYTES // size, most or CHUNK_BYTES))
+        B, device = len(self.images), self.images.device
+        together = next(images for images in range(max(1, min(B, limit // count)), 0, -1) if B % images == 0)
+        for images in torch.arange(B, device=device).split(together):
+            for numbers in torch.arange(count, device=device).split(limit):
+                yield images.repeat_interleave(len(numbers)), numbers.repeat(len(images))
 
     def explained_logit(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """The explained class's entry (N,) of logits (N, n); `rows` (N,) is the image of each, by default 0 … B-1."""
@@ -225,7 +253,69 @@ def collect(
     )
 
 
-def explain(evidence: Evidence, cams: Sequence[Callable[[Evidence], Tensor]]) -> Tensor:
+Method = Callable[[Evidence], Tensor]
+"""A function of the evidence of B images."""
+
+
+@dataclass(eq=False)
+class WeightedSum:
+    """A method that weights the channels: Σ_k w_k·A_k. All such methods of a pass share one product.
+
+    Attributes:
+        weights: evidence to the weights (B, C).
+        relu: negative values of the map become 0.
+    """
+
+    weights: Method
+    relu: bool
+
+    def __post_init__(self) -> None:
+        # Registries name a method's module and compare functions of modules that were loaded again.
+        update_wrapper(self, self.weights)
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The map (B, h, w) of this method alone."""
+        return _weighted_sums(evidence, [self])[self]
+
+
+@dataclass(eq=False)
+class FirstComponent:
+    """A method whose map is a first principal component. All such methods of a pass share one decomposition.
+
+    Attributes:
+        values: evidence to (B, C, h, w), of which it is the component.
+    """
+
+    values: Method
+
+    def __post_init__(self) -> None:
+        update_wrapper(self, self.values)
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The map (B, h, w) of this method alone."""
+        return _first_components(evidence, [self])[self]
+
+
+def _weighted_sums(evidence: Evidence, cams: Sequence[WeightedSum]) -> dict[Method, Tensor]:
+    """The map (B, h, w) of each method."""
+    cams = sorted(cams, key=lambda cam: not cam.relu)
+    maps = evidence.weighted(torch.stack([cam.weights(evidence) for cam in cams], dim=1))
+    clipped = sum(cam.relu for cam in cams)
+    return dict(zip(cams, (*maps[:, :clipped].relu().unbind(1), *maps[:, clipped:].unbind(1)), strict=True))
+
+
+def _first_components(evidence: Evidence, cams: Sequence[FirstComponent]) -> dict[Method, Tensor]:
+    """The map (B, h, w) of each method."""
+    return dict(zip(cams, first_components([cam.values(evidence) for cam in cams]), strict=True))
+
+
+def explain(evidence: Evidence, cams: Sequence[Method]) -> Tensor:
     """The maps (B, K, h, w) float32 of K CAM methods from the same evidence."""
+    weighted = [cam for cam in cams if isinstance(cam, WeightedSum)]
+    components = [cam for cam in cams if isinstance(cam, FirstComponent)]
     with torch.no_grad(), arithmetic("fp32", evidence.images.device):
-        return torch.stack([cam(evidence) for cam in cams], dim=1)
+        maps = _weighted_sums(evidence, weighted) if weighted else {}
+        maps |= _first_components(evidence, components) if components else {}
+        return torch.stack(
+            [maps[cam] if isinstance(cam, WeightedSum | FirstComponent) else cam(evidence) for cam in cams], dim=1
+        )

@@ -188,12 +188,12 @@ def make_variants(
     # Divided by a tensor: a GPU multiplies by the reciprocal of a plain number, which differs in the last place.
     scaled = images.float() / torch.tensor(255.0, device=images.device)
     stack = images[:, None].repeat(1, len(planned) + 1, 1, 1, 1)
-    for place, variant in enumerate(planned, start=1):
-        if variant.needs_model:
-            continue
-        levels = _apply(scaled, variant, image_ids, dataset, seed) * 255
-        if jpeg is None:
-            stack[:, place] = levels.round()
-        else:
-            stack[:, place] = through_jpeg((levels + CUT).floor().to(torch.uint8), jpeg)
+    made = [place for place, variant in enumerate(planned, start=1) if not variant.needs_model]
+    for place in made:
+        levels = _apply(scaled, planned[place - 1], image_ids, dataset, seed) * 255
+        stack[:, place] = levels.round() if jpeg is None else (levels + CUT).floor()
+    if jpeg is not None and made:
+        # All at once, so that a GPU stops only once.
+        coded = through_jpeg(stack[:, made].flatten(0, 1), jpeg)
+        stack[:, made] = coded.unflatten(0, (len(images), len(made)))
     return stack

@@ -1,6 +1,8 @@
 """Deterministic perturbations by image processing and compression."""
 
-from functools import lru_cache
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Annotated
 
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from camrobust.contract.parameters import Parameter
 from camrobust.core.perturb.registry import imagenet_c
+
+CODING_THREADS = 8
+"""Most threads that code JPEG files of images that lie on a GPU."""
 
 
 @imagenet_c(family="weather", severities=(0.1, 0.2, 0.3, 0.4, 0.5))
@@ -116,8 +121,12 @@ def through_jpeg(pixels: Tensor, quality: int) -> Tensor:
     Returns:
         (B, 3, H, W) uint8, on the same device.
     """
-    decoded = [_through_jpeg(image, quality) for image in pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
-    return torch.from_numpy(np.stack(decoded)).to(pixels.device).permute(0, 3, 1, 2).contiguous()
+    images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    # A GPU waits for these; workers on cores have one each, and share no others.
+    threads = min(CODING_THREADS, os.cpu_count() or 1) if pixels.is_cuda else 1
+    with ThreadPoolExecutor(threads) as pool:
+        decoded = np.stack([*pool.map(partial(_through_jpeg, quality=quality), images)])
+    return torch.from_numpy(decoded).to(pixels.device).permute(0, 3, 1, 2).contiguous()
 
 
 def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The matrix that turns a low-resolution map into one score per segment."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,3 +53,23 @@ def segment_matrix(labels: Tensor, height: int, width: int, *, count: int | None
     sizes = torch.zeros(m, device=labels.device, dtype=torch.float64)
     sizes = sizes.index_add_(0, labels.flatten(), ones.expand(labels.numel())).clamp_(min=1)
     return (sums.flatten(1) / sizes[:, None]).float()
+
+
+def segment_matrices(labels: Tensor, height: int, width: int, counts: Sequence[int]) -> Tensor:
+    """The matrices of several images, (B, M, h·w), filled up with rows of 0; see `segment_matrix`.
+
+    Args:
+        labels: (B, H, W) int64.
+        height: h, rows of the map.
+        width: w, columns of the map.
+        counts: B numbers of segments; M is the largest.
+    """
+    matrices = torch.zeros(len(labels), max(counts), height * width, device=labels.device)
+    for matrix, one, count in zip(matrices, labels, counts, strict=True):
+        matrix[:count] = segment_matrix(one, height, width, count=count)
+    return matrices
+
+
+def segment_scores(maps: Tensor, matrices: Tensor, owner: Tensor) -> Tensor:
+    """Scores (R, K, M) of maps (R, K, h·w), by matrices (B, M, h·w) of the images `owner` (R,)."""
+    return torch.bmm(maps.double(), matrices[owner].double().transpose(1, 2)).float()

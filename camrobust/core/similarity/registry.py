@@ -134,3 +134,15 @@ def chunks(clean: Tensor, noisy: Tensor, function: Function, items: int, bytes_p
 
 CHUNK_BYTES = 64 * 2**20
 """Largest size of the intermediate results of a measure."""
+
+
+def measured(measures, *, positions, grid, segments, change):
+    found = {}
+    arguments = {"positions": positions, "grid": grid, "segments": segments[:2], "change": change}
+    for one in measures:
+        if one.takes == "segments":
+            found[one.name] = torch.stack([
+                one.function(a[None, :, :n], b[None, :, :n])[0] for a, b, n in zip(segments[0], segments[1], segments[2][:, 0].tolist())])
+        else:
+            found[one.name] = one.function(*arguments[one.takes])
+    return found

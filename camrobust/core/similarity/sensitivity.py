@@ -45,9 +45,9 @@ class InputChange:
         names = [field.name for field in fields(InputChange)]
         return InputChange(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
-    def without_first(self) -> "InputChange":
-        """All variants except the first, the clean one."""
-        return InputChange(**{field.name: getattr(self, field.name)[1:] for field in fields(self)})
+    def rows(self, chosen: slice) -> "InputChange":
+        """Some of the variants."""
+        return InputChange(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,6 @@ class PassOutput:
     pixels: Tensor
     logits: Tensor
     activations: Tensor
-
-    def first(self) -> "PassOutput":
-        """A copy of the first variant alone, so that the memory of the others can be freed."""
-        return PassOutput(self.pixels[:1].clone(), self.logits[:1].clone(), self.activations[:1].clone())
 
 
 def _norm(values: Tensor) -> Tensor:
@@ -89,7 +85,7 @@ def change_between(clean: PassOutput, noisy: PassOutput) -> InputChange:
     """The distances of V variants from their clean image.
 
     Args:
-        clean: the pass output of the clean image alone.
+        clean: the pass output of the clean image, or that of every variant's own clean image.
         noisy: the pass output of the V variants.
     """
     difference = noisy.pixels.float().sub_(clean.pixels.float())

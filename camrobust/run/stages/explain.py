@@ -1,108 +1,68 @@
 """Variants to result rows, for all models of the run: actors on GPUs, or on cores."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 from camrobust.core.perturb import Variant
-from camrobust.measure.image import Columns, Explained, Sample, measure
-from camrobust.measure.model import Model, bytes_per_image
+from camrobust.measure.image import Explained, measure
+from camrobust.measure.model import Model
 from camrobust.measure.plugins import load_plugins
+from camrobust.measure.settings import ImageVariants, Sample
 from camrobust.results.arrow import make_table
-from camrobust.run.ledger import Watch
+from camrobust.run.ledger import ImagePart, Watch
 from camrobust.run.plan import build, settings_of
-from camrobust.run.stages.batches import (
-    QUARANTINED,
-    Failure,
-    batch_of,
-    failures_of,
-    measured_fields,
-    rows_column,
-    tensors_of,
-)
+from camrobust.run.stages.batches import QUARANTINED, Failure, batch_of, measured_fields, rows_column
 from camrobust.run.stages.gallery import map_rows
+from camrobust.run.stages.perturb import Perturb, PerturbedRow, perturbed_rows
 
 GPUS_PER_EXPLAINER = 0.8
-AUTO_BATCH = {"cpu": 8, "cuda": 64}
-"""Most variants in one forward pass, where memory holds them."""
-MEMORY_SHARE = 0.5
-"""One forward pass may take this share of the memory that is free when a worker starts."""
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row of `PERTURBED`: one part of an image.
+class _Scored:
+    """The result of one part under one model.
 
     Attributes:
-        dataset: its dataset.
-        image_id: the image.
-        label: true class, None where unknown.
-        part: number of the part.
-        first: whether it is the image's first part that is still to be measured.
-        failure: what went wrong before, None where nothing did.
-        variants: (P+1, 3, H, W) uint8, read-only; None after a failure.
-        segments: (H, W) int32, read-only; None where loading failed.
+        table: score rows of several parts.
+        rows: those of this part.
+        explained: its maps, where the gallery shows them.
     """
 
-    dataset: str
-    image_id: str
-    label: int | None
-    part: int
-    first: bool
-    failure: Failure | None
-    variants: NDArray[np.uint8] | None
-    segments: NDArray[np.int32] | None
+    table: pa.Table
+    rows: range
+    explained: Explained | None
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The result rows of one part; scores as columns, one set per model."""
+class _Cells(NamedTuple):
+    """The rows of every result table that belong to one part."""
 
-    scores: list[Columns] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    maps: list[dict[str, Any]] = field(default_factory=list)
-
-
-def auto_batch(models: Sequence[Model], config: RunConfig, device: str, free_bytes: int | None = None) -> int:
-    """Variants in one forward pass, by the memory that a worker has.
-
-    Args:
-        models: the run's models, already loaded.
-        config: the run's configuration.
-        device: cpu or cuda.
-        free_bytes: this worker's share of the device's memory, None to look.
-    """
-    if free_bytes is None:
-        free_bytes = _free_bytes(config, device)
-    need = max(bytes_per_image(model, config.image.crop) for model in models)
-    return int(max(1, min(AUTO_BATCH[device], MEMORY_SHARE * free_bytes // max(1, need))))
-
-
-def _free_bytes(config: RunConfig, device: str) -> int:
-    """Free memory of the device; a GPU is shared by fractions, a machine's memory by its cores."""
-    if device == "cuda":
-        share = config.cluster.gpus_per_explainer or GPUS_PER_EXPLAINER
-        return int(torch.cuda.mem_get_info()[0] * min(1.0, share))
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        available = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return available // (os.cpu_count() or 1)
+    scores: list[_Scored]
+    images: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+    maps: list[dict[str, Any]]
 
 
 class Explain:
-    """Measures variants under all models of the run, which lie on one device."""
+    """Measures variants under all models of the run, which lie on one device.
+
+    Args:
+        config: the run.
+        parts: the variants of every part of an image.
+        gallery: images whose maps are kept.
+        weights: SHA-256 of every model's weights file, where known.
+        device: cpu or cuda.
+        pass_size: images in every forward pass.
+        ledger: of the run.
+        sources: SHA-256 of the source of every plugin.
+        perturbs: whether this worker makes the variants itself.
+    """
 
     def __init__(
         self,
@@ -111,100 +71,124 @@ class Explain:
         gallery: frozenset[tuple[str, str]],
         weights: Mapping[str, str | None],
         device: str,
+        pass_size: int,
         ledger: Any = None,
         sources: Mapping[str, str] | None = None,
+        *,
+        perturbs: bool = False,
     ) -> None:
         load_plugins(config.plugins, sources)
+        self.perturb = Perturb(config, parts, device, ledger, sources) if perturbs else None
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
         self.models = [
             build(model, config.image.crop, device, sha256=weights.get(model.name)) for model in config.models
         ]
-        batch = config.cluster.batch
-        self.settings = settings_of(config, auto_batch(self.models, config, device) if batch == "auto" else batch)
+        self.settings = settings_of(config, pass_size)
         self.columns = self.settings.columns()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `PERTURBED` to rows of `MEASURED`."""
-        measured = [self._measure(row) for row in self._rows(batch)]
-        # An image's own row goes with its part 0, unless there is no image.
-        pictured = pc.and_(pc.equal(batch["part"], 0), pc.is_valid(batch["segments"]))
-        images = batch.select([column.name for column in IMAGES]).filter(pictured)
-        failures = [row for part in measured for row in part.failures]
-        maps = [row for part in measured for row in part.maps]
-        counts = {
-            "scores": [sum(len(columns["rbo"]) for columns in part.scores) for part in measured],
-            "images": pictured.cast(pa.int32()).to_numpy(),
-            "failures": [len(part.failures) for part in measured],
-            "maps": [len(part.maps) for part in measured],
-        }
-        tables = {
-            "scores": make_table(self.columns, _joined([columns for part in measured for columns in part.scores])),
-            "images": images,
-            "failures": make_table(FAILURES, failures),
-            "maps": make_table(MAPS, maps),
-        }
-        keys = {name: batch[name] for name in ("dataset", "image_id", "part")}
-        cells = {name: rows_column(table, counts[name]) for name, table in tables.items()}
-        return batch_of(measured_fields(self.columns), keys | cells)
-
-    def _rows(self, batch: pa.Table) -> Iterator[_Row]:
-        crop = self.config.image.crop
-        cells = [batch[name].to_pylist() for name in ("dataset", "image_id", "label", "part", "first")]
-        variants, segments = tensors_of(batch["variants"], -1, 3, crop, crop), tensors_of(batch["segments"], crop, crop)
-        for row in zip(*cells, failures_of(batch), variants, segments, strict=True):
-            yield _Row(*row)
-
-    def _measure(self, row: _Row) -> _Measured:
-        measured = _Measured()
-        if row.variants is None or row.segments is None:
-            # An image that failed in loading failed for every part, and is named once.
-            if row.failure is not None and (row.first or row.segments is not None):
-                measured.failures.append(_failure_row(row, None, row.failure))
-            return measured
-        # Copies, because torch wants memory that may be written.
-        segments = torch.from_numpy(row.segments.astype(np.int64))
-        pixels = torch.from_numpy(row.variants.copy())
-        sample, variants = Sample(row.dataset, row.image_id, row.label, segments), self.parts[row.part]
+        """Rows of `PERTURBED`, or of `LOADED` where this worker perturbs, to rows of `MEASURED`."""
+        rows = perturbed_rows(batch, self.config.image.crop) if self.perturb is None else self.perturb.rows(batch)
+        cells = [_without_models(row) for row in rows]
+        ready = {place: image for place, row in enumerate(rows) if (image := self._image(row)) is not None}
+        places, images = list(ready), list(ready.values())
         for model in self.models:
-            result = self._guarded(model, row, sample, pixels)
-            if isinstance(result, Failure):
-                measured.failures.append(_failure_row(row, model.name, result))
-                continue
-            columns, explained = result
-            measured.scores.append(columns)
-            if row.part == 0 and (row.dataset, row.image_id) in self.gallery:
-                first = model is self.models[0]
-                measured.maps.extend(map_rows(model, sample, variants, explained, first=first, cams=self.config.cams))
-        return measured
+            for place, image, result in zip(places, images, self._under(model, rows, places, images), strict=True):
+                if isinstance(result, Failure):
+                    cells[place].failures.append(_failure_row(rows[place], model.name, result))
+                    continue
+                cells[place].scores.append(result)
+                if result.explained is not None:
+                    first = model is self.models[0]
+                    cells[place].maps.extend(
+                        map_rows(model, image.sample, image.variants, result.explained, first=first,
+                                 cams=self.config.cams)
+                    )  # fmt: skip
+        tables = {
+            "scores": self._score_table([scored for cell in cells for scored in cell.scores]),
+            "images": make_table(IMAGES, [row for cell in cells for row in cell.images]),
+            "failures": make_table(FAILURES, [row for cell in cells for row in cell.failures]),
+            "maps": make_table(MAPS, [row for cell in cells for row in cell.maps]),
+        }
+        counts = {name: [len(getattr(cell, name)) for cell in cells] for name in ("images", "failures", "maps")}
+        counts["scores"] = [sum(len(scored.rows) for scored in cell.scores) for cell in cells]
+        keys = {name: [getattr(row, name) for row in rows] for name in ImagePart._fields}
+        columns = {name: rows_column(table, counts[name]) for name, table in tables.items()}
+        return batch_of(measured_fields(self.columns), keys | columns)
 
-    def _guarded(
-        self, model: Model, row: _Row, sample: Sample, pixels: torch.Tensor
-    ) -> tuple[Columns, Explained] | Failure:
-        """Scores and maps of one part under one model, unless workers have died at it."""
-        return self.watch.over(
-            row.dataset,
-            row.image_id,
-            lambda: self._one_model(model, sample, pixels, self.parts[row.part]),
-            lambda why: Failure("explain", QUARANTINED, why),
-            part=row.part,
-            model=model.name,
-        )
+    def _image(self, row: PerturbedRow) -> ImageVariants | None:
+        """The image for measuring; None if an earlier stage failed."""
+        if row.variants is None or row.segments is None:
+            return None
+        segments = torch.from_numpy(row.segments.astype(np.int64))
+        return ImageVariants(Sample(row.dataset, row.image_id, row.label, segments), row.variants, self.parts[row.part])
 
-    def _one_model(
-        self, model: Model, sample: Sample, pixels: torch.Tensor, variants: Sequence[Variant]
-    ) -> tuple[Columns, Explained] | Failure:
+    def _under(
+        self, model: Model, rows: Sequence[PerturbedRow], places: Sequence[int], images: Sequence[ImageVariants]
+    ) -> list[_Scored | Failure]:
+        """Scores and maps of some parts under one model, except of those at which workers have died."""
+        items = [ImagePart(rows[place].dataset, rows[place].image_id, rows[place].part) for place in places]
+        shown = [item.part == 0 and item[:2] in self.gallery for item in items]
+
+        def work(some: Sequence[int]) -> list[_Scored | Failure]:
+            return self._measure(model, [images[place] for place in some], [shown[place] for place in some])
+
+        return self.watch.over_all(items, work, lambda why: Failure("explain", QUARANTINED, why), model=model.name)
+
+    def _measure(self, model: Model, images: Sequence[ImageVariants], shown: Sequence[bool]) -> list[_Scored | Failure]:
         """Scores and maps, or what went wrong: one model's trouble with one image must not end the run."""
+        # The passes of several images have the timeout each; an image alone has it as a whole.
+        renew = self.watch.renew if len(images) > 1 else _nothing
+        keep = {place for place, show in enumerate(shown) if show}
         try:
-            return measure(model, sample, pixels, variants, self.settings)
+            columns, explained = measure(model, images, self.settings, renew, keep)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - model code may raise anything; it becomes a failure row
-            return Failure("explain", "error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            if len(images) > 1:
+                return [
+                    result
+                    for image, show in zip(images, shown, strict=True)
+                    for result in self._alone(model, image, show)
+                ]
+            return [Failure("explain", "error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")]
+        table = make_table(self.columns, columns)
+        ends = np.cumsum([0, *(len(image.variants) * len(self.config.cams) for image in images)]).tolist()
+        return [
+            _Scored(table, range(ends[place], ends[place + 1]), explained.get(place)) for place in range(len(images))
+        ]
+
+    def _alone(self, model: Model, image: ImageVariants, show: bool) -> list[_Scored | Failure]:
+        """The same for one image of a batch that raised an error."""
+        self.watch.renew()
+        return self._measure(model, [image], [show])
+
+    def _score_table(self, scored: Sequence[_Scored]) -> pa.Table:
+        """The score rows of all parts, in their order."""
+        tables = list({id(one.table): one.table for one in scored}.values())
+        if not tables:
+            return make_table(self.columns, [])
+        starts = dict(zip(map(id, tables), np.cumsum([0, *(table.num_rows for table in tables[:-1])]), strict=True))
+        places = np.concatenate([np.arange(one.rows.start, one.rows.stop) + starts[id(one.table)] for one in scored])
+        joined = pa.concat_tables(tables)
+        in_order = len(places) == joined.num_rows and (np.diff(places) == 1).all()
+        return joined if in_order else joined.take(places)
 
 
-def _joined(parts: Sequence[Columns]) -> Columns | list[dict[str, Any]]:
-    """The columns of several parts, one after the other; no rows at all for none."""
-    return {name: np.concatenate([columns[name] for columns in parts]) for name in parts[0]} if parts else []
+def _nothing() -> None:
+    """An image alone does not get the timeout anew."""
 
 
-def _failure_row(row: _Row, model: str | None, failure: Failure) -> dict[str, Any]:
+def _without_models(row: PerturbedRow) -> _Cells:
+    """What is known of a part before any model sees it: its image's own row, or its failure."""
+    cells = _Cells([], [], [], [])
+    # An image's own row goes with its part 0, unless there is no image.
+    if row.part == 0 and row.segments is not None:
+        cells.images.append({"dataset": row.dataset, "image_id": row.image_id, "label": row.label, **row.properties})
+    # An image that failed in loading failed for every part, and is named once.
+    if row.failure is not None and (row.first or row.segments is not None):
+        cells.failures.append(_failure_row(row, None, row.failure))
+    return cells
+
+
+def _failure_row(row: PerturbedRow, model: str | None, failure: Failure) -> dict[str, Any]:
     return {"dataset": row.dataset, "image_id": row.image_id, "model": model, **failure._asdict()}

@@ -11,8 +11,9 @@ from PIL import Image
 from camrobust.contract.schema import CLEAN
 from camrobust.core.perturb import Variant
 from camrobust.core.scaling import min_max
-from camrobust.measure.image import Explained, Sample
+from camrobust.measure.image import Explained
 from camrobust.measure.model import Model
+from camrobust.measure.settings import Sample
 
 GALLERY_VARIANTS = 12
 """Most variants of a gallery image whose maps are kept."""

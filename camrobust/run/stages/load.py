@@ -20,7 +20,7 @@ from camrobust.io.images import MAX_BYTES, decode
 from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
-from camrobust.run.ledger import Watch
+from camrobust.run.ledger import ImagePart, Watch
 from camrobust.run.stages.batches import (
     KEYS,
     LOADED,
@@ -68,20 +68,17 @@ class Load:
         idle = private_bytes()
         most = None if idle is None else idle + LOAD_BYTES
         datasets, names, uris = (batch[name].to_pylist() for name in ("dataset", "image_id", "uri"))
-        loaded: dict[int, _Loaded] = {}
-        for dataset in dict.fromkeys(datasets):
-            places = [place for place, name in enumerate(datasets) if name == dataset]
-            work = partial(self._load_all, dataset, [uris[place] for place in places], most)
-            images = self.watch.over_all(dataset, [names[place] for place in places], work, _quarantined)
-            loaded |= zip(places, images, strict=True)
-        images = [loaded[place] for place in range(batch.num_rows)]
+        items = [ImagePart(dataset, name, 0) for dataset, name in zip(datasets, names, strict=True)]
+        images = self.watch.over_all(items, partial(self._load_all, datasets, uris, most), _quarantined)
         columns = {name: batch[name] for name in (*KEYS, "parts")}
         columns |= {name: [image.properties.get(name) for image in images] for name in PROPERTIES}
         columns["pixels"] = tensor_column([image.pixels for image in images], "uint8")
         columns["segments"] = tensor_column([image.segments for image in images], "int32")
         return batch_of(LOADED, columns | failure_columns([image.failure for image in images]))
 
-    def _load_all(self, dataset: str, uris: Sequence[str], most: int | None, places: Sequence[int]) -> list[_Loaded]:
+    def _load_all(
+        self, datasets: Sequence[str], uris: Sequence[str], most: int | None, places: Sequence[int]
+    ) -> list[_Loaded]:
         """Fetch several images at once, decode one after the other; large files wait until the small are gone."""
         loaded: dict[int, _Loaded] = {}
         left = list(places)
@@ -90,7 +87,7 @@ class Load:
             for start in range(0, len(left), together):
                 group = left[start : start + together]
                 with ThreadPoolExecutor(together) as pool:
-                    contents = list(pool.map(lambda place: self._fetch(uris[place], dataset, size), group))  # noqa: B023
+                    contents = list(pool.map(lambda place: self._fetch(uris[place], datasets[place], size), group))  # noqa: B023
                 for place in group:
                     self.watch.renew()
                     if size < MAX_BYTES and _is_larger(contents[0]):

@@ -19,10 +19,8 @@ def _rerun_scores(evidence: Evidence) -> Tensor:
     """The explained logit with each channel of A set to 0 in turn, (B, C), from re-runs of the tail."""
     B, C = evidence.activations.shape[:2]
     device = evidence.activations.device
-    rows = torch.arange(B, device=device).repeat_interleave(C)
-    channels = torch.arange(C, device=device).repeat(B)
     scores = []
-    for row, channel in zip(rows.split(evidence.rerun_batch), channels.split(evidence.rerun_batch), strict=True):
+    for row, channel in evidence.reruns(C):
         replaced = evidence.activations[row]
         replaced[torch.arange(len(row), device=device), channel] = 0
         scores.append(evidence.explained_logit(evidence.logits_of_activations(replaced, row), row))
@@ -62,7 +60,7 @@ def _per_class_scores(evidence: Evidence, first: FirstAffine, kept: Tensor, lost
     return logits_of(first.after(changed.flatten(0, 1)[:, None])).float().reshape(B, C)
 
 
-@cam("ablationcam", needs="tail", source="Desai & Ramaswamy, WACV 2020", year=2020)
+@cam("ablationcam", needs="tail", returns="weights", source="Desai & Ramaswamy, WACV 2020", year=2020)
 def ablationcam(evidence: Evidence) -> Tensor:
     """Ablation-CAM: w_k = (y_c - y_c,k)/y_c, with y_c,k the logit when channel k of A is 0; ReLU Σ_k w_k·A_k.
 
@@ -74,12 +72,13 @@ def ablationcam(evidence: Evidence) -> Tensor:
         Desai & Ramaswamy 2020, WACV, equations 2 and 3.
     """
     if evidence.head is not None:
-        drop = evidence.head.weight[evidence.targets].float() * evidence.activations.mean(dim=(2, 3))
+        means = evidence.sums / evidence.activations[0, 0].numel()
+        drop = evidence.head.weight[evidence.targets].float() * means
     else:
         first = evidence.network.first_affine if evidence.network.precision == "fp32" else None
         scores = _rerun_scores(evidence) if first is None else _split_scores(evidence, first)
         drop = evidence.scores[:, None] - scores
-    return evidence.weighted(drop / evidence.scores[:, None]).relu()
+    return drop / evidence.scores[:, None]
 
 
 @cam("recipro-cam", needs="tail", source="Byun & Lee, arXiv 2209.14074", year=2022)
@@ -99,10 +98,8 @@ def recipro_cam(evidence: Evidence) -> Tensor:
         for right, share in enumerate(row_shares):
             masks[:, down : down + h, right : right + w] += share * torch.eye(h * w, device=device).reshape(-1, h, w)
     masks = masks[:, 1:-1, 1:-1]
-    rows = torch.arange(B, device=device).repeat_interleave(h * w)
-    places = torch.arange(h * w, device=device).repeat(B)
     probabilities = []
-    for row, place in zip(rows.split(evidence.rerun_batch), places.split(evidence.rerun_batch), strict=True):
+    for row, place in evidence.reruns(h * w):
         logits = evidence.logits_of_activations(evidence.activations[row] * masks[place][:, None], row)
         probabilities.append(evidence.explained_logit(logits.softmax(dim=1), row))
     return torch.cat(probabilities).reshape(B, h, w)

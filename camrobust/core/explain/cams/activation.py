@@ -10,9 +10,9 @@ from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
 
 
-@cam("cam", needs="head", signed=True, source="Zhou et al., arXiv 1512.04150", year=2016)
+@cam("cam", needs="head", returns="weights", signed=True, source="Zhou et al., arXiv 1512.04150", year=2016)
 def class_activation_map(evidence: Evidence) -> Tensor:
-    """CAM: Σ_k fc_w[c, k]·A_k, for models that end in global average pooling and one linear layer.
+    """CAM: w_k = fc_w[c, k]; Σ_k w_k·A_k, for models that end in global average pooling and one linear layer.
 
     As published, without the bias and without a ReLU.
 
@@ -27,10 +27,10 @@ def class_activation_map(evidence: Evidence) -> Tensor:
             f"cam: behind '{evidence.network.layer_name}' there must be global average pooling and one linear layer "
             "alone; choose gradcam, which equals it there and works everywhere"
         )
-    return evidence.weighted(evidence.head.weight[evidence.targets].float())
+    return evidence.head.weight[evidence.targets].float()
 
 
-@cam("fem", needs="activations", source="Fuad et al., IPTA 2020", year=2020)
+@cam("fem", needs="activations", returns="weights", source="Fuad et al., IPTA 2020", year=2020)
 def fem(evidence: Evidence) -> Tensor:
     """FEM: w_k = mean_s[A_k > μ_k + 2σ_k], the share of exceptional positions; ReLU Σ_k w_k·A_k.
 
@@ -41,5 +41,4 @@ def fem(evidence: Evidence) -> Tensor:
     """
     A = evidence.activations
     centred = A - A.mean(dim=(2, 3), keepdim=True)
-    weights = (centred > 2 * centred.square().mean(dim=(2, 3), keepdim=True).sqrt()).float().mean(dim=(2, 3))
-    return evidence.weighted(weights).relu()
+    return (centred > 2 * centred.square().mean(dim=(2, 3), keepdim=True).sqrt()).float().mean(dim=(2, 3))

@@ -21,7 +21,9 @@ def _all_rows(evidence: Evidence) -> Tensor:
     return torch.arange(len(evidence.images), device=evidence.images.device)
 
 
-@cam("finercam", needs="gradients", cost="passes", source="Zhang et al., arXiv 2501.11309", year=2025)
+@cam(
+    "finercam", needs="gradients", cost="passes", returns="weights", source="Zhang et al., arXiv 2501.11309", year=2025
+)
 def finercam(evidence: Evidence) -> Tensor:
     """Finer-CAM: Grad-CAM of y_c - α·mean(y of the 3 classes whose logits are nearest to y_c), α = 0.6.
 
@@ -37,15 +39,15 @@ def finercam(evidence: Evidence) -> Tensor:
     shares = torch.zeros_like(evidence.logits).scatter(1, nearest, -ALPHA / max(1, count))
     shares = shares.scatter(1, evidence.targets[:, None], 1.0)
     if evidence.head is not None:
-        return evidence.weighted(shares @ evidence.head.weight.float() / evidence.activations[0, 0].numel()).relu()
+        return shares @ evidence.head.weight.float() / evidence.activations[0, 0].numel()
     with torch.enable_grad():
         outputs = evidence.outputs.clone().requires_grad_()
         contrast = (evidence.logits_of_outputs(outputs, _all_rows(evidence)) * shares).sum()
         (gradients,) = torch.autograd.grad(contrast, outputs)
-    return evidence.weighted(evidence.network.layout.to_map(gradients).float().mean(dim=(2, 3))).relu()
+    return evidence.network.layout.to_map(gradients).float().mean(dim=(2, 3))
 
 
-@cam("shapleycam", needs="gradients", cost="passes", source="Cai, arXiv 2501.06261", year=2025)
+@cam("shapleycam", needs="gradients", cost="passes", returns="weights", source="Cai, arXiv 2501.06261", year=2025)
 def shapleycam(evidence: Evidence) -> Tensor:
     """ShapleyCAM: w = mean_s(g - ½·H·A), H the Hessian of y_c with respect to the layer's output; ReLU Σ_k w_k·A_k.
 
@@ -57,7 +59,7 @@ def shapleycam(evidence: Evidence) -> Tensor:
         Cai 2025, arXiv 2501.06261, equation 14; with the logit as utility, as in grad-cam.
     """
     if evidence.head is not None:
-        return evidence.weighted(evidence.gradients.mean(dim=(2, 3))).relu()
+        return evidence.mean_gradients
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         outputs = evidence.outputs.clone().requires_grad_()
         score = evidence.explained_logit(evidence.logits_of_outputs(outputs, _all_rows(evidence))).sum()
@@ -67,4 +69,4 @@ def shapleycam(evidence: Evidence) -> Tensor:
             along = (gradients * outputs.detach()).sum()
             (product,) = torch.autograd.grad(along, outputs, allow_unused=True)
     weights = gradients.detach() if product is None else gradients.detach() - 0.5 * product
-    return evidence.weighted(evidence.network.layout.to_map(weights).float().mean(dim=(2, 3))).relu()
+    return evidence.network.layout.to_map(weights).float().mean(dim=(2, 3))

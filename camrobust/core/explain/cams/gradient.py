@@ -1,10 +1,9 @@
 """Methods that weight the activations by the gradient of the explained logit.
 
 Symbols: A activations (B, C, h, w), g = ∂y_c/∂A, y the logit, c the explained class, Σ_s and mean_s over positions,
-S = Σ_s A, k a channel. Every function returns the raw map (B, h, w) in float32, before any display normalisation.
+S = Σ_s A, k a channel. The maps (B, h, w) are raw, float32, before any display normalisation.
 """
 
-import torch
 from torch import Tensor
 
 from camrobust.core.explain.cams.registry import cam
@@ -12,17 +11,17 @@ from camrobust.core.explain.evidence import Evidence
 from camrobust.core.scaling import ratio
 
 
-@cam("gradcam", needs="gradients", source="Selvaraju et al., arXiv 1610.02391", year=2017)
+@cam("gradcam", needs="gradients", returns="weights", source="Selvaraju et al., arXiv 1610.02391", year=2017)
 def gradcam(evidence: Evidence) -> Tensor:
-    """Grad-CAM: ReLU Σ_k mean_s(g_k)·A_k.
+    """Grad-CAM: w_k = mean_s(g_k); ReLU Σ_k w_k·A_k.
 
     References:
         Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2.
     """
-    return evidence.weighted(evidence.gradients.mean(dim=(2, 3))).relu()
+    return evidence.mean_gradients
 
 
-@cam("gradcam++", needs="gradients", source="Chattopadhay et al., arXiv 1710.11063", year=2018)
+@cam("gradcam++", needs="gradients", returns="weights", source="Chattopadhay et al., arXiv 1710.11063", year=2018)
 def gradcam_plus_plus(evidence: Evidence) -> Tensor:
     """Grad-CAM++: w = Σ_s α·ReLU(g), α = g²/(2g² + S·g³), 0 where g = 0; ReLU Σ_k w_k·A_k.
 
@@ -32,19 +31,18 @@ def gradcam_plus_plus(evidence: Evidence) -> Tensor:
     References:
         Chattopadhay et al. 2018, arXiv 1710.11063, equation 19 with the exponential score.
     """
-    gradients = evidence.gradients.relu()
-    weights = ratio(gradients, 2 + evidence.sums[:, :, None, None] * gradients).sum(dim=(2, 3))
-    return evidence.weighted(weights).relu()
+    gradients = evidence.positive_gradients
+    return ratio(gradients, (evidence.sums[:, :, None, None] * gradients).add_(2)).sum(dim=(2, 3))
 
 
-@cam("xgradcam", needs="gradients", source="Fu et al., arXiv 2008.02312", year=2020)
+@cam("xgradcam", needs="gradients", returns="weights", source="Fu et al., arXiv 2008.02312", year=2020)
 def xgradcam(evidence: Evidence) -> Tensor:
-    """XGrad-CAM: w = Σ_s(g·A)/S; ReLU Σ_k w_k·A_k. A channel whose activations sum to 0 has weight 0.
+    """XGrad-CAM: w_k = Σ_s(g_k·A_k)/S_k; ReLU Σ_k w_k·A_k. A channel whose activations sum to 0 has weight 0.
 
     References:
         Fu et al. 2020, arXiv 2008.02312, equation 8.
     """
-    return evidence.weighted(ratio(evidence.product.sum(dim=(2, 3)), evidence.sums)).relu()
+    return ratio(evidence.product.sum(dim=(2, 3)), evidence.sums)
 
 
 @cam("hirescam", needs="gradients", source="Draelos & Carin, arXiv 2011.08891", year=2020)
@@ -64,7 +62,7 @@ def layercam(evidence: Evidence) -> Tensor:
     References:
         Jiang et al. 2021, IEEE Transactions on Image Processing 30, 5875-5888, equations 6 and 7.
     """
-    return torch.einsum("bchw,bchw->bhw", evidence.gradients.relu(), evidence.activations).relu()
+    return (evidence.positive_gradients * evidence.activations).sum(dim=1).relu()
 
 
 @cam("gradcam-elementwise", needs="gradients", source="Gildenblat, pytorch-grad-cam", year=2021)

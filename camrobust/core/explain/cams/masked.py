@@ -15,7 +15,7 @@ NOISE = 0.3
 """Standard deviation of the noise, in units of the normalised input."""
 
 
-@cam("scorecam", needs="masked inputs", source="Wang et al., arXiv 1910.01279", year=2020)
+@cam("scorecam", needs="masked inputs", returns="weights", source="Wang et al., arXiv 1910.01279", year=2020)
 def scorecam(evidence: Evidence) -> Tensor:
     """Score-CAM: w_k = softmax over k of the logit y_c of the image times mask k; ReLU Σ_k w_k·A_k.
 
@@ -28,21 +28,17 @@ def scorecam(evidence: Evidence) -> Tensor:
     """
     A, images = evidence.activations, evidence.images
     B, C = A.shape[:2]
-    rows = torch.arange(B, device=A.device).repeat_interleave(C)
-    channels = torch.arange(C, device=A.device).repeat(B)
-    size = max(1, min(MASKED_BATCH, evidence.rerun_batch))
     scores = []
-    for row, channel in zip(rows.split(size), channels.split(size), strict=True):
+    for row, channel in evidence.reruns(C, MASKED_BATCH):
         masks = interpolate(A[row, channel][:, None], size=images.shape[2:], mode="bilinear", align_corners=False)
         logits = evidence.network.logits(images[row] * min_max(masks, (2, 3)))
         scores.append(evidence.explained_logit(logits, row))
     constant = A.amax(dim=(2, 3)) == A.amin(dim=(2, 3))
-    weights = torch.cat(scores).reshape(B, C).masked_fill(constant, -torch.inf).softmax(dim=1)
-    weights = torch.where(constant.all(dim=1, keepdim=True), 0.0, weights)
-    return evidence.weighted(weights).relu()
+    logits = torch.cat(scores).reshape(B, C).masked_fill(constant, -torch.inf)
+    return logits.softmax(dim=1).masked_fill(constant.all(dim=1, keepdim=True), 0)
 
 
-@cam("smoothgradcam++", needs="passes", source="Omeiza et al., arXiv 1908.01224", year=2019)
+@cam("smoothgradcam++", needs="passes", returns="weights", source="Omeiza et al., arXiv 1908.01224", year=2019)
 def smoothgradcam_plus_plus(evidence: Evidence) -> Tensor:
     """Smooth Grad-CAM++: Grad-CAM++ with g, g² and g³ averaged over noisy copies of the image, and the clean A.
 
@@ -67,4 +63,5 @@ def smoothgradcam_plus_plus(evidence: Evidence) -> Tensor:
         powers += torch.stack((g, g**2, g**3))
     first, second, third = powers / NOISY_PASSES
     alpha = ratio(second, 2 * second + evidence.sums[:, :, None, None] * third)
-    return evidence.weighted((alpha * first.relu()).sum(dim=(2, 3))).relu()
+    weights: Tensor = (alpha * first.relu()).sum(dim=(2, 3))
+    return weights

@@ -3,12 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from camrobust.contract.registry import Registry, registering_module
-from camrobust.core.explain.evidence import Evidence
-
-Method = Callable[[Evidence], Tensor]
+from camrobust.core.explain.evidence import FirstComponent, Method, WeightedSum
 
 COSTS = {
     "shared": "nothing beside the shared pass but small products",
@@ -26,6 +22,12 @@ NEEDS = {
     "attention": ("attention among all positions of an image", "passes"),
 }
 """What a method needs, in words, and its usual cost."""
+RETURNS = {
+    "map": "(B, h, w)",
+    "weights": "weights (B, C) of the channels; the map is Σ_k w_k·A_k, with a ReLU unless it is signed",
+    "values": "(B, C, h, w); the map is their first principal component over channels",
+}
+"""What the decorated function returns; of the last two, all methods of a pass are finished together."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ def cam(
     source: str,
     year: int,
     cost: str | None = None,
+    returns: str = "map",
     signed: bool = False,
     control: bool = False,
 ) -> Callable[[Method], Method]:
-    """Register a function of the evidence as a CAM method.
+    """Register a function of the evidence as a CAM method. The function itself is left as it is.
 
     Args:
         name: its name in configurations and results; once published it never changes its meaning.
@@ -79,11 +82,12 @@ def cam(
         source: the publication.
         year: of the publication.
         cost: a key of `COSTS`; None for the usual cost of what it needs.
+        returns: a key of `RETURNS`.
         signed: negative values of the map have a meaning.
         control: the map explains nothing.
 
     Raises:
-        ValueError: `needs` or `cost` is unknown, or the name is taken.
+        ValueError: `needs`, `cost` or `returns` is unknown, or the name is taken.
 
     Examples:
         >>> from camrobust.core.explain.cams import CAMS
@@ -96,9 +100,18 @@ def cam(
             f"got needs='{needs}', cost='{cost}'"
         )
 
+    if returns not in RETURNS:
+        raise ValueError(f"cam: '{name}' must return one of {', '.join(RETURNS)}, got returns='{returns}'")
+
     def register(function: Method) -> Method:
+        whole: dict[str, Method] = {
+            "map": function,
+            "weights": WeightedSum(function, not signed),
+            "values": FirstComponent(function),
+        }
         CAMS.add(
-            Cam(name, function, needs, cost or NEEDS[needs][1], signed, source, year, control), registering_module()
+            Cam(name, whole[returns], needs, cost or NEEDS[needs][1], signed, source, year, control),
+            registering_module(),
         )
         return function
 

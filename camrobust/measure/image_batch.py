@@ -1,0 +1,105 @@
+"""Several images with their variants as one sequence of rows, and what all models share of it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from camrobust.core.draws import Draws
+from camrobust.core.segments import segment_matrices
+from camrobust.measure.settings import ImageVariants
+from camrobust.measure.transfer import to_device
+
+GRANULE = {"cpu": 1, "cuda": 32}
+"""Numbers of segments are filled up to multiples of this; on a GPU few shapes are better than few segments."""
+
+
+class ImageBatch:
+    """B images whose variants follow one another, N rows in all; every image begins with its clean row.
+
+    Segments are turned into matrices once, whichever models use them.
+
+    Args:
+        images: the images; all of one size in pixels.
+    """
+
+    def __init__(self, images: Sequence[ImageVariants]) -> None:
+        self.images = tuple(images)
+        self.starts = np.cumsum([0, *(len(image.pixels) for image in images)])
+        self.owner = np.repeat(np.arange(len(images)), np.diff(self.starts))
+        self.clean = self.starts[self.owner]
+        self._segments: dict[tuple[torch.device, int, int], tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @cached_property
+    def is_noisy(self) -> np.ndarray:
+        """Which rows hold a perturbed variant, (N,) bool."""
+        noisy: np.ndarray = self.clean != np.arange(len(self))
+        return noisy
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The segments of all images, (B, H, W) int64."""
+        labels: np.ndarray = torch.stack([image.sample.segments for image in self.images]).numpy()
+        return labels
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """The number of segments of every image, (B,) int64."""
+        sizes: np.ndarray = self.labels.max(axis=(1, 2)) + 1
+        return sizes
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """H and W, px."""
+        height, width = self.images[0].sample.segments.shape
+        return height, width
+
+    def segments(self, rows: range, device: torch.device, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """What turns the maps (h, w) of some rows into scores of segments.
+
+        Returns:
+            The images' matrices (B, M, h·w), M at least the largest number of segments among these rows; and the
+            numbers of segments of all images (B,).
+        """
+        key = (device, height, width)
+        if key not in self._segments:
+            labels = to_device([self.labels], device)
+            matrices = segment_matrices(labels, height, width, self.sizes.tolist())
+            matrices = pad(matrices, (0, 0, 0, -matrices.shape[1] % GRANULE[device.type]))
+            self._segments[key] = matrices, to_device([self.sizes], device)
+        matrices, sizes = self._segments[key]
+        most = int(self.sizes[self.owner[rows.start] : self.owner[rows.stop - 1] + 1].max())
+        return matrices[:, : most + -most % GRANULE[device.type]], sizes
+
+    def slices(self, rows: range) -> list[tuple[int, slice]]:
+        """Consecutive rows as pieces of images: the number of each image, and where in it the piece lies."""
+        pieces = []
+        for image in range(self.owner[rows.start], self.owner[rows.stop - 1] + 1):
+            first, stop = self.starts[image], self.starts[image + 1]
+            pieces.append((image, slice(max(rows.start, first) - first, min(rows.stop, stop) - first)))
+        return pieces
+
+    @cached_property
+    def _strengths(self) -> list[str]:
+        """The name of every row's random stream within its image."""
+        return [
+            name
+            for image in self.images
+            for name in ("clean", *(f"{one.perturbation}:{one.strength}:{one.replicate}" for one in image.variants))
+        ]
+
+    def draws(self, rows: Sequence[int], seed: int, device: torch.device) -> Draws:
+        """One random stream per row, for CAMs that draw."""
+        samples = [self.images[self.owner[row]].sample for row in rows]
+        return Draws.join(
+            [
+                Draws.of(seed, sample.dataset, [sample.image_id], "cam", self._strengths[row], 0, device)
+                for sample, row in zip(samples, rows, strict=True)
+            ]
+        )

@@ -1,0 +1,171 @@
+"""Forward passes of one fixed size, filled with the variants of many images.
+
+Every pass has the same shape: the last one is filled up with copies of its last row. So the bits of a row depend on the
+size of the passes, and neither on its place in a pass nor on its neighbours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.special import entr
+
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.evidence import collect, explain, predicted
+from camrobust.core.memory import halving_on_oom
+from camrobust.core.perturb import attack
+from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
+from camrobust.measure.image_batch import ImageBatch
+from camrobust.measure.model import Model
+from camrobust.measure.settings import ImageVariants, MeasureSettings
+from camrobust.measure.transfer import to_device
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """One pass over P rows of a batch, on the model's device; rows after the first `count` only fill it up.
+
+    Attributes:
+        rows: which rows of the batch.
+        owner: (P,) int64, the image of every row.
+        pixels: (P, 3, H, W) uint8.
+        maps: (P, K, h, w) float32.
+        clean_maps: (P, K, h, w), those of every row's clean image.
+        classes: (P,) int64, the predictions.
+        confidences: (P,) float32, softmax probability of the prediction.
+        entropies: (P,) float32, of the softmax, nats.
+        explained: (P,) bool, whether this row and its clean one have a class to explain: their logits are numbers.
+        change: how far every row is from its clean image.
+    """
+
+    rows: range
+    owner: Tensor
+    pixels: Tensor
+    maps: Tensor
+    clean_maps: Tensor
+    classes: Tensor
+    confidences: Tensor
+    entropies: Tensor
+    explained: Tensor
+    change: InputChange
+
+    @property
+    def count(self) -> int:
+        """The number of rows that are not filling."""
+        return len(self.rows)
+
+
+def passes(
+    model: Model, batch: ImageBatch, settings: MeasureSettings, renew: Callable[[], None] = lambda: None
+) -> Iterator[PassResult]:
+    """The passes over all rows of a batch, in order.
+
+    No step waits for the device, so it computes one pass while the host works on the results of the one before. A pass
+    that runs out of memory is repeated in halves; the model remembers how many images fitted.
+
+    Args:
+        model: the classifier.
+        batch: images and their variants.
+        settings: the CAMs, which class they explain, and how many images a pass holds.
+        renew: called before each pass.
+    """
+    functions = [CAMS[name].function for name in settings.cams]
+    network = replace(model.network, precision=settings.precision)
+    pixels = [_on_host(attacked(model, image, settings)) for image in batch.images]
+    clean = _CleanRows()
+
+    def size() -> int:
+        return min(settings.batch, model.fits.images or settings.batch)
+
+    def one_pass(chosen: Sequence[int]) -> PassResult:
+        renew()
+        rows = range(chosen[0], chosen[-1] + 1)
+        filled = [*rows, *[rows[-1]] * (size() - len(rows))]
+        pieces = [pixels[image][part] for image, part in batch.slices(rows)]
+        images = to_device([*pieces, *[pieces[-1][-1:]] * (size() - len(rows))], model.device)
+        places = np.stack([batch.owner[filled], (batch.clean[filled] - rows.start + 1).clip(min=0)])
+        owner, reference = to_device([places], model.device).unbind()
+
+        def choose(logits: Tensor) -> Tensor:
+            if settings.explained_class == "predicted":
+                return predicted(logits)
+            return clean.of("class", predicted(logits), reference)
+
+        draws = batch.draws(filled, settings.seed, model.device)
+        evidence = collect(network, model.inputs(images, settings.precision), choose, draws)
+        maps = explain(evidence, functions)
+        output = PassOutput(images, evidence.logits, evidence.activations)
+        origin = PassOutput(
+            clean.of("pixels", images, reference),
+            clean.of("logits", evidence.logits, reference),
+            clean.of("activations", evidence.activations, reference),
+        )
+        probabilities = evidence.logits.softmax(dim=1)
+        classes = predicted(evidence.logits)
+        confidences = probabilities.gather(1, classes[:, None])[:, 0]
+        result = PassResult(
+            rows=rows,
+            owner=owner,
+            pixels=images,
+            maps=maps,
+            clean_maps=clean.of("maps", maps, reference),
+            classes=classes,
+            confidences=confidences,
+            entropies=entr(probabilities).sum(dim=1),
+            explained=confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
+            change=change_between(origin, output),
+        )
+        clean.carry()
+        return result
+
+    remember = partial(setattr, model.fits, "images")
+    yield from halving_on_oom(range(len(batch)), size(), one_pass, remember, filled=True)
+
+
+def _on_host(pixels: Tensor) -> Tensor | np.ndarray:
+    """Pixels on the host as an array, because slices of arrays cost next to nothing; others stay where they are."""
+    return pixels.numpy() if pixels.device.type == "cpu" else pixels
+
+
+class _CleanRows:
+    """Finds what a pass gave for the clean row of every row's image, which may lie in an earlier pass.
+
+    Only the last image of a pass can go on in the next one, so one row of each tensor is carried over.
+    """
+
+    def __init__(self) -> None:
+        self._carried: dict[str, Tensor] = {}
+        self._next: dict[str, Tensor] = {}
+
+    def of(self, name: str, values: Tensor, reference: Tensor) -> Tensor:
+        """The values (P, …) of every row's clean row; `reference` (P,) is 0 for the one carried over, else 1 + row."""
+        found = torch.cat([self._carried.get(name, values[:1]), values]).index_select(0, reference)
+        # A copy, so that the memory of the others can be freed.
+        self._next[name] = found[-1:].clone()
+        return found
+
+    def carry(self) -> None:
+        """The pass is complete: keep its last image's clean row. A pass that is repeated must not come here twice."""
+        self._carried = self._next
+        self._next = {}
+
+
+def attacked(model: Model, image: ImageVariants, settings: MeasureSettings) -> Tensor:
+    """The pixels of an image's variants, with attacks on the model in the places of the variants that need one."""
+    groups: dict[str, list[int]] = {}
+    for place, variant in enumerate(image.variants, start=1):
+        if variant.needs_model:
+            groups.setdefault(variant.perturbation, []).append(place)
+    if not groups:
+        return image.pixels
+    sample, pixels = image.sample, image.pixels.clone()
+    clean = pixels[:1].to(model.device).float() / 255
+    for places in groups.values():
+        planned = [image.variants[place - 1] for place in places]
+        images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
+        made = attack(model, images, planned, names, sample.dataset, settings.seed)
+        pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
+    return pixels

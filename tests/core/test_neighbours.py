@@ -1,0 +1,74 @@
+"""An image's map must not depend on the other images of its pass: passes of one size give the same bits."""
+
+import pytest
+import torch
+from torch import nn
+
+from camrobust.contract.errors import UserError
+from camrobust.core.draws import Draws
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.network import frozen
+from camrobust.core.explain.target_layer import build_network
+from tests.toys import Branching, Dense, Hybrid, Pooled, Separate, Smooth, Tokens, seeded
+
+KINDS = {
+    "pooled": (Pooled, 64),
+    "wide": (lambda: Pooled(channels=200), 64),
+    "dense": (Dense, 224),
+    "branching": (Branching, 224),
+    "smooth": (Smooth, 64),
+    "separate": (Separate, 64),
+    "hybrid": (Hybrid, 64),
+    "tokens": (Tokens, 32),
+}
+PASS = 12
+"""Images of a pass."""
+
+
+def photos(count, size, seed):
+    coarse = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+
+
+def maps_of(network, images, numbers, names):
+    """Maps (B, K, h, w); `numbers` name the images."""
+    draws = Draws.of(0, "d", [str(number) for number in numbers], "cam", "s", 0)
+    return explain(collect(network, images, draws=draws), [CAMS[name].function for name in names])
+
+
+def applicable(network, images):
+    """The methods that the network allows."""
+    names = []
+    for name in CAMS.names():
+        try:
+            maps_of(network, images, range(len(images)), [name])
+        except UserError:
+            continue
+        names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_map_has_the_same_bits_at_any_place_and_among_any_images(kind, memory):
+    build, size = KINDS[kind]
+    module = seeded(build()).eval()
+    mine, others = photos(PASS, size, 4), photos(PASS, size, 5)
+    mine, others = mine.contiguous(memory_format=memory), others.contiguous(memory_format=memory)
+    network = build_network(module, mine[:2])
+    with frozen(module):
+        names = applicable(network, mine[:2])
+        assert len(names) >= len(CAMS.names()) - 4
+        wanted = maps_of(network, mine, range(PASS), names)
+        for turn in (1, 5):
+            places = [(place + turn) % PASS for place in range(PASS)]
+            moved = maps_of(network, mine[places].contiguous(memory_format=memory), places, names)
+            different = (moved != wanted[places]).flatten(2).any(dim=2)
+            assert [names[one] for one in torch.where(different.any(dim=0))[0]] == []
+        mixed = others.clone(memory_format=torch.preserve_format)
+        mixed[3] = mine[3]
+        numbers = [3 if place == 3 else 100 + place for place in range(PASS)]
+        among = maps_of(network, mixed, numbers, names)[3]
+        different = (among != wanted[3]).flatten(1).any(dim=1)
+        assert [names[one] for one in torch.where(different)[0]] == []
