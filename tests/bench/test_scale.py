@@ -31,7 +31,7 @@ def chain(plan, kinds, suffix=""):
     for stage in (
         kinds.load(plan.config),
         kinds.perturb(plan.config, plan.parts, "cpu"),
-        kinds.explain(plan.config, plan.parts, frozenset(), {}, "cpu"),
+        kinds.explain(plan.config, plan.parts, frozenset(), {}, "cpu", plan.pass_sizes["cpu"]),
         kinds.commit(folder.uri, 0),
     ):
         batches.append(stage(batches[-1]))

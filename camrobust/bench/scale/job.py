@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -30,12 +30,13 @@ from camrobust.contract.config_parts import ClusterConfig
 from camrobust.contract.schema import MANIFEST
 from camrobust.core.explain.cams import CLASSIC
 from camrobust.io.store import open_store
+from camrobust.measure.model import bytes_per_image
 from camrobust.results.arrow import make_table
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.ledger import STAGES, open_ledger
 from camrobust.run.pipeline import gallery, in_rounds, stages
-from camrobust.run.plan import Plan, make_plan
+from camrobust.run.plan import Plan, make_plan, pass_sizes
 from camrobust.run.session import session
 
 VARIANTS: dict[int, tuple[Any, ...]] = {
@@ -93,14 +94,15 @@ def job(
         UserError: this machine has no such device.
     """
     check_device(device)
-    forwards = plain_rate(device, precision, model)
+    forwards, layer_bytes = plain_rate(device, precision, model)
     rows: list[dict[str, Any]] = []
     share = None
     with tempfile.TemporaryDirectory(prefix="camrobust-job-") as folder:
         write_photos(open_store(f"{folder}/photos"), PHOTOS, HEIGHT, WIDTH)
         for compiled, count in product((False, True) if compile_key() else (False,), counts):
             limit = forwards / (count + 1)
-            run = partial(_job, folder, device, precision, model, count, segments, compiled)
+            config = _config(folder, device, precision, model, count, segments, compiled)
+            run = partial(_job, config, layer_bytes)
             say(f"{count} variants{', compiled' if compiled else ''} …")
             if share is None:
                 share = rate(run(FIRST)) / limit
@@ -116,8 +118,12 @@ def job(
     return rows
 
 
-def plain_rate(device: str, precision: str, model: str) -> float:
-    """Plain forward passes per second, of the larger batch size for the device; on a CPU of one thread."""
+def plain_rate(device: str, precision: str, model: str) -> tuple[float, int]:
+    """Plain forward passes per second, of the batch size of `bench passes`; on a CPU those of one thread.
+
+    Returns:
+        The rate, and the bytes that the layers put out for one image, which decide the job's own passes.
+    """
     before = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
@@ -126,11 +132,12 @@ def plain_rate(device: str, precision: str, model: str) -> float:
     work = {PLAIN: partial(plain, loaded.network.module, loaded.inputs(images, precision), precision)}
     fastest = statistics.median(interleaved(work, PLAIN_REPEATS, device)[PLAIN])
     torch.set_num_threads(before)
+    layers = bytes_per_image(loaded, 224)
     del loaded, images, work
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
-    return BATCH[device] / fastest
+    return BATCH[device] / fastest, layers
 
 
 def compile_key() -> str | None:
@@ -172,11 +179,10 @@ def _plan(config: RunConfig, count: int) -> Plan:
     return make_plan(config, pl.DataFrame(make_table(MANIFEST, data)))
 
 
-def _job(
-    folder: str, device: str, precision: str, model: str, count: int, segments: str, compiled: bool, images: int
-) -> list[Point]:
+def _job(config: RunConfig, layer_bytes: int, images: int) -> list[Point]:
     """One job, as `run.pipeline.measure_pending` carries it out; returns what its ledger said meanwhile."""
-    plan = _plan(_config(folder, device, precision, model, count, segments, compiled), images)
+    plan = _plan(config, images)
+    plan = replace(plan, pass_sizes=pass_sizes(config, plan.parts, layer_bytes))
     with tempfile.TemporaryDirectory(prefix="camrobust-job-") as output, session("local", plan.config.cluster):
         run = open_run(output)
         pending = pending_parts(plan.manifest, len(plan.parts), run.committed())
