@@ -99,3 +99,19 @@ def test_both_streams_run_to_the_end():
     assert alone["images"] == own["images"] == 8
     assert alone["ratio"] == 1
     assert own["ledger_ms"] > alone["ledger_ms"] == 0
+
+
+def test_a_process_that_ended_still_counts(monkeypatch):
+    """Workers end before the stream does; the ledger is told from others by its title."""
+    alive = {7: 2.0, 8: 5.0}
+    monkeypatch.setattr(throughput, "descendants", lambda _: set(alive))
+    monkeypatch.setattr(throughput, "cpu_s", lambda pid: alive[pid])
+    monkeypatch.setattr(throughput, "title", lambda pid: "ray::Ledger.begin" if pid == 9 else "ray::IDLE")
+    meter = throughput._Meter()
+    alive |= {8: 6.0, 9: 0.5}
+    meter.look()
+    del alive[8]
+    alive |= {7: 2.25, 9: 0.75}
+    meter.look()
+    assert meter.ledger_s == 0.75
+    assert meter.everything_s() == (2.25 - 2.0) + (6.0 - 5.0) + 0.75
