@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from camrobust.bench.scale import stubs, throughput
+from camrobust.bench.scale.overhead import PRESETS, variants_of
 from camrobust.bench.scale.throughput import Spent
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
@@ -67,6 +68,10 @@ def test_a_replayed_stage_hands_out_what_its_stub_made(plan, monkeypatch):
     stage = stubs.ReplayedLoad(plan.config)
     assert stage(replayed[0]) is replayed[1]
     assert stage(replayed[0][:1]).num_rows == 1
+
+
+def test_the_presets_have_as_many_variants_as_the_help_says():
+    assert {name: variants_of(name) for name in PRESETS} == {"full": 15, "quick": 8}
 
 
 def test_figures_are_marginal():

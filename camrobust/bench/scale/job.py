@@ -50,8 +50,8 @@ VARIANTS: dict[int, tuple[Any, ...]] = {
 """Perturbations by the number of variants; 95 are those of jobs/configs/imagenet-val.yaml."""
 PHOTOS, HEIGHT, WIDTH = 64, 375, 500
 """Files on disk, of a usual size in ImageNet; a run reads each of them many times, under different names."""
-FIRST = 48
-"""Images of the stream that says how many the first one may have."""
+FIRST = {"cpu": 8, "cuda": 48}
+"""Images of the stream that says how many the first one may have, and fewest images of every stream."""
 POLL_S = 0.1
 PLAIN_REPEATS = 5
 
@@ -105,8 +105,8 @@ def job(
             run = partial(_job, config, layer_bytes)
             say(f"{count} variants{', compiled' if compiled else ''} …")
             if share is None:
-                share = rate(run(FIRST)) / limit
-            points = run(max(FIRST, int(share * limit * seconds)))
+                share = rate(run(FIRST[device])) / limit
+            points = run(max(FIRST[device], int(share * limit * seconds)))
             share = rate(points) / limit
             rows.append(
                 {
