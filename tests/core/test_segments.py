@@ -6,7 +6,8 @@ from torch.nn.functional import interpolate
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
-from camrobust.core.segments import segment, segment_matrix
+from camrobust.core.segments import segment, segment_matrices, segment_matrix, segment_scores
+from tests.reference import segments as reference
 
 
 def labels_of(size=(40, 56), m=9, seed=0):
@@ -33,6 +34,52 @@ def test_rows_sum_to_1_and_zero_maps_give_exact_zeros():
     matrix = segment_matrix(labels_of(), 7, 7)
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(9))
     assert (matrix @ torch.zeros(49) == 0).all()
+
+
+def several(seed, count=5, size=(24, 32), most=90):
+    """Labels of several images, each with its own number of segments."""
+    counts = torch.randint(1, most, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.stack([labels_of(size, m, seed + m) for m in counts]), counts
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (6, 9), (1, 4), (30, 20)])
+def test_matrices_of_many_images_are_those_of_each_to_the_last_bit(shape):
+    labels, counts = several(0)
+    together = segment_matrices(labels, *shape, counts)
+    assert together.shape[1] % 32 == 0
+    for image, m in enumerate(counts):
+        alone = segment_matrix(labels[image], *shape, count=m)
+        assert torch.equal(together[image, :m], alone)
+        assert not together[image, m:].any()
+        torch.testing.assert_close(alone.double(), reference.matrix(labels[image], *shape, m), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (14, 14), (8, 12), (1, 4)])
+@pytest.mark.parametrize("cams", [1, 3, 10])
+def test_scores_do_not_depend_on_the_neighbours(shape, cams):
+    """To the last bit: other images, other numbers of segments and rows, other places."""
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(4):
+        labels, counts = several(seed)
+        matrices = segment_matrices(labels, *shape, counts)
+        owner = torch.randint(0, len(counts), (17,), generator=generator)
+        maps = torch.rand(17, cams, shape[0] * shape[1], generator=generator)
+        scores = segment_scores(maps, matrices, owner)
+        order = torch.randperm(17, generator=generator)
+        assert torch.equal(segment_scores(maps[order], matrices, owner[order]), scores[order])
+        for row, image in enumerate(owner.tolist()):
+            m, own = counts[image], labels[image : image + 1]
+            alone = segment_scores(maps[row : row + 1], segment_matrices(own, *shape, [m]), torch.tensor([0]))
+            assert torch.equal(alone[0, :, :m], scores[row, :, :m])
+            assert not scores[row, :, m:].any()
+            plain = maps[row] @ segment_matrix(labels[image], *shape, count=m).T
+            torch.testing.assert_close(scores[row, :, :m], plain, rtol=1e-6, atol=0)
+
+
+def test_scores_need_matrices_of_whole_tiles():
+    sentence = "segment_scores: matrices must have a multiple of 32 rows, got 9; use segment_matrices"
+    with pytest.raises(ValueError, match=sentence):
+        segment_scores(torch.rand(2, 3, 49), torch.rand(1, 9, 49), torch.tensor([0, 0]))
 
 
 def photo():

@@ -5,5 +5,12 @@ from camrobust.core.segments.methods import felzenszwalb, grid, segment, slic
 from camrobust.core.segments.quickshift import quickshift
 
 __all__ = [
-    "felzenszwalb", "grid", "quickshift", "segment", "segment_matrices", "segment_matrix", "segment_scores", "slic",
-]  # fmt: skip
+    "felzenszwalb",
+    "grid",
+    "quickshift",
+    "segment",
+    "segment_matrices",
+    "segment_matrix",
+    "segment_scores",
+    "slic",
+]

@@ -1,25 +1,57 @@
-"""The matrix that turns a low-resolution map into one score per segment."""
+"""The matrices that turn low-resolution maps into one score per segment."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+TILE = 32
+"""Segments whose scores are one matrix product; the number of segments of a batch is padded to a multiple of it."""
 
-def _interpolation(size: int, cells: int, device: torch.device) -> Tensor:
-    """(size, cells) float64: row i holds the weights of the cells in pixel i, bilinear with align_corners=False.
 
-    `torch.nn.functional.interpolate` of an identity differs by up to 6e-14, which changes the last bit of some segment
-    scores.
+def _two_cells(size: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The two cells of a map that a pixel mixes, bilinear with align_corners=False, and their weights.
+
+    Returns:
+        (2, size) int64 and (2, size) float64; at the edges both may be the same cell.
     """
-    centres = (torch.arange(size, device=device, dtype=torch.float64) + 0.5) * cells / size - 0.5
-    centres = centres.clamp(min=0)
-    low = centres.floor().long().clamp(max=cells - 1)
-    high = (low + 1).clamp(max=cells - 1)
-    share = (centres - low)[:, None]
-    matrix = torch.zeros(size, cells, device=device, dtype=torch.float64)
-    matrix.scatter_add_(1, low[:, None], 1 - share)
-    return matrix.scatter_add_(1, high[:, None], share)
+    pixels = torch.arange(size, device=device, dtype=torch.float64)
+    centres = pixels.add_(0.5).mul_(cells).div_(size).sub_(0.5).clamp_(min=0)
+    low = centres.long()
+    share = centres.sub_(low)
+    return torch.stack([low, (low + 1).clamp_(max=cells - 1)]), torch.stack([1 - share, share])
+
+
+def _weights(labels: Tensor, height: int, width: int, rows: int) -> Tensor:
+    """(B, rows, h·w) float32 for labels (B, H, W): the mean weight of every cell in every segment."""
+    B, H, W = labels.shape
+    down = _two_cells(H, height, labels.device)
+    across = down if (H, height) == (W, width) else _two_cells(W, width, labels.device)
+    # A pixel mixes four cells: (2, 2, H, W).
+    cells = (down[0] * width)[:, None, :, None] + across[0][:, None]
+    share = down[1][:, None, :, None] * across[1][:, None]
+    places = (labels * (height * width))[:, None, None] + cells
+    sums = torch.zeros(B, rows * height * width, device=labels.device, dtype=torch.float64)
+    sums.scatter_add_(1, places.flatten(1), share.flatten().expand(B, -1))
+    sums = sums.reshape(B, rows, -1)
+    # The weights of a pixel sum to 1, so those of a segment sum to its number of pixels.
+    return sums.div_(sums.sum(dim=-1, keepdim=True).round_().clamp_(min=1)).float()
+
+
+def segment_matrices(labels: Tensor, height: int, width: int, counts: Sequence[int]) -> Tensor:
+    """One `segment_matrix` for each of several images of the same size.
+
+    Args:
+        labels: (B, H, W) int64, each image 0 … m-1.
+        height: h, rows of the map.
+        width: w, columns of the map.
+        counts: the m of each image.
+
+    Returns:
+        (B, M, h·w) float32, M the largest m rounded up to a multiple of `TILE`. Rows from m on are 0. On a CPU the
+        rows of an image do not depend on the other images, to the last bit.
+    """
+    return _weights(labels, height, width, TILE * -(-max(counts) // TILE))
 
 
 def segment_matrix(labels: Tensor, height: int, width: int, *, count: int | None = None) -> Tensor:
@@ -41,35 +73,32 @@ def segment_matrix(labels: Tensor, height: int, width: int, *, count: int | None
         >>> segment_matrix(left_and_right, 1, 2) @ torch.tensor([0.2, 0.6])
         tensor([0.2000, 0.6000])
     """
-    H, W = labels.shape
     m = int(labels.max()) + 1 if count is None else count
-    down, across = _interpolation(H, height, labels.device), _interpolation(W, width, labels.device)
-    # First the weight of each column of the map per segment and image row, then that of each row of the map.
-    places = (labels + m * torch.arange(H, device=labels.device)[:, None]).flatten()
-    by_row = torch.zeros(H * m, width, device=labels.device, dtype=torch.float64)
-    by_row.index_add_(0, places, across.repeat(H, 1))
-    sums = torch.einsum("ysj,yi->sij", by_row.reshape(H, m, width), down)
-    ones = torch.ones((), device=labels.device, dtype=torch.float64)
-    sizes = torch.zeros(m, device=labels.device, dtype=torch.float64)
-    sizes = sizes.index_add_(0, labels.flatten(), ones.expand(labels.numel())).clamp_(min=1)
-    return (sums.flatten(1) / sizes[:, None]).float()
-
-
-def segment_matrices(labels: Tensor, height: int, width: int, counts: Sequence[int]) -> Tensor:
-    """The matrices of several images, (B, M, h·w), filled up with rows of 0; see `segment_matrix`.
-
-    Args:
-        labels: (B, H, W) int64.
-        height: h, rows of the map.
-        width: w, columns of the map.
-        counts: B numbers of segments; M is the largest.
-    """
-    matrices = torch.zeros(len(labels), max(counts), height * width, device=labels.device)
-    for matrix, one, count in zip(matrices, labels, counts, strict=True):
-        matrix[:count] = segment_matrix(one, height, width, count=count)
-    return matrices
+    return _weights(labels[None], height, width, m)[0]
 
 
 def segment_scores(maps: Tensor, matrices: Tensor, owner: Tensor) -> Tensor:
-    """Scores (R, K, M) of maps (R, K, h·w), by matrices (B, M, h·w) of the images `owner` (R,)."""
-    return torch.bmm(maps.double(), matrices[owner].double().transpose(1, 2)).float()
+    """The scores of the segments in the maps of many images.
+
+    Args:
+        maps: (R, K, h·w) float32.
+        matrices: (B, M, h·w), those of `segment_matrices`.
+        owner: (R,) int64, the image of each row.
+
+    Returns:
+        (R, K, M) float32; 0 in the padding, or NaN where the map holds numbers that are not finite. The products have
+        one shape, (K, h·w) by (h·w, TILE), whatever M and R are. A product of another shape adds in another order on
+        a CPU, so that the last bits of an image's scores would depend on its neighbours.
+
+    Raises:
+        ValueError: M is no multiple of TILE.
+    """
+    R, K, cells = maps.shape
+    if matrices.shape[1] % TILE:
+        raise ValueError(
+            f"segment_scores: matrices must have a multiple of {TILE} rows, got {matrices.shape[1]}; "
+            "use segment_matrices"
+        )
+    tiles = matrices.index_select(0, owner).reshape(R, -1, TILE, cells)
+    scores = maps[:, None] @ tiles.mT
+    return scores.transpose(1, 2).reshape(R, K, -1)
