@@ -44,7 +44,8 @@ if ((small)); then
 else
   precisions='fp32 tf32 bf16' repeats=5 most=120 sized=(--seconds 12)
 fi
-mapfile -t tests < <(grep -rl 'mark\.gpu' tests)
+# Those of interface/ need the packages of the report.
+mapfile -t tests < <(grep -rl --include='test_*.py' --exclude-dir=interface 'mark\.gpu' tests)
 step tests 90 "$python" -m pytest -p no:cacheprovider -q -m gpu "${tests[@]}"
 for precision in $precisions; do
   maps=(--only-maps)

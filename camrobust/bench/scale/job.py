@@ -23,7 +23,8 @@ import torch
 from ray.exceptions import RayError
 
 from camrobust.bench.chaos.photos import write_photos
-from camrobust.bench.speed.passes import BATCH, PLAIN, check_device, interleaved, plain, random_model
+from camrobust.bench.speed.available import check_device
+from camrobust.bench.speed.passes import BATCH, PLAIN, interleaved, plain, random_model
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.config_parts import ClusterConfig

@@ -3,7 +3,6 @@
 It also runs where ray, polars and boto3 are not installed, because it imports only core/ and measure/.
 """
 
-import platform
 import random
 import statistics
 import sys
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camrobust.bench.speed.available import check_device, machine, perturbations_here
 from camrobust.bench.speed.peers import SEVEN, SHARED
 from camrobust.bench.speed.peers import peers as others
-from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS, CLASSIC
-from camrobust.core.perturb import make_variants, variants, without_model
+from camrobust.core.perturb import make_variants, variants
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
 from camrobust.measure.builders import ModelSpec
@@ -110,12 +109,6 @@ def bench(
     }
 
 
-def check_device(device: str) -> None:
-    """Raise UserError if this machine has no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("bench: this machine has no CUDA device; use --device cpu")
-
-
 def random_model(name: str, device: str) -> Model:
     """A torchvision model with random weights."""
     return load_model(ModelSpec(name, f"torchvision:{name}@none"), device=device)
@@ -195,7 +188,7 @@ def _wait(device: str) -> None:
 def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     """Milliseconds for one image at severity 3, the fastest of three."""
     milliseconds = {}
-    for name in without_model():
+    for name in perturbations_here():
         planned = variants([f"{name}:3"])
         work = {name: lambda planned=planned: make_variants(image[None].to(device), planned, ["bench"], "bench", 0)}
         milliseconds[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
@@ -263,16 +256,6 @@ def _photos(count: int) -> Tensor:
             height, width = photo.shape[1] - shift, photo.shape[2] - shift
             corners += [photo[:, shift:, shift:][:, :224, :224], photo[:, height - 224 : height, width - 224 : width]]
     return torch.stack(corners)[:count]
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Facts about this machine."""
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, CPU",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def _segment_line(row: Mapping[str, Any]) -> str:
