@@ -42,6 +42,9 @@ class RunConfig(StrictPart):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
         "fp32", description="in which the models' layers compute; maps and scores are always float32"
     )
+    compile: bool = Field(
+        False, description="whether torch compiles the layers up to the target layer; needs a C++ compiler (g++)"
+    )
     perturbations: tuple[Spec | dict[str, Any], ...] = Field(min_length=1, description="NAME:LEVELS or {NAME: {…}}")
     resave_jpeg_quality: int | None = Field(
         None, ge=1, le=100, description="save each perturbed image as a JPEG of this quality first; ImageNet-C used 85"

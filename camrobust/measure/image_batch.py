@@ -6,15 +6,12 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment_matrices
+from camrobust.core.segments.matrix import TILE
 from camrobust.measure.settings import ImageVariants
 from camrobust.measure.transfer import to_device
-
-GRANULE = {"cpu": 1, "cuda": 32}
-"""Numbers of segments are filled up to multiples of this; on a GPU few shapes are better than few segments."""
 
 
 class ImageBatch:
@@ -71,11 +68,10 @@ class ImageBatch:
         if key not in self._segments:
             labels = to_device([self.labels], device)
             matrices = segment_matrices(labels, height, width, self.sizes.tolist())
-            matrices = pad(matrices, (0, 0, 0, -matrices.shape[1] % GRANULE[device.type]))
             self._segments[key] = matrices, to_device([self.sizes], device)
         matrices, sizes = self._segments[key]
         most = int(self.sizes[self.owner[rows.start] : self.owner[rows.stop - 1] + 1].max())
-        return matrices[:, : most + -most % GRANULE[device.type]], sizes
+        return matrices[:, : most + -most % TILE], sizes
 
     def slices(self, rows: range) -> list[tuple[int, slice]]:
         """Consecutive rows as pieces of images: the number of each image, and where in it the piece lies."""

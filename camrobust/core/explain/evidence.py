@@ -1,9 +1,4 @@
-"""The shared pass: one forward and one backward through the tail serve every CAM.
-
-A hook replaces the output of the target layer by a clone of a detached leaf, so that autograd records only the layers
-behind it. Some models apply an in-place operation there (VGG, SqueezeNet). It changes only the clone, so it neither
-fails on the leaf nor changes the activations that the CAMs use.
-"""
+"""The evidence that the shared pass collects for every CAM, and the maps that methods make of it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,24 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.explain.components import first_components
 from camrobust.core.explain.hooks import replaced_output
-from camrobust.core.explain.layout import tensor_in, with_tensor
+from camrobust.core.explain.layout import with_tensor
 from camrobust.core.explain.network import Network, logits_of
+from camrobust.core.explain.shared_pass import Choose as Choose
+from camrobust.core.explain.shared_pass import predicted as predicted
+from camrobust.core.explain.shared_pass import run_with_gradient
 from camrobust.core.explain.tail import PooledHead
-from camrobust.core.precision import GRADIENT_SCALE, arithmetic
+from camrobust.core.precision import arithmetic
 
-Choose = Callable[[Tensor], Tensor]
-"""A function from logits (B, n) to the explained class of each image (B,)."""
 CHUNK_BYTES = 128 * 2**20
 """Largest size of the replaced activations, or of the images, in one re-run."""
-
-
-def predicted(logits: Tensor) -> Tensor:
-    """The class with the highest logit, (B, n) to (B,)."""
-    return logits.argmax(dim=1)
 
 
 @dataclass
@@ -160,60 +150,6 @@ class Evidence:
         return self.logits_of_outputs(self.network.layout.from_map(activations, self.outputs[rows]), rows)
 
 
-def run_with_gradient(
-    network: Network, images: Tensor, choose: Choose, *, graph: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One forward pass, and one backward pass through the tail only.
-
-    Args:
-        network: the model and its target layer.
-        images: (B, 3, H, W), normalised.
-        choose: logits (B, n) to the explained classes (B,).
-        graph: keep the graph back to the images, which must require a gradient, for a second derivative.
-
-    Returns:
-        The target layer's output and the gradient of the explained logit there, both in the layer's own layout (the
-        output in its own precision, the gradient float32); the logits (B, n) float32; the explained classes (B,).
-
-    Raises:
-        UserError: the target layer did not run exactly once, its output holds no tensor, or no gradient reaches it.
-    """
-    leaves: list[Tensor] = []
-    scale = GRADIENT_SCALE.get(network.precision, 1.0)
-    name = network.layer_name
-
-    def by_leaf(output: object) -> object:
-        tensor = tensor_in(output)
-        if tensor is None:
-            raise UserError(
-                f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens, "
-                f"got {type(output).__name__}; choose another layer"
-            )
-        leaf = tensor if graph else tensor.detach().requires_grad_()
-        leaves.append(leaf)
-        return with_tensor(output, leaf.clone())
-
-    with torch.enable_grad(), replaced_output(network.layer, by_leaf) as calls:
-        with arithmetic(network.precision, images.device):
-            logits = logits_of(network.module(images))
-        targets = choose(logits.detach())
-        explained = logits.gather(1, targets[:, None]).sum() * scale
-    if len(calls) != 1:
-        raise UserError(
-            f"target_layer: '{name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
-            "choose another layer"
-        )
-    gradients = None
-    if explained.requires_grad:
-        (gradients,) = torch.autograd.grad(explained, leaves, allow_unused=True, create_graph=graph)
-    if gradients is None:
-        raise UserError(f"target_layer: no gradient of the logits reaches '{name}'; choose a layer that they depend on")
-    gradients = gradients.float() / scale if scale != 1 else gradients.float()
-    if graph:
-        return leaves[0], gradients, logits.float(), targets
-    return leaves[0].detach(), gradients, logits.detach().float(), targets
-
-
 def collect(
     network: Network,
     images: Tensor,
@@ -313,7 +249,7 @@ def explain(evidence: Evidence, cams: Sequence[Method]) -> Tensor:
     """The maps (B, K, h, w) float32 of K CAM methods from the same evidence."""
     weighted = [cam for cam in cams if isinstance(cam, WeightedSum)]
     components = [cam for cam in cams if isinstance(cam, FirstComponent)]
-    with torch.no_grad(), arithmetic("fp32", evidence.images.device):
+    with torch.no_grad(), arithmetic("fp32", evidence.activations.device):
         maps = _weighted_sums(evidence, weighted) if weighted else {}
         maps |= _first_components(evidence, components) if components else {}
         return torch.stack(

@@ -1,6 +1,6 @@
 """A classifier with the layer at which it is explained."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -46,6 +46,8 @@ class Network:
         first_affine: the tail split at its first linear or convolutional layer if the layers before it keep the
             channels apart, else None.
         precision: number format in which the layers compute.
+        prefix: the compiled part up to the target layer (see `compiled`), from images to the layer's output and the
+            tail's context; None to run the module itself.
     """
 
     module: nn.Module
@@ -56,6 +58,7 @@ class Network:
     head: PooledHead | None = None
     first_affine: FirstAffine | None = None
     precision: str = "fp32"
+    prefix: Callable[[Tensor], tuple[object, ...]] | None = None
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, n) float32 of normalised images (B, 3, H, W)."""

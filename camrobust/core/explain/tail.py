@@ -5,6 +5,7 @@ Both are found by tracing the model and used only if they reproduce its logits.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from inspect import Parameter, signature
 from typing import Any
 
@@ -95,16 +96,30 @@ def cut_tail(module: nn.Module, layer_name: str) -> Tail:
     Raises:
         Exception: of any type, if the model cannot be traced.
     """
-    tracer = _OutsideOnly(layer_name)
+    before, behind, context = _split_behind(*_traced(module, layer_name), first_gives=FirstGives.CONTEXT)
+    return Tail(_module(module, behind), _module(module, before) if context else None)
+
+
+def cut_prefix(module: nn.Module, layer_name: str) -> nn.Module:
+    """The complement of `cut_tail`: maps images to the layer's output and the values of the tail's context, a tuple.
+
+    Raises:
+        Exception: of any type, if the model cannot be traced.
+    """
+    prefix, _, _ = _split_behind(*_traced(module, layer_name), first_gives=FirstGives.NODE_AND_CONTEXT)
+    return _module(module, prefix)
+
+
+def _traced(module: nn.Module, layer_name: str) -> tuple[fx.Graph, fx.Node]:
+    """The graph of a model in which the layer is one node, and that node."""
     optional = {
         name: parameter.default
         for name, parameter in list(signature(module.forward).parameters.items())[1:]
         if parameter.default is not Parameter.empty
     }
-    graph = tracer.trace(module, concrete_args=optional)
+    graph = _OutsideOnly(layer_name).trace(module, concrete_args=optional)
     (layer,) = [node for node in graph.nodes if node.op == "call_module" and node.target == layer_name]
-    before, behind, context = _split_behind(graph, layer, keep_source=False)
-    return Tail(_module(module, behind), _module(module, before) if context else None)
+    return graph, layer
 
 
 def _module(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -115,17 +130,27 @@ def _module(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     return module
 
 
-def _split_behind(graph: fx.Graph, node: fx.Node, *, keep_source: bool) -> tuple[fx.Graph, fx.Graph, list[fx.Node]]:
+class FirstGives(Enum):
+    """What the first half of a split graph returns; the context is the tuple of other values that the second needs."""
+
+    CONTEXT = "the context"
+    SOURCE = "the first argument of the node at which the graph is split"
+    NODE_AND_CONTEXT = "a tuple of that node's value and the context"
+
+
+def _split_behind(
+    graph: fx.Graph, node: fx.Node, *, first_gives: FirstGives
+) -> tuple[fx.Graph, fx.Graph, list[fx.Node]]:
     """Split a graph behind a node.
 
     Args:
         graph: from inputs to an output.
         node: one of its nodes.
-        keep_source: the first half returns the node's first argument instead of the context.
+        first_gives: what the first half returns.
 
     Returns:
-        The first half, from the inputs to the context: the other values that the second half needs; the second half,
-        from the node's value and the context to the output; the nodes of the context.
+        The first half, from the inputs; the second half, from the node's value and the context to the output; the
+        nodes of the context.
     """
     behind: set[fx.Node] = set()
     for other in graph.nodes:
@@ -138,9 +163,14 @@ def _split_behind(graph: fx.Graph, node: fx.Node, *, keep_source: bool) -> tuple
     first, second = fx.Graph(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for other in graph.nodes:
-        if other not in behind and other is not node and other.op != "output":
+        if other not in behind and other.op != "output":
             copies[other] = first.node_copy(other, copies.__getitem__)
-    first.output(copies[node.args[0]] if keep_source else tuple(copies[source] for source in context))  # type: ignore[index]
+    given = {
+        FirstGives.CONTEXT: tuple(context),
+        FirstGives.SOURCE: node.args[0],
+        FirstGives.NODE_AND_CONTEXT: (node, *context),
+    }
+    first.output(fx.node.map_arg(given[first_gives], copies.__getitem__))
     copies = {node: second.placeholder("activations")}
     copies |= {source: second.placeholder(f"context_{number}") for number, source in enumerate(context)}
     for other in graph.nodes:
@@ -168,7 +198,7 @@ def split_at_first_affine(tail: Tail, activations: Tensor, logits_of: Callable[[
             node for node in graph.nodes
             if node.op == "call_module" and isinstance(modules[str(node.target)], (nn.Linear, nn.Conv2d))
         )  # fmt: skip
-        before, behind, context = _split_behind(graph, node, keep_source=True)
+        before, behind, context = _split_behind(graph, node, first_gives=FirstGives.SOURCE)
         affine: Any = modules[str(node.target)]
         if context or (isinstance(affine, nn.Conv2d) and affine.groups != 1):
             return None

@@ -60,7 +60,7 @@ def _per_class_scores(evidence: Evidence, first: FirstAffine, kept: Tensor, lost
     return logits_of(first.after(changed.flatten(0, 1)[:, None])).float().reshape(B, C)
 
 
-@cam("ablationcam", needs="tail", returns="weights", source="Desai & Ramaswamy, WACV 2020", year=2020)
+@cam("ablationcam", needs="tail", closed_form=True, returns="weights", source="Desai & Ramaswamy, WACV 2020", year=2020)
 def ablationcam(evidence: Evidence) -> Tensor:
     """Ablation-CAM: w_k = (y_c - y_c,k)/y_c, with y_c,k the logit when channel k of A is 0; ReLU Σ_k w_k·A_k.
 

@@ -115,7 +115,7 @@ def _cluster_weights(evidence: Evidence) -> tuple[Tensor, Tensor]:
     return weights, used
 
 
-@cam("cf-cam", needs="gradients", returns="weights", source="He et al., arXiv 2504.00060", year=2025)
+@cam("cf-cam", needs="gradients", needs_host=True, returns="weights", source="He et al., arXiv 2504.00060", year=2025)
 def cf_cam(evidence: Evidence) -> Tensor:
     """CF-CAM: ReLU Σ_k w_k·A_k over the channels that are strong or similar to others.
 
@@ -133,7 +133,14 @@ def cf_cam(evidence: Evidence) -> Tensor:
     return weights * used
 
 
-@cam("cf-cam-softmax", needs="gradients", returns="weights", source="He et al., arXiv 2504.00060", year=2025)
+@cam(
+    "cf-cam-softmax",
+    needs="gradients",
+    needs_host=True,
+    returns="weights",
+    source="He et al., arXiv 2504.00060",
+    year=2025,
+)
 def cf_cam_softmax(evidence: Evidence) -> Tensor:
     """CF-CAM with the published softmax over the weights of the used channels; see `cf_cam`.
 

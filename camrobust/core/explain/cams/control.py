@@ -6,7 +6,16 @@ from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
 
 
-@cam("random", needs="activations", returns="weights", signed=True, control=True, source="a control", year=2021)
+@cam(
+    "random",
+    needs="activations",
+    needs_host=True,
+    returns="weights",
+    signed=True,
+    control=True,
+    source="a control",
+    year=2021,
+)
 def random(evidence: Evidence) -> Tensor:
     """Random channel weights w: Σ_k w_k·A_k with w ~ U(-1, 1) from the random stream of the image and variant.
 

@@ -22,7 +22,13 @@ def _all_rows(evidence: Evidence) -> Tensor:
 
 
 @cam(
-    "finercam", needs="gradients", cost="passes", returns="weights", source="Zhang et al., arXiv 2501.11309", year=2025
+    "finercam",
+    needs="gradients",
+    cost="passes",
+    closed_form=True,
+    returns="weights",
+    source="Zhang et al., arXiv 2501.11309",
+    year=2025,
 )
 def finercam(evidence: Evidence) -> Tensor:
     """Finer-CAM: Grad-CAM of y_c - α·mean(y of the 3 classes whose logits are nearest to y_c), α = 0.6.
@@ -47,7 +53,15 @@ def finercam(evidence: Evidence) -> Tensor:
     return evidence.network.layout.to_map(gradients).float().mean(dim=(2, 3))
 
 
-@cam("shapleycam", needs="gradients", cost="passes", returns="weights", source="Cai, arXiv 2501.06261", year=2025)
+@cam(
+    "shapleycam",
+    needs="gradients",
+    cost="passes",
+    closed_form=True,
+    returns="weights",
+    source="Cai, arXiv 2501.06261",
+    year=2025,
+)
 def shapleycam(evidence: Evidence) -> Tensor:
     """ShapleyCAM: w = mean_s(g - ½·H·A), H the Hessian of y_c with respect to the layer's output; ReLU Σ_k w_k·A_k.
 

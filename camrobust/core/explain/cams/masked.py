@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from camrobust.core.explain.cams.registry import cam
-from camrobust.core.explain.evidence import Evidence, run_with_gradient
+from camrobust.core.explain.evidence import Evidence
+from camrobust.core.explain.shared_pass import run_with_gradient
 from camrobust.core.scaling import min_max, ratio
 
 MASKED_BATCH = 32
@@ -38,7 +39,14 @@ def scorecam(evidence: Evidence) -> Tensor:
     return logits.softmax(dim=1).masked_fill(constant.all(dim=1, keepdim=True), 0)
 
 
-@cam("smoothgradcam++", needs="passes", returns="weights", source="Omeiza et al., arXiv 1908.01224", year=2019)
+@cam(
+    "smoothgradcam++",
+    needs="passes",
+    needs_host=True,
+    returns="weights",
+    source="Omeiza et al., arXiv 1908.01224",
+    year=2019,
+)
 def smoothgradcam_plus_plus(evidence: Evidence) -> Tensor:
     """Smooth Grad-CAM++: Grad-CAM++ with g, g² and g³ averaged over noisy copies of the image, and the clean A.
 

@@ -43,6 +43,8 @@ class Cam:
         source: the publication.
         year: of the publication.
         control: the map explains nothing and is a floor to compare with; left out of averages over CAMs.
+        closed_form: behind global average pooling and one linear layer it costs nothing beside the shared pass.
+        needs_host: it draws random numbers or reads values on the host, so a CUDA graph cannot hold it.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Cam:
     source: str
     year: int
     control: bool
+    closed_form: bool = False
+    needs_host: bool = False
 
 
 CLASSIC = (
@@ -73,6 +77,8 @@ def cam(
     returns: str = "map",
     signed: bool = False,
     control: bool = False,
+    closed_form: bool = False,
+    needs_host: bool = False,
 ) -> Callable[[Method], Method]:
     """Register a function of the evidence as a CAM method. The function itself is left as it is.
 
@@ -85,6 +91,8 @@ def cam(
         returns: a key of `RETURNS`.
         signed: negative values of the map have a meaning.
         control: the map explains nothing.
+        closed_form: behind global average pooling and one linear layer it costs nothing beside the shared pass.
+        needs_host: it draws random numbers or reads values on the host.
 
     Raises:
         ValueError: `needs`, `cost` or `returns` is unknown, or the name is taken.
@@ -109,10 +117,10 @@ def cam(
             "weights": WeightedSum(function, not signed),
             "values": FirstComponent(function),
         }
-        CAMS.add(
-            Cam(name, whole[returns], needs, cost or NEEDS[needs][1], signed, source, year, control),
-            registering_module(),
+        entry = Cam(
+            name, whole[returns], needs, cost or NEEDS[needs][1], signed, source, year, control, closed_form, needs_host
         )
+        CAMS.add(entry, registering_module())
         return function
 
     return register

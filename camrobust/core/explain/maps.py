@@ -1,0 +1,66 @@
+"""The maps of a run's CAM methods, pass after pass; on a GPU, the methods that allow it are one CUDA graph."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from camrobust.contract.registry import from_camrobust
+from camrobust.core.explain.cams.registry import Cam
+from camrobust.core.explain.captured import Captured, captured
+from camrobust.core.explain.evidence import Evidence, explain
+from camrobust.core.explain.network import Network
+
+
+def is_static(cam: Cam, network: Network) -> bool:
+    """Whether a method only computes with activations, gradients, logits, classes and the head's weights.
+
+    A method of a user's package may do more than it says, so it never counts.
+    """
+    shared = cam.cost == "shared" or (cam.closed_form and network.head is not None)
+    return shared and not cam.needs_host and from_camrobust(cam)
+
+
+class Explainer:
+    """Makes the maps of K methods from the evidence of any number of passes through one network.
+
+        explainer = Explainer(network, [CAMS["gradcam"], CAMS["random"]])
+        maps = explainer(collect(network, images, draws=draws))  # (B, 2, h, w)
+
+    Args:
+        network: through which the evidence is collected.
+        cams: the K methods.
+    """
+
+    def __init__(self, network: Network, cams: Sequence[Cam]) -> None:
+        self._cams = list(cams)
+        self._static = [cam for cam in cams if is_static(cam, network)]
+        self._network = network
+        self._replayed: Captured = captured(self._static_maps)
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The maps (B, K, h, w) float32."""
+        if not (evidence.activations.is_cuda and self._static):
+            return explain(evidence, [cam.function for cam in self._cams])
+        made = self.static_maps(evidence)
+        others = [cam for cam in self._cams if cam.name not in made]
+        if others:
+            maps = explain(evidence, [cam.function for cam in others])
+            made |= {cam.name: maps[:, place] for place, cam in enumerate(others)}
+        return torch.stack([made[cam.name] for cam in self._cams], dim=1)
+
+    def static_maps(self, evidence: Evidence) -> dict[str, Tensor]:
+        """The maps (B, h, w) by name of the methods that a graph can hold."""
+        (maps,) = self._replayed(evidence.activations, evidence.gradients, evidence.logits, evidence.targets)
+        return {cam.name: maps[:, place] for place, cam in enumerate(self._static)}
+
+    def _static_maps(self, activations: Tensor, gradients: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor]:
+        """The maps (B, K', h, w) of these methods, from the tensors that they may use."""
+        # A method that uses more than it may fails here, on a CPU in the tests as on a GPU.
+        nothing = cast(Tensor, None)
+        evidence = Evidence(
+            activations=activations, gradients=gradients, logits=logits, targets=targets, network=self._network,
+            images=nothing, outputs=nothing, head=self._network.head, draws=None,
+        )  # fmt: skip
+        return (explain(evidence, [cam.function for cam in self._static]),)

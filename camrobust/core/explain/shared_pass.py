@@ -1,0 +1,103 @@
+"""The shared pass: one forward and one backward through the tail serve every CAM.
+
+A hook replaces the output of the target layer by a clone of a detached leaf, so that autograd records only the layers
+behind it. Some models apply an in-place operation there (VGG, SqueezeNet). It changes only the clone, so it neither
+fails on the leaf nor changes the activations that the CAMs use.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.hooks import replaced_output
+from camrobust.core.explain.layout import tensor_in, with_tensor
+from camrobust.core.explain.network import Network, logits_of
+from camrobust.core.precision import GRADIENT_SCALE, arithmetic
+
+Choose = Callable[[Tensor], Tensor]
+"""A function from logits (B, n) to the explained class of each image (B,)."""
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class with the highest logit, (B, n) to (B,)."""
+    return logits.argmax(dim=1)
+
+
+def run_with_gradient(
+    network: Network, images: Tensor, choose: Choose, *, graph: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One forward pass, and one backward pass through the tail only.
+
+    Args:
+        network: the model and its target layer.
+        images: (B, 3, H, W), normalised.
+        choose: logits (B, n) to the explained classes (B,).
+        graph: keep the graph back to the images, which must require a gradient, for a second derivative.
+
+    Returns:
+        The target layer's output and the gradient of the explained logit there, both in the layer's own layout (the
+        output in its own precision, the gradient float32); the logits (B, n) float32; the explained classes (B,).
+
+    Raises:
+        UserError: the target layer did not run exactly once, its output holds no tensor, or no gradient reaches it.
+    """
+    scale = GRADIENT_SCALE.get(network.precision, 1.0)
+    with torch.enable_grad():
+        with arithmetic(network.precision, images.device):
+            compiled = network.prefix is not None and not graph
+            leaf, logits = _forward_in_parts(network, images) if compiled else _forward(network, images, graph=graph)
+        targets = choose(logits.detach())
+        explained = logits.gather(1, targets[:, None]).sum()
+        if scale != 1:
+            explained = explained * scale
+    gradients = None
+    if explained.requires_grad:
+        (gradients,) = torch.autograd.grad(explained, leaf, allow_unused=True, create_graph=graph)
+    if gradients is None:
+        raise UserError(
+            f"target_layer: no gradient of the logits reaches '{network.layer_name}'; "
+            "choose a layer that they depend on"
+        )
+    gradients = gradients.float() / scale if scale != 1 else gradients.float()
+    if graph:
+        return leaf, gradients, logits.float(), targets
+    return leaf.detach(), gradients, logits.detach().float(), targets
+
+
+def _forward(network: Network, images: Tensor, *, graph: bool) -> tuple[Tensor, Tensor]:
+    """The target layer's output, of which autograd records from here on, and the logits; by a hook."""
+    leaves: list[Tensor] = []
+    name = network.layer_name
+
+    def by_leaf(output: object) -> object:
+        tensor = tensor_in(output)
+        if tensor is None:
+            raise UserError(
+                f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens, "
+                f"got {type(output).__name__}; choose another layer"
+            )
+        leaf = tensor if graph else tensor.detach().requires_grad_()
+        leaves.append(leaf)
+        return with_tensor(output, leaf.clone())
+
+    with replaced_output(network.layer, by_leaf) as calls:
+        logits = logits_of(network.module(images))
+    if len(calls) != 1:
+        raise UserError(
+            f"target_layer: '{name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
+            "choose another layer"
+        )
+    return leaves[0], logits
+
+
+def _forward_in_parts(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by the compiled prefix and the tail."""
+    if network.prefix is None or network.tail is None:
+        raise ValueError("network: a compiled prefix needs the tail behind it")
+    with torch.no_grad():
+        output, *context = network.prefix(images)
+    leaf = cast(Tensor, output).detach().requires_grad_()
+    return leaf, logits_of(network.tail.behind(leaf.clone(), *context))
