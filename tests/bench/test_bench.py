@@ -10,6 +10,7 @@ import torch
 
 from camrobust.bench.speed import formats, perturbing
 from camrobust.bench.speed import passes as bench
+from camrobust.bench.speed.available import perturbations_here
 from camrobust.bench.speed.peers import SEVEN, SHARED
 from camrobust.bench.speed.zoo import zoo
 from camrobust.core.explain.cams import CLASSIC
@@ -138,3 +139,8 @@ def test_the_zoo_says_what_works_and_why_not():
     assert (tokens["layer"], tokens["layout"], tokens["map"]) == ("blocks.11.norm1", "tokens, 1 in front", "14x14")
     assert tokens["verdict"] == "ok"
     assert "raised ValueError: Unknown model nothing" in wrong["verdict"]
+
+
+def test_perturbations_whose_photographs_are_missing_are_left_out(monkeypatch):
+    monkeypatch.setattr("camrobust.core.perturb.frost.find_spec", lambda _: None)
+    assert set(without_model()) - set(perturbations_here()) == {"frost"}

@@ -34,9 +34,7 @@ def test_every_operation_of_a_pass_belongs_to_a_part():
         bench.measure(model, batch, settings)
     assert set(counting.counted) == set(ORDER)
     assert all(counting.counted.values())
-    # The backward pass and the network itself, eigenvectors, ranks, and what becomes rows.
     assert counting.counted["forward"]["convolution"] == 3
-    assert counting.counted["CAMs"]["bmm"] > 0
     assert counting.counted["comparison"]["sort"] + counting.counted["comparison"]["argsort"] > 0
 
 

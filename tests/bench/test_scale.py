@@ -1,17 +1,20 @@
 """The stages without their science, those that replay them, and the figures of the two streams; no clock is read."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from camrobust.bench.scale import stubs, throughput
+from camrobust.bench.scale.overhead import PRESETS, variants_of
 from camrobust.bench.scale.throughput import Spent
-from camrobust.interface.cli import main
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.pipeline import KINDS
 from camrobust.run.stages import load as load_module
 from camrobust.run.stages.batches import pending_batch, tensors_of
+from tests.runs import ROOT
 
 IMAGES = 3
 
@@ -29,7 +32,7 @@ def chain(plan, kinds, suffix=""):
     for stage in (
         kinds.load(plan.config),
         kinds.perturb(plan.config, plan.parts, "cpu"),
-        kinds.explain(plan.config, plan.parts, frozenset(), {}, "cpu"),
+        kinds.explain(plan.config, plan.parts, frozenset(), {}, "cpu", plan.pass_sizes["cpu"]),
         kinds.commit(folder.uri, 0),
     ):
         batches.append(stage(batches[-1]))
@@ -67,6 +70,10 @@ def test_a_replayed_stage_hands_out_what_its_stub_made(plan, monkeypatch):
     assert stage(replayed[0][:1]).num_rows == 1
 
 
+def test_the_presets_have_as_many_variants_as_the_help_says():
+    assert {name: variants_of(name) for name in PRESETS} == {"full": 15, "quick": 8}
+
+
 def test_figures_are_marginal():
     short, long = Spent(100, 10.0, 1.0, 2.0, 3.0, 10.0, 500.0), Spent(300, 14.0, 1.1, 2.2, 3.3, 16.0, 501.5)
     row = throughput._row("own stages", short, long)
@@ -81,13 +88,35 @@ def test_the_next_stream_is_longer_as_far_as_the_rate_is_known(seconds_of_last, 
     assert throughput._next_size(spent, 25) == size
 
 
+SMALL = """
+import sys
+from camrobust.bench.scale import throughput
+throughput.FIRST, throughput.LONGEST = 2, 8
+sys.exit(main(["bench", "scale", "--seconds", "1", "--json"]))
+"""
+
+
 @pytest.mark.cluster
-def test_both_streams_run_to_the_end(monkeypatch, capsys):
-    for name, size in {"FIRST": 2, "LONGEST": 8}.items():
-        monkeypatch.setattr(throughput, name, size)
-    assert main(["bench", "scale", "--seconds", "1", "--json"]) == 0
-    alone, own = json.loads(capsys.readouterr().out)["stream"]
+def test_both_streams_run_to_the_end():
+    printed = subprocess.run([sys.executable, "-c", SMALL], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    alone, own = json.loads(printed)["stream"]
     assert (alone["way"], own["way"]) == ("Ray Data alone", "own stages")
     assert alone["images"] == own["images"] == 8
     assert alone["ratio"] == 1
     assert own["ledger_ms"] > alone["ledger_ms"] == 0
+
+
+def test_a_process_that_ended_still_counts(monkeypatch):
+    """Workers end before the stream does; the ledger is told from others by its title."""
+    alive = {7: 2.0, 8: 5.0}
+    monkeypatch.setattr(throughput, "descendants", lambda _: set(alive))
+    monkeypatch.setattr(throughput, "cpu_s", lambda pid: alive[pid])
+    monkeypatch.setattr(throughput, "title", lambda pid: "ray::Ledger.begin" if pid == 9 else "ray::IDLE")
+    meter = throughput._Meter()
+    alive |= {8: 6.0, 9: 0.5}
+    meter.look()
+    del alive[8]
+    alive |= {7: 2.25, 9: 0.75}
+    meter.look()
+    assert meter.ledger_s == 0.75
+    assert meter.everything_s() == (2.25 - 2.0) + (6.0 - 5.0) + 0.75

@@ -8,22 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
-from PIL import Image
 
 from camrobust.bench.chaos.faults import choose
 from camrobust.bench.chaos.judge import judge, rows_of
 from camrobust.bench.chaos.nodes import Nodes, nodes
+from camrobust.bench.chaos.photos import write_photos
 from camrobust.bench.chaos.proxy import Faults, failing_store
 from camrobust.bench.chaos.trial import Trial, carry_out, write_config
 from camrobust.contract.errors import RunFailed
-from camrobust.core.draws import Draws
-from camrobust.io.objects import Store
 from camrobust.io.s3_client import client
 from camrobust.io.store import open_store
 
@@ -109,7 +105,7 @@ class _Bench:
     def _prepare(self, number: int, dice: random.Random, *, wide: bool, remote: bool) -> Trial:
         place = f"s3://{self.bucket}/{number}" if remote else str(self.folder / str(number))
         photos = open_store(f"{place}/photos")
-        write_photos(photos)
+        write_photos(photos, IMAGES)
         config = self.folder / f"{number}.yaml"
         output = f"{place}/out"
         if not remote:
@@ -130,17 +126,6 @@ class _Bench:
                 raise RunFailed(f"chaos: the run without faults failed: {' '.join(trial.last.split())[-500:]}")
             self.expected[wide] = rows_of(trial.output)
         return self.expected[wide]
-
-
-def write_photos(store: Store, count: int = IMAGES, height: int = 72, width: int = 80) -> None:
-    """Write JPEG files of smooth random colours, always the same."""
-    for number in range(count):
-        coarse = Draws.of(0, "", [str(number)], "chaos", "", 0).uniform((3, 5, 6))
-        fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
-        pixels = (fine[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        sink = BytesIO()
-        Image.fromarray(pixels).save(sink, "JPEG", quality=90)
-        store.write(f"photo-{number:03}.jpg", sink.getvalue())
 
 
 def _new_bucket() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from camrobust.bench.chaos.harness import write_photos
+from camrobust.bench.chaos.photos import write_photos
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import RunFailed

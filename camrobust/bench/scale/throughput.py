@@ -9,9 +9,10 @@ Rates and times are marginal: a short stream is subtracted from a long one, whic
 
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ FIRST, LONGEST = 128, 20_000
 """Images of the first stream, which also fills caches, and most of the longest."""
 KNOWN_S = 4.0
 """The start of the workers varies by a second or so; only a stream that takes this much longer tells the rate."""
+LOOK_S = 1.0
 CAMS = ("gradcam", "gradcam++", "layercam", "eigencam")
 PERTURBATIONS = ("gaussian_noise:1-5", "contrast:1-5")
 """Ten variants and four CAMs: 40 rows and 1.6 MiB of variants per image."""
@@ -135,37 +137,75 @@ def _stream(plan: Plan, output: str, kinds: Kinds, count: int) -> Spent:
     """One stream over the first images of the plan, as `run.pipeline.measure_pending` carries it out."""
     folder, own = open_run(output), kinds is STUBS
     pending = pending_parts(plan.manifest[:count], 1, folder.committed())
-    before = _processor_s()
     start = time.monotonic()
-    ledger = open_ledger(folder.uri) if own else None
+    with _metered() as meter:
+        ledger = open_ledger(folder.uri) if own else None
 
-    def one_round(images: pl.DataFrame) -> ray.data.Dataset:
-        return stages(plan, folder, images, RUN_IMAGES, frozenset(), ledger, 0, kinds)
+        def one_round(images: pl.DataFrame) -> ray.data.Dataset:
+            return stages(plan, folder, images, RUN_IMAGES, frozenset(), ledger, 0, kinds)
 
-    observer = Observer(ledger, folder.uri, count, count, 1, lambda _: None) if own else None
-    commit_s = 0.0
-    with observing(observer) if observer else nullcontext():
-        for commit in in_rounds(pending, one_round, count):
-            commit_s += float(commit["cpu_s"])
-            if observer:
-                observer.add(commit)
-    took = time.monotonic() - start
-    after = _processor_s()
-    spent = {name: after[name] - before[name] for name in after}
-    memory = resident_mib(os.getpid())
+        observer = Observer(ledger, folder.uri, count, count, 1, lambda _: None) if own else None
+        commit_s = 0.0
+        with observing(observer) if observer else nullcontext():
+            for commit in in_rounds(pending, one_round, count):
+                commit_s += float(commit["cpu_s"])
+                if observer:
+                    observer.add(commit)
+        took = time.monotonic() - start
     if ledger is not None:
         ray.kill(ledger)
-    return Spent(count, took, spent["driver"], after["ledger"], commit_s, spent["everything"], memory)
+    memory = resident_mib(os.getpid())
+    return Spent(count, took, meter.driver_s, meter.ledger_s, commit_s, meter.everything_s(), memory)
 
 
-def _processor_s() -> dict[str, float]:
-    """Processor time so far: of this process, of the ledger if there is one, of all processes below this one."""
-    below = descendants(os.getpid())
-    return {
-        "driver": time.process_time(),
-        "ledger": sum(cpu_s(pid) for pid in below if title(pid).startswith("ray::Ledger")),
-        "everything": sum(cpu_s(pid) for pid in (os.getpid(), *below)),
-    }
+class _Meter:
+    """Processor time of the processes of this session since the meter was made.
+
+    Workers end while a stream runs, and their time with them, so `look` has to be called now and then.
+
+    Attributes:
+        driver_s: of this process, without what looking took; valid when the meter has ended.
+        ledger_s: of the ledger.
+    """
+
+    def __init__(self) -> None:
+        self.before = {pid: cpu_s(pid) for pid in descendants(os.getpid())}
+        self.last = dict(self.before)
+        self.began, self.looking_s = time.process_time(), 0.0
+        self.driver_s = self.ledger_s = 0.0
+
+    def look(self) -> None:
+        """Note the time of all processes that live."""
+        start = time.thread_time()
+        for pid in descendants(os.getpid()):
+            self.last[pid] = cpu_s(pid)
+            if title(pid).startswith("ray::Ledger"):
+                self.ledger_s = self.last[pid] - self.before.get(pid, 0.0)
+        self.looking_s += time.thread_time() - start
+
+    def everything_s(self) -> float:
+        """All processes together."""
+        return self.driver_s + sum(now - self.before.get(pid, 0.0) for pid, now in self.last.items())
+
+
+@contextmanager
+def _metered() -> Iterator[_Meter]:
+    """A meter that looks every second while the block runs, and at its end."""
+    meter, ended = _Meter(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_S):
+            meter.look()
+        meter.look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield meter
+    finally:
+        ended.set()
+        thread.join()
+        meter.driver_s = time.process_time() - meter.began - meter.looking_s
 
 
 def _row(name: str, short: Spent, long: Spent) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from camrobust.bench.speed.passes import BATCH, MODEL, check_device, interleaved, plain, random_model
+from camrobust.bench.speed.available import check_device
+from camrobust.bench.speed.passes import BATCH, MODEL, interleaved, plain, random_model
 from camrobust.contract.defaults import PRECISIONS
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camrobust.bench.speed.passes import MODEL, check_device, interleaved, machine, random_model
+from camrobust.bench.speed.available import check_device, machine
+from camrobust.bench.speed.passes import MODEL, interleaved, random_model
 from camrobust.core.explain.cams import CLASSIC
 from camrobust.core.perturb import variants
 from camrobust.measure.image import measure

@@ -3,7 +3,6 @@
 It also runs where ray, polars and boto3 are not installed, because it imports only core/ and measure/.
 """
 
-import platform
 import random
 import statistics
 import sys
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camrobust.bench.speed.available import check_device, machine, perturbations_here
 from camrobust.bench.speed.peers import SEVEN, SHARED
 from camrobust.bench.speed.peers import peers as others
-from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS, CLASSIC
-from camrobust.core.perturb import make_variants, variants, without_model
+from camrobust.core.perturb import make_variants, variants
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
 from camrobust.measure.builders import ModelSpec
@@ -44,7 +43,9 @@ SEGMENT_SETTINGS = ((4.0, 200.0, 0.2), (5.0, 200.0, 0.2), (5.0, 10.0, 1.0))
 """kernel_size, max_dist and ratio: our defaults, those of earlier work, those of scikit-image."""
 
 
-def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32") -> dict[str, Any]:
+def bench(
+    device: str = "cpu", *, peers: bool = False, repeats: int = 15, precision: str = "fp32", only_maps: bool = False
+) -> dict[str, Any]:
     """Time the shared pass on a ResNet-50 with random weights, the perturbations and the segments.
 
     Args:
@@ -53,6 +54,7 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
             Ablation-CAM on three architectures.
         repeats: number of interleaved repetitions; medians are reported.
         precision: precision of the layers, in the shared pass and in the plain one; the peers use torch's default.
+        only_maps: leave out the perturbations and the segments.
 
     Returns:
         Facts about the machine, and ratios to a plain inference_mode forward pass of the same batch.
@@ -102,15 +104,9 @@ def bench(device: str = "cpu", *, peers: bool = False, repeats: int = 15, precis
         "plain_forward_ms_per_image": round(statistics.median(seconds[PLAIN]) * 1000 / BATCH[device], 3),
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "ablation": {name: {cam: round(ratio, 3) for cam, ratio in cams.items()} for name, cams in ablation.items()},
-        "perturbation_ms_per_image": _perturbation_ms(image, device),
-        "segments": segments(device, min(repeats, FEW)),
+        "perturbation_ms_per_image": {} if only_maps else _perturbation_ms(image, device),
+        "segments": [] if only_maps else segments(device, min(repeats, FEW)),
     }
-
-
-def check_device(device: str) -> None:
-    """Raise UserError if this machine has no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("bench: this machine has no CUDA device; use --device cpu")
 
 
 def random_model(name: str, device: str) -> Model:
@@ -192,7 +188,7 @@ def _wait(device: str) -> None:
 def _perturbation_ms(image: Tensor, device: str) -> dict[str, float]:
     """Milliseconds for one image at severity 3, the fastest of three."""
     milliseconds = {}
-    for name in without_model():
+    for name in perturbations_here():
         planned = variants([f"{name}:3"])
         work = {name: lambda planned=planned: make_variants(image[None].to(device), planned, ["bench"], "bench", 0)}
         milliseconds[name] = round(min(interleaved(work, 3, device)[name]) * 1000, 2)
@@ -260,16 +256,6 @@ def _photos(count: int) -> Tensor:
             height, width = photo.shape[1] - shift, photo.shape[2] - shift
             corners += [photo[:, shift:, shift:][:, :224, :224], photo[:, height - 224 : height, width - 224 : width]]
     return torch.stack(corners)[:count]
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Facts about this machine."""
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, CPU",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def _segment_line(row: Mapping[str, Any]) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from camrobust.bench.speed.passes import check_device
+from camrobust.bench.speed.available import check_device, perturbations_here
 from camrobust.contract.errors import UserError
-from camrobust.core.perturb import Variant, perturb, variants, without_model
+from camrobust.core.perturb import Variant, perturb, variants
 
 BATCH = {"cpu": 16, "cuda": 128}
 PEER_IMAGES = 2
@@ -43,7 +43,7 @@ def perturbing(device: str, repeats: int, *, peers: bool) -> list[dict[str, Any]
     work: dict[tuple[str, str], Callable[[], object]] = {}
     scaled = images.to(device).float() / 255
     names = [str(number) for number in range(len(images))]
-    for name in without_model():
+    for name in perturbations_here():
         work["ours", name] = partial(_ours, scaled, variants([name]), names)
     if peers:
         corrupt, known = _peer()

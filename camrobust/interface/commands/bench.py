@@ -3,16 +3,28 @@
 from typing import Any
 
 from camrobust.contract.defaults import PRECISIONS
-from camrobust.contract.registry import unknown
-from camrobust.interface.command_line import JSON, Argument, Command, Given, argument, flag, positive, print_json
+from camrobust.contract.errors import UserError
+from camrobust.interface.command_line import (
+    JSON,
+    Argument,
+    Command,
+    Given,
+    argument,
+    flag,
+    positive,
+    print_json,
+    several,
+)
 from camrobust.interface.command_line import print_rows as show
 
 
-def _speed(given: Given, *, peers: bool) -> int:
+def _speed(given: Given, *, peers: bool, only_maps: bool = False) -> int:
     from camrobust.bench.speed.passes import bench
     from camrobust.bench.speed.passes import show as show_markdown
 
-    results = bench(given.device, peers=peers, repeats=given.repeats, precision=given.precision)
+    results = bench(
+        given.device, peers=peers, repeats=given.repeats, precision=given.precision, only_maps=only_maps
+    )  # fmt: skip
     if given.json:
         print_json(results)
     else:
@@ -21,7 +33,7 @@ def _speed(given: Given, *, peers: bool) -> int:
 
 
 def _passes(given: Given) -> int:
-    return _operations(given) if given.operations else _speed(given, peers=False)
+    return _operations(given) if given.operations else _speed(given, peers=False, only_maps=given.only_maps)
 
 
 def _operations(given: Given) -> int:
@@ -63,13 +75,23 @@ def _zoo(given: Given) -> int:
 
 
 def _overhead(given: Given) -> int:
-    from camrobust.bench.scale.overhead import PRESETS, overhead, variants_of
+    from camrobust.bench.scale.overhead import overhead, variants_of
     from camrobust.interface.terminal import say
 
-    if given.preset not in PRESETS:
-        raise unknown("preset", given.preset, PRESETS)
     title = f"{given.count} images, {variants_of(given.preset)} variants, resnet18, 4 CAMs"
     return show(given, title, overhead(given.count, given.preset, say))
+
+
+def _job(given: Given) -> int:
+    from camrobust.bench.scale.job import VARIANTS, job
+    from camrobust.interface.terminal import say
+
+    for count in given.variants or VARIANTS:
+        if count not in VARIANTS:
+            raise UserError(f"bench: variants must be {' or '.join(map(str, VARIANTS))}, got {count}")
+    counts = given.variants or list(VARIANTS)
+    rows = job(given.device, given.precision, given.model, counts, given.segments, given.seconds, say)
+    return show(given, f"The job with one Explain worker against plain forward passes of {given.model}", rows)
 
 
 def _scale(given: Given) -> int:
@@ -140,18 +162,22 @@ STEPS = argument(
     "count", "also plan, commit, resume and verify a run of so many images", type=positive(int), nargs="?", metavar="N"
 )
 SECONDS = argument("--seconds", "about how long each stream is timed", type=positive(float), default=25.0)
-PRESET = argument("--preset", "variants of an image: full has 15, quick 8", default="full")
+MODEL = argument("--model", "name in torchvision", default="resnet50")
+VARIANTS = several("--variants", "variants of an image, 15 or 95; both unless given", type=positive(int), metavar="N")
+SEGMENTS = argument("--segments", "method that cuts images into segments", default="quickshift")
+PRESET = argument("--preset", "variants of an image: full has 15, quick 8", choices=("full", "quick"), default="full")
 DEVICE = argument("--device", "device of the models", choices=("cpu", "cuda"), default="cpu")
 REPEATS = argument("--repeats", "interleaved repetitions", type=positive(int), default=15)
 PRECISION = argument("--precision", "precision of the layers", choices=PRECISIONS, default=PRECISIONS[0])
 PEERS = flag("--peers", "also time imagecorruptions")
 IMAGES = argument("--images", "number of pictures", type=positive(int), default=1000, metavar="N")
+ONLY_MAPS = flag("--only-maps", "leave out the perturbations and the segments")
 OPERATIONS = flag("--operations", "count tensor operations, host milliseconds and bytes instead")
 SEED = argument("--seed", "seed of every random draw", type=int, default=0)
 
 BENCHMARKS = {
     "passes": Command(
-        _passes, "time maps against a plain forward pass", (DEVICE, REPEATS, PRECISION, OPERATIONS, JSON)
+        _passes, "time maps against a plain forward pass", (DEVICE, REPEATS, PRECISION, ONLY_MAPS, OPERATIONS, JSON)
     ),
     "peers": Command(
         _peers, "the same, and each method in grad-cam, torchcam and captum", (DEVICE, REPEATS, PRECISION, JSON)
@@ -167,6 +193,10 @@ BENCHMARKS = {
     ),
     "overhead": Command(
         _overhead, "time the job against a bare loop over N images", (_count("number of images"), PRESET, JSON)
+    ),
+    "job": Command(
+        _job, "time the job with one Explain worker against plain forward passes",
+        (DEVICE, PRECISION, MODEL, VARIANTS, SEGMENTS, SECONDS, JSON),
     ),
     "scale": Command(
         _scale, "time everything but the science, beside Ray Data alone", (STEPS, SECONDS, JSON)
