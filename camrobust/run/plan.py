@@ -14,9 +14,9 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import PluginRecord
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
-from camrobust.io.manifest import TABLES, check_labels, list_images
+from camrobust.io.manifest import check_labels, list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
-from camrobust.io.store import open_store, read_object
+from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.model import Model, bytes_per_image, load_model
@@ -24,6 +24,7 @@ from camrobust.measure.plugins import change_since, default_similarities, load_p
 from camrobust.measure.prepared import try_out
 from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
+from camrobust.run.apart import check_apart, check_photos
 from camrobust.run.class_names import class_names
 
 GROUP_BYTES = 32 * 2**20
@@ -116,11 +117,11 @@ def make_plan(
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
-        _check_apart(config)
+        check_apart(config)
         manifest = pl.concat(
             [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
         )
-        _check_photos(config, manifest)
+        check_photos(config, manifest)
     chosen = config.cluster.batch != "auto" or not sizes
     return Plan(
         config,
@@ -243,42 +244,6 @@ def check_plugins(config: RunConfig, began: Mapping[str, PluginRecord]) -> None:
 def fingerprint(weights: bytes | None) -> str | None:
     """SHA-256 of a weights file, in hexadecimal digits."""
     return None if weights is None else hashlib.sha256(weights).hexdigest()
-
-
-def _check_apart(config: RunConfig) -> None:
-    """Refuse an output inside a dataset's images, or the reverse, before anything is listed or written.
-
-    Figures would be taken for photographs there, and photographs would lie among results.
-
-    Raises:
-        UserError: naming both.
-    """
-    output = _folder(config.output)
-    for dataset in config.datasets:
-        images = _folder(dataset.images)
-        if not dataset.images.lower().endswith(TABLES) and (output.startswith(images) or images.startswith(output)):
-            raise UserError(
-                f"output: {config.output} and the images of dataset '{dataset.name}' ({dataset.images}) lie inside one "
-                "another; choose an output beside them"
-            )
-
-
-def _check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
-    """Refuse photographs inside the output, also where a manifest or a link to a folder leads there.
-
-    Raises:
-        UserError: naming one of them.
-    """
-    output = _folder(config.output)
-    folders = manifest.with_columns(folder=pl.col("uri").str.replace(r"[^/]*$", "")).unique("folder")
-    for uri, folder in folders.select("uri", "folder").iter_rows():
-        if (folder if "://" in folder else _folder(folder)).startswith(output):
-            raise UserError(f"output: {config.output} contains the photograph {uri}; choose an output beside them")
-
-
-def _folder(uri: str) -> str:
-    """An address with links resolved and a slash at its end; addresses inside the folder begin with it."""
-    return open_store(uri).locate("_").removesuffix("_")
 
 
 def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
