@@ -30,7 +30,7 @@ CORE: dict[str, set[str]] = {
     "rank_lists": {"ranks"},
     "scaling": set(),
     "segments": set(),
-    "similarity": {"scaling"},
+    "similarity": {"ranks", "scaling"},
 }
 CORE["explain"] = {"draws", "memory", "precision", "scaling", "similarity"}
 CORE["perturb"] = {"explain", *CORE["explain"]}

@@ -25,15 +25,20 @@ def check_persistence(where: str, p: float) -> None:
         raise ValueError(f"{where}: p must be between 0 and 1, got {p:g}; 0.9 puts 86 % of the weight on the top 10")
 
 
+def check_rule(p: float, ties: str) -> None:
+    """Raise ValueError unless p is between 0 and 1 and ties is one of `TIES`."""
+    check_persistence("rbo", p)
+    if ties not in TIES:
+        raise ValueError(f"rbo: ties must be one of {', '.join(TIES)}, got '{ties}'; b is the default")
+
+
 def _check(scores_a: Tensor, scores_b: Tensor, p: float, ties: str) -> None:
     if scores_a.shape[-1] != scores_b.shape[-1] or not scores_a.shape[-1]:
         raise ValueError(
             f"rbo: both lists must score the same items, got {scores_a.shape[-1]} and {scores_b.shape[-1]}; "
             "use rbo_lists for lists that share only some"
         )
-    check_persistence("rbo", p)
-    if ties not in TIES:
-        raise ValueError(f"rbo: ties must be one of {', '.join(TIES)}, got '{ties}'; b is the default")
+    check_rule(p, ties)
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,13 @@ class RankedPair:
     Attributes:
         order: (2, …, m) int64, the items of the first and of the second list, best first; tied items in the order of
             their numbers.
+        falling: (2, …, m), minus the scores in that order.
         groups: (2, 2, …, m) int64, the first and the last rank, from 0, of the tie group at every rank of both lists.
         sizes: (…, 1) int64, the number of items of each pair of lists. Padding follows them, as one tie group.
     """
 
     order: Tensor
+    falling: Tensor
     groups: Tensor
     sizes: Tensor
 
@@ -61,10 +68,21 @@ class RankedPair:
         """The first and the last rank of every item's tie group, (2, 2, …, m) int64."""
         return torch.empty_like(self.groups).scatter_(-1, self.order.expand_as(self.groups), self.groups)
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest score of each list, without the padding, (2, …) twice."""
+        last = (self.sizes - 1).expand(*self.falling.shape[:-1], 1)
+        return -self.falling.gather(-1, last)[..., 0], -self.falling[..., 0]
+
     @cached_property
-    def bounds(self) -> Tensor:
-        """`groups` in float64."""
-        return self.groups.double()
+    def first(self) -> Tensor:
+        """The first rank, from 0, of the tie group at every rank, (2, …, m) float64."""
+        return self.groups[0].double()
+
+    @cached_property
+    def tied(self) -> Tensor:
+        """The number of items of the tie group at every rank, (2, …, m) float64."""
+        return (self.groups[1] + 1).sub(self.first)
 
     @cached_property
     def depths(self) -> Tensor:
@@ -80,11 +98,11 @@ def ranked(scores_a: Tensor, scores_b: Tensor, sizes: Tensor | None = None) -> R
         sizes = torch.full((1,), m, device=falling.device)
     else:
         sizes = sizes[..., None]
-        falling = torch.where(torch.arange(m, device=falling.device) < sizes, falling, torch.inf)
+        falling = falling.masked_fill(torch.arange(m, device=falling.device) >= sizes, torch.inf)
     best_first, order = falling.sort(dim=-1, stable=True)
     first = torch.searchsorted(best_first, best_first)
     last = torch.searchsorted(best_first, best_first, right=True).sub_(1)
-    return RankedPair(order, torch.stack([first, last]), sizes)
+    return RankedPair(order, best_first, torch.stack([first, last]), sizes)
 
 
 def _shared(of_items: Tensor, share: Tensor) -> Tensor:
@@ -95,12 +113,14 @@ def _shared(of_items: Tensor, share: Tensor) -> Tensor:
         share: (2, …, m) float64, the share within the top d of the tie group at rank d.
     """
     m = of_items.shape[-1]
-    both = torch.maximum(of_items[:, None, 0], of_items[:, 1])
+    first, second = of_items.unbind(dim=1)
+    both = torch.maximum(first[:, None], second)
     # An item that is not a number begins at m.
     counts = torch.zeros(*both.shape[:-1], m + 1, device=both.device, dtype=torch.float64)
-    counts = counts.scatter_add_(-1, both, counts.new_ones(()).expand_as(both)).cumsum(dim=-1)[..., :m]
-    begun, complete = torch.lerp(counts[1], counts[0], share[0]).unbind()
-    return torch.lerp(complete, begun, share[1])
+    counts = counts.scatter_(-1, both, 1, reduce="add").cumsum(dim=-1)[..., :m]
+    (begun, complete), (of_first, of_second) = counts.unbind(), share.unbind()
+    begun, complete = torch.lerp(complete, begun, of_first).unbind()
+    return torch.lerp(complete, begun, of_second)
 
 
 def _chance_of_top(first: Tensor, last: Tensor, sizes: Tensor) -> Tensor:
@@ -154,17 +174,18 @@ def _overlaps(pair: RankedPair, ties: str) -> tuple[Tensor, Tensor]:
         ranks = torch.empty_like(pair.order).scatter_(-1, pair.order, (depths.long() - 1).expand_as(pair.order))
         shared = _shared(ranks.expand_as(pair.groups), torch.ones_like(ranks, dtype=torch.float64))
         return shared / depths, _chance_of_both(pair) / depths
-    first, last = pair.bounds
     if ties == "w":
-        (size_a, size_b), both = last + 1, last.sum(dim=0) + 2
-        return 2 * _shared(pair.of_items, torch.ones_like(last)) / both, 2 * size_a * size_b / pair.sizes / both
-    within = depths - first
-    share = within / (last - first).add_(1)
+        size_a, size_b = pair.first + pair.tied
+        both = size_a + size_b
+        shared = _shared(pair.of_items, torch.ones_like(pair.first))
+        return 2 * shared / both, 2 * size_a * size_b / pair.sizes / both
+    within = depths - pair.first
+    share = within / pair.tied
     shared = _shared(pair.of_items, share)
     if ties == "a":
         return shared / depths, depths / pair.sizes.expand_as(shared)
     # The items before the group count 1 each, and the group's g items (j/g)² each.
-    squares = torch.addcmul(first, within, share)
+    squares = torch.addcmul(pair.first, within, share)
     norm = squares.prod(dim=0).sqrt_()
     return shared.div_(norm), depths.square() / norm.mul_(pair.sizes)
 
@@ -182,7 +203,7 @@ def agreement_of(pair: RankedPair, p: float, ties: str) -> tuple[Tensor, Tensor]
     weights = _weights(pair, p)
     raw, chance = (overlaps * weights).sum(dim=-1).clamp_(0, 1), (expected * weights).sum(dim=-1)
     room = 1 - chance
-    return raw, torch.where(room > 1e-12, (raw - chance) / room, torch.nan)
+    return raw, (raw - chance).div_(room).masked_fill_(room <= 1e-12, torch.nan)
 
 
 def agreement(

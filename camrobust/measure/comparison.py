@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from camrobust.core.explain.captured import captured
-from camrobust.core.ranks import agreement
+from camrobust.contract.registry import from_camrobust
+from camrobust.core.explain.captured import Function, captured
 from camrobust.core.segments import segment_scores
-from camrobust.core.similarity import flat, measured
+from camrobust.core.similarity import Together
 from camrobust.core.similarity.sensitivity import InputChange
 from camrobust.measure.settings import MeasureSettings
 
@@ -46,7 +46,9 @@ class Comparison:
         self.settings, self.image_size = settings, image_size
         self.measures = settings.measures()
         self.names = ("rbo", "rbo_adjusted", *(one.name for one in self.measures), "flat", "finite")
-        self._replayed = captured(self._compare)
+        # A measure of a user's package may read values on the host, which a graph cannot hold.
+        own = all(from_camrobust(one) for one in self.measures)
+        self._replayed: Function = captured(self._compare) if own else self._compare
 
     def __call__(self, pairs: Pairs) -> dict[str, Tensor]:
         """Agreement of the two maps of every pair.
@@ -63,26 +65,18 @@ class Comparison:
         self, clean: Tensor, noisy: Tensor, matrices: Tensor, sizes: Tensor, explained: Tensor, *change: Tensor
     ) -> tuple[Tensor, ...]:
         """The same for the tensors of `Pairs`, in the order of `names`."""
+        R = len(matrices)
         maps = torch.stack([clean, noisy]).flatten(3)
-        R, M = matrices.shape[:2]
         places = torch.arange(R, device=maps.device).repeat(2)
         scores = segment_scores(maps.flatten(0, 1), matrices, places).unflatten(0, (2, R))
-        # Images with fewer segments than others are filled up with their first one, so a constant list stays constant.
-        counts = sizes[:, None]
-        filling = torch.arange(M, device=maps.device) >= counts[..., None]
-        scores = torch.where(filling, scores[..., :1], scores)
-        values = [
-            *agreement(scores[0], scores[1], self.settings.rbo_p, self.settings.ties, counts),
-            *measured(
-                self.measures,
-                positions=(maps[0], maps[1]),
-                grid=(clean, noisy, self.image_size),
-                segments=(scores[0], scores[1], counts),
-                change=(maps[0], maps[1], InputChange(*change)),
-            ).values(),
-        ]
-        finite = torch.isfinite(maps).all(dim=-1).all(dim=0) & explained[:, None]
-        constant = (flat(maps) | flat(scores)).any(dim=0)
-        numbers = torch.stack([value.float() for value in values])
+        together = Together(
+            positions=(maps[0], maps[1]),
+            grid=(clean, noisy, self.image_size),
+            segments=(scores[0], scores[1], sizes),
+            change=(maps[0], maps[1], InputChange(*change)),
+        )
+        values = [*together.rbo(self.settings.rbo_p, self.settings.ties), *map(together.measure, self.measures)]
+        finite, constant = together.finite & explained[:, None], together.flat
+        numbers = torch.stack([value.float() for value in values if value is not None])
         numbers = torch.where(finite & ~constant, numbers, torch.nan)
         return (*numbers.unbind(), constant, finite)

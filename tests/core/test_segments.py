@@ -46,7 +46,7 @@ def several(seed, count=5, size=(24, 32), most=90):
 def test_matrices_of_many_images_are_those_of_each_to_the_last_bit(shape):
     labels, counts = several(0)
     together = segment_matrices(labels, *shape, counts)
-    assert together.shape[1] % 32 == 0
+    assert together.shape[1] % 16 == 0
     for image, m in enumerate(counts):
         alone = segment_matrix(labels[image], *shape, count=m)
         assert torch.equal(together[image, :m], alone)
@@ -77,7 +77,7 @@ def test_scores_do_not_depend_on_the_neighbours(shape, cams):
 
 
 def test_scores_need_matrices_of_whole_tiles():
-    sentence = "segment_scores: matrices must have a multiple of 32 rows, got 9; use segment_matrices"
+    sentence = "segment_scores: matrices must have a multiple of 16 rows, got 9; use segment_matrices"
     with pytest.raises(ValueError, match=sentence):
         segment_scores(torch.rand(2, 3, 49), torch.rand(1, 9, 49), torch.tensor([0, 0]))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TILE = 32
+TILE = 16
 """Segments whose scores are one matrix product; the number of segments of a batch is padded to a multiple of it."""
 
 
@@ -28,9 +28,10 @@ def _weights(labels: Tensor, height: int, width: int, rows: int) -> Tensor:
     down = _two_cells(H, height, labels.device)
     across = down if (H, height) == (W, width) else _two_cells(W, width, labels.device)
     # A pixel mixes four cells: (2, 2, H, W).
-    cells = (down[0] * width)[:, None, :, None] + across[0][:, None]
-    share = down[1][:, None, :, None] * across[1][:, None]
-    places = (labels * (height * width))[:, None, None] + cells
+    (rows_of, by_row), (columns_of, by_column) = down, across
+    cells = (rows_of * width).view(2, 1, H, 1) + columns_of.view(2, 1, W)
+    share = by_row.view(2, 1, H, 1) * by_column.view(2, 1, W)
+    places = (labels * (height * width)).view(B, 1, 1, H, W) + cells
     sums = torch.zeros(B, rows * height * width, device=labels.device, dtype=torch.float64)
     sums.scatter_add_(1, places.flatten(1), share.flatten().expand(B, -1))
     sums = sums.reshape(B, rows, -1)

@@ -8,9 +8,10 @@ the function's docstring.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from camrobust.core.similarity.registry import SIMILARITIES, TAKES, Similarity, flat, measured, similarity
+from camrobust.core.similarity.registry import SIMILARITIES, TAKES, Similarity, flat, similarity
+from camrobust.core.similarity.together import Together, measured
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["SIMILARITIES", "TAKES", "Similarity", "flat", "measured", "similarity"]
+__all__ = ["SIMILARITIES", "TAKES", "Similarity", "Together", "flat", "measured", "similarity"]

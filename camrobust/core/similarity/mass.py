@@ -5,70 +5,81 @@ import math
 import torch
 from torch import Tensor
 
+from camrobust.core.similarity.pair import MapPair
 from camrobust.core.similarity.registry import similarity
 
 TOP_SHARE = 0.2
 """Share of the positions that `topk_iou` compares."""
 
 
-def _shares(values: Tensor) -> Tensor:
-    """Values (…, n) minus their minimum, divided by their sum, float64."""
-    shifted = values.double() - values.amin(dim=-1, keepdim=True).double()
-    return shifted / shifted.sum(dim=-1, keepdim=True)
+def _l1_of(pair: MapPair) -> Tensor:
+    moved: Tensor = torch.linalg.vector_norm(pair.moved_shares, ord=1, dim=-1)
+    return moved.div_(2)
 
 
 @similarity(
     "l1", takes="positions", low=0, high=1, same=0, unit="share of the mass that moved",
-    source="total variation distance",
+    source="total variation distance", shared=_l1_of,
 )  # fmt: skip
 def l1(clean: Tensor, noisy: Tensor) -> Tensor:
     """½·Σ|a/Σa - b/Σb| of the maps minus their minima: the share of the mass that moved, [0, 1]."""
-    return (_shares(clean) - _shares(noisy)).abs().sum(dim=-1) / 2
+    return _l1_of(MapPair.of(clean, noisy))
 
 
-@similarity("js", takes="positions", low=0, high=1, same=0, unit="√bit", source="Endres & Schindelin 2003")
+def _js_of(pair: MapPair) -> Tensor:
+    middle = pair.shares.mean(dim=0)
+    apart = torch.xlogy(pair.shares, pair.shares).mean(dim=0)
+    bits = apart.sub_(torch.xlogy(middle, middle)).sum(dim=-1).div_(math.log(2))
+    return bits.clamp_(0, 1).sqrt_()
+
+
+@similarity(
+    "js", takes="positions", low=0, high=1, same=0, unit="√bit", source="Endres & Schindelin 2003", shared=_js_of
+)
 def js(clean: Tensor, noisy: Tensor) -> Tensor:
     """Jensen-Shannon distance √(H((a+b)/2) - (H(a) + H(b))/2) of the mass distributions, base 2, [0, 1]."""
-    a, b = _shares(clean), _shares(noisy)
-    middle = (a + b) / 2
-    bits = ((torch.xlogy(a, a) + torch.xlogy(b, b)) / 2 - torch.xlogy(middle, middle)).sum(dim=-1) / math.log(2)
-    return bits.clamp(0, 1).sqrt()
+    return _js_of(MapPair.of(clean, noisy))
 
 
-def _membership(values: Tensor, k: int) -> Tensor:
-    """Membership of each position in the top k, [0, 1]; positions tied at the threshold share the remaining places."""
-    threshold = values.topk(k, dim=-1).values[..., -1:]
-    above, tied = values > threshold, values == threshold
-    left = k - above.sum(dim=-1, keepdim=True)
-    return above.double() + tied.double() * left / tied.sum(dim=-1, keepdim=True)
+def _topk_iou_of(pair: MapPair) -> Tensor:
+    k = math.ceil(TOP_SHARE * pair.n)
+    smaller, not_larger = pair.ranks
+    # Of a group of equal values, the part above the n-k smallest ones is in the top k.
+    members = (not_larger - (pair.n - k)).double().div_(not_larger - smaller).clamp_(0, 1)
+    shared = members.amin(dim=0).sum(dim=-1)
+    return shared / (2 * k - shared)
 
 
 @similarity(
     "topk_iou", takes="positions", low=0, high=1, same=1, unit="intersection over union of the top 20 %",
-    source="camrobust",
+    source="camrobust", shared=_topk_iou_of,
 )  # fmt: skip
 def topk_iou(clean: Tensor, noisy: Tensor) -> Tensor:
     """Overlap of the strongest ⌈0.2·n⌉ positions: Σmin/Σmax of memberships in [0, 1].
 
-    Positions tied at the threshold share the remaining places equally, so that equal values are treated alike.
+    Positions tied at the threshold share the remaining places equally, so that equal values are treated alike. Both
+    memberships sum to k, so Σmax = 2k - Σmin.
     """
-    k = math.ceil(TOP_SHARE * clean.shape[-1])
-    a, b = torch.broadcast_tensors(_membership(clean, k), _membership(noisy, k))
-    return torch.minimum(a, b).sum(dim=-1) / torch.maximum(a, b).sum(dim=-1)
+    return _topk_iou_of(MapPair.of(clean, noisy))
 
 
-def _centre(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Centre of mass (y, x) of maps (…, h, w) in an image of H × W px, (…, 2) px."""
-    shares = _shares(maps.flatten(-2)).reshape(maps.shape)
-    y, x = (
-        (torch.arange(cells, device=maps.device, dtype=torch.float64) + 0.5) / cells * side
-        for cells, side in zip(maps.shape[-2:], size, strict=True)
-    )
-    return torch.stack([(shares.sum(dim=-1) * y).sum(dim=-1), (shares.sum(dim=-2) * x).sum(dim=-1)], dim=-1)
+def _middles(cells: int, side: int, like: Tensor) -> Tensor:
+    """The middles of the cells along a side of the image, (cells,) px."""
+    return torch.arange(0.5, cells, device=like.device, dtype=torch.float64).mul_(side / cells)
 
 
-@similarity("com_shift", takes="grid", low=0, high=1, same=0, unit="share of the image's diagonal", source="camrobust")
+def _com_shift_of(pair: MapPair, cells: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    moved = pair.moved_shares.unflatten(-1, cells)
+    down = (moved.sum(dim=-1) * _middles(cells[0], size[0], moved)).sum(dim=-1)
+    across = (moved.sum(dim=-2) * _middles(cells[1], size[1], moved)).sum(dim=-1)
+    return torch.hypot(down, across).div_(math.hypot(*size))
+
+
+@similarity(
+    "com_shift", takes="grid", low=0, high=1, same=0, unit="share of the image's diagonal", source="camrobust",
+    shared=_com_shift_of,
+)  # fmt: skip
 def com_shift(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
     """Shift of the centre of mass of the map minus its minimum, as a share of the image's diagonal, [0, 1]."""
-    moved: Tensor = torch.linalg.vector_norm(_centre(clean, size) - _centre(noisy, size), dim=-1)
-    return moved / math.hypot(*size)
+    h, w = clean.shape[-2:]
+    return _com_shift_of(MapPair.of(clean.flatten(-2), noisy.flatten(-2)), (h, w), size)

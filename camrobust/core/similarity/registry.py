@@ -19,10 +19,15 @@ FLAT = 1e-6
 TAKES: Mapping[str, str] = {
     "positions": "the maps with their positions flattened, (…, n) twice",
     "grid": "the maps, (…, h, w) twice, and the image's (H, W) in px",
-    "segments": "the scores of the segments, (…, m) twice",
+    "segments": "the scores of the segments, (…, m) twice, and their numbers if the function has a parameter `sizes`",
     "change": "the maps flattened, (…, n) twice, and the change of image and model (`sensitivity.InputChange`)",
 }
-"""The arguments of a measure: the clean map first; leading dimensions broadcast."""
+"""The arguments of a measure: the clean map first; leading dimensions broadcast.
+
+Images differ in their number of segments. A measure of segments with a parameter `sizes` gets the scores of all images
+at once, padded at the end with any value, and sizes (…) int64, the number of segments of each pair, or None where
+nothing is padded. A measure without it is called once for the images of each number of segments, which waits for a GPU.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Similarity:
         unit: unit of the value.
         source: the publication that defines it.
         default: measured when the configuration names no measures; False for costly ones.
+        shared: for camrobust's own measures, the same measure of what `together.Together` has computed already; it
+            shares its steps with other measures. None: `function` is called.
     """
 
     name: str
@@ -51,11 +58,21 @@ class Similarity:
     unit: str
     source: str
     default: bool
+    shared: Function | None = None
 
     def __call__(self, clean: Tensor, noisy: Tensor, *rest: object) -> Tensor:
         """The measure, (…); NaN if one of the two maps is constant."""
-        constant = [flat(maps.flatten(-2) if self.takes == "grid" else maps) for maps in (clean, noisy)]
+        sides = [maps.flatten(-2) if self.takes == "grid" else maps for maps in (clean, noisy)]
+        if self.takes_sizes and rest and isinstance(rest[0], Tensor):
+            inside = torch.arange(clean.shape[-1], device=clean.device) < rest[0][..., None]
+            sides = [torch.where(inside, scores, scores[..., :1]) for scores in sides]
+        constant = [flat(maps) for maps in sides]
         return torch.where(constant[0] | constant[1], torch.nan, self.function(clean, noisy, *rest))
+
+    @property
+    def takes_sizes(self) -> bool:
+        """Whether a measure of segments takes padded scores of many images and their `sizes`."""
+        return self.takes == "segments" and "sizes" in inspect.signature(self.function).parameters
 
     @property
     def direction(self) -> str:
@@ -76,8 +93,9 @@ TAKEN = {name for one in _OTHERS for name in one.names}
 
 
 def similarity(
-    name: str, *, takes: str, low: float, high: float, same: float, unit: str, source: str, default: bool = True
-) -> Callable[[Function], Function]:
+    name: str, *, takes: str, low: float, high: float, same: float, unit: str, source: str, default: bool = True,
+    shared: Function | None = None,
+) -> Callable[[Function], Function]:  # fmt: skip
     """Register a function of two maps; arguments as in `Similarity`.
 
     Raises:
@@ -95,7 +113,7 @@ def similarity(
         raise ValueError(f"similarity: same must be low or high, got {same:g} for '{name}'; it tells the direction")
 
     def register(function: Function) -> Function:
-        entry = Similarity(name, function, takes, low, high, same, unit, source, default)
+        entry = Similarity(name, function, takes, low, high, same, unit, source, default, shared)
         SIMILARITIES.add(entry, registering_module())
         return function
 
@@ -109,6 +127,11 @@ def flat(values: Tensor) -> Tensor:
     constant map would be ranked.
     """
     low, high = values.aminmax(dim=-1)
+    return nearly_equal(low, high)
+
+
+def nearly_equal(low: Tensor, high: Tensor) -> Tensor:
+    """Whether a map with this minimum and maximum is constant; see `flat`."""
     return high - low <= FLAT * torch.maximum(high, -low)
 
 
@@ -128,25 +151,12 @@ def chunks(clean: Tensor, noisy: Tensor, function: Function, items: int, bytes_p
     clean, noisy = torch.broadcast_tensors(clean, noisy)
     shape = clean.shape[: clean.ndim - items]
     size = max(1, CHUNK_BYTES // bytes_per_pair)
-    pairs = (side.reshape(-1, *side.shape[side.ndim - items :]).split(size) for side in (clean, noisy))
-    return torch.cat([function(a, b) for a, b in zip(*pairs, strict=True)]).reshape(shape)
+    first, second = (side.reshape(-1, *side.shape[side.ndim - items :]) for side in (clean, noisy))
+    if len(first) <= size:
+        return function(first, second).reshape(shape)
+    parts = zip(first.split(size), second.split(size), strict=True)
+    return torch.cat([function(a, b) for a, b in parts]).reshape(shape)
 
 
 CHUNK_BYTES = 64 * 2**20
 """Largest size of the intermediate results of a measure."""
-
-
-def measured(measures, *, positions, grid, segments, change):
-    found = {}
-    arguments = {"positions": positions, "grid": grid, "segments": segments[:2], "change": change}
-    for one in measures:
-        if one.takes == "segments":
-            found[one.name] = torch.stack(
-                [
-                    one.function(a[None, :, :n], b[None, :, :n])[0]
-                    for a, b, n in zip(segments[0], segments[1], segments[2][:, 0].tolist())
-                ]
-            )
-        else:
-            found[one.name] = one.function(*arguments[one.takes])
-    return found

@@ -12,13 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from camrobust.core.similarity.pair import GREY_LEVELS, MapPair, root_mean_square
 from camrobust.core.similarity.registry import similarity
-
-GREY_LEVELS = 255
-"""Relative changes are divided by at least one grey level: 1/255 of the pixel range or of a map's largest magnitude.
-
-Otherwise they would be infinite where the clean value is 0 (black pixels, maps and activations behind a ReLU).
-"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,13 @@ class InputChange:
     def rows(self, chosen: slice) -> "InputChange":
         """Some of the variants."""
         return InputChange(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+    def defined(self) -> "InputChange":
+        """The same with NaN for every distance that is 0 or not finite: a ratio to it is undefined."""
+        distances = torch.stack([self.pixels, self.relative_pixels, self.logits, self.representation])
+        distances.masked_fill_((distances == 0) | (distances == torch.inf), torch.nan)
+        pixels, relative_pixels, logits, representation = distances.unbind()
+        return InputChange(pixels, relative_pixels, logits, representation, self.area_px)
 
 
 @dataclass(frozen=True)
@@ -101,63 +103,58 @@ def change_between(clean: PassOutput, noisy: PassOutput) -> InputChange:
     )
 
 
-def _by(distance: Tensor, change: Tensor) -> Tensor:
-    """distance/change; NaN where nothing changed."""
-    moved = (change > 0) & change.isfinite()
-    return torch.where(moved, distance / change, torch.nan)
-
-
-def _by_largest(maps: Tensor) -> Tensor:
-    """Maps (…, n) divided by their largest magnitude, float64."""
-    return maps.double() / maps.abs().amax(dim=-1, keepdim=True)
-
-
-def _root_mean_square(values: Tensor) -> Tensor:
-    """Root mean square over positions: ‖·‖₂ at the image's size, over √(H·W)."""
-    return values.double().square().mean(dim=-1).sqrt()
+def _sensitivity_of(pair: MapPair) -> Tensor:
+    moved: Tensor = torch.linalg.vector_norm(pair.moved, dim=-1)
+    return moved.div_(torch.linalg.vector_norm(pair.sides[0], dim=-1))
 
 
 @similarity(
     "sensitivity", takes="positions", low=0, high=float("inf"), same=0, unit="share of the clean map's norm",
-    source="Yeh et al. 2019",
+    source="Yeh et al. 2019", shared=_sensitivity_of,
 )  # fmt: skip
 def sensitivity(clean: Tensor, noisy: Tensor) -> Tensor:
     """‖φ' - φ‖₂/‖φ‖₂ of the raw maps, [0, ∞); max- and avg-sensitivity are its maximum and mean over variants.
 
     Deviation: the neighbours are the run's variants instead of draws from a ball.
     """
-    return _root_mean_square(noisy.double() - clean.double()) / _root_mean_square(clean)
+    return _sensitivity_of(MapPair.of(clean, noisy))
+
+
+def _lipschitz_of(pair: MapPair, change: InputChange) -> Tensor:
+    return root_mean_square(pair.moved_scaled) / change.pixels
 
 
 @similarity(
     "lipschitz", takes="change", low=0, high=float("inf"), same=0,
     unit="change of the map (its largest magnitude = 1) per change of the pixels",
-    source="Alvarez-Melis & Jaakkola 2018",
+    source="Alvarez-Melis & Jaakkola 2018", shared=_lipschitz_of,
 )  # fmt: skip
 def lipschitz(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """‖φ' - φ‖₂/‖x' - x‖₂, each map divided by its largest magnitude, pixels in [0, 1]; [0, ∞)."""
-    return _by(_root_mean_square(_by_largest(noisy) - _by_largest(clean)), change.pixels)
+    return _lipschitz_of(MapPair.of(clean, noisy), change.defined())
+
+
+def _continuity_of(pair: MapPair, change: InputChange) -> Tensor:
+    return pair.moved_scaled.abs().mean(dim=-1) * change.area_px.sqrt() / change.pixels
 
 
 @similarity(
     "continuity", takes="change", low=0, high=float("inf"), same=0,
     unit="summed change of the map (its largest magnitude = 1) per change of the pixels",
-    source="Montavon et al. 2018",
+    source="Montavon et al. 2018", shared=_continuity_of,
 )  # fmt: skip
 def continuity(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """‖φ' - φ‖₁/‖x' - x‖₂, each map divided by its largest magnitude, pixels in [0, 1]; [0, ∞)."""
-    mean = (_by_largest(noisy) - _by_largest(clean)).abs().mean(dim=-1)
-    return _by(mean * change.area_px.sqrt(), change.pixels)
+    return _continuity_of(MapPair.of(clean, noisy), change.defined())
 
 
-def _relative_map(clean: Tensor, noisy: Tensor) -> Tensor:
-    """‖(φ' - φ)/φ‖₂ at the image's size, over √(H·W)."""
-    return _root_mean_square((noisy.double() - clean.double()) / _at_least(clean.double(), (-1,)))
+def _ris_of(pair: MapPair, change: InputChange) -> Tensor:
+    return pair.relative / change.relative_pixels
 
 
 @similarity(
     "ris", takes="change", low=0, high=float("inf"), same=0, unit="relative change of the map per that of the pixels",
-    source="Agarwal et al. 2022",
+    source="Agarwal et al. 2022", shared=_ris_of,
 )  # fmt: skip
 def ris(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative input stability: ‖(φ' - φ)/φ‖₂/‖(x' - x)/x‖₂, [0, ∞).
@@ -165,25 +162,34 @@ def ris(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     Deviation: the divisors |φ| and |x| are at least 1/255 of the largest |φ| and one grey level, because φ is 0 behind
     a ReLU and x is 0 in black pixels.
     """
-    return _by(_relative_map(clean, noisy), change.relative_pixels)
+    return _ris_of(MapPair.of(clean, noisy), change.defined())
+
+
+def _ros_of(pair: MapPair, change: InputChange) -> Tensor:
+    return pair.relative * change.area_px.sqrt() / change.logits
 
 
 @similarity(
     "ros", takes="change", low=0, high=float("inf"), same=0, unit="relative change of the map per change of the logits",
-    source="Agarwal et al. 2022",
+    source="Agarwal et al. 2022", shared=_ros_of,
 )  # fmt: skip
 def ros(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative output stability: ‖(φ' - φ)/φ‖₂/‖y' - y‖₂, y the logits; [0, ∞). Same deviation as `ris`."""
-    return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.logits)
+    return _ros_of(MapPair.of(clean, noisy), change.defined())
+
+
+def _rrs_of(pair: MapPair, change: InputChange) -> Tensor:
+    return pair.relative * change.area_px.sqrt() / change.representation
 
 
 @similarity(
     "rrs", takes="change", low=0, high=float("inf"), same=0,
     unit="relative change of the map per that of the target layer's activations", source="Agarwal et al. 2022",
+    shared=_rrs_of,
 )  # fmt: skip
 def rrs(clean: Tensor, noisy: Tensor, change: InputChange) -> Tensor:
     """Relative representation stability: ‖(φ' - φ)/φ‖₂/‖(A' - A)/A‖₂, A the target layer's activations; [0, ∞).
 
     The same deviation as in `ris`, for φ and A.
     """
-    return _by(_relative_map(clean, noisy) * change.area_px.sqrt(), change.representation)
+    return _rrs_of(MapPair.of(clean, noisy), change.defined())
