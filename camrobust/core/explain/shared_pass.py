@@ -50,12 +50,10 @@ def run_with_gradient(
             compiled = network.prefix is not None and not graph
             leaf, logits = _forward_in_parts(network, images) if compiled else _forward(network, images, graph=graph)
         targets = choose(logits.detach())
-        explained = logits.gather(1, targets[:, None]).sum()
-        if scale != 1:
-            explained = explained * scale
+        explained = torch.zeros_like(logits).scatter_(1, targets[:, None], scale)
     gradients = None
-    if explained.requires_grad:
-        (gradients,) = torch.autograd.grad(explained, leaf, allow_unused=True, create_graph=graph)
+    if logits.requires_grad:
+        (gradients,) = torch.autograd.grad(logits, leaf, explained, allow_unused=True, create_graph=graph)
     if gradients is None:
         raise UserError(
             f"target_layer: no gradient of the logits reaches '{network.layer_name}'; "
