@@ -23,6 +23,7 @@ from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from camrobust.contract.errors import RunFailed
+from camrobust.run.messages import Batch, Begun, Ended, Key
 
 STAGES = ("load", "perturb", "explain")
 DEATHS = 3
@@ -30,8 +31,6 @@ MOST = 32
 """More images than this in quarantine mean that the fault is a machine's or a model's, not the images'."""
 STANDARD_ERROR = 2
 
-Key = tuple[str, str, str, str, int]
-"""Stage, model (in Explain only), dataset, image_id, and part; several workers may have parts of one image."""
 T = TypeVar("T")
 
 
@@ -41,21 +40,6 @@ class ImagePart(NamedTuple):
     dataset: str
     image_id: str
     part: int
-
-
-class Begun(NamedTuple):
-    """What the ledger answers to a worker that begins a batch.
-
-    Attributes:
-        suspects: places of the images at which a worker may have died, the likely cause first. They are not begun:
-            the worker begins each of them alone, in this order, after the others.
-        deaths: of workers at the image, if it is begun alone; else 0.
-        condemned: images condemned in the whole run.
-    """
-
-    suspects: Sequence[int] = ()
-    deaths: int = 0
-    condemned: int = 0
 
 
 class Ledger:
@@ -84,35 +68,21 @@ class Ledger:
         self.seconds = metrics.Counter("camrobust_busy_seconds", "seconds of work, summed over workers", keys)
         self.workers = metrics.Gauge("camrobust_workers_busy", "workers that are working on images", keys)
 
-    def begin(
-        self,
-        ticket: str,
-        node: str,
-        stage: str,
-        model: str,
-        datasets: Sequence[str],
-        image_ids: Sequence[str],
-        parts: Sequence[int],
-    ) -> Begun:
+    def begin(self, message: Sequence[Any]) -> list[Any]:
         """Record that a worker begins these images, except the suspects among several.
 
         An image that is begun alone while it is still open on a node that lives cost its worker the life, which is
         counted. An image is condemned with all its parts, for one model. The same message may come twice.
 
         Args:
-            ticket: a name for this batch, chosen by the worker.
-            node: of the worker.
-            stage: of the batch.
-            model: of the batch; empty except in Explain.
-            datasets: B names, or one for all.
-            image_ids: the B images.
-            parts: B numbers of parts, or one for all.
+            message: the fields of a `Batch`.
+
+        Returns:
+            The fields of a `Begun`.
         """
-        B = len(image_ids)
-        sets = list(datasets) * (B if len(datasets) == 1 else 1)
-        numbers = list(parts) * (B if len(parts) == 1 else 1)
-        keys: list[Key] = [(stage, model, *names) for names in zip(sets, image_ids, numbers, strict=True)]
-        died = self._died(keys, ticket)
+        batch = Batch(*message)
+        keys = batch.keys()
+        died, B = self._died(keys, batch.ticket), len(keys)
         suspects: list[int] = []
         if B > 1:
             suspects = [
@@ -126,26 +96,20 @@ class Ledger:
             out = set(suspects)
             keys = [key for place, key in enumerate(keys) if place not in out]
         deaths = self._deaths(keys[0], new=bool(died)) if B == 1 else 0
-        self.open |= dict.fromkeys(keys, (ticket, node))
+        self.open |= dict.fromkeys(keys, (batch.ticket, batch.node))
         if keys:
-            self.batches[ticket] = keys
-        return Begun(suspects, deaths, len({key[2:4] for key in self.condemned}))
+            self.batches[batch.ticket] = keys
+        return [suspects, deaths, len({key[2:4] for key in self.condemned})]
 
-    def end(self, ticket: str, stage: str, images: int, seconds: float) -> None:
-        """Record that a worker has finished the batch, or its images that were no suspects.
-
-        Args:
-            ticket: of the batch.
-            stage: of the batch; a ledger that has just restarted knows no tickets.
-            images: how many were worked on.
-            seconds: how long it took.
-        """
-        for key in self.batches.pop(ticket, ()):
+    def end(self, message: Sequence[Any]) -> None:
+        """Record that a worker has finished a batch; `message` holds the fields of an `Ended`."""
+        ended = Ended(*message)
+        for key in self.batches.pop(ended.ticket, ()):
             self.open.pop(key, None)
             if key[:4] not in self.condemned:
                 self.deaths.pop(key, None)
-        self.ended[stage] += images
-        self.busy_s[stage] += seconds
+        self.ended[ended.stage] += ended.images
+        self.busy_s[ended.stage] += ended.seconds
 
     def look(self) -> dict[str, tuple[int, float, int]]:
         """Per stage: images done, seconds of work, workers at work. Ray's metrics are brought to the same state."""
@@ -186,7 +150,8 @@ def open_ledger(run: str) -> Any:
     """A new ledger for a run, on the driver's node where possible."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(Ledger)
-    return actor.options(scheduling_strategy=here).remote(run)
+    # Ray would keep a record of every message, for a list of tasks that nobody reads.
+    return actor.options(scheduling_strategy=here, enable_task_events=False).remote(run)
 
 
 class Watch:
@@ -243,7 +208,8 @@ class Watch:
                 try:
                     done = [refuse(self._why(begun))] if begun.deaths >= DEATHS else self._timed(work, left)
                 finally:
-                    self.ledger.end.remote(ticket, self.stage, len(left), time.monotonic() - start)
+                    seconds = time.monotonic() - start
+                    self.ledger.end.remote(list(Ended(ticket, self.stage, len(left), seconds)))
                 results.update(zip(left, done, strict=True))
             return suspects
 
@@ -265,9 +231,9 @@ class Watch:
         if len(set(parts)) == 1:
             parts = parts[:1]
         node = ray.get_runtime_context().get_node_id()
+        batch = Batch(ticket, node, self.stage, model, datasets, image_ids, parts)
         try:
-            message = self.ledger.begin.remote(ticket, node, self.stage, model, datasets, image_ids, parts)
-            return Begun(*ray.get(message))
+            return Begun(*ray.get(self.ledger.begin.remote(list(batch))))
         except RayError:
             return Begun()
 

@@ -24,6 +24,9 @@ from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
 
 COMMIT_CPUS = 0.1
+BLOCKS_PER_WORKER = {"cpu": 2, "cuda": 4}
+"""Blocks that a Perturb or Explain worker has in work or waiting. Ray Data hands out work ten times a second, and a GPU
+may be done with a block in less time."""
 IMAGES_PER_ROUND = 200_000
 """Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
 image), so ten million images in one stream would take 10 GiB there."""
@@ -128,7 +131,7 @@ def stages(
             fn_constructor_args=(config, plan.parts, where.device, ledger, plan.sources),
             batch_size=block,
             batch_format="pyarrow",
-            compute=_pool(where.perturbers),
+            compute=_pool(where.perturbers, where.device),
             **where.perturb,
         )
     return loaded.map_batches(
@@ -137,7 +140,7 @@ def stages(
         fn_constructor_kwargs={"ledger": ledger, "sources": plan.sources, "perturbs": where.perturbers is None},
         batch_size=block if where.perturbers is None else rows,
         batch_format="pyarrow",
-        compute=_pool(where.explainers),
+        compute=_pool(where.explainers, where.device),
         **where.explain,
     ).map_batches(
         kinds.commit(folder.uri, number),
@@ -165,5 +168,7 @@ def gallery(plan: Plan) -> frozenset[tuple[str, str]]:
     return frozenset(nsmallest(plan.config.gallery_images, keys, key=rank))
 
 
-def _pool(size: tuple[int, int]) -> ActorPoolStrategy:
-    return ActorPoolStrategy(min_size=size[0], max_size=size[1], max_tasks_in_flight_per_actor=2)
+def _pool(size: tuple[int, int], device: str) -> ActorPoolStrategy:
+    return ActorPoolStrategy(
+        min_size=size[0], max_size=size[1], max_tasks_in_flight_per_actor=BLOCKS_PER_WORKER[device]
+    )

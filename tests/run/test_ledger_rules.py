@@ -4,7 +4,8 @@ import pytest
 
 from camrobust.contract.errors import RunFailed
 from camrobust.run import ledger as module
-from camrobust.run.ledger import DEATHS, MOST, Begun, ImagePart, Ledger, Watch
+from camrobust.run.ledger import DEATHS, MOST, ImagePart, Ledger, Watch
+from camrobust.run.messages import Batch, Begun, Ended
 
 ALIVE, LOST = "node-a", "node-b"
 NAMES = [f"image-{number:02}" for number in range(64)]
@@ -74,7 +75,7 @@ def worker(ledger, monkeypatch):
 
 
 def begin(ledger, ticket, names, node=ALIVE, model="", part=0):
-    return ledger.begin(ticket, node, "explain", model, ["set"], names, [part])
+    return Begun(*ledger.begin(Batch(ticket, node, "explain", model, ["set"], names, [part])))
 
 
 def test_a_poison_image_among_64_is_found_and_its_63_neighbours_are_scored(ledger, worker):
@@ -170,9 +171,9 @@ def test_workers_are_counted_and_not_images_and_steps_are_images(ledger):
     begin(ledger, "one", NAMES)
     begin(ledger, "two", ["x"], model="other")
     assert ledger.look()["explain"] == (0, 0.0, 2)
-    ledger.end("one", "explain", 64, 2.5)
+    ledger.end(Ended("one", "explain", 64, 2.5))
     assert ledger.look()["explain"] == (64, 2.5, 1)
     # An end that a restarted ledger has not seen begin is counted all the same.
-    ledger.end("unknown", "explain", 3, 1.0)
+    ledger.end(Ended("unknown", "explain", 3, 1.0))
     assert ledger.look()["explain"] == (67, 3.5, 1)
     assert not any(key[3] in NAMES for key in ledger.open)
