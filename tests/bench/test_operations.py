@@ -6,6 +6,7 @@ import torch
 from camrobust.bench.speed import operations as bench
 from camrobust.bench.speed.operations import ORDER, Operations, count_pass, tiny_model
 from camrobust.interface.cli import main
+from tests.runs import ROOT
 
 
 @pytest.fixture
@@ -36,6 +37,10 @@ def test_every_operation_of_a_pass_belongs_to_a_part():
     assert all(counting.counted.values())
     assert counting.counted["forward"]["convolution"] == 3
     assert counting.counted["comparison"]["sort"] + counting.counted["comparison"]["argsort"] > 0
+
+
+def test_the_modules_of_a_forward_pass_are_there():
+    assert {module for module in bench.FORWARD if not (ROOT / f"camrobust/core/explain/{module}.py").is_file()} == set()
 
 
 @pytest.mark.usefixtures("small")

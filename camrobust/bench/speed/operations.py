@@ -37,18 +37,19 @@ HOST = {5: 64, 15: 32, 90: 16}
 SIDE = 224
 HOST_SIDE = 64
 """Side of the images on which the host is timed, px: on a CPU, large ones would time the processor's memory."""
+FORWARD = ("shared_pass", "network", "hooks", "layout", "tail", "target_layer", "compiled")
 PARTS = (
-    ("core/explain/cams/", "", "CAMs"),
-    ("core/explain/evidence.py", "explain", "CAMs"),
-    ("core/explain/", "", "forward"),
-    ("core/precision.py", "", "forward"),
-    ("measure/model.py", "", "forward"),
-    ("core/", "", "comparison"),
-    ("measure/comparison.py", "", "comparison"),
-    ("measure/", "", "rows"),
+    *((f"core/explain/{module}.py", "forward") for module in FORWARD),
+    ("core/precision.py", "forward"),
+    ("measure/model.py", "forward"),
+    ("core/explain/", "CAMs"),
+    ("core/draws.py", "CAMs"),
+    ("core/", "comparison"),
+    ("measure/comparison.py", "comparison"),
+    ("measure/", "rows"),
 )
-"""Place in the package, function ("" for all), and the part of a pass to which operations from there are counted. The
-first line that holds counts. `forward` holds the inputs and the backward pass, `rows` all else that measure/ does."""
+"""Place in the package, and the part of a pass to which operations from there are counted; the first line that holds
+counts. `forward` holds the inputs and the backward pass, `rows` all else that measure/ does."""
 ORDER = ("forward", "CAMs", "comparison", "rows")
 MOST_COMMON = 5
 
@@ -89,8 +90,8 @@ def _part(frame: FrameType | None) -> str:
     while frame is not None:
         _, inside, place = frame.f_code.co_filename.replace("\\", "/").rpartition("camrobust/")
         if inside and not place.startswith("bench/"):
-            for start, function, part in PARTS:
-                if place.startswith(start) and function in ("", frame.f_code.co_name):
+            for start, part in PARTS:
+                if place.startswith(start):
                     return part
         frame = frame.f_back
     # On a GPU the backward pass runs in a thread of autograd's, below none of our functions.
