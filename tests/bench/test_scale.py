@@ -107,6 +107,7 @@ def test_three_streams_are_made_and_more_until_one_is_long(monkeypatch):
 SMALL = """
 import sys
 from camrobust.bench.scale import throughput
+from camrobust.interface.cli import main
 throughput.FIRST, throughput.LONGEST = 2, 8
 sys.exit(main(["bench", "scale", "--seconds", "1", "--json"]))
 """
