@@ -88,9 +88,26 @@ def test_the_next_stream_is_longer_as_far_as_the_rate_is_known(seconds_of_last, 
     assert throughput._next_size(spent, 25) == size
 
 
+def test_three_streams_are_made_and_more_until_one_is_long(monkeypatch):
+    seconds = iter([8.0, 30.0, 50.0])
+    monkeypatch.setattr(
+        throughput, "_stream", lambda _plan, _output, _kinds, count: Spent(count, next(seconds), 0, 0, 0, 0, 0)
+    )
+    short, long = throughput._streams(None, "", stubs.STUBS, 25)
+    assert (short.images, long.images) == (512, 1024)
+    seconds = iter([8.0, 9.0, 13.0, 28.0])
+    short, long = throughput._streams(None, "", stubs.STUBS, 25)
+    assert (short.images, long.images) == (2048, 8192)
+    monkeypatch.setattr(throughput, "LONGEST", 300)
+    seconds = iter([8.0, 8.1])
+    short, long = throughput._streams(None, "", stubs.STUBS, 25)
+    assert (short.images, long.images) == (128, 300)
+
+
 SMALL = """
 import sys
 from camrobust.bench.scale import throughput
+from camrobust.interface.cli import main
 throughput.FIRST, throughput.LONGEST = 2, 8
 sys.exit(main(["bench", "scale", "--seconds", "1", "--json"]))
 """

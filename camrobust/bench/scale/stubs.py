@@ -62,9 +62,14 @@ def no_characteristics(_pixels: object) -> dict[str, float]:
     return dict.fromkeys(CHARACTERISTICS, 0.5)
 
 
-def copies(images: Tensor, planned: Sequence[Variant], *_arguments: object) -> Tensor:
-    """Variants that equal their image, (B, V+1, 3, H, W) uint8; the stage still writes each one out."""
-    return images[:, None].expand(-1, len(planned) + 1, -1, -1, -1)
+def grey(images: Tensor, planned: Sequence[Variant], *_arguments: object) -> Tensor:
+    """Variants that are grey, (B, V+1, 3, H, W) uint8; the stage still writes each one out."""
+    return _grey(len(images), len(planned) + 1, *images.shape[1:])
+
+
+@cache
+def _grey(*shape: int) -> Tensor:
+    return torch.full(shape, 128, dtype=torch.uint8)
 
 
 def constant_rows(
@@ -88,7 +93,7 @@ SCIENCE: Mapping[str, Mapping[str, Any]] = {
     "camrobust.run.stages.load": {
         "read_object": no_bytes, "decode": photo, "segment": squares, "characteristics": no_characteristics,
     },
-    "camrobust.run.stages.perturb": {"make_variants": copies},
+    "camrobust.run.stages.perturb": {"make_variants": grey},
     "camrobust.run.stages.explain": {"measure": constant_rows},
 }  # fmt: skip
 """Module of a stage, and the functions there that are replaced: all that is science, and nothing else."""

@@ -116,11 +116,18 @@ def _plan(folder: str) -> Plan:
 
 def _streams(plan: Plan, output: str, kinds: Kinds, seconds: float) -> tuple[Spent, Spent]:
     """Longer and longer streams, until one takes about so many seconds more than the first; returns the last two."""
-    spent = [_stream(plan, f"{output}/{FIRST}", kinds, FIRST)]
-    while len(spent) == 1 or (spent[-1].images < LONGEST and spent[-1].seconds - spent[0].seconds < seconds / 2):
-        count = min(LONGEST, _next_size(spent, seconds))
+    spent: list[Spent] = []
+    while not _enough(spent, seconds):
+        count = min(LONGEST, _next_size(spent, seconds)) if spent else FIRST
         spent.append(_stream(plan, f"{output}/{count}", kinds, count))
     return spent[-2], spent[-1]
+
+
+def _enough(spent: Sequence[Spent], seconds: float) -> bool:
+    """Whether the last stream was long. The first two start most of the workers, so a third is always made."""
+    if not spent or spent[-1].images >= LONGEST:
+        return bool(spent)
+    return len(spent) > 2 and spent[-1].seconds - spent[0].seconds >= seconds / 2
 
 
 def _next_size(spent: Sequence[Spent], seconds: float) -> int:
