@@ -24,7 +24,7 @@ def measure(plan, folder, pending, address, verbose, lease, show):
     config, kept = plan.config, pipeline.gallery(plan)
     load, commit = Load(config), Commit(folder.uri, lease.number)
     perturb = Perturb(config, plan.parts, "cpu", None, plan.sources)
-    explain = Explain(config, plan.parts, kept, plan.weights, "cpu", None, plan.sources)
+    explain = Explain(config, plan.parts, kept, plan.weights, "cpu", plan.pass_sizes["cpu"], None, plan.sources)
     for image in pending.iter_slices(1):
         commit(explain(perturb(load(pending_batch(image)))))
         lease.check()

@@ -171,7 +171,7 @@ class SegmentsConfig(BaseModel):
 
 
 class ClusterConfig(StrictPart):
-    """Where the work runs, and on how many workers; changes no number."""
+    """Where the work runs, and on how many workers; only `batch` moves numbers, within rounding."""
 
     gpus_per_explainer: float | None = Field(
         None, ge=0, description="GPUs of an Explain worker; default: 0.8 where the cluster has a GPU, else 0"
@@ -207,7 +207,8 @@ class ClusterConfig(StrictPart):
     image_timeout_s: float = Field(
         600,
         gt=0,
-        description="a worker is ended if it takes longer for one image (in Explain: for one image and model), s",
+        description="a worker is ended if it takes longer for one image (in Explain: for one image and model, or "
+        "for one pass over several images), s",
     )
     no_progress_timeout_s: float = Field(900, gt=0, description="the run gives up after so long without progress, s")
 

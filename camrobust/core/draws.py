@@ -130,7 +130,11 @@ class Draws:
     @cached_property
     def _keys(self) -> Tensor:
         """(B, 4, 1) int64: the words of every stream, on the device."""
-        return torch.tensor(self._words, device=self.device).reshape(-1, 4, 1)
+        keys = torch.tensor(self._words).reshape(-1, 4, 1)
+        # From pinned memory the copy waits for nothing; torch keeps that memory until the copy is done.
+        if self.device.type == "cuda":
+            keys = keys.pin_memory()
+        return keys.to(self.device, non_blocking=True)
 
     @classmethod
     def of(

@@ -32,8 +32,8 @@ from camrobust.results.arrow import make_table
 
 SEGMENT_BATCH = 8
 """Number of images that are segmented together, on as many threads as torch has."""
-VARIANTS_TOGETHER = 256
-"""About how many variants are held in memory at once; images are measured together so that they fill forward passes."""
+BYTES_TOGETHER = 64 * 2**20
+"""Variants of so many bytes are measured together, so that they fill forward passes; at least those of one image."""
 
 
 @torch.inference_mode(False)
@@ -123,7 +123,7 @@ def evaluate(
         truths = [None if label is None else class_number(label, "labels", ready.classes) for label in classes]
         cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
         settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
-        together = max(1, VARIANTS_TOGETHER // (len(planned) + 1))
+        together = max(1, BYTES_TOGETHER // ((len(planned) + 1) * pixels[0].nbytes)) if len(pixels) else 1
         for start in range(0, len(names), together):
             some = slice(start, start + together)
             stacks = make_variants(pixels[some], planned, names[some], "images", seed, resave_jpeg_quality)

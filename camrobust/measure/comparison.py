@@ -7,6 +7,7 @@ from torch import Tensor
 
 from camrobust.contract.registry import from_camrobust
 from camrobust.core.explain.captured import Function, captured
+from camrobust.core.precision import arithmetic
 from camrobust.core.segments import segment_scores
 from camrobust.core.similarity import Together
 from camrobust.core.similarity.sensitivity import InputChange
@@ -46,8 +47,8 @@ class Comparison:
         self.settings, self.image_size = settings, image_size
         self.measures = settings.measures()
         self.names = ("rbo", "rbo_adjusted", *(one.name for one in self.measures), "flat", "finite")
-        # A measure of a user's package may read values on the host, which a graph cannot hold.
-        own = all(from_camrobust(one) for one in self.measures)
+        # A graph cannot hold what reads values on the host, as the costly measures and those of users' packages may.
+        own = all(one.default and from_camrobust(one) for one in self.measures)
         self._replayed: Function = captured(self._compare) if own else self._compare
 
     def __call__(self, pairs: Pairs) -> dict[str, Tensor]:
@@ -58,7 +59,8 @@ class Comparison:
             where undefined; and the bool tensors `flat` and `finite`.
         """
         change = [getattr(pairs.change, one.name) for one in fields(pairs.change)]
-        found = self._replayed(pairs.clean, pairs.noisy, pairs.matrices, pairs.sizes, pairs.explained, *change)
+        with torch.no_grad(), arithmetic("fp32", pairs.clean.device):
+            found = self._replayed(pairs.clean, pairs.noisy, pairs.matrices, pairs.sizes, pairs.explained, *change)
         return dict(zip(self.names, found, strict=True))
 
     def _compare(

@@ -1,6 +1,6 @@
 """The science on one page: images with their variants in, columns of score rows out."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ def explain_variants(model: Model, images: Sequence[ImageVariants], settings: Me
         settings: the CAMs, and which class they explain.
     """
     batch = ImageBatch(images)
-    results = list(passes(model, batch, settings))
+    results = list(passes(model, batch, settings, compare=False))
     return [_explained(batch, results, image) for image in range(len(images))]
 
 
@@ -76,11 +76,10 @@ def measure(
     arrived: list[np.ndarray] = []
     kept: list[PassResult] = []
     for result in passes(model, batch, settings, renew):
-        compared = result.compare(result.pairs)
-        names = list(compared)
+        names = list(result.agreement)
         # The host takes the numbers of a pass when the next pass is on its way to the device.
         arrived += [wait().numpy() for wait in coming]
-        coming = [to_host(_packed(result, compared))]
+        coming = [to_host(_packed(result))]
         if not keep.isdisjoint(batch.owner[result.rows.start : result.rows.stop].tolist()):
             kept.append(result)
     arrived += [wait().numpy() for wait in coming]
@@ -92,13 +91,13 @@ def measure(
     return columns, {image: _explained(batch, kept, image) for image in sorted(keep)}
 
 
-def _packed(result: PassResult, compared: Mapping[str, Tensor]) -> Tensor:
+def _packed(result: PassResult) -> Tensor:
     """All numbers of a pass in one tensor: `PER_ROW`, then each measure's K rows, of `result.count` numbers each.
 
     A float32 holds every class number below 2**24 exactly.
     """
     per_row = torch.stack([result.classes.float(), result.confidences, result.entropies])
-    per_map = torch.stack([values.float() for values in compared.values()]).transpose(1, 2).flatten(0, 1)
+    per_map = torch.stack([values.float() for values in result.agreement.values()]).transpose(1, 2).flatten(0, 1)
     return torch.cat([per_row, per_map])[:, : result.count]
 
 

@@ -13,11 +13,22 @@ from camrobust.core.segments.matrix import TILE
 from camrobust.measure.settings import ImageVariants
 from camrobust.measure.transfer import to_device
 
+SEGMENT_BYTES = 64 * 2**20
+"""Most memory for turning segments into matrices."""
+BYTES_PER_PIXEL = 56
+"""What that takes for each pixel of an image."""
+
+
+def _room(segments: int, device: torch.device) -> int:
+    """Rows of a matrix for so many segments: whole tiles; on a GPU a power of two of them, so that shapes are few."""
+    tiles = -(-segments // TILE)
+    return TILE * (2 ** (tiles - 1).bit_length() if device.type == "cuda" else tiles)
+
 
 class ImageBatch:
     """B images whose variants follow one another, N rows in all; every image begins with its clean row.
 
-    Segments are turned into matrices once, whichever models use them.
+    Segments are turned into matrices once for all passes.
 
     Args:
         images: the images; all of one size in pixels.
@@ -60,12 +71,20 @@ class ImageBatch:
         """
         key = (device, height, width)
         if key not in self._segments:
-            labels = to_device([self.labels], device)
-            matrices = segment_matrices(labels, height, width, self.sizes.tolist())
-            self._segments[key] = matrices, to_device([self.sizes], device)
+            self._segments[key] = self._matrices(device, height, width), to_device([self.sizes], device)
         matrices, sizes = self._segments[key]
         most = int(self.sizes[self.owner[rows.start] : self.owner[rows.stop - 1] + 1].max())
-        return matrices[:, : most + -most % TILE], sizes
+        return matrices[:, : _room(most, device)], sizes
+
+    def _matrices(self, device: torch.device, height: int, width: int) -> Tensor:
+        """The matrices of all images; only so many are made together as `SEGMENT_BYTES` allow."""
+        matrices = torch.zeros(len(self.images), _room(int(self.sizes.max()), device), height * width, device=device)
+        step = max(1, SEGMENT_BYTES // (BYTES_PER_PIXEL * self.labels[0].size))
+        for start in range(0, len(self.images), step):
+            some = slice(start, start + step)
+            made = segment_matrices(to_device([self.labels[some]], device), height, width, self.sizes[some].tolist())
+            matrices[some, : made.shape[1]] = made
+        return matrices
 
     def slices(self, rows: range) -> list[tuple[int, slice]]:
         """Consecutive rows as pieces of images: the number of each image, and where in it the piece lies."""

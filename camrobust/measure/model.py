@@ -24,6 +24,8 @@ from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, b
 from camrobust.measure.weights import read_weights
 
 PROBES = 2
+MIXED = 1e-3
+"""Largest difference of a logit alone and beside another image, as a share of the largest logit."""
 LARGEST_NORMALISATION = 4
 """Means or deviations above this are taken to be on the 0-255 scale."""
 
@@ -163,11 +165,17 @@ def wrap(
             signed = 2 * sample - 1
             before = signed.clone()
             classes = logits_of(module(signed)).shape[1]
+            mixes = _mixes(module, before)
             channels_last = _takes(module, before.contiguous(memory_format=torch.channels_last))
         if not torch.equal(signed, before):
             raise UserError(
                 f"model '{name}': its forward changes its input in place, which other passes need; write x = x - mean "
                 "instead of x.sub_(mean)"
+            )
+        if mixes:
+            raise UserError(
+                f"model '{name}': its logits for an image depend on the other images of the pass; compute means and "
+                "deviations over each image alone"
             )
     with _as_user_error(
         f"model '{name}': its layers cannot be watched", "pass the plain module, not a scripted or exported one"
@@ -192,6 +200,19 @@ def _as_user_error(what: str, remedy: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{what} ({type(error).__name__}: {first_line(error)}); {remedy}") from error
+
+
+def _mixes(module: nn.Module, images: Tensor) -> bool:
+    """Whether the first image has other logits alone than beside another image, though not from call to call."""
+    # Two images of noise have nearly the same mean and deviation, so the second one is made darker.
+    unlike = torch.cat([images[:1], images[1:] / 4 - 0.5])
+    try:
+        logits, again, alone = (logits_of(module(some.clone())) for some in (unlike, unlike, unlike[:1]))
+    except (Exception, SystemExit):  # noqa: BLE001 - a model may refuse a single image with any error
+        return False
+    allowed = MIXED * float(logits.abs().max())
+    steady = bool((again - logits).abs().max() <= allowed)
+    return steady and bool((alone[0] - logits[0]).abs().max() > allowed)
 
 
 def _takes(module: nn.Module, images: Tensor) -> bool:

@@ -4,9 +4,8 @@ Every pass has the same shape: the last one is filled up with copies of its last
 size of the passes, and neither on its place in a pass nor on its neighbours.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from camrobust.core.explain.shared_pass import predicted
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
 from camrobust.core.similarity.sensitivity import PassOutput, change_between
-from camrobust.measure.comparison import Comparison, Pairs
+from camrobust.measure.comparison import Pairs
 from camrobust.measure.image_batch import ImageBatch
 from camrobust.measure.model import Model
 from camrobust.measure.prepared import prepare
@@ -33,7 +32,7 @@ class PassResult:
     Attributes:
         rows: which rows of the batch.
         pixels: (P, 3, H, W) uint8.
-        compare: compares the pairs.
+        agreement: of every pair, as `comparison.Comparison` gives it; empty where it was not asked for.
         pairs: every row's maps with those of its clean image; clean rows are paired with themselves.
         classes: (P,) int64, the predictions.
         confidences: (P,) float32, softmax probability of the prediction.
@@ -42,7 +41,7 @@ class PassResult:
 
     rows: range
     pixels: Tensor
-    compare: Comparison
+    agreement: Mapping[str, Tensor]
     pairs: Pairs
     classes: Tensor
     confidences: Tensor
@@ -55,20 +54,26 @@ class PassResult:
 
 
 def passes(
-    model: Model, batch: ImageBatch, settings: MeasureSettings, renew: Callable[[], None] = lambda: None
+    model: Model,
+    batch: ImageBatch,
+    settings: MeasureSettings,
+    renew: Callable[[], None] = lambda: None,
+    *,
+    compare: bool = True,
 ) -> Iterator[PassResult]:
     """The passes over all rows of a batch, in order.
 
-    No step waits for the device, so it computes one pass while the host works on the results of the one before. A pass
-    that runs out of memory is repeated in halves; the model remembers how many images fitted.
+    No step of ours waits for the device, so it computes one pass while the host works on the results of the one before.
+    A pass that runs out of memory is repeated in halves; the model remembers how many images fitted.
 
     Args:
         model: the classifier.
         batch: images and their variants.
         settings: the CAMs, which class they explain, and how many images a pass holds.
         renew: called before each pass.
+        compare: compare the maps of each pass with those of their clean images.
     """
-    pixels = [_on_host(attacked(model, image, settings)) for image in batch.images]
+    pixels = [_on_host(attacked(model, image, settings, renew)) for image in batch.images]
     clean = _CleanRows()
 
     def size() -> int:
@@ -113,7 +118,7 @@ def passes(
         result = PassResult(
             rows=rows,
             pixels=images,
-            compare=ready.compare,
+            agreement=ready.compare(pairs) if compare else {},
             pairs=pairs,
             classes=classes,
             confidences=confidences,
@@ -122,7 +127,11 @@ def passes(
         clean.carry()
         return result
 
-    remember = partial(setattr, model.fits, "images")
+    def remember(images: int) -> None:
+        model.fits.images = images
+        # Graphs and code for the larger shape would keep memory that is short.
+        model.prepared.clear()
+
     yield from halving_on_oom(range(len(batch)), size(), one_pass, remember, filled=True)
 
 
@@ -154,8 +163,17 @@ class _CleanRows:
         self._next = {}
 
 
-def attacked(model: Model, image: ImageVariants, settings: MeasureSettings) -> Tensor:
-    """The pixels of an image's variants, with attacks on the model in the places of the variants that need one."""
+def attacked(
+    model: Model, image: ImageVariants, settings: MeasureSettings, renew: Callable[[], None] = lambda: None
+) -> Tensor:
+    """The pixels of an image's variants, with attacks on the model in the places of the variants that need one.
+
+    Args:
+        model: the classifier.
+        image: with its variants.
+        settings: of the run.
+        renew: called before the attacks of each perturbation.
+    """
     groups: dict[str, list[int]] = {}
     for place, variant in enumerate(image.variants, start=1):
         if variant.needs_model:
@@ -167,6 +185,7 @@ def attacked(model: Model, image: ImageVariants, settings: MeasureSettings) -> T
     for places in groups.values():
         planned = [image.variants[place - 1] for place in places]
         images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
+        renew()
         made = attack(model, images, planned, names, sample.dataset, settings.seed)
         pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
     return pixels

@@ -42,6 +42,8 @@ def prepare(model: Model, settings: MeasureSettings, inputs: Tensor) -> Prepared
     """
     key = (settings, tuple(inputs.shape[2:]))
     if key not in model.prepared:
+        # One form at a time, because graphs keep memory.
+        model.prepared.clear()
         network = replace(model.network, precision=settings.precision)
         if settings.compile:
             network = compile_prefix(network, inputs)

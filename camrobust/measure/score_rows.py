@@ -22,8 +22,8 @@ def score_rows(
         model: name of the model.
         batch: the images, N rows in all, of which V are perturbed.
         cams: names of the K CAMs.
-        per_row: (3, N) float64, as in `PER_ROW`.
-        compared: (N, K) each, from `comparison.map_agreement`.
+        per_row: (3, N) float32, as in `PER_ROW`.
+        compared: (N, K) each, from `comparison.Comparison`.
 
     Returns:
         Columns by name, each of V·K values, undefined numbers as NaN. Measures that were not made are NaN.

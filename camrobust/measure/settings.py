@@ -55,7 +55,7 @@ class MeasureSettings:
         return (*SCORES, *(one.column for one in self.measures() if one.name not in known))
 
 
-def pass_size(images: int, device: str, bytes_per_image: int = 0) -> int:
+def pass_size(images: int, device: str, bytes_per_image: int = 0, *, costly: bool = False) -> int:
     """Images in every forward pass, by a rule that looks at no machine, so that a resumed run uses the same number.
 
     On a CPU it is the number from 8 to 16 that leaves fewest places empty when one image's variants are alone in their
@@ -65,14 +65,16 @@ def pass_size(images: int, device: str, bytes_per_image: int = 0) -> int:
         images: variants of one image, the clean one included.
         device: cpu or cuda.
         bytes_per_image: what the layers of the largest model put out for one image; 0 for a small model.
+        costly: a CAM takes hundreds of passes for every image, so that on a GPU, too, empty places cost much.
 
     Examples:
         >>> from camrobust.measure.settings import pass_size
         >>> pass_size(10, "cpu"), pass_size(16, "cpu"), pass_size(96, "cpu"), pass_size(96, "cuda")
         (10, 8, 8, 128)
     """
-    most = max(1, PASS_BYTES[device] // max(1, bytes_per_image))
-    if device != "cpu":
+    kind = "cpu" if device == "cpu" else "cuda"
+    most = max(1, PASS_BYTES[kind] // max(1, bytes_per_image))
+    if kind == "cuda" and not costly:
         return min(LARGEST_GPU_PASS, most)
     sizes = range(min(SMALLEST_PASS, most), min(LARGEST_PASS, most) + 1)
     return min(sizes, key=lambda size: (-images % size, size))

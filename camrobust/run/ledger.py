@@ -71,8 +71,8 @@ class Ledger:
     def begin(self, message: Sequence[Any]) -> list[Any]:
         """Record that a worker begins these images, except the suspects among several.
 
-        An image that is begun alone while it is still open on a node that lives cost its worker the life, which is
-        counted. An image is condemned with all its parts, for one model. The same message may come twice.
+        If an image is begun alone and an earlier batch on a live node never ended it, that worker died; this counts as
+        one death. An image is condemned with all its parts, for one model. The same message may come twice.
 
         Args:
             message: the fields of a `Batch`.
@@ -176,8 +176,7 @@ class Watch:
     ) -> list[T]:
         """Do the work on several images at once, but one by one on images at which a worker has died.
 
-        This finds the image that is the cause and does not blame the others of its batch. It also helps where the
-        images are too much for a worker only when they are together.
+        This finds the image that is the cause and does not blame the others of its batch.
 
         Args:
             items: the B images or parts of images; of any datasets, none twice.

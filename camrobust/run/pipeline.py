@@ -73,7 +73,7 @@ def measure_pending(
         return stages(plan, folder, images, parts, kept, ledger, number)
 
     commits = in_rounds(pending, one_round, IMAGES_PER_ROUND)
-    # A stream that is left open is closed when the program ends, for which Ray would start a cluster of its own.
+    # Close the stream here: closed at exit, it would make Ray start a new cluster.
     with plain_errors(), observing(observer), closing(commits):
         for commit in commits:
             observer.add(commit)

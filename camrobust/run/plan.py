@@ -29,6 +29,8 @@ from camrobust.run.class_names import class_names
 
 GROUP_BYTES = 32 * 2**20
 """Most bytes of variants in one part of an image; an image with more is measured in several parts."""
+FORMER_SIZES = {"cpu": 8, "cuda": 64}
+"""Images in the passes of runs whose run.json says nothing of them, which were these at most."""
 ROW_BYTES, MEASURE_BYTES = 20, 6
 """Bytes of a score row without measures, and of each measure in it, in a compressed file of some hundred rows; larger
 files need less."""
@@ -122,16 +124,9 @@ def make_plan(
             [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
         )
         check_photos(config, manifest)
-    chosen = config.cluster.batch != "auto" or not sizes
-    return Plan(
-        config,
-        every,
-        parts,
-        manifest,
-        weights or {},
-        plugins,
-        pass_sizes(config, parts) if chosen else dict(sizes or {}),
-    )
+    if sizes is None or config.cluster.batch != "auto":
+        sizes = pass_sizes(config, parts)
+    return Plan(config, every, parts, manifest, weights or {}, plugins, dict(sizes or FORMER_SIZES))
 
 
 def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_image: int = 0) -> dict[str, int]:
@@ -143,8 +138,9 @@ def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_
         bytes_per_image: what the layers of the largest model put out for one image; 0 where that is unknown.
     """
     asked = config.cluster.batch
+    costly = any(CAMS[name].cost == "many passes" for name in config.cams)
     return {
-        device: pass_size(1 + len(parts[0]), device, bytes_per_image) if asked == "auto" else asked
+        device: pass_size(1 + len(parts[0]), device, bytes_per_image, costly=costly) if asked == "auto" else asked
         for device in ("cpu", "cuda")
     }
 

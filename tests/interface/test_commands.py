@@ -153,7 +153,7 @@ def test_every_command_has_help_and_options_take_several_values_in_one_way(capsy
     repeated = {key for key, (_, kind) in options.items() if kind in ("_AppendAction", "_ExtendAction")}
     assert repeated == {
         ("run", "--set"), ("plan", "--set"), ("explain", "--cam"), ("explain", "--perturb"), ("sheet", "--perturb"),
-        ("list", "--plugins"),
+        ("list", "--plugins"), ("job", "--variants"),
     }  # fmt: skip
     assert {options[key] for key in repeated} == {("+", "_ExtendAction")}
 

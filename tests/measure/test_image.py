@@ -105,6 +105,34 @@ def test_the_timeout_starts_anew_with_every_pass():
     assert len(renewed) == 3  # 20 rows
 
 
+def test_a_comparison_that_runs_out_of_memory_is_repeated_in_halves(monkeypatch):
+    model, given = wrap(pooled(), image_size=SIDE), images(PLANS)
+    wanted, _ = measure(model, given, MeasureSettings(("gradcam", "random"), batch=4))
+    compare = Comparison.__call__
+
+    def short(self, pairs):
+        if len(pairs.noisy) > 4:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return compare(self, pairs)
+
+    monkeypatch.setattr(Comparison, "__call__", short)
+    found, _ = measure(model, given, MeasureSettings(("gradcam", "random"), batch=8))
+    assert model.fits.images == 4
+    assert_same_bits(found, wanted)
+
+
+def test_a_model_keeps_what_it_needs_for_one_form_of_passes():
+    model, given = wrap(pooled(), image_size=SIDE), images(PLANS[:1])
+    for seed in range(3):
+        measure(model, given, MeasureSettings(("gradcam",), seed))
+    assert len(model.prepared) == 1
+
+
+def test_a_map_without_numbers_has_no_procrustes_and_stops_nothing():
+    nothing = torch.full((1, 1, 4, 4), torch.nan)
+    assert SIMILARITIES["procrustes"](nothing, torch.rand(1, 1, 4, 4), (8, 8)).isnan().all()
+
+
 def test_pixels_and_variants_must_match():
     image = images([["contrast:1-2"]])[0]
     sentence = "measure: pixels must hold 3 variants, got 2; clean comes first"

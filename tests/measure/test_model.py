@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,22 @@ ZOO = {
     "efficientnet_b0": ("features", True), "regnet_y_400mf": ("trunk_output", True),
     "convnext_tiny": ("features", False), "mobilenet_v3_small": ("features", False),
 }  # fmt: skip
+
+
+class Mixing(Pooled):
+    """Normalises by the mean of the whole pass, as if in training."""
+
+    def forward(self, images):
+        return super().forward(images - images.mean())
+
+
+def test_a_model_that_mixes_the_images_of_a_pass_is_refused():
+    sentence = (
+        "model 'mixing': its logits for an image depend on the other images of the pass; compute means and deviations "
+        "over each image alone"
+    )
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        wrap(seeded(Mixing()), name="mixing", image_size=64)
 
 
 @pytest.mark.parametrize("name", ZOO)

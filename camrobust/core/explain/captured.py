@@ -74,21 +74,23 @@ class Captured:
         return self._first(form, record, tensors)
 
     def _first(self, form: object, record: Record, tensors: Tensors) -> Tensors:
-        """Record a form; gives the plain results, with which the first replay is compared."""
+        """Record a form, and compare its first replay with the plain results."""
         buffers = tuple(torch.empty_like(tensor).copy_(tensor) for tensor in tensors)
         wanted = self.function(*buffers)
         try:
             recording = _Recording(buffers, *record(self.function, buffers))
-            reason = _difference(recording.run(tensors), wanted)
+            found = recording.run(tensors)
+            reason = _difference(found, wanted)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the plain function still works
             reason = f"{type(error).__name__}: {first_line(error)}"
         if reason:
             self._plain = True
             self._recordings.clear()
             warnings.warn(f"CUDA graph not used: {reason}; the run goes on without it", RuntimeWarning, stacklevel=3)
-        else:
-            self._recordings[form] = recording
-        return wanted
+            return wanted
+        self._recordings[form] = recording
+        # The replayed results, as in all further calls, so that no bit depends on which pass was the first.
+        return found
 
 
 def captured(function: Function) -> Captured:

@@ -43,6 +43,8 @@ def compile_prefix(network: Network, images: Tensor) -> Network:
             wanted, *_ = prefix(images)
             compiled = torch.compile(prefix, dynamic=False)
             found, *_ = compiled(images)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # compilers and tracers run foreign code and may raise anything
         raise UserError(
             f"compile: the layers up to '{name}' cannot be compiled ({type(error).__name__}: {first_line(error)}); "

@@ -78,10 +78,11 @@ def ssim(clean: Tensor, noisy: Tensor, size: tuple[int, int]) -> Tensor:
 def _standardised(maps: Tensor) -> Tensor:
     """The rows of maps as points, shifted to mean 0 and scaled to norm 1; all 0 if all rows are equal."""
     centred = torch.nan_to_num(maps.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    largest = centred.abs().amax(dim=(-2, -1), keepdim=True)
     centred = centred - centred.mean(dim=-2, keepdim=True)
     norm = torch.linalg.vector_norm(centred, dim=(-2, -1), keepdim=True)
-    small = norm <= 1e-12 * maps.abs().amax(dim=(-2, -1), keepdim=True)
-    return torch.where(small, 0.0, centred / norm)
+    # A map whose numbers are all undefined gets here, too, and must not reach the decomposition as NaN.
+    return torch.where(norm <= 1e-12 * largest, 0.0, centred / norm.clamp(min=torch.finfo(norm.dtype).tiny))
 
 
 @similarity(

@@ -132,6 +132,8 @@ class Explain:
         self, model: Model, rows: Sequence[PerturbedRow], places: Sequence[int], images: Sequence[ImageVariants]
     ) -> list[_Scored | Failure]:
         """Scores and maps of some parts under one model, except of those at which workers have died."""
+        if not places:
+            return []
         items = [ImagePart(rows[place].dataset, rows[place].image_id, rows[place].part) for place in places]
         shown = [item.part == 0 and item[:2] in self.gallery for item in items]
 
@@ -145,16 +147,18 @@ class Explain:
         # The passes of several images have the timeout each; an image alone has it as a whole.
         renew = self.watch.renew if len(images) > 1 else _nothing
         keep = {place for place, show in enumerate(shown) if show}
+        raised = ""
         try:
             columns, explained = measure(model, images, self.settings, renew, keep)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - model code may raise anything; it becomes a failure row
-            if len(images) > 1:
-                return [
-                    result
-                    for image, show in zip(images, shown, strict=True)
-                    for result in self._alone(model, image, show)
-                ]
-            return [Failure("explain", "error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")]
+            raised = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        if raised and len(images) > 1:
+            # The error is gone by now, and with it the memory of the pass that raised it.
+            return [
+                result for image, show in zip(images, shown, strict=True) for result in self._alone(model, image, show)
+            ]
+        if raised:
+            return [Failure("explain", "error", raised)]
         table = make_table(self.columns, columns)
         ends = np.cumsum([0, *(len(image.variants) * len(self.config.cams) for image in images)]).tolist()
         return [
