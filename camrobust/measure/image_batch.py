@@ -51,16 +51,9 @@ class ImageBatch:
         return noisy
 
     @cached_property
-    def labels(self) -> np.ndarray:
-        """The segments of all images, (B, H, W) int64."""
-        labels: np.ndarray = torch.stack([image.sample.segments for image in self.images]).numpy()
-        return labels
-
-    @cached_property
     def sizes(self) -> np.ndarray:
         """The number of segments of every image, (B,) int64."""
-        sizes: np.ndarray = self.labels.max(axis=(1, 2)) + 1
-        return sizes
+        return np.array([image.sample.count for image in self.images])
 
     def segments(self, rows: range, device: torch.device, height: int, width: int) -> tuple[Tensor, Tensor]:
         """What turns the maps (h, w) of some rows into scores of segments.
@@ -79,10 +72,12 @@ class ImageBatch:
     def _matrices(self, device: torch.device, height: int, width: int) -> Tensor:
         """The matrices of all images; only so many are made together as `SEGMENT_BYTES` allow."""
         matrices = torch.zeros(len(self.images), _room(int(self.sizes.max()), device), height * width, device=device)
-        step = max(1, SEGMENT_BYTES // (BYTES_PER_PIXEL * self.labels[0].size))
+        step = max(1, SEGMENT_BYTES // (BYTES_PER_PIXEL * self.images[0].sample.segments.numel()))
         for start in range(0, len(self.images), step):
             some = slice(start, start + step)
-            made = segment_matrices(to_device([self.labels[some]], device), height, width, self.sizes[some].tolist())
+            labels = torch.stack([image.sample.segments for image in self.images[some]]).numpy()
+            on_device = to_device([labels], device).long()
+            made = segment_matrices(on_device, height, width, self.sizes[some].tolist())
             matrices[some, : made.shape[1]] = made
         return matrices
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -88,13 +89,18 @@ class Sample:
         dataset: name of its dataset.
         image_id: unique within the dataset.
         label: true class, None where unknown.
-        segments: (H, W) int64, 0 … m-1.
+        segments: (H, W) integers, 0 … m-1.
     """
 
     dataset: str
     image_id: str
     label: int | None
     segments: Tensor
+
+    @cached_property
+    def count(self) -> int:
+        """The number m of segments."""
+        return int(self.segments.numpy().max()) + 1
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
@@ -125,8 +124,8 @@ class Explain:
         """The image for measuring; None if an earlier stage failed."""
         if row.variants is None or row.segments is None:
             return None
-        segments = torch.from_numpy(row.segments.astype(np.int64))
-        return ImageVariants(Sample(row.dataset, row.image_id, row.label, segments), row.variants, self.parts[row.part])
+        sample = Sample(row.dataset, row.image_id, row.label, row.segments)
+        return ImageVariants(sample, row.variants, self.parts[row.part])
 
     def _under(
         self, model: Model, rows: Sequence[PerturbedRow], places: Sequence[int], images: Sequence[ImageVariants]

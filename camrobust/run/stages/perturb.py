@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
@@ -57,7 +56,7 @@ class PerturbedRow:
     first: bool
     failure: Failure | None
     variants: Tensor | None
-    segments: NDArray[np.int32] | None
+    segments: Tensor | None
 
 
 class Perturb:
@@ -102,7 +101,7 @@ class Perturb:
         images, rows = _one_per_part(batch)
         made: dict[int, Tensor] = {}
         failures = self._make(batch, images, rows, made.__setitem__)
-        segments = tensors_of(batch["segments"], self.config.image.crop, self.config.image.crop)
+        segments = tensors_in(batch["segments"], self.config.image.crop, self.config.image.crop)
         variants = [None if failure else made[row] for row, failure in enumerate(failures)]
         return _with_tensors(rows, failures, variants, [segments[image] for image in images])
 
@@ -158,12 +157,23 @@ def perturbed_rows(batch: pa.Table, crop: int) -> list[PerturbedRow]:
         batch: the rows.
         crop: side of the images, px.
     """
-    variants: list[Tensor | None] = []
-    for chunk in batch["variants"].chunks:
-        pixels, ends = from_dlpack(chunk.values), chunk.offsets.to_pylist()
+    variants, segments = tensors_in(batch["variants"], -1, 3, crop, crop), tensors_in(batch["segments"], crop, crop)
+    return _with_tensors(batch, failures_of(batch), variants, segments)
+
+
+def tensors_in(column: pa.ChunkedArray, *shape: int) -> list[Tensor | None]:
+    """A column's tensors where Ray put them, in memory that nothing may write to; None where it is null.
+
+    Args:
+        column: as `batches.tensor_column` makes it.
+        shape: of every tensor; one side may be -1.
+    """
+    tensors: list[Tensor | None] = []
+    for chunk in column.chunks:
+        values, ends = from_dlpack(chunk.values), chunk.offsets.to_pylist()
         for row, valid in enumerate(chunk.is_valid().to_pylist()):
-            variants.append(pixels[ends[row] : ends[row + 1]].view(-1, 3, crop, crop) if valid else None)
-    return _with_tensors(batch, failures_of(batch), variants, tensors_of(batch["segments"], crop, crop))
+            tensors.append(values[ends[row] : ends[row + 1]].view(shape) if valid else None)
+    return tensors
 
 
 def _one_per_part(batch: pa.Table) -> tuple[list[int], pa.Table]:
@@ -179,7 +189,7 @@ def _with_tensors(
     rows: pa.Table,
     failures: Sequence[Failure | None],
     variants: Sequence[Tensor | None],
-    segments: Sequence[NDArray[np.int32] | None],
+    segments: Sequence[Tensor | None],
 ) -> list[PerturbedRow]:
     plain = rows.select([*KEYS, *PROPERTIES, "part", "first"]).to_pylist()
     return [
