@@ -128,14 +128,18 @@ class TensorBuffer:
 
     def __init__(self, sizes: Sequence[int], kind: str) -> None:
         self.offsets = np.cumsum([0, *sizes])
-        self.flat = np.zeros(self.offsets[-1], kind)
+        # Memory of Arrow's pool has been used before; fresh memory costs the kernel a fault for every page.
+        memory = pa.allocate_buffer(int(self.offsets[-1]) * np.dtype(kind).itemsize)
+        self.flat: NDArray[Any] = np.frombuffer(memory, kind)
 
     def place(self, row: int) -> NDArray[Any]:
         """Where the tensor of this row goes: a flat view to write into."""
         return self.flat[self.offsets[row] : self.offsets[row + 1]]
 
     def column(self, missing: Sequence[bool]) -> pa.LargeListArray:
-        """The column; the rows that are missing are null, and their places stay zero."""
+        """The column; the rows that are missing are null, and their places are zero."""
+        for row in np.flatnonzero(missing).tolist():
+            self.place(row)[:] = 0
         return pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.flat), mask=pa.array(missing))
 
 

@@ -82,21 +82,21 @@ class Load:
         """Fetch several images at once, decode one after the other; large files wait until the small are gone."""
         loaded: dict[int, _Loaded] = {}
         left = list(places)
-        for size, together in FETCHES:
-            larger: list[int] = []
-            for start in range(0, len(left), together):
-                group = left[start : start + together]
-                with ThreadPoolExecutor(together) as pool:
+        with ThreadPoolExecutor(FETCHES[0][1]) as pool:
+            for size, together in FETCHES:
+                larger: list[int] = []
+                for start in range(0, len(left), together):
+                    group = left[start : start + together]
                     contents = list(pool.map(lambda place: self._fetch(uris[place], datasets[place], size), group))  # noqa: B023
-                for place in group:
-                    self.watch.renew()
-                    if size < MAX_BYTES and _is_larger(contents[0]):
-                        larger.append(place)
-                        contents.pop(0)
-                    else:
-                        # No name here holds the bytes, so that they are gone when the next file is fetched.
-                        loaded[place] = self._load(contents.pop(0), most)
-            left = larger
+                    for place in group:
+                        self.watch.renew()
+                        if size < MAX_BYTES and _is_larger(contents[0]):
+                            larger.append(place)
+                            contents.pop(0)
+                        else:
+                            # No name here holds the bytes, so that they are gone when the next file is fetched.
+                            loaded[place] = self._load(contents.pop(0), most)
+                left = larger
         return [loaded[place] for place in places]
 
     def _fetch(self, uri: str, dataset: str, most: int) -> bytes | ImageError:
