@@ -92,13 +92,13 @@ def measure(
 
 
 def _packed(result: PassResult) -> Tensor:
-    """All numbers of a pass in one tensor: `PER_ROW`, then each measure's K rows, of `result.count` numbers each.
+    """All numbers of a pass in one tensor: `PER_ROW`, then each measure's K rows, of one number per row each.
 
     A float32 holds every class number below 2**24 exactly.
     """
     per_row = torch.stack([result.classes.float(), result.confidences, result.entropies])
     per_map = torch.stack([values.float() for values in result.agreement.values()]).transpose(1, 2).flatten(0, 1)
-    return torch.cat([per_row, per_map])[:, : result.count]
+    return torch.cat([per_row, per_map])[:, : len(result.rows)]
 
 
 def _explained(batch: ImageBatch, results: Sequence[PassResult], image: int) -> Explained:
@@ -111,8 +111,8 @@ def _explained(batch: ImageBatch, results: Sequence[PassResult], image: int) -> 
             found.append((result, slice(first, stop)))
     return Explained(
         pixels=torch.cat([result.pixels[rows] for result, rows in found]).cpu(),
-        maps=torch.cat([result.pairs.noisy[rows] for result, rows in found]),
+        maps=torch.cat([result.maps[rows] for result, rows in found]),
         predictions=torch.cat([result.classes[rows] for result, rows in found]),
         confidences=torch.cat([result.confidences[rows] for result, rows in found]),
-        change=InputChange.cat([result.pairs.change.rows(rows) for result, rows in found]),
+        change=InputChange.cat([result.change.rows(rows) for result, rows in found]),
     )

@@ -16,7 +16,7 @@ from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.shared_pass import predicted
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
-from camrobust.core.similarity.sensitivity import PassOutput, change_between
+from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
 from camrobust.measure.comparison import Pairs
 from camrobust.measure.image_batch import ImageBatch
 from camrobust.measure.model import Model
@@ -32,8 +32,10 @@ class PassResult:
     Attributes:
         rows: which rows of the batch.
         pixels: (P, 3, H, W) uint8.
-        agreement: of every pair, as `comparison.Comparison` gives it; empty where it was not asked for.
-        pairs: every row's maps with those of its clean image; clean rows are paired with themselves.
+        maps: (P, K, h, w) float32.
+        change: how far every row is from its clean image, (P, 1) each.
+        agreement: of every map with that of its clean image, as `comparison.Comparison` gives it; empty where it was
+            not asked for. Clean rows are compared with themselves.
         classes: (P,) int64, the predictions.
         confidences: (P,) float32, softmax probability of the prediction.
         entropies: (P,) float32, of the softmax, nats.
@@ -41,16 +43,12 @@ class PassResult:
 
     rows: range
     pixels: Tensor
+    maps: Tensor
+    change: InputChange
     agreement: Mapping[str, Tensor]
-    pairs: Pairs
     classes: Tensor
     confidences: Tensor
     entropies: Tensor
-
-    @property
-    def count(self) -> int:
-        """The number of rows that are not filling."""
-        return len(self.rows)
 
 
 def passes(
@@ -106,20 +104,26 @@ def passes(
         probabilities = evidence.logits.softmax(dim=1)
         classes = predicted(evidence.logits)
         confidences = probabilities.gather(1, classes[:, None])[:, 0]
-        matrices, sizes = batch.segments(rows, model.device, *maps.shape[-2:])
-        pairs = Pairs(
-            clean.of("maps", maps, reference),
-            maps,
-            matrices.index_select(0, owner),
-            sizes.index_select(0, owner),
-            confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
-            change_between(origin, output),
-        )
+        change = change_between(origin, output)
+
+        def agreement() -> Mapping[str, Tensor]:
+            matrices, sizes = batch.segments(rows, model.device, *maps.shape[-2:])
+            pairs = Pairs(
+                clean.of("maps", maps, reference),
+                maps,
+                matrices.index_select(0, owner),
+                sizes.index_select(0, owner),
+                confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
+                change,
+            )
+            return ready.compare(pairs)
+
         result = PassResult(
             rows=rows,
             pixels=images,
-            agreement=ready.compare(pairs) if compare else {},
-            pairs=pairs,
+            maps=maps,
+            change=change,
+            agreement=agreement() if compare else {},
             classes=classes,
             confidences=confidences,
             entropies=entr(probabilities).sum(dim=1),

@@ -108,31 +108,25 @@ def without_science() -> Iterator[None]:
         yield
 
 
-class StubLoad(Load):
+class _WithoutScience:
+    """What the stubs add to the stages of a run."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """What the stage makes of the batch with constants in the place of its science."""
+        with without_science():
+            return super().__call__(batch)  # type: ignore[misc]
+
+
+class StubLoad(_WithoutScience, Load):
     """Load without reading, decoding and segmenting."""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `PENDING` to rows of `LOADED`."""
-        with without_science():
-            return super().__call__(batch)
 
-
-class StubPerturb(Perturb):
+class StubPerturb(_WithoutScience, Perturb):
     """Perturb without perturbations."""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `LOADED` to rows of `PERTURBED`."""
-        with without_science():
-            return super().__call__(batch)
 
-
-class StubExplain(Explain):
+class StubExplain(_WithoutScience, Explain):
     """Explain without a network, CAMs and comparisons."""
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `PERTURBED` to rows of `MEASURED`."""
-        with without_science():
-            return super().__call__(batch)
 
 
 class TimedCommit(Commit):

@@ -6,7 +6,7 @@ A row is an image up to Perturb, and one part of an image (a group of its varian
 goes on with its error and without pixels. Ray hands out shared memory, so nothing writes into a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,19 +157,25 @@ def tensor_column(tensors: Sequence[NDArray[Any] | None], kind: str) -> pa.Large
     return buffer.column([tensor is None for tensor in tensors])
 
 
-def tensors_of(column: pa.ChunkedArray, *shape: int) -> list[NDArray[Any] | None]:
-    """Read-only views of a column's tensors, None where it is null.
+def cells_of(column: pa.ChunkedArray, values_of: Callable[[pa.Array], Any], *shape: int) -> list[Any | None]:
+    """The tensors in a column's cells, None where it is null.
 
     Args:
         column: as `tensor_column` makes it.
+        values_of: the flat values of a chunk, as an array or a tensor over the same memory.
         shape: of every tensor; one side may be -1.
     """
-    tensors: list[NDArray[Any] | None] = []
+    tensors: list[Any | None] = []
     for chunk in column.chunks:
-        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        values, ends = values_of(chunk.values), chunk.offsets.to_pylist()
         for row, valid in enumerate(chunk.is_valid().to_pylist()):
-            tensors.append(values[offsets[row] : offsets[row + 1]].reshape(shape) if valid else None)
+            tensors.append(values[ends[row] : ends[row + 1]].reshape(shape) if valid else None)
     return tensors
+
+
+def tensors_of(column: pa.ChunkedArray, *shape: int) -> list[NDArray[Any] | None]:
+    """Read-only arrays over a column's tensors, None where it is null; arguments as for `cells_of`."""
+    return cells_of(column, pa.Array.to_numpy, *shape)
 
 
 def rows_column(table: pa.Table, counts: Sequence[int]) -> pa.ListArray:

@@ -66,7 +66,7 @@ def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return sink.getvalue()
 
 
-def _outlines(segments: NDArray[np.int64]) -> bytes:
+def _outlines(segments: NDArray[np.integer]) -> bytes:
     """A one-bit PNG that is white on the border between two segments."""
     border = np.zeros(segments.shape, bool)
     border[:, 1:] |= segments[:, 1:] != segments[:, :-1]

@@ -25,6 +25,7 @@ from camrobust.run.stages.batches import (
     Failure,
     TensorBuffer,
     batch_of,
+    cells_of,
     failure_columns,
     failures_of,
     tensor_column,
@@ -101,7 +102,7 @@ class Perturb:
         images, rows = _one_per_part(batch)
         made: dict[int, Tensor] = {}
         failures = self._make(batch, images, rows, made.__setitem__)
-        segments = tensors_in(batch["segments"], self.config.image.crop, self.config.image.crop)
+        segments = cells_of(batch["segments"], from_dlpack, self.config.image.crop, self.config.image.crop)
         variants = [None if failure else made[row] for row, failure in enumerate(failures)]
         return _with_tensors(rows, failures, variants, [segments[image] for image in images])
 
@@ -157,23 +158,8 @@ def perturbed_rows(batch: pa.Table, crop: int) -> list[PerturbedRow]:
         batch: the rows.
         crop: side of the images, px.
     """
-    variants, segments = tensors_in(batch["variants"], -1, 3, crop, crop), tensors_in(batch["segments"], crop, crop)
-    return _with_tensors(batch, failures_of(batch), variants, segments)
-
-
-def tensors_in(column: pa.ChunkedArray, *shape: int) -> list[Tensor | None]:
-    """A column's tensors where Ray put them, in memory that nothing may write to; None where it is null.
-
-    Args:
-        column: as `batches.tensor_column` makes it.
-        shape: of every tensor; one side may be -1.
-    """
-    tensors: list[Tensor | None] = []
-    for chunk in column.chunks:
-        values, ends = from_dlpack(chunk.values), chunk.offsets.to_pylist()
-        for row, valid in enumerate(chunk.is_valid().to_pylist()):
-            tensors.append(values[ends[row] : ends[row + 1]].view(shape) if valid else None)
-    return tensors
+    variants = cells_of(batch["variants"], from_dlpack, -1, 3, crop, crop)
+    return _with_tensors(batch, failures_of(batch), variants, cells_of(batch["segments"], from_dlpack, crop, crop))
 
 
 def _one_per_part(batch: pa.Table) -> tuple[list[int], pa.Table]:
