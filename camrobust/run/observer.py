@@ -81,20 +81,33 @@ class Observer:
 
 
 @contextmanager
-def observing(observer: Observer) -> Iterator[None]:
-    """Report now, every few seconds, and at the end."""
-    stop = threading.Event()
+def repeating(call: Callable[[], None], every_s: float, join_s: float | None = None) -> Iterator[None]:
+    """Call a function now and every few seconds, in a thread, while the block runs.
 
-    def watch() -> None:
-        observer.tell()
-        while not stop.wait(INTERVAL_S):
-            observer.tell()
+    Args:
+        call: what to call; it must not raise.
+        every_s: pause between two calls, s.
+        join_s: wait at most so long for the last call; None for as long as it takes.
+    """
+    ended = threading.Event()
 
-    thread = threading.Thread(target=watch, name="observer", daemon=True)
+    def repeat() -> None:
+        call()
+        while not ended.wait(every_s):
+            call()
+
+    thread = threading.Thread(target=repeat, name=call.__qualname__, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stop.set()
-        thread.join(2 * LOOK_TIMEOUT_S)
+        ended.set()
+        thread.join(join_s)
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Report now, every few seconds, and at the end."""
+    with repeating(observer.tell, INTERVAL_S, 2 * LOOK_TIMEOUT_S):
+        yield
     observer.tell()

@@ -8,7 +8,6 @@ start of Ray's workers does not count.
 import gc
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from camrobust.results.arrow import make_table
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.ledger import STAGES, open_ledger
+from camrobust.run.observer import repeating
 from camrobust.run.pipeline import gallery, in_rounds, stages
 from camrobust.run.plan import Plan, make_plan, pass_sizes
 from camrobust.run.session import session
@@ -202,23 +202,16 @@ def _job(config: RunConfig, layer_bytes: int, images: int) -> list[Point]:
 def _watched(ledger: Any) -> Iterator[list[Point]]:
     """A list that grows while the block runs, by a point whenever Explain has finished something."""
     points: list[Point] = []
-    ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(POLL_S):
-            # The ledger may just be restarting.
-            with suppress(RayError):
-                now = _look(ledger)
-                if now.images > (points[-1].images if points else 0):
-                    points.append(now)
+        # The ledger may just be restarting.
+        with suppress(RayError):
+            now = _look(ledger)
+            if now.images > (points[-1].images if points else 0):
+                points.append(now)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with repeating(watch, POLL_S):
         yield points
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _look(ledger: Any) -> Point:

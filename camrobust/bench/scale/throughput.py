@@ -9,7 +9,6 @@ Rates and times are marginal: a short stream is subtracted from a long one, whic
 
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,7 +26,7 @@ from camrobust.results.arrow import make_table
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.ledger import open_ledger
-from camrobust.run.observer import Observer, observing
+from camrobust.run.observer import Observer, observing, repeating
 from camrobust.run.pipeline import Kinds, in_rounds, stages
 from camrobust.run.plan import Plan, make_plan
 from camrobust.run.session import session
@@ -198,20 +197,12 @@ class _Meter:
 @contextmanager
 def _metered() -> Iterator[_Meter]:
     """A meter that looks every second while the block runs, and at its end."""
-    meter, ended = _Meter(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(LOOK_S):
-            meter.look()
-        meter.look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    meter = _Meter()
     try:
-        yield meter
+        with repeating(meter.look, LOOK_S):
+            yield meter
     finally:
-        ended.set()
-        thread.join()
+        meter.look()
         meter.driver_s = time.process_time() - meter.began - meter.looking_s
 
 
