@@ -91,7 +91,10 @@ def in_rounds(
         most: images in a round.
     """
     for images in pending.iter_slices(most):
-        yield from one_round(images).iter_rows()
+        # Without prefetching: Ray Data's thread for it may still ask Ray for a block when the run ends.
+        commits: Any = one_round(images).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for rows in commits:
+            yield from rows.to_pylist()
 
 
 def stages(

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import current_thread, main_thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import ray
 from ray._private import services
 from ray.data import DataContext
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import AuthenticationError
 
 from camrobust.contract.config_parts import ClusterConfig
@@ -23,6 +25,8 @@ from camrobust.run.stderr import only_python_speaks
 
 ANSWER_S = 5.0
 """A cluster accepts a connection at once or not at all; Ray itself would try for 100 s."""
+EXECUTOR_S = 60.0
+"""Longest wait for a thread of Ray Data at the end of a session."""
 FOOTERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
 
@@ -58,7 +62,19 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
             _configure(cluster, verbose=verbose)
             yield
         finally:
+            _await_executors()
             ray.shutdown()
+
+
+def _await_executors() -> None:
+    """Wait for the threads of Ray Data that schedule a stream.
+
+    Ray Data itself waits for two seconds. A thread that asks for something after Ray was shut down makes Ray end this
+    process with exit code 1, without a word.
+    """
+    for thread in enumerate_threads():
+        if isinstance(thread, StreamingExecutor):
+            thread.join(EXECUTOR_S)
 
 
 def _configure(cluster: ClusterConfig, *, verbose: bool) -> None:

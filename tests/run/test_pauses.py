@@ -134,7 +134,7 @@ def test_commits_that_reach_the_store_after_another_driver_is_done_do_not_count(
             faults.let_go.set()
             end([*descendants(process.pid), process.pid])
     assert process.returncode == 1, printed
-    assert "another driver has taken it over" in printed.splitlines()[-1]
+    assert "another driver has taken it over" in printed.splitlines()[-1], printed
     assert set(late) <= set(judge(output, before, rows))
     # The next driver clears them away, and only them.
     code, _, told = camrobust(capsys, "run", path, "--retry-failures")
