@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless_json
+from camrobust.contract.sharding import ShardRecord, parse_shard
 
 Given = argparse.Namespace
 """The arguments that the user gave."""
@@ -102,6 +103,14 @@ def positive(kind: type) -> Callable[[str], Any]:
 
     read.__name__ = kind.__name__
     return read
+
+
+def shard(text: str) -> ShardRecord:
+    """I/N: the `type` of an argument."""
+    try:
+        return parse_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def print_json(document: Any) -> None:

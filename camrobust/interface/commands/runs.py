@@ -15,7 +15,7 @@ def run(given: Given) -> int:
     from camrobust.contract.config_file import load_config
 
     config = load_config(given.config, given.set, given.output)
-    return _carry_out(config, given, fresh=given.fresh, retry_failures=given.retry_failures)
+    return _carry_out(config, given, fresh=given.fresh, retry_failures=given.retry_failures, shard=given.shard)
 
 
 def demo(given: Given) -> int:
@@ -65,12 +65,12 @@ def plan(given: Given) -> int:
     """`camrobust plan`."""
     from camrobust.contract.config_file import load_config
     from camrobust.interface.terminal import show_table
-    from camrobust.results.folder import open_run
     from camrobust.run.estimate import estimate
+    from camrobust.run.shards import open_output
 
     config = load_config(given.config, given.set, given.output)
-    folder = open_run(config.output)
-    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
+    folder = open_output(config, given.shard)
+    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour, given.shard)
     if not folder.holds("run.json"):
         folder.check_ours()
     if given.json:
