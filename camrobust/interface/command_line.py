@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless_json
-from camrobust.contract.sharding import ShardRecord, parse_shard
+
+if TYPE_CHECKING:
+    from camrobust.contract.sharding import ShardRecord
 
 Given = argparse.Namespace
 """The arguments that the user gave."""
@@ -105,8 +107,10 @@ def positive(kind: type) -> Callable[[str], Any]:
     return read
 
 
-def shard(text: str) -> ShardRecord:
+def shard(text: str) -> "ShardRecord":
     """I/N: the `type` of an argument."""
+    from camrobust.contract.sharding import parse_shard
+
     try:
         return parse_shard(text)
     except ValueError as error:

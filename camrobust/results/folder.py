@@ -140,10 +140,17 @@ class RunFolder:
         """The images that are measured in this folder: those of its shard, where it is one.
 
         Raises:
-            UserError: as `whole_manifest` does.
+            UserError: as `whole_manifest` does, or it has another number of images than run.json plans.
         """
         run, images = self.run(), self.whole_manifest()
-        return images if run.shard is None else of_shard(images, run.shard)
+        if run.shard is not None:
+            images = of_shard(images, run.shard)
+        if images.height != run.planned.images:
+            raise UserError(
+                f"run: {self.store.locate(run.manifest.key)} lists {images.height:,} images, but run.json plans "
+                f"{run.planned.images:,}; put back the one that belongs to the other"
+            )
+        return images
 
     def manifest_content(self) -> bytes:
         """The file with the list of images.
@@ -166,16 +173,9 @@ class RunFolder:
         Raises:
             UserError: the manifest is missing, or is not the one that run.json names.
         """
-        run = self.run()
-        named = run.manifest
+        named = self.run().manifest
         self.manifest_content()
         images, _ = read_frame(self.store, named.key, MANIFEST)
-        planned = images.height if run.shard is None else of_shard(images, run.shard).height
-        if planned != run.planned.images:
-            raise UserError(
-                f"run: {self.store.locate(named.key)} lists {planned:,} images, but run.json plans "
-                f"{run.planned.images:,}; put back the one that belongs to the other"
-            )
         if images["dataset"].n_unique() > MOST_DATASETS:
             raise UserError(f"run: {self.store.locate(named.key)} names more than {MOST_DATASETS:,} datasets")
         return images

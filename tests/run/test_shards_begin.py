@@ -112,3 +112,12 @@ def test_an_empty_shard_is_complete(photos, tmp_path, capsys):
     for command in ("verify", "aggregate", "report", "status"):
         assert in_process.camrobust(capsys, command, tmp_path / "out")[0] == 0
     assert in_process.camrobust(capsys, "run", path, "--shard", f"{3 - own}/2")[0] == 0
+
+
+def test_what_the_shards_have_in_common_must_be_readable(photos, tmp_path, capsys):
+    path = config(tmp_path, photos, **ONE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shards.json").write_text('{"shards": 3}')
+    for command in (("run", path, "--shard", "1/3"), ("verify", tmp_path / "out"), ("status", tmp_path / "out")):
+        line = refused(capsys, *command)
+        assert line.startswith(f"run: {tmp_path}/out/shards.json is damaged; choose another output (models: Field requ")

@@ -53,6 +53,8 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
     if completeness.complete and completeness.score_rows:
         show_leaderboard(summarise.summaries(folder)["by_cam"])
         say(f"report: {folder.store.locate(folder.place('report') + 'index.html')}")
+    if options.get("shard"):
+        say(f"this is shard {options['shard']} alone; when all are complete: camrobust aggregate {config.output}")
     if outcome.too_many_failures:
         say(
             f"{completeness.failure_share:.1%} of the images failed, more than max_failure_share "
