@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import save_file
 
 from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
@@ -13,6 +14,7 @@ from tests import in_process
 from tests.photos import write_photos
 from tests.runs import config
 from tests.shards import ONE, measured, refused
+from tests.toys import pooled
 
 WRONG = ("0/3", "4/3", "a/b", "3", "1/1001", "-1/3", "1/3/5", "1/ 3", "")
 
@@ -96,6 +98,17 @@ def test_two_that_begin_at_once_must_mean_the_same_run(photos, tmp_path, monkeyp
     with pytest.raises(UserError, match="holds a run in 3 shards, got 1/2; give I/3"):
         in_process.run(loaded, shard=parse_shard("1/2"))
     assert not (tmp_path / "out" / "shard-1-of-2" / "run.json").exists()
+
+
+def test_a_shard_with_other_weights_is_not_begun(photos, tmp_path, capsys):
+    weights = tmp_path / "w.safetensors"
+    save_file(pooled().state_dict(), weights)
+    models = [{"name": "m", "builder": "tests.toys:pooled", "weights": str(weights)}]
+    path = measured(tmp_path, photos, ["1/2"], models=models)
+    save_file({name: value + 1 for name, value in pooled().state_dict().items()}, weights)
+    line = refused(capsys, "run", path, "--shard", "2/2", "--quiet")
+    assert line == f"model 'm': {weights} has changed since this run began; put it back, or use --fresh"
+    assert not (tmp_path / "out" / "shard-2-of-2" / "run.json").exists()
 
 
 def test_an_empty_shard_is_complete(photos, tmp_path, capsys):
