@@ -157,7 +157,11 @@ class Groups:
 
     def _drawn(self, weights: Array, values: Array) -> Array:
         """(G, R, parts), the sums of every resample."""
-        return np.stack([(weights @ part).T for part in split(values, self.units)], axis=-1)
+        drawn = np.zeros((values.shape[1], len(weights), len(self.units)))
+        for place, part in enumerate(split(values, self.units)):
+            if part.any():  # whole numbers have one part
+                drawn[..., place] = (weights @ part).T
+        return drawn
 
     def _fill(self, places: NDArray[np.int64], mean: Array, known: NDArray[np.bool_], form: int, side: int) -> None:
         offset, low, bins = _columns(form, side)
