@@ -12,7 +12,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SUMMARIES
 from camrobust.contract.sharding import SHARDS, parse_shard, shard_of
 from camrobust.interface.cli import main
-from camrobust.results.folder import open_run
+from camrobust.results.folder import fresh_folder, open_run
 from camrobust.results.shards import open_results
 from camrobust.run.summarise import summaries
 from tests import in_process
@@ -187,6 +187,7 @@ def test_runs_with_and_without_shards_do_not_mix(shards, whole, photos, copied, 
         f"output: {whole} holds a run without shards; leave --shard out, or choose another output"
     )
     assert refused(capsys, "aggregate", whole, out, "--output", out.parent / "both").endswith("leave one of them out")
+    assert fresh_folder(str(out)).uri == f"{out}-2"
     assert refused(capsys, "aggregate", whole, out, "--output", out) == (
         f"aggregate: {out} holds a run; choose another --output"
     )
