@@ -75,6 +75,8 @@ def fields(record: type[BaseModel], prefix: str = "") -> Iterator[dict[str, obje
         if get_origin(kind) in (list, tuple, dict):
             inner = get_args(kind)[get_origin(kind) is dict]
             place = f"{prefix}{name}.{'NAME' if get_origin(kind) is dict else '0'}."
+        if type(None) in get_args(kind):
+            inner = get_args(kind)[0]
         if isinstance(inner, type) and issubclass(inner, Part):
             yield from fields(inner, place)
 

@@ -1,5 +1,9 @@
 """The configurations and the cluster file that are shipped."""
 
+import os
+import subprocess
+
+import pytest
 import yaml
 
 from camrobust.contract.config_file import load_config
@@ -45,3 +49,54 @@ def test_the_clusters_nodes_start_with_a_token(tmp_path, monkeypatch):
     # Where Ray looks for it unless it is told otherwise.
     assert read["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
     assert hash_runtime_conf(read["file_mounts"], [], [])
+
+
+@pytest.fixture
+def submitting(tmp_path):
+    """jobs/shards.sh with a `ray` that writes down what it is given, and fails for one shard."""
+    tool = tmp_path / "bin" / "ray"
+    tool.parent.mkdir()
+    tool.write_text(f"""#!/bin/sh
+echo "$@" >> "{tmp_path}/calls"
+case "$*" in *" --shard $FAILING"*) exit 1;; esac
+""")
+    tool.chmod(0o755)
+
+    def submit(*arguments, failing="none", addresses=None):
+        given = {} if addresses is None else {"RAY_API_SERVER_ADDRESS": addresses}
+        kept = {name: value for name, value in os.environ.items() if name != "RAY_API_SERVER_ADDRESS"}
+        variables = {**kept, **given, "PATH": f"{tool.parent}:{os.environ['PATH']}", "FAILING": failing}
+        command = [ROOT / "jobs" / "shards.sh", *arguments]
+        (tmp_path / "calls").write_text("")
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=60)
+        return done.returncode, done.stderr, (tmp_path / "calls").read_text().splitlines()
+
+    return submit
+
+
+def test_shards_are_submitted_one_by_one_and_pooled_at_the_end(submitting):
+    def job(address, *words):
+        return f"job submit --address {address} --working-dir . -- python jobs/{' '.join(words)}"
+
+    here = "http://127.0.0.1:8265"
+    code, _, calls = submitting("3", "run.yaml", "s3://b/out", "--set", "seed=1")
+    assert code == 0
+    assert sorted(calls[:-1]) == [
+        job(here, "evaluate.py run.yaml --output s3://b/out --shard", f"{number}/3", "--set seed=1")
+        for number in (1, 2, 3)
+    ]
+    assert calls[-1] == job(here, "aggregate.py s3://b/out")
+    _, _, calls = submitting("3", "run.yaml", "out", addresses="http://a:1 http://b:1")
+    assert sorted(call.split()[3] for call in calls[:-1]) == ["http://a:1", "http://a:1", "http://b:1"]
+
+
+def test_a_shard_that_fails_is_said_and_nothing_is_pooled(submitting):
+    code, said, calls = submitting("3", "run.yaml", "out", failing="2/3")
+    assert (code, len(calls)) == (1, 3)
+    assert said == ("shards.sh: 1 of 3 jobs failed; see their lines above, and give the same command again to go on\n")
+    for wrong in (("3", "run.yaml"), ("0", "run.yaml", "out"), ("three", "run.yaml", "out")):
+        code, said, calls = submitting(*wrong)
+        assert (code, calls) == (2, [])
+        assert said.startswith(
+            "shards.sh: wants a number of shards from 1 to 999, a configuration and an output, got: "
+        )

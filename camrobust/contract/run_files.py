@@ -7,6 +7,8 @@ import re
 import secrets
 from urllib.parse import quote
 
+from camrobust.contract.sharding import within_shard
+
 RESULTS = ("commits/", "scores/", "images/", "failures/", "maps/")
 """Folders of the commits and of the data files that they name. Listed in this order, every file of a commit is seen."""
 OTHERS = ("lease/", "beats/", "done/", "progress/", "manifest/", "summary/", "report/")
@@ -72,6 +74,11 @@ def number_of(key: str) -> int | None:
     if match:
         return int(match[1] or match[2])
     return 0 if _UNNUMBERED.fullmatch(key) else None
+
+
+def table_of(key: str) -> str:
+    """The table that a data file belongs to: scores, images, failures or maps."""
+    return within_shard(key).partition("/")[0]
 
 
 def lease_key(number: int) -> str:

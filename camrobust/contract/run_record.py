@@ -12,6 +12,7 @@ from camrobust.contract.recorded_config import Config, Numbers, RecordedConfig, 
 from camrobust.contract.registry import MODULE
 from camrobust.contract.run_documents import ManifestRecord
 from camrobust.contract.schema import SCORES, Column
+from camrobust.contract.sharding import MOST_SHARDS, ShardRecord
 
 ModuleName = Annotated[str, Field(max_length=200, pattern=MODULE)]
 PackageWord = Annotated[str, Field(max_length=200, pattern=r"^[\w.!+-]+$")]
@@ -36,14 +37,14 @@ class VariantRecord(Part):
 class PlannedRecord(Part):
     """How much is to be measured, see `plan.Plan.counts`."""
 
-    images: int = Field(ge=1, le=2**40, description="images in the manifest")
+    images: int = Field(ge=0, le=2**40, description="images in the manifest; of a shard, those that it measures")
     models: Count = Field(0, description="number of models")
     cams: Count = Field(0, description="number of CAMs")
     variants: Count = Field(0, description="perturbed variants of one image")
     parts: int = Field(1, ge=1, lt=2**15, description="groups in which the variants of one image are measured")
     attack_passes: int = Field(0, ge=0, description="forward and backward passes of the attacks on models")
     forwards: int = Field(0, ge=0, description="forward passes, without those of attacks and of costly CAMs")
-    rows: int = Field(ge=1, lt=2**62, description="score rows: images × models × variants × CAMs")
+    rows: int = Field(ge=0, lt=2**62, description="score rows: images × models × variants × CAMs")
 
 
 class PluginRecord(Part):
@@ -139,7 +140,8 @@ class RunRecord(DescribedRecord):
         max_length=1000,
         description="names of every model's classes in the order of the logits, where known",
     )
-    manifest: ManifestRecord = Field(ManifestRecord(), description="the list of images")
+    manifest: ManifestRecord = Field(ManifestRecord(), description="the list of images; of a shard, that of the run")
+    shard: ShardRecord | None = Field(None, description="which shard of the run this is, null for a run without shards")
     plugins: dict[ModuleName, PluginRecord] = Field(
         {}, max_length=50, description="modules of the user's own that registered methods"
     )
@@ -150,6 +152,8 @@ class RunRecord(DescribedRecord):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         planned = self.planned
+        if not planned.images and self.shard is None:
+            raise ValueError("planned.images must be at least 1, got 0")
         keys = {(variant.perturbation, variant.strength, variant.replicate) for variant in self.variants}
         if len(keys) < len(self.variants):
             raise ValueError("variants must be different")
@@ -171,3 +175,9 @@ class RunRecord(DescribedRecord):
     def score_columns(self) -> tuple[Column, ...]:
         """The columns of the score rows: those of every run, then its plugins' similarities."""
         return (*SCORES, *(Column(one.name, one.type, one.meaning) for one in self.similarities))
+
+
+class ShardsRecord(RunRecord):
+    """`shards.json`: what all shards of a run have in common, as run.json would hold it without shards."""
+
+    shards: int = Field(ge=1, le=MOST_SHARDS, description="how many shards the run has")

@@ -4,10 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless_json
+
+if TYPE_CHECKING:
+    from camrobust.contract.sharding import ShardRecord
 
 Given = argparse.Namespace
 """The arguments that the user gave."""
@@ -102,6 +105,16 @@ def positive(kind: type) -> Callable[[str], Any]:
 
     read.__name__ = kind.__name__
     return read
+
+
+def shard(text: str) -> "ShardRecord":
+    """I/N: the `type` of an argument."""
+    from camrobust.contract.sharding import parse_shard
+
+    try:
+        return parse_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def print_json(document: Any) -> None:

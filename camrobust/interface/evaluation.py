@@ -8,7 +8,7 @@ import polars as pl
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SUMMARIES
 from camrobust.interface.notebook import notebook
-from camrobust.results.folder import open_run
+from camrobust.results.shards import open_results
 from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
 from camrobust.summary.significance import significance_tests
 from camrobust.summary.stability import per_image
@@ -71,13 +71,13 @@ class Evaluation:
 
 
 def load_run(uri: str | Path) -> Evaluation:
-    """The scores of a run folder, local or on S3.
+    """The scores of a run folder, local or on S3; of a run in shards, those of all shards.
 
     Args:
         uri: output folder of the run.
 
     Raises:
-        UserError: there is no run in that folder.
+        UserError: there is no run in that folder, or a shard is missing.
 
     Examples:
         >>> import camrobust
@@ -85,7 +85,7 @@ def load_run(uri: str | Path) -> Evaluation:
         >>> result.summary("by_dataset").columns[:3]
         ['dataset', 'consistency', 'consistency_lower']
     """
-    folder = open_run(str(uri))
+    folder = open_results(str(uri))
     run = folder.run()
     return Evaluation(
         folder.scores(folder.committed()),

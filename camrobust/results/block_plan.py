@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from camrobust.contract.run_files import table_of
 from camrobust.contract.schema import partition_of
 from camrobust.io.objects import Store
 from camrobust.results.counted import Committed
@@ -91,7 +92,7 @@ def _score_files(runs: Runs) -> dict[tuple[int, str, str], list[tuple[str, str]]
     files: dict[tuple[int, str, str], list[tuple[str, str]]] = {}
     for run, (_, committed) in enumerate(runs):
         for commit, keys in zip(committed.commits, committed.contents, strict=True):
-            for key in sorted(key for key in keys if key.startswith("scores/")):
+            for key in sorted(key for key in keys if table_of(key) == "scores"):
                 dataset, model = partition_of(key)
                 files.setdefault((run, dataset, commit), []).append((model, key))
     return files

@@ -12,6 +12,7 @@ from camrobust.contract.run_files import (
     RESULTS,
     counts_by_number,
     number_of,
+    table_of,
 )
 from camrobust.contract.schema import COMMITS, SCORES, Column, partition_of
 from camrobust.io.objects import MissingObjectError, Store
@@ -55,7 +56,7 @@ class Committed:
 
     def tables(self, name: str) -> list[str]:
         """Keys of the files of one table: scores, images, failures or maps."""
-        return [key for key in self.files if key.startswith(f"{name}/")]
+        return [key for key in self.files if table_of(key) == name]
 
     def records(self) -> list[FileRecord]:
         """The data files that count, in the form of `done/NUMBER.json`."""
@@ -64,7 +65,7 @@ class Committed:
 
 
 def _file_record(key: str, size_bytes: int) -> FileRecord:
-    table = key.partition("/")[0]
+    table = table_of(key)
     dataset, model = partition_of(key) if table == "scores" else (None, None)
     return FileRecord(table=table, key=key, size_bytes=size_bytes, dataset=dataset, model=model)
 
@@ -154,7 +155,7 @@ def _commit_record(metadata: Mapping[bytes, bytes], where: str) -> CommitRecord:
 
 def columns_of(key: str, scores: Sequence[Column] = SCORES) -> Sequence[Column]:
     """The columns of a data file, if the run's score rows have these columns."""
-    table = key.partition("/")[0]
+    table = table_of(key)
     return [column for column in scores if column.name not in PARTITION] if table == "scores" else TABLES[table]
 
 
@@ -162,7 +163,7 @@ def with_keys(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """The same tables by key; score tables get the columns dataset and model from their key."""
     whole = {}
     for name, table in tables.items():
-        known = dict(zip(PARTITION, partition_of(name), strict=True)) if name.startswith("scores/") else {}
+        known = dict(zip(PARTITION, partition_of(name), strict=True)) if table_of(name) == "scores" else {}
         whole[name] = table.with_columns(**{key: pl.lit(value) for key, value in known.items()})
     return whole
 
@@ -194,7 +195,7 @@ def read_scores(
     keys = [name for place in parts["commit"].unique().sort() for name in sorted(committed.contents[place])]
     budget, frames = Budget(), [empty_frame(columns)]
     for name in keys:
-        if name.startswith("scores/"):
+        if table_of(name) == "scores":
             rows = with_keys({name: read_frame(store, name, columns_of(name, columns), budget)[0]})[name]
             rows = rows.select(frames[0].columns)
             frames.append(rows if images is None else rows.join(images, on=IMAGE, how="semi"))

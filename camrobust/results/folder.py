@@ -19,6 +19,7 @@ from camrobust.contract.run_documents import DoneRecord, FinishedRecord, Manifes
 from camrobust.contract.run_files import OTHERS, RESULTS, is_begun, numbered
 from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import MANIFEST, SCORES
+from camrobust.contract.sharding import SHARDS, ShardRecord
 from camrobust.io.addresses import refuse_odd
 from camrobust.io.clouds import Cloud, refuse_output
 from camrobust.io.local_folder import Folder
@@ -55,6 +56,11 @@ class RunFolder:
         """Address of the folder."""
         return self.store.uri
 
+    @property
+    def folders(self) -> Sequence["RunFolder"]:
+        """The folders in which drivers measured: this one; see `results.shards` for a run in several."""
+        return (self,)
+
     def holds(self, name: str) -> bool:
         """Whether a document such as run.json exists, valid or not."""
         try:
@@ -65,22 +71,23 @@ class RunFolder:
             return True
         return True
 
-    def begin(self, record: RunRecord, manifest: pl.DataFrame) -> bool:
+    def begin(self, record: RunRecord, manifest: pl.DataFrame | bytes, document: str = "run.json") -> bool:
         """Write the manifest, then run.json with the hash of the manifest.
 
         Args:
             record: run.json without its manifest.
-            manifest: the images, `schema.MANIFEST`.
+            manifest: the images, `schema.MANIFEST`, or the content of their file.
+            document: the name under which the record is written.
 
         Returns:
             False if another driver has begun a run here in the meantime.
         """
-        content = _parquet(manifest)
+        content = manifest if isinstance(manifest, bytes) else _parquet(manifest)
         digest = sha256(content).hexdigest()
         key = f"manifest/{digest[:24]}.parquet"
         self.store.create(key, content)
         named = record.model_copy(update={"manifest": ManifestRecord(key=key, sha256=digest)})
-        return self.store.create("run.json", content_of(named, defaults=True, indent=2))
+        return self.store.create(document, content_of(named, defaults=True, indent=2))
 
     def record(self) -> RunRecord | None:
         """run.json; None if there is none.
@@ -130,24 +137,45 @@ class RunFolder:
         return numbered(name, self.generation())
 
     def manifest(self) -> pl.DataFrame:
-        """The list of images, as it was when the run began.
+        """The images that are measured in this folder: those of its shard, where it is one.
+
+        Raises:
+            UserError: as `whole_manifest` does, or it has another number of images than run.json plans.
+        """
+        run, images = self.run(), self.whole_manifest()
+        if run.shard is not None:
+            images = of_shard(images, run.shard)
+        if images.height != run.planned.images:
+            raise UserError(
+                f"run: {self.store.locate(run.manifest.key)} lists {images.height:,} images, but run.json plans "
+                f"{run.planned.images:,}; put back the one that belongs to the other"
+            )
+        return images
+
+    def manifest_content(self) -> bytes:
+        """The file with the list of images.
+
+        Raises:
+            UserError: it is missing, or is not the one that run.json names.
+        """
+        named = self.run().manifest
+        try:
+            content = self.store.read(named.key)
+        except MissingObjectError as error:
+            raise UserError(f"run: {self.uri} holds no {named.key}; run again with --fresh") from error
+        if named.sha256 not in ("", sha256(content).hexdigest()):
+            raise UserError(f"run: {self.store.locate(named.key)} has changed since the run began; put it back")
+        return content
+
+    def whole_manifest(self) -> pl.DataFrame:
+        """The list of images, as it was when the run began; in a shard, the images of all shards.
 
         Raises:
             UserError: the manifest is missing, or is not the one that run.json names.
         """
-        run = self.run()
-        named = run.manifest
-        try:
-            if named.sha256 not in ("", sha256(self.store.read(named.key)).hexdigest()):
-                raise UserError(f"run: {self.store.locate(named.key)} has changed since the run began; put it back")
-            images, _ = read_frame(self.store, named.key, MANIFEST)
-        except MissingObjectError as error:
-            raise UserError(f"run: {self.uri} holds no {named.key}; run again with --fresh") from error
-        if images.height != run.planned.images:
-            raise UserError(
-                f"run: {self.store.locate(named.key)} lists {images.height:,} images, but run.json plans "
-                f"{run.planned.images:,}; put back the one that belongs to the other"
-            )
+        named = self.run().manifest
+        self.manifest_content()
+        images, _ = read_frame(self.store, named.key, MANIFEST)
         if images["dataset"].n_unique() > MOST_DATASETS:
             raise UserError(f"run: {self.store.locate(named.key)} names more than {MOST_DATASETS:,} datasets")
         return images
@@ -223,6 +251,12 @@ class RunFolder:
         )
 
 
+def of_shard(images: pl.DataFrame, shard: ShardRecord) -> pl.DataFrame:
+    """The images of a manifest that a shard measures, in the order of the manifest."""
+    keys = images.select("dataset", "image_id").iter_rows()
+    return images.filter(pl.Series([shard.holds(dataset, image_id) for dataset, image_id in keys], dtype=pl.Boolean))
+
+
 def _digest_under_todays_names(run: RunRecord) -> str | None:
     """The digest that the run's configuration has in this version; None if it is not valid in this version."""
     try:
@@ -249,7 +283,7 @@ def fresh_folder(uri: str) -> RunFolder:
     """The first of URI, URI-2, URI-3, … that holds no run; nothing is deleted."""
     folder = first = open_run(uri)
     number = 1
-    while folder.holds("run.json"):
+    while folder.holds("run.json") or folder.holds(SHARDS):
         if isinstance(first.store, Bucket) and not first.store.place.key:
             raise UserError(f"output: beside {uri} there are only other buckets; give a prefix in it")
         number += 1

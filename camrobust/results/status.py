@@ -1,12 +1,18 @@
 """The state of a run, from its folder alone: running, stopped or complete."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from camrobust.contract.sharding import ShardRecord, shards_of
 from camrobust.results.folder import RunFolder
 from camrobust.results.lease import is_held
 from camrobust.results.progress import Progress, Stage, in_all, read_progress
+from camrobust.results.shards import shard_folder
+
+READERS = 16
+"""Shards that are looked at together, as a driver on another machine is watched for some seconds."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,17 @@ def status(folder: RunFolder) -> Status:
         updated=updated,
         stages=in_all(attempt for attempt, _ in attempts),
     )
+
+
+def status_of_shards(output: RunFolder, shards: int) -> dict[ShardRecord, Status | None]:
+    """The state of every shard of a run; None for a shard that nobody has begun.
+
+    Args:
+        output: the folder that holds the shards.
+        shards: how many there are.
+    """
+    named = shards_of(shards)
+    folders = [shard_folder(output, shard) for shard in named]
+    with ThreadPoolExecutor(READERS) as pool:
+        states = pool.map(lambda folder: status(folder) if folder.holds("run.json") else None, folders)
+        return dict(zip(named, states, strict=True))

@@ -106,11 +106,28 @@ class _Tally:
 
 
 def verify(folder: RunFolder) -> Completeness:
-    """Compare a run folder with its plan. Every score row is read once, one dataset and model after the other.
+    """Compare a run with its plan. Every score row is read once, one dataset and model after the other.
+
+    Of a run in shards every shard is compared with the images that belong to it. The shards have one list of images,
+    and a hash puts each image on one of them, so a run is complete if all its shards are.
 
     Raises:
         UserError: there is no run in that folder.
     """
+    return in_all([_verify(one) for one in folder.folders])
+
+
+def in_all(parts: Sequence[Completeness]) -> Completeness:
+    """The counts of several folders with different images, added up."""
+    counts = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in Completeness.__dataclass_fields__
+        if name != "examples"
+    }
+    return Completeness(**counts, examples=tuple(example for part in parts for example in part.examples)[:EXAMPLES])
+
+
+def _verify(folder: RunFolder) -> Completeness:
     run, committed = folder.run(), folder.committed()
     files = committed.tables("scores")
     manifest = folder.manifest().select(IMAGE)

@@ -8,6 +8,7 @@ import torch
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
+from camrobust.contract.sharding import ShardRecord
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
@@ -26,6 +27,7 @@ def estimate(
     workers: int = 1,
     images: int | None = None,
     dollars_per_hour: float | None = None,
+    shard: ShardRecord | None = None,
 ) -> dict[str, Any]:
     """Counts, hours, bytes and, with a price, dollars of a run.
 
@@ -35,6 +37,7 @@ def estimate(
         workers: Explain workers that share the work.
         images: number of images; None lists them.
         dollars_per_hour: price of one Explain worker.
+        shard: which of the images are measured; None for all.
 
     Returns:
         Planned counts, hours of work and bytes written, by name.
@@ -42,7 +45,7 @@ def estimate(
     Raises:
         UserError: the run itself would refuse this configuration.
     """
-    plan = make_plan(config, None if images is None else _unlisted(images))
+    plan = make_plan(config, None if images is None else _unlisted(images), shard=shard)
     counts = plan.counts()
     facts = check_models(plan) if images is None or forwards_per_s is None else {}
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,6 +12,7 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import PluginRecord
+from camrobust.contract.sharding import ShardRecord
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.io.manifest import check_labels, list_images
@@ -24,6 +25,7 @@ from camrobust.measure.plugins import change_since, default_similarities, load_p
 from camrobust.measure.prepared import try_out
 from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
+from camrobust.results.folder import of_shard
 from camrobust.run.apart import check_apart, check_photos
 from camrobust.run.class_names import class_names
 
@@ -44,10 +46,11 @@ class Plan:
         config: the configuration.
         variants: every perturbed variant of an image.
         parts: the variants in groups; each group of an image is measured and committed as a whole.
-        manifest: one row per image, `schema.MANIFEST`.
+        manifest: one row per image of the run, whichever shard measures it, `schema.MANIFEST`.
         weights: SHA-256 of every model's weights file at the start of the run, where known.
         plugins: the modules of the user's own that register methods, as they are now.
         pass_sizes: images in every forward pass, on a CPU and on a GPU (cpu, cuda).
+        shard: which of the images are measured; None for all. Nothing but the counts depends on it.
     """
 
     config: RunConfig
@@ -57,6 +60,7 @@ class Plan:
     weights: Mapping[str, str | None]
     plugins: Mapping[str, PluginRecord] = field(default_factory=dict)
     pass_sizes: Mapping[str, int] = field(default_factory=dict)
+    shard: ShardRecord | None = None
 
     @property
     def rows_per_image(self) -> int:
@@ -80,7 +84,8 @@ class Plan:
 
     def counts(self) -> dict[str, int]:
         """Planned numbers, as run.json holds them."""
-        images, models = self.manifest.height, len(self.config.models)
+        own = self.manifest if self.shard is None else of_shard(self.manifest, self.shard)
+        images, models = own.height, len(self.config.models)
         return {
             "images": images,
             "models": models,
@@ -98,6 +103,7 @@ def make_plan(
     manifest: pl.DataFrame | None = None,
     weights: Mapping[str, str | None] | None = None,
     sizes: Mapping[Any, int] | None = None,
+    shard: ShardRecord | None = None,
 ) -> Plan:
     """Check names and list images.
 
@@ -106,6 +112,7 @@ def make_plan(
         manifest: images listed before; None to list them now.
         weights: SHA-256 of the models' weights files as recorded in run.json.
         sizes: of forward passes, as recorded in run.json; a number in the configuration goes before them.
+        shard: which of the images are measured; None for all.
 
     Raises:
         UserError: a plugin that cannot be loaded, an unknown CAM, perturbation or similarity, no images, a damaged
@@ -126,7 +133,7 @@ def make_plan(
         check_photos(config, manifest)
     if sizes is None or config.cluster.batch != "auto":
         sizes = pass_sizes(config, parts)
-    return Plan(config, every, parts, manifest, weights or {}, plugins, dict(sizes or FORMER_SIZES))
+    return Plan(config, every, parts, manifest, weights or {}, plugins, dict(sizes or FORMER_SIZES), shard)
 
 
 def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_image: int = 0) -> dict[str, int]:

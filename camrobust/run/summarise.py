@@ -10,6 +10,7 @@ from camrobust.contract.run_documents import MOST_STAGES, StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
 from camrobust.contract.run_record import CombinedRecord
 from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
+from camrobust.contract.sharding import SHARDS
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.parquet_budget import Budget
 from camrobust.report.page import Report, build_report
@@ -25,7 +26,7 @@ from camrobust.results.tables import read_frame
 
 def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
     """How long measuring took, over all attempts, and the seconds of each step after it."""
-    attempts = [attempt for attempt, _ in read_progress(folder.store)]
+    attempts = [attempt for one in folder.folders for attempt, _ in read_progress(one.store)]
     # Each attempt keeps to the bounds of a record; their sum need not, where somebody else wrote them.
     return TimesPart(
         attempts=len(attempts),
@@ -62,7 +63,7 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
     Raises:
         UserError: the runs cannot be combined, or the output holds a run.
     """
-    if output.holds("run.json"):
+    if output.holds("run.json") or output.holds(SHARDS):
         raise UserError(f"aggregate: {output.uri} holds a run; choose another --output")
     if read_record(output.store, "combined.json", CombinedRecord) is None:
         output.check_ours()

@@ -14,13 +14,15 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_record import RunRecord, VariantRecord
+from camrobust.contract.sharding import ShardRecord
 from camrobust.results.commits import delete_uncounted, keep_rest
 from camrobust.results.counted import pending_parts
 from camrobust.results.environment import hardware, utc, versions
-from camrobust.results.folder import FENCED, RunFolder, fresh_folder, open_run
+from camrobust.results.folder import FENCED, RunFolder
 from camrobust.results.lease import Lease, held
 from camrobust.results.progress import Progress, write_progress
 from camrobust.results.verify import Completeness, verify
+from camrobust.run.shards import beginning_of, open_output
 from camrobust.run.summarise import aggregate, report, times
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def run(
     address: str = "local",
     fresh: bool = False,
     retry_failures: bool = False,
+    shard: ShardRecord | None = None,
     verbose: bool = False,
     say: Say = lambda _: None,
     progress: Show = lambda _: None,
@@ -72,6 +75,7 @@ def run(
         address: of the Ray cluster, see `run.session.session`.
         fresh: start over in a new folder beside an existing one.
         retry_failures: measure again the images that are named in failures.
+        shard: measure only the images of this shard, in a folder of its own; None for all images.
         verbose: let Ray print.
         say: takes lines for the user.
         progress: takes the progress every few seconds, from another thread.
@@ -79,10 +83,14 @@ def run(
     Raises:
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
     """
-    folder = fresh_folder(config.output) if fresh else open_run(config.output)
+    folder = open_output(config, shard, fresh=fresh)
     begun = folder.record()
     if begun is None:
-        begin = _begin(config, folder, say)
+        begin = (
+            _begin(config, folder, say)
+            if shard is None
+            else beginning_of(config, folder, shard, partial(_planned, config, say=say), say)
+        )
     else:
         from camrobust.run.plan import check_plugins, check_weights
 
@@ -97,7 +105,7 @@ def run(
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
     with held(folder.store, accept, say) as lease:
-        plan = begin() if begun is None else _recorded_plan(config, folder)
+        plan = (begin() if begun is None else None) or _recorded_plan(config, folder)
 
         def measure(pending: pl.DataFrame) -> None:
             _measure(plan, folder, pending, address, verbose, lease, _written_down(folder, lease.number, progress))
@@ -162,8 +170,26 @@ def measure_until_done(
 
 def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan"]:
     """List images and check every model; returns a function that writes the manifest and run.json."""
+    from camrobust.run.plan import check_plugins
+
+    plan, record = _planned(config, folder, say)
+
+    def begin() -> "Plan":
+        """The plan as it now stands in the folder. Where another driver has begun in the meantime, its images count."""
+        if folder.begin(record, plan.manifest):
+            return plan
+        begun = folder.run()
+        folder.check_same(begun, config)
+        check_plugins(config, begun.plugins)
+        return _recorded_plan(config, folder)
+
+    return begin
+
+
+def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", RunRecord]:
+    """List images and check every model: the plan, and run.json without its manifest."""
     from camrobust.measure.plugins import added_similarities
-    from camrobust.run.plan import check_models, check_plugins, controls, families, make_plan, pass_sizes, settings_of
+    from camrobust.run.plan import check_models, controls, families, make_plan, pass_sizes, settings_of
 
     say("listing images and checking models …")
     plan = make_plan(config)
@@ -211,17 +237,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "
         f"{counts['cams']} = {counts['rows']:,} rows"
     )
-
-    def begin() -> "Plan":
-        """The plan as it now stands in the folder. Where another driver has begun in the meantime, its images count."""
-        if folder.begin(record, plan.manifest):
-            return plan
-        begun = folder.run()
-        folder.check_same(begun, config)
-        check_plugins(config, begun.plugins)
-        return _recorded_plan(config, folder)
-
-    return begin
+    return plan, record
 
 
 def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
@@ -229,7 +245,7 @@ def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
     from camrobust.run.plan import make_plan
 
     began = folder.run()
-    return make_plan(config, folder.manifest(), began.weights_sha256, began.pass_sizes)
+    return make_plan(config, folder.whole_manifest(), began.weights_sha256, began.pass_sizes, began.shard)
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:

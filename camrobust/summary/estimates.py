@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from camrobust.contract.schema import SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
+from camrobust.summary.exact_sums import added
 from camrobust.summary.intervals import RatioSums, covariance, interval, percentiles, product_variance
 from camrobust.summary.moments import SIDES, Groups, medians
 from camrobust.summary.pairs import FORMS, Array
@@ -25,7 +26,7 @@ def estimate_table(groups: Groups, keys: Sequence[str], level: float) -> pl.Data
     """
     columns = _spread(groups)
     for form, suffix in enumerate(FORMS):
-        same, flipped = (RatioSums(*groups.moments[:, form, side, :6].T) for side in range(len(SIDES)))
+        same, flipped = (RatioSums(*added(groups.moments[:, form, side, :6]).T) for side in range(len(SIDES)))
         C, R = same.estimate, flipped.estimate
         bounds = (
             _resampled(groups, form, (same, flipped), level)
@@ -50,7 +51,7 @@ def _spread(groups: Groups) -> dict[str, Array]:
     spread = {f"{name}_median": values for name, values in medians(groups.histogram).items()}
     for form, suffix in enumerate(FORMS):
         for side, name in enumerate(SIDES):
-            n, total, squares = (groups.moments[:, form, side, place] for place in (0, 6, 7))
+            n, total, squares = (added(groups.moments[:, form, side, place]) for place in (0, 6, 7))
             several = np.where(n > 1, n, np.nan)
             variance = (squares - total**2 / several) / (several - 1)
             spread[f"{name}{suffix}_sd"] = np.sqrt(np.maximum(variance, 0))
@@ -64,7 +65,7 @@ def _linearised(
     same, flipped = sides
     C, R = same.estimate, flipped.estimate
     var_c, var_r = same.variance(), flipped.variance()
-    ac, ad, bc, bd = groups.crossed[:, form].T
+    ac, ad, bc, bd = added(groups.crossed[:, form]).T
     cov = covariance(same, flipped, (ac, ad, bc, bd), groups.counts[:, 0])
     fewer = np.minimum(same.images, flipped.images)
     return {
@@ -78,7 +79,7 @@ def _resampled(
     groups: Groups, form: int, sides: tuple[RatioSums, RatioSums], level: float
 ) -> dict[str, tuple[Array, Array]]:
     """Bounds by percentiles of a bootstrap over images."""
-    a, b, c, d = groups.resampled[:, form].transpose(1, 0, 2)
+    a, b, c, d = added(groups.resampled[:, form]).transpose(1, 0, 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         C, R = a / b, c / d
     images = [side.images for side in sides]

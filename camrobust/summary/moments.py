@@ -1,6 +1,7 @@
 """Images added up within groups: only moments are kept, however many images there are.
 
-The estimates, their intervals clustered by image, and the spread of the images are computed from these moments.
+The estimates, their intervals clustered by image, and the spread of the images are computed from these moments. The
+sums are kept in parts (`summary.exact_sums`), so that they do not depend on the order of the images.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrobust.summary.exact_sums import LARGE, SMALL, column_sums, counted, split, sums_at
 from camrobust.summary.pairs import FORMS, Array, PairSums, Placed
 
 SIDES = ("consistency", "responsiveness")
@@ -32,21 +34,30 @@ class Groups:
         average: macro (per image first) or micro (over all pairs).
         resamples: R, number of bootstrap resamples; 0 for none.
         keys: group to its position.
-        moments: (G, 2 forms, 2 sides, 8).
-        crossed: (G, 2 forms, 4).
+        units: into multiples of which powers of two the sums are split.
+        moments: (G, 2 forms, 2 sides, 8, parts).
+        crossed: (G, 2 forms, 4, parts).
         counts: (G, 7).
         histogram: (G, bins of all measures).
-        resampled: (G, 2 forms, 4, R), Σ w·a, Σ w·b, Σ w·c, Σ w·d.
+        resampled: (G, 2 forms, 4, R, parts), Σ w·a, Σ w·b, Σ w·c, Σ w·d.
     """
 
     average: str
     resamples: int = 0
     keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    moments: Array = field(default_factory=lambda: np.zeros((0, 2, 2, len(MOMENTS))))
-    crossed: Array = field(default_factory=lambda: np.zeros((0, 2, len(CROSSED))))
+    units: Sequence[float] = field(init=False)
+    moments: Array = field(init=False)
+    crossed: Array = field(init=False)
     counts: Array = field(default_factory=lambda: np.zeros((0, len(COUNTS))))
     histogram: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, sum(BINS.values())), np.uint32))
-    resampled: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2, 4, 0)))
+    resampled: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.units = LARGE if self.average == "micro" else SMALL
+        parts = len(self.units)
+        self.moments = np.zeros((0, 2, 2, len(MOMENTS), parts))
+        self.crossed = np.zeros((0, 2, len(CROSSED), parts))
+        self.resampled = np.zeros((0, 2, 4, self.resamples, parts))
 
     def add(self, keys: Sequence[tuple[Any, ...]], pairs: PairSums, weights: Array | None = None) -> None:
         """Add the images of a block.
@@ -67,9 +78,11 @@ class Groups:
             for side, (x, y) in enumerate(((a, b), (c, d))):
                 self.moments[places, form, side] += self._side(x, y, means[side], has[side])
                 self._fill(places, means[side], known[side], form, side)
-            self.crossed[places, form] += np.stack([_dot(a, c), _dot(a, d), _dot(b, c), _dot(b, d)], axis=-1)
+            self.crossed[places, form] += np.stack(
+                [column_sums(x * y, self.units) for x in (a, b) for y in (c, d)], axis=1
+            )
             if weights is not None:
-                self.resampled[places, form] += np.stack([weights @ part for part in (a, b, c, d)]).transpose(2, 0, 1)
+                self.resampled[places, form] += np.stack([self._drawn(weights, x) for x in (a, b, c, d)], axis=1)
         inside = np.stack([(pairs.pairs > 0).sum(0), pairs.pairs.sum(0), *pairs.counts[0].sum(1), *pairs.events])
         self.counts[places] += inside.T
 
@@ -90,11 +103,11 @@ class Groups:
             r = np.where(flipped, 1 - kept, kept)
             if form == 0 or placed.good[1] is not placed.good[0]:
                 known.append(np.bincount(where, minlength=2 * L).reshape(2, L).astype(np.float64))
-            n = known[-1]
-            total, squares = (np.bincount(where, x, 2 * L).reshape(2, L) for x in (r, r * r))
+            n = counted(known[-1], self.units)
+            total, squares = (sums_at(where, x, 2 * L, self.units).reshape(2, L, -1) for x in (r, r * r))
             for side in range(2):
                 parts = (n, total, n, squares, total, n, total, squares)
-                self.moments[places, form, side] += np.stack([part[side] for part in parts], axis=-1)
+                self.moments[places, form, side] += np.stack([part[side] for part in parts], axis=1)
             self._fill_single(places, where, r, flipped, form)
         pairs = np.bincount(placed.cell, minlength=L)
         self.counts[places] += np.stack([pairs, pairs, *known[0], *placed.events]).T
@@ -127,8 +140,6 @@ class Groups:
 
     def _resize(self, groups: int) -> None:
         """Reserve space for so many groups; unused zeros take no memory until they are written to."""
-        if not self.resampled.size:
-            self.resampled = np.zeros((0, 2, 4, self.resamples))
         for name in ("moments", "crossed", "counts", "histogram", "resampled"):
             old = getattr(self, name)
             kept = min(groups, len(old))
@@ -137,10 +148,20 @@ class Groups:
             setattr(self, name, new)
 
     def _side(self, x: Array, y: Array, mean: Array, has: Array) -> Array:
-        n, total, squares = has.sum(0), x.sum(0), _dot(x, x)
+        n, total, squares = counted(has.sum(0), self.units), column_sums(x, self.units), column_sums(x * x, self.units)
         if self.average == "macro":
-            return np.stack([n, total, n, squares, total, n, total, squares], axis=-1)
-        return np.stack([n, total, y.sum(0), squares, _dot(x, y), _dot(y, y), mean.sum(0), _dot(mean, mean)], axis=-1)
+            return np.stack([n, total, n, squares, total, n, total, squares], axis=1)
+        more = (column_sums(values, self.units) for values in (y, x * y, y * y, mean, mean * mean))
+        b, ab, bb, m, mm = more
+        return np.stack([n, total, b, squares, ab, bb, m, mm], axis=1)
+
+    def _drawn(self, weights: Array, values: Array) -> Array:
+        """(G, R, parts), the sums of every resample."""
+        drawn = np.zeros((values.shape[1], len(weights), len(self.units)))
+        for place, part in enumerate(split(values, self.units)):
+            if part.any():  # whole numbers have one part
+                drawn[..., place] = (weights @ part).T
+        return drawn
 
     def _fill(self, places: NDArray[np.int64], mean: Array, known: NDArray[np.bool_], form: int, side: int) -> None:
         offset, low, bins = _columns(form, side)
@@ -159,12 +180,6 @@ def _columns(form: int, side: int) -> tuple[int, int, int]:
     names = [f"{name}{suffix}" for suffix in FORMS for name in SIDES]
     place = form * len(SIDES) + side
     return sum(BINS[name] for name in names[:place]), RANGES[names[place]][0], BINS[names[place]]
-
-
-def _dot(x: Array, y: Array) -> Array:
-    """Sums over images of the products, by group."""
-    sums: Array = np.einsum("ig,ig->g", x, y)
-    return sums
 
 
 def medians(histogram: NDArray[np.uint32]) -> dict[str, Array]:

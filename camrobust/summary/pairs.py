@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrobust.summary.exact_sums import SMALL, added, sums_at
 from camrobust.summary.rows import NO_SEVERITY, Rows
 
 Array = NDArray[np.float64]
@@ -139,7 +140,11 @@ def _added(
     """Add up values (ones if None) by their place."""
     if not kept.all():
         places, values = places[kept], None if values is None else values[kept]
-    return np.bincount(places, values, int(np.prod(shape))).reshape(shape).astype(np.float64, copy=False)
+    size = int(np.prod(shape))
+    if values is None:
+        return np.bincount(places, minlength=size).reshape(shape).astype(np.float64)
+    # The rows of an image may lie in several files, in any order.
+    return added(sums_at(places, values.astype(np.float64), size, SMALL)).reshape(shape)
 
 
 def _counted(cell: NDArray[np.int64], event: NDArray[np.bool_], cells: int) -> Array:

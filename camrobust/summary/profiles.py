@@ -159,15 +159,18 @@ class Profiles:
 
     def _profile(self, dataset: str, model: str, perturbation: str) -> Profile:
         pieces, blocks = self._pieces[dataset, model, perturbation], self._images[dataset]
+        images = [image for block in blocks for image in block]
+        # In one order, whichever images the blocks hold, as the tests add up over images.
+        order = sorted(range(len(images)), key=images.__getitem__)
         named = sorted({key for piece in pieces.values() for key in piece.columns})
         cams = sorted({cam for cam, _ in named})
         families = sorted({name.removeprefix("family ") for _, name in named if name.startswith("family ")})
         by_block = [pieces.get(number, _Piece({}, {})) for number in range(len(blocks))]
 
         def whole(parts: Iterable[Kept | None]) -> Kept:
-            """One vector over all blocks; NaN for the images of a block without it."""
+            """One vector over all blocks, by image id; NaN for the images of a block without it."""
             each = zip(parts, blocks, strict=True)
-            return np.concatenate([_missing(images) if part is None else part for part, images in each])
+            return np.concatenate([_missing(block) if part is None else part for part, block in each])[order]
 
         def by_cam(name: str) -> Kept:
             """(N, K) values, one column per CAM."""
@@ -177,7 +180,7 @@ class Profiles:
         return Profile(
             dataset,
             model,
-            [image for images in blocks for image in images],
+            [images[place] for place in order],
             cams,
             families,
             {name: by_cam(name) for name in MEASURES},

@@ -88,7 +88,7 @@ CHANGES = [
     ({"models": ["m", "m"]}, "models must have different names"),
     ({"cams": ["x" * 1001]}, "cams.0: String should have at most 1000 characters"),
     ({"variants": [{"perturbation": "x"}]}, "variants.0.strength: Field required"),
-    ({"planned": {"images": 0, "rows": 0}}, "planned.images: Input should be greater than or equal to 1"),
+    ({"planned": {"images": 0, "rows": 0}}, "planned.images must be at least 1, got 0"),
     ({"planned": {"images": 5, "rows": 6}}, "planned.rows must be images × models × variants × cams = 20, got 6"),
     ({"planned": {"images": 5, "rows": 20, "cams": 3}}, "planned.cams must be 2, got 3"),
     ({"config": {"metric": {"average": "median"}}}, "config.metric.average: Input should be 'macro' or 'micro'"),

@@ -257,7 +257,7 @@ def test_an_unforeseen_error_is_one_sentence(error, said, monkeypatch, capsys, t
     def fail(_uri):
         raise error
 
-    monkeypatch.setattr("camrobust.results.folder.open_run", fail)
+    monkeypatch.setattr("camrobust.results.shards.open_results", fail)
     assert main(["verify", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"camrobust: {said}\n"
     assert main(["verify", str(tmp_path), "--verbose"]) == 1
@@ -271,7 +271,7 @@ def test_a_long_message_is_cut(monkeypatch, capsys, tmp_path):
     def fail(_uri):
         raise UserError("x" * 10**7)
 
-    monkeypatch.setattr("camrobust.results.folder.open_run", fail)
+    monkeypatch.setattr("camrobust.results.shards.open_results", fail)
     assert main(["verify", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err) < 5000
 
@@ -281,7 +281,7 @@ def test_interrupt_and_exit_still_end_the_program(error, monkeypatch, capsys, tm
     def fail(_uri):
         raise error
 
-    monkeypatch.setattr("camrobust.results.folder.open_run", fail)
+    monkeypatch.setattr("camrobust.results.shards.open_results", fail)
     if isinstance(error, SystemExit):
         with pytest.raises(SystemExit, match="5"):
             main(["verify", str(tmp_path)])

@@ -7,7 +7,7 @@ line starts fast.
 import argparse
 
 from camrobust.contract.defaults import CROP, RESIZE
-from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several
+from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several, shard
 from camrobust.interface.commands import explore, results, runs
 from camrobust.interface.commands.bench import BENCHMARKS
 
@@ -23,6 +23,7 @@ RUNNING = (
     flag("--quiet", "show no progress"),
 )
 RUN = argument("run", "output folder of a run")
+SHARD = argument("--shard", "only the images of shard I of N, which has a driver of its own", type=shard, metavar="I/N")
 
 COMMANDS = {
     "run": Command(
@@ -33,6 +34,7 @@ COMMANDS = {
             *RUNNING,
             flag("--fresh", "start in a new folder beside an existing run"),
             flag("--retry-failures", "measure again the images that failed"),
+            SHARD,
             JSON,
         ),
     ),
@@ -52,6 +54,7 @@ COMMANDS = {
             ),
             argument("--workers", "number of Explain workers that share the work", type=positive(int), default=1),
             argument("--images", "number of images to assume; default: list the datasets", type=positive(int)),
+            SHARD,
             argument(
                 "--dollars-per-hour", "price of one Explain worker, for example of a spot GPU", type=positive(float)
             ),

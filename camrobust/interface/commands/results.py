@@ -1,19 +1,29 @@
 """The commands that read the folders of runs: status, verify, report, aggregate, compare."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless
 from camrobust.interface.command_line import Given, print_json
+
+if TYPE_CHECKING:
+    from camrobust.results.folder import RunFolder
+    from camrobust.results.verify import Completeness
 
 
 def status(given: Given) -> int:
     """`camrobust status`."""
     from camrobust.interface.terminal import say, show_table
     from camrobust.results.folder import open_run
+    from camrobust.results.shards import shards_record
     from camrobust.results.status import status as read_status
 
-    state = read_status(open_run(given.run))
+    folder = open_run(given.run)
+    whole = None if folder.holds("run.json") else shards_record(folder)
+    if whole is not None:
+        return _status_of_shards(folder, whole.shards, given)
+    state = read_status(folder)
     if given.json:
         print_json(state.as_dict())
         return 0
@@ -30,14 +40,28 @@ def status(given: Given) -> int:
     return 0
 
 
+def _status_of_shards(output: "RunFolder", shards: int, given: Given) -> int:
+    """One line per shard, begun or not."""
+    from camrobust.interface.terminal import say
+    from camrobust.results.status import status_of_shards
+
+    states = status_of_shards(output, shards)
+    if given.json:
+        print_json({str(shard): None if state is None else state.as_dict() for shard, state in states.items()})
+        return 0
+    for shard, state in states.items():
+        begin = f"not begun; run the same configuration with --shard {shard}"
+        say(f"shard {shard}: {begin if state is None else state.sentence}")
+    return 0
+
+
 def verify(given: Given) -> int:
     """`camrobust verify`."""
     from camrobust.interface.terminal import show_completeness
-    from camrobust.results.folder import open_run
-    from camrobust.results.verify import verify as check
+    from camrobust.results.shards import open_results
 
-    folder = open_run(given.run)
-    completeness = check(folder)
+    folder = open_results(given.run)
+    completeness = _verified(folder, quiet=given.json)
     if given.json:
         print_json(completeness.as_dict())
     else:
@@ -45,12 +69,25 @@ def verify(given: Given) -> int:
     return 0 if completeness.complete else 1
 
 
+def _verified(folder: "RunFolder", *, quiet: bool) -> "Completeness":
+    """The completeness of a run; unless quiet, it names every shard that is incomplete."""
+    from camrobust.interface.terminal import show_completeness
+    from camrobust.results.verify import in_all
+    from camrobust.results.verify import verify as check
+
+    parts = {one.uri: check(one) for one in folder.folders}
+    for uri, completeness in parts.items():
+        if not quiet and uri != folder.uri and not completeness.complete:
+            show_completeness(completeness, uri)
+    return in_all([*parts.values()])
+
+
 def report(given: Given) -> int:
     """`camrobust report`."""
-    from camrobust.results.folder import open_run
+    from camrobust.results.shards import open_results
     from camrobust.run import summarise
 
-    address = summarise.report(open_run(given.run))
+    address = summarise.report(open_results(given.run))
     if given.json:
         print_json({"report": address})
     else:
@@ -62,14 +99,14 @@ def aggregate(given: Given) -> int:
     """`camrobust aggregate`."""
     from camrobust.interface.terminal import show_completeness, show_leaderboard
     from camrobust.results.folder import open_run
-    from camrobust.results.verify import verify as check
+    from camrobust.results.shards import open_results
     from camrobust.run import summarise
 
     if (len(given.runs) > 1) != (given.output is not None):
         raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
-    folders = [open_run(uri) for uri in given.runs]
+    folders = [open_results(uri) for uri in given.runs]
     for folder in folders:
-        completeness = check(folder)
+        completeness = _verified(folder, quiet=False)
         if not completeness.complete:
             show_completeness(completeness, folder.uri)
             return 1
@@ -88,11 +125,11 @@ def compare(given: Given) -> int:
     """`camrobust compare`."""
     from camrobust.interface.terminal import say, show_table
     from camrobust.results.compare import compare_runs
-    from camrobust.results.folder import open_run
+    from camrobust.results.shards import open_results
 
     if given.exact:
         return _compare_exactly(given)
-    changes = compare_runs(open_run(given.first), open_run(given.second), by=given.by, raw=given.raw)
+    changes = compare_runs(open_results(given.first), open_results(given.second), by=given.by, raw=given.raw)
     if given.json:
         print_json(changes.as_dict())
         return 0
@@ -111,11 +148,11 @@ def compare(given: Given) -> int:
 def _compare_exactly(given: Given) -> int:
     from camrobust.interface.terminal import say
     from camrobust.results.exact import compare_exactly
-    from camrobust.results.folder import open_run
+    from camrobust.results.shards import open_results
 
     if given.by or given.raw:
         raise UserError("compare: --exact compares rows, so --by and --raw have no meaning; leave them out")
-    comparison = compare_exactly(open_run(given.first), open_run(given.second))
+    comparison = compare_exactly(open_results(given.first), open_results(given.second))
     if given.json:
         print_json(comparison.as_dict())
     else:

@@ -15,7 +15,7 @@ def run(given: Given) -> int:
     from camrobust.contract.config_file import load_config
 
     config = load_config(given.config, given.set, given.output)
-    return _carry_out(config, given, fresh=given.fresh, retry_failures=given.retry_failures)
+    return _carry_out(config, given, fresh=given.fresh, retry_failures=given.retry_failures, shard=given.shard)
 
 
 def demo(given: Given) -> int:
@@ -53,6 +53,8 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
     if completeness.complete and completeness.score_rows:
         show_leaderboard(summarise.summaries(folder)["by_cam"])
         say(f"report: {folder.store.locate(folder.place('report') + 'index.html')}")
+    if options.get("shard"):
+        say(f"this is shard {options['shard']} alone; when all are complete: camrobust aggregate {config.output}")
     if outcome.too_many_failures:
         say(
             f"{completeness.failure_share:.1%} of the images failed, more than max_failure_share "
@@ -65,12 +67,12 @@ def plan(given: Given) -> int:
     """`camrobust plan`."""
     from camrobust.contract.config_file import load_config
     from camrobust.interface.terminal import show_table
-    from camrobust.results.folder import open_run
     from camrobust.run.estimate import estimate
+    from camrobust.run.shards import open_output
 
     config = load_config(given.config, given.set, given.output)
-    folder = open_run(config.output)
-    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
+    folder = open_output(config, given.shard)
+    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour, given.shard)
     if not folder.holds("run.json"):
         folder.check_ours()
     if given.json:
