@@ -74,8 +74,8 @@ def with_halved_grids(shapes: Iterable[Grid]) -> set[Grid]:
     return grids
 
 
-def layout_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout | None:
-    """The layout of an output with a given shape, None if the output has no positions.
+def layouts_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> list[Layout]:
+    """The layouts that an output of a given shape can have, likeliest first; none if the output has no positions.
 
     Args:
         shape: the output's shape.
@@ -83,16 +83,17 @@ def layout_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout |
         image: height and width of the input, px.
     """
     if len(shape) == 4:
-        for order, h, w in (("map", shape[2], shape[3]), ("last", shape[1], shape[2])):
-            if h * w > 1 and _fits((h, w), grids, image):
-                return Layout(order)
+        orders = (("map", shape[2], shape[3]), ("last", shape[1], shape[2]))
+        return [Layout(order) for order, h, w in orders if h * w > 1 and _fits((h, w), grids, image)]
     if len(shape) == 3:
         known = grids or {(side * image[0] // min(image), side * image[1] // min(image)) for side in range(2, 65)}
-        for prefix in range(MOST_PREFIX + 1):
-            for h, w in known:
-                if h * w == shape[1] - prefix and h * w > max(1, prefix):
-                    return Layout("tokens", prefix, (h, w))
-    return None
+        return [
+            Layout("tokens", prefix, (h, w))
+            for prefix in range(MOST_PREFIX + 1)
+            for h, w in known
+            if h * w == shape[1] - prefix and h * w > max(1, prefix)
+        ]
+    return []
 
 
 def _fits(grid: Grid, grids: set[Grid], image: Grid) -> bool:
