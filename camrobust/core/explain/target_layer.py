@@ -7,6 +7,7 @@ attention.
 Not considered are:
 
 - layers that only pool or pass their input on;
+- layers whose positions are not in the order of the picture's;
 - layers that hand on more than one tensor, if only a part of the gradient passes the first (a map beside its mean);
 - projections inside a transformer's block: to another width, or affine in each token (query, key, value);
 - in a model that ends in a convolution with one channel per class (SqueezeNet), that convolution and all behind it.
@@ -25,6 +26,7 @@ from camrobust.core.explain.layer_runs import LayerRun, class_heads, gradients, 
 from camrobust.core.explain.layout import Layout
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.place import carries_gradient, is_projection
+from camrobust.core.explain.positions import layout_by_patches
 from camrobust.core.explain.tail import PooledHead, Tail, cut_tail, nearly_equal, split_at_first_affine
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
@@ -79,7 +81,9 @@ def discover(module: nn.Module, sample: Tensor) -> tuple[str, Layout]:
             if gradient is None or not bool((layout.to_map(gradient) != 0).any()):
                 continue
             if carries_gradient(module, sample, layer.name, number, gradient):
-                return layer.name, layout
+                verified = layout_by_patches(module, sample, layer.name, layouts[layer.name])
+                if verified is not None:
+                    return layer.name, verified
     raise UserError(
         "target_layer: no layer with a spatial output was found in this model; name one with `target_layer:`"
     )
@@ -103,32 +107,43 @@ def _candidates(runs: list[LayerRun], layouts: dict[str, list[Layout]], classes:
 
 
 def _checked(module: nn.Module, sample: Tensor, name: str) -> Layout:
-    """The layout of a layer that the user named; that of a layer that does not run is left to the shared pass.
+    """The layout of a layer that the user named; that of a layer that does not run once is left to the shared pass.
 
     Raises:
-        UserError: the output of the layer has no positions, or only one, or only a part of its gradient can be had.
+        UserError: the output of the layer has no positions, or only one, or they are not in the picture's order; or
+            only a part of its gradient can be had.
     """
     runs, logits = layer_runs(module, sample)
     named = [run for run in runs if run.name == name]
-    layouts = layouts_by_name(runs, sample).get(name)
+    layouts = layouts_by_name(runs, sample).get(name, [])
     if not layouts and named:
-        shape = tuple(named[-1].output.shape)
-        if len(shape) == 4 and shape[2] * shape[3] == 1:
-            raise UserError(f"target_layer: '{name}' puts out a single position, so it has no map; choose one before")
+        raise UserError(_no_positions(name, tuple(named[-1].output.shape)))
+    if len(named) != 1:
+        return Layout()
+    with torch.enable_grad():
+        every_score = list(scores(runs, logits))
+    by_score = [gradients(score, named)[0] for score in every_score]
+    arriving = [(number, one) for number, one in enumerate(by_score) if one is not None and bool(one.any())]
+    for number, gradient in arriving[:1]:
+        if not carries_gradient(module, sample, name, number, gradient):
+            raise UserError(_partial(named[0], runs))
+    layout = layout_by_patches(module, sample, name, layouts)
+    if layout is None:
         raise UserError(
-            f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens (B, N, C), "
-            f"got {shape}; choose another layer"
+            f"target_layer: the positions of '{name}' are not in the order of the picture's, so its maps would be "
+            "scrambled; choose another layer"
         )
-    if len(named) == 1:
-        with torch.enable_grad():
-            every_score = list(scores(runs, logits))
-        for number, score in enumerate(every_score):
-            (gradient,) = gradients(score, named)
-            if gradient is not None and bool(gradient.any()):
-                if not carries_gradient(module, sample, name, number, gradient):
-                    raise UserError(_partial(named[0], runs))
-                break
-    return layouts[0] if layouts else Layout()
+    return layout
+
+
+def _no_positions(name: str, shape: tuple[int, ...]) -> str:
+    """That a layer's output of some shape has no positions, or only one."""
+    if len(shape) == 4 and shape[2] * shape[3] == 1:
+        return f"target_layer: '{name}' puts out a single position, so it has no map; choose one before"
+    return (
+        f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens (B, N, C), got {shape}; "
+        "choose another layer"
+    )
 
 
 def _partial(layer: LayerRun, runs: list[LayerRun]) -> str:
