@@ -169,6 +169,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
     plan = make_plan(config)
     folder.check_ours()
     facts = check_models(plan)
+    warnings = [*plan.warnings, *(remark for fact in facts.values() for remark in fact["remarks"])]
     largest = max(fact["bytes_per_image"] for fact in facts.values())
     plan = replace(
         plan,
@@ -191,7 +192,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
                           replicate=variant.replicate)
             for variant in plan.variants
         ],
-        warnings=list(plan.warnings),
+        warnings=warnings,
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
         weights_sha256=dict(plan.weights),
         pass_sizes=dict(plan.pass_sizes),
@@ -204,7 +205,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         hardware=hardware(),
         started=utc(),
     )  # fmt: skip
-    for warning in plan.warnings:
+    for warning in warnings:
         say(f"warning: {warning}")
     counts = plan.counts()
     say(
