@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from camrobust.contract.config import RunConfig
+from camrobust.contract.defaults import METRIC
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
@@ -94,12 +95,15 @@ def run(
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
+    if begun is not None and retry_failures:
+        folder.check_metric()
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
     with held(folder.store, accept, say) as lease:
         plan = begin() if begun is None else _recorded_plan(config, folder)
 
         def measure(pending: pl.DataFrame) -> None:
+            folder.check_metric()
             _measure(plan, folder, pending, address, verbose, lease, _written_down(folder, lease.number, progress))
 
         measured = measure_until_done(folder, lease, measure, say)
@@ -182,6 +186,7 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         digest=f"{FENCED}{config.digest()}",
         config=config.model_dump(mode="json"),
         numbers=config.numbers(),
+        metric=METRIC,
         planned=plan.counts(),
         models=[model.name for model in config.models],
         cams=list(config.cams),
