@@ -26,11 +26,12 @@ CORE: dict[str, set[str]] = {
     "draws": set(),
     "memory": set(),
     "precision": set(),
-    "ranks": set(),
+    "ties": set(),
+    "ranks": {"ties"},
     "rank_lists": {"ranks"},
     "scaling": set(),
     "segments": set(),
-    "similarity": {"ranks", "scaling"},
+    "similarity": {"ranks", "scaling", "ties"},
 }
 CORE["explain"] = {"draws", "memory", "precision", "scaling", "similarity"}
 CORE["perturb"] = {"explain", *CORE["explain"]}

@@ -2,5 +2,8 @@
 
 RESIZE, CROP = 256, 224
 """Shorter side of a photo after resizing, and side of its centre crop, px."""
+METRIC = 2
+"""Version of what is computed from maps; runs of two versions are not pooled. Since version 2, scores are summed in
+float64, and tied if they differ by rounding only (`core.ties`)."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """Number formats in which a model's layers may compute, the default first. tf32 differs from fp32 on CUDA only."""

@@ -85,6 +85,7 @@ class DescribedRecord(Record):
     """What the summaries and the report need to know of a run, or of several that were combined."""
 
     digest: Text = Field("", description="names the settings that change numbers; a run resumes only under its own")
+    metric: int = Field(1, ge=1, le=1000, description="version of the metric; runs of two versions are not pooled")
     models: list[Name] = Field(min_length=1, max_length=1000, description="names of the models")
     cams: list[Name] = Field(min_length=1, max_length=1000, description="names of the CAMs")
     controls: list[Name] = Field([], max_length=1000, description="CAMs that are a floor: random maps")

@@ -3,8 +3,8 @@
 An item that is tied at ranks t … b of a list contributes c(d) to the top d: 0 for d < t, (d-t+1)/(b-t+1) for
 t ≤ d ≤ b, 1 for d > b. At depth d only one tie group of each list is in part within the top d. So the overlap X_d
 follows from four numbers of items, those that have begun or are complete in either list, and no step compares items
-with items. All images, variants and CAMs are computed at once. For lists that share only some items see
-`camrobust.core.rank_lists`. It states the tie rules again, so change both files together.
+with items. All images, variants and CAMs are computed at once. Which scores are tied, `core.ties` says. For lists that
+share only some items see `camrobust.core.rank_lists`. It states the tie rules again, so change both files together.
 """
 
 import math
@@ -13,6 +13,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from camrobust.core.ties import tie_groups
 
 TIES = ("b", "a", "w", "index")
 CHUNK_BYTES = 64 * 2**20
@@ -46,15 +48,14 @@ class RankedPair:
     """Two rankings of the same items and their tie groups.
 
     Attributes:
-        order: (2, …, m) int64, the items of the first and of the second list, best first; tied items in the order of
-            their numbers.
-        falling: (2, …, m), minus the scores in that order.
+        order: (2, …, m) int64, the items of the first and of the second list, highest score first, tied ones, too.
+        bounds: smallest and largest score of each list, without the padding, (2, …) float64 each.
         groups: (2, 2, …, m) int64, the first and the last rank, from 0, of the tie group at every rank of both lists.
         sizes: (…, 1) int64, the number of items of each pair of lists. Padding follows them, as one tie group.
     """
 
     order: Tensor
-    falling: Tensor
+    bounds: tuple[Tensor, Tensor]
     groups: Tensor
     sizes: Tensor
 
@@ -67,12 +68,6 @@ class RankedPair:
     def of_items(self) -> Tensor:
         """The first and the last rank of every item's tie group, (2, 2, …, m) int64."""
         return torch.empty_like(self.groups).scatter_(-1, self.order.expand_as(self.groups), self.groups)
-
-    @property
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest score of each list, without the padding, (2, …) twice."""
-        last = (self.sizes - 1).expand(*self.falling.shape[:-1], 1)
-        return -self.falling.gather(-1, last)[..., 0], -self.falling[..., 0]
 
     @cached_property
     def first(self) -> Tensor:
@@ -92,7 +87,7 @@ class RankedPair:
 
 def ranked(scores_a: Tensor, scores_b: Tensor, sizes: Tensor | None = None) -> RankedPair:
     """The tie groups of two lists of scores (…, m); arguments as in `agreement`."""
-    falling = torch.stack(torch.broadcast_tensors(scores_a, scores_b)).neg_()
+    falling = torch.stack(torch.broadcast_tensors(scores_a, scores_b)).double().neg_()
     m = falling.shape[-1]
     if sizes is None:
         sizes = torch.full((1,), m, device=falling.device)
@@ -100,9 +95,9 @@ def ranked(scores_a: Tensor, scores_b: Tensor, sizes: Tensor | None = None) -> R
         sizes = sizes[..., None]
         falling = falling.masked_fill(torch.arange(m, device=falling.device) >= sizes, torch.inf)
     best_first, order = falling.sort(dim=-1, stable=True)
-    first = torch.searchsorted(best_first, best_first)
-    last = torch.searchsorted(best_first, best_first, right=True).sub_(1)
-    return RankedPair(order, best_first, torch.stack([first, last]), sizes)
+    below, high = best_first.gather(-1, (sizes - 1).expand(*falling.shape[:-1], 1)), best_first[..., :1].neg()
+    groups = tie_groups(best_first, torch.maximum(high, below))
+    return RankedPair(order, (-below[..., 0], high[..., 0]), torch.stack(groups), sizes)
 
 
 def _shared(of_items: Tensor, share: Tensor) -> Tensor:
@@ -171,7 +166,9 @@ def _overlaps(pair: RankedPair, ties: str) -> tuple[Tensor, Tensor]:
     """A_d and its expectation by chance, (…, m depths) each."""
     depths = pair.depths
     if ties == "index":
-        ranks = torch.empty_like(pair.order).scatter_(-1, pair.order, (depths.long() - 1).expand_as(pair.order))
+        # Tied items in the order of their numbers.
+        order = pair.of_items[0].argsort(dim=-1, stable=True)
+        ranks = torch.empty_like(order).scatter_(-1, order, (depths.long() - 1).expand_as(order))
         shared = _shared(ranks.expand_as(pair.groups), torch.ones_like(ranks, dtype=torch.float64))
         return shared / depths, _chance_of_both(pair) / depths
     if ties == "w":
@@ -215,7 +212,8 @@ def agreement(
     adjusted = (rbo - E)/(1 - E), with E the expectation of rbo by chance.
 
     Args:
-        scores_a: (…, m), finite; the highest score is ranked first. Leading dimensions broadcast.
+        scores_a: (…, m), finite; the highest score is ranked first. Leading dimensions broadcast. Scores are tied that
+            lie within 4 float32 ulp of the list's largest magnitude from the highest of their group.
         scores_b: (…, m).
         p: persistence, (0, 1); a smaller p puts more weight on the top ranks.
         ties: the tie rule. "b": a ranking agrees with itself exactly. "a": the expectation over random tie breaking.

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from warnings import warn
 
 import numpy as np
 from torch import nn
@@ -40,6 +41,8 @@ def ready_model(
         elif isinstance(model, str):
             spec = ModelSpec(model.partition(":")[2] or model, model, target_layer=target_layer)
             model = load_model(spec, image_size=image_size[1])
+        for remark in model.remarks:
+            warn(remark, UserWarning, stacklevel=4)
         yield model
 
 

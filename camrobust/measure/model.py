@@ -6,7 +6,7 @@ weights file. Fetching is not done here: a weights file arrives as its content.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from traceback import extract_tb
 from typing import Any
@@ -21,11 +21,10 @@ from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import fastest_layout
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, build_module, fill
+from camrobust.measure.trial_passes import REMARKS, what_it_depends_on, what_it_puts_out
 from camrobust.measure.weights import read_weights
 
 PROBES = 2
-MIXED = 1e-3
-"""Largest difference of a logit alone and beside another image, as a share of the largest logit."""
 LARGEST_NORMALISATION = 4
 """Means or deviations above this are taken to be on the 0-255 scale."""
 
@@ -66,6 +65,11 @@ class Model:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.mean.device
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences that the user should read before the numbers are made."""
+        return tuple(f"model '{self.name}': {remark}" for remark in REMARKS[self.network.outputs])
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
@@ -141,7 +145,8 @@ def wrap(
         device: where to put it; None leaves it where it is.
 
     Raises:
-        UserError: no such target layer, an output that is not logits, or a normalisation on the 0-255 scale.
+        UserError: no such target layer, an output that is not logits or depends on more than the image, or a
+            normalisation on the 0-255 scale.
     """
     if not (
         all(abs(value) <= LARGEST_NORMALISATION for value in mean)
@@ -165,25 +170,23 @@ def wrap(
             signed = 2 * sample - 1
             before = signed.clone()
             classes = logits_of(module(signed)).shape[1]
-            mixes = _mixes(module, before)
+            fault = what_it_depends_on(module, before)
+            outputs = what_it_puts_out(module, before)
             channels_last = _takes(module, before.contiguous(memory_format=torch.channels_last))
         if not torch.equal(signed, before):
             raise UserError(
                 f"model '{name}': its forward changes its input in place, which other passes need; write x = x - mean "
                 "instead of x.sub_(mean)"
             )
-        if mixes:
-            raise UserError(
-                f"model '{name}': its logits for an image depend on the other images of the pass; compute means and "
-                "deviations over each image alone"
-            )
+        if fault is not None:
+            raise UserError(f"model '{name}': its logits for an image {fault}")
     with _as_user_error(
         f"model '{name}': its layers cannot be watched", "pass the plain module, not a scripted or exported one"
     ):
         network = build_network(module, sample, target_layer)
     return Model(
         name=name,
-        network=network,
+        network=replace(network, outputs=outputs),
         mean=torch.tensor([*mean], dtype=torch.float32, device=device).reshape(-1, 1, 1),
         std=torch.tensor([*std], dtype=torch.float32, device=device).reshape(-1, 1, 1),
         classes=classes,
@@ -200,19 +203,6 @@ def _as_user_error(what: str, remedy: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{what} ({type(error).__name__}: {first_line(error)}); {remedy}") from error
-
-
-def _mixes(module: nn.Module, images: Tensor) -> bool:
-    """Whether the first image has other logits alone than beside another image, though not from call to call."""
-    # Two images of noise have nearly the same mean and deviation, so the second one is made darker.
-    unlike = torch.cat([images[:1], images[1:] / 4 - 0.5])
-    try:
-        logits, again, alone = (logits_of(module(some.clone())) for some in (unlike, unlike, unlike[:1]))
-    except (Exception, SystemExit):  # noqa: BLE001 - a model may refuse a single image with any error
-        return False
-    allowed = MIXED * float(logits.abs().max())
-    steady = bool((again - logits).abs().max() <= allowed)
-    return steady and bool((alone[0] - logits[0]).abs().max() > allowed)
 
 
 def _takes(module: nn.Module, images: Tensor) -> bool:

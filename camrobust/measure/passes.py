@@ -101,7 +101,7 @@ def passes(
             clean.of("logits", evidence.logits, reference),
             clean.of("activations", evidence.activations, reference),
         )
-        probabilities = evidence.logits.softmax(dim=1)
+        probabilities = model.network.probabilities(evidence.logits)
         classes = predicted(evidence.logits)
         confidences = probabilities.gather(1, classes[:, None])[:, 0]
         change = change_between(origin, output)

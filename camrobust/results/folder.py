@@ -13,6 +13,7 @@ import polars as pl
 
 from camrobust.contract.config import RunConfig, differing_keys
 from camrobust.contract.config_file import parse_config
+from camrobust.contract.defaults import METRIC
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.contract.record import MAX_BYTES, content_of
 from camrobust.contract.run_documents import DoneRecord, FinishedRecord, ManifestRecord
@@ -249,6 +250,20 @@ class RunFolder:
             f"output: {self.uri} holds a run of another configuration (different: {', '.join(keys[:5]) or 'version'}); "
             "choose another output, or --fresh to start in a new folder beside it"
         )
+
+    def check_metric(self) -> None:
+        """Refuse to measure more images of a run whose other rows are of another version of the metric.
+
+        Raises:
+            UserError: the versions differ.
+        """
+        run = self.run()
+        if run.metric != METRIC:
+            raise UserError(
+                f"output: {self.uri} was begun with version {run.metric} of the metric, and this camrobust measures "
+                f"with version {METRIC}; finish it with camrobust {run.version or '0.1.0'}, or --fresh to start in a "
+                "new folder beside it"
+            )
 
 
 def of_shard(images: pl.DataFrame, shard: ShardRecord) -> pl.DataFrame:

@@ -96,14 +96,19 @@ def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
 
 
 def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
-    """What was recorded when the runs began and differs: weights and target layers of models, and code of plugins."""
+    """What was recorded when the runs began and differs: versions of the metric, weights, target layers, plugins."""
     names = sorted({*first.models} & {*second.models})
-    return [
-        f"{key}.{name}"
-        for key in ("weights_sha256", "target_layers")
-        for name in names
-        if getattr(first, key).get(name) != getattr(second, key).get(name)
-    ] + _other_code(first, second)
+    version = ["metric version"] if first.metric != second.metric else []
+    return (
+        version
+        + [
+            f"{key}.{name}"
+            for key in ("weights_sha256", "target_layers")
+            for name in names
+            if getattr(first, key).get(name) != getattr(second, key).get(name)
+        ]
+        + _other_code(first, second)
+    )
 
 
 def _other_code(first: RunRecord, second: RunRecord) -> list[str]:
@@ -160,6 +165,7 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
     return new_record(
         CombinedRecord,
         digest=_joined([run.digest for run in records]),
+        metric=first.metric,
         models=_union(run.models for run in records),
         cams=_union(run.cams for run in records),
         controls=_union(run.controls for run in records),

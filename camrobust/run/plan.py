@@ -274,6 +274,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "weights_sha256": fingerprint(weights),
             "bytes_per_image": bytes_per_image(model, crop),
             "layout": model.network.layout.order,
+            "remarks": model.remarks,
             "tail": "cut" if model.network.tail is not None else "full passes",
             "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),
         }

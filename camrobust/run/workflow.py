@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from camrobust.contract.config import RunConfig
+from camrobust.contract.defaults import METRIC
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
@@ -102,12 +103,15 @@ def run(
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
+    if begun is not None and retry_failures:
+        folder.check_metric()
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
     with held(folder.store, accept, say) as lease:
         plan = (begin() if begun is None else None) or _recorded_plan(config, folder)
 
         def measure(pending: pl.DataFrame) -> None:
+            folder.check_metric()
             _measure(plan, folder, pending, address, verbose, lease, _written_down(folder, lease.number, progress))
 
         measured = measure_until_done(folder, lease, measure, say)
@@ -195,6 +199,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
     plan = make_plan(config)
     folder.check_ours()
     facts = check_models(plan)
+    warnings = [*plan.warnings, *(remark for fact in facts.values() for remark in fact["remarks"])]
     largest = max(fact["bytes_per_image"] for fact in facts.values())
     plan = replace(
         plan,
@@ -207,6 +212,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         digest=f"{FENCED}{config.digest()}",
         config=config.model_dump(mode="json"),
         numbers=config.numbers(),
+        metric=METRIC,
         planned=plan.counts(),
         models=[model.name for model in config.models],
         cams=list(config.cams),
@@ -217,7 +223,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
                           replicate=variant.replicate)
             for variant in plan.variants
         ],
-        warnings=list(plan.warnings),
+        warnings=warnings,
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
         weights_sha256=dict(plan.weights),
         pass_sizes=dict(plan.pass_sizes),
@@ -230,7 +236,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         hardware=hardware(),
         started=utc(),
     )  # fmt: skip
-    for warning in plan.warnings:
+    for warning in warnings:
         say(f"warning: {warning}")
     counts = plan.counts()
     say(

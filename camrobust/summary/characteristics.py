@@ -20,7 +20,14 @@ from camrobust.summary.intervals import t_interval
 from camrobust.summary.line_tables import Line, line_table
 from camrobust.summary.profiles import Profile
 from camrobust.summary.ranktests import holm
-from camrobust.summary.regression import adjusted_difference, share_interval, shares, spearman_interval, spearman_p
+from camrobust.summary.regression import (
+    adjusted_difference,
+    rank_of,
+    share_interval,
+    shares,
+    spearman_interval,
+    spearman_p,
+)
 
 Array = NDArray[np.float64]
 KEYS = ("dataset", "image_id", "label")
@@ -128,7 +135,7 @@ def _explained(group: Line, columns: Mapping[str, Array], ranked: Array) -> list
     table /= np.sqrt((table**2).sum(axis=1, keepdims=True))
     whole = table @ table.T
     S, r = whole[:-1, :-1], np.clip(whole[:-1, -1], -1, 1)
-    k = len(varying)
+    k = rank_of(S)
     R2, alone = shares(S, r)
     low, high = spearman_interval(r, n)
     p = spearman_p(r, n)

@@ -93,7 +93,9 @@ def cliffs_delta(first: NDArray[np.floating[Any]], second: NDArray[np.floating[A
         or if a group has fewer than two images.
 
     References:
-        Cliff 1993, Psychological Bulletin 114; Feng & Cliff 2004 (the asymmetric interval).
+        Cliff 1993, Psychological Bulletin 114; Feng & Cliff 2004 (the asymmetric interval). The variance is the
+        consistent one, s²(row means)/n + s²(column means)/m of the dominance matrix, without the third term of Cliff's
+        unbiased estimate, and at least (1 - δ²)/(n·m - 1).
     """
     x, y = np.sort(first.astype(np.float64)), np.sort(second.astype(np.float64))
     rows, columns = _dominance(x, y), -_dominance(y, x)

@@ -38,6 +38,12 @@ def _explained_by(S: Array, r: Array) -> float:
     return float(np.clip(r @ np.linalg.pinv(S, rcond=COLLINEAR, hermitian=True) @ r, 0, 1))
 
 
+def rank_of(S: Array) -> int:
+    """The number of columns without those that are linear combinations of others, from their correlations (k, k)."""
+    values = np.linalg.eigvalsh(S)
+    return int((values > COLLINEAR * values[-1]).sum())
+
+
 def spearman_interval(rho: Array, n: int, level: float = LEVEL) -> tuple[Array, Array]:
     """Intervals of rank correlations by Fisher's z with the variance of Bonett and Wright.
 

@@ -153,7 +153,10 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("rows", [[0], [*range(10)], [*range(10)] * 12])
 def test_a_comparison_takes_few_operations_however_many_images(rows):
-    """Matrices, scores, both overlaps, all default measures, flat and finite maps; 546 for one image before."""
+    """Matrices, scores, both overlaps, all default measures, flat and finite maps.
+
+    Half a hundred of them group ties exactly, which takes two operations for every bit of the number of segments.
+    """
     given = inputs(torch.tensor(rows))
     labels = torch.stack([torch.arange(SIZE[0] * SIZE[1]).reshape(SIZE) * m // (SIZE[0] * SIZE[1]) for m in COUNTS])
     with Operations() as operations:
@@ -165,7 +168,7 @@ def test_a_comparison_takes_few_operations_however_many_images(rows):
             if one.default:
                 both.measure(one)
         assert both.flat.shape == both.finite.shape
-    assert sum(operations.count.values()) <= 310, operations.count.most_common()
+    assert sum(operations.count.values()) <= 362, operations.count.most_common()
 
 
 def test_scores_of_real_sizes_rank_as_before():

@@ -100,6 +100,16 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path, capsys, changes, sen
     assert not (tmp_path / "c").exists()
 
 
+def test_runs_of_two_versions_of_the_metric_are_not_pooled(tmp_path, capsys):
+    parts = [write_run(tmp_path / "a", levels=LEVELS[:1]), write_run(tmp_path / "b", levels=LEVELS[1:])]
+    change_document(parts[1], metric=2)
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c")]) == 2
+    assert "cannot be combined (different: metric version); combine runs of the same metric" in capsys.readouterr().err
+    change_document(parts[0], metric=2)
+    combine(parts, open_run(str(tmp_path / "c")))
+    assert json.loads((tmp_path / "c" / "combined.json").read_text())["metric"] == 2
+
+
 def test_seeds_perturbations_and_intervals_may_differ():
     numbers = parse_config({"output": "x", "datasets": [{"name": "d", "images": "i"}], "models": ["a:b"],
                             "cams": ["gradcam"], "perturbations": ["contrast:1"]}).numbers()  # fmt: skip

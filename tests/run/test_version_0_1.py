@@ -9,6 +9,7 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
+from camrobust.contract.defaults import METRIC
 from camrobust.contract.former_names import renamed_settings
 from camrobust.interface.evaluation import load_run
 from camrobust.results.folder import open_run
@@ -32,7 +33,9 @@ def old(tmp_path, monkeypatch):
         moved = pl.col("uri").str.replace(r"^.*/photos/", f"{tmp_path}/photos/")
         pl.read_parquet(manifest).with_columns(moved).write_parquet(manifest)
         run = tmp_path / name / "run.json"
-        run.write_text(run.read_text().replace("camrobust.chaos.model", "camrobust.bench.chaos.model"))
+        document = json.loads(run.read_text().replace("camrobust.chaos.model", "camrobust.bench.chaos.model"))
+        # Its metric was the first; without this line, no more images would be measured (the last test).
+        run.write_text(json.dumps(document | {"metric": METRIC}))
         config = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
         config["models"][0]["builder"] = "camrobust.bench.chaos.model:build"
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(renamed_settings(config)))
@@ -87,3 +90,18 @@ def test_failed_images_of_an_old_run_are_measured_again(old, capsys):
     assert after.filter(pl.col("image_id") != "cut.jpg").equals(before)
     assert after.height == ROWS // 8 * 9
     assert failures(old / "complete").is_empty()
+
+
+@pytest.mark.parametrize("arguments", [("half.yaml",), ("complete.yaml", "--retry-failures")])
+def test_images_are_not_measured_with_two_versions_of_the_metric(old, capsys, arguments):
+    folder = old / arguments[0].removesuffix(".yaml")
+    document = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({key: document[key] for key in document if key != "metric"}))
+    before = scores(folder)
+    code, _, told = camrobust(capsys, "run", *arguments)
+    assert code == 2
+    assert (
+        f"was begun with version 1 of the metric, and this camrobust measures with version {METRIC}; finish it with "
+        "camrobust 0.1.0, or --fresh to start in a new folder beside it" in told
+    )
+    assert scores(folder).equals(before)

@@ -41,6 +41,22 @@ def test_correlations_are_scipys_over_the_images_that_have_both():
         assert line["share"] == pytest.approx(line["effect"] ** 2)
 
 
+def test_copies_of_a_property_are_no_degrees_of_freedom():
+    """Of 20 images, four properties of which two say what the others say explain as much as two."""
+    table = scores(images=20, cams=("a",), flip=-1, bad=0)
+    floats = [name for name in PROPERTIES if images(table).schema[name].is_float()]
+    first, second, *others = floats
+    missing = photos(table).with_columns(pl.lit(None, pl.Float32).alias(name) for name in others)
+    copied = missing.with_columns((3 * pl.col(first)).alias(others[0]), (pl.col(second) - 1).alias(others[1]))
+    lines = [
+        characterise(profiles(table), pictures).filter(pl.col("analysis") == "all_properties")
+        for pictures in (missing, copied)
+    ]
+    assert lines[0].height > 0
+    for name in ("share", "share_lower", "share_upper", "p"):
+        assert lines[1][name].to_list() == pytest.approx(lines[0][name].to_list())
+
+
 def test_families_and_pooling():
     table = scores(images=12, cams=("a",), datasets=("d", "e"), perturbations=("p", "q", "r"), flip=-1, bad=0)
     found = characterise(profiles(table, families={"p": "noise", "q": "noise"}), photos(table))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from camrobust.summary.regression import adjusted_difference, share_interval, shares, spearman_interval
+from camrobust.summary.regression import adjusted_difference, rank_of, share_interval, shares, spearman_interval
 
 
 def test_shares_are_those_of_least_squares():
@@ -28,6 +28,18 @@ def test_equal_columns_add_nothing_alone():
     R2, alone = shares(S, np.array([0.6, 0.6, 0.3]))
     assert pytest.approx(0.36 + 0.09) == R2
     assert alone == pytest.approx([0, 0, 0.09], abs=1e-9)
+
+
+def test_the_rank_counts_no_column_twice():
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(20, 3))
+    for columns, rank in (
+        (X, 3),
+        (np.column_stack([X, X]), 3),
+        (np.column_stack([X, X @ [1, 2, 3]]), 3),
+        (X[:, :1], 1),
+    ):
+        assert rank_of(np.corrcoef(columns.T).reshape(columns.shape[1], -1)) == rank
 
 
 def test_intervals_cover_planted_correlations():

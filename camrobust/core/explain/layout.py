@@ -6,6 +6,7 @@ or such a grid halved (by patch merging). Further tokens in a row are class and 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,11 +28,14 @@ class Layout:
         order: "map" (B, C, h, w), "last" (B, h, w, C) or "tokens" (B, P + h·w, C).
         prefix: P, the number of tokens without a position in front of the others.
         grid: h and w of the positions in a row of tokens.
+        places: for every position of the picture, row by row, the number of its token, counted behind the prefix; empty
+            if tokens follow the picture.
     """
 
     order: str = "map"
     prefix: int = 0
     grid: Grid = (0, 0)
+    places: tuple[int, ...] = ()
 
     def to_map(self, values: Tensor) -> Tensor:
         """A layer's output as a feature map (B, C, h, w), without the tokens that have no position.
@@ -49,7 +53,10 @@ class Layout:
                 f"target_layer: must put out {self.prefix} + {h}·{w} tokens, got {values.shape[1]}; "
                 "load the model for images of this size"
             )
-        return values[:, self.prefix :].transpose(1, 2).reshape(len(values), -1, h, w)
+        tokens = values[:, self.prefix :]
+        if self.places:
+            tokens = tokens.index_select(1, _index(self.places, tokens.device))
+        return tokens.transpose(1, 2).reshape(len(values), -1, h, w)
 
     def from_map(self, maps: Tensor, values: Tensor) -> Tensor:
         """A feature map (N, C, h, w) in the layer's own order; `values` (N, …) give the tokens without a position."""
@@ -57,7 +64,16 @@ class Layout:
             return maps
         if self.order == "last":
             return maps.permute(0, 2, 3, 1)
-        return torch.cat((values[:, : self.prefix], maps.flatten(2).transpose(1, 2).to(values.dtype)), dim=1)
+        tokens = maps.flatten(2).transpose(1, 2).to(values.dtype)
+        if self.places:
+            tokens = tokens.index_select(1, _index(self.places, tokens.device).argsort())
+        return torch.cat((values[:, : self.prefix], tokens), dim=1)
+
+
+@lru_cache(maxsize=8)
+def _index(places: tuple[int, ...], device: torch.device) -> Tensor:
+    """The numbers of tokens as a tensor, put on a device once."""
+    return torch.tensor(places, device=device)
 
 
 FEATURE_MAP = Layout()
@@ -74,8 +90,8 @@ def with_halved_grids(shapes: Iterable[Grid]) -> set[Grid]:
     return grids
 
 
-def layout_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout | None:
-    """The layout of an output with a given shape, None if the output has no positions.
+def layouts_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> list[Layout]:
+    """The layouts that an output of a given shape can have, likeliest first; none if the output has no positions.
 
     Args:
         shape: the output's shape.
@@ -83,16 +99,17 @@ def layout_of(shape: tuple[int, ...], grids: set[Grid], image: Grid) -> Layout |
         image: height and width of the input, px.
     """
     if len(shape) == 4:
-        for order, h, w in (("map", shape[2], shape[3]), ("last", shape[1], shape[2])):
-            if h * w > 1 and _fits((h, w), grids, image):
-                return Layout(order)
+        orders = (("map", shape[2], shape[3]), ("last", shape[1], shape[2]))
+        return [Layout(order) for order, h, w in orders if h * w > 1 and _fits((h, w), grids, image)]
     if len(shape) == 3:
         known = grids or {(side * image[0] // min(image), side * image[1] // min(image)) for side in range(2, 65)}
-        for prefix in range(MOST_PREFIX + 1):
-            for h, w in known:
-                if h * w == shape[1] - prefix and h * w > max(1, prefix):
-                    return Layout("tokens", prefix, (h, w))
-    return None
+        return [
+            Layout("tokens", prefix, (h, w))
+            for prefix in range(MOST_PREFIX + 1)
+            for h, w in known
+            if h * w == shape[1] - prefix and h * w > max(1, prefix)
+        ]
+    return []
 
 
 def _fits(grid: Grid, grids: set[Grid], image: Grid) -> bool:

@@ -48,6 +48,7 @@ class Network:
         precision: number format in which the layers compute.
         prefix: the compiled part up to the target layer (see `compiled`), from images to the layer's output and the
             tail's context; None to run the module itself.
+        outputs: what the module puts out, "logits", "probabilities" or "sigmoids"; all are called logits elsewhere.
     """
 
     module: nn.Module
@@ -59,6 +60,11 @@ class Network:
     first_affine: FirstAffine | None = None
     precision: str = "fp32"
     prefix: Callable[[Tensor], tuple[object, ...]] | None = None
+    outputs: str = "logits"
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probabilities of the classes, (B, n), for what the module put out: a softmax, unless it holds one."""
+        return logits if self.outputs == "probabilities" else logits.softmax(dim=1)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, n) float32 of normalised images (B, 3, H, W)."""

@@ -232,8 +232,8 @@ def _checked(parts: FirstAffine, activations: Tensor, logits_of: Callable[[objec
     return FirstAffine(parts.before, parts.affine, parts.after, per_class=True)
 
 
-def nearly_equal(values: Tensor, wanted: Tensor) -> bool:
-    """Whether values are equal up to `TOLERANCE` times the largest wanted magnitude."""
+def nearly_equal(values: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Whether values are equal up to a tolerance times the largest wanted magnitude."""
     if values.shape != wanted.shape:
         return False
-    return bool((values - wanted).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=1e-12))
+    return bool((values - wanted).abs().max() <= tolerance * wanted.abs().max().clamp(min=1e-12))

@@ -7,49 +7,31 @@ attention.
 Not considered are:
 
 - layers that only pool or pass their input on;
-- projections to another width inside a transformer's block;
+- layers whose positions are not in the order of the picture's;
+- layers that hand on more than one tensor, if only a part of the gradient passes the first (a map beside its mean);
+- projections inside a transformer's block: to another width, or affine in each token (query, key, value);
 - in a model that ends in a convolution with one channel per class (SqueezeNet), that convolution and all behind it.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import Evidence, collect
-from camrobust.core.explain.hooks import hooked
-from camrobust.core.explain.layout import Grid, Layout, layout_of, tensor_in, with_halved_grids
+from camrobust.core.explain.layer_runs import LayerRun, class_heads, gradients, layer_runs, layouts_by_name, scores
+from camrobust.core.explain.layout import Layout
 from camrobust.core.explain.network import Network, frozen, logits_of
+from camrobust.core.explain.place import carries_gradient, is_projection
+from camrobust.core.explain.positions import layout_by_patches
 from camrobust.core.explain.tail import PooledHead, Tail, cut_tail, nearly_equal, split_at_first_affine
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
            nn.Softmax)  # fmt: skip
-"""Layers that only pool or pass their input on."""
-GRIDS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-"""Layers whose outputs define the grids of positions of a model."""
-
-
-class _LayerRun(NamedTuple):
-    """A layer in a forward pass.
-
-    Attributes:
-        name: dotted name of the layer.
-        module: the layer.
-        source: its first input, None if that is no tensor.
-        output: its output.
-        is_view: the output is a reshaped view of the input.
-    """
-
-    name: str
-    module: nn.Module
-    source: Tensor | None
-    output: Tensor
-    is_view: bool
+"""Layers that only pool or pass their input on; others that return their input itself are seen to do so."""
 
 
 def build_network(module: nn.Module, sample: Tensor, target_layer: str | None = None) -> Network:
@@ -88,109 +70,93 @@ def discover(module: nn.Module, sample: Tensor) -> tuple[str, Layout]:
     Raises:
         UserError: the model has no layer with positions on which the logits depend.
     """
-    runs, logits = _layer_runs(module, sample)
-    layouts = _layouts(runs, sample)
+    runs, logits = layer_runs(module, sample)
+    layouts = layouts_by_name(runs, sample)
     candidates = _candidates(runs, layouts, logits.shape[1])[::-1]
     with torch.enable_grad():
-        for score in _scores(runs, logits):
-            for layer, gradient in zip(candidates, _gradients(score, candidates), strict=True):
-                if gradient is not None and bool((layouts[layer.name].to_map(gradient) != 0).any()):
-                    return layer.name, layouts[layer.name]
+        every_score = list(scores(runs, logits))
+    for number, score in enumerate(every_score):
+        for layer, gradient in zip(candidates, gradients(score, candidates), strict=True):
+            layout = layouts[layer.name][0]
+            if gradient is None or not bool((layout.to_map(gradient) != 0).any()):
+                continue
+            if carries_gradient(module, sample, layer.name, number, gradient):
+                verified = layout_by_patches(module, sample, layer.name, layouts[layer.name])
+                if verified is not None:
+                    return layer.name, verified
     raise UserError(
         "target_layer: no layer with a spatial output was found in this model; name one with `target_layer:`"
     )
 
 
-def _candidates(runs: list[_LayerRun], layouts: dict[str, Layout], classes: int) -> list[_LayerRun]:
+def _candidates(runs: list[LayerRun], layouts: dict[str, list[Layout]], classes: int) -> list[LayerRun]:
     """The layers that could be the target layer, in the order in which they finished."""
     counts = Counter(run.name for run in runs)
+    order = {name: fitting[0].order for name, fitting in layouts.items()}
     layers = [
         run for run in runs
-        if run.name in layouts and counts[run.name] == 1 and not run.is_view
+        if run.name in layouts and counts[run.name] == 1 and not run.passes_on
         and not isinstance(run.module, PASS_THROUGH)
-        and not (isinstance(run.module, nn.Linear) and layouts[run.name].order != "map")
+        and not is_projection(run, layouts[run.name][0])
     ]  # fmt: skip
-    if not _heads(runs, classes):
-        while layers and layouts[layers[-1].name].order == "map" and layers[-1].output.shape[1] == classes:
+    if not class_heads(runs, classes):
+        while layers and order[layers[-1].name] == "map" and layers[-1].output.shape[1] == classes:
             layers.pop()
-    widths = [run.output.shape[-1] for run in layers if layouts[run.name].order != "map"]
-    return [run for run in layers if layouts[run.name].order == "map" or run.output.shape[-1] == widths[-1]]
-
-
-def _heads(runs: list[_LayerRun], classes: int) -> list[_LayerRun]:
-    """The linear layers with one output per class."""
-    return [run for run in runs if isinstance(run.module, nn.Linear) and run.output.shape[-1] == classes]
-
-
-def _scores(runs: list[_LayerRun], logits: Tensor) -> Iterator[Tensor]:
-    """Scalars to take gradients of: the sum of the highest logits, then a random mix of the head's input.
-
-    The second one is for a head of zeros, through which no gradient passes.
-    """
-    yield logits.amax(dim=1).sum()
-    for head in _heads(runs, logits.shape[1])[-1:]:
-        if head.source is not None:
-            mixed = torch.randn(head.source.shape, generator=torch.Generator().manual_seed(0)).to(logits.device)
-            yield (head.source * mixed).sum()
-
-
-def _layer_runs(module: nn.Module, sample: Tensor) -> tuple[list[_LayerRun], Tensor]:
-    """All layers in the order in which they finished, and the logits, recorded by autograd."""
-    names = {part: name for name, part in module.named_modules() if name}
-    runs: list[_LayerRun] = []
-
-    def note(part: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        tensor = tensor_in(output)
-        if tensor is not None:
-            source = tensor_in(inputs)
-            is_view = source is not None and source.shape != tensor.shape and source.data_ptr() == tensor.data_ptr()
-            runs.append(_LayerRun(names[part], part, source, tensor, is_view))
-
-    with hooked(names, note), torch.enable_grad(), frozen(module):
-        return runs, logits_of(module(sample.clone().requires_grad_()))
-
-
-def _layouts(runs: list[_LayerRun], sample: Tensor) -> dict[str, Layout]:
-    """The layout of every layer whose output has more than one position, by its name."""
-    image: Grid = (sample.shape[2], sample.shape[3])
-    per_image = [run for run in runs if len(run.output) == len(sample)]
-    shapes = [run.output.shape[2:] for run in per_image if isinstance(run.module, GRIDS) and run.output.ndim == 4]
-    grids = with_halved_grids((int(shape[0]), int(shape[1])) for shape in shapes)
-    layouts = {}
-    for run in per_image:
-        layout = layout_of(tuple(run.output.shape), grids, image)
-        if layout is not None:
-            layouts[run.name] = layout
-    return layouts
-
-
-def _gradients(score: Tensor, candidates: list[_LayerRun]) -> list[Tensor | None]:
-    """The gradient of a score with respect to the output of each candidate, None if it does not depend on it."""
-    recorded = [run.output for run in candidates if run.output.requires_grad and score.requires_grad]
-    if not recorded:
-        return [None] * len(candidates)
-    gradients = iter(torch.autograd.grad(score, recorded, allow_unused=True, retain_graph=True))
-    return [next(gradients) if run.output.requires_grad else None for run in candidates]
+    widths = [run.output.shape[-1] for run in layers if order[run.name] != "map"]
+    return [run for run in layers if order[run.name] == "map" or run.output.shape[-1] == widths[-1]]
 
 
 def _checked(module: nn.Module, sample: Tensor, name: str) -> Layout:
-    """The layout of a layer that the user named; that of a layer that does not run is left to the shared pass.
+    """The layout of a layer that the user named; that of a layer that does not run once is left to the shared pass.
 
     Raises:
-        UserError: the output of the layer has no positions, or only one.
+        UserError: the output of the layer has no positions, or only one, or they are not in the picture's order; or
+            only a part of its gradient can be had.
     """
-    runs, _ = _layer_runs(module, sample)
-    outputs = [run.output for run in runs if run.name == name]
-    layout = _layouts(runs, sample).get(name)
-    if layout is None and outputs:
-        shape = tuple(outputs[-1].shape)
-        if len(shape) == 4 and shape[2] * shape[3] == 1:
-            raise UserError(f"target_layer: '{name}' puts out a single position, so it has no map; choose one before")
+    runs, logits = layer_runs(module, sample)
+    named = [run for run in runs if run.name == name]
+    layouts = layouts_by_name(runs, sample).get(name, [])
+    if not layouts and named:
+        raise UserError(_no_positions(name, tuple(named[-1].output.shape)))
+    if len(named) != 1:
+        return Layout()
+    with torch.enable_grad():
+        every_score = list(scores(runs, logits))
+    by_score = [gradients(score, named)[0] for score in every_score]
+    arriving = [(number, one) for number, one in enumerate(by_score) if one is not None and bool(one.any())]
+    for number, gradient in arriving[:1]:
+        if not carries_gradient(module, sample, name, number, gradient):
+            raise UserError(_partial(named[0], runs))
+    layout = layout_by_patches(module, sample, name, layouts)
+    if layout is None:
         raise UserError(
-            f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens (B, N, C), "
-            f"got {shape}; choose another layer"
+            f"target_layer: the positions of '{name}' are not in the order of the picture's, so its maps would be "
+            "scrambled; choose another layer"
         )
-    return layout or Layout()
+    return layout
+
+
+def _no_positions(name: str, shape: tuple[int, ...]) -> str:
+    """That a layer's output of some shape has no positions, or only one."""
+    if len(shape) == 4 and shape[2] * shape[3] == 1:
+        return f"target_layer: '{name}' puts out a single position, so it has no map; choose one before"
+    return (
+        f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens (B, N, C), got {shape}; "
+        "choose another layer"
+    )
+
+
+def _partial(layer: LayerRun, runs: list[LayerRun]) -> str:
+    """That only a part of a layer's gradient can be had, with the layer inside it that puts out the same map."""
+    inside = [
+        run.name for run in runs
+        if run.name.startswith(f"{layer.name}.") and run.output.data_ptr() == layer.output.data_ptr()
+        and run.output.shape == layer.output.shape
+    ]  # fmt: skip
+    return (
+        f"target_layer: '{layer.name}' hands on more than its map, so a part of the gradient passes the map by; choose "
+        + (f"'{inside[-1]}'" if inside else "a layer inside it")
+    )
 
 
 def _tail(evidence: Evidence) -> Tail | None:

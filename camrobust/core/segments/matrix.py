@@ -87,9 +87,9 @@ def segment_scores(maps: Tensor, matrices: Tensor, owner: Tensor) -> Tensor:
         owner: (R,) int64, the image of each row.
 
     Returns:
-        (R, K, M) float32; 0 in the padding, or NaN where the map holds numbers that are not finite. The products have
-        one shape, (K, h·w) by (h·w, TILE), whatever M and R are. A product of another shape adds in another order on
-        a CPU, so that the last bits of an image's scores would depend on its neighbours.
+        (R, K, M) float64, summed in float64; 0 in the padding, or NaN where the map holds numbers that are not finite.
+        The products have one shape, (K, h·w) by (h·w, TILE), whatever M and R are. A product of another shape adds in
+        another order on a CPU, so that the last bits of an image's scores would depend on its neighbours.
 
     Raises:
         ValueError: M is no multiple of TILE.
@@ -101,5 +101,7 @@ def segment_scores(maps: Tensor, matrices: Tensor, owner: Tensor) -> Tensor:
             "use segment_matrices"
         )
     tiles = matrices.index_select(0, owner).reshape(R, -1, TILE, cells)
-    scores = maps[:, None] @ tiles.mT
+    # Rows of TILE numbers begin at whole cache lines; the products of other rows have other last bits here and there.
+    columns = tiles.mT.to(torch.float64, memory_format=torch.contiguous_format)
+    scores = maps.double()[:, None] @ columns
     return scores.transpose(1, 2).reshape(R, K, -1)

@@ -30,14 +30,14 @@ def pearson(clean: Tensor, noisy: Tensor) -> Tensor:
 
 def average_ranks(values: Tensor) -> Tensor:
     """Ascending ranks from 1, (…, n) float64; tied values share their mean rank."""
-    smaller, not_larger = MapPair(values).ranks
-    return (smaller + not_larger + 1).double() / 2
+    first, last = MapPair(values).groups
+    return values.shape[-1] - (first + last).double() / 2
 
 
 def _spearman_of(pair: MapPair) -> Tensor:
-    smaller, not_larger = pair.ranks
-    # Twice the ranks minus their mean, which is (n+1)/2 whatever the ties.
-    return _cosine((smaller + not_larger).sub_(pair.n).double())
+    first, last = pair.groups
+    # Twice the ranks from 0 minus their mean, which is (n-1)/2 whatever the ties.
+    return _cosine((first + last).sub_(pair.n - 1).double())
 
 
 @similarity(

@@ -43,9 +43,9 @@ def js(clean: Tensor, noisy: Tensor) -> Tensor:
 
 def _topk_iou_of(pair: MapPair) -> Tensor:
     k = math.ceil(TOP_SHARE * pair.n)
-    smaller, not_larger = pair.ranks
-    # Of a group of equal values, the part above the n-k smallest ones is in the top k.
-    members = (not_larger - (pair.n - k)).double().div_(not_larger - smaller).clamp_(0, 1)
+    first, last = pair.groups
+    # Of a group of tied values, the part before rank k is in the top k.
+    members = (k - first).double().div_(last - first + 1).clamp_(0, 1)
     shared = members.amin(dim=0).sum(dim=-1)
     return shared / (2 * k - shared)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.similarity.registry import nearly_equal
+from camrobust.core.ties import tie_groups
 
 GREY_LEVELS = 255
 """Relative changes are divided by at least one grey level: 1/255 of the pixel range or of a map's largest magnitude.
@@ -104,9 +105,11 @@ class MapPair:
         return clean - noisy
 
     @cached_property
-    def ranks(self) -> tuple[Tensor, Tensor]:
-        """How many values of a map are smaller than each, and how many are not larger; (2, …, n) int64 twice."""
-        ascending, order = self.maps.sort(dim=-1)
-        sides = [torch.searchsorted(ascending, ascending, right=right) for right in (False, True)]
-        smaller, not_larger = (torch.empty_like(order).scatter_(-1, order, side) for side in sides)
-        return smaller, not_larger
+    def groups(self) -> tuple[Tensor, Tensor]:
+        """The first and the last rank, from 0 for the highest value, of every value's tie group; (2, …, n) int64 twice.
+
+        Which values are tied, `core.ties` says.
+        """
+        falling, order = self.values.neg().sort(dim=-1)
+        first, last = (torch.empty_like(order).scatter_(-1, order, side) for side in tie_groups(falling, self.largest))
+        return first, last

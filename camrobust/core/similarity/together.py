@@ -25,7 +25,7 @@ class Together:
     Attributes:
         positions: clean and noisy maps, (R, K, n) float32 each.
         grid: the same maps (R, K, h, w), and (H, W) of the image in px.
-        segments: clean and noisy scores (R, K, M) float32, and the number of segments of each row, (R,) or (R, 1)
+        segments: clean and noisy scores (R, K, M) float64, and the number of segments of each row, (R,) or (R, 1)
             int64; None where no row is padded. The padding may hold any values.
         change: the same maps (R, K, n), and the change of image and model, each of its fields (R, 1) float64.
     """

@@ -101,5 +101,5 @@ def recipro_cam(evidence: Evidence) -> Tensor:
     probabilities = []
     for row, place in evidence.reruns(h * w):
         logits = evidence.logits_of_activations(evidence.activations[row] * masks[place][:, None], row)
-        probabilities.append(evidence.explained_logit(logits.softmax(dim=1), row))
+        probabilities.append(evidence.explained_logit(evidence.network.probabilities(logits), row))
     return torch.cat(probabilities).reshape(B, h, w)
