@@ -4,3 +4,5 @@ RESIZE, CROP = 256, 224
 """Shorter side of a photo after resizing, and side of its centre crop, px."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """Number formats in which a model's layers may compute, the default first. tf32 differs from fp32 on CUDA only."""
+REPLACEMENT_S = 300.0
+"""Seconds from the loss of a spot machine until another one works, for `camrobust plan`; assumed, not measured."""

@@ -70,7 +70,15 @@ def plan(given: Given) -> int:
 
     config = load_config(given.config, given.set, given.output)
     folder = open_run(config.output)
-    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour)
+    rows = estimate(
+        config,
+        given.forwards_per_s,
+        given.workers,
+        given.images,
+        given.dollars_per_hour,
+        given.interruptions,
+        given.replacement_s,
+    )
     if not folder.holds("run.json"):
         folder.check_ours()
     if given.json:
