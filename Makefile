@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+IMAGE := .venv-image
 
-.PHONY: azurite demo test test-all test-model test-lowest lint bench reference clean
+.PHONY: azurite demo test test-all test-model test-lowest lint bench reference lock image image-check clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
@@ -41,6 +42,32 @@ reference: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/camrobust bench peers
 
+# What the image installs: the versions that the tests ran with here, for its Python and processor, with their hashes.
+lock: $(VENV)/dev
+	$(PYTHON) -m venv --clear $(IMAGE)
+	$(IMAGE)/bin/python -m pip install --quiet $(shell grep -o 'uv==[0-9.]*' jobs/install.sh)
+	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/+[a-z0-9.]*$$//;/==/p' >$(IMAGE)/tested.txt
+	$(IMAGE)/bin/uv pip compile pyproject.toml --extra timm --constraints $(IMAGE)/tested.txt --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --quiet --upgrade \
+	  --custom-compile-command 'make lock' --output-file requirements.lock
+
+# Then push it to your registry under the name that cluster.yaml and jobs/rayjob.yaml have.
+image:
+	docker build --tag $(shell sed -n 's/^  image: \([^ ]*\).*/\1/p' cluster.yaml) .
+
+# The image's install steps in a fresh environment of its Python, without a container: all of it as a dry run, then for
+# real, where WITHOUT= installs torch and CUDA, too (6 GB).
+WITHOUT := ^(torch|torchvision|triton|timm|cuda|nvidia)\b
+image-check: $(BIN)/python
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the image has Python 3.11: make PYTHON=python3.11")'
+	$(BIN)/python -m venv --clear $(IMAGE)
+	$(IMAGE)/bin/python -m pip wheel --quiet --no-deps --wheel-dir $(IMAGE)/wheel .
+	jobs/install.sh $(IMAGE)/bin/python $(IMAGE)/wheel/*.whl --dry-run
+	grep -oE '$(if $(WITHOUT),$(WITHOUT)[a-z0-9-]*,^$$)' requirements.lock >$(IMAGE)/without || true
+	jobs/install.sh $(IMAGE)/bin/python $(IMAGE)/wheel/*.whl --excludes $(IMAGE)/without
+	$(if $(WITHOUT),,$(IMAGE)/bin/python -m uv pip check --python $(IMAGE)/bin/python)
+	cd $(IMAGE) && bin/camrobust --help >/dev/null
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "camrobust needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -65,4 +92,4 @@ $(LOWEST)/dev: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo-run
+	rm -rf $(VENV) $(LOWEST) $(IMAGE) demo-run

@@ -32,6 +32,10 @@ WORKERS = {
     "idleTimeoutSeconds": int, "scaleStrategy": MAP, "suspend": bool,
 }  # fmt: skip
 AUTHENTICATION = {"mode": str}
+AUTOSCALER = {
+    "version": str, "idleTimeoutSeconds": int, "upscalingMode": str, "image": str, "imagePullPolicy": str,
+    "resources": MAP, "securityContext": MAP, "env": list, "envFrom": list, "volumeMounts": list,
+}  # fmt: skip
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 KNOWS_TOKENS = (2, 52)
 """The operator refuses tokens for an older Ray, or for one without a version."""
@@ -93,6 +97,18 @@ def authentication_mistakes(cluster):
     return lines
 
 
+def autoscaler_mistakes(cluster):
+    options = cluster.get("autoscalerOptions", {})
+    lines = keys("cluster.autoscalerOptions", options, AUTOSCALER, [])
+    version = options.get("version")
+    if version not in (None, "v1", "v2"):
+        lines.append("cluster.autoscalerOptions.version: unknown")
+    elif version != "v2" and any(group.get("labels") for group in cluster.get("workerGroupSpecs", [])):
+        # KubeRay itself lets it pass, and Ray's default depends on the versions of both.
+        lines.append("cluster.autoscalerOptions: only version v2 starts pods by their labels")
+    return lines
+
+
 def mistakes(document):
     """Everything in a RayJob that KubeRay would refuse by the rules above."""
     job, name = document.get("spec", {}), document.get("metadata", {}).get("name", "")
@@ -111,7 +127,7 @@ def mistakes(document):
     ]
     cluster = job.get("rayClusterSpec", {})
     lines += keys("cluster", cluster, CLUSTER, ["headGroupSpec"])
-    lines += authentication_mistakes(cluster)
+    lines += authentication_mistakes(cluster) + autoscaler_mistakes(cluster)
     head = cluster.get("headGroupSpec", {})
     lines += keys("head", head, HEAD, ["template"]) + group_mistakes("head", head)
     groups = cluster.get("workerGroupSpecs", [])
@@ -156,6 +172,13 @@ def test_kuberay_accepts_the_manifest():
         (["spec", "rayClusterSpec", "authOptions"], {"mode": "Token"}, "cluster.authOptions.mode: unknown"),
         (["spec", "rayClusterSpec", "authOptions"], {"token": "x"}, "cluster.authOptions: no key token"),
         (["spec", "rayClusterSpec", "rayVersion"], "2.51.0", "cluster.authOptions: needs rayVersion 2.52.0 or newer"),
+        (["spec", "rayClusterSpec", "autoscalerOptions"], {},
+         "cluster.autoscalerOptions: only version v2 starts pods by their labels"),
+        (["spec", "rayClusterSpec", "autoscalerOptions", "version"], "2", "cluster.autoscalerOptions.version: unknown"),
+        (["spec", "rayClusterSpec", "autoscalerOptions", "idleTimeout"], 5,
+         "cluster.autoscalerOptions: no key idleTimeout"),
+        (["spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "restartPolicy"], "Always",
+         "head: restartPolicy must be Never with the autoscaler"),
         (["metadata", "name"], "Cam_Robust", "metadata.name: Cam_Robust is no name of at most 47 characters"),
     ],
 )  # fmt: skip
@@ -172,6 +195,17 @@ def test_the_cluster_of_the_manifest_requires_a_token():
     assert job()["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
+def test_every_pod_sees_the_weights_and_has_a_sized_disk():
+    cluster = job()["spec"]["rayClusterSpec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        assert [volume["name"] for volume in pod["volumes"]] == ["weights"]
+        (container,) = pod["containers"]
+        assert container["volumeMounts"] == [{"name": "weights", "mountPath": "/weights"}]
+        assert "VOLUME /weights" in (ROOT / "Dockerfile").read_text()
+        assert all("ephemeral-storage" in amounts for amounts in container["resources"].values())
+
+
 def test_rays_autoscaler_reads_the_groups_that_the_configuration_names(caplog):
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
@@ -185,5 +219,7 @@ def test_rays_autoscaler_reads_the_groups_that_the_configuration_names(caplog):
     assert [name for name, one in types.items() if loaders <= one["labels"].items()] == ["cpu-spot"]
     assert types["gpu-spot"]["resources"]["GPU"] == 1
     assert types["headgroup"]["resources"]["CPU"] == 0
+    assert wanted["loader_labels"] == {"role": "cpu"}
+    assert read["idle_timeout_minutes"] == 5
     on_vms = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
     assert {one["labels"]["role"] for one in on_vms.values()} == {one["labels"]["role"] for one in types.values()}

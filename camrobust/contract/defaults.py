@@ -7,3 +7,5 @@ METRIC = 2
 float64, and tied if they differ by rounding only (`core.ties`)."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """Number formats in which a model's layers may compute, the default first. tf32 differs from fp32 on CUDA only."""
+REPLACEMENT_S = 300.0
+"""Seconds from the loss of a spot machine until another one works, for `camrobust plan`; assumed, not measured."""

@@ -8,12 +8,15 @@ import torch
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
+from camrobust.contract.defaults import REPLACEMENT_S
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
 from camrobust.measure.image import explain_variants
 from camrobust.measure.settings import ImageVariants, Sample
+from camrobust.run.batch_sizes import images_per_block, images_per_commit
+from camrobust.run.interruptions import Fleet, expected
 from camrobust.run.plan import Plan, build, check_models, make_plan, settings_of
 
 PASSES = 3
@@ -27,6 +30,8 @@ def estimate(
     workers: int = 1,
     images: int | None = None,
     dollars_per_hour: float | None = None,
+    interruptions_per_h: float | None = None,
+    replacement_s: float = REPLACEMENT_S,
     shard: ShardRecord | None = None,
 ) -> dict[str, Any]:
     """Counts, hours, bytes and, with a price, dollars of a run.
@@ -36,14 +41,16 @@ def estimate(
         forwards_per_s: shared passes per second and Explain worker; None times a few passes of each model here.
         workers: Explain workers that share the work.
         images: number of images; None lists them.
-        dollars_per_hour: price of one Explain worker.
+        dollars_per_hour: price of one Explain worker's machine.
+        interruptions_per_h: how often such a machine is taken away, per hour; None leaves out what that adds.
+        replacement_s: from the loss of a machine until another one works, s.
         shard: which of the images are measured; None for all.
 
     Returns:
         Planned counts, hours of work and bytes written, by name.
 
     Raises:
-        UserError: the run itself would refuse this configuration.
+        UserError: the run itself would refuse this configuration, or it would not end on such machines.
     """
     plan = make_plan(config, None if images is None else _unlisted(images), shard=shard)
     counts = plan.counts()
@@ -63,11 +70,46 @@ def estimate(
         "explain_worker_hours": round(hours, 3),
         "explain_hours_on_these_workers": round(hours / workers, 3),
         **price,
+        **_on_spot(plan, seconds_per_image, workers, interruptions_per_h, replacement_s, dollars_per_hour),
         "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
         "score_bytes": counts["rows"] * plan.row_bytes,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
         **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
+    }
+
+
+def _on_spot(
+    plan: Plan,
+    seconds_per_image: float,
+    workers: int,
+    interruptions_per_h: float | None,
+    replacement_s: float,
+    dollars_per_hour: float | None,
+) -> dict[str, float]:
+    """What the run takes on machines that are taken away, and how much of it is because of that."""
+    if interruptions_per_h is None:
+        return {}
+    device = "cuda" if torch.cuda.is_available() or plan.config.cluster.gpus_per_explainer else "cpu"
+    images = plan.manifest.height
+    parts = images * len(plan.parts)
+    block = images_per_block(plan, parts, workers, device)
+    rows = block * len(plan.parts)
+    blocks_per_commit = max(1, images_per_commit(plan, parts, rows) // rows)
+    work_h, block_h = (seconds_per_image * some / 3600 for some in (images, block))
+    fleet = Fleet(workers, interruptions_per_h, replacement_s / 3600)
+    found = expected(work_h, block_h, blocks_per_commit, fleet)
+    dollars = {} if dollars_per_hour is None else {
+        "dollars_with_interruptions": round(found.machine_h * dollars_per_hour, 2),
+        "interruptions_add_dollars": round((found.machine_h - work_h) * dollars_per_hour, 2),
+    }  # fmt: skip
+    return {
+        "interruptions": round(found.interruptions, 2),
+        "repeated_worker_hours": round(found.repeated_h, 3),
+        "replacement_worker_hours": round(found.waiting_h, 3),
+        "hours_with_interruptions": round(found.run_h, 3),
+        "interruptions_add_hours": round(found.run_h - work_h / workers, 3),
+        **dollars,
     }
 
 

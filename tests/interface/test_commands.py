@@ -20,6 +20,7 @@ from camrobust.core.similarity import SIMILARITIES
 from camrobust.interface import cli
 from camrobust.interface.cli import main
 from camrobust.interface.commands import BENCHMARKS, COMMANDS
+from camrobust.run.interruptions import Fleet, expected
 from tests.photos import write_photos
 from tests.runs import ROOT
 
@@ -40,6 +41,30 @@ def test_plan_counts_and_spends_nothing(base, tmp_path, capsys):
     assert found["explain_dollars"] == round(100000 / 10 / 3600 * 0.5, 2)
     assert main(["plan", str(path)]) == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_prices_machines_that_are_taken_away(base, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base | {"cluster": {"gpus_per_explainer": 1}}))
+    asked = ["plan", str(path), "--json", "--images", "1000000", "--forwards-per-s", "10", "--workers", "10",
+             "--dollars-per-hour", "0.5"]  # fmt: skip
+    assert main(asked) == 0
+    stays = json.loads(capsys.readouterr().out)
+    assert not any("interruptions" in name for name in stays)
+    assert main([*asked, "--interruptions", "0.1", "--replacement-s", "360"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    work_h, block_h, commit = 2_000_000 / 10 / 3600, 64 * 2 / 10 / 3600, 157
+    assert found["explain_worker_hours"] == stays["explain_worker_hours"] == round(work_h, 3)
+    exact = expected(work_h, block_h, commit, Fleet(10, 0.1, 0.1))
+    assert found["interruptions"] == round(exact.interruptions, 2) > 5
+    assert found["hours_with_interruptions"] == round(exact.run_h, 3)
+    assert found["interruptions_add_hours"] == round(exact.run_h - work_h / 10, 3)
+    assert found["dollars_with_interruptions"] == round(exact.machine_h * 0.5, 2)
+    assert found["interruptions_add_dollars"] == round((exact.machine_h - work_h) * 0.5, 2)
+    added = found["repeated_worker_hours"] + found["replacement_worker_hours"]
+    assert found["interruptions_add_hours"] * 10 == pytest.approx(added, abs=0.02)
+    assert main([*asked, "--interruptions", "-1"]) == 2
+    assert "--interruptions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

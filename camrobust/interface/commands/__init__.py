@@ -6,7 +6,7 @@ line starts fast.
 
 import argparse
 
-from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.defaults import CROP, REPLACEMENT_S, RESIZE
 from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several, shard
 from camrobust.interface.commands import explore, results, runs
 from camrobust.interface.commands.bench import BENCHMARKS
@@ -56,7 +56,16 @@ COMMANDS = {
             argument("--images", "number of images to assume; default: list the datasets", type=positive(int)),
             SHARD,
             argument(
-                "--dollars-per-hour", "price of one Explain worker, for example of a spot GPU", type=positive(float)
+                "--dollars-per-hour", "price of one Explain worker's machine, for example of a spot GPU",
+                type=positive(float),
+            ),
+            argument(
+                "--interruptions", "how often one such machine is taken away, per hour; says what that adds",
+                type=positive(float),
+            ),
+            argument(
+                "--replacement-s", "seconds until another machine works in its place (default: %(default)g)",
+                type=positive(float), default=REPLACEMENT_S,
             ),
             JSON,
         ),

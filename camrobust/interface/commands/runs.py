@@ -72,7 +72,16 @@ def plan(given: Given) -> int:
 
     config = load_config(given.config, given.set, given.output)
     folder = open_output(config, given.shard)
-    rows = estimate(config, given.forwards_per_s, given.workers, given.images, given.dollars_per_hour, given.shard)
+    rows = estimate(
+        config,
+        given.forwards_per_s,
+        given.workers,
+        given.images,
+        given.dollars_per_hour,
+        given.interruptions,
+        given.replacement_s,
+        given.shard,
+    )
     if not folder.holds("run.json"):
         folder.check_ours()
     if given.json:
