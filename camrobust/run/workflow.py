@@ -88,7 +88,7 @@ def run(
 
         folder.check_same(begun, config)
         check_plugins(config, begun.plugins)
-        check_weights(config, begun.weights_sha256)
+        check_weights(config, begun)
         if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
             if verdict.complete:
@@ -174,6 +174,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         plan,
         weights={name: fact["weights_sha256"] for name, fact in facts.items()},
         pass_sizes=pass_sizes(config, plan.parts, largest),
+        states={name: fact["state_sha256"] for name, fact in facts.items()},
+        builders={name: fact["builder"] for name, fact in facts.items()},
     )
     record = new_record(
         RunRecord,
@@ -194,6 +196,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
         warnings=list(plan.warnings),
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
         weights_sha256=dict(plan.weights),
+        state_sha256=dict(plan.states),
+        builders=dict(plan.builders),
         pass_sizes=dict(plan.pass_sizes),
         tails={name: fact["tail"] for name, fact in facts.items()},
         same_as={name: fact["same_as"] for name, fact in facts.items()},
@@ -229,7 +233,8 @@ def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
     from camrobust.run.plan import make_plan
 
     began = folder.run()
-    return make_plan(config, folder.manifest(), began.weights_sha256, began.pass_sizes)
+    plan = make_plan(config, folder.manifest(), began.weights_sha256, began.pass_sizes)
+    return replace(plan, states=began.state_sha256, builders=began.builders)
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
