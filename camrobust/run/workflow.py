@@ -14,6 +14,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_record import RunRecord, VariantRecord
+from camrobust.io.retries import hasty, patient
 from camrobust.results.commits import delete_uncounted, keep_rest
 from camrobust.results.counted import pending_parts
 from camrobust.results.environment import hardware, utc, versions
@@ -81,7 +82,10 @@ def run(
     """
     folder = fresh_folder(config.output) if fresh else open_run(config.output)
     begun = folder.record()
+    from camrobust.run.session import check_reachable
+
     if begun is None:
+        check_reachable(address)
         begin = _begin(config, folder, say)
     else:
         from camrobust.run.plan import check_plugins, check_weights
@@ -94,9 +98,10 @@ def run(
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
+        check_reachable(address)
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
-    with held(folder.store, accept, say) as lease:
+    with patient(lambda _, line: say(line)), held(folder.store, accept, say) as lease:
         plan = begin() if begun is None else _recorded_plan(config, folder)
 
         def measure(pending: pl.DataFrame) -> None:
@@ -246,7 +251,7 @@ def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
         progress(now)
         if now.seconds - written >= WRITE_S or now.done == now.total:
             written = now.seconds
-            with suppress(UserError):
+            with suppress(UserError), hasty():
                 write_progress(folder.store, attempt, now, utc())
 
     return show

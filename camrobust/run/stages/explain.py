@@ -12,6 +12,7 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.run_record import BuilderRecord
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 from camrobust.core.perturb import Variant
+from camrobust.io.retries import patient
 from camrobust.measure.image import Explained, measure
 from camrobust.measure.model import Model
 from camrobust.measure.plugins import load_plugins
@@ -88,18 +89,19 @@ class Explain:
         self.perturb = Perturb(config, parts, device, ledger, sources) if perturbs else None
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
-        self.models = [
-            build(
-                model,
-                config.image.crop,
-                device,
-                sha256=weights.get(model.name),
-                state=states.get(model.name),
-                builder=builders.get(model.name),
-                seed=config.seed,
-            )
-            for model in config.models
-        ]
+        with patient(self.watch.tell):
+            self.models = [
+                build(
+                    model,
+                    config.image.crop,
+                    device,
+                    sha256=weights.get(model.name),
+                    state=states.get(model.name),
+                    builder=builders.get(model.name),
+                    seed=config.seed,
+                )
+                for model in config.models
+            ]
         self.settings = settings_of(config, pass_size)
         self.columns = self.settings.columns()
         if config.compile:
