@@ -25,7 +25,7 @@ from camrobust.io.store_errors import (
 )
 
 CHUNK_BYTES = 2**20
-FIRST_PAUSE_S = 0.1
+FIRST_PAUSE_S = 0.5
 ALREADY_THERE, BEING_WRITTEN, TOO_MANY = 412, 409, 429
 """Status codes: of a refused conditional put, of one that must be tried again, of too many requests."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
@@ -168,13 +168,14 @@ def _explained(where: str) -> Iterator[None]:
         EndpointConnectionError,
         HTTPClientError,
         IncompleteReadError,
+        MetadataRetrievalError,
         NoCredentialsError,
         PartialCredentialsError,
     )
 
     try:
         yield
-    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError) as error:
         raise _no_credentials(where) from error
     except EndpointConnectionError as error:
         raise UnreachableStoreError(
