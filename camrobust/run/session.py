@@ -138,10 +138,19 @@ def connect(address: str, *, verbose: bool = False, folder: str | None = None) -
         raise UserError(refusal(address, error) or _no_cluster(address)) from error
     except Exception as error:  # Ray raises plain Exception and RuntimeError where it was too slow
         ray.shutdown()
-        raise RunFailed(
-            f"cluster: Ray at '{address}' did not start ({first_line(error)}); look for a full disk, little memory "
-            f"or a busy machine, or give it more time with {START} (s), then run again to resume"
-        ) from error
+        raise RunFailed(_too_slow(address, first_line(error))) from error
+
+
+def _too_slow(address: str, why: str) -> str:
+    if address == "local":
+        return (
+            f"cluster: Ray did not start on this machine ({why}); look for a full disk, little memory or a busy machine, "
+            f"or give it more time with {START} (s), then run again to resume"
+        )
+    return (
+        f"cluster: the Ray cluster at '{address}' cannot be joined ({why}); look at its `ray status`, then run again to "
+        "resume"
+    )
 
 
 @contextmanager

@@ -130,6 +130,6 @@ def test_a_ray_that_does_not_start_in_time_is_one_sentence(tmp_path):
                            capture_output=True, text=True, check=False)  # fmt: skip
     assert found.returncode == 1, found.stderr
     last = found.stderr.splitlines()[-1]
-    assert last.startswith("camrobust: cluster: Ray at 'local' did not start (")
+    assert last.startswith("camrobust: cluster: Ray did not start on this machine (")
     assert last.endswith(f"give it more time with {START} (s), then run again to resume")
     assert "Traceback" not in found.stderr
