@@ -24,7 +24,8 @@ def measure(plan, folder, pending, address, verbose, lease, show):
     config, kept = plan.config, pipeline.gallery(plan)
     load, commit = Load(config), Commit(folder.uri, lease.number)
     perturb = Perturb(config, plan.parts, "cpu", None, plan.sources)
-    explain = Explain(config, plan.parts, kept, plan.weights, "cpu", plan.pass_sizes["cpu"], None, plan.sources)
+    explain = Explain(config, plan.parts, kept, plan.weights, "cpu", plan.pass_sizes["cpu"], None, plan.sources,
+                      states=plan.states, builders=plan.builders)  # fmt: skip
     for image in pending.iter_slices(1):
         commit(explain(perturb(load(pending_batch(image)))))
         lease.check()

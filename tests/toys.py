@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -169,6 +170,23 @@ class Quitting(Pooled):
 
 def quitting():
     return seeded(Quitting())
+
+
+def drawn_by_torch():
+    """Random weights from torch's global generator, which nobody here seeds."""
+    return Pooled()
+
+
+def drawn_elsewhere():
+    """Random weights that no seed of torch fixes."""
+    network = Pooled()
+    network.fc.weight.data += torch.from_numpy(np.random.default_rng().normal(size=network.fc.weight.shape)).float()
+    return network
+
+
+def lazy():
+    """Layers that take their shapes from the first pass."""
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
 class Planted(nn.Module):

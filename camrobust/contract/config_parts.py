@@ -67,7 +67,10 @@ class ModelConfig(StrictPart):
     """One classifier."""
 
     name: FolderName = Field("", validate_default=False, description="name in the results; default: the builder")
-    builder: Name = Field(description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function")
+    builder: Name = Field(
+        description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function; with @none the weights are "
+        "random, drawn from the run's seed"
+    )
     weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
     target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
     mean: tuple[float, float, float] | None = Field(

@@ -63,6 +63,19 @@ class PluginRecord(Part):
         return f"{self.package} {self.version}"
 
 
+class BuilderRecord(Part):
+    """Where the builder of a model is from."""
+
+    package: PackageWord = Field(UNKNOWN, description="installed distribution that the builder belongs to, or unknown")
+    version: PackageWord = Field(UNKNOWN, description="version of that distribution, or unknown")
+    sha256: str = Field("", max_length=64, description="of its source; empty for torchvision and timm")
+
+    @property
+    def release(self) -> str:
+        """The package and its version."""
+        return f"{self.package} {self.version}"
+
+
 class SimilarityRecord(Part):
     """A column of the scores that other runs lack: a similarity of a plugin."""
 
@@ -129,6 +142,14 @@ class RunRecord(DescribedRecord):
     warnings: list[Text] = Field([], max_length=1000, description="what the user was warned of when the run began")
     weights_sha256: dict[Name, Annotated[str, Field(max_length=64)] | None] = Field(
         {}, max_length=1000, description="SHA-256 of every model's weights file; null where there is none"
+    )
+    state_sha256: dict[Name, Annotated[str, Field(max_length=64)]] = Field(
+        {},
+        max_length=1000,
+        description="SHA-256 over the names and values of every model's tensors; workers compare it",
+    )
+    builders: dict[Name, BuilderRecord] = Field(
+        {}, max_length=1000, description="where every model's builder is from; workers compare it"
     )
     pass_sizes: dict[Literal["cpu", "cuda"], Annotated[int, Field(ge=1, le=2**20)]] = Field(
         {}, description="images in every forward pass, on a CPU and on a GPU; another number changes last bits"

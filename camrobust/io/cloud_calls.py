@@ -7,9 +7,18 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TypeVar
 
-from camrobust.contract.errors import RunFailed, UserError
-from camrobust.io.retries import OBJECT_TIMEOUT_S, attempts, pause
-from camrobust.io.store_errors import missing_object, no_permission, overloaded, refused_credentials
+from camrobust.contract.errors import UserError
+from camrobust.io.cloud_clients import forget_clients
+from camrobust.io.retries import OBJECT_TIMEOUT_S, attempts, insist
+from camrobust.io.store_errors import (
+    RefusedCredentialsError,
+    UnreachableStoreError,
+    incomplete,
+    missing_object,
+    no_permission,
+    overloaded,
+    refused_credentials,
+)
 
 AZURE = ("az", "abfs", "abfss")
 CLIENT_TRIES = 4
@@ -30,18 +39,16 @@ def with_retries(call: Callable[[], T], where: str) -> T:
 
     Raises:
         MissingObjectError: the object does not exist.
-        UserError: no credentials, no permission, or no such endpoint.
-        RunFailed: the store still fails after the last attempt.
+        UserError: no permission.
+        PassingError: no credentials, no such endpoint, or the store still fails after the last attempt.
     """
-    for attempt in range(-(-attempts() // CLIENT_TRIES)):
-        if attempt:
-            pause(attempt, 1)
-        try:
-            with _explained(where):
-                return _limited(call)
-        except RunFailed as error:
-            failed = error
-    raise failed
+
+    def once() -> T:
+        with _explained(where):
+            return _limited(call)
+
+    scheme, _, path = where.partition("://")
+    return insist(once, f"{scheme}://{path.partition('/')[0]}", 1, -(-attempts() // CLIENT_TRIES))
 
 
 def _limited(call: Callable[[], T]) -> T:
@@ -77,15 +84,17 @@ def _refused(error: Exception, where: str) -> Exception:
     azure_code, status = (re.findall(r"Azure Error: \[(\w*)\] ?(\d*)", text) or [("", "")])[0]
     code = azure_code or status or (re.findall(r"Status\((\w+):", text) or [type(error).__name__])[0]
     if status == "401" or code in ("UNAUTHENTICATED", "AuthenticationFailed"):
-        return refused_credentials(where, code)
+        return refused_credentials(where, code, forget_clients, expired=False)
     if "OAuth2 access token" in text or "Credential" in text:
-        return UserError(f"{scheme}: no credentials for {where}; {CREDENTIALS[cloud]}")
+        missing = RefusedCredentialsError(f"{scheme}: no credentials for {where}; {CREDENTIALS[cloud]}")
+        missing.before_next, missing.always = forget_clients, False
+        return missing
     if re.search(r"[Cc]ould( not|n't) (connect|resolve)", text):
-        return UserError(f"{scheme}: cannot reach the store for {where}; check the address and the network")
+        return UnreachableStoreError(f"{scheme}: cannot reach the store for {where}; check the address and the network")
     if isinstance(error, PermissionError) or status == "403" or code == "PublicAccessNotPermitted":
         return no_permission(where, "read and list")
     if code == "INVALID_ARGUMENT" or status in ("400", "409"):
         return UserError(f"{scheme}: {where} is refused ({code}); correct the address")
     if isinstance(error, TimeoutError):
-        return RunFailed(f"{scheme}: {where} did not answer in full within {OBJECT_TIMEOUT_S} s; run again to resume")
+        return incomplete(where, f" within {OBJECT_TIMEOUT_S} s")
     return overloaded(where, code)

@@ -105,7 +105,7 @@ class Cloud:
         while waiting:
             here = waiting.pop()
             selector = FileSelector(here, allow_not_found=True, recursive=self._scheme == "gs")
-            for info in with_retries(partial(self._filesystem.get_file_info, selector), self.uri):
+            for info in with_retries(partial(self._info, selector), self.uri):
                 if info.type == FileType.File:
                     yield info
                 elif self._scheme in AZURE:
@@ -113,12 +113,16 @@ class Cloud:
                     _check_key(replace(self.place, key=f"{below}//" if info.path == here else f"{below}/"))
                     waiting.append(info.path)
 
+    def _info(self, what: Any) -> Any:
+        """What the client of this moment says: after refused credentials it is a new one."""
+        return self._filesystem.get_file_info(what)
+
     def _check_bucket(self) -> None:
         """Raise UserError if there is no such bucket; without permission to look, its objects may still be readable."""
         from pyarrow.fs import FileType
 
         try:
-            info = with_retries(lambda: self._filesystem.get_file_info(self._bucket), self.uri)
+            info = with_retries(partial(self._info, self._bucket), self.uri)
         except DeniedObjectError:
             return
         if info.type == FileType.NotFound:

@@ -4,20 +4,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from camrobust.contract.errors import RunFailed, UserError
+from camrobust.contract.errors import UserError
 from camrobust.contract.secrecy import sentence
 from camrobust.io.addresses import Address, parse
 from camrobust.io.objects import Access, Entry, TooLargeObjectError, check_size
-from camrobust.io.retries import OBJECT_TIMEOUT_S, attempts, pause
-from camrobust.io.s3_client import client
-from camrobust.io.store_errors import missing_bucket, missing_object, no_permission, overloaded, refused_credentials
+from camrobust.io.retries import OBJECT_TIMEOUT_S, insist
+from camrobust.io.s3_client import client, forget_clients
+from camrobust.io.store_errors import (
+    RefusedCredentialsError,
+    UnreachableStoreError,
+    incomplete,
+    missing_bucket,
+    missing_object,
+    no_permission,
+    overloaded,
+    refused_credentials,
+    unexpected,
+)
 
 CHUNK_BYTES = 2**20
-FIRST_PAUSE_S = 0.1
-ALREADY_THERE, BEING_WRITTEN = 412, 409
-"""Status codes of a refused conditional put. After the second one the put must be tried again."""
+FIRST_PAUSE_S = 0.5
+ALREADY_THERE, BEING_WRITTEN, TOO_MANY = 412, 409, 429
+"""Status codes: of a refused conditional put, of one that must be tried again, of too many requests."""
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure", "UnrecognizedClientException")
+OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+THROTTLED = (
+    "RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "ThrottledException",
+    "RequestThrottled", "RequestThrottledException", "RequestLimitExceeded", "TooManyRequestsException",
+    "BandwidthLimitExceeded", "PriorRequestNotComplete",
+)  # fmt: skip
+"""Codes of answers below 500 that may be better next time."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,80 +72,70 @@ class Bucket:
     def _key(self, key: str) -> str:
         return self.place.key + key
 
+    def _try(self, where: str, call: Callable[[Any], T]) -> T:
+        """What the client answers, tried again while an error may pass, with every error in one sentence."""
+
+        def once() -> T:
+            with _explained(where):
+                return call(self._client)
+
+        return insist(once, f"s3://{self._bucket}", FIRST_PAUSE_S)
+
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, and TooLargeObjectError if it has more than `most` bytes."""
         where = self.locate(key)
 
-        def get() -> Any:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **self._payer)
+        def get(client: Any) -> bytes:
+            answer = client.get_object(Bucket=self._bucket, Key=self._key(key), **self._payer)
             try:
                 check_size(where, answer["ContentLength"], most)
             except TooLargeObjectError:
                 answer["Body"].close()
                 raise
-            return answer["Body"]
+            return _body(answer["Body"])
 
-        with _explained(where):
-            return _whole(get)
+        return self._try(where, get)
 
     def write(self, key: str, content: bytes) -> None:
         """One put: readers see the whole object or none."""
-        with _explained(self.locate(key)):
-            self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content)
+        self._try(
+            self.locate(key), lambda client: client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content)
+        )
 
     def create(self, key: str, content: bytes) -> bool:
         """One conditional put (If-None-Match). A retry that finds its own content has succeeded."""
         from botocore.exceptions import ClientError
 
-        with _explained(self.locate(key)):
-            for attempt in range(attempts()):
-                try:
-                    self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
-                except ClientError as error:
-                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                    if status == ALREADY_THERE:
-                        return self.read(key) == content
-                    if status != BEING_WRITTEN or attempt + 1 == attempts():
-                        raise
-                    pause(attempt, FIRST_PAUSE_S)
-                else:
-                    return True
-        raise RunFailed(f"s3: {self.locate(key)} was never written; run again to resume")
+        def put(client: Any) -> bool:
+            try:
+                client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                if _status(error) != ALREADY_THERE:
+                    raise
+                return False
+            return True
+
+        return self._try(self.locate(key), put) or self.read(key) == content
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object whose key begins with the prefix, sorted by key, except folder markers (`a/`)."""
-        with _explained(self.uri):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._key(prefix), **self._payer
-            )
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    if not entry["Key"].endswith("/"):
-                        yield Entry(entry["Key"][len(self.place.key) :], entry["Size"])
+        request = {"Bucket": self._bucket, "Prefix": self._key(prefix), **self._payer}
+        more = True
+        while more:
+            page = self._try(self.uri, lambda client: client.list_objects_v2(**request))
+            for entry in page.get("Contents", []):
+                if not entry["Key"].endswith("/"):
+                    yield Entry(entry["Key"][len(self.place.key) :], entry["Size"])
+            more = bool(page.get("IsTruncated"))
+            request["ContinuationToken"] = page.get("NextContinuationToken", "")
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing object is no error."""
-        with _explained(self.locate(key)):
-            self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
+        self._try(self.locate(key), lambda client: client.delete_object(Bucket=self._bucket, Key=self._key(key)))
 
     def locate(self, key: str) -> str:
         """The s3:// address of an object."""
         return str(replace(self.place, key=self._key(key)))
-
-
-def _whole(get: Callable[[], Any]) -> bytes:
-    """The whole body. botocore does not repeat a request whose body breaks off or is too slow, so this does."""
-    from botocore.exceptions import HTTPClientError, IncompleteReadError
-
-    for attempt in range(attempts()):
-        if attempt:
-            pause(attempt, FIRST_PAUSE_S)
-        stream = get()
-        try:
-            return _body(stream)
-        except (IncompleteReadError, HTTPClientError) as error:
-            broken = error
-    raise broken
 
 
 def _body(stream: Any) -> bytes:
@@ -147,33 +157,35 @@ def _explained(where: str) -> Iterator[None]:
 
     Raises:
         MissingObjectError: the object does not exist.
-        UserError: no credentials, no such bucket, no permission, or no such endpoint.
-        RunFailed: the store still fails after the last attempt.
+        UserError: no such bucket, no permission, or another region.
+        PassingError: it may pass: no or expired credentials, no answer, or an answer that says so.
+        RunFailed: any other answer.
     """
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
+        CredentialRetrievalError,
         EndpointConnectionError,
         HTTPClientError,
         IncompleteReadError,
+        MetadataRetrievalError,
         NoCredentialsError,
+        PartialCredentialsError,
     )
 
     try:
         yield
-    except NoCredentialsError as error:
-        raise UserError(
-            f"s3: no credentials for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
-        ) from error
+    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError) as error:
+        raise _no_credentials(where) from error
     except EndpointConnectionError as error:
-        raise UserError(f"s3: cannot reach the endpoint for {where}; check AWS_ENDPOINT_URL and the network") from error
+        raise UnreachableStoreError(
+            f"s3: cannot reach the endpoint for {where}; check AWS_ENDPOINT_URL and the network"
+        ) from error
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", "")) or "Unknown"
-        raise _refused(code, where) from error
+        raise _refused(code, _status(error), where) from error
     except (HTTPClientError, IncompleteReadError) as error:
-        raise RunFailed(
-            f"s3: {where} did not answer in full ({type(error).__name__}, {attempts()} attempts); run again to resume"
-        ) from error
+        raise incomplete(where, f" ({type(error).__name__})") from error
     except BotoCoreError as error:
         message = sentence(" ".join(str(error).split()))
         raise UserError(f"s3: {where}: {message}; check the address and the network") from error
@@ -184,13 +196,30 @@ def _explained(where: str) -> Iterator[None]:
         ) from error
 
 
-def _refused(code: str, where: str) -> Exception:
+def _no_credentials(where: str) -> Exception:
+    """A file or a process that gives credentials may be at work on new ones."""
+    error = RefusedCredentialsError(
+        f"s3: no credentials for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
+    )
+    error.why, error.before_next, error.always = "has no credentials here", forget_clients, False
+    return error
+
+
+def _status(error: Any) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _refused(code: str, status: int, where: str) -> Exception:
     if code in ("NoSuchKey", "404", "NotFound"):
         return missing_object(where)
     if code == "NoSuchBucket":
         return missing_bucket(where, "bucket", parse(where).bucket)
     if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
         return no_permission(where, "read, list and write")
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
-        return refused_credentials(where, code)
-    return overloaded(where, code)
+    if code in EXPIRED or code in REFUSED:
+        return refused_credentials(where, code, forget_clients, expired=code in EXPIRED)
+    if code in OTHER_REGION:
+        return UserError(f"s3: {where} is in another region ({code}); set AWS_REGION to the region of its bucket")
+    if status >= 500 or status in (BEING_WRITTEN, TOO_MANY) or code in THROTTLED:
+        return overloaded(where, code)
+    return unexpected(where, code)

@@ -1,4 +1,4 @@
-"""The S3 client of this process, with its timeouts and retries.
+"""The S3 client of this process, with its timeouts; `io.retries` tries a call again.
 
 Credentials come from boto3's usual chain (environment, profile, instance role) and the endpoint from
 `AWS_ENDPOINT_URL`; neither is ever stored.
@@ -8,7 +8,7 @@ import os
 from functools import cache
 from typing import Any
 
-from camrobust.io.retries import attempts
+from camrobust.io.retries import polars_retries
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -16,7 +16,7 @@ READ_TIMEOUT_S = 60
 
 
 def client(*, anonymous: bool = False) -> Any:
-    """The S3 client of this process; it retries with growing pauses and every call has a time limit.
+    """The S3 client of this process; it tries a call once, with a time limit.
 
     Args:
         anonymous: use no credentials.
@@ -25,7 +25,7 @@ def client(*, anonymous: bool = False) -> Any:
 
 
 def forget_clients() -> None:
-    """Drop the clients of this process, so that the next call reads the environment again."""
+    """Drop the clients of this process, so that the next call reads the credentials again from where they are from."""
     _client.cache_clear()
 
 
@@ -44,7 +44,7 @@ def _client(process: int, anonymous: bool) -> Any:
         "s3",
         region_name=_region(),
         config=Config(
-            retries={"total_max_attempts": attempts(), "mode": "standard"},
+            retries={"total_max_attempts": 1, "mode": "standard"},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
             max_pool_connections=64,
@@ -68,7 +68,7 @@ def polars_options(uri: str) -> dict[str, Any] | None:
     import boto3
 
     credentials = boto3.Session().get_credentials()
-    options: dict[str, Any] = {"aws_region": _region(), "max_retries": attempts()}
+    options: dict[str, Any] = {"aws_region": _region(), **polars_retries()}
     endpoint = _endpoint()
     if endpoint:
         options |= {"aws_endpoint_url": endpoint, "aws_allow_http": str(endpoint.startswith("http://")).lower()}

@@ -1,7 +1,43 @@
 """The sentences in which the stores explain what a service answered; each begins with the scheme of the address."""
 
+from collections.abc import Callable
+
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError, MissingObjectError
+
+
+class PassingError(UserError):
+    """An error that may pass, so that the call is tried again (`io.retries`); takes one string, so that it unpickles.
+
+    Attributes:
+        why: what the store does, in a few words.
+        always: it may pass anywhere; else only where this process has reached the store before.
+        tries: attempts outside a run; None for as many as for any call.
+        before_next: called before the next attempt.
+    """
+
+    why = "fails"
+    always = True
+    tries: int | None = None
+    before_next: Callable[[], None] = staticmethod(lambda: None)
+
+
+class FailingStoreError(PassingError, RunFailed):
+    """The service is there and fails."""
+
+
+class UnreachableStoreError(PassingError):
+    """Nothing answers at this address."""
+
+    why = "cannot be reached"
+    tries = 3
+
+
+class RefusedCredentialsError(PassingError):
+    """The credentials have expired, or are not valid. A new client reads them again from where they are from."""
+
+    why = "refuses the credentials"
+    tries = 2
 
 
 def _scheme(where: str) -> str:
@@ -23,11 +59,38 @@ def no_permission(where: str, needed: str) -> DeniedObjectError:
     return DeniedObjectError(f"{_scheme(where)}: no permission for {where}; these credentials need {needed} on it")
 
 
-def refused_credentials(where: str, code: str) -> UserError:
-    """The credentials are not valid."""
-    return UserError(f"{_scheme(where)}: the credentials are refused for {where} ({code}); renew or correct them")
+def refused_credentials(where: str, code: str, renew: Callable[[], None], *, expired: bool) -> RefusedCredentialsError:
+    """The credentials are not valid, or no longer.
+
+    Args:
+        where: the address.
+        code: of the service.
+        renew: makes the next attempt read the credentials again.
+        expired: they were valid before.
+    """
+    error = RefusedCredentialsError(
+        f"{_scheme(where)}: the credentials are refused for {where} ({code}); renew or correct them"
+    )
+    error.why, error.before_next, error.always = f"refuses the credentials ({code})", renew, expired
+    return error
 
 
-def overloaded(where: str, code: str) -> RunFailed:
+def overloaded(where: str, code: str) -> FailingStoreError:
     """The service is there and fails."""
-    return RunFailed(f"{_scheme(where)}: {where} answered {code}; the store may be overloaded, run again to resume")
+    error = FailingStoreError(
+        f"{_scheme(where)}: {where} answered {code}; the store may be overloaded, run again to resume"
+    )
+    error.why = f"answered {code}"
+    return error
+
+
+def incomplete(where: str, how: str) -> FailingStoreError:
+    """An answer that broke off, or came too late."""
+    error = FailingStoreError(f"{_scheme(where)}: {where} did not answer in full{how}; run again to resume")
+    error.why = "did not answer in full"
+    return error
+
+
+def unexpected(where: str, code: str) -> RunFailed:
+    """An answer that a second attempt would not change."""
+    return RunFailed(f"{_scheme(where)}: {where} answered {code}, as it would again; check address and endpoint")

@@ -7,8 +7,6 @@ weights file. Fetching is not done here: a weights file arrives as its content.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
-from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -20,9 +18,9 @@ from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import fastest_layout
-from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, build_module, fill
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from camrobust.measure.networks import filled
 from camrobust.measure.trial_passes import REMARKS, what_it_depends_on, what_it_puts_out
-from camrobust.measure.weights import read_weights
 
 PROBES = 2
 LARGEST_NORMALISATION = 4
@@ -50,6 +48,7 @@ class Model:
             map does not.
         fits: how many images one pass holds.
         prepared: what `measure.prepared` keeps from pass to pass.
+        state_sha256: hash of the network as it was built (`measure.networks`); empty for a module of the caller's.
     """
 
     name: str
@@ -60,6 +59,7 @@ class Model:
     channels_last: bool = True
     fits: PassLimit = field(default_factory=PassLimit)
     prepared: dict[Any, Any] = field(default_factory=dict)
+    state_sha256: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +84,12 @@ class Model:
 
 
 def load_model(
-    spec: ModelSpec, weights: bytes | None = None, image_size: int = 224, device: str | torch.device = "cpu"
+    spec: ModelSpec,
+    weights: bytes | None = None,
+    image_size: int = 224,
+    device: str | torch.device = "cpu",
+    *,
+    seed: int = 0,
 ) -> Model:
     """Build a model, fill it with its weights, and find or check its target layer.
 
@@ -93,6 +98,7 @@ def load_model(
         weights: content of the weights file that the spec names; None if it names none.
         image_size: side of the square crop, px; dummy images of that size pass through the model.
         device: where to put the model.
+        seed: of torch's generators while it is built, for weights that stay random.
 
     Returns:
         The model in evaluation mode with frozen parameters.
@@ -100,19 +106,8 @@ def load_model(
     Raises:
         UserError: unknown builder, weights that do not fit, no such target layer, an output that is not logits.
     """
-    try:
-        built = build_module(spec, own_weights=weights is None)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # a builder is the user's code and may raise anything
-        place = extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
-            f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"
-        ) from error
-    if weights is not None:
-        fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
-    return wrap(
+    built, state = filled(spec, weights, seed)
+    model = wrap(
         built.module,
         name=spec.name,
         target_layer=spec.target_layer,
@@ -121,6 +116,7 @@ def load_model(
         image_size=image_size,
         device=device,
     )
+    return replace(model, state_sha256=state)
 
 
 def wrap(

@@ -79,7 +79,7 @@ def _recorded(name: str, expected: str | None) -> PluginRecord:
             f"plugin '{name}': its source on this worker is not the driver's; install the same version everywhere, or "
             "submit the job with a working directory"
         )
-    package, release = _distribution(name.partition(".")[0])
+    package, release = distribution(name.partition(".")[0])
     names = {kind: tuple(sorted(method for its, method in methods if its == kind)) for kind in KINDS}
     return PluginRecord(package=package, version=release, sha256=found, **names)
 
@@ -129,7 +129,7 @@ def _source_sha256(plugin: str, methods: Iterable[Method]) -> str:
 
 
 @cache
-def _distribution(root: str) -> tuple[str, str]:
+def distribution(root: str) -> tuple[str, str]:
     """The installed distribution that has a top-level module, and its version."""
     names = packages_distributions().get(root)
     return (names[0], version(names[0]) or UNKNOWN) if names else (UNKNOWN, UNKNOWN)

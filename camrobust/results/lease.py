@@ -23,6 +23,8 @@ from camrobust.contract.record import content_of
 from camrobust.contract.run_documents import BeatRecord, LeaseRecord
 from camrobust.contract.run_files import lease_key, lease_number
 from camrobust.io.objects import Store
+from camrobust.io.retries import hasty, patience_s
+from camrobust.io.store_errors import PassingError
 from camrobust.results.documents import read_record, write_record
 
 TERM_S = 45.0
@@ -129,15 +131,23 @@ class Lease:
         term = term_s()
         good = time.monotonic()
         while not self._stop.wait(term / BEATS):
-            with suppress(UserError), self._taking:
-                if _newest(self.store) != self.number:
-                    self._lost = TAKEN
-                    return
-                self._beats += 1
-                self._show(BeatRecord(beat=self._beats))
+            limit = term
+            try:
+                with self._taking, hasty():
+                    if _newest(self.store) != self.number:
+                        self._lost = TAKEN
+                        return
+                    self._beats += 1
+                    self._show(BeatRecord(beat=self._beats))
                 good = time.monotonic()
-            if time.monotonic() - good > term:
-                self._lost = f"its lease could not be renewed for {term:g} s"
+            except PassingError:
+                # Where the store fails for everybody, nobody can take the lease. Whoever took it elsewhere in the
+                # meantime is seen as soon as the store answers.
+                limit = max(term, patience_s())
+            except UserError:
+                pass
+            if time.monotonic() - good > limit:
+                self._lost = f"its lease could not be renewed for {limit:g} s"
                 return
 
     def _show(self, beat: BeatRecord) -> None:
@@ -182,7 +192,7 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         if not self._lost:
-            with suppress(UserError):
+            with suppress(UserError), hasty():
                 self._show(BeatRecord(beat=self._beats, released=True))
 
 
@@ -222,7 +232,10 @@ def _watch(store: Store, number: int, machine: str, say: Say) -> None:
     end = time.monotonic() + term
     while time.monotonic() < end:
         time.sleep(term / BEATS / 2)
+        asked = time.monotonic()
         now = _pulse(store, number)
+        # While the store does not answer, the holder cannot write a beat either.
+        end += time.monotonic() - asked
         if _is_free(now, machine):
             return
         if now != before or _newest(store) != number:
@@ -285,7 +298,8 @@ def held(store: Store, accept: Accept, say: Say = lambda _: None) -> Iterator[Le
         yield lease
     except Exception:
         # If a newer holder deleted files, the error here is only a consequence: report the lost lease instead.
-        lease.look()
+        with suppress(PassingError), hasty():
+            lease.look()
         raise
     finally:
         lease.release()

@@ -107,8 +107,19 @@ def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
             for name in names
             if getattr(first, key).get(name) != getattr(second, key).get(name)
         ]
+        + _other_networks(first, second)
         + _other_code(first, second)
     )
+
+
+def _other_networks(first: RunRecord, second: RunRecord) -> list[str]:
+    """Models whose networks differ though their weights files do not; runs of earlier versions do not say."""
+    mine, theirs = first.state_sha256, second.state_sha256
+    return [
+        f"state_sha256.{name}"
+        for name in sorted(mine.keys() & theirs.keys())
+        if mine[name] != theirs[name] and first.weights_sha256.get(name) == second.weights_sha256.get(name)
+    ]
 
 
 def _other_code(first: RunRecord, second: RunRecord) -> list[str]:

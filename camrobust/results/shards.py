@@ -19,8 +19,9 @@ from camrobust.results.documents import read_record
 from camrobust.results.folder import RunFolder, open_run
 
 COMMON = (
-    "digest", "numbers", "models", "cams", "controls", "families", "variants", "target_layers", "weights_sha256",
-    "pass_sizes", "tails", "same_as", "classes", "plugins", "similarities", "manifest",
+    "digest", "numbers", "metric", "models", "cams", "controls", "families", "variants", "target_layers",
+    "weights_sha256", "state_sha256", "builders", "pass_sizes", "tails", "same_as", "classes", "plugins",
+    "similarities", "manifest",
 )  # fmt: skip
 """Fields of run.json that all shards take from shards.json. Machines, versions and times may differ."""
 

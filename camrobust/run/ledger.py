@@ -23,6 +23,7 @@ from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from camrobust.contract.errors import RunFailed
+from camrobust.io.retries import patient
 from camrobust.run.messages import Batch, Begun, Ended, Key
 
 STAGES = ("load", "perturb", "explain")
@@ -60,6 +61,8 @@ class Ledger:
         self.ended: Counter[str] = Counter()
         self.busy_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.run = run
+        self.waits: dict[str, str] = {}
+        """By store, the last line about it that nobody has read."""
         self.told: dict[str, tuple[int, float]] = dict.fromkeys(STAGES, (0, 0.0))
         keys = ("run", "stage")
         self.steps = metrics.Counter(
@@ -110,6 +113,16 @@ class Ledger:
                 self.deaths.pop(key, None)
         self.ended[ended.stage] += ended.images
         self.busy_s[ended.stage] += ended.seconds
+
+    def wait(self, message: Sequence[str]) -> None:
+        """Record that a worker waits for a store: its address, and a line for the user."""
+        store, line = message
+        self.waits[store] = line
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """The stores that workers have waited for since the last call, each with a line."""
+        waits, self.waits = self.waits, {}
+        return list(waits.items())
 
     def look(self) -> dict[str, tuple[int, float, int]]:
         """Per stage: images done, seconds of work, workers at work. Ray's metrics are brought to the same state."""
@@ -222,6 +235,11 @@ class Watch:
         if self.ledger is not None and self.timeout_s:
             faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=STANDARD_ERROR)
 
+    def tell(self, store: str, line: str) -> None:
+        """Pass a line about a failing store on to the user, by way of the ledger and the driver."""
+        if self.ledger is not None:
+            self.ledger.wait.remote([store, line])
+
     def _begin(self, ticket: str, model: str, items: Sequence[ImagePart]) -> Begun:
         """Tell the ledger. While it restarts it knows nothing, and the work goes on."""
         datasets, image_ids, parts = (list(column) for column in zip(*items, strict=True))
@@ -250,10 +268,14 @@ class Watch:
         )
 
     def _timed(self, work: Callable[[Sequence[int]], Sequence[T]], places: Sequence[int]) -> Sequence[T]:
-        """Work under the timeout; its timer is in C, so it ends the process even if a library hangs."""
+        """Work under the timeout; its timer is in C, so it ends the process even if a library hangs.
+
+        The time in which the work waits for a failing store does not count.
+        """
         self.renew()
         try:
-            return work(places)
+            with patient(alive=self.renew):
+                return work(places)
         finally:
             if self.timeout_s:
                 faulthandler.cancel_dump_traceback_later()

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Gauge
 
 from camrobust.contract.errors import UserError
+from camrobust.io.retries import tell
 from camrobust.results.progress import Progress, Stage
 from camrobust.run.ledger import STAGES
 
@@ -60,7 +61,9 @@ class Observer:
             if not ray.is_initialized():
                 # A call would start another cluster.
                 raise RayError
-            stages = ray.get(self.ledger.look.remote(), timeout=LOOK_TIMEOUT_S)
+            stages, waiting = ray.get([self.ledger.look.remote(), self.ledger.waiting.remote()], timeout=LOOK_TIMEOUT_S)
+            for store, line in waiting:
+                tell(store, line)
             self.stages = {
                 name: Stage(round(self.images * ended / max(1, self.steps[name]), 1), round(busy_s, 1), busy)
                 for name, (ended, busy_s, busy) in stages.items()

@@ -140,7 +140,13 @@ def stages(
     return loaded.map_batches(
         kinds.explain,
         fn_constructor_args=(config, plan.parts, kept, plan.weights, where.device, plan.pass_sizes[where.device]),
-        fn_constructor_kwargs={"ledger": ledger, "sources": plan.sources, "perturbs": where.perturbers is None},
+        fn_constructor_kwargs={
+            "ledger": ledger,
+            "sources": plan.sources,
+            "states": plan.states,
+            "builders": plan.builders,
+            "perturbs": where.perturbers is None,
+        },
         batch_size=block if where.perturbers is None else rows,
         batch_format="pyarrow",
         compute=_pool(where.explainers, where.device),

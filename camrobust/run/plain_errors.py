@@ -1,13 +1,18 @@
 """What stopped a run, in one sentence."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray.exceptions import ActorDiedError, RayError
+
 from camrobust.contract.errors import RunFailed, UserError
-from camrobust.io.objects import DeniedObjectError
 
 RETRIED = "Failed to apply UDF transform"
 """Beginning of the text that Ray appends to the message of a worker's error."""
+
+OURS = re.compile(r"camrobust\.(?:contract\.errors|io\.\w+)\.\w+: (.+)")
+"""Last line of the text of an error of ours. An error in an actor's constructor arrives as text only."""
 
 
 @contextmanager
@@ -19,11 +24,14 @@ def plain_errors() -> Iterator[None]:
         own = _user_error(error)
         if own is not None:
             raise RunFailed(_lines(own)[0]) from error
+        last = _lines(error)[-1]
+        if isinstance(error, ActorDiedError) and (raised := OURS.fullmatch(last)):
+            raise RunFailed(raised[1]) from error
         inner = getattr(error, "cause", None)
         if isinstance(inner, BaseException):
             why = f"{type(inner).__name__}: {_lines(inner)[0]}"
         else:
-            why = f"{type(error).__name__}: {_lines(error)[-1]}"
+            why = f"{type(error).__name__}: {last}"
         raise RunFailed(f"run: stopped by {why}; run again to resume, with --verbose to see all of it") from error
 
 
@@ -40,7 +48,8 @@ def _user_error(error: BaseException | None) -> UserError | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         inner = getattr(error, "cause", None)
-        if isinstance(error, UserError) and type(error) in (UserError, RunFailed, DeniedObjectError):
+        # Ray's own errors are of the class of their cause, too, and hold a traceback.
+        if isinstance(error, UserError) and not isinstance(error, RayError):
             return error
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None

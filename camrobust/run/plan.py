@@ -11,7 +11,7 @@ import torch
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
-from camrobust.contract.run_record import PluginRecord
+from camrobust.contract.run_record import BuilderRecord, PluginRecord, RunRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
@@ -21,8 +21,10 @@ from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.model import Model, bytes_per_image, load_model
+from camrobust.measure.networks import filled
 from camrobust.measure.plugins import change_since, default_similarities, load_plugins, refuse_unnamed
 from camrobust.measure.prepared import try_out
+from camrobust.measure.same_network import builder_record, check_builder, check_state
 from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.results.folder import of_shard
@@ -51,6 +53,8 @@ class Plan:
         plugins: the modules of the user's own that register methods, as they are now.
         pass_sizes: images in every forward pass, on a CPU and on a GPU (cpu, cuda).
         shard: which of the images are measured; None for all. Nothing but the counts depends on it.
+        states: hash of every model's network at the start of the run, where known (`measure.networks`).
+        builders: where every model's builder was from, where known.
     """
 
     config: RunConfig
@@ -61,6 +65,8 @@ class Plan:
     plugins: Mapping[str, PluginRecord] = field(default_factory=dict)
     pass_sizes: Mapping[str, int] = field(default_factory=dict)
     shard: ShardRecord | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    builders: Mapping[str, BuilderRecord] = field(default_factory=dict)
 
     @property
     def rows_per_image(self) -> int:
@@ -185,7 +191,16 @@ def fetch_weights(config: ModelConfig) -> bytes | None:
         raise UserError(f"model '{config.name}': {error}; correct weights") from error
 
 
-def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: str | None = None) -> Model:
+def build(
+    config: ModelConfig,
+    image_size: int,
+    device: str = "cpu",
+    *,
+    sha256: str | None = None,
+    state: str | None = None,
+    builder: BuilderRecord | None = None,
+    seed: int = 0,
+) -> Model:
     """Fetch a model's weights and load it.
 
     Args:
@@ -193,13 +208,20 @@ def build(config: ModelConfig, image_size: int, device: str = "cpu", *, sha256: 
         image_size: side of the crop, px.
         device: where to put it.
         sha256: of the weights file when the run began; None accepts any.
+        state: hash of the network when the run began; None accepts any.
+        builder: where its builder was from when the run began; None accepts any.
+        seed: of the run.
 
     Raises:
-        UserError: in one sentence, why the model cannot be built.
+        UserError: in one sentence, why the model cannot be built, or that it is not the one with which the run began.
     """
     weights = fetch_weights(config)
     _check_weights(config, weights, sha256)
-    return load_model(spec_of(config), weights, image_size, device)
+    spec = spec_of(config)
+    model = load_model(spec, weights, image_size, device, seed=seed)
+    check_builder(spec, builder)
+    check_state(spec, state, model.state_sha256)
+    return model
 
 
 def _check_weights(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:
@@ -209,19 +231,24 @@ def _check_weights(config: ModelConfig, weights: bytes | None, sha256: str | Non
         )
 
 
-def check_weights(config: RunConfig, sha256: Mapping[str, str | None]) -> None:
-    """Refuse to resume a run whose weights files have changed since it began.
+def check_weights(config: RunConfig, began: RunRecord) -> None:
+    """Refuse to resume a run whose weights files, networks or builders have changed since it began.
 
     Args:
         config: the run's configuration.
-        sha256: of every model's weights file when the run began.
+        began: run.json; what it does not hold, as in runs of earlier versions, is not checked.
 
     Raises:
-        UserError: a file has changed, or is gone.
+        UserError: a file has changed, or is gone, or a builder makes another network.
     """
     for model in config.models:
-        if sha256.get(model.name) is not None:
-            _check_weights(model, fetch_weights(model), sha256[model.name])
+        recorded, state, spec = began.weights_sha256.get(model.name), began.state_sha256.get(model.name), spec_of(model)
+        weights = None if recorded is None and state is None else fetch_weights(model)
+        _check_weights(model, weights, recorded)
+        if state is not None:
+            _, now = filled(spec, weights, config.seed)
+            check_builder(spec, began.builders.get(model.name))
+            check_state(spec, state, now)
 
 
 def check_plugins(config: RunConfig, began: Mapping[str, PluginRecord]) -> None:
@@ -264,7 +291,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
     for config in plan.config.models:
         weights = fetch_weights(config)
         spec = spec_of(config)
-        model = load_model(spec, weights, crop)
+        model = load_model(spec, weights, crop, seed=plan.config.seed)
         if plan.config.compile:
             try_out(model, settings_of(plan.config, len(probe)), crop)
         facts[config.name] = {
@@ -272,6 +299,8 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "classes": model.classes,
             "class_names": class_names(spec, config.classes, model.classes),
             "weights_sha256": fingerprint(weights),
+            "state_sha256": model.state_sha256,
+            "builder": builder_record(spec),
             "bytes_per_image": bytes_per_image(model, crop),
             "layout": model.network.layout.order,
             "remarks": model.remarks,

@@ -9,16 +9,23 @@ Ray's own modules. `tests/run/test_private.py` looks at the sockets, so it notic
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ray._common import utils
 from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined] # not in Ray's stub
 
+from camrobust.contract.errors import UserError
+
 LOOPBACK = "127.0.0.1"
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""Longest path of a socket, as Ray checks it."""
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ONE_MACHINE = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 
 
@@ -34,6 +41,58 @@ def closed(folder: Path) -> dict[str, str]:
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(secrets.token_hex(32))
     return {**ONE_MACHINE, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+def temporary_folder() -> Path | None:
+    """The folder in which Ray would make its sockets, if their paths would be too long; else None.
+
+    Raises:
+        UserError: it is too long, and there is no other place for a link to it.
+    """
+    folder = Path(utils.get_default_ray_temp_dir())
+    if _fits(folder):
+        return None
+    if _short_place() is None:
+        name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        raise UserError(
+            f"cluster: {name}={folder.parent} is too long for Ray's sockets, whose paths may have {SOCKET_BYTES} "
+            f"bytes; set {name} to a shorter folder"
+        )
+    return folder
+
+
+def _fits(folder: Path) -> bool:
+    """Whether the longest socket of a session in this folder has a path that the system accepts."""
+    session = f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
+    return len(os.fsencode(folder / session / "sockets" / "plasma_store")) <= SOCKET_BYTES
+
+
+def _short_place() -> Path | None:
+    for name in SHORT_PLACES:
+        place = Path(name)
+        if os.access(place, os.W_OK | os.X_OK) and _fits(place / "camrobust-12345678" / "ray"):
+            return place
+    return None
+
+
+@contextmanager
+def short_temporary_folder() -> Iterator[str | None]:
+    """A folder for Ray's files with a path short enough for its sockets; None where the usual one has that.
+
+    A long TMPDIR is reached by a link from a folder that only this user can enter, so its disk is used all the same.
+
+    Raises:
+        UserError: there is no place for such a link.
+    """
+    folder, place = temporary_folder(), _short_place()
+    if folder is None:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="camrobust-", dir=place) as short:
+        link = Path(short) / "ray"
+        link.symlink_to(folder)
+        yield str(link)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,16 +19,23 @@ from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import AuthenticationError
 
 from camrobust.contract.config_parts import ClusterConfig
-from camrobust.contract.errors import UserError
+from camrobust.contract.errors import RunFailed, UserError
+from camrobust.contract.quoting import first_line
+from camrobust.io.retries import patience_s
 from camrobust.run.ledger import DEATHS
-from camrobust.run.private import AUTHENTICATION, private, variables
+from camrobust.run.private import AUTHENTICATION, private, short_temporary_folder, temporary_folder, variables
 from camrobust.run.stderr import only_python_speaks
 
 ANSWER_S = 5.0
 """A cluster accepts a connection at once or not at all; Ray itself would try for 100 s."""
+START, START_S = "RAY_gcs_server_port_wait_time_s", 300
+"""Ray's variable for how long its first process may take to start, and our value for it. Ray gives up after 30 s."""
+LOOK_S = 0.5
+"""Time between two looks whether the node has registered."""
 EXECUTOR_S = 60.0
 """Longest wait for a thread of Ray Data at the end of a session."""
-FOOTERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+OURS = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2", START: str(START_S)}
+"""Variables that a session sets where the user has not."""
 CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
 
 
@@ -48,13 +56,15 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
         raise UserError("cluster: this program is connected to a Ray cluster already; call ray.shutdown() first")
     as_found = {name: os.environ.get(name) for name in CHANGED_BY_RAY}
     # While Ray starts or ends, its C++ parts print messages that are not for users. Python's messages are shown.
+    local = address == "local"
     with (
-        variables({**as_found, FOOTERS: os.environ.get(FOOTERS, "2")}),
-        private() if address == "local" else nullcontext(),
+        short_temporary_folder() if local else nullcontext() as folder,
+        variables({**as_found, **{name: os.environ.get(name, value) for name, value in OURS.items()}}),
+        private() if local else nullcontext(),
         nullcontext() if verbose else only_python_speaks(),
     ):
         terminated = signal.getsignal(signal.SIGTERM)
-        connect(address, verbose=verbose)
+        connect(address, verbose=verbose, folder=folder)
         if current_thread() is main_thread():
             # Ray's own handler would end the process with code 15, silently.
             signal.signal(signal.SIGTERM, terminated)
@@ -80,29 +90,89 @@ def _await_executors() -> None:
 def _configure(cluster: ClusterConfig, *, verbose: bool) -> None:
     context = DataContext.get_current()
     context.raise_original_map_exception = True
-    context.execution_no_progress_timeout_s = max(cluster.no_progress_timeout_s, (DEATHS + 1) * cluster.image_timeout_s)
+    context.execution_no_progress_timeout_s = max(
+        cluster.no_progress_timeout_s,
+        (DEATHS + 1) * cluster.image_timeout_s,
+        patience_s() + cluster.image_timeout_s,
+    )
     if not verbose:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def connect(address: str, *, verbose: bool = False) -> None:
-    """Start Ray here ("local"), or join a cluster.
+def check_reachable(address: str) -> None:
+    """Check what can be checked before a run writes anything: that a cluster is there, or can be started here.
 
     Raises:
-        UserError: there is no cluster, or it refuses us.
+        UserError: nothing answers at the address, its token cannot be read, or TMPDIR is too long.
     """
-    keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
     if address == "local":
-        keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+        temporary_folder()
     else:
         _check_token()
         _check_answers(address)
+
+
+def connect(address: str, *, verbose: bool = False, folder: str | None = None) -> None:
+    """Start Ray here ("local"), or join a cluster.
+
+    Args:
+        address: see `session`.
+        verbose: let Ray print.
+        folder: for the files of a cluster that is started here; None for Ray's own choice.
+
+    Raises:
+        UserError: there is no cluster, or it refuses us.
+        RunFailed: it did not start, or did not answer, in time.
+    """
+    keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
+    if address == "local":
+        keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": folder}
+    else:
+        check_reachable(address)
     try:
-        ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
+        with _time_to_start(float(os.environ.get(START, START_S))):
+            ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(refusal(address, error) or _no_cluster(address)) from error
+    except Exception as error:  # Ray raises plain Exception and RuntimeError where it was too slow
+        ray.shutdown()
+        raise RunFailed(_too_slow(address, first_line(error))) from error
+
+
+def _too_slow(address: str, why: str) -> str:
+    if address == "local":
+        return (
+            f"cluster: Ray did not start on this machine ({why}); look for a full disk, little memory or a busy "
+            f"machine, or give it more time with {START} (s), then run again to resume"
+        )
+    return (
+        f"cluster: the Ray cluster at '{address}' cannot be joined ({why}); look at its `ray status`, then run again "
+        "to resume"
+    )
+
+
+@contextmanager
+def _time_to_start(seconds: float) -> Iterator[None]:
+    """While open, the node's registration may take so long. Ray gives up after 30 s, which no variable changes."""
+    once: Any = services.get_node
+
+    def insistent(gcs_address: str, node_id: str) -> Any:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return once(gcs_address, node_id)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(LOOK_S)
+
+    services.get_node = insistent
+    try:
+        yield
+    finally:
+        services.get_node = once
 
 
 def refusal(address: str, error: Exception) -> str | None:

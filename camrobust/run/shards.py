@@ -111,7 +111,7 @@ def _check_agrees(config: RunConfig, shard: ShardRecord, output: RunFolder) -> N
     open_output(config, shard)
     whole = _standing(output).whole
     check_plugins(config, whole.plugins)
-    check_weights(config, whole.weights_sha256)
+    check_weights(config, whole)
 
 
 def _standing(output: RunFolder) -> ShardedRun:

@@ -16,6 +16,7 @@ from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
 from camrobust.contract.run_record import RunRecord, VariantRecord
 from camrobust.contract.sharding import ShardRecord
+from camrobust.io.retries import hasty, patient
 from camrobust.results.commits import delete_uncounted, keep_rest
 from camrobust.results.counted import pending_parts
 from camrobust.results.environment import hardware, utc, versions
@@ -86,7 +87,10 @@ def run(
     """
     folder = open_output(config, shard, fresh=fresh)
     begun = folder.record()
+    from camrobust.run.session import check_reachable
+
     if begun is None:
+        check_reachable(address)
         begin = (
             _begin(config, folder, say)
             if shard is None
@@ -97,17 +101,18 @@ def run(
 
         folder.check_same(begun, config)
         check_plugins(config, begun.plugins)
-        check_weights(config, begun.weights_sha256)
+        check_weights(config, begun)
         if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
             if verdict.complete:
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
+        check_reachable(address)
     if begun is not None and retry_failures:
         folder.check_metric()
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
-    with held(folder.store, accept, say) as lease:
+    with patient(lambda _, line: say(line)), held(folder.store, accept, say) as lease:
         plan = (begin() if begun is None else None) or _recorded_plan(config, folder)
 
         def measure(pending: pl.DataFrame) -> None:
@@ -205,6 +210,8 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         plan,
         weights={name: fact["weights_sha256"] for name, fact in facts.items()},
         pass_sizes=pass_sizes(config, plan.parts, largest),
+        states={name: fact["state_sha256"] for name, fact in facts.items()},
+        builders={name: fact["builder"] for name, fact in facts.items()},
     )
     record = new_record(
         RunRecord,
@@ -226,6 +233,8 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         warnings=warnings,
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
         weights_sha256=dict(plan.weights),
+        state_sha256=dict(plan.states),
+        builders=dict(plan.builders),
         pass_sizes=dict(plan.pass_sizes),
         tails={name: fact["tail"] for name, fact in facts.items()},
         same_as={name: fact["same_as"] for name, fact in facts.items()},
@@ -251,7 +260,8 @@ def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
     from camrobust.run.plan import make_plan
 
     began = folder.run()
-    return make_plan(config, folder.whole_manifest(), began.weights_sha256, began.pass_sizes, began.shard)
+    plan = make_plan(config, folder.whole_manifest(), began.weights_sha256, began.pass_sizes, began.shard)
+    return replace(plan, states=began.state_sha256, builders=began.builders)
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
@@ -263,7 +273,7 @@ def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:
         progress(now)
         if now.seconds - written >= WRITE_S or now.done == now.total:
             written = now.seconds
-            with suppress(UserError):
+            with suppress(UserError), hasty():
                 write_progress(folder.store, attempt, now, utc())
 
     return show

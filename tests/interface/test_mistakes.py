@@ -11,6 +11,9 @@ from safetensors.torch import save_file
 
 from camrobust.contract.config_file import load_config
 from camrobust.interface.cli import main
+from camrobust.measure.networks import filled
+from camrobust.measure.same_network import builder_record
+from camrobust.run.plan import spec_of
 from tests.documents import run_document
 from tests.toys import pooled
 
@@ -340,3 +343,30 @@ def test_a_run_does_not_take_other_weights_for_its_own(base, tmp_path, capsys):
     save(1)
     assert main(["run", str(path)]) == 2
     assert "w.safetensors has changed since this run began; put it back, or use --fresh" in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_with_another_network_or_another_version_of_its_builder(base, tmp_path, capsys):
+    base["models"] = [{"name": "mine", "builder": "tests.toys:pooled"}]
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base))
+    config = load_config(str(path))
+    spec = spec_of(config.models[0])
+    _, state = filled(spec)
+    builder = builder_record(spec)
+    (tmp_path / "out").mkdir()
+
+    def resumed(**recorded):
+        document = run_document(1, ["mine"], digest=config.digest(), **recorded)
+        (tmp_path / "out" / "run.json").write_text(json.dumps(document))
+        code = main(["run", str(path)])
+        return code, capsys.readouterr().err.splitlines()[-1]
+
+    other = {"mine": builder.model_copy(update={"version": "0.1"}).model_dump()}
+    for recorded, sentence in (
+        ({"state_sha256": {"mine": "0" * 64}}, "does not build the network with which this run began"),
+        ({"state_sha256": {"mine": state}, "builders": other}, "but the run began with unknown 0.1; install the same"),
+        ({}, "holds no manifest"),
+        ({"state_sha256": {"mine": state}, "builders": {"mine": builder.model_dump()}}, "holds no manifest"),
+    ):
+        code, last = resumed(**recorded)
+        assert (code, sentence in last) == (2, True), last

@@ -175,6 +175,15 @@ def test_other_weights_under_one_name_are_refused(tmp_path):
         check_combinable(records)
 
 
+def test_other_networks_under_one_name_are_refused_where_the_runs_say_which_they_had(tmp_path):
+    runs = [write_run(tmp_path / name, cams=(cam,)) for name, cam in (("a", "gradcam"), ("b", "random"))]
+    change_document(runs[0], state_sha256={"m": "x"})
+    check_combinable({run.uri: run.run() for run in runs})
+    change_document(runs[1], state_sha256={"m": "y"})
+    with pytest.raises(UserError, match=r"cannot be combined \(different: state_sha256\.m\)"):
+        check_combinable({run.uri: run.run() for run in runs})
+
+
 def test_a_folder_may_be_called_like_a_pattern(tmp_path):
     for name in ("run[1]", "run1", "run*"):
         write_run(tmp_path / name)

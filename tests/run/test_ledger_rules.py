@@ -177,3 +177,11 @@ def test_workers_are_counted_and_not_images_and_steps_are_images(ledger):
     ledger.end(Ended("unknown", "explain", 3, 1.0))
     assert ledger.look()["explain"] == (67, 3.5, 1)
     assert not any(key[3] in NAMES for key in ledger.open)
+
+
+def test_what_workers_say_of_a_failing_store_is_read_once(ledger):
+    ledger.wait(["s3://a", "store: s3://a answered SlowDown, for 60 s now; it is tried again"])
+    ledger.wait(["s3://a", "store: s3://a answered SlowDown, for 120 s now; it is tried again"])
+    ledger.wait(["gs://b", "store: gs://b cannot be reached, for 60 s now; it is tried again"])
+    assert [store for store, _ in ledger.waiting()] == ["s3://a", "gs://b"]
+    assert ledger.waiting() == []

@@ -99,10 +99,17 @@ def outsider():
 
 
 @pytest.fixture(scope="module", params=["import ray.data", ""], ids=["ray first", "ray last"])
-def program(request):
-    """A program of somebody with a session of ours open, Ray imported before or after us; `told` is what it says."""
+def program(request, tmp_path_factory):
+    """A program of somebody with a session of ours open, Ray imported before or after us; `told` is what it says.
+
+    In one of them TMPDIR has 95 characters: too many for Ray's sockets.
+    """
+    place = tmp_path_factory.mktemp("long")
+    folder = place / ("x" * (94 - len(str(place))))
+    folder.mkdir()
+    variables = environment(**OWN, **({} if request.param else {"TMPDIR": str(folder)}))
     process = subprocess.Popen([sys.executable, "-c", PROGRAM.replace("IMPORT", request.param)], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True, env=environment(**OWN), cwd=ROOT)  # fmt: skip
+                               stdout=subprocess.PIPE, text=True, env=variables, cwd=ROOT)  # fmt: skip
     try:
         process.told = json.loads(process.stdout.readline())
         yield process

@@ -1,11 +1,15 @@
 """Images and models that end or hang their workers, in real processes of one Ray session."""
 
 import shutil
+import time
 
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
+from camrobust.results.folder import open_run
+from tests import in_process
 from tests.in_process import camrobust, through_open_session
 from tests.photos import write_photos
 from tests.runs import config, failures, scores
@@ -93,3 +97,31 @@ def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, run, s
     assert failed["html_error_page.jpg"] == "not_an_image"
     assert failed["truncated_half.jpg"] == failed["corrupt_idat_crc.png"] == "truncated"
     assert {"alpha.png", "animated.gif", "cmyk.jpg", "gray16.png", "one_pixel.png", "palette.png"} <= scored
+
+
+def test_two_workers_have_the_network_that_the_run_began_with(tmp_path, run):
+    write_photos(tmp_path / "set", 16)
+    many = {"models": ["tests.toys:drawn_by_torch"], "cluster": {"explainers": [2, 2]}, **FEW}
+    path = config(tmp_path, tmp_path / "set", **many)
+    code, told = run(path)
+    assert code == 0, told
+    through_ray = scores(tmp_path / "out")
+    began = open_run(str(tmp_path / "out")).run()
+    assert [*began.state_sha256] == [*began.builders] == ["tests.toys:drawn_by_torch"]
+    here = config(tmp_path, tmp_path / "set", output=str(tmp_path / "here"), **many)
+    torch.manual_seed(time.time_ns())
+    assert in_process.run(here).exit_code == 0
+    assert open_run(str(tmp_path / "here")).run().state_sha256 == began.state_sha256
+    assert scores(tmp_path / "here").equals(through_ray)
+
+
+def test_a_worker_with_another_network_ends_the_run_before_its_first_row(tmp_path, run):
+    write_photos(tmp_path / "set", 2)
+    code, told = run(config(tmp_path, tmp_path / "set", models=["tests.toys:drawn_elsewhere"], **FEW))
+    assert code == 1
+    last = told.splitlines()[-1]
+    assert last.startswith(
+        "camrobust: model 'tests.toys:drawn_elsewhere': tests.toys:drawn_elsewhere does not build the "
+    )
+    assert last.endswith("name a file with `weights:`, or seed what the builder draws")
+    assert not [*(tmp_path / "out").glob("scores/**/*.parquet")]

@@ -14,6 +14,7 @@ from camrobust.interface.cli import main
 from camrobust.io import retries, s3
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import open_store, read_object
+from camrobust.io.store_errors import PassingError
 from camrobust.results.folder import open_run
 from camrobust.run.plan import make_plan
 from camrobust.run.stages.commit import Commit
@@ -147,13 +148,26 @@ def test_wrong_secret_and_no_permission(bucket, object_store, capsys, tmp_path, 
 
 
 def test_error_codes_are_explained():
-    refused = s3._refused("AccessDenied", "s3://b/k")
+    refused = s3._refused("AccessDenied", 403, "s3://b/k")
     assert isinstance(refused, UserError)
     assert str(refused) == "s3: no permission for s3://b/k; these credentials need read, list and write on it"
-    assert isinstance(s3._refused("NoSuchKey", "s3://b/k"), MissingObjectError)
-    slow = s3._refused("SlowDown", "s3://b/k")
+    assert isinstance(s3._refused("NoSuchKey", 404, "s3://b/k"), MissingObjectError)
+    slow = s3._refused("SlowDown", 503, "s3://b/k")
     assert str(slow) == "s3: s3://b/k answered SlowDown; the store may be overloaded, run again to resume"
     assert slow.exit_code == 1
+    elsewhere = s3._refused("PermanentRedirect", 301, "s3://b/k")
+    assert str(elsewhere) == (
+        "s3: s3://b/k is in another region (PermanentRedirect); set AWS_REGION to the region of its bucket"
+    )
+    other = s3._refused("InvalidRequest", 400, "s3://b/k")
+    assert str(other) == "s3: s3://b/k answered InvalidRequest, as it would again; check address and endpoint"
+    for code, status, passes in (
+        ("InternalError", 500, True), ("Unknown", 429, True), ("RequestTimeout", 400, True),
+        ("ExpiredToken", 400, True),
+        ("OperationAborted", 409, True), ("AccessDenied", 403, False), ("NoSuchBucket", 404, False),
+        ("PermanentRedirect", 301, False), ("InvalidRequest", 400, False), ("RequestTimeTooSkewed", 403, False),
+    ):  # fmt: skip
+        assert isinstance(s3._refused(code, status, "s3://b/k"), PassingError) == passes, code
 
 
 def test_an_address_without_a_bucket():

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camrobust.contract.schema import COMMITS
+from camrobust.io.retries import patient
 from camrobust.results.arrow import TABLES, empty_frame
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
@@ -32,7 +33,8 @@ class Commit:
         parts = pl.DataFrame(pa.table(keys | lengths)).select(empty_frame(COMMITS).columns)
         scores = pl.DataFrame(rows_of(batch["scores"]))
         small = {name: rows_of(batch[name]) for name in TABLES}
-        put_commit(open_run(self.output).store, parts, scores, small, self.number)
+        with patient():
+            put_commit(open_run(self.output).store, parts, scores, small, self.number)
         counts = {"parts": batch.num_rows, "rows": scores.height, "failures": small["failures"].num_rows}
         seconds = time.monotonic() - start
         return batch_of(COMMITTED, {name: [value] for name, value in (counts | {"seconds": seconds}).items()})

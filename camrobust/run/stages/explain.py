@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from camrobust.contract.config import RunConfig
+from camrobust.contract.run_record import BuilderRecord
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 from camrobust.core.perturb import Variant
+from camrobust.io.retries import patient
 from camrobust.measure.image import Explained, measure
 from camrobust.measure.model import Model
 from camrobust.measure.plugins import load_plugins
@@ -23,6 +26,7 @@ from camrobust.run.stages.gallery import map_rows
 from camrobust.run.stages.perturb import Perturb, PerturbedRow, perturbed_rows
 
 GPUS_PER_EXPLAINER = 0.8
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Explain:
         pass_size: images in every forward pass.
         ledger: of the run.
         sources: SHA-256 of the source of every plugin.
+        states: hash of every model's network, where known.
+        builders: where every model's builder was from, where known.
         perturbs: whether this worker makes the variants itself.
     """
 
@@ -75,15 +81,27 @@ class Explain:
         ledger: Any = None,
         sources: Mapping[str, str] | None = None,
         *,
+        states: Mapping[str, str] = NOTHING,
+        builders: Mapping[str, BuilderRecord] = NOTHING,
         perturbs: bool = False,
     ) -> None:
         load_plugins(config.plugins, sources)
         self.perturb = Perturb(config, parts, device, ledger, sources) if perturbs else None
         self.config, self.parts, self.gallery = config, parts, gallery
         self.watch = Watch("explain", ledger, config.cluster.image_timeout_s)
-        self.models = [
-            build(model, config.image.crop, device, sha256=weights.get(model.name)) for model in config.models
-        ]
+        with patient(self.watch.tell):
+            self.models = [
+                build(
+                    model,
+                    config.image.crop,
+                    device,
+                    sha256=weights.get(model.name),
+                    state=states.get(model.name),
+                    builder=builders.get(model.name),
+                    seed=config.seed,
+                )
+                for model in config.models
+            ]
         self.settings = settings_of(config, pass_size)
         self.columns = self.settings.columns()
         if config.compile:

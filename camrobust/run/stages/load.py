@@ -19,6 +19,7 @@ from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, decode
 from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
+from camrobust.io.retries import patient
 from camrobust.io.store import read_object
 from camrobust.run.ledger import ImagePart, Watch
 from camrobust.run.stages.batches import (
@@ -65,6 +66,10 @@ class Load:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of `PENDING` to rows of `LOADED`."""
+        with patient(self.watch.tell):
+            return self._loaded(batch)
+
+    def _loaded(self, batch: pa.Table) -> pa.Table:
         idle = private_bytes()
         most = None if idle is None else idle + LOAD_BYTES
         datasets, names, uris = (batch[name].to_pylist() for name in ("dataset", "image_id", "uri"))

@@ -1,0 +1,125 @@
+"""A model's network as its builder and its weights make it, and the hash that tells one network from another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from io import BytesIO
+from itertools import chain
+from pathlib import PurePath
+from traceback import extract_tb
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line
+from camrobust.measure.builders import Built, ModelSpec, build_module, fill
+from camrobust.measure.weights import read_weights
+
+PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """While open, torch's global generators are seeded, so that a builder with random weights always draws the same.
+
+    Args:
+        seed: of the run. The names of the models do not count: a model that is listed twice, for two layers, is one
+            network.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def filled(spec: ModelSpec, weights: bytes | None = None, seed: int = 0) -> tuple[Built, str]:
+    """Build a network and fill it with its weights.
+
+    Args:
+        spec: what to build.
+        weights: content of the weights file that the spec names; None if it names none.
+        seed: see `seeded`.
+
+    Returns:
+        The network and its hash.
+
+    Raises:
+        UserError: unknown builder, a builder that raises, or weights that do not fit.
+    """
+    try:
+        with seeded(seed):
+            built = build_module(spec, own_weights=weights is None)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a builder is the user's code and may raise anything
+        place = extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
+            f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"
+        ) from error
+    if any(is_lazy(value) for value in chain(built.module.parameters(), built.module.buffers())):
+        raise UserError(
+            f"model '{spec.name}': {spec.builder} has layers without a shape (torch.nn.Lazy…); pass an image through "
+            "the network in its builder"
+        )
+    if weights is not None:
+        fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
+    return built, state_sha256(built.module)
+
+
+def state_sha256(module: nn.Module) -> str:
+    """The hash of a network: names, types, shapes and values of all its tensors.
+
+    These are its state dict, the buffers that a state dict leaves out, and tensors and arrays that are plain attributes
+    of its modules. A number that a builder draws and keeps as a plain Python number is not seen.
+
+    Args:
+        module: as its builder made it, with its weights, before it is cast or moved.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Examples:
+        >>> from torch import nn
+        >>> from camrobust.measure.networks import seeded, state_sha256
+        >>> with seeded(0):
+        ...     first, other = state_sha256(nn.Linear(2, 1)), state_sha256(nn.Linear(2, 1))
+        >>> with seeded(0):
+        ...     again = state_sha256(nn.Linear(2, 1))
+        >>> first == again, first == other
+        (True, False)
+    """
+    digest = sha256()
+    for name, value in sorted(_contents(module).items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            digest.update(_bytes_of(value))
+        elif isinstance(value, PLAIN):
+            digest.update(f"{name}\0{value!r}\0".encode())
+    return digest.hexdigest()
+
+
+def _contents(module: nn.Module) -> dict[str, Any]:
+    attributes = {
+        f"{place}.{name}": torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for place, inner in module.named_modules()
+        for name, value in vars(inner).items()
+        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
+    }
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    return attributes | buffers | dict(module.state_dict())
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    """The values as bytes; without a copy where they lie one after the other on the CPU."""
+    values = tensor.detach().cpu()
+    try:
+        return values.contiguous().reshape(-1).view(torch.uint8).numpy()
+    except (RuntimeError, TypeError):  # sparse, quantised or a class of its own
+        saved = BytesIO()
+        torch.save(values, saved)
+        return saved.getvalue()

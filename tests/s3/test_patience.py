@@ -1,0 +1,243 @@
+"""A store that fails for minutes, and credentials that expire, in the middle of a run; minutes are seconds here."""
+
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from camrobust.bench.chaos.proxy import Faults, _Handler, _Server, failing_store
+from camrobust.contract.errors import RunFailed, UserError
+from camrobust.io.objects import MissingObjectError
+from camrobust.io.retries import patient
+from camrobust.io.s3_client import forget_clients
+from camrobust.io.store import open_store
+from camrobust.results.lease import held
+from tests import in_process
+from tests.conftest import _moto
+from tests.photos import write_photos
+from tests.runs import ROOT, config, environment
+
+pytestmark = pytest.mark.s3
+DOWN_S = 3.0
+
+
+@pytest.fixture
+def faults(object_store, bucket, monkeypatch):
+    """The faults of a proxy before the store. One attempt outside a run, 30 s of patience in it."""
+    found = Faults(dice=random.Random(1))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "30")
+    with failing_store(object_store["AWS_ENDPOINT_URL"], found) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        forget_clients()
+        yield found
+    forget_clients()
+
+
+@contextmanager
+def down(faults, seconds=DOWN_S):
+    """The store refuses everything from now on, and answers again after some seconds."""
+    faults.shares = {"refuse": 1}
+    back = threading.Timer(seconds, lambda: setattr(faults, "shares", {}))
+    back.start()
+    yield
+    back.join()
+
+
+def test_in_a_run_a_call_is_tried_by_time_and_the_user_hears_of_it(faults, bucket):
+    store, lines, looks = open_store(f"s3://{bucket}/x"), [], []
+    store.write("a", b"content")
+    with down(faults), patient(lambda _, line: lines.append(line), lambda: looks.append(1)):
+        assert store.read("a") == b"content"
+        assert store.create("b", b"new")
+        assert [entry.key for entry in store.list()] == ["a", "b"]
+    assert faults.struck["refuse"] > 2
+    assert lines
+    assert all(re.fullmatch(rf"store: s3://{bucket} answered SlowDown, for \d s now; it is tried again", line)
+               for line in lines), lines  # fmt: skip
+    assert looks
+
+
+def test_outside_a_run_a_call_is_tried_by_number(faults, bucket):
+    faults.shares = {"refuse": 1}
+    with pytest.raises(RunFailed, match="answered SlowDown; the store may be overloaded, run again to resume"):
+        open_store(f"s3://{bucket}/x").read("a")
+    assert faults.struck["refuse"] == 1
+
+
+def test_patience_ends_with_one_sentence(faults, bucket, monkeypatch):
+    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "2")
+    store = open_store(f"s3://{bucket}/x")
+    store.write("a", b"content")
+    faults.shares = {"refuse": 1}
+    with (
+        pytest.raises(RunFailed, match="answered SlowDown; the store may be overloaded, run again to resume"),
+        patient(),
+    ):
+        store.read("a")
+    assert faults.struck["refuse"] > 1
+
+
+def test_what_does_not_pass_is_told_at_once_even_in_a_run(faults, bucket, monkeypatch):
+    with patient():
+        with pytest.raises(MissingObjectError):
+            open_store(f"s3://{bucket}/x").read("missing")
+        assert faults.requests == 1
+        with pytest.raises(UserError, match="there is no bucket 'no-such-bucket-here'"):
+            open_store("s3://no-such-bucket-here/x").read("a")
+        assert faults.requests == 2
+
+
+def test_an_endpoint_that_does_not_exist_is_told_while_a_run_is_planned(bucket, monkeypatch):
+    for address in ("http://127.0.0.1:9", "http://no-such-machine.invalid"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        forget_clients()
+        with pytest.raises(UserError, match=r"s3: cannot reach the endpoint for .*; check AWS_ENDPOINT_URL") as caught:
+            open_store(f"s3://{bucket}/x").read("a")
+        assert caught.value.exit_code == 2
+    forget_clients()
+
+
+def test_a_lease_outlives_a_store_that_fails_for_longer_than_its_term(faults, bucket, object_store, monkeypatch):
+    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
+    store = open_store(f"s3://{bucket}/run")
+    with held(store, lambda _: []) as lease:
+        with down(faults):
+            pass
+        assert faults.struck["refuse"] > 3
+        lease.look()
+        beats = lease._beats
+        for _ in range(200):
+            if lease._beats > beats:
+                break
+            time.sleep(0.05)
+        assert lease._beats > beats
+        lease.check()
+        with down(faults):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", object_store["AWS_ENDPOINT_URL"])
+            forget_clients()
+            open_store(f"s3://{bucket}/run").create("lease/00000002.json", b'{"holder": "other", "accepts": []}')
+        lease._thread.join()
+        with pytest.raises(RunFailed, match="another driver has taken it over"):
+            lease.check()
+
+
+TIMED = """
+import sys, time
+from camrobust.io.retries import insist
+from camrobust.io.store_errors import overloaded
+from camrobust.run.ledger import Watch
+
+end = time.monotonic() + float(sys.argv[1])
+
+def call():
+    if time.monotonic() < end:
+        raise overloaded("s3://bucket/x", "SlowDown")
+    return "read"
+
+print(Watch("load", object(), 1.0)._timed(lambda places: [insist(call, "s3://bucket")], [0]))
+"""
+
+
+def test_waiting_for_the_store_is_no_hanging_image():
+    found = subprocess.run([sys.executable, "-c", TIMED, "3"], capture_output=True, text=True, check=False, cwd=ROOT,
+                           env=environment(CAMROBUST_STORE_PATIENCE_S="30"))  # fmt: skip
+    assert (found.returncode, found.stdout) == (0, "['read']\n"), found.stderr
+
+
+def test_a_run_goes_on_after_the_store_was_down(faults, bucket, tmp_path):
+    write_photos(tmp_path / "set", 3)
+    path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"s3://{bucket}/run")
+    said, outages = [], []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("images × models"):
+            # The next step takes the lease.
+            outages.append(down(faults))
+            outages[0].__enter__()
+
+    outcome = in_process.run(path, say=say)
+    outages[0].__exit__(None, None, None)
+    assert outcome.exit_code == 0
+    assert faults.struck["refuse"] > 1
+    assert [line for line in said if "answered SlowDown, for " in line]
+
+
+class Expiring(_Handler):
+    """Refuses the old key from the first file of results on; then the new one is there to be read."""
+
+    expired = False
+    code = ""
+
+    def relay(self):
+        bound = type(self)
+        bound.expired |= self.command == "PUT" and "/scores/" in self.path
+        if bound.expired and "Credential=OLDKEY/" in self.headers["Authorization"]:
+            bound.renew()
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code></Error>".encode()
+            self.close_connection = True
+            self._answer(403, [("Content-Type", "application/xml")], body, len(body))
+            return
+        super().relay()
+
+
+for _verb in ("GET", "PUT", "HEAD", "POST", "DELETE"):
+    setattr(Expiring, f"do_{_verb}", lambda self: self.relay())
+
+
+@pytest.fixture(scope="module")
+def any_key():
+    """A mock of S3 that accepts every key."""
+    found, stop = _moto()
+    yield found["AWS_ENDPOINT_URL"]
+    stop()
+
+
+@pytest.mark.parametrize(("source", "code"), [("file", "ExpiredToken"), ("process", "InvalidAccessKeyId")])
+def test_credentials_that_expire_in_a_run_are_read_again(any_key, source, code, tmp_path, monkeypatch):
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    held_in = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(held_in if source == "file" else tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "30")
+    if source == "process":
+        (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {held_in}\n")
+
+    def give(key):
+        file = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s\n"
+        process = f'{{"Version": 1, "AccessKeyId": "{key}", "SecretAccessKey": "s"}}'
+        held_in.write_text(file if source == "file" else process)
+
+    give("OLDKEY")
+    bound = type("_Bound", (Expiring,), {"upstream": any_key.removeprefix("http://"), "faults": Faults(),
+                                         "code": code, "renew": staticmethod(lambda: give("NEWKEY"))})  # fmt: skip
+    server = _Server(("127.0.0.1", 0), bound)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        forget_clients()
+        name = f"bucket-{time.time_ns()}"
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket=name)
+        client.close()
+        write_photos(tmp_path / "set", 2)
+        path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"s3://{name}/run")
+        assert in_process.run(path).exit_code == 0
+        assert bound.expired
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        forget_clients()
