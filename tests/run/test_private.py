@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.chaos.processes import descendants
 from camrobust.contract.errors import UserError
 from camrobust.run.session import connect
@@ -177,20 +176,6 @@ def test_a_second_session_is_refused_and_the_environment_is_left_as_it_was(progr
         if number == 1:
             assert json.loads(program.stdout.readline())["path"] != program.told["path"]
     assert program.wait(timeout=60) == 0
-
-
-@pytest.mark.cluster
-def test_nodes_on_one_machine_listen_on_loopback_only_and_want_a_token():
-    with nodes(2, {}, job_server=True) as cluster:
-        pids = {pid for node in (cluster.head, *cluster.workers) for pid in (node.process.pid, *node.below())}
-        sockets = listening(pids)
-        assert sum(title.startswith("raylet ") for title, _ in sockets) >= 3, sockets
-        assert outside(sockets) == []
-        ours = {name: cluster.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
-        refused, accepted = joining(cluster.address), joining(cluster.address, **ours)
-        assert "AuthenticationError: RPC error: InvalidAuthToken" in refused.communicate(timeout=120)[1]
-        assert accepted.communicate(timeout=120)[0] == "a task of mine\n"
-        assert Path(ours["RAY_AUTH_TOKEN_PATH"]).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
