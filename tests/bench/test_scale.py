@@ -105,7 +105,7 @@ def test_three_streams_are_made_and_more_until_one_is_long(monkeypatch):
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The minimum number of concurrent actors:UserWarning")
 def test_both_streams_run_to_the_end(monkeypatch, capsys):
     monkeypatch.setattr(throughput, "session", lambda *_: nullcontext())
     monkeypatch.setattr(throughput, "FIRST", 2)
