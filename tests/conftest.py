@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,18 @@ NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_
 
 
 def pytest_collection_modifyitems(items):
-    """What starts Ray comes first, so that of two pytest-xdist workers one has all of it and the other none."""
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
+    """What starts Ray comes first, so that of two pytest-xdist workers one has all of it and the other none.
+
+    Before all comes what shares a session of Ray, which is closed after the last of these tests.
+    """
+    items.sort(key=lambda item: ("cluster" not in item.fixturenames, item.get_closest_marker("cluster") is None))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    shared = getattr(item, "funcargs", {}).get("cluster")
+    if shared and not (nextitem and "cluster" in nextitem.fixturenames):
+        shared.close()
 
 
 def pytest_runtest_setup(item):
@@ -120,6 +131,66 @@ def azure_store(tmp_path_factory):
         "AZURE_STORAGE_KEY": key,
     }
     stop()
+
+
+class SharedRay:
+    """One session of Ray for the runs of many tests, which then start no cluster of their own.
+
+    `tests.in_process.through_open_session` sends runs through it; other drivers join it at `address`, with the
+    environment of this process.
+
+    Attributes:
+        variables: environment of its workers: what reaches the stores, and a secret.
+        site: where a test may install a package that its workers then find.
+        store: address at which its workers find the S3 store, a proxy.
+        faults: of that proxy; none when a test begins.
+        address: of the cluster.
+    """
+
+    def __init__(self, variables, site):
+        path = os.pathsep.join([str(Path(__file__).parents[1]), str(site)])
+        self.variables = {**variables, "MODEL_STORE_TOKEN": "hunter2-of-the-environment", "PYTHONPATH": path}
+        self.site, self.stack, self.address = site, ExitStack(), ""
+
+    def open(self):
+        import ray
+
+        from camrobust.bench.chaos.proxy import Faults, failing_store
+        from camrobust.contract.config_parts import ClusterConfig
+        from camrobust.run.session import session
+
+        self.faults = Faults()
+        self.store = self.stack.enter_context(failing_store(self.variables["AWS_ENDPOINT_URL"], self.faults))
+        with pytest.MonkeyPatch.context() as surroundings:
+            # Its workers keep the environment that is there when it starts.
+            for name, value in (self.variables | {"AWS_ENDPOINT_URL": self.store}).items():
+                surroundings.setenv(name, value)
+            self.stack.enter_context(session("local", ClusterConfig()))
+        self.address = ray.get_runtime_context().gcs_address
+
+    def close(self):
+        self.address = ""
+        self.stack.close()
+
+
+@pytest.fixture(scope="session")
+def _shared_ray(object_store, google_store, tmp_path_factory, request):
+    variables = {**object_store, **google_store}
+    with suppress(pytest.skip.Exception):  # what needs it is skipped, not all of this
+        variables |= request.getfixturevalue("azure_store")
+    shared = SharedRay(variables, tmp_path_factory.mktemp("site"))
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def cluster(_shared_ray):
+    """The session of Ray that tests without faults in it share; see `SharedRay`."""
+    if not _shared_ray.address:
+        _shared_ray.open()
+    _shared_ray.faults.shares, _shared_ray.faults.hold = {}, ""
+    _shared_ray.faults.struck.clear()
+    return _shared_ray
 
 
 @pytest.fixture

@@ -15,6 +15,10 @@ ROOT = Path(__file__).parents[1]
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]
 
 
+SMALL = {"models": ["tests.toys:pooled"], "image": {"resize": 72, "crop": 64}, "segments": {"method": "grid"}}
+"""Changes of a configuration that make an image cost a tenth."""
+
+
 def config(folder, images, **changes):
     """The file of a small run; one Explain worker, as each costs four seconds of CPU before it begins."""
     data = {

@@ -161,6 +161,18 @@ def greedy():
     return seeded(Greedy())
 
 
+class Patient(Pooled):
+    """Takes as many seconds for a pass as PATIENCE_S says, so that there is time to end its process."""
+
+    def forward(self, images):
+        time.sleep(float(os.environ.get("PATIENCE_S", "0")))
+        return super().forward(images)
+
+
+def patient():
+    return seeded(Patient(), 1)
+
+
 class Quitting(Pooled):
     def forward(self, images):
         if images.shape[0] != 2:
@@ -374,3 +386,10 @@ class Raising(Pooled):
 
     def forward(self, images):
         raise self.error
+
+
+def small_vit():
+    """torchvision's transformer with a fiftieth of the parameters of its smallest."""
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(image_size=224, patch_size=16, num_layers=4, num_heads=3, hidden_dim=192, mlp_dim=384)

@@ -1,20 +1,19 @@
 """The stages without their science, those that replay them, and the figures of the two streams; no clock is read."""
 
 import json
-import subprocess
-import sys
+from contextlib import nullcontext
 
 import pytest
 
 from camrobust.bench.scale import stubs, throughput
 from camrobust.bench.scale.overhead import PRESETS, variants_of
 from camrobust.bench.scale.throughput import Spent
+from camrobust.interface.cli import main
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.pipeline import KINDS
 from camrobust.run.stages import load as load_module
 from camrobust.run.stages.batches import pending_batch, tensors_of
-from tests.runs import ROOT
 
 IMAGES = 3
 
@@ -104,19 +103,15 @@ def test_three_streams_are_made_and_more_until_one_is_long(monkeypatch):
     assert (short.images, long.images) == (128, 300)
 
 
-SMALL = """
-import sys
-from camrobust.bench.scale import throughput
-from camrobust.interface.cli import main
-throughput.FIRST, throughput.LONGEST = 2, 8
-sys.exit(main(["bench", "scale", "--seconds", "1", "--json"]))
-"""
-
-
 @pytest.mark.cluster
-def test_both_streams_run_to_the_end():
-    printed = subprocess.run([sys.executable, "-c", SMALL], check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    alone, own = json.loads(printed)["stream"]
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The minimum number of concurrent actors:UserWarning")
+def test_both_streams_run_to_the_end(monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "session", lambda *_: nullcontext())
+    monkeypatch.setattr(throughput, "FIRST", 2)
+    monkeypatch.setattr(throughput, "LONGEST", 8)
+    assert main(["bench", "scale", "--seconds", "1", "--json"]) == 0
+    alone, own = json.loads(capsys.readouterr().out)["stream"]
     assert (alone["way"], own["way"]) == ("Ray Data alone", "own stages")
     assert alone["images"] == own["images"] == 8
     assert alone["ratio"] == 1

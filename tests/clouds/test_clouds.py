@@ -17,7 +17,7 @@ from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLarge
 from camrobust.io.store import open_store, read_object
 from tests import in_process
 from tests.photos import write_photos
-from tests.runs import camrobust, config, failures, scores
+from tests.runs import config, failures, scores
 from tests.toys import pooled
 
 pytestmark = pytest.mark.s3
@@ -107,7 +107,10 @@ def test_a_cloud_takes_no_objects_and_no_runs(place, tmp_path, capsys):
 
 
 @pytest.mark.cluster
-def test_a_run_from_clouds_equals_the_run_from_a_folder(google_store, azure_store, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_from_clouds_equals_the_run_from_a_folder(
+    cluster, google_store, azure_store, tmp_path, monkeypatch, capsys
+):
     settle(monkeypatch, {**google_store, **azure_store})
     name = f"bucket-{time.time_ns()}"
     gs, az = f"gs://{name}", f"az://{name}"
@@ -136,14 +139,16 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(google_store, azure_stor
     from_clouds = config(
         tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5
     )
-    done = camrobust("run", from_clouds, "--quiet", **google_store, **azure_store)
-    assert done.returncode == 0, done.stderr
+    code, printed, said = in_process.camrobust(
+        capsys, "run", from_clouds, "--quiet", by=in_process.through_open_session
+    )
+    assert code == 0, said
     assert main(["verify", str(tmp_path / "out")]) == 0
     (gone,) = failures(tmp_path / "out").to_dicts()
     assert (gone["dataset"], gone["image_id"], gone["kind"]) == ("listed", "gone.jpg", "missing")
     assert gone["message"] == f"there is no object {az}/photos/gone.jpg"
     secret = azure_store["AZURE_STORAGE_KEY"]
-    assert secret not in done.stderr + done.stdout
+    assert secret not in said + printed
     assert not any(secret.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
 
     kept = {"name": "listed", "images": str(tmp_path / "kept.csv")}

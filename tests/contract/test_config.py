@@ -518,17 +518,19 @@ def build():
 
 
 @pytest.mark.cluster
-def test_what_a_builder_reads_from_the_environment_is_written_nowhere(tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_a_builder_reads_from_the_environment_is_written_nowhere(cluster, tmp_path):
     from tests.photos import write_photos
 
     write_photos(tmp_path / "photos", 2)
     (tmp_path / "from_environment.py").write_text(BUILDER)
     text = PLAIN.replace("tests.toys:pooled", "from_environment:build").replace("photos}", f"{tmp_path}/photos}}")
     path = written(tmp_path, text.replace("output: run", f"output: {tmp_path}/out").replace("1-5", "5"))
-    surroundings = environment(MODEL_STORE_TOKEN="hunter2-of-the-environment")
+    surroundings = environment(MODEL_STORE_TOKEN=cluster.variables["MODEL_STORE_TOKEN"])
     surroundings["PYTHONPATH"] += os.pathsep + str(tmp_path)
-    done = subprocess.run([sys.executable, "-m", "camrobust", "run", str(path), "--verbose"], env=surroundings,
-                          capture_output=True, text=True, check=False, cwd=tmp_path, timeout=400)  # fmt: skip
+    command = [sys.executable, "-m", "camrobust", "run", str(path), "--verbose", "--address", cluster.address]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, cwd=tmp_path,
+                          timeout=400)  # fmt: skip
     assert done.returncode == 0, done.stderr
     held = [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
     assert {"run.json", "index.html"} <= {one.name for one in held}

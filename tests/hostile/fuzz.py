@@ -124,9 +124,7 @@ def one_line(error):
 def fuzz(count, seed=0, first=0):
     """Spoil a number of folders; returns every fault, and how the commands ended."""
     os.environ["CAMROBUST_LEASE_TERM_S"] = "1"
-    for module, names in DRAWING.items():
-        for name in names:
-            setattr(module, name, remembered(getattr(module, name)))
+    remember_drawings()
     bombs, known = (lambda *given: known.setdefault(key(given), None) or bomb_of(known, given)), {}
     offenders, codes = [], Counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +145,12 @@ def fuzz(count, seed=0, first=0):
                 sys.stderr.write(f"{number} {peak_mib()} {told!a} {ended}\n")
             shutil.rmtree(place)
     return {"offenders": offenders, "codes": dict(sorted(codes.items())), "idle_mib": idle, "peak_mib": peak_mib()}
+
+
+def remember_drawings():
+    for module, names in DRAWING.items():
+        for name in names:
+            setattr(module, name, remembered(getattr(module, name)))
 
 
 def remembered(draw):

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 
 import pyarrow.parquet as pq
@@ -91,11 +92,18 @@ def counting(objects):
         by_number = key.startswith(f"commits/{number:08}-") and "-kept-" not in key and not done
         if key not in listed and not by_number:
             continue
-        table = pq.read_table(BytesIO(objects[key]))
-        files = json.loads(table.schema.metadata[FILES_KEY])
+        files, parts = read_commit(objects[key])
         if all(len(objects.get(name, b"")) == size for name, size in files.items()):
-            found[key] = (files, list(zip(table["image_id"].to_pylist(), table["part"].to_pylist(), strict=True)))
+            found[key] = (files, parts)
     return found
+
+
+@lru_cache(10_000)
+def read_commit(content):
+    """The files of a commit and its parts of images."""
+    table = pq.read_table(BytesIO(content))
+    parts = list(zip(table["image_id"].to_pylist(), table["part"].to_pylist(), strict=True))
+    return json.loads(table.schema.metadata[FILES_KEY]), parts
 
 
 def live_keys(objects):

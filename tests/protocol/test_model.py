@@ -1,6 +1,7 @@
 """The protocol of docs/protocol.md under every order of its steps: no unit lost, none twice, no live file changed."""
 
 import os
+from dataclasses import dataclass
 from functools import partial
 
 import polars as pl
@@ -17,6 +18,7 @@ from camrobust.results.commits import keep_rest
 from camrobust.results.counted import read_committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.lease import acquire
+from camrobust.results.tables import read_frame
 from camrobust.run import workflow
 from tests.commits import PartResult, write_commit
 from tests.documents import run_record
@@ -55,11 +57,39 @@ class Serial:
     map = staticmethod(map)
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A store of one object."""
+
+    content: bytes
+    uri = "memory"
+
+    def read(self, key, most=None):
+        return self.content
+
+    def locate(self, key):
+        return f"memory/{key}"
+
+
+KNOWN = {}
+
+
+def read_once(store, key, columns, budget=None):
+    """`read_frame`, which gives the same for the same bytes in every one of thousands of schedules."""
+    asked = store.read(key), tuple(columns)
+    if asked not in KNOWN:
+        KNOWN[asked] = read_frame(Alone(asked[0]), key, columns, budget)
+    return KNOWN[asked]
+
+
 @pytest.fixture(autouse=True)
 def adversary(monkeypatch):
     """Nobody's beats are believed: every driver may take over from every other at any moment."""
+    KNOWN.clear()
     monkeypatch.setattr(lease, "_is_free", lambda *_: True)
     monkeypatch.setattr(reading, "ThreadPoolExecutor", Serial)
+    monkeypatch.setattr(reading, "read_frame", read_once)
+    monkeypatch.setattr(commits, "read_frame", read_once)
 
 
 def accepted(folder, number):

@@ -37,7 +37,9 @@ import sys, traceback
 import ray.data
 from camrobust.interface.cli import main
 from camrobust.io.manifest import list_images
+from tests.hostile.fuzz import remember_drawings
 
+remember_drawings()
 for hostile in sys.argv[2:]:
     for arguments in (["verify", hostile], ["status", hostile], ["aggregate", hostile], ["report", hostile],
                       ["compare", sys.argv[1], hostile]):

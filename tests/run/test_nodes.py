@@ -17,16 +17,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from camrobust.bench.chaos import faults
+from camrobust.bench.chaos import faults, harness
 from camrobust.bench.chaos.harness import chaos
-from camrobust.bench.chaos.judge import KEYS, compare
+from camrobust.bench.chaos.judge import KEYS, compare, rows_of
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run
 from camrobust.run.spot import notice
+from tests import in_process
 from tests.photos import write_photos
+from tests.run.test_private import joining, listening, outside
 from tests.runs import ROOT, config
 
 
@@ -80,25 +82,45 @@ def test_a_notice_is_read_as_the_service_gives_it(metadata):
         notice("file:///etc/passwd")
 
 
+@pytest.fixture(scope="module")
+def raylets():
+    """A head with the job server, and one node."""
+    with nodes(1, {}, job_server=True) as cluster:
+        yield cluster
+
+
 @pytest.mark.cluster
-def test_the_watcher_drains_its_node_when_the_notice_comes(metadata):
-    with nodes(1, {}) as cluster:
-        identity = cluster.identity(cluster.workers[0])
-        watcher = subprocess.Popen(
-            [sys.executable, "-m", "camrobust", "watch-spot", "--metadata", metadata.address, "--interval", "0.2",
-             "--node-id", identity, "--address", cluster.address],
-            stderr=subprocess.PIPE, text=True, cwd=ROOT, env=cluster.environment,
-        )  # fmt: skip
-        while metadata.asked < 3:
-            assert watcher.poll() is None
-            time.sleep(0.05)
-        end = datetime.now(UTC) + timedelta(seconds=60)
-        metadata.action = {"action": "terminate", "time": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
-        _, told = watcher.communicate(timeout=60)
-        assert watcher.returncode == 0, told
-        assert f"this machine is taken back at {end.replace(microsecond=0).isoformat()}; draining Ray's node" in told
-        # An idle node that is drained leaves the cluster at once.
-        assert identity not in alive(cluster)
+def test_nodes_on_one_machine_listen_on_loopback_only_and_want_a_token(raylets):
+    pids = {pid for node in (raylets.head, *raylets.workers) for pid in (node.process.pid, *node.below())}
+    sockets = listening(pids)
+    assert sum(title.startswith("raylet ") for title, _ in sockets) >= 2, sockets
+    assert outside(sockets) == []
+    ours = {name: raylets.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+    refused, accepted = joining(raylets.address), joining(raylets.address, **ours)
+    assert "AuthenticationError: RPC error: InvalidAuthToken" in refused.communicate(timeout=120)[1]
+    assert accepted.communicate(timeout=120)[0] == "a task of mine\n"
+    assert Path(ours["RAY_AUTH_TOKEN_PATH"]).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.cluster
+def test_the_watcher_drains_its_node_when_the_notice_comes(raylets, metadata):
+    """Last of those that use the node: it leaves."""
+    identity = raylets.identity(raylets.workers[0])
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "camrobust", "watch-spot", "--metadata", metadata.address, "--interval", "0.2",
+         "--node-id", identity, "--address", raylets.address],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env=raylets.environment,
+    )  # fmt: skip
+    while metadata.asked < 3:
+        assert watcher.poll() is None
+        time.sleep(0.05)
+    end = datetime.now(UTC) + timedelta(seconds=60)
+    metadata.action = {"action": "terminate", "time": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    _, told = watcher.communicate(timeout=60)
+    assert watcher.returncode == 0, told
+    assert f"this machine is taken back at {end.replace(microsecond=0).isoformat()}; draining Ray's node" in told
+    # An idle node that is drained leaves the cluster at once.
+    assert identity not in alive(raylets)
 
 
 LOOK = """
@@ -123,11 +145,21 @@ def test_watch_spot_wants_both_or_neither(capsys):
     assert "--node-id and --address belong together; give both or neither" in capsys.readouterr().err
 
 
+class WithoutFaultsHere(harness._Bench):
+    """Ray changes no bit (`tests/run/test_run.py`), so it needs no cluster to know what the rows must be."""
+
+    def _expected(self, *, wide):
+        trial = self._prepare(-1, random.Random(0), wide=wide, remote=False)
+        assert in_process.run(trial.config).exit_code == 0
+        return rows_of(trial.output)
+
+
 @pytest.mark.cluster
 def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
-    """The chaos bench itself, with faults chosen instead of drawn."""
+    """The chaos bench itself, with faults chosen instead of drawn; the run without faults is made in this process."""
     plan = [(0.1, faults.kill_node), (0.2, faults.corrupt), (0.3, faults.drain_node)]
     monkeypatch.setattr("camrobust.bench.chaos.harness.choose", lambda dice, **_: plan)
+    monkeypatch.setattr(harness, "_Bench", WithoutFaultsHere)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     (line,) = chaos(1, 0)
     assert line["exact"], line

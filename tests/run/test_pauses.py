@@ -7,24 +7,16 @@ import time
 import pytest
 
 from camrobust.bench.chaos.processes import descendants, is_stopped
-from camrobust.bench.chaos.proxy import Faults, failing_store
 from camrobust.results.folder import open_run
 from camrobust.results.verify import verify
 from tests.in_process import camrobust
 from tests.photos import write_photos
-from tests.runs import config, done_of, end, named, scores, start, wait_for
+from tests.runs import SMALL, config, done_of, end, named, scores, start, wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 TERM_S = "4"
 IMAGES = 24
-SMALL = {
-    "image": {"resize": 72, "crop": 64},
-    "segments": {"method": "grid"},
-    "gallery_images": 0,
-    "perturbations": ["gaussian_noise:1-5"],
-    "models": ["tests.toys:pooled"],
-    "cams": ["gradcam", "random"],
-}
+FEW = SMALL | {"gallery_images": 0, "perturbations": ["gaussian_noise:1-5"], "cams": ["gradcam", "random"]}
 NOT_OF_THE_RESULT = ("beats/", "progress/")
 
 
@@ -67,10 +59,10 @@ def judge(output, before, rows):
     return late
 
 
-def test_a_driver_and_a_worker_stopped_in_mid_commit_change_nothing_when_they_wake(tmp_path, photos, capsys):
+def test_a_driver_and_a_worker_stopped_in_mid_commit_change_nothing_when_they_wake(cluster, tmp_path, photos, capsys):
     output = str(tmp_path / "out")
-    path = config(tmp_path, photos, **SMALL)
-    process = start("run", path)
+    path = config(tmp_path, photos, **FEW)
+    process = start("run", path, "--address", cluster.address)
     asleep = set()
     try:
         wait_for(lambda: (tmp_path / "out" / "commits").is_dir(), process)
@@ -83,7 +75,7 @@ def test_a_driver_and_a_worker_stopped_in_mid_commit_change_nothing_when_they_wa
         assert rows.height == IMAGES * 5 * 2
         printed = wake(asleep, process)
     finally:
-        end([*descendants(process.pid), process.pid, *asleep])
+        end([process.pid, *asleep])
     assert process.returncode == 1, printed
     assert "another driver has taken it over; run again to resume what is left" in printed.splitlines()[-1]
     judge(output, before, rows)
@@ -94,7 +86,7 @@ def stop_in_mid_commit(out, process):
     limit = time.monotonic() + 120
     while time.monotonic() < limit:
         assert process.poll() is None, process.stdout.read()
-        for pid in named(descendants(process.pid), "ray::MapBatches(Commit)"):
+        for pid in named(descendants(os.getpid()), "ray::MapBatches(Commit)"):
             os.kill(pid, signal.SIGSTOP)
             while not is_stopped(pid):
                 time.sleep(0.001)
@@ -108,31 +100,32 @@ def stop_in_mid_commit(out, process):
 
 @pytest.mark.s3
 def test_commits_that_reach_the_store_after_another_driver_is_done_do_not_count(
-    tmp_path, photos, bucket, object_store, capsys
+    cluster, tmp_path, photos, bucket, capsys
 ):
     """Every commit of the first driver is held back on its way; the driver sleeps; both arrive late."""
     output = f"s3://{bucket}/out"
-    path = config(tmp_path, photos, output=output, **SMALL)
-    faults = Faults(hold=r"^PUT .*/commits/00000001-")
-    with failing_store(object_store["AWS_ENDPOINT_URL"], faults) as address:
-        process = start("run", path, AWS_ENDPOINT_URL=address)
-        try:
-            wait_for(lambda: faults.holding, process)
-            os.kill(process.pid, signal.SIGSTOP)
-            code, _, told = camrobust(capsys, "run", path)
-            assert code == 0, told
-            before, rows = results(output), scores(output)
-            assert not [key for key in before if key.startswith("commits/00000001-")]
-            faults.let_go.set()
-            store = open_run(output).store
-            limit = time.monotonic() + 60
-            while not (late := [entry.key for entry in store.list("commits/00000001-")]):
-                assert time.monotonic() < limit
-                time.sleep(0.1)
-            printed = wake([process.pid], process)
-        finally:
-            faults.let_go.set()
-            end([*descendants(process.pid), process.pid])
+    path = config(tmp_path, photos, output=output, **FEW)
+    faults = cluster.faults
+    faults.hold, faults.holding = r"^PUT .*/commits/00000001-", 0
+    faults.let_go.clear()
+    process = start("run", path, "--address", cluster.address, AWS_ENDPOINT_URL=cluster.store)
+    try:
+        wait_for(lambda: faults.holding, process)
+        os.kill(process.pid, signal.SIGSTOP)
+        code, _, told = camrobust(capsys, "run", path)
+        assert code == 0, told
+        before, rows = results(output), scores(output)
+        assert not [key for key in before if key.startswith("commits/00000001-")]
+        faults.let_go.set()
+        store = open_run(output).store
+        limit = time.monotonic() + 60
+        while not (late := [entry.key for entry in store.list("commits/00000001-")]):
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        printed = wake([process.pid], process)
+    finally:
+        faults.let_go.set()
+        end([process.pid])
     assert process.returncode == 1, printed
     assert "another driver has taken it over" in printed.splitlines()[-1], printed
     assert set(late) <= set(judge(output, before, rows))

@@ -2,9 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -231,17 +231,13 @@ def test_what_run_json_says_of_plugins_is_checked(tmp_path, changes, problem):
     assert problem in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def installed(source, target):
     """The example package as pip installs it."""
-    target = tmp_path_factory.mktemp("site")
-    source = target / "source"
-    subprocess.run(["cp", "-r", str(EXAMPLE), str(source)], check=True)
+    shutil.copytree(EXAMPLE, source)
     done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index",
-                           "--disable-pip-version-check", "--target", str(target / "packages"), str(source)],
+                           "--disable-pip-version-check", "--target", str(target), str(source)],
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return target / "packages"
 
 
 def outside(site, cwd, *command):
@@ -251,26 +247,33 @@ def outside(site, cwd, *command):
                           capture_output=True, text=True, check=False, timeout=400)  # fmt: skip
 
 
-def test_the_examples_own_tests_pass(site):
-    done = outside(site, EXAMPLE, "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "test_methods.py")
-    assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
-
-
 @pytest.mark.cluster
-def test_the_example_runs_as_its_readme_says(site, tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_example_runs_as_its_readme_says(cluster, tmp_path, monkeypatch, capsys):
     """As installed; beside a plugin that lies only in the folder where the command is called."""
+    site = cluster.site
+    installed(tmp_path / "source", site)
+    tested = outside(site, EXAMPLE, "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "test_methods.py")
+    assert tested.returncode == 0, tested.stdout
+    assert "4 passed" in tested.stdout
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(site)
     write_photos(tmp_path / "photos", 3)
     (tmp_path / "run.yaml").write_text((EXAMPLE / "run.yaml").read_text())
     write_module(tmp_path, "beside", METHODS)
-    listed = outside(site, tmp_path, "camrobust", "list", "cams", "--json", "--plugins", "camrobust_example.methods")
-    assert {row["name"]: row["package"] for row in json.loads(listed.stdout)}[
-        "abs-gradcam"
-    ] == "camrobust-example 0.1.0"
     more = ["--set", "plugins=[camrobust_example.methods, beside]", "--set", "cams=[gradcam, abs-gradcam, negated]"]
-    planned = outside(site, tmp_path, "camrobust", "plan", "run.yaml", "--forwards-per-s", "10", *more)
-    assert planned.returncode == 0, planned.stderr
-    done = outside(site, tmp_path, "camrobust", "run", "run.yaml", *more)
+
+    def here(*command):
+        with registries():
+            code = main([*map(str, command)])
+        return code, *capsys.readouterr()
+
+    _, listed, _ = here("list", "cams", "--json", "--plugins", "camrobust_example.methods")
+    assert {row["name"]: row["package"] for row in json.loads(listed)}["abs-gradcam"] == "camrobust-example 0.1.0"
+    code, _, said = here("plan", "run.yaml", "--forwards-per-s", "10", *more)
+    assert code == 0, said
+    done = outside(site, tmp_path, "camrobust", "run", "run.yaml", "--address", cluster.address, *more)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "runs" / "example"
     document = json.loads((out / "run.json").read_text())
@@ -285,16 +288,12 @@ def test_the_example_runs_as_its_readme_says(site, tmp_path):
             assert some.height == count
             assert some["area_shift"].is_between(0, 1).all()
             assert (some["largest_gap"] > 0).all()
-    assert outside(site, tmp_path, "camrobust", "verify", out).returncode == 0
-    installed = next(Path(site).rglob("camrobust_example/methods.py"))
-    text = installed.read_text()
-    try:
-        installed.write_text(text + "# changed\n")
-        again = outside(site, tmp_path, "camrobust", "run", "run.yaml", *more)
-    finally:
-        installed.write_text(text)
-    assert again.returncode == 2
-    assert again.stderr == (
+    assert here("verify", out)[0] == 0
+    methods = next(site.rglob("camrobust_example/methods.py"))
+    methods.write_text(methods.read_text() + "# changed\n")
+    code, _, said = here("run", "run.yaml", *more)
+    assert code == 2
+    assert said == (
         "camrobust: plugins: not as they were when this run began (camrobust_example.methods: another source file); "
         "put them back, or use --fresh\n"
     )

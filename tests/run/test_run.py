@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import polars as pl
 import pytest
@@ -15,22 +13,10 @@ from camrobust.contract.schema import SCORES
 from camrobust.interface.cli import main
 from camrobust.results.folder import open_run
 from camrobust.results.status import status
+from camrobust.run import pipeline
 from tests import in_process
 from tests.photos import write_photos
-from tests.runs import (
-    ROOT,
-    camrobust,
-    config,
-    done_of,
-    end,
-    environment,
-    failures,
-    named,
-    report,
-    scores,
-    start,
-    wait_for,
-)
+from tests.runs import SMALL, camrobust, config, done_of, end, failures, named, report, scores, start, wait_for
 
 pytestmark = pytest.mark.cluster
 GOOD = 8
@@ -145,26 +131,32 @@ def test_another_configuration_is_refused(done, capsys):
     )
 
 
-NOISES = ("gaussian_noise", "salt_pepper", "speckle_noise", "uniform_noise", "shot_noise", "contrast")
-IN_ROUNDS = (
-    "import sys; from camrobust.run import pipeline; pipeline.IMAGES_PER_ROUND = int(sys.argv[1])\n"
-    "from camrobust.interface.cli import main; sys.exit(main(['run', *sys.argv[2:]]))"
-)
 MANY = 18
+FEW = SMALL | {
+    "gallery_images": 0,
+    "perturbations": ["gaussian_noise:1-5", "salt_pepper:1-5"],
+    "models": [
+        {"name": "toy/a", "builder": "tests.toys:pooled"},
+        {"name": "007", "builder": "tests.toys:patient"},
+    ],
+    "cluster": {},
+}
 
 
 def commits_of(out):
     return {file: file.stat().st_mtime_ns for file in out.glob("commits/*.parquet")}
 
 
-def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_end_exact(tmp_path, capsys):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_end_exact(
+    cluster, tmp_path, capsys, monkeypatch
+):
     """One run suffers all of it, one after the other; the rerun works in two rounds and does only the rest."""
-    write_photos(tmp_path / "set", MANY, seed=1)
-    # So much per image that many of them are left when the processes are found and ended.
-    path = config(tmp_path, tmp_path / "set", perturbations=[f"{name}:1-5" for name in NOISES], gallery_images=0,
-                  cluster={})  # fmt: skip
+    write_photos(tmp_path / "set", MANY, seed=1, size=(80, 72))
+    path = config(tmp_path, tmp_path / "set", **FEW)
     out = tmp_path / "out"
-    process = start("run", path)
+    # So long per image that many of them are left when the processes are found and ended.
+    process = start("run", path, PATIENCE_S="0.5")
     try:
         wait_for(lambda: len(commits_of(out)) >= 1, process)
         (victim, *_) = wait_for(lambda: named(descendants(process.pid), "ray::MapWorker(MapBatches(Explain))"), process)
@@ -191,12 +183,13 @@ def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_en
     (out / sorted(key for key in counted if "model=007" in key)[0]).unlink()
     assert main(["verify", str(out)]) == 1
     left = MANY + 1 - len(kept)
-    rerun = [sys.executable, "-c", IN_ROUNDS, str(-(-left // 2)), str(path), "--set", "cluster.explainers=[1, 1]"]
-    again = subprocess.run(rerun, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT, timeout=400)
-    assert again.returncode == 0, again.stderr
-    assert f"resuming: {len(kept) - 1} of {MANY} images and parts are committed" in again.stderr
-    assert "deleted" in again.stderr
-    assert "files that no commit counts" in again.stderr
+    monkeypatch.setattr(pipeline, "IMAGES_PER_ROUND", -(-left // 2))
+    rerun = ["run", path, "--set", "cluster.explainers=[1, 1]"]
+    code, _, told = in_process.camrobust(capsys, *rerun, by=in_process.through_open_session)
+    assert code == 0, told
+    assert f"resuming: {len(kept) - 1} of {MANY} images and parts are committed" in told
+    assert "deleted" in told
+    assert "files that no commit counts" in told
     assert sum(kept.get(file) == since for file, since in commits_of(out).items()) == len(kept) - 1
     redone = json.loads(sorted(out.glob("progress/*.json"))[-1].read_text())
     assert redone["done"] == redone["total"] == left
@@ -209,7 +202,7 @@ def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_en
     assert "explain" in printed
 
     rows = scores(out)
-    assert rows.height == MANY * 2 * 5 * 30
+    assert rows.height == MANY * 2 * 5 * 10
     whole = load_config(str(path), output=str(tmp_path / "whole"))
     assert in_process.run(whole).exit_code == 0
     assert rows.equals(scores(tmp_path / "whole"))

@@ -59,9 +59,10 @@ def chaos(count: int, seed: int, show: Show = lambda _: None) -> list[dict[str, 
         bench = _Bench(folder, cluster, faults if endpoint else None, environment, stack)
         lines = []
         for number in range(count):
+            if number:
+                _replenish(cluster)
             lines.append(bench.trial(number, random.Random(f"{seed}/{number}")))
             show(lines[-1])
-            _replenish(cluster)
         return lines
 
 
