@@ -109,6 +109,24 @@ def _scale(given: Given) -> int:
     return 0
 
 
+def _rehearsal(given: Given) -> int:
+    from camrobust.bench.scale.rehearsal import Rehearsal, rehearse
+    from camrobust.interface.terminal import say
+
+    wanted = Rehearsal(
+        given.count or 200_000, given.objects or given.count or 200_000, given.rounds, given.kill_every,
+        given.lose_every, given.seed,
+    )  # fmt: skip
+    tables = rehearse(wanted, say)
+    if given.json:
+        print_json(tables)
+    else:
+        for title, rows in tables.items():
+            show(given, title, rows)
+    (run,) = tables["run"]
+    return 0 if run["complete"] and run["rows_planned"] == run["rows"] == run["rows_once"] else 1
+
+
 def _rows(given: Given) -> int:
     from camrobust.bench.scale.rows import volume
     from camrobust.interface.terminal import say
@@ -179,6 +197,13 @@ PEERS = flag("--peers", "also time imagecorruptions")
 IMAGES = argument("--images", "number of pictures", type=positive(int), default=1000, metavar="N")
 ONLY_MAPS = flag("--only-maps", "leave out the perturbations and the segments")
 OPERATIONS = flag("--operations", "count tensor operations, host milliseconds and bytes instead")
+REHEARSED = (
+    argument("count", "images; 200,000 unless given", type=positive(int), nargs="?", metavar="N"),
+    argument("--objects", "different objects that they are read from; N unless given", type=positive(int)),
+    argument("--rounds", "streams, one after the other", type=positive(int), default=4),
+    argument("--kill-every", "mean seconds between two workers killed", type=positive(float), default=15.0),
+    argument("--lose-every", "mean seconds between two nodes lost", type=positive(float), default=60.0),
+)
 CLOCK = argument(
     "--clock", "seconds of an outage of the store, and of the patience with it, in one second", type=positive(float),
     default=40.0,
@@ -210,6 +235,10 @@ BENCHMARKS = {
     ),
     "scale": Command(
         _scale, "time everything but the science, beside Ray Data alone", (STEPS, SECONDS, JSON)
+    ),
+    "rehearsal": Command(
+        _rehearsal, "run N images from and to the S3 store of AWS_ENDPOINT_URL while workers and nodes are lost",
+        (*REHEARSED, SEED, JSON),
     ),
     "rows": Command(
         _rows, "time all summaries of N synthetic score rows", (_count("number of rows"), JSON)
