@@ -1,29 +1,22 @@
 """The chaos bench counts honestly, compares every table, and leaves nothing behind."""
 
-import http.client
-import json
 import random
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from dataclasses import replace
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 
-from camrobust.bench.chaos import faults, harness, jobs, process_faults, store_faults, trial
+from camrobust.bench.chaos import faults, harness, jobs, node_faults, process_faults, store_faults, trial
 from camrobust.bench.chaos.judge import KEYS, Results, wrong
-from camrobust.bench.chaos.processes import descendants, title
-from camrobust.bench.chaos.proxy import Faults, Link, failing_store
-from camrobust.bench.chaos.signing import EXPIRED, UNSIGNED, Keys
+from camrobust.bench.chaos.processes import descendants, is_stopped, title
+from camrobust.bench.chaos.proxy import Faults, Link
 from camrobust.interface.cli import main
 from camrobust.io.store import open_store
 from tests.runs import ROOT, environment
@@ -114,6 +107,51 @@ def test_a_fault_without_effect_is_not_an_injection(one):
         process_faults.end_driver(one)
 
 
+def eventually(condition):
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_an_outage_and_a_cut_link_end_by_the_clock_of_the_trial(one):
+    link = Link()
+    one.cluster = SimpleNamespace(workers=[SimpleNamespace(link=link)])
+    one.clock = 1e5
+    store_faults.outage(one)
+    injection = store_faults.cut_off(one)
+    assert not injection.struck()
+    eventually(lambda: not link.cut and one.faults.shares == {})
+    one.clock = 1e-5
+    injection = store_faults.cut_off(one)
+    assert link.drops()
+    assert injection.struck()
+    one.calm()
+    assert not link.cut
+
+
+def test_a_slow_node_stands_still_and_goes_on(one):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        node = SimpleNamespace(below=lambda: {process.pid}, workers=lambda *_: [process.pid])
+        one.cluster = SimpleNamespace(workers=[node])
+        injection = node_faults.slow_node(one)
+        try:
+            eventually(lambda: is_stopped(process.pid))
+            one.calm()
+            assert not is_stopped(process.pid)
+            assert injection.struck()
+        finally:
+            process.kill()
+
+
+def test_nodes_that_are_lost_or_come_after_the_run_do_not_count(one):
+    node = SimpleNamespace()
+    one.cluster = SimpleNamespace(workers=[node], lose=lambda _: None, add=lambda: node)
+    for fault in (node_faults.kill_node, node_faults.late_node):
+        with pytest.raises(trial.Missed):
+            fault(one)
+
+
 def bench_of(lines, monkeypatch):
     """`chaos` with a bench that hands out these lines."""
 
@@ -165,93 +203,6 @@ def test_what_is_injected_depends_on_the_seed_alone():
     assert kinds == {fault.inject for fault in faults.FAULTS}
     first = {fault.inject for fault in faults.FAULTS if fault.when == "before"}
     assert all((share == trial.BEFORE) == (fault in first) for number in range(50) for share, fault in draw(number))
-
-
-@pytest.fixture
-def upstream():
-    """The address of a server on loopback that answers every request with its verb and path."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def answer(self):
-            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = json.dumps([self.command, self.path, len(content), dict(self.headers)]).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    Handler.do_GET = Handler.do_PUT = Handler.answer
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def ask(address, path="/bucket/key", **headers):
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
-    try:
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
-def test_a_link_that_is_cut_drops_its_own_node_and_no_other(upstream):
-    found, link = Faults(), Link()
-    with failing_store(upstream, found) as others, failing_store(upstream, found, link) as its_own:
-        assert ask(its_own)[0] == 200
-        link.cut = True
-        with pytest.raises(ConnectionError):
-            ask(its_own)
-        assert ask(others)[0] == 200
-        link.cut = False
-        assert ask(its_own)[0] == 200
-    assert link.dropped == 1
-
-
-def test_expired_credentials_are_refused_until_the_file_is_read_again(upstream, tmp_path):
-    keys = Keys("store-id", "store-secret", tmp_path / "credentials")
-    keys.renew()
-
-    def named():
-        text = (tmp_path / "credentials").read_text()
-        return {"Authorization": f"AWS4-HMAC-SHA256 Credential={text.split()[3]}/20260101/r/s3/aws4_request, x"}
-
-    old = named()
-    with failing_store(upstream, Faults(keys=keys)) as address:
-        status, body = ask(address, **old)
-        # What reaches the store is signed with the store's own key.
-        assert (status, "Credential=store-id/" in body.decode()) == (200, True)
-        keys.renew()
-        assert ask(address, **old) == (403, EXPIRED)
-        assert ask(address, **named())[0] == 200
-    assert keys.refused == 1
-    assert (tmp_path / "credentials").stat().st_mode & 0o077 == 0
-    assert "store-secret" not in repr(keys)
-
-
-def test_the_signature_is_that_of_botocore(tmp_path):
-    class Unsigned(S3SigV4Auth):
-        def payload(self, _request):
-            return UNSIGNED
-
-    path = "/bucket?list-type=2&prefix=a%2Fb&delimiter="
-    request = AWSRequest("GET", f"http://127.0.0.1:9000{path}")
-    Unsigned(Credentials("id", "secret"), "s3", "us-east-1").add_auth(request)
-    moment = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    ours = Keys("id", "secret", tmp_path / "c").signed("GET", path, {"host": "127.0.0.1:9000"}, moment)
-    assert ours["authorization"] == request.headers["Authorization"]
 
 
 STARTS_TWO = """

@@ -27,6 +27,7 @@ from camrobust.bench.chaos.trial import BEFORE, Injection, Moment, Trial
 CREDENTIALS_ARE_READ_AGAIN = False
 """Whether a process reads the credentials again when the store refuses them; if not, they do not expire in trials."""
 Need = Literal["", "store", "disk", "memory", "disk and memory", "keys"]
+MEMORY: tuple[Need, ...] = ("memory", "disk and memory")
 
 
 @dataclass(frozen=True)
@@ -71,21 +72,24 @@ FAULTS = (
     Fault(cut_off, weight=3, needs="store", when="begun"),
     Fault(expire, weight=3, needs="keys"),
     Fault(full_disk, needs="disk", when="before"),
-    Fault(small_store, weight=2, needs="memory", when="before"),
-    Fault(full_spill, weight=2, needs="disk and memory", when="before"),
+    Fault(small_store, needs="memory", when="before"),
+    Fault(full_spill, needs="disk and memory", when="before"),
 )
 
 
 def choose(dice: random.Random, able: Sequence[Need]) -> list[Fault]:
-    """One to three faults, none twice.
+    """One to three faults, none twice; one that needs much memory and no other such if the trial offers it.
 
     Args:
         dice: decides.
         able: what the trial offers.
     """
     known = [fault for fault in FAULTS if not fault.needs or fault.needs in able]
-    count = dice.choice((1, 2, 2, 3))
-    return list(dict.fromkeys(dice.choices(known, [fault.weight for fault in known], k=count)))
+    short = [fault for fault in known if fault.needs in MEMORY]
+    others = [fault for fault in known if fault not in short]
+    first = [dice.choice(short)] if short else []
+    count = dice.choice((1, 2, 2, 3)) - len(first)
+    return list(dict.fromkeys([*first, *dice.choices(others, [fault.weight for fault in others], k=count)]))
 
 
 def moments(dice: random.Random, drawn: Sequence[Fault]) -> list[Moment]:

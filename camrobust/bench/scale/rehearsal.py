@@ -30,6 +30,7 @@ from camrobust.contract.errors import RunFailed, UserError
 from camrobust.contract.run_files import OTHERS, RESULTS
 from camrobust.io.s3_client import forget_clients
 from camrobust.results.folder import RunFolder, open_run
+from camrobust.results.scan import scan_scores
 from camrobust.results.verify import Completeness, verify
 
 NODES, CPUS = 2, 2
@@ -153,15 +154,15 @@ def _carry_out(config: Path, address: str, wanted: Rehearsal, say: Say) -> tuple
 def _run_row(
     wanted: Rehearsal, output: RunFolder, verdict: Completeness, watched: Watched, uploaded_s: float
 ) -> dict[str, Any]:
-    committed = output.committed()
-    rows = output.scores(committed)
+    rows = scan_scores(*output.score_files(output.committed()))
+    there, once = rows.select(pl.len().alias("rows"), pl.struct(KEYS).n_unique().alias("once")).collect().row(0)
     return {
         "images": wanted.images,
         "objects": wanted.objects,
         "upload_s": round(uploaded_s, 1),
         "rows_planned": verdict.planned_rows,
-        "rows": rows.height,
-        "rows_once": rows.select(pl.struct(KEYS).n_unique()).item(),
+        "rows": there,
+        "rows_once": once,
         "failed_rows": verdict.failed_rows,
         "complete": verdict.complete,
         "attempts": len(watched.exits),
