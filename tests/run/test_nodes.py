@@ -19,7 +19,7 @@ import pytest
 
 from camrobust.bench.chaos import faults, harness
 from camrobust.bench.chaos.harness import chaos
-from camrobust.bench.chaos.judge import KEYS, compare, rows_of
+from camrobust.bench.chaos.judge import KEYS, compare, results_of
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
@@ -148,29 +148,22 @@ def test_watch_spot_wants_both_or_neither(capsys):
 class WithoutFaultsHere(harness._Bench):
     """Ray changes no bit (`tests/run/test_run.py`), so it needs no cluster to know what the rows must be."""
 
-    def _expected(self, *, wide):
-        trial = self._prepare(-1, random.Random(0), wide=wide, remote=False)
+    def _expected(self, job):
+        trial = self._prepare("expected", -1, random.Random(0), job, remote=False)
         assert in_process.run(trial.config).exit_code == 0
-        return rows_of(trial.output)
+        return results_of(trial.output)
 
 
 @pytest.mark.cluster
 def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatch):
     """The chaos bench itself, with faults chosen instead of drawn; the run without faults is made in this process."""
-    plan = [(0.1, faults.kill_node), (0.2, faults.corrupt), (0.3, faults.drain_node)]
-    monkeypatch.setattr("camrobust.bench.chaos.harness.choose", lambda dice, **_: plan)
+    plan = [(0.0, faults.corrupt), (0.1, faults.kill_node), (0.3, faults.drain_node)]
+    monkeypatch.setattr("camrobust.bench.chaos.harness.moments", lambda *_: plan)
     monkeypatch.setattr(harness, "_Bench", WithoutFaultsHere)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     (line,) = chaos(1, 0)
     assert line["exact"], line
-    assert line["injected"] == ["node lost", "image corrupted", "drain, then lost"]
-
-
-def test_what_is_injected_depends_on_the_seed_alone():
-    draw = [faults.choose(random.Random("0/7"), store=True, disk=True) for _ in range(2)]
-    assert draw[0] == draw[1]
-    kinds = {fault for number in range(200) for _, fault in faults.choose(random.Random(number), store=True, disk=True)}
-    assert kinds == {fault.inject for fault in faults.FAULTS}
+    assert line["injected"] == ["image corrupted", "node lost", "drain, then lost"]
 
 
 def test_rows_lost_doubled_and_different_are_counted():

@@ -11,7 +11,7 @@ import pytest
 from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
 from camrobust.contract.errors import RunFailed
 from camrobust.io import s3
-from camrobust.io.s3_client import forget_clients
+from camrobust.io.s3_client import client, forget_clients
 from camrobust.io.store import open_store
 from tests import in_process
 from tests.photos import write_photos

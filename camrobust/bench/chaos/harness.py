@@ -11,156 +11,216 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from camrobust.bench.chaos.faults import choose
-from camrobust.bench.chaos.judge import judge, rows_of
-from camrobust.bench.chaos.nodes import Nodes, nodes
+from camrobust.bench.chaos import faults as table
+from camrobust.bench.chaos.buckets import own_bucket
+from camrobust.bench.chaos.ending import ending_cleanly
+from camrobust.bench.chaos.faults import Fault, Need, choose, moments
+from camrobust.bench.chaos.jobs import LARGE, NARROW, WIDE, Job, write_config
+from camrobust.bench.chaos.judge import Results, judge, results_of
+from camrobust.bench.chaos.node_faults import mount
+from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.chaos.photos import write_photos
-from camrobust.bench.chaos.proxy import Faults, failing_store
-from camrobust.bench.chaos.trial import Trial, carry_out, write_config
+from camrobust.bench.chaos.proxy import Faults, Link, failing_store
+from camrobust.bench.chaos.signing import Keys
+from camrobust.bench.chaos.trial import Trial, carry_out
 from camrobust.contract.errors import RunFailed
-from camrobust.io.s3_client import client
 from camrobust.io.store import open_store
 
-IMAGES = 24
 WORKERS = 2
 CPUS = 2
-WIDE_EVERY = 5
+WIDE_EVERY, LARGE_EVERY = 5, 7
+DRAWS = 3
+"""A trial in which nothing struck is made again, with other faults, up to so many times in all."""
 LEASE_TERM_S = "6"
 ATTEMPTS_OF_A_CALL = "5"
+PATIENCE_S = 900.0
+"""How long a run has patience with its store, on a real clock."""
+CLOCK = 40.0
+KEY_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 Show = Callable[[dict[str, Any]], None]
 
 
-def chaos(count: int, seed: int, show: Show = lambda _: None) -> list[dict[str, Any]]:
+def chaos(count: int, seed: int, show: Show = lambda _: None, clock: float = CLOCK) -> list[dict[str, Any]]:
     """Run the trials.
 
     Args:
-        count: number of trials.
+        count: number of trials that count, because something struck in them.
         seed: decides the faults.
         show: receives the line of each trial when it ends.
+        clock: how many seconds of an outage, and of the patience with it, pass in one second.
 
     Returns:
-        One line per trial. `exact` means that in the end every row existed once and was equal to the last bit, and
-        that every attempt ended with an expected exit code.
+        One line per trial, also of those that do not count. `exact` means that in the end every row existed once and
+        was equal to the last bit, that the other tables were the same, and that every attempt ended with an expected
+        exit code.
 
     Raises:
         RunFailed: a node or the run without faults cannot be started.
     """
-    with ExitStack() as stack:
+    with ending_cleanly(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camrobust-chaos-")))
-        faults, environment = Faults(), {"CAMROBUST_LEASE_TERM_S": LEASE_TERM_S, "AWS_MAX_ATTEMPTS": ATTEMPTS_OF_A_CALL}
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
-            address = stack.enter_context(failing_store(endpoint, faults))
-            environment["AWS_ENDPOINT_URL"] = address
-        cluster = stack.enter_context(nodes(WORKERS, environment, CPUS))
-        bench = _Bench(folder, cluster, faults if endpoint else None, environment, stack)
+        stack.callback(_unmount, folder)
+        bench = _Bench(folder, stack, clock)
         lines = []
         for number in range(count):
-            if number:
-                _replenish(cluster)
-            lines.append(bench.trial(number, random.Random(f"{seed}/{number}")))
-            show(lines[-1])
+            for draw in range(DRAWS):
+                line = bench.trial(number, random.Random(f"{seed}/{number}/{draw}"))
+                lines.append(line)
+                show(line)
+                if line["counts"] or not line["exact"]:
+                    break
         return lines
 
 
-def _replenish(cluster: Nodes) -> None:
-    """Replace lost nodes and remove surplus ones, so that every trial begins with the same number."""
-    for node in list(cluster.workers):
-        if node.process.poll() is not None:
-            cluster.lose(node)
-    while len(cluster.workers) < WORKERS:
-        cluster.add()
-    while len(cluster.workers) > WORKERS:
-        cluster.lose(cluster.workers[0])
+def passed(lines: Sequence[dict[str, Any]], count: int) -> bool:
+    """Whether so many trials count, and all were exact."""
+    return all(line["exact"] for line in lines) and sum(line["counts"] for line in lines) == count
 
 
 class _Bench:
-    """The cluster and settings that all trials share, and the rows of a run without faults."""
+    """The cluster and settings that all trials share, and the results of runs without faults."""
 
-    def __init__(
-        self, folder: Path, cluster: Nodes, faults: Faults | None, environment: dict[str, str], stack: ExitStack
-    ) -> None:
-        self.folder, self.cluster, self.faults, self.environment = folder, cluster, faults, environment
-        self.stack = stack
-        self.expected: dict[bool, pl.DataFrame] = {}
-        self.bucket = _new_bucket() if faults is not None else ""
+    def __init__(self, folder: Path, stack: ExitStack, clock: float) -> None:
+        self.folder, self.clock = folder, clock
+        self.faults: Faults | None = None
+        self.environment = {
+            "CAMROBUST_LEASE_TERM_S": LEASE_TERM_S, "AWS_MAX_ATTEMPTS": ATTEMPTS_OF_A_CALL,
+            "CAMROBUST_STORE_PATIENCE_S": str(PATIENCE_S / clock),
+        }  # fmt: skip
+        self.endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        self.bucket = ""
+        if self.endpoint:
+            self.faults = Faults(keys=self._keys())
+            self.environment["AWS_ENDPOINT_URL"] = stack.enter_context(failing_store(self.endpoint, self.faults))
+            self.bucket = stack.enter_context(own_bucket("camrobust-chaos"))
+        way = self._way if self.endpoint else None
+        self.cluster = stack.enter_context(nodes(WORKERS, self.environment, CPUS, way=way))
+        self.expected: dict[str, Results] = {}
         self.disk = _can_mount(folder)
 
-    def trial(self, number: int, dice: random.Random) -> dict[str, Any]:
-        """Run one trial. With a store, every other trial uses S3; every fifth trial is wide."""
-        wide, remote = number % WIDE_EVERY == WIDE_EVERY - 1, self.faults is not None and number % 2 == 0
-        expected = self._expected(wide=wide)
-        start = time.monotonic()
-        trial = self._prepare(number, dice, wide=wide, remote=remote)
-        carry_out(trial, choose(dice, store=remote, disk=self.disk and not remote))
-        line = judge(trial, expected, time.monotonic() - start)
-        if self.faults is not None:
-            self.faults.shares = {}
-        if not remote:
-            subprocess.run(["umount", trial.output], check=False, capture_output=True)
-        return {**line, "config": "wide" if wide else "narrow"}
+    def _keys(self) -> Keys | None:
+        """Keys that can expire, in a file that takes the place of the user's."""
+        if not table.CREDENTIALS_ARE_READ_AGAIN or "AWS_SECRET_ACCESS_KEY" not in os.environ:
+            return None
+        keys = Keys(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"], self.folder / "credentials")
+        keys.renew()
+        # An empty variable counts as none.
+        self.environment |= dict.fromkeys(KEY_NAMES, "")
+        self.environment |= {"AWS_SHARED_CREDENTIALS_FILE": str(keys.file), "AWS_PROFILE": "default"}
+        return keys
 
-    def _prepare(self, number: int, dice: random.Random, *, wide: bool, remote: bool) -> Trial:
-        place = f"s3://{self.bucket}/{number}" if remote else str(self.folder / str(number))
+    @contextmanager
+    def _way(self) -> Iterator[tuple[Link, str]]:
+        """A node's own way to the store."""
+        link = Link()
+        with failing_store(self.endpoint or "", self.faults or Faults(), link) as address:
+            yield link, address
+
+    def trial(self, number: int, dice: random.Random) -> dict[str, Any]:
+        """Run one trial. With a store, every other trial uses S3; some jobs are wide, and some have large images."""
+        remote = self.faults is not None and number % 2 == 0
+        job = WIDE if number % WIDE_EVERY == WIDE_EVERY - 1 else NARROW
+        job = LARGE if number % LARGE_EVERY == LARGE_EVERY - 1 else job
+        drawn = choose(dice, self._able(job, remote=remote))
+        expected = self._expected(job)
+        start = time.monotonic()
+        trial = self._prepare(f"{number}-{start:.0f}", number, dice, job, remote=remote)
+        try:
+            self._run(trial, drawn)
+            return judge(trial, expected, time.monotonic() - start)
+        finally:
+            self._tidy(trial)
+
+    def _run(self, trial: Trial, drawn: Sequence[Fault]) -> None:
+        for fault in drawn:
+            if fault.prepare is not None:
+                fault.prepare(trial)
+        carry_out(trial, moments(trial.dice, drawn))
+        trial.calm()
+
+    def _tidy(self, trial: Trial) -> None:
+        """End what the trial has left, so that every trial begins with the same nodes and a good store."""
+        trial.abandon()
+        if self.faults is not None:
+            self.faults.heal()
+        _unmount(self.folder)
+        for node in list(self.cluster.workers):
+            if node.process.poll() is not None or node.odd:
+                self.cluster.lose(node)
+        while len(self.cluster.workers) < WORKERS:
+            self.cluster.add()
+        while len(self.cluster.workers) > WORKERS:
+            self.cluster.lose(self.cluster.workers[0])
+
+    def _able(self, job: Job, *, remote: bool) -> list[Need]:
+        offers: dict[Need, bool] = {
+            "store": remote,
+            "keys": remote and self.faults is not None and self.faults.keys is not None,
+            "disk": self.disk and not remote and job is not LARGE,
+            "memory": job is LARGE,
+            "disk and memory": self.disk and job is LARGE,
+        }
+        return [need for need, offered in offers.items() if offered]
+
+    def _prepare(self, name: str, number: int, dice: random.Random, job: Job, *, remote: bool) -> Trial:
+        place = f"s3://{self.bucket}/{name}" if remote else str(self.folder / name)
         photos = open_store(f"{place}/photos")
-        write_photos(photos, IMAGES)
-        config = self.folder / f"{number}.yaml"
-        output = f"{place}/out"
+        write_photos(photos, job.images, job.side + job.side // 8, job.side + job.side // 4)
+        config, output, scratch = self.folder / f"{name}.yaml", f"{place}/out", self.folder / f"{name}-scratch"
+        scratch.mkdir()
         if not remote:
             Path(output).mkdir()
-        write_config(config, output, photos.uri, wide=wide)
+        write_config(config, output, photos.uri, job)
         faults = self.faults if remote else None
         if faults is not None:
             faults.dice = random.Random(dice.random())
-        return Trial(number, dice, self.cluster, config, output, photos, IMAGES, self.environment, faults)
+        return Trial(
+            number, dice, self.cluster, job, config, output, photos, self.environment, faults, self.clock, scratch
+        )
 
-    def _expected(self, *, wide: bool) -> pl.DataFrame:
-        """Rows of a run without faults on the same cluster, measured once."""
-        if wide not in self.expected:
-            trial = self._prepare(-1 - wide, random.Random(0), wide=wide, remote=False)
-            trial.start()
-            trial.finish()
+    def _expected(self, job: Job) -> Results:
+        """Results of a run without faults on the same cluster, measured once."""
+        if job.name not in self.expected:
+            trial = self._prepare(f"{job.name}-expected", -1, random.Random(0), job, remote=False)
+            try:
+                trial.start()
+                trial.finish()
+            finally:
+                trial.abandon()
             if trial.exits != [0]:
-                raise RunFailed(f"chaos: the run without faults failed: {' '.join(trial.last.split())[-500:]}")
-            self.expected[wide] = rows_of(trial.output)
-        return self.expected[wide]
-
-
-def _new_bucket() -> str:
-    name = f"camrobust-chaos-{time.time_ns()}"
-    client().create_bucket(Bucket=name)
-    return name
+                raise RunFailed(f"chaos: the run without faults failed: {' '.join(trial.told[-1].split())[-500:]}")
+            self.expected[job.name] = results_of(trial.output)
+        return self.expected[job.name]
 
 
 def _can_mount(folder: Path) -> bool:
     """Whether a small file system can be mounted here, which needs root."""
     place = folder / "mount"
     place.mkdir()
-    with suppress(OSError, subprocess.CalledProcessError), _mounted(place):
+    with suppress(OSError, subprocess.CalledProcessError):
+        mount(place, 64)
+        _unmount(folder)
         return True
     return False
 
 
-@contextmanager
-def _mounted(place: Path) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True, capture_output=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(place)], check=True, capture_output=True)
+def _unmount(folder: Path) -> None:
+    """Take away the file systems that were mounted below a folder."""
+    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for place in places:
+        if place.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
-    """For each kind of fault: times, trials done at once, most attempts, rows not exact, files touched."""
-    kinds = Counter(kind.split(" (")[0] for line in lines for kind in line["injected"])
+    """For each kind of fault: times, trials done at once, most attempts, results not exact, files touched."""
+    kinds = Counter(kind for line in lines for kind in line["injected"])
     rows: list[tuple[object, ...]] = []
     for kind, times in sorted(kinds.items()):
-        struck = [line for line in lines if any(fault.split(" (")[0] == kind for fault in line["injected"])]
+        struck = [line for line in lines if kind in line["injected"]]
         at_once = sum(line["exits"][0] == 0 for line in struck)
         attempts = max(len(line["exits"]) for line in struck)
-        counts = [sum(line[name] for line in struck) for name in ("lost", "doubled", "different", "touched")]
-        rows.append((kind, times, at_once, attempts, *counts))
+        counted = ("lost", "doubled", "different", "images", "maps", "summaries", "touched")
+        rows.append((kind, times, at_once, attempts, *(sum(line[name] for line in struck) for name in counted)))
     return rows

@@ -56,8 +56,11 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal to processes, in their order; those that have ended are skipped."""
+def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> int:
+    """Send a signal to processes, in their order; those that have ended are skipped. Returns how many it reached."""
+    reached = 0
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+            reached += 1
+    return reached

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from camrobust.bench.chaos.signing import EXPIRED, Keys
+
 FAULTS = ("refuse", "slow", "cut", "deaf")
 """Answer 503 SlowDown; answer late; break the answer off; lose the answer after the store has acted."""
 HOP = {"connection", "keep-alive", "transfer-encoding", "proxy-connection"}
@@ -32,6 +34,7 @@ class Faults:
         hold: pattern of "METHOD PATH"; a matching request reaches the store only after `let_go` is set.
         holding: number of requests that were held.
         let_go: lets the held requests go on.
+        keys: the credentials that are taken; None for those of the store.
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -41,6 +44,11 @@ class Faults:
     hold: str = ""
     holding: int = 0
     let_go: threading.Event = field(default_factory=threading.Event)
+    keys: Keys | None = None
+
+    def heal(self) -> None:
+        """Let no further request fail."""
+        self.shares = {}
 
     def wait(self, request: str) -> None:
         """Wait if this request is to be held."""
@@ -60,10 +68,29 @@ class Faults:
         return ""
 
 
+@dataclass
+class Link:
+    """The way from one node to the store.
+
+    Attributes:
+        cut: whether nothing passes now.
+        dropped: number of connections and requests that found it cut.
+    """
+
+    cut: bool = False
+    dropped: int = 0
+
+    def drops(self) -> bool:
+        """Whether what arrives now is dropped; it is counted then."""
+        self.dropped += self.cut
+        return self.cut
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     upstream = ""
     faults = Faults()
+    link = Link()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -71,12 +98,16 @@ class _Handler(BaseHTTPRequestHandler):
     def relay(self) -> None:
         """Pass one request on, or fail."""
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.link.drops():
+            self.close_connection = True
+            return
         self.faults.wait(f"{self.command} {self.path}")
         fault = self.faults.draw()
         if fault == "refuse":
-            self.close_connection = True
-            body = b"" if self.command == "HEAD" else SLOW_DOWN
-            self._answer(503, [("Content-Type", "application/xml")] if body else [], body, len(body))
+            self._refuse(503, SLOW_DOWN)
+            return
+        if self.faults.keys is not None and not self.faults.keys.takes(self.headers.get("Authorization", "")):
+            self._refuse(403, EXPIRED)
             return
         if fault == "slow":
             time.sleep(SLOW_S)
@@ -90,18 +121,26 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: length // 2]
         self._answer(status, headers, body, length)
 
+    def _refuse(self, status: int, body: bytes) -> None:
+        self.close_connection = True
+        body = b"" if self.command == "HEAD" else body
+        self._answer(status, [("Content-Type", "application/xml")] if body else [], body, len(body))
+
     def _ask(self, content: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.upstream, timeout=60)
         try:
             # The client has signed the host, so it must stay as it is.
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in HOP | {"expect"}:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            if self.faults.keys is not None:
+                headers = self.faults.keys.signed(self.command, self.path, headers)
+            for name, value in headers.items():
+                if name not in HOP | {"expect"}:
                     connection.putheader(name, value)
             connection.endheaders(content or None)
             answer = connection.getresponse()
-            headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP]
-            return answer.status, headers, answer.read()
+            found = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP]
+            return answer.status, found, answer.read()
         finally:
             connection.close()
 
@@ -123,21 +162,29 @@ for _verb in ("GET", "PUT", "HEAD", "POST", "DELETE"):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    link = Link()
+
+    def verify_request(self, *_: object) -> bool:
+        """Whether a connection is taken."""
+        return not self.link.drops()
 
     def handle_error(self, *_: object) -> None:
         """Say nothing: lost clients and stores are expected here."""
 
 
 @contextmanager
-def failing_store(endpoint: str, faults: Faults) -> Iterator[str]:
+def failing_store(endpoint: str, faults: Faults, link: Link | None = None) -> Iterator[str]:
     """Run a proxy that fails, and give its address on loopback.
 
     Args:
         endpoint: address of the real store, http://host:port.
         faults: what strikes, and how often it has.
+        link: of the node that has this address; None for a link that is never cut.
     """
-    handler = type("_Bound", (_Handler,), {"upstream": urlsplit(endpoint).netloc, "faults": faults})
-    server = _Server(("127.0.0.1", 0), handler)
+    link = link or Link()
+    bound = {"upstream": urlsplit(endpoint).netloc, "faults": faults, "link": link}
+    server = _Server(("127.0.0.1", 0), type("_Bound", (_Handler,), bound))
+    server.link = link
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -12,10 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from camrobust.bench.chaos.jobs import Job
 from camrobust.bench.chaos.nodes import Nodes
 from camrobust.bench.chaos.processes import kill
 from camrobust.bench.chaos.proxy import Faults
@@ -31,22 +29,23 @@ HANGS = 124
 ATTEMPTS = 5
 BEFORE = -1.0
 """Moment of a fault that strikes before the driver starts."""
-LOST_RESULT = "score file deleted"
 
-NARROW = {
-    "cams": ["gradcam", "random"],
-    "perturbations": ["gaussian_noise:1-5"],
-    "models": [{"name": "a", "builder": "camrobust.bench.chaos.model:build"}],
-}
-WIDE = {
-    "cams": ["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "eigencam", "ablationcam", "random"],
-    "perturbations": [{"gaussian_noise": [1, 2, 3, 4, 5], "replicates": 6}, {"salt_pepper": [1, 2, 3, 4, 5],
-                      "replicates": 6}],
-    "models": [
-        {"name": f"m/{seed}", "builder": "camrobust.bench.chaos.model:build", "arguments": {"seed": seed}}
-        for seed in range(3)
-    ],
-}  # fmt: skip
+
+class Missed(Exception):  # noqa: N818 - an outcome, not an error
+    """A fault found nothing to strike; the message says what it was looking for."""
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What a fault did.
+
+    Attributes:
+        words: what it was.
+        struck: whether it has had an effect; asked when the trial is over.
+    """
+
+    words: str
+    struck: Callable[[], bool]
 
 
 @dataclass
@@ -57,37 +56,62 @@ class Trial:
         number: number of the trial.
         dice: source of every random draw.
         cluster: the Ray nodes.
+        job: what is measured.
         config: path of the configuration.
         output: address of the results.
         photos: store of the images.
-        total: number of commits of a complete run.
         environment: environment variables of the driver.
         faults: faults of the store, None for a folder.
+        clock: how many seconds of an outage pass in one second of the trial.
+        scratch: an empty folder of the trial's own.
         driver: the running driver, None if there is none.
-        injected: the faults that struck, in words.
+        injections: what the faults did that found something to strike.
+        missed: the faults that did not, in words.
         exits: exit code of every attempt.
+        told: what every attempt printed.
         woken: exit codes of drivers that were paused while others took over.
         foreign: contents of foreign files in the output, by path or address.
-        repairs: undo the damage before the last attempt.
-        last: output of the last attempt.
+        repairs: undo the damage before another attempt, which is then made.
+        endings: end what a fault goes on doing; called before another attempt and when the trial is over.
+        lost_result: whether a committed file was deleted.
     """
 
     number: int
     dice: random.Random
     cluster: Nodes
+    job: Job
     config: Path
     output: str
     photos: Store
-    total: int
     environment: Mapping[str, str]
     faults: Faults | None
+    clock: float
+    scratch: Path
     driver: subprocess.Popen[str] | None = None
-    injected: list[str] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     woken: list[int] = field(default_factory=list)
     foreign: dict[str, bytes] = field(default_factory=dict)
     repairs: list[Callable[[], None]] = field(default_factory=list)
-    last: str = ""
+    endings: list[Callable[[], None]] = field(default_factory=list)
+    lost_result: bool = False
+    sleepers: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def injected(self) -> list[str]:
+        """The faults that struck, in words."""
+        return [injection.words for injection in self.injections if injection.struck()]
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt that runs now, or is next."""
+        return len(self.exits)
+
+    def runs(self) -> bool:
+        """Whether the driver is running."""
+        return self.driver is not None and self.driver.poll() is None
 
     def start(self, *more: str) -> None:
         """Start the driver."""
@@ -99,19 +123,20 @@ class Trial:
         )  # fmt: skip
 
     def commits(self) -> int:
-        """Number of commits so far; 0 while the store refuses."""
+        """Number of commits so far; -1 before the run has begun, or while the store refuses."""
         try:
-            return sum(1 for _ in open_store(self.output).list("commits/"))
+            store = open_store(self.output)
+            if not any(store.list("run.json")):
+                return -1
+            return sum(1 for _ in store.list("commits/"))
         except RunFailed:
-            return 0
+            return -1
 
     def wait(self, share: float) -> bool:
-        """Wait until that share of the commits exists; False if the driver ends first."""
-        if self.driver is None:
-            return False
+        """Wait until the run has begun and that share of the commits exists; False if the driver ends first."""
         end = time.monotonic() + LIMIT_S
-        while self.driver.poll() is None and time.monotonic() < end:
-            if self.commits() >= share * self.total:
+        while self.runs() and time.monotonic() < end:
+            if self.commits() >= share * self.job.images:
                 return True
             time.sleep(0.1)
         return False
@@ -119,7 +144,8 @@ class Trial:
     def finish(self) -> None:
         """Wait until the driver ends; kill it if it hangs."""
         if self.driver is not None:
-            self.last, code = _ended(self.driver)
+            printed, code = _ended(self.driver)
+            self.told.append(printed)
             self.exits.append(code)
             self.driver = None
 
@@ -130,6 +156,8 @@ class Trial:
             paused: process ids, the first driver among them.
         """
         first = self.driver
+        if first is not None:
+            self.sleepers.append(first)
         self.start()
         self.finish()
         kill(set(paused), signal.SIGCONT)
@@ -137,8 +165,21 @@ class Trial:
             _, code = _ended(first)
             self.woken.append(code)
 
+    def calm(self) -> None:
+        """End what the faults go on doing."""
+        while self.endings:
+            self.endings.pop()()
 
-Moment = tuple[float, Callable[[Trial], str]]
+    def abandon(self) -> None:
+        """Leave no driver behind, however the trial ended."""
+        for driver in (self.driver, *self.sleepers):
+            if driver is not None:
+                driver.kill()
+                driver.communicate()
+        self.calm()
+
+
+Moment = tuple[float, Callable[[Trial], Injection]]
 """A share of the commits, or `BEFORE`, and the fault that strikes then."""
 
 
@@ -155,41 +196,39 @@ def _ended(driver: subprocess.Popen[str]) -> tuple[str, int]:
 
 def carry_out(trial: Trial, moments: Sequence[Moment]) -> None:
     """Start the run, inject the faults, and start it again until it is complete."""
-    trial.injected += [fault(trial) for share, fault in moments if share == BEFORE]
+    for share, fault in moments:
+        if share == BEFORE:
+            _inject(trial, fault)
     trial.start()
     for share, fault in moments:
         if share == BEFORE:
             continue
-        if not trial.wait(share):
-            break
-        trial.injected.append(fault(trial))
+        if trial.wait(share):
+            _inject(trial, fault)
+        else:
+            trial.missed.append(f"{fault.__name__} (the run had ended)")
     trial.finish()
+    _start_again(trial)
+
+
+def _start_again(trial: Trial) -> None:
     while trial.exits[-1] != 0 or trial.repairs or _lost_afterwards(trial):
         if len(trial.exits) == ATTEMPTS:
             return
-        if trial.faults is not None:
-            trial.faults.shares = {}
-        for repair in trial.repairs:
-            repair()
-        trial.repairs.clear()
+        trial.calm()
+        while trial.repairs:
+            trial.repairs.pop()()
         trial.start("--retry-failures")
         trial.finish()
 
 
+def _inject(trial: Trial, fault: Callable[[Trial], Injection]) -> None:
+    try:
+        trial.injections.append(fault(trial))
+    except Missed as miss:
+        trial.missed.append(str(miss))
+
+
 def _lost_afterwards(trial: Trial) -> bool:
     """Whether a file was deleted after the run was verified: `verify` must notice, and another attempt repair it."""
-    return LOST_RESULT in trial.injected and not verify(open_run(trial.output)).complete
-
-
-def write_config(path: Path, output: str, photos: str, *, wide: bool) -> None:
-    """Write the configuration of a trial."""
-    data: dict[str, Any] = {
-        "output": output,
-        "datasets": [{"name": "chaos", "images": photos}],
-        "image": {"resize": 72, "crop": 64},
-        "gallery_images": 2,
-        "max_failure_share": 1,
-        "cluster": {"explainers": [1, 2], "perturbers": [1, 1], "no_progress_timeout_s": 120, "image_timeout_s": 30},
-        **(WIDE if wide else NARROW),
-    }
-    path.write_text(yaml.safe_dump(data))
+    return trial.lost_result and not verify(open_run(trial.output)).complete

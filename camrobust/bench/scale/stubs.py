@@ -129,6 +129,15 @@ class StubExplain(_WithoutScience, Explain):
     """Explain without a network, CAMs and comparisons."""
 
 
+class RehearsedExplain(Explain):
+    """Explain without a network, CAMs and comparisons; all other stages of a rehearsal are those of a run."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """What the stage makes of the batch with constant rows."""
+        with patch("camrobust.run.stages.explain.measure", constant_rows):
+            return super().__call__(batch)
+
+
 class TimedCommit(Commit):
     """Commit as it is, with its processor time in one column more."""
 
@@ -184,4 +193,5 @@ class ReplayedCommit(Replayed):
 
 
 STUBS = Kinds(StubLoad, StubPerturb, StubExplain, TimedCommit)
+REHEARSED = Kinds(explain=RehearsedExplain)
 REPLAYED = Kinds(ReplayedLoad, ReplayedPerturb, ReplayedExplain, ReplayedCommit)

@@ -1,0 +1,183 @@
+"""Faults of machines: nodes that are lost, slow, late, or short of memory and disk."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from camrobust.bench.chaos.neighbour import READY
+from camrobust.bench.chaos.nodes import Node
+from camrobust.bench.chaos.process_faults import STAGES, at_once
+from camrobust.bench.chaos.processes import kill
+from camrobust.bench.chaos.trial import Injection, Trial
+from camrobust.contract.errors import RunFailed
+
+DRAIN_S = 4
+OUTAGE_S = 600.0
+"""How long a node is slow, and how long a store fails or is out of reach, before the clock of the trial."""
+STOPPED_S, GOING_S = 0.8, 0.2
+SMALLEST_BYTES = 75 * 2**20
+"""Ray takes no smaller object store."""
+TAKEN_MIB = 52
+"""Ray spills when four fifths are in use; other jobs take somewhat less than that."""
+NEIGHBOUR = "camrobust.bench.chaos.neighbour"
+LOOK_S = 0.05
+SPILL_KIB = 256
+REFUSED = ("Failed to spill", "% full, available space")
+"""What a raylet writes if it cannot spill, or sees that it could not."""
+
+
+def _some_node(trial: Trial) -> Node:
+    return trial.dice.choice(trial.cluster.workers)
+
+
+def kill_node(trial: Trial) -> Injection:
+    """Kill -9 of a raylet and its workers; another node joins."""
+    runs = trial.runs()
+    trial.cluster.lose(_some_node(trial))
+    trial.cluster.add()
+    return at_once("node lost", struck=runs)
+
+
+def kill_all_nodes(trial: Trial) -> Injection:
+    """All worker nodes are lost at once; as many others join."""
+    count, runs = len(trial.cluster.workers), trial.runs()
+    for node in list(trial.cluster.workers):
+        trial.cluster.lose(node)
+    for _ in range(count):
+        trial.cluster.add()
+    return at_once("all nodes lost", struck=runs)
+
+
+def lose_head(trial: Trial) -> Injection:
+    """The head is lost with its driver and all other nodes; a new head and new nodes start."""
+    count, runs = len(trial.cluster.workers), trial.runs()
+    if trial.driver is not None:
+        kill({trial.driver.pid})
+    trial.cluster.lose_all()
+    trial.cluster.start_head()
+    for _ in range(count):
+        trial.cluster.add()
+    attempt = trial.attempt
+    return Injection("head lost and restarted", lambda: runs and trial.exits[attempt] != 0)
+
+
+def drain_node(trial: Trial) -> Injection:
+    """A spot notice, and then the machine is gone."""
+    node, runs = _some_node(trial), trial.runs()
+    heard = trial.cluster.drain(node, DRAIN_S)
+    trial.cluster.add()
+    time.sleep(DRAIN_S)
+    trial.cluster.lose(node)
+    return at_once("drain, then lost" if heard else "node lost", struck=runs)
+
+
+def without_a_node(trial: Trial) -> None:
+    """Begin with one node less."""
+    trial.cluster.lose(_some_node(trial))
+
+
+def late_node(trial: Trial) -> Injection:
+    """A node joins a run that has begun."""
+    trial.cluster.add()
+    return at_once("node added late", struck=trial.runs() and trial.commits() < trial.job.images)
+
+
+def slow_node(trial: Trial) -> Injection:
+    """All processes of a node stand still four fifths of the time."""
+    node, ended, slowed = _some_node(trial), threading.Event(), set[int]()
+    end = time.monotonic() + OUTAGE_S / trial.clock
+
+    def slow() -> None:
+        while not ended.is_set() and time.monotonic() < end:
+            pids = node.below()
+            slowed.update(pid for stage in STAGES for pid in node.workers(stage, f"MapBatches({stage})"))
+            kill(pids, signal.SIGSTOP)
+            ended.wait(STOPPED_S)
+            kill(pids, signal.SIGCONT)
+            ended.wait(GOING_S)
+
+    _in_background(trial, slow, ended)
+    return Injection("slow node", lambda: bool(slowed))
+
+
+def small_store(trial: Trial) -> Injection:
+    """All nodes have the smallest object store that Ray takes, most of it in use, so that they spill to the disk."""
+    place = trial.scratch / "spill"
+    place.mkdir()
+    _with_small_stores(trial, place)
+    spilled, ended = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            if any(path.is_file() for path in place.rglob("*")):
+                spilled.set()
+
+    _in_background(trial, look, ended)
+    return Injection("small object store", spilled.is_set)
+
+
+def full_spill(trial: Trial) -> Injection:
+    """The same, and the disk for spilling is full; before another attempt there are nodes with room."""
+    place = trial.scratch / "spill"
+    place.mkdir()
+    mount(place, SPILL_KIB)
+    _with_small_stores(trial, place)
+    before = _complaints(trial)
+    (place / "filler").write_bytes(bytes(shutil.disk_usage(place).free))
+
+    def replace() -> None:
+        for node in [node for node in trial.cluster.workers if node.odd]:
+            trial.cluster.lose(node)
+            trial.cluster.add()
+
+    trial.repairs.append(replace)
+    return Injection("spill disk full", lambda: _complaints(trial) > before)
+
+
+def _with_small_stores(trial: Trial, place: Path) -> None:
+    """Nodes with small object stores take the place of all nodes, and another job takes most of their room."""
+    for node in list(trial.cluster.workers):
+        trial.cluster.lose(node)
+        trial.cluster.add(f"--object-spilling-directory={place}", store_bytes=SMALLEST_BYTES)
+    identities = [trial.cluster.identity(node) for node in trial.cluster.workers]
+    job = subprocess.Popen(
+        [sys.executable, "-m", NEIGHBOUR, trial.cluster.address, str(TAKEN_MIB), *identities],
+        env=trial.cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+    def end() -> None:
+        job.kill()
+        job.communicate()
+
+    trial.endings.append(end)
+    if job.stdout is None or job.stdout.readline().strip() != READY:
+        raise RunFailed("chaos: the job that fills the object stores did not start")
+
+
+def _in_background(trial: Trial, work: Callable[[], None], ended: threading.Event) -> None:
+    """Work in a thread until the event, which is set before another attempt or when the trial is over."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
+    trial.endings.append(stop)
+
+
+def _complaints(trial: Trial) -> int:
+    """How often raylets wrote that they cannot spill."""
+    logs = Path(trial.cluster.folder).glob("session_2*/logs/raylet*")
+    return sum(line.count(words) for log in logs for line in (log.read_text(errors="replace"),) for words in REFUSED)
+
+
+def mount(place: Path, kib: int) -> None:
+    """Put a small file system over a folder; this needs root."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)], check=True)
