@@ -15,7 +15,7 @@ from camrobust.summary.pairs import FORMS, Array, PairSums, Placed
 SIDES = ("consistency", "responsiveness")
 MOMENTS = ("n", "a", "b", "aa", "ab", "bb", "m", "mm")
 CROSSED = ("ac", "ad", "bc", "bd")
-COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad")
+COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad", "ambiguous")
 STEP = 0.001
 """Width of the bins of the histograms from which medians are read; the bins are centred on its multiples."""
 RANGES = {"consistency": (0, 1), "responsiveness": (0, 1),
@@ -34,7 +34,7 @@ class Groups:
         keys: group to its position.
         moments: (G, 2 forms, 2 sides, 8).
         crossed: (G, 2 forms, 4).
-        counts: (G, 7).
+        counts: (G, 8).
         histogram: (G, bins of all measures).
         resampled: (G, 2 forms, 4, R), Σ w·a, Σ w·b, Σ w·c, Σ w·d.
     """
