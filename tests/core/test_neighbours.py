@@ -1,5 +1,9 @@
 """An image's map must not depend on the other images of its pass: passes of one size give the same bits."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +14,7 @@ from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.explain.network import frozen
 from camrobust.core.explain.target_layer import build_network
+from tests.runs import ROOT
 from tests.toys import Branching, Dense, Hybrid, Pooled, Separate, Smooth, Tokens, seeded
 
 KINDS = {
@@ -72,3 +77,33 @@ def test_a_map_has_the_same_bits_at_any_place_and_among_any_images(kind, memory)
         among = maps_of(network, mixed, numbers, names)[3]
         different = (among != wanted[3]).flatten(1).any(dim=1)
         assert [names[one] for one in torch.where(different)[0]] == []
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "AUTO"), ("COMPATIBLE", "COMPATIBLE")])
+def test_products_of_mkl_do_not_depend_on_where_a_matrix_lies(given, wanted):
+    """On some processors they do by default: this test fails there without the variable."""
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    if given:
+        environment["MKL_CBWR"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == [wanted, "0"]
+
+
+PRODUCTS = """
+import os
+import torch
+import camrobust
+
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+weight, different = torch.randn(16, 294, generator=generator), 0
+for count in (1, 2, 3, 5):
+    for _ in range(20):
+        rows = torch.randn(count, 294, generator=generator)
+        order = torch.randperm(count, generator=generator)
+        plain, moved = (torch.nn.functional.linear(some, weight) for some in (rows, rows[order]))
+        different += int((plain[order] != moved).any(dim=1).sum())
+print(os.environ["MKL_CBWR"], different)
+"""
