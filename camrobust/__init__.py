@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from camrobust.interface.evaluation import load_run
     from camrobust.interface.maps import overlay
 
-# Without this, MKL's sums depend on some processors on where a matrix lies in memory, so that a row of a pass depends on
-# its place in it. MKL reads it at its first product. It costs nothing measurable.
+# Without this, on some processors, MKL's sums depend on where a matrix lies in memory, so a row of a pass on its place.
+# MKL reads the variable at its first product. It costs nothing measurable.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __all__ = [
