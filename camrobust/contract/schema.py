@@ -107,8 +107,7 @@ SCORES = (
 STATUS = {
     "ok": "both maps carry a ranking and were compared",
     "flat_map": "a map is constant (or the image is one segment), so there is no ranking to compare; scores are null",
-    "ambiguous": "the method says that the sign of one of the maps is arbitrary, or that it may be swapped for another "
-    "one; scores are null",
+    "ambiguous": "the method says that the sign of a map is arbitrary, or that the map may be swapped; scores are null",
     "not_finite": "a map holds NaN or infinity; scores are null",
 }
 

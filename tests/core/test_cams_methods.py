@@ -439,5 +439,8 @@ def test_methods_are_listed_with_needs_and_costs():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         cam("x", needs="luck", source="", year=2000)
-    with pytest.raises(ValueError, match=r"^cam: 'x' must return one of map, weights, values, salient values, marked map, got returns='mask'$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^cam: 'x' must return one of map, weights, values, salient values, marked map, got returns='mask'$",
+    ):
         cam("x", needs="gradients", returns="mask", source="", year=2000)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 SQUARINGS = 22
 """Number of squarings; an eigenvalue smaller by one millionth then has 1.5 % of the largest one's weight."""
 RESCALE_EVERY = 6
@@ -180,12 +179,13 @@ def by_squaring(gram: Tensor, *, definite: bool) -> tuple[Tensor, Tensor, Tensor
 def _largest(gram: Tensor) -> Tensor:
     """The largest eigenvalue (B, 1) of positive semidefinite matrices (B, n, n), by the growth of the trace."""
     tiny = torch.finfo(gram.dtype).tiny
-    size = _trace(gram).clamp(min=tiny)
-    power = gram / size
+    size: Tensor = torch.linalg.matrix_norm(gram).clamp(min=tiny)[:, None]
+    power = gram / size[:, :, None]
     for _ in range(SECOND_SQUARINGS):
         power = torch.bmm(power, power)
     growth = (power * power).sum(dim=(1, 2)) / _trace(power)[:, 0, 0].clamp(min=tiny)
-    return size[:, 0] * growth[:, None] ** (0.5**SECOND_SQUARINGS)
+    largest: Tensor = size * growth[:, None] ** (0.5**SECOND_SQUARINGS)
+    return largest
 
 
 def _trace(matrices: Tensor) -> Tensor:
