@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camrobust.contract.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES, SIMILARITIES
+from camrobust.contract.schema import CLEAN, FAILURES, IMAGES, MAPS, SCORES, SIMILARITIES, STATUS
 from camrobust.results.arrow import arrow_schema
 
 
@@ -30,9 +30,7 @@ def score_rows(
                     for level in levels:
                         same = bool(generator.random() > flip)
                         for cam in cams:
-                            status = (
-                                "ok" if generator.random() > bad else str(generator.choice(["flat_map", "not_finite"]))
-                            )
+                            status = "ok" if generator.random() > bad else str(generator.choice([*STATUS][1:]))
                             value = float(np.clip(0.7 + ease - 0.05 * level + generator.normal(0, 0.1), 0, 1))
                             ok = status == "ok"
                             rows.append(

@@ -98,7 +98,7 @@ SCORES = (
         ("label", "int32", "true class, null where unknown"),
         ("kept_class", "bool", "predicted_perturbed equals predicted_clean"),
         ("n_segments", "int32", "number m of segments that were ranked"),
-        ("status", "string", "ok, flat_map (no ranking to compare) or not_finite; see STATUS"),
+        ("status", "string", "ok, flat_map (no ranking to compare), ambiguous or not_finite; see STATUS"),
         required="kept_class status",
     ),
     *SIMILARITIES,
@@ -107,6 +107,7 @@ SCORES = (
 STATUS = {
     "ok": "both maps carry a ranking and were compared",
     "flat_map": "a map is constant (or the image is one segment), so there is no ranking to compare; scores are null",
+    "ambiguous": "the method says that the sign of a map is arbitrary, or that the map may be swapped; scores are null",
     "not_finite": "a map holds NaN or infinity; scores are null",
 }
 
@@ -207,7 +208,8 @@ SUMMARY_COUNTS = _columns(
     ("flip_rate", "float64", "share of pairs whose class flipped, flat maps included"),
     ("flat_share", "float64", "share of pairs without a ranking to compare"),
     ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
-    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share",
+    ("ambiguous_share", "float64", "share of pairs with a map whose sign the method calls arbitrary"),
+    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share ambiguous_share",
 )
 
 SUMMARIES: dict[str, tuple[str, ...]] = {

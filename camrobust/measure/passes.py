@@ -94,7 +94,7 @@ def passes(
         inputs = model.inputs(images, settings.precision)
         ready = prepare(model, settings, inputs)
         evidence = collect(ready.network, inputs, choose, batch.draws(filled, settings.seed, model.device))
-        maps = ready.maps(evidence)
+        maps, ambiguous = ready.maps.marked(evidence)
         output = PassOutput(images, evidence.logits, evidence.activations)
         origin = PassOutput(
             clean.of("pixels", images, reference),
@@ -114,6 +114,7 @@ def passes(
                 matrices.index_select(0, owner),
                 sizes.index_select(0, owner),
                 confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
+                ambiguous | clean.of("ambiguous", ambiguous, reference),
                 change,
             )
             return ready.compare(pairs)

@@ -11,6 +11,8 @@ from camrobust.measure.image_batch import ImageBatch
 Columns = dict[str, np.ndarray]
 PER_ROW = ("class", "confidence", "entropy")
 """What a pass gives for every row, beside the numbers of its maps."""
+MARKS = ("finite", "flat", "ambiguous")
+"""What a comparison gives beside numbers; the status says it."""
 
 
 def score_rows(
@@ -60,15 +62,16 @@ def score_rows(
         "label": of_image([sample.label for sample in samples]),
         "kept_class": each(classes[noisy] == classes[clean], bool),
         "n_segments": of_image(batch.sizes, int),
-        "status": _status(compared["flat"][noisy] > 0, compared["finite"][noisy] > 0),
+        "status": _status(*(compared[name][noisy] > 0 for name in MARKS)),
     }
     undefined = np.full(count * K, np.nan, np.float32)
-    names = [name for name in compared if name not in ("flat", "finite")]
+    names = [name for name in compared if name not in MARKS]
     columns |= dict.fromkeys(SIMILARITIES.names(), undefined)
     return columns | {name: compared[name][noisy].reshape(-1) for name in names}
 
 
-def _status(flat_maps: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    status = np.where(flat_maps, "flat_map", "ok").astype(object)
+def _status(finite: np.ndarray, flat_maps: np.ndarray, ambiguous: np.ndarray) -> np.ndarray:
+    status = np.where(ambiguous, "ambiguous", "ok").astype(object)
+    status[flat_maps] = "flat_map"
     status[~finite] = "not_finite"
     return status.reshape(-1)

@@ -17,7 +17,7 @@ from camrobust.summary.pairs import FORMS, Array, PairSums, Placed
 SIDES = ("consistency", "responsiveness")
 MOMENTS = ("n", "a", "b", "aa", "ab", "bb", "m", "mm")
 CROSSED = ("ac", "ad", "bc", "bd")
-COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad")
+COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad", "ambiguous")
 STEP = 0.001
 """Width of the bins of the histograms from which medians are read; the bins are centred on its multiples."""
 RANGES = {"consistency": (0, 1), "responsiveness": (0, 1),
@@ -37,7 +37,7 @@ class Groups:
         units: into multiples of which powers of two the sums are split.
         moments: (G, 2 forms, 2 sides, 8, parts).
         crossed: (G, 2 forms, 4, parts).
-        counts: (G, 7).
+        counts: (G, 8).
         histogram: (G, bins of all measures).
         resampled: (G, 2 forms, 4, R, parts), Σ w·a, Σ w·b, Σ w·c, Σ w·d.
     """

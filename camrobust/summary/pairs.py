@@ -17,6 +17,8 @@ from camrobust.summary.rows import NO_SEVERITY, Rows
 Array = NDArray[np.float64]
 FORMS = {"": "rbo", "_adjusted": "rbo_adjusted"}
 """By the suffix of a measure's name, the column of the score rows from which it is computed."""
+NOT_SCORED = ("flat_map", "not_finite", "ambiguous")
+"""What a row's status can be beside `ok`."""
 Cell = tuple[str, str, int | None, str]
 """CAM, perturbation, severity, strength."""
 
@@ -29,7 +31,7 @@ class PairSums:
         sums: by form, (2, I, G): Σ r over pairs that kept their class, Σ (1 - r) over flipped pairs.
         counts: by form, (2, I, G): number of pairs in these sums; one array for both forms if they are equal.
         pairs: (I, G), number of all pairs.
-        events: (3, G), number of pairs that flipped, that are flat, that are not finite.
+        events: (4, G), number of pairs that flipped, then by the statuses of `NOT_SCORED`.
     """
 
     sums: tuple[Array, Array]
@@ -74,7 +76,7 @@ class Placed:
         flipped: (N,) bool, the class was not kept.
         values: by form, (N,) r.
         good: by form, (N,) bool, r is defined; one array for both forms if they are equal.
-        events: (3, cells), number of pairs that flipped, that are flat, that are not finite.
+        events: (4, cells), number of pairs that flipped, then by the statuses of `NOT_SCORED`.
     """
 
     image: NDArray[np.integer[Any]]
@@ -94,7 +96,10 @@ class Placed:
         raw, adjusted = (rows.numbers[column] for column in FORMS.values())
         good, other = (ok & ~np.isnan(values) for values in (raw, adjusted))
         flipped = ~rows.same
-        happened = (flipped, *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite")))
+        happened = (
+            flipped,
+            *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite", "ambiguous")),
+        )
         events = np.stack([_counted(cell, event, len(cells)) for event in happened])
         both = (good, good if np.array_equal(good, other) else other)
         return cls(rows.image, cell, cells, flipped, (raw, adjusted), both, events)

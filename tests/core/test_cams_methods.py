@@ -11,11 +11,12 @@ from torch.nn.functional import interpolate
 
 from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
+from camrobust.core.explain import evidence
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.cams.cf_cam import clusters
 from camrobust.core.explain.cams.fullgrad import full_gradients
-from camrobust.core.explain.components import by_eigh, by_squaring
-from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.components import by_eigh, by_squaring, components
+from camrobust.core.explain.evidence import collect, explain, explain_marked
 from camrobust.core.explain.network import frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from tests.reference import cams as reference
@@ -97,6 +98,62 @@ def test_methods_of_activations_and_gradients(case):
         maps = case.maps(name)
         for one, ours in enumerate(maps):
             agree(ours, loop(*case.arrays(one)))
+
+
+def test_salient_components(case):
+    for name, loop in {
+        "eigencam": lambda A, g: (reference.eigencam(A, g), A),
+        "eigengradcam": lambda A, g: (reference.eigengradcam(A, g), g * A),
+        "kpca-cam": lambda A, g: (reference.kpca_cam(A), A),
+    }.items():
+        maps = case.maps(f"{name}-salient")
+        _, marks = explain_marked(case.evidence, [CAMS[f"{name}-salient"].function])
+        for one, ours in enumerate(maps):
+            wanted, weak = reference.salient(*loop(*case.arrays(one)))
+            agree(ours, wanted)
+            if name != "kpca-cam":
+                close = reference.two_variances(loop(*case.arrays(one))[1]) > 0.9
+                assert bool(marks[one, 0]) == bool(weak or close)
+
+
+def test_equal_values_are_decomposed_once(monkeypatch):
+    case, decomposed = Case("pooled"), []
+    monkeypatch.setattr(evidence, "components", lambda values: decomposed.append(len(values)) or components(values))
+    both = [CAMS[name].function for name in ("eigencam", "eigencam-salient", "eigengradcam")]
+    maps, marks = explain_marked(case.evidence, both)
+    assert decomposed == [2]
+    assert torch.equal(maps[:, 0].abs(), maps[:, 1].abs())
+    assert not marks[:, 0].any()
+
+
+def bright(places, strength, size=12, channels=40):
+    """Activations behind a layer norm: one pattern of channels at some places, another elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(channels, 1, 1, generator=generator) + 0.1 * torch.randn(channels, size, size, generator=generator)
+    for place, pattern in zip(places, torch.randn(len(places), channels, generator=generator), strict=True):
+        A[:, *place] += strength * pattern[:, None, None]
+    return torch.nn.functional.layer_norm(A.movedim(0, -1), (channels,)).movedim(-1, 0)[None]
+
+
+def test_behind_a_layer_norm_the_sum_decides_nothing_and_the_deviation_does():
+    A = bright([(slice(2, 5), slice(6, 9))], 2.0)
+    (component,) = components([A])
+    noisy = [components([A + 1e-6 * torch.randn(A.shape, generator=torch.Generator().manual_seed(n))])[0]
+             for n in range(20)]  # fmt: skip
+    (fixed, ambiguous), inside = component.salient(), (slice(2, 5), slice(6, 9))
+    assert fixed[0][inside].mean() > fixed[0].mean()
+    assert not ambiguous.any()
+    assert all(torch.cosine_similarity(one.salient()[0].flatten(), fixed.flatten(), dim=0) > 0.999 for one in noisy)
+    by_sum = [float(torch.cosine_similarity(one.by_sum().flatten(), fixed.flatten(), dim=0)) for one in noisy]
+    assert min(by_sum) < -0.999 < 0.999 < max(by_sum)
+
+
+def test_two_components_of_one_size_are_ambiguous():
+    A = torch.zeros(1, 2, 12, 12)
+    A[0, 0, 1:3, 1:3], A[0, 1, 7:9, 7:9] = 1, 1
+    (component,) = components([A])
+    assert component.closeness > 0.9
+    assert component.salient()[1].all()
 
 
 def test_cam_is_the_heads_weights_or_a_sentence():
@@ -280,17 +337,20 @@ def test_squaring_finds_what_a_decomposition_does(definite):
         if not definite:
             gram = gram - 2 * torch.linalg.matrix_norm(gram, 2)[:, None, None] * torch.eye(size, dtype=gram.dtype) / 3
         for scale in (1e-30, 1.0, 1e30):
-            (found, size), (wanted, largest) = by_squaring(gram * scale, definite=definite), by_eigh(gram * scale)
+            (found, *sizes), (wanted, *largest) = by_squaring(gram * scale, definite=definite), by_eigh(gram * scale)
             assert ((found * wanted).sum(dim=1).abs() - 1).abs().max() < 1e-9
-            torch.testing.assert_close(size, largest, rtol=1e-9, atol=0)
+            torch.testing.assert_close(sizes[0], largest[0], rtol=1e-9, atol=0)
+            if gram.shape[1] > 1:
+                size = torch.linalg.matrix_norm(gram * scale)[:, None]
+                assert ((sizes[1] - largest[1]).abs() <= 0.03 * size).all()
     values = torch.tensor([1.0, 1 - 1e-6, *[0.9] * 30], dtype=torch.float64)
     basis = torch.linalg.qr(torch.randn(32, 32, generator=generator, dtype=torch.float64)).Q
     close = (basis * values @ basis.T)[None]
     left = (by_squaring(close, definite=True)[0] @ basis)[0]
     assert abs(left[1] / left[0]) < 0.13  # √ of the weight that `SQUARINGS` names
-    axis, size = by_squaring(torch.zeros(2, 5, 5, dtype=torch.float64), definite=definite)
+    axis, *sizes = by_squaring(torch.zeros(2, 5, 5, dtype=torch.float64), definite=definite)
     assert axis.tolist() == [[0.0] * 5] * 2
-    assert size.tolist() == [[0.0]] * 2
+    assert [size.tolist() for size in sizes] == [[[0.0]] * 2] * 2
 
 
 def test_clusters_are_dbscans():
@@ -379,5 +439,8 @@ def test_methods_are_listed_with_needs_and_costs():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         cam("x", needs="luck", source="", year=2000)
-    with pytest.raises(ValueError, match=r"^cam: 'x' must return one of map, weights, values, got returns='mask'$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^cam: 'x' must return one of map, weights, values, salient values, marked map, got returns='mask'$",
+    ):
         cam("x", needs="gradients", returns="mask", source="", year=2000)

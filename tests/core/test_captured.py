@@ -12,7 +12,7 @@ from camrobust.core.explain import components
 from camrobust.core.explain.cams import CAMS, CLASSIC
 from camrobust.core.explain.captured import MOST_FORMS, Captured, captured
 from camrobust.core.explain.components import by_squaring
-from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.evidence import collect, explain, explain_marked
 from camrobust.core.explain.maps import Explainer, is_static
 from camrobust.core.explain.target_layer import build_network
 from camrobust.measure.model import wrap
@@ -167,19 +167,21 @@ def test_nothing_in_the_static_methods_waits_for_the_device(kind):
     cams = [cam for cam in CAMS if is_static(cam, network) and (cam.needs != "head" or network.head is not None)]
     closed = {"ablationcam", "finercam", "shapleycam", "cam"}
     shared = {"gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "gradcam-elementwise", "eigencam",
-              "eigengradcam", "seg-eigencam", "kpca-cam", "fem"}  # fmt: skip
+              "eigengradcam", "seg-eigencam", "kpca-cam", "fem", "eigencam-salient", "eigengradcam-salient",
+              "kpca-cam-salient"}  # fmt: skip
     assert {cam.name for cam in cams} == (shared | closed if network.head is not None else shared)
     explainer = Explainer(network, cams)
     explainer._replayed.record = repeating
     for seed in (0, 1):
         evidence = collect(network, photos(3, side, seed))
-        wanted = explain(evidence, [cam.function for cam in cams])
+        wanted, marked = explain_marked(evidence, [cam.function for cam in cams])
         with Refusing():
             maps = explainer._static_maps(evidence.activations, evidence.gradients, evidence.logits, evidence.targets)
         assert torch.equal(maps[0], wanted)
         made = explainer.static_maps(evidence)
         assert [*made] == [cam.name for cam in cams]
-        assert torch.equal(torch.stack([*made.values()], dim=1), wanted)
+        assert torch.equal(torch.stack([maps for maps, _ in made.values()], dim=1), wanted)
+        assert torch.equal(torch.stack([mark for _, mark in made.values()], dim=1), marked)
 
 
 @pytest.mark.parametrize("kind", KINDS)

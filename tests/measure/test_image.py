@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import camrobust
+from camrobust.core.explain import components
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import segment_matrices
@@ -13,6 +14,7 @@ from camrobust.core.similarity.sensitivity import InputChange
 from camrobust.measure.comparison import Comparison, Pairs
 from camrobust.measure.image import explain_variants, measure
 from camrobust.measure.model import wrap
+from camrobust.measure.score_rows import MARKS, _status
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
 from tests.toys import Dense, Pooled, pooled, seeded
 
@@ -162,7 +164,7 @@ def test_the_explained_class_follows_the_setting(target):
     assert len(set(found.predictions.tolist())) > 1
 
 
-def compared(maps, labels, settings, explained=True):
+def compared(maps, labels, settings, explained=True, ambiguous=None):
     """The agreement of the maps (V+1, K, h, w) of one image with the first one."""
     V, m = len(maps) - 1, int(labels.max()) + 1
     pairs = Pairs(
@@ -171,6 +173,7 @@ def compared(maps, labels, settings, explained=True):
         segment_matrices(labels[None], *maps.shape[-2:], [m]).expand(V, -1, -1),
         torch.full((V,), m),
         torch.full((V,), explained),
+        torch.zeros(maps[1:].shape[:2], dtype=torch.bool) if ambiguous is None else ambiguous,
         InputChange(*torch.ones(5, V, 1)),
     )
     return Comparison(settings, tuple(labels.shape))(pairs)
@@ -186,12 +189,29 @@ def test_a_flat_map_has_no_ranking_and_nan_is_no_number():
     assert found["flat"].tolist() == [[True, False], [False, False], [False, False]]
     assert found["finite"].tolist() == [[True, True], [True, False], [True, True]]
     for name, values in found.items():
-        if name not in ("flat", "finite"):
+        if name not in MARKS:
             assert values.isnan().tolist() == [[True, False], [False, True], [False, False]], name
     assert compared(maps, torch.zeros(32, 32, dtype=torch.int64), settings)["flat"].all()
     unknown = compared(maps, labels, settings, explained=False)
     assert not unknown["finite"].any()
     assert unknown["rbo"].isnan().all()
+    marks = torch.tensor([[False, True], [False, False], [True, False]])
+    marked = compared(maps, labels, settings, ambiguous=marks)
+    assert torch.equal(marked["ambiguous"], marks)
+    assert marked["rbo"].isnan().tolist() == [[True, True], [False, True], [True, False]]
+    states = _status(*(marked[name].numpy() for name in MARKS)).reshape(3, 2).tolist()
+    assert states == [["flat_map", "ambiguous"], ["ok", "not_finite"], ["ambiguous", "ok"]]
+
+
+def test_an_ambiguous_clean_map_marks_all_rows_of_its_image(monkeypatch):
+    monkeypatch.setattr(components, "LARGEST_SHARE", -1.0)
+    (image,) = images([["gaussian_noise:1-3"]], 96)
+    model = wrap(pooled(), image_size=96)
+    settings = MeasureSettings(("gradcam", "eigencam", "eigencam-salient"))
+    rows, _ = measure(model, [image], settings)
+    states = dict(zip(rows["cam"], rows["status"], strict=True))
+    assert states == {"gradcam": "ok", "eigencam": "ok", "eigencam-salient": "ambiguous"}
+    assert np.isnan(rows["rbo"][rows["status"] == "ambiguous"].astype(float)).all()
 
 
 def test_what_changed_does_not_depend_on_the_size_of_a_pass():

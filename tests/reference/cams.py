@@ -113,6 +113,22 @@ def fem(A):
     return np.maximum(out, 0)
 
 
+def salient(component, A):
+    """The component whose sign is that of its correlation with the positions' distances from their mean; ambiguity."""
+    positions = A.reshape(len(A), -1).T
+    mean = positions.mean(axis=0)
+    distance = np.array([np.sqrt(sum((position - mean) ** 2)) for position in positions])
+    found = np.corrcoef(component.ravel(), distance)[0, 1]
+    return (component if found >= 0 else -component), abs(found) < 0.05
+
+
+def two_variances(A):
+    """The second eigenvalue as a share of the first."""
+    rows = A.reshape(len(A), -1).T
+    sizes = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+    return (sizes[1] / sizes[0]) ** 2
+
+
 def seg_eigencam(A, g):
     rows = (np.abs(g) * A).reshape(len(A), -1).T
     rows = rows - rows.mean(axis=0)

@@ -38,7 +38,8 @@ def test_every_table_equals_the_loops(table, average):
         assert line["n_same"] == sum(row["kept_class"] for row in ok)
         assert line["n_flipped"] == sum(not row["kept_class"] for row in ok)
         assert math.isclose(line["flip_rate"], sum(not row["kept_class"] for row in members) / len(members))
-        assert math.isclose(line["flat_share"], sum(r["status"] == "flat_map" for r in members) / len(members))
+        for column, status in {"flat_share": "flat_map", "ambiguous_share": "ambiguous"}.items():
+            assert math.isclose(line[column], sum(r["status"] == status for r in members) / len(members))
         assert math.isclose(line["not_finite_share"], sum(r["status"] == "not_finite" for r in members) / len(members))
 
 

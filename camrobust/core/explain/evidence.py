@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.explain.components import first_components
+from camrobust.core.explain.components import Component, components
 from camrobust.core.explain.hooks import replaced_output
 from camrobust.core.explain.layout import with_tensor
 from camrobust.core.explain.network import Network, logits_of
@@ -220,16 +220,40 @@ class FirstComponent:
 
     Attributes:
         values: evidence to (B, C, h, w), of which it is the component.
+        salient: the sign is that of `components.with_salient_sign`, not that of the sum over channels.
     """
 
     values: Method
+    salient: bool = False
 
     def __post_init__(self) -> None:
         update_wrapper(self, self.values)
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """The map (B, h, w) of this method alone."""
-        return _first_components(evidence, [self])[self]
+        return _first_components(evidence, [self])[self][0]
+
+    def oriented(self, component: Component) -> tuple[Tensor, Tensor | None]:
+        """The map (B, h, w) and where it is ambiguous (B,); None without a mark."""
+        return component.salient() if self.salient else (component.by_sum(), None)
+
+
+@dataclass(eq=False)
+class Marked:
+    """A method that says for which images its map is ambiguous.
+
+    Attributes:
+        both: evidence to the map (B, h, w) and the mark (B,) bool.
+    """
+
+    both: Callable[[Evidence], tuple[Tensor, Tensor]]
+
+    def __post_init__(self) -> None:
+        update_wrapper(self, self.both)
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The map (B, h, w) alone."""
+        return self.both(evidence)[0]
 
 
 def _weighted_sums(evidence: Evidence, cams: Sequence[WeightedSum]) -> dict[Method, Tensor]:
@@ -240,18 +264,37 @@ def _weighted_sums(evidence: Evidence, cams: Sequence[WeightedSum]) -> dict[Meth
     return dict(zip(cams, (*maps[:, :clipped].relu().unbind(1), *maps[:, clipped:].unbind(1)), strict=True))
 
 
-def _first_components(evidence: Evidence, cams: Sequence[FirstComponent]) -> dict[Method, Tensor]:
-    """The map (B, h, w) of each method."""
-    return dict(zip(cams, first_components([cam.values(evidence) for cam in cams]), strict=True))
+def _first_components(evidence: Evidence, cams: Sequence[FirstComponent]) -> dict[Method, tuple[Tensor, Tensor | None]]:
+    """The map (B, h, w) of each method, and where it is ambiguous (B,). Equal values are decomposed once."""
+    values = {cam: cam.values(evidence) for cam in cams}
+    different = list({id(of_cam): of_cam for of_cam in values.values()}.values())
+    found = dict(zip(map(id, different), components(different), strict=True))
+    return {cam: cam.oriented(found[id(of_cam)]) for cam, of_cam in values.items()}
 
 
 def explain(evidence: Evidence, cams: Sequence[Method]) -> Tensor:
     """The maps (B, K, h, w) float32 of K CAM methods from the same evidence."""
+    return explain_marked(evidence, cams)[0]
+
+
+def explain_marked(evidence: Evidence, cams: Sequence[Method]) -> tuple[Tensor, Tensor]:
+    """The maps (B, K, h, w) float32 of K CAM methods from the same evidence, and which are ambiguous (B, K) bool.
+
+    Only methods that fix the sign of a component say so. What they mark may turn into another map under mild noise,
+    for reasons that lie in the method and not in the image.
+    """
     weighted = [cam for cam in cams if isinstance(cam, WeightedSum)]
-    components = [cam for cam in cams if isinstance(cam, FirstComponent)]
+    of_components = [cam for cam in cams if isinstance(cam, FirstComponent)]
     with torch.no_grad(), arithmetic("fp32", evidence.activations.device):
-        maps = _weighted_sums(evidence, weighted) if weighted else {}
-        maps |= _first_components(evidence, components) if components else {}
-        return torch.stack(
-            [maps[cam] if isinstance(cam, WeightedSum | FirstComponent) else cam(evidence) for cam in cams], dim=1
-        )
+        made: dict[Method, tuple[Tensor, Tensor | None]] = {}
+        if weighted:
+            made = {cam: (one, None) for cam, one in _weighted_sums(evidence, weighted).items()}
+        if of_components:
+            made |= _first_components(evidence, of_components)
+        for cam in cams:
+            if cam not in made:
+                made[cam] = cam.both(evidence) if isinstance(cam, Marked) else (cam(evidence), None)
+        nowhere = torch.zeros(len(evidence.activations), dtype=torch.bool, device=evidence.activations.device)
+        maps, marks = zip(*(made[cam] for cam in cams), strict=True)
+        marked = [nowhere if mark is None else mark for mark in marks]
+        return torch.stack(maps, dim=1), torch.stack(marked, dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from camrobust.contract.registry import from_camrobust
 from camrobust.core.explain.cams.registry import Cam
 from camrobust.core.explain.captured import Captured, captured
-from camrobust.core.explain.evidence import Evidence, explain
+from camrobust.core.explain.evidence import Evidence, explain_marked
 from camrobust.core.explain.network import Network
 
 
@@ -41,26 +41,33 @@ class Explainer:
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """The maps (B, K, h, w) float32."""
+        return self.marked(evidence)[0]
+
+    def marked(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """The maps (B, K, h, w) float32, and which of them are ambiguous (B, K) bool."""
         if not (evidence.activations.is_cuda and self._static):
-            return explain(evidence, [cam.function for cam in self._cams])
+            return explain_marked(evidence, [cam.function for cam in self._cams])
         made = self.static_maps(evidence)
         others = [cam for cam in self._cams if cam.name not in made]
         if others:
-            maps = explain(evidence, [cam.function for cam in others])
-            made |= {cam.name: maps[:, place] for place, cam in enumerate(others)}
-        return torch.stack([made[cam.name] for cam in self._cams], dim=1)
+            maps, marks = explain_marked(evidence, [cam.function for cam in others])
+            made |= {cam.name: (maps[:, place], marks[:, place]) for place, cam in enumerate(others)}
+        maps, marks = (torch.stack([made[cam.name][part] for cam in self._cams], dim=1) for part in (0, 1))
+        return maps, marks
 
-    def static_maps(self, evidence: Evidence) -> dict[str, Tensor]:
-        """The maps (B, h, w) by name of the methods that a graph can hold."""
-        (maps,) = self._replayed(evidence.activations, evidence.gradients, evidence.logits, evidence.targets)
-        return {cam.name: maps[:, place] for place, cam in enumerate(self._static)}
+    def static_maps(self, evidence: Evidence) -> dict[str, tuple[Tensor, Tensor]]:
+        """The maps (B, h, w), and where they are ambiguous (B,), by name of the methods that a graph can hold."""
+        maps, marks = self._replayed(evidence.activations, evidence.gradients, evidence.logits, evidence.targets)
+        return {cam.name: (maps[:, place], marks[:, place]) for place, cam in enumerate(self._static)}
 
-    def _static_maps(self, activations: Tensor, gradients: Tensor, logits: Tensor, targets: Tensor) -> tuple[Tensor]:
-        """The maps (B, K', h, w) of these methods, from the tensors that they may use."""
+    def _static_maps(
+        self, activations: Tensor, gradients: Tensor, logits: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The maps (B, K', h, w) of these methods and their marks (B, K'), from the tensors that they may use."""
         # A method that uses more than it may fails here, on a CPU in the tests as on a GPU.
         nothing = cast(Tensor, None)
         evidence = Evidence(
             activations=activations, gradients=gradients, logits=logits, targets=targets, network=self._network,
             images=nothing, outputs=nothing, head=self._network.head, draws=None,
         )  # fmt: skip
-        return (explain(evidence, [cam.function for cam in self._static]),)
+        return explain_marked(evidence, [cam.function for cam in self._static])

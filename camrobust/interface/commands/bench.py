@@ -74,6 +74,12 @@ def _zoo(given: Given) -> int:
     return 0 if all(row["verdict"] == "ok" for row in rows) else 1
 
 
+def _signs(given: Given) -> int:
+    from camrobust.bench.signs import signs
+
+    return show(given, f"pairs of opposite maps in {given.run}", signs(given.run))
+
+
 def _overhead(given: Given) -> int:
     from camrobust.bench.scale.overhead import overhead, variants_of
     from camrobust.interface.terminal import say
@@ -208,6 +214,7 @@ CLOCK = argument(
     "--clock", "seconds of an outage of the store, and of the patience with it, in one second", type=positive(float),
     default=40.0,
 )  # fmt: skip
+RUN = argument("run", "run folder", metavar="RUN")
 SEED = argument("--seed", "seed of every random draw", type=int, default=0)
 
 BENCHMARKS = {
@@ -225,6 +232,9 @@ BENCHMARKS = {
     ),
     "zoo": Command(
         _zoo, "try architectures of torchvision and timm", (JSON,)
+    ),
+    "signs": Command(
+        _signs, "count the pairs of a run whose maps are opposites", (RUN, JSON)
     ),
     "overhead": Command(
         _overhead, "time the job against a bare loop over N images", (_count("number of images"), PRESET, JSON)

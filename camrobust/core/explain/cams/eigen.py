@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from camrobust.core.explain.cams.registry import cam
-from camrobust.core.explain.components import centred, first_components, leading, with_canonical_sign
+from camrobust.core.explain.components import (
+    centred,
+    components,
+    leading,
+    share_of,
+    with_canonical_sign,
+    with_salient_sign,
+)
 from camrobust.core.explain.evidence import Evidence
 
 
@@ -17,12 +24,35 @@ from camrobust.core.explain.evidence import Evidence
     year=2020,
 )
 def eigencam(evidence: Evidence) -> Tensor:
-    """Eigen-CAM: the first principal component of A over channels, with a fixed sign (see `first_components`).
+    """Eigen-CAM: the first principal component of A over channels, with a fixed sign: that of Σ_k A_k.
 
     Deviation: the columns are centred (as in grad-cam) and the sign is fixed. The map is signed, without a ReLU.
 
+    Where Σ_k A_k is nearly constant, as behind a layer norm, rounding decides the sign; `eigencam-salient` does not
+    depend on it.
+
     References:
         Muhammad & Yeasin 2020, arXiv 2008.00299.
+    """
+    return evidence.activations
+
+
+@cam(
+    "eigencam-salient",
+    needs="activations",
+    returns="salient values",
+    signed=True,
+    source="Muhammad & Yeasin, arXiv 2008.00299; sign: camrobust",
+    year=2026,
+)
+def eigencam_salient(evidence: Evidence) -> Tensor:
+    """Eigen-CAM with another sign: positive where the channels are far from their mean (`with_salient_sign`).
+
+    Under mild noise this sign flips less often than that of `eigencam`: `camrobust bench signs`. Images whose sign or
+    component is ambiguous are marked, their rows have the status `ambiguous`.
+
+    References:
+        Muhammad & Yeasin 2020, arXiv 2008.00299. The sign rule is ours.
     """
     return evidence.activations
 
@@ -37,6 +67,23 @@ def eigengradcam(evidence: Evidence) -> Tensor:
     return evidence.product
 
 
+@cam(
+    "eigengradcam-salient",
+    needs="gradients",
+    returns="salient values",
+    signed=True,
+    source="Gildenblat, pytorch-grad-cam; sign: camrobust",
+    year=2026,
+)
+def eigengradcam_salient(evidence: Evidence) -> Tensor:
+    """Eigen-Grad-CAM with the sign of `eigencam-salient`.
+
+    References:
+        Gildenblat, grad-cam 1.5, `EigenGradCAM`. The sign rule is ours.
+    """
+    return evidence.product
+
+
 @cam("seg-eigencam", needs="gradients", signed=True, source="Chung & Ying, doi 10.3390/app15137562", year=2025)
 def seg_eigencam(evidence: Evidence) -> Tensor:
     """Seg-Eigen-CAM: the first principal component of |g|·A over channels.
@@ -46,7 +93,7 @@ def seg_eigencam(evidence: Evidence) -> Tensor:
     References:
         Chung & Ying 2025, Applied Sciences 15 (13), 7562, equations 10 to 13.
     """
-    (component,) = first_components([evidence.gradients.abs() * evidence.activations])
+    component = components([evidence.gradients.abs() * evidence.activations])[0].by_sum()
     flipped = -component.amin(dim=(1, 2), keepdim=True) > component.amax(dim=(1, 2), keepdim=True)
     return torch.where(flipped, -component, component)
 
@@ -61,9 +108,36 @@ def kpca_cam(evidence: Evidence) -> Tensor:
     References:
         Karmani et al. 2024, arXiv 2410.00267; grad-cam 1.5, `KPCA_CAM`.
     """
-    A = evidence.activations
-    rows = A.flatten(2).double()
-    kernel = torch.tanh(centred(torch.bmm(rows.mT, rows)) / A.shape[1] + 1)
-    axis, eigenvalue = leading(centred(kernel), definite=False)
-    component = with_canonical_sign(axis * eigenvalue.clamp(min=0).sqrt(), rows.sum(dim=1))
-    return component.float().reshape(-1, *A.shape[2:])
+    rows, component, _ = _kernel_component(evidence)
+    return with_canonical_sign(component, rows.sum(dim=1)).float().reshape(-1, *evidence.activations.shape[2:])
+
+
+@cam(
+    "kpca-cam-salient",
+    needs="activations",
+    returns="marked map",
+    signed=True,
+    source="Karmani et al., arXiv 2410.00267; sign: camrobust",
+    year=2026,
+)
+def kpca_cam_salient(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """KPCA-CAM with the sign of `eigencam-salient`.
+
+    References:
+        Karmani et al. 2024, arXiv 2410.00267. The sign rule is ours.
+    """
+    rows, component, closeness = _kernel_component(evidence)
+    component, ambiguous = with_salient_sign(component, rows, closeness)
+    return component.float().reshape(-1, *evidence.activations.shape[2:]), ambiguous
+
+
+def _kernel_component(evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
+    """A's positions (B, C, n), their kernel component (B, n) of either sign, and its closeness (B,) to the second."""
+    if "kpca" not in evidence.cache:
+        rows = evidence.activations.flatten(2).double()
+        kernel = torch.tanh(centred(torch.bmm(rows.mT, rows)) / rows.shape[1] + 1)
+        axis, first, second = leading(centred(kernel), definite=False)
+        component = axis * first.clamp(min=0).sqrt()
+        evidence.cache["kpca"] = rows, component, share_of(first, second)
+    rows, component, closeness = evidence.cache["kpca"]
+    return rows, component, closeness

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from camrobust.contract.registry import Registry, registering_module
-from camrobust.core.explain.evidence import FirstComponent, Method, WeightedSum
+from camrobust.core.explain.evidence import FirstComponent, Marked, Method, WeightedSum
 
 COSTS = {
     "shared": "nothing beside the shared pass but small products",
@@ -26,8 +27,10 @@ RETURNS = {
     "map": "(B, h, w)",
     "weights": "weights (B, C) of the channels; the map is Σ_k w_k·A_k, with a ReLU unless it is signed",
     "values": "(B, C, h, w); the map is their first principal component over channels",
+    "salient values": "the same; the component is positive where the channels deviate most from their mean",
+    "marked map": "(B, h, w), and (B,) bool: for which images the map is ambiguous",
 }
-"""What the decorated function returns; of the last two, all methods of a pass are finished together."""
+"""What the decorated function returns. Weights and values of all methods of a pass are finished together."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Cam:
     needs_host: bool = False
 
 
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 CLASSIC = (
     "ablationcam", "eigencam", "eigengradcam", "gradcam", "gradcam++", "gradcam-elementwise", "hirescam", "layercam",
     "random", "xgradcam",
@@ -79,7 +83,7 @@ def cam(
     control: bool = False,
     closed_form: bool = False,
     needs_host: bool = False,
-) -> Callable[[Method], Method]:
+) -> Callable[[Decorated], Decorated]:
     """Register a function of the evidence as a CAM method. The function itself is left as it is.
 
     Args:
@@ -111,11 +115,13 @@ def cam(
     if returns not in RETURNS:
         raise ValueError(f"cam: '{name}' must return one of {', '.join(RETURNS)}, got returns='{returns}'")
 
-    def register(function: Method) -> Method:
+    def register(function: Any) -> Any:
         whole: dict[str, Method] = {
             "map": function,
             "weights": WeightedSum(function, not signed),
             "values": FirstComponent(function),
+            "salient values": FirstComponent(function, salient=True),
+            "marked map": Marked(function),
         }
         entry = Cam(
             name, whole[returns], needs, cost or NEEDS[needs][1], signed, source, year, control, closed_form, needs_host
