@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import urllib.request
@@ -175,16 +176,40 @@ def test_rows_lost_doubled_and_different_are_counted():
     assert compare(expected.with_columns(rbo=pl.Series([0.1, 0.3, None])), expected)["different"] == 1
 
 
+@pytest.fixture
+def wheel_python(tmp_path):
+    """The Python of an environment that has the built wheel, and of everything else what is installed here."""
+    home, dist = tmp_path / "environment", tmp_path / "dist"
+    run = [sys.executable, "-m"]
+    for command in (["hatchling", "build", "-t", "wheel", "-d", str(dist)],
+                    ["venv", "--without-pip", str(home)],
+                    ["pip", "--python", str(home), "install", "--quiet", "--no-index", "--no-deps", "--find-links",
+                     str(dist), "camrobust"]):  # fmt: skip
+        subprocess.run([*run, *command], cwd=ROOT, check=True, capture_output=True)
+    site, python = Path(sysconfig.get_path("purelib")), home / "bin" / "python"
+    own = home / site.relative_to(sys.prefix)
+    # In a .pth file this is only a path: the .pth files of that folder, such as the editable install, are not read.
+    (own / "others.pth").write_text(f"{site}\n")
+    found = "import camrobust, os; os.chdir('/'); print(camrobust.__file__)"
+    where = subprocess.run([python, "-P", "-c", found], check=True, capture_output=True, text=True, env={}).stdout
+    assert where.strip() == str(own / "camrobust" / "__init__.py")
+    return python
+
+
 @pytest.mark.cluster
 @pytest.mark.s3
-def test_a_submitted_job_ends_with_a_report_in_the_bucket_and_its_failure_is_a_failed_job(
-    bucket, object_store, tmp_path
+def test_a_job_submitted_where_only_the_wheel_is_ends_with_a_report_in_the_bucket_and_its_failure_is_a_failed_job(
+    bucket, object_store, tmp_path, wheel_python, monkeypatch
 ):
+    # Nodes and jobs run with it, outside of the source tree.
+    monkeypatch.setattr(sys, "executable", str(wheel_python))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "set", 4)
     photos = open_store(f"s3://{bucket}/photos")
     for path in (tmp_path / "set").iterdir():
         photos.write(path.name, path.read_bytes())
-    data = {"datasets": [{"name": "s3", "images": f"s3://{bucket}/photos"}], "models": ["tests.toys:pooled"]}
+    data = {"datasets": [{"name": "s3", "images": f"s3://{bucket}/photos"}], "models": ["own_model:pooled"]}
     placed = {"gpu_labels": {"role": "gpu"}, "gpu_resources": {"slot": 0.5}, "loader_labels": {"role": "gpu"}}
     good = config(tmp_path, "", output=f"s3://{bucket}/runs/job", cluster=placed, **data)
     offers = ("--labels=role=gpu", '--resources={"slot": 8}')
@@ -230,11 +255,13 @@ def scraped(cluster):
 
 
 def submit(cluster, config, folder):
+    """Submit jobs/evaluate.py with a configuration and the user's own model, as from a folder of theirs."""
     package = folder / "package"
-    for name in ("camrobust", "jobs", "tests"):
-        shutil.copytree(ROOT / name, package / name, dirs_exist_ok=True)
+    (package / "jobs").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "jobs" / "evaluate.py", package / "jobs")
+    shutil.copy(ROOT / "tests" / "toys.py", package / "own_model.py")
     shutil.copy(config, package / "run.yaml")
-    ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "job", "submit", "--address", cluster.job_server, "--working-dir", str(package),
+    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+    command = [*ray, "job", "submit", "--address", cluster.job_server, "--working-dir", str(package),
                "--entrypoint-num-cpus", "0", "--", sys.executable, "jobs/evaluate.py", "run.yaml"]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, env=cluster.environment, timeout=300)
