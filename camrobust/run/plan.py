@@ -11,7 +11,7 @@ import torch
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
-from camrobust.contract.run_record import BuilderRecord, PluginRecord, RunRecord
+from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
@@ -21,8 +21,7 @@ from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.model import Model, bytes_per_image, load_model
-from camrobust.measure.networks import filled
-from camrobust.measure.plugins import change_since, default_similarities, load_plugins, refuse_unnamed
+from camrobust.measure.plugins import default_similarities, load_plugins, refuse_unnamed
 from camrobust.measure.prepared import try_out
 from camrobust.measure.same_network import builder_record, check_builder, check_state
 from camrobust.measure.settings import MeasureSettings, pass_size
@@ -216,7 +215,7 @@ def build(
         UserError: in one sentence, why the model cannot be built, or that it is not the one with which the run began.
     """
     weights = fetch_weights(config)
-    _check_weights(config, weights, sha256)
+    check_file(config, weights, sha256)
     spec = spec_of(config)
     model = load_model(spec, weights, image_size, device, seed=seed)
     check_builder(spec, builder)
@@ -224,50 +223,11 @@ def build(
     return model
 
 
-def _check_weights(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:
+def check_file(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:
+    """Refuse a weights file whose hash is not the recorded one; None accepts any."""
     if sha256 is not None and fingerprint(weights) != sha256:
         raise UserError(
             f"model '{config.name}': {config.weights} has changed since this run began; put it back, or use --fresh"
-        )
-
-
-def check_weights(config: RunConfig, began: RunRecord) -> None:
-    """Refuse to resume a run whose weights files, networks or builders have changed since it began.
-
-    Args:
-        config: the run's configuration.
-        began: run.json; what it does not hold, as in runs of earlier versions, is not checked.
-
-    Raises:
-        UserError: a file has changed, or is gone, or a builder makes another network.
-    """
-    for model in config.models:
-        recorded, state, spec = began.weights_sha256.get(model.name), began.state_sha256.get(model.name), spec_of(model)
-        weights = None if recorded is None and state is None else fetch_weights(model)
-        _check_weights(model, weights, recorded)
-        if state is not None:
-            _, now = filled(spec, weights, config.seed)
-            check_builder(spec, began.builders.get(model.name))
-            check_state(spec, state, now)
-
-
-def check_plugins(config: RunConfig, began: Mapping[str, PluginRecord]) -> None:
-    """Refuse to resume a run whose plugins have changed since it began.
-
-    Args:
-        config: of the run.
-        began: the plugins as run.json has them.
-
-    Raises:
-        UserError: a plugin was added, removed or changed, or cannot be loaded.
-    """
-    now = load_plugins(config.plugins)
-    changes = [f"{name} {'added' if name in now else 'removed'}" for name in sorted({*now} ^ {*began})]
-    both = [name for name in now if name in began]
-    changes += [f"{name}: {change}" for name in both if (change := change_since(began[name], now[name]))]
-    if changes:
-        raise UserError(
-            f"plugins: not as they were when this run began ({', '.join(changes)}); put them back, or use --fresh"
         )
 
 

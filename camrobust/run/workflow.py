@@ -97,7 +97,7 @@ def run(
             else beginning_of(config, folder, shard, partial(_planned, config, say=say), say)
         )
     else:
-        from camrobust.run.plan import check_plugins, check_weights
+        from camrobust.run.unchanged import check_plugins, check_weights
 
         folder.check_same(begun, config)
         check_plugins(config, begun.plugins)
@@ -179,7 +179,7 @@ def measure_until_done(
 
 def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan"]:
     """List images and check every model; returns a function that writes the manifest and run.json."""
-    from camrobust.run.plan import check_plugins
+    from camrobust.run.unchanged import check_plugins
 
     plan, record = _planned(config, folder, say)
 

@@ -19,12 +19,13 @@ from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import otherwise_found
 from camrobust.run import workflow
-from camrobust.run.plan import check_plugins, make_plan
+from camrobust.run.plan import make_plan
 from camrobust.run.stages.batches import pending_batch, rows_of
 from camrobust.run.stages.commit import Commit
 from camrobust.run.stages.explain import Explain
 from camrobust.run.stages.load import Load
 from camrobust.run.stages.perturb import Perturb
+from camrobust.run.unchanged import check_plugins
 from tests.documents import VARIANT, change_document, run_record
 from tests.photos import write_photos
 from tests.plugin_files import DIMMED, METHODS, registries, write_module
