@@ -144,12 +144,12 @@ def connect(address: str, *, verbose: bool = False, folder: str | None = None) -
 def _too_slow(address: str, why: str) -> str:
     if address == "local":
         return (
-            f"cluster: Ray did not start on this machine ({why}); look for a full disk, little memory or a busy machine, "
-            f"or give it more time with {START} (s), then run again to resume"
+            f"cluster: Ray did not start on this machine ({why}); look for a full disk, little memory or a busy "
+            f"machine, or give it more time with {START} (s), then run again to resume"
         )
     return (
-        f"cluster: the Ray cluster at '{address}' cannot be joined ({why}); look at its `ray status`, then run again to "
-        "resume"
+        f"cluster: the Ray cluster at '{address}' cannot be joined ({why}); look at its `ray status`, then run "
+        "again to resume"
     )
 
 
