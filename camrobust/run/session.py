@@ -148,8 +148,8 @@ def _too_slow(address: str, why: str) -> str:
             f"machine, or give it more time with {START} (s), then run again to resume"
         )
     return (
-        f"cluster: the Ray cluster at '{address}' cannot be joined ({why}); look at its `ray status`, then run again "
-        "to resume"
+        f"cluster: the Ray cluster at '{address}' cannot be joined ({why}); look at its `ray status`, then run "
+        "again to resume"
     )
 
 
