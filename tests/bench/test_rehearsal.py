@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from camrobust.bench.chaos import buckets
 from camrobust.bench.scale import losses, pictures, rehearsal, watched
 from camrobust.bench.scale.relay import Requests, counting
 from camrobust.bench.scale.stubs import REHEARSED
 from camrobust.contract.config_file import load_config
+from camrobust.contract.errors import UserError
 from camrobust.interface.cli import main
 from camrobust.io.manifest import list_images
 from camrobust.io.s3_client import forget_clients
@@ -73,6 +75,18 @@ def test_pictures_differ_and_a_manifest_repeats_them(bucket):
     assert len({pictures.jpeg(number) for number in range(3)}) == 3
     found = list_images("d", pictures.write_manifest(bucket, 3, 7))
     assert (found.height, found["uri"].n_unique()) == (7, 3)
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_of_ones_own_is_deleted_with_all_that_is_in_it(monkeypatch):
+    monkeypatch.setattr(buckets, "AT_ONCE", 2)
+    with buckets.own_bucket("test") as name:
+        store = open_store(f"s3://{name}/a")
+        for number in range(5):
+            store.write(f"{number} &+", b"x")
+    with pytest.raises(UserError, match="there is no bucket"):
+        list(store.list())
 
 
 def test_the_rehearsal_wants_a_store(monkeypatch, capsys):

@@ -52,7 +52,7 @@ class Watched:
         self.measuring = threading.Event()
         self.rounds: list[Round] = []
         self.exits: list[int] = []
-        self.seconds = self.listed_s = 0.0
+        self.seconds = self.listed_s = self._listing = 0.0
         self.last = ""
 
     def run(self) -> int:
@@ -85,9 +85,9 @@ class Watched:
         """Note what the driver does now."""
         now, event = time.monotonic(), told["event"]
         if event == "list":
-            self.listed_s -= now
+            self._listing = now
         elif event == "planned":
-            self.listed_s += now
+            self.listed_s += now - self._listing
         elif event == "round":
             self._end_round()
             self.rounds.append(Round(len(self.exits) + 1, told["images"], now, mib=[resident_mib(pid)]))
