@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "shared"))
+NO_PARAMETERS = SimpleNamespace(params={})
 NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
@@ -24,14 +26,18 @@ def pytest_collection_modifyitems(items):
 
     Before all comes what shares a session of Ray, which is closed after the last of these tests.
     """
-    items.sort(key=lambda item: ("cluster" not in item.fixturenames, item.get_closest_marker("cluster") is None))
+    items.sort(key=lambda item: (not shares_ray(item), item.get_closest_marker("cluster") is None))
+
+
+def shares_ray(item):
+    """Whether a test uses the fixture `cluster`; some have a parameter of that name."""
+    return "cluster" in item.fixturenames and "cluster" not in getattr(item, "callspec", NO_PARAMETERS).params
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    shared = getattr(item, "funcargs", {}).get("cluster")
-    if shared and not (nextitem and "cluster" in nextitem.fixturenames):
-        shared.close()
+    if shares_ray(item) and not (nextitem and shares_ray(nextitem)) and "cluster" in item.funcargs:
+        item.funcargs["cluster"].close()
 
 
 def pytest_runtest_setup(item):
