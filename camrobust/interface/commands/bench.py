@@ -189,7 +189,7 @@ BENCHMARKS = {
         _formats, "time plain forward passes by memory format, and compiled", (DEVICE, REPEATS, JSON)
     ),
     "zoo": Command(
-        _zoo, "try architectures of torchvision and timm", (JSON,)
+        _zoo, "try architectures of torchvision, timm and transformers", (JSON,)
     ),
     "overhead": Command(
         _overhead, "time the job against a bare loop over N images", (_count("number of images"), PRESET, JSON)
