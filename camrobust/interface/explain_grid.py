@@ -1,6 +1,6 @@
 """A grid of pictures of one photo: a row per CAM, a column per variant, with class, confidence and agreement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +51,7 @@ def explain_picture(
     crop: int = CROP,
     classes: str | None = None,
     seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Draw the maps of a photo and of its perturbed variants.
 
@@ -68,6 +69,7 @@ def explain_picture(
         crop: side of the centre crop, px.
         classes: "imagenet", or a text file of class names; None for the names that published weights come with.
         seed: of every random draw.
+        say: takes what the user should know about the model.
 
     Raises:
         UserError: an unknown name, a photo that cannot be read, an output that cannot be written.
@@ -85,6 +87,8 @@ def explain_picture(
         raise UserError(f"explain: {error}; correct the path") from error
     spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
     ready = load_model(spec, content, crop)
+    for remark in ready.remarks:
+        say(f"warning: {remark}")
     names = class_names(spec, classes, ready.classes)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]

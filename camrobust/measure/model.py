@@ -17,7 +17,7 @@ from camrobust.contract.quoting import first_line
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
-from camrobust.core.precision import fastest_layout
+from camrobust.core.precision import arithmetic, fastest_layout
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.networks import filled
 from camrobust.measure.trial_passes import REMARKS, what_it_depends_on, what_it_puts_out
@@ -162,7 +162,8 @@ def wrap(
     with _as_user_error(
         f"model '{name}': cannot take float32 images of {side} px", "check image.crop and the model's forward"
     ):
-        with torch.no_grad(), frozen(module):
+        # In full precision: on a GPU, TF32 rounds passes of other sizes in other ways.
+        with torch.no_grad(), frozen(module), arithmetic("fp32", sample.device):
             signed = 2 * sample - 1
             before = signed.clone()
             classes = logits_of(module(signed)).shape[1]

@@ -15,6 +15,7 @@ from camrobust.bench.speed.available import perturbations_here
 from camrobust.bench.speed.peers import SEVEN, SHARED
 from camrobust.bench.speed.zoo import zoo
 from camrobust.core.explain.cams import CLASSIC
+from camrobust.core.explain.evidence import collect
 from camrobust.core.perturb import without_model
 from camrobust.interface.cli import main
 from camrobust.interface.commands import BENCHMARKS
@@ -143,7 +144,29 @@ def test_the_zoo_says_what_works_and_why_not():
     assert (conv["layer"], conv["verdict"], conv["tail"]) == ("features", "ok", "shortcut")
     assert (tokens["layer"], tokens["layout"], tokens["map"]) == ("blocks.11.norm1", "tokens, 1 in front", "14x14")
     assert tokens["verdict"] == "ok"
+    assert float(conv["gradient"]) < 1e-5 > float(tokens["gradient"])
+    # A patch covers a quarter of the positions; all change where all other positions stay as they are.
+    assert 1 < float(conv["patch"]) < 4.01 > float(tokens["patch"]) > 2
     assert "raised ValueError: Unknown model nothing" in wrong["verdict"]
+
+
+def test_the_zoo_tells_a_gradient_that_is_not_the_layers(monkeypatch):
+    monkeypatch.setattr("camrobust.bench.speed.zoo.collect", lambda *given: doubled(collect(*given)))
+    (row,) = zoo(("torchvision:squeezenet1_1",))
+    assert row["verdict"] == "another gradient"
+
+
+def doubled(evidence):
+    evidence.gradients = evidence.gradients * 2
+    return evidence
+
+
+@pytest.mark.parametrize("name", ["ResNet", "Swin"])
+def test_tiny_classifiers_of_transformers_are_in_the_zoo(name):
+    pytest.importorskip("transformers")
+    (row,) = zoo((f"transformers:{name}",))
+    assert row["verdict"] == "ok"
+    assert float(row["gradient"]) < 1e-5
 
 
 def test_perturbations_whose_photographs_are_missing_are_left_out(monkeypatch):

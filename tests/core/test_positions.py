@@ -88,6 +88,31 @@ def test_rows_and_columns_exchanged_are_refused():
         build_network(seeded(Turned()).eval(), images(size=64), "features")
 
 
+class Blended(nn.Module):
+    """Every position is a mean over the whole picture, with weights that differ a little."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 8, 8)
+        self.blend = Blend()
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images):
+        return self.fc(self.blend(self.body(images)).mean((2, 3)))
+
+
+class Blend(nn.Module):
+    def forward(self, maps):
+        weights = 1 + torch.rand(16, 16, generator=torch.Generator().manual_seed(1)) / 2
+        return (maps.flatten(2) @ weights).reshape(maps.shape)
+
+
+def test_positions_that_all_see_the_whole_picture_tell_nothing():
+    module = seeded(Blended()).eval()
+    assert build_network(module, images()).layer_name == "blend"
+    assert build_network(module, images(), "blend").layout == Layout()
+
+
 def test_a_layer_in_another_order_is_not_discovered():
     assert build_network(seeded(Unrolled()).eval(), images()).layer_name == "norm"
 

@@ -11,9 +11,11 @@ import camrobust
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect, explain
+from camrobust.interface.cli import main
 from camrobust.measure.image import measure
 from camrobust.measure.model import wrap
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample
+from tests.photos import write_photos
 from tests.toys import Pooled, seeded
 
 COMPANY = (
@@ -169,3 +171,17 @@ def test_probabilities_are_told_in_one_sentence():
         camrobust.explain(seeded(Softmax()), image, ["gradcam"])
     with pytest.warns(UserWarning, match="its outputs are between 0 and 1, as a sigmoid's"):
         camrobust.explain(seeded(Sigmoid()), image, ["gradcam"])
+
+
+def softmax():
+    return seeded(Softmax())
+
+
+def test_the_command_tells_it_too(tmp_path, capsys):
+    write_photos(tmp_path, 1)
+    photo, output = str(tmp_path / "photo-000.jpg"), str(tmp_path / "grid.png")
+    model = "tests.measure.test_trial_passes:softmax"
+    assert main(["explain", photo, "--model", model, "--cam", "gradcam", "--output", output]) == 0
+    assert (
+        f"warning: model '{model.partition(':')[2]}': its outputs are probabilities already" in capsys.readouterr().err
+    )

@@ -1,18 +1,26 @@
-"""`camrobust bench zoo`: which architectures can be explained, one of each family of torchvision and timm.
+"""`camrobust bench zoo`: which architectures can be explained, one of each family of three libraries.
+
+Two things are tried at the discovered layer: that the gradient is the one that plain autograd gives at that tensor, and
+that a patch on the input changes the layer where the patch is.
 
 Weights are random. Parameters that are initialised with zeros (heads, layer scales) get small random values, so that
-gradients reach every layer.
+gradients reach every layer, and batch norms take the statistics of noise, so that signals do.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from camrobust.bench.speed.tiny_transformers import SIDE, TRANSFORMERS, build
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.cams import CAMS
-from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.evidence import Evidence, collect, explain
+from camrobust.core.explain.hooks import hooked
+from camrobust.core.explain.layout import tensor_in
+from camrobust.core.explain.network import logits_of
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.model import Model, load_model
 
@@ -44,12 +52,14 @@ TIMM = (
     "vit_small_patch14_reg4_dinov2", "volo_d1_224", "vovnet39a", "xception41", "xcit_nano_12_p16_224",
 )  # fmt: skip
 TRIED = ("gradcam-elementwise", "eigencam")
+EQUAL = 1e-3
+"""Largest difference of the gradient from plain autograd's, as a share of the largest entry."""
 SMALL = 128
 """Side of the input of models that take any size, px; the others get their own size."""
 
 
 def zoo(names: tuple[str, ...] | None = None, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
-    """One row per architecture: its discovered layer and layout, and whether its maps are finite and not constant.
+    """One row per architecture: its discovered layer and layout, and whether its gradient and its maps are sound.
 
     Args:
         names: builders, None for all that are installed.
@@ -65,11 +75,13 @@ def zoo(names: tuple[str, ...] | None = None, say: Callable[[str], None] = lambd
 
 def _all() -> tuple[str, ...]:
     builders = [f"torchvision:{name}" for name in TORCHVISION]
-    try:
+    if find_spec("timm"):
         import timm
-    except ImportError:
-        return tuple(builders)
-    return (*builders, *(f"timm:{name}" for name in TIMM if timm.is_model(name)))
+
+        builders += [f"timm:{name}" for name in TIMM if timm.is_model(name)]
+    if find_spec("transformers"):
+        builders += [f"transformers:{name}" for name in TRANSFORMERS]
+    return tuple(builders)
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -79,11 +91,14 @@ def _row(name: str) -> dict[str, Any]:
         images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
         evidence = collect(model.network, model.normalise(images))
         maps = explain(evidence, [CAMS[cam].function for cam in TRIED])
+        apart, follows = gradient_error(evidence), patch_effect(model, images)
     except UserError as error:
-        return {"layer": "", "layout": "", "map": "", "tail": "", "verdict": str(error)}
+        empty = dict.fromkeys(("layer", "layout", "map", "tail", "gradient", "patch"), "")
+        return {**empty, "verdict": str(error)}
     network, (h, w) = model.network, maps.shape[2:]
     flat = (maps.amax(dim=(2, 3)) == maps.amin(dim=(2, 3))).any()
-    verdict = "not finite" if not maps.isfinite().all() else "constant" if flat else "ok"
+    wrong = "another gradient" if apart > EQUAL else "ok"
+    verdict = "not finite" if not maps.isfinite().all() else "constant" if flat else wrong
     layout = network.layout.order + (f", {network.layout.prefix} in front" if network.layout.prefix else "")
     tail = (
         "closed form"
@@ -94,7 +109,47 @@ def _row(name: str) -> dict[str, Any]:
         if network.tail
         else "full passes"
     )
-    return {"layer": network.layer_name, "layout": layout, "map": f"{h}x{w}", "tail": tail, "verdict": verdict}
+    return {"layer": network.layer_name, "layout": layout, "map": f"{h}x{w}", "tail": tail,
+            "gradient": f"{apart:.0e}", "patch": f"{follows:.2f}", "verdict": verdict}  # fmt: skip
+
+
+def gradient_error(evidence: Evidence) -> float:
+    """Largest difference from the gradient that autograd gives at the layer's output in a plain pass, as a share."""
+    network, outputs = evidence.network, list[Tensor]()
+
+    def keep(_module: nn.Module, _inputs: object, output: object) -> object:
+        tensor = tensor_in(output)
+        if tensor is not None:
+            # Before a later layer writes into it.
+            tensor.register_hook(outputs.append)
+        return None
+
+    with torch.enable_grad(), hooked([network.layer], keep):
+        logits = logits_of(network.module(evidence.images.clone().requires_grad_()))
+        evidence.explained_logit(logits).sum().backward()
+    wanted = network.layout.to_map(outputs[0])
+    return float((evidence.gradients - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+
+
+def patch_effect(model: Model, images: Tensor) -> float:
+    """Change of the layer under a patch, per position, over that of all positions; mean over the four quarters.
+
+    It is 4 if nothing changes elsewhere, and 1 if all positions change alike.
+    """
+    network, side = model.network, images.shape[2] // 2
+    found = []
+    for down in (0, side):
+        for right in (0, side):
+            patched = images[:1] / 2
+            patched[:, :, down : down + side, right : right + side] += 0.5
+            pair = model.normalise(torch.cat([images[:1] / 2, patched]))
+            plain, moved = collect(network, pair).activations
+            change = (moved - plain).square().sum(dim=0)
+            h, w = change.shape
+            rows, columns = (slice(0, -(-n // 2)) if not place else slice(n // 2, n)
+                             for n, place in ((h, down), (w, right)))  # fmt: skip
+            found.append(float(change[rows, columns].mean() / change.mean().clamp(min=1e-30)))
+    return sum(found) / len(found)
 
 
 def _model(name: str) -> Model:
@@ -103,13 +158,16 @@ def _model(name: str) -> Model:
 
 
 def filled(name: str) -> nn.Module:
-    """A builder: "torchvision:NAME" or "timm:NAME" with random weights, none of them zero."""
+    """A builder: "torchvision:NAME", "timm:NAME" or "transformers:NAME" with random weights, none of them zero."""
     torch.manual_seed(0)
     library, _, model = name.partition(":")
-    if library == "timm":
+    module: nn.Module
+    if library == "transformers":
+        module = build(model)
+    elif library == "timm":
         import timm
 
-        module: nn.Module = timm.create_model(model, pretrained=False)
+        module = timm.create_model(model, pretrained=False)
     else:
         from torchvision.models import get_model
 
@@ -118,12 +176,30 @@ def filled(name: str) -> nn.Module:
     for parameter in module.parameters():
         if not parameter.any():
             parameter.data = torch.randn_like(parameter) * 0.02
-    return module
+    return with_statistics(module, _size(name))
+
+
+def with_statistics(module: nn.Module, size: int) -> nn.Module:
+    """The same module; its batch norms take the means and variances of one pass of noise."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d)]
+    if norms:
+        momenta = [part.momentum for part in norms]
+        module.eval()
+        for part in norms:
+            part.train()
+            part.momentum = 1.0
+        with torch.no_grad():
+            module(torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(2)) * 4 - 2)
+        for part, momentum in zip(norms, momenta, strict=True):
+            part.momentum = momentum
+    return module.eval()
 
 
 def _size(name: str) -> int:
     """Side of the input, px."""
     library, _, model = name.partition(":")
+    if library == "transformers":
+        return SIDE
     if library == "timm":
         import timm
 

@@ -21,6 +21,9 @@ SIDE = 3
 OWN = 0.5
 """Least effect on positions of the patch that covers each, as a share of the largest effect of any patch on it; not
 reached where strides without padding shift positions by half a cell."""
+CLEAR = 1 / 3
+"""Least share of the strongest of the nine patches in all change, in the mean over positions, at which positions tell
+anything. Not reached where every position sees the whole picture, as in deep networks on small images."""
 FOLLOWING = 0.7
 """Least correlation, over positions, between a position and the middle of what patches change it. Not reached where all
 patches change all positions nearly alike."""
@@ -59,15 +62,16 @@ def layout_by_patches(module: nn.Module, sample: Tensor, name: str, layouts: Seq
 def in_order(outputs: Tensor, layout: Layout) -> bool:
     """Whether patches change a layer's outputs where they are, given the outputs for the pictures of `_patched`.
 
-    One of two signs is enough, `OWN` and `FOLLOWING`. Tokens in another order, rows and columns exchanged, and a
-    mirrored picture show neither.
+    Where the effects of patches are not `CLEAR`, any order is taken. Otherwise one of two signs is enough, `OWN` and
+    `FOLLOWING`. Tokens in another order, rows and columns exchanged, and a mirrored picture show neither.
     """
     changes = layout.to_map(outputs[1:] - outputs[:1]).double().square().sum(dim=1)
     # Of what all patches together change at a position; where none changes anything, which tells nothing, all the same.
     shares = (changes / changes.sum(dim=0)).nan_to_num(1 / SIDE**2)
     rows, columns = (_nearest_place(cells, changes.device) for cells in changes.shape[1:])
     own = shares.gather(0, (rows[:, None] * SIDE + columns)[None])
-    if float(own.sum()) >= OWN * float(shares.amax(dim=0).sum()):
+    strongest = shares.amax(dim=0)
+    if float(strongest.mean()) < CLEAR or float(own.sum()) >= OWN * float(strongest.sum()):
         return True
     by_place = shares.unflatten(0, (SIDE, SIDE))
     places = torch.arange(SIDE, device=changes.device, dtype=torch.float64)

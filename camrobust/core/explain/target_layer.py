@@ -14,8 +14,10 @@ Not considered are:
 """
 
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import replace
 from difflib import get_close_matches
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +167,8 @@ def _tail(evidence: Evidence) -> Tail | None:
     rows = torch.arange(B + 1, device=evidence.logits.device) % B
     try:
         tail = cut_tail(network.module, network.layer_name)
-        with torch.no_grad():
+        # A traced module prints the traceback of what fails inside it.
+        with torch.no_grad(), redirect_stderr(StringIO()):
             context = tail.context(evidence.images)
             again = logits_of(tail(evidence.outputs[rows], context, rows, B))
     except Exception:  # noqa: BLE001 - a tracer runs the user's code: whatever it raises means "cannot be cut"

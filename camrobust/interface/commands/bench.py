@@ -231,7 +231,7 @@ BENCHMARKS = {
         _formats, "time plain forward passes by memory format, and compiled", (DEVICE, REPEATS, JSON)
     ),
     "zoo": Command(
-        _zoo, "try architectures of torchvision and timm", (JSON,)
+        _zoo, "try architectures of torchvision, timm and transformers", (JSON,)
     ),
     "signs": Command(
         _signs, "count the pairs of a run whose maps are opposites", (RUN, JSON)

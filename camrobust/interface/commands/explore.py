@@ -16,11 +16,12 @@ def list_registry(given: Given) -> int:
 def explain(given: Given) -> int:
     """`camrobust explain`."""
     from camrobust.interface.explain_grid import explain_picture
+    from camrobust.interface.terminal import say
 
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
-        classes=given.classes, cams=given.cam, perturbations=given.perturb,
+        classes=given.classes, cams=given.cam, perturbations=given.perturb, say=say,
     )  # fmt: skip
     sys.stdout.write(f"{harmless(given.output)}\n")
     return 0
