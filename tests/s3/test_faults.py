@@ -19,8 +19,8 @@ from tests.runs import config, scores, start, wait_for
 
 pytestmark = pytest.mark.s3
 TURNS = 10 if os.environ.get("CAMROBUST_ALL") else 5
-DOWN_S = 25
-"""Longer than Ray's workers take to start, so that they meet the store while it is down."""
+DOWN_S = 15
+"""Long enough for several lines about it."""
 
 
 @pytest.fixture
