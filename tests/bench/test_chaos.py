@@ -144,6 +144,17 @@ def test_a_slow_node_stands_still_and_goes_on(one):
             process.kill()
 
 
+def test_a_small_store_has_struck_if_a_raylet_began_to_spill_since(one, tmp_path):
+    log = tmp_path / "session_2026" / "logs" / "raylet.1.out"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"before: {node_faults.SPILLS} because\n")
+    one.cluster = SimpleNamespace(folder=str(tmp_path))
+    injection = node_faults._if_spilling(one, "small object store")
+    assert not injection.struck()
+    log.write_text(log.read_text() * 2)
+    assert injection.struck()
+
+
 def test_nodes_that_are_lost_or_come_after_the_run_do_not_count(one):
     node = SimpleNamespace()
     one.cluster = SimpleNamespace(workers=[node], lose=lambda _: None, add=lambda: node)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from camrobust.bench.chaos.neighbour import READY
@@ -25,7 +24,6 @@ SMALLEST_BYTES = 75 * 2**20
 TAKEN_MIB = 52
 """Ray spills when four fifths are in use; other jobs take somewhat less than that."""
 NEIGHBOUR = "camrobust.bench.chaos.neighbour"
-LOOK_S = 0.05
 SPILL_KIB = 256
 SPILLS = "Triggering object spilling"
 """What a raylet writes into its log when it begins to spill."""
@@ -101,33 +99,28 @@ def slow_node(trial: Trial) -> Injection:
             kill(pids, signal.SIGCONT)
             ended.wait(GOING_S)
 
-    _in_background(trial, slow, ended)
+    thread = threading.Thread(target=slow, daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
+    trial.endings.append(stop)
     return Injection("slow node", lambda: bool(slowed))
 
 
 def small_store(trial: Trial) -> Injection:
     """All nodes have the smallest object store that Ray takes, most of it in use, so that they spill to the disk."""
-    place = trial.scratch / "spill"
-    place.mkdir()
-    _with_small_stores(trial, place)
-    spilled, ended = threading.Event(), threading.Event()
-
-    def look() -> None:
-        while not ended.wait(LOOK_S):
-            if any(path.is_file() for path in place.rglob("*")):
-                spilled.set()
-
-    _in_background(trial, look, ended)
-    return Injection("small object store", spilled.is_set)
+    _with_small_stores(trial, _spill_folder(trial))
+    return _if_spilling(trial, "small object store")
 
 
 def full_spill(trial: Trial) -> Injection:
     """The same, and the disk for spilling is full; before another attempt there are nodes with room."""
-    place = trial.scratch / "spill"
-    place.mkdir()
+    place = _spill_folder(trial)
     mount(place, SPILL_KIB)
     _with_small_stores(trial, place)
-    before = _triggered(trial)
     (place / "filler").write_bytes(bytes(shutil.disk_usage(place).free))
 
     def replace() -> None:
@@ -136,7 +129,24 @@ def full_spill(trial: Trial) -> Injection:
             trial.cluster.add()
 
     trial.repairs.append(replace)
-    return Injection("spill disk full", lambda: _triggered(trial) > before)
+    return _if_spilling(trial, "spill disk full")
+
+
+def _spill_folder(trial: Trial) -> Path:
+    place = trial.scratch / "spill"
+    place.mkdir()
+    return place
+
+
+def _if_spilling(trial: Trial, words: str) -> Injection:
+    """It has struck if a raylet begins to spill from now on."""
+
+    def began() -> int:
+        logs = Path(trial.cluster.folder).glob("session_2*/logs/raylet*.out")
+        return sum(log.read_text(errors="replace").count(SPILLS) for log in logs)
+
+    before = began()
+    return Injection(words, lambda: began() > before)
 
 
 def _with_small_stores(trial: Trial, place: Path) -> None:
@@ -158,24 +168,6 @@ def _with_small_stores(trial: Trial, place: Path) -> None:
     trial.endings.append(end)
     if job.stdout is None or job.stdout.readline().strip() != READY:
         raise RunFailed("chaos: the job that fills the object stores did not start")
-
-
-def _in_background(trial: Trial, work: Callable[[], None], ended: threading.Event) -> None:
-    """Work in a thread until the event, which is set before another attempt or when the trial is over."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        ended.set()
-        thread.join()
-
-    trial.endings.append(stop)
-
-
-def _triggered(trial: Trial) -> int:
-    """How often raylets began to spill."""
-    logs = Path(trial.cluster.folder).glob("session_2*/logs/raylet*.out")
-    return sum(log.read_text(errors="replace").count(SPILLS) for log in logs)
 
 
 def mount(place: Path, kib: int) -> None:
