@@ -2,7 +2,8 @@
 # files have. Machines of a cluster install nothing when they start.
 #
 # There is no CUDA base. torch's wheels bring CUDA 13 themselves and need only the host's driver: version 580 or newer.
-# requirements.lock names everything that is installed, with hashes: the versions that the tests ran with (`make lock`).
+# requirements.lock names everything that a run imports, with hashes: the versions that the tests ran with (`make lock`).
+# Only uv and hatchling, which install it and build the wheel, are pinned without a hash.
 FROM python:3.11.15-slim-bookworm AS wheel
 WORKDIR /src
 RUN pip install --no-cache-dir hatchling==1.33.0

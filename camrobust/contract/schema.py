@@ -209,7 +209,7 @@ SUMMARY_COUNTS = _columns(
     ("flat_share", "float64", "share of pairs without a ranking to compare"),
     ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
     ("ambiguous_share", "float64", "share of pairs with a map whose sign the method calls arbitrary"),
-    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share ambiguous_share",
+    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share",
 )
 
 SUMMARIES: dict[str, tuple[str, ...]] = {

@@ -25,7 +25,7 @@ INTERVAL_S = 10
 LEADERBOARD = {
     "dataset": "dataset", "model": "model", "cam": "CAM", "robustness_adjusted": "RM adj.",
     "consistency_adjusted": "cons. adj.", "responsiveness_adjusted": "resp. adj.", "robustness": "RM raw",
-    "flip_rate": "flips", "flat_share": "flat", "n_images": "images",
+    "flip_rate": "flips", "flat_share": "flat", "ambiguous_share": "ambig.", "n_images": "images",
 }  # fmt: skip
 """Columns of by_cam that the terminal shows, and their titles."""
 
@@ -75,7 +75,10 @@ def show_leaderboard(by_cam: "pl.DataFrame") -> None:
     """Print the summary table by_cam, the most robust CAM first."""
     ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
     title = f"Robustness of the maps (adjusted: {ADJUSTED})"
-    show_table(title, [*LEADERBOARD.values()], ranked.select(*LEADERBOARD).rows())
+    columns = dict(LEADERBOARD)
+    if not ranked["ambiguous_share"].sum():
+        del columns["ambiguous_share"]
+    show_table(title, [*columns.values()], ranked.select(*columns).rows())
 
 
 class Meter:

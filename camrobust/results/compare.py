@@ -140,7 +140,8 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
 def _settings(folders: Sequence[RunFolder], first: RunRecord, second: RunRecord) -> list[str]:
     """Keys of the configuration that differ; refuses runs whose numbers are different quantities."""
     settings = differing_keys(first.numbers.plain, second.numbers.plain)
-    keys = [key for key in settings if key.partition(".")[0] in SAME]
+    keys = ["metric version"] if first.metric != second.metric else []
+    keys += [key for key in settings if key.partition(".")[0] in SAME]
     if keys:
         uris = " and ".join(folder.uri for folder in folders)
         raise UserError(

@@ -261,8 +261,8 @@ class RunFolder:
         if run.metric != METRIC:
             raise UserError(
                 f"output: {self.uri} was begun with version {run.metric} of the metric, and this camrobust measures "
-                f"with version {METRIC}; finish it with camrobust {run.version or '0.1.0'}, or --fresh to start in a "
-                "new folder beside it"
+                f"with version {METRIC}; finish it with the camrobust that began it, or --fresh to start in a new "
+                "folder beside it"
             )
 
 

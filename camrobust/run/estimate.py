@@ -91,7 +91,7 @@ def _on_spot(
     if interruptions_per_h is None:
         return {}
     device = "cuda" if torch.cuda.is_available() or plan.config.cluster.gpus_per_explainer else "cpu"
-    images = plan.manifest.height
+    images = plan.counts()["images"]
     parts = images * len(plan.parts)
     block = images_per_block(plan, parts, workers, device)
     rows = block * len(plan.parts)

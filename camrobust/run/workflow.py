@@ -108,7 +108,7 @@ def run(
                 say(f"nothing to do: {folder.uri} is complete")
                 return Outcome(folder, verdict, 0, verdict.failure_share > config.max_failure_share)
         check_reachable(address)
-    if begun is not None and retry_failures:
+    if begun and begun.metric != METRIC and (retry_failures or _is_missing_parts(folder, begun)):
         folder.check_metric()
     folder.check_links()
     accept = partial(_without_failures, folder, say) if retry_failures and begun else partial(_accepted, folder)
@@ -122,6 +122,10 @@ def run(
         measured = measure_until_done(folder, lease, measure, say)
         lease.check()
         return finish(folder, lease, config.max_failure_share, measured=measured)
+
+
+def _is_missing_parts(folder: RunFolder, begun: RunRecord) -> bool:
+    return not pending_parts(folder.manifest(), begun.planned.parts, folder.committed()).is_empty()
 
 
 def _parts(pending: pl.DataFrame) -> int:

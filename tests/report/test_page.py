@@ -99,6 +99,14 @@ def test_numbers_of_the_leaderboard_are_those_of_the_summary():
     assert "responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1" in page
 
 
+def test_pairs_of_ambiguous_maps_are_told():
+    assert "% ambiguous" not in build(scores(images=8, bad=0))
+    table = scores(images=8, bad=0).with_columns(
+        pl.when(pl.col("severity") == 1).then(pl.lit("ambiguous")).otherwise("status").alias("status")
+    )
+    assert "33.3 % ambiguous" in build(table)
+
+
 def test_a_run_without_flips_says_so():
     page = build(scores(flip=-1, bad=0))
     assert "No prediction flipped, so responsiveness and robustness cannot be measured." in page

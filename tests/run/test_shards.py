@@ -196,11 +196,14 @@ def test_runs_with_and_without_shards_do_not_mix(shards, whole, photos, copied, 
 def test_a_plan_of_a_shard_counts_its_images(shards, photos, tmp_path, capsys):
     path = config(tmp_path, photos, **SMALL)
     out = shards.parent / "out"
+    price = ("--forwards-per-s", 10, "--dollars-per-hour", 3600, "--interruptions", 1e-9, "--replacement-s", 1)
     counts = []
     for number in (1, 2, 3):
-        code, printed, _ = command(capsys, "plan", path, "--forwards-per-s", 10, "--shard", f"{number}/3", "--json")
+        code, printed, _ = command(capsys, "plan", path, *price, "--shard", f"{number}/3", "--json")
         assert code == 0
-        counts.append(json.loads(printed)["images"])
+        plan = json.loads(printed)
+        counts.append(plan["images"])
+        assert plan["dollars_with_interruptions"] == pytest.approx(plan["explain_dollars"], abs=0.02)
     assert counts == [record(out, number)["planned"]["images"] for number in (1, 2, 3)]
     assert not (tmp_path / "out").exists()
 
