@@ -155,6 +155,19 @@ def test_a_small_store_has_struck_if_a_raylet_began_to_spill_since(one, tmp_path
     assert injection.struck()
 
 
+def test_what_was_mounted_is_taken_away_also_in_a_folder_with_a_space_behind_a_link(tmp_path):
+    (tmp_path / "a b").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("a b")
+    try:
+        able = harness._can_mount(link)
+        assert not (link / "mount").is_mount()
+    finally:
+        subprocess.run(["umount", "--lazy", link / "mount"], check=False, capture_output=True)
+    if not able:
+        pytest.skip("this user may not mount")
+
+
 def test_nodes_that_are_lost_or_come_after_the_run_do_not_count(one):
     node = SimpleNamespace()
     one.cluster = SimpleNamespace(workers=[node], lose=lambda _: None, add=lambda: node)

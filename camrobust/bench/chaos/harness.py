@@ -17,7 +17,7 @@ from camrobust.bench.chaos.ending import ending_cleanly
 from camrobust.bench.chaos.faults import Fault, Need, choose, moments
 from camrobust.bench.chaos.jobs import LARGE, NARROW, WIDE, Job, write_config
 from camrobust.bench.chaos.judge import Results, judge, results_of
-from camrobust.bench.chaos.node_faults import mount
+from camrobust.bench.chaos.node_faults import mount, unmount
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.chaos.photos import write_photos
 from camrobust.bench.chaos.proxy import Faults, Link, failing_store
@@ -60,7 +60,7 @@ def chaos(count: int, seed: int, show: Show = lambda _: None, clock: float = CLO
     """
     with ending_cleanly(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camrobust-chaos-")))
-        stack.callback(_unmount, folder)
+        stack.callback(unmount)
         bench = _Bench(folder, stack, clock)
         lines = []
         for number in range(count):
@@ -144,7 +144,7 @@ class _Bench:
         trial.abandon()
         if self.faults is not None:
             self.faults.heal()
-        _unmount(self.folder)
+        unmount()
         for node in list(self.cluster.workers):
             if node.process.poll() is not None or node.odd:
                 self.cluster.lose(node)
@@ -200,17 +200,9 @@ def _can_mount(folder: Path) -> bool:
     place.mkdir()
     with suppress(OSError, subprocess.CalledProcessError):
         mount(place, 64)
-        _unmount(folder)
+        unmount()
         return True
     return False
-
-
-def _unmount(folder: Path) -> None:
-    """Take away the file systems that were mounted below a folder."""
-    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for place in places:
-        if place.startswith(f"{folder}/"):
-            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
