@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from camrobust.bench.chaos import faults as table
 from camrobust.bench.chaos.buckets import own_bucket
 from camrobust.bench.chaos.ending import ending_cleanly
 from camrobust.bench.chaos.faults import Fault, Need, choose, moments
@@ -100,10 +99,11 @@ class _Bench:
         self.disk = _can_mount(folder)
 
     def _keys(self) -> Keys | None:
-        """Keys that can expire, in a file that takes the place of the user's."""
-        if not table.CREDENTIALS_ARE_READ_AGAIN or "AWS_SECRET_ACCESS_KEY" not in os.environ:
+        """Keys that can expire, in a file that takes the place of the user's; None if the user's are not lasting."""
+        key, secret, token = (os.environ.get(name, "") for name in KEY_NAMES)
+        if not key or not secret or token:
             return None
-        keys = Keys(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"], self.folder / "credentials")
+        keys = Keys(key, secret, self.folder / "credentials")
         keys.renew()
         # An empty variable counts as none.
         self.environment |= dict.fromkeys(KEY_NAMES, "")
