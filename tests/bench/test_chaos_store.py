@@ -3,17 +3,21 @@
 import http.client
 import json
 import threading
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from camrobust.bench.chaos import harness, jobs, store_faults
 from camrobust.bench.chaos.proxy import Faults, Link, failing_store
 from camrobust.bench.chaos.signing import EXPIRED, UNSIGNED, Keys
-from camrobust.io.s3_client import forget_clients
+from camrobust.io.retries import patient
+from camrobust.io.s3_client import forget_clients, polars_options
 from camrobust.io.store import open_store
 
 
@@ -89,6 +93,49 @@ def test_expired_credentials_are_refused_until_the_file_is_read_again(upstream, 
     assert keys.refused == 1
     assert (tmp_path / "credentials").stat().st_mode & 0o077 == 0
     assert "store-secret" not in repr(keys)
+
+
+@pytest.fixture
+def bench(upstream, tmp_path, monkeypatch):
+    """A bench with that server as its store, but no cluster; this process has the environment of a driver or worker."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", upstream)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "store-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "store-secret")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setattr(harness, "own_bucket", lambda _: nullcontext("bucket"))
+    monkeypatch.setattr(harness, "nodes", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(harness, "_can_mount", lambda _: False)
+    with ExitStack() as stack:
+        found = harness._Bench(tmp_path, stack, 40)
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        forget_clients()
+        yield found
+    forget_clients()
+
+
+@pytest.mark.parametrize("measuring", [False, True])
+def test_keys_that_expire_under_a_client_are_read_again_from_the_file(bench, measuring):
+    assert "keys" in bench._able(jobs.NARROW, remote=True)
+    store = open_store("s3://bucket/x")
+    with patient() if measuring else nullcontext():
+        store.read("a")
+        old = polars_options("s3://bucket/x")
+        injection = store_faults.expire(SimpleNamespace(faults=bench.faults))
+        assert not injection.struck()
+        assert b"Credential=store-id/" in store.read("a")
+    assert injection.struck()
+    # Once for the old client; the new one has the new key.
+    assert bench.faults.keys.refused == 1
+    new = polars_options("s3://bucket/x")
+    assert old["aws_access_key_id"] != new["aws_access_key_id"] == bench.faults.keys.valid
+
+
+def test_keys_do_not_expire_in_trials_if_the_users_own_are_temporary(upstream, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "store-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "store-secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    assert harness._Bench._keys(SimpleNamespace(folder=tmp_path, environment={})) is None
 
 
 def test_the_signature_is_that_of_botocore(tmp_path):

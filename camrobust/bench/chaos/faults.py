@@ -24,8 +24,6 @@ from camrobust.bench.chaos.process_faults import end_driver, kill_driver, kill_w
 from camrobust.bench.chaos.store_faults import bad_store, cut_off, dead_store, expire, outage
 from camrobust.bench.chaos.trial import BEFORE, Injection, Moment, Trial
 
-CREDENTIALS_ARE_READ_AGAIN = False
-"""Whether a process reads the credentials again when the store refuses them; if not, they do not expire in trials."""
 Need = Literal["", "store", "disk", "memory", "disk and memory", "keys"]
 MEMORY: tuple[Need, ...] = ("memory", "disk and memory")
 

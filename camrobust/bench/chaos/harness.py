@@ -11,13 +11,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from camrobust.bench.chaos import faults as table
 from camrobust.bench.chaos.buckets import own_bucket
 from camrobust.bench.chaos.ending import ending_cleanly
 from camrobust.bench.chaos.faults import Fault, Need, choose, moments
 from camrobust.bench.chaos.jobs import LARGE, NARROW, WIDE, Job, write_config
 from camrobust.bench.chaos.judge import Results, judge, results_of
-from camrobust.bench.chaos.node_faults import mount
+from camrobust.bench.chaos.node_faults import mount, unmount
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.chaos.photos import write_photos
 from camrobust.bench.chaos.proxy import Faults, Link, failing_store
@@ -60,7 +59,7 @@ def chaos(count: int, seed: int, show: Show = lambda _: None, clock: float = CLO
     """
     with ending_cleanly(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camrobust-chaos-")))
-        stack.callback(_unmount, folder)
+        stack.callback(unmount)
         bench = _Bench(folder, stack, clock)
         lines = []
         for number in range(count):
@@ -100,10 +99,11 @@ class _Bench:
         self.disk = _can_mount(folder)
 
     def _keys(self) -> Keys | None:
-        """Keys that can expire, in a file that takes the place of the user's."""
-        if not table.CREDENTIALS_ARE_READ_AGAIN or "AWS_SECRET_ACCESS_KEY" not in os.environ:
+        """Keys that can expire, in a file that takes the place of the user's; None if the user's are not lasting."""
+        key, secret, token = (os.environ.get(name, "") for name in KEY_NAMES)
+        if not key or not secret or token:
             return None
-        keys = Keys(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"], self.folder / "credentials")
+        keys = Keys(key, secret, self.folder / "credentials")
         keys.renew()
         # An empty variable counts as none.
         self.environment |= dict.fromkeys(KEY_NAMES, "")
@@ -144,7 +144,7 @@ class _Bench:
         trial.abandon()
         if self.faults is not None:
             self.faults.heal()
-        _unmount(self.folder)
+        unmount()
         for node in list(self.cluster.workers):
             if node.process.poll() is not None or node.odd:
                 self.cluster.lose(node)
@@ -200,17 +200,9 @@ def _can_mount(folder: Path) -> bool:
     place.mkdir()
     with suppress(OSError, subprocess.CalledProcessError):
         mount(place, 64)
-        _unmount(folder)
+        unmount()
         return True
     return False
-
-
-def _unmount(folder: Path) -> None:
-    """Take away the file systems that were mounted below a folder."""
-    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for place in places:
-        if place.startswith(f"{folder}/"):
-            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:

@@ -170,6 +170,18 @@ def _with_small_stores(trial: Trial, place: Path) -> None:
         raise RunFailed("chaos: the job that fills the object stores did not start")
 
 
+_MOUNTED: list[Path] = []
+
+
 def mount(place: Path, kib: int) -> None:
-    """Put a small file system over a folder; this needs root."""
+    """Put a small file system over a folder until `unmount`; this needs root."""
+    # Noted first: the process may be interrupted while it mounts.
+    _MOUNTED.append(place)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)], check=True)
+
+
+def unmount() -> None:
+    """Take away what `mount` has put somewhere, and nothing else."""
+    while _MOUNTED:
+        subprocess.run(["umount", "--lazy", str(_MOUNTED[-1])], check=False, capture_output=True)
+        _MOUNTED.pop()
