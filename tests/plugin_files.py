@@ -42,13 +42,13 @@ def registries():
     """While open, what is registered and imported counts; then all is as before."""
     entries = {kind: dict(registry._entries) for kind, registry in plugins.KINDS.items()}
     modules = {*sys.modules}
-    plugins._distribution.cache_clear()
+    plugins.distribution.cache_clear()
     try:
         yield
     finally:
         for kind, registry in plugins.KINDS.items():
             registry._entries = entries[kind]
-        plugins._distribution.cache_clear()
+        plugins.distribution.cache_clear()
         for name in {*sys.modules} - modules:
             if not name.startswith(("camrobust.", "torch", "scipy", "skimage")):
                 sys.modules.pop(name)

@@ -127,12 +127,14 @@ def connect(address: str, *, verbose: bool = False, folder: str | None = None) -
         RunFailed: it did not start, or did not answer, in time.
     """
     keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
+    # A cluster that stands answers soon, and one that wants another token would be asked all the time.
+    patience = _time_to_start(float(os.environ.get(START, START_S))) if address == "local" else nullcontext()
     if address == "local":
         keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": folder}
     else:
         check_reachable(address)
     try:
-        with _time_to_start(float(os.environ.get(START, START_S))):
+        with patience:
             ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(refusal(address, error) or _no_cluster(address)) from error
