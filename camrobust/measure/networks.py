@@ -1,7 +1,7 @@
 """A model's network as its builder and its weights make it, and the hash that tells one network from another."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from itertools import chain
@@ -98,6 +98,11 @@ def state_sha256(module: nn.Module) -> str:
         if isinstance(value, Tensor):
             digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
             digest.update(_bytes_of(value))
+        elif isinstance(value, np.ndarray):
+            digest.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode())
+            # A long double has bytes that hold nothing, and may hold anything.
+            wide = value.dtype.type in (np.longdouble, np.clongdouble)
+            digest.update(repr(value.tolist()).encode() if wide else np.ascontiguousarray(value).tobytes())
         elif isinstance(value, PLAIN):
             digest.update(f"{name}\0{value!r}\0".encode())
     return digest.hexdigest()
@@ -105,7 +110,7 @@ def state_sha256(module: nn.Module) -> str:
 
 def _contents(module: nn.Module) -> dict[str, Any]:
     attributes = {
-        f"{place}.{name}": torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        f"{place}.{name}": value
         for place, inner in module.named_modules()
         for name, value in vars(inner).items()
         if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
@@ -115,11 +120,14 @@ def _contents(module: nn.Module) -> dict[str, Any]:
 
 
 def _bytes_of(tensor: Tensor) -> Any:
-    """The values as bytes; without a copy where they lie one after the other on the CPU."""
-    values = tensor.detach().cpu()
+    """The values as bytes; without a copy where they lie one after the other on the CPU. A meta tensor has none."""
+    if tensor.is_meta:
+        return b""
     try:
+        values = tensor.detach().cpu()
         return values.contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError):  # sparse, quantised or a class of its own
         saved = BytesIO()
-        torch.save(values, saved)
+        with suppress(Exception):
+            torch.save(tensor.detach().cpu(), saved)
         return saved.getvalue()

@@ -54,6 +54,24 @@ def test_tensors_of_all_kinds_have_a_hash(value):
     assert network() == network()
 
 
+@pytest.mark.parametrize("value", [
+    np.arange(3.0)[::-1], np.arange(3, dtype=">f4"), np.arange(3, dtype=np.longdouble), np.arange(6).reshape(2, 3).T,
+    np.array(3), np.zeros((0, 2)), torch.zeros(2, 3, device="meta"),
+])  # fmt: skip
+def test_arrays_of_all_kinds_have_a_hash(value):
+    def network(kept):
+        found = nn.Module()
+        found.kept = kept
+        return state_sha256(found)
+
+    again = value.copy() if isinstance(value, np.ndarray) else value.clone()
+    assert network(value) == network(again)
+    assert network(value) != network(value[None])
+    if isinstance(value, np.ndarray) and value.size:
+        again.flat[0] += 1
+        assert network(value) != network(again)
+
+
 def test_a_network_in_other_memory_order_is_the_same():
     network = pooled()
     assert state_sha256(network) == state_sha256(pooled().to(memory_format=torch.channels_last))
