@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line
@@ -20,6 +21,28 @@ from camrobust.measure.builders import Built, ModelSpec, build_module, fill
 from camrobust.measure.weights import read_weights
 
 PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+EMPTY = (
+    torch.empty,
+    torch.empty_like,
+    torch.empty_strided,
+    torch.empty_permuted,
+    Tensor.new_empty,
+    Tensor.new_empty_strided,
+)
+"""What makes tensors whose values are whatever the memory held before."""
+
+
+class _Zeroed(TorchFunctionMode):
+    """While open, `EMPTY` makes zeros, so that a scratch buffer is the same in every process."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in EMPTY and isinstance(made, Tensor):
+            with torch.no_grad(), suppress(RuntimeError):  # some types cannot be filled
+                made.zero_()
+        return made
 
 
 @contextmanager
@@ -51,12 +74,12 @@ def filled(spec: ModelSpec, weights: bytes | None = None, seed: int = 0) -> tupl
         UserError: unknown builder, a builder that raises, or weights that do not fit.
     """
     try:
-        with seeded(seed):
+        with seeded(seed), _Zeroed():
             built = build_module(spec, own_weights=weights is None)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a builder is the user's code and may raise anything
-        place = extract_tb(error.__traceback__)[-1]
+        place = next(frame for frame in reversed(extract_tb(error.__traceback__)) if frame.name != "__torch_function__")
         raise UserError(
             f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
             f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"

@@ -101,6 +101,44 @@ def test_a_worker_refuses_a_network_that_the_run_did_not_begin_with():
     assert build(ModelConfig(name="m", builder=name), 64).name == "m"
 
 
+@pytest.mark.parametrize("make", [
+    lambda: torch.empty(64), lambda: torch.zeros(1).new_empty(64), lambda: torch.empty_like(torch.zeros(64)),
+    lambda: torch.empty(64, dtype=torch.int64), lambda: torch.empty(64, requires_grad=True),
+])  # fmt: skip
+def test_a_scratch_buffer_is_the_same_in_every_build(make, monkeypatch):
+    def scratched():
+        network = pooled()
+        network.register_buffer("scratch", make(), persistent=False)
+        network.scratch_too = make()
+        return network
+
+    def again():
+        dirty = [torch.full((64,), float(value)) for value in range(50)]
+        del dirty
+        return hashed(ModelSpec("m", "tests.toys:scratched"))
+
+    monkeypatch.setattr("tests.toys.scratched", scratched, raising=False)
+    before = [again() for _ in range(3)]
+    monkeypatch.setattr("tests.toys.scratched", lambda: zeroed(scratched()))
+    assert {*before} == {again()}
+
+
+def test_values_given_stay_and_a_fault_of_torch_is_told_at_the_line_of_the_builder(monkeypatch):
+    def wrong():
+        assert torch.ones(1).new([2.0]).item() == 2
+        return torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setattr("tests.toys.wrong", wrong, raising=False)
+    with pytest.raises(UserError, match=r"raised RuntimeError: .* \(test_networks\.py, line \d+\); correct"):
+        hashed(ModelSpec("m", "tests.toys:wrong"))
+
+
+def zeroed(network):
+    network.scratch.detach().zero_()
+    network.scratch_too.detach().zero_()
+    return network
+
+
 def test_layers_without_a_shape_are_refused():
     with pytest.raises(UserError, match=r"has layers without a shape \(torch\.nn\.Lazy…\); pass an image through"):
         filled(ModelSpec("m", "tests.toys:lazy"))
