@@ -1,5 +1,6 @@
 """The hash of a network, the seed of its builder, and what is refused where a worker has another one."""
 
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -131,6 +132,27 @@ def test_values_given_stay_and_a_fault_of_torch_is_told_at_the_line_of_the_build
     monkeypatch.setattr("tests.toys.wrong", wrong, raising=False)
     with pytest.raises(UserError, match=r"raised RuntimeError: .* \(test_networks\.py, line \d+\); correct"):
         hashed(ModelSpec("m", "tests.toys:wrong"))
+
+
+class Positions(nn.Module):
+    """Keeps what it computed for the size of its last input."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.kept = pooled(), torch.zeros(1)
+
+    def forward(self, images):
+        self.kept = torch.arange(images.shape[-1])
+        return self.inner(images)
+
+
+def test_a_builder_behind_a_cache_builds_every_model_anew(monkeypatch):
+    spec = ModelSpec("m", "tests.toys:memoised")
+    monkeypatch.setattr("tests.toys.memoised", cache(lambda: Positions()), raising=False)
+    first = load_model(spec, image_size=64)
+    second = load_model(spec, image_size=64)
+    assert first.state_sha256 == second.state_sha256 == hashed(spec)
+    assert first.network.module is not second.network.module
 
 
 def zeroed(network):
