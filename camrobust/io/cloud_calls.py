@@ -87,7 +87,7 @@ def _refused(error: Exception, where: str) -> Exception:
         return refused_credentials(where, code, forget_clients, expired=False)
     if "OAuth2 access token" in text or "Credential" in text:
         missing = RefusedCredentialsError(f"{scheme}: no credentials for {where}; {CREDENTIALS[cloud]}")
-        missing.before_next, missing.always = forget_clients, False
+        missing.why, missing.before_next = "has no credentials here", forget_clients
         return missing
     if re.search(r"[Cc]ould( not|n't) (connect|resolve)", text):
         return UnreachableStoreError(f"{scheme}: cannot reach the store for {where}; check the address and the network")

@@ -21,8 +21,8 @@ HASTY = 2
 PATIENCE_S = 900.0
 LINES = 15
 """Lines in the whole patience that say what a store answers: one a minute."""
-OBJECT_TIMEOUT_S = 600
-"""For one whole object. A store that sends a few bytes now and then is given up, too."""
+OBJECT_TIMEOUT_S = 300
+"""For one whole object. A store that sends a few bytes now and then is given up, too; in half an image's timeout."""
 BACKOFF_S = 20.0
 """The longest pause between two attempts, unless the patience is short."""
 SLICE_S = 0.5
@@ -83,7 +83,7 @@ def patient(tell: Tell | None = None, alive: Callable[[], None] | None = None) -
 
     Args:
         tell: takes a line about once a minute while a store fails.
-        alive: called while a call waits, at least once a second.
+        alive: called before every attempt, and in the pauses between them at least once a second.
     """
     with _PROCESS.lock:
         _PROCESS.patient += 1
@@ -125,6 +125,7 @@ def insist(call: Callable[[], T], store: str, first_s: float = 0.1, tries: int |
     """
     began, attempt = time.monotonic(), 0
     while True:
+        _is_alive()
         try:
             found = call()
         except PassingError as error:

@@ -201,7 +201,7 @@ def _no_credentials(where: str) -> Exception:
     error = RefusedCredentialsError(
         f"s3: no credentials for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
     )
-    error.why, error.before_next, error.always = "has no credentials here", forget_clients, False
+    error.why, error.before_next = "has no credentials here", forget_clients
     return error
 
 

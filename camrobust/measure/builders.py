@@ -117,9 +117,13 @@ def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
             f"model '{spec.name}': cannot import '{module_name}' ({first_line(error)}); "
             "is it installed, or in the working directory that the job was submitted with?"
         ) from error
-    if not callable(getattr(module, function_name, None)):
+    function = getattr(module, function_name, None)
+    if not callable(function):
         raise unknown(f"function in {module_name}", function_name, [key for key in vars(module) if key[:1] != "_"])
-    built = getattr(module, function_name)(**spec.arguments)
+    if hasattr(function, "cache_info"):
+        # Behind functools.cache, two models would be one module: weights and caches of the one would be the other's.
+        function = function.__wrapped__
+    built = function(**spec.arguments)
     if not isinstance(built, nn.Module):
         raise UserError(
             f"model '{spec.name}': {spec.builder} must return a torch.nn.Module, got {type(built).__name__}"

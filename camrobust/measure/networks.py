@@ -1,7 +1,7 @@
 """A model's network as its builder and its weights make it, and the hash that tells one network from another."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from itertools import chain
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line
@@ -20,6 +21,28 @@ from camrobust.measure.builders import Built, ModelSpec, build_module, fill
 from camrobust.measure.weights import read_weights
 
 PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+EMPTY = (
+    torch.empty,
+    torch.empty_like,
+    torch.empty_strided,
+    torch.empty_permuted,
+    Tensor.new_empty,
+    Tensor.new_empty_strided,
+)
+"""What makes tensors whose values are whatever the memory held before."""
+
+
+class _Zeroed(TorchFunctionMode):
+    """While open, `EMPTY` makes zeros, so that a scratch buffer is the same in every process."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in EMPTY and isinstance(made, Tensor):
+            with torch.no_grad(), suppress(RuntimeError):  # some types cannot be filled
+                made.zero_()
+        return made
 
 
 @contextmanager
@@ -51,12 +74,12 @@ def filled(spec: ModelSpec, weights: bytes | None = None, seed: int = 0) -> tupl
         UserError: unknown builder, a builder that raises, or weights that do not fit.
     """
     try:
-        with seeded(seed):
+        with seeded(seed), _Zeroed():
             built = build_module(spec, own_weights=weights is None)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a builder is the user's code and may raise anything
-        place = extract_tb(error.__traceback__)[-1]
+        place = next(frame for frame in reversed(extract_tb(error.__traceback__)) if frame.name != "__torch_function__")
         raise UserError(
             f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
             f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"
@@ -98,6 +121,11 @@ def state_sha256(module: nn.Module) -> str:
         if isinstance(value, Tensor):
             digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
             digest.update(_bytes_of(value))
+        elif isinstance(value, np.ndarray):
+            digest.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode())
+            # A long double has bytes that hold nothing, and may hold anything.
+            wide = value.dtype.type in (np.longdouble, np.clongdouble)
+            digest.update(repr(value.tolist()).encode() if wide else np.ascontiguousarray(value).tobytes())
         elif isinstance(value, PLAIN):
             digest.update(f"{name}\0{value!r}\0".encode())
     return digest.hexdigest()
@@ -105,7 +133,7 @@ def state_sha256(module: nn.Module) -> str:
 
 def _contents(module: nn.Module) -> dict[str, Any]:
     attributes = {
-        f"{place}.{name}": torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        f"{place}.{name}": value
         for place, inner in module.named_modules()
         for name, value in vars(inner).items()
         if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
@@ -115,11 +143,14 @@ def _contents(module: nn.Module) -> dict[str, Any]:
 
 
 def _bytes_of(tensor: Tensor) -> Any:
-    """The values as bytes; without a copy where they lie one after the other on the CPU."""
-    values = tensor.detach().cpu()
+    """The values as bytes; without a copy where they lie one after the other on the CPU. A meta tensor has none."""
+    if tensor.is_meta:
+        return b""
     try:
+        values = tensor.detach().cpu()
         return values.contiguous().reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError):  # sparse, quantised or a class of its own
         saved = BytesIO()
-        torch.save(values, saved)
+        with suppress(Exception):
+            torch.save(tensor.detach().cpu(), saved)
         return saved.getvalue()

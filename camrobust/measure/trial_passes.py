@@ -74,8 +74,8 @@ REMARKS: dict[str, tuple[str, ...]] = {
         "probability; for maps of the logit, leave out the softmax",
     ),
     "sigmoids": (
-        "its outputs are between 0 and 1, as a sigmoid's; confidence and entropy are those of a softmax over them; for "
-        "those of the logits, leave out the sigmoid",
+        "its outputs stay between 0 and 1, also for inputs 1000 times larger; confidence and entropy are those of a "
+        "softmax over them; for those of logits, return logits",
     ),
 }
 """What a user should know about a model, by what it puts out."""

@@ -14,6 +14,7 @@ from camrobust.interface.cli import main
 from camrobust.io import cloud_calls, cloud_clients
 from camrobust.io.cloud_clients import forget_clients
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
+from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
 from tests import in_process
 from tests.photos import write_photos
@@ -234,6 +235,27 @@ def test_a_wrong_key_and_a_missing_key(azure_store, monkeypatch, tmp_path):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     with pytest.raises(UserError, match="gs: no credentials for gs://b/x; set GOOGLE_APPLICATION_CREDENTIALS, log in"):
         read_object("gs://b/x")
+    forget_clients()
+
+
+def test_a_new_worker_waits_for_its_credentials(monkeypatch, tmp_path):
+    class ThirdTimeError(Exception):
+        """Ends the wait, which would last for minutes."""
+
+    attempts = []
+
+    def forget():
+        attempts.append(1)
+        forget_clients()
+        if len(attempts) == 3:
+            raise ThirdTimeError
+
+    settle(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")})
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(cloud_calls, "forget_clients", forget)
+    forget_clients()
+    with pytest.raises(ThirdTimeError), patient():
+        read_object("gs://nobody-has-asked-before/x")
     forget_clients()
 
 

@@ -1,5 +1,6 @@
 """The hash of a network, the seed of its builder, and what is refused where a worker has another one."""
 
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_tensors_of_all_kinds_have_a_hash(value):
     assert network() == network()
 
 
+@pytest.mark.parametrize("value", [
+    np.arange(3.0)[::-1], np.arange(3, dtype=">f4"), np.arange(3, dtype=np.longdouble), np.arange(6).reshape(2, 3).T,
+    np.array(3), np.zeros((0, 2)), torch.zeros(2, 3, device="meta"),
+])  # fmt: skip
+def test_arrays_of_all_kinds_have_a_hash(value):
+    def network(kept):
+        found = nn.Module()
+        found.kept = kept
+        return state_sha256(found)
+
+    again = value.copy() if isinstance(value, np.ndarray) else value.clone()
+    assert network(value) == network(again)
+    assert network(value) != network(value[None])
+    if isinstance(value, np.ndarray) and value.size:
+        again.flat[0] += 1
+        assert network(value) != network(again)
+
+
 def test_a_network_in_other_memory_order_is_the_same():
     network = pooled()
     assert state_sha256(network) == state_sha256(pooled().to(memory_format=torch.channels_last))
@@ -81,6 +100,65 @@ def test_a_worker_refuses_a_network_that_the_run_did_not_begin_with():
         build(ModelConfig(name="m", builder=name), 64, state=began)
     assert str(refused.value) == sentence
     assert build(ModelConfig(name="m", builder=name), 64).name == "m"
+
+
+@pytest.mark.parametrize("make", [
+    lambda: torch.empty(64), lambda: torch.zeros(1).new_empty(64), lambda: torch.empty_like(torch.zeros(64)),
+    lambda: torch.empty(64, dtype=torch.int64), lambda: torch.empty(64, requires_grad=True),
+])  # fmt: skip
+def test_a_scratch_buffer_is_the_same_in_every_build(make, monkeypatch):
+    def scratched():
+        network = pooled()
+        network.register_buffer("scratch", make(), persistent=False)
+        network.scratch_too = make()
+        return network
+
+    def again():
+        dirty = [torch.full((64,), float(value)) for value in range(50)]
+        del dirty
+        return hashed(ModelSpec("m", "tests.toys:scratched"))
+
+    monkeypatch.setattr("tests.toys.scratched", scratched, raising=False)
+    before = [again() for _ in range(3)]
+    monkeypatch.setattr("tests.toys.scratched", lambda: zeroed(scratched()))
+    assert {*before} == {again()}
+
+
+def test_values_given_stay_and_a_fault_of_torch_is_told_at_the_line_of_the_builder(monkeypatch):
+    def wrong():
+        assert torch.ones(1).new([2.0]).item() == 2
+        return torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setattr("tests.toys.wrong", wrong, raising=False)
+    with pytest.raises(UserError, match=r"raised RuntimeError: .* \(test_networks\.py, line \d+\); correct"):
+        hashed(ModelSpec("m", "tests.toys:wrong"))
+
+
+class Positions(nn.Module):
+    """Keeps what it computed for the size of its last input."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.kept = pooled(), torch.zeros(1)
+
+    def forward(self, images):
+        self.kept = torch.arange(images.shape[-1])
+        return self.inner(images)
+
+
+def test_a_builder_behind_a_cache_builds_every_model_anew(monkeypatch):
+    spec = ModelSpec("m", "tests.toys:memoised")
+    monkeypatch.setattr("tests.toys.memoised", cache(lambda: Positions()), raising=False)
+    first = load_model(spec, image_size=64)
+    second = load_model(spec, image_size=64)
+    assert first.state_sha256 == second.state_sha256 == hashed(spec)
+    assert first.network.module is not second.network.module
+
+
+def zeroed(network):
+    network.scratch.detach().zero_()
+    network.scratch_too.detach().zero_()
+    return network
 
 
 def test_layers_without_a_shape_are_refused():

@@ -113,6 +113,11 @@ class Sigmoid(Pooled):
         return super().forward(images).sigmoid()
 
 
+class Clamped(Pooled):
+    def forward(self, images):
+        return (super().forward(images) / 1000 + 0.5).clamp(0, 1)
+
+
 class Positive(Pooled):
     """Not negative, but no probabilities."""
 
@@ -169,8 +174,13 @@ def test_probabilities_are_told_in_one_sentence():
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         camrobust.explain(seeded(Softmax()), image, ["gradcam"])
-    with pytest.warns(UserWarning, match="its outputs are between 0 and 1, as a sigmoid's"):
-        camrobust.explain(seeded(Sigmoid()), image, ["gradcam"])
+    sentence = (
+        "model 'model': its outputs stay between 0 and 1, also for inputs 1000 times larger; confidence and entropy "
+        "are those of a softmax over them; for those of logits, return logits"
+    )
+    for build in (Sigmoid, Clamped):
+        with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
+            camrobust.explain(seeded(build()), image, ["gradcam"])
 
 
 def softmax():

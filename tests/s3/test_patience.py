@@ -1,5 +1,6 @@
 """A store that fails for minutes, and credentials that expire, in the middle of a run; minutes are seconds here."""
 
+import os
 import random
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from camrobust.bench.chaos.proxy import Faults, _Handler, _Server, failing_store
 from camrobust.contract.errors import RunFailed, UserError
+from camrobust.io import s3
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.retries import patient
 from camrobust.io.s3_client import forget_clients
@@ -91,6 +93,31 @@ def test_what_does_not_pass_is_told_at_once_even_in_a_run(faults, bucket, monkey
         with pytest.raises(UserError, match="there is no bucket 'no-such-bucket-here'"):
             open_store("s3://no-such-bucket-here/x").read("a")
         assert faults.requests == 2
+
+
+def test_a_new_worker_waits_for_its_credentials(faults, bucket, monkeypatch, tmp_path):
+    keys = {name: os.environ[name.upper()] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    for name in keys:
+        monkeypatch.delenv(name.upper())
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    attempts = []
+
+    def forget():
+        attempts.append(1)
+        if len(attempts) == 3:
+            lines = [f"{name} = {value}" for name, value in keys.items()]
+            (tmp_path / "credentials").write_text("\n".join(["[default]", *lines]))
+        forget_clients()
+
+    monkeypatch.setattr(s3, "forget_clients", forget)
+    forget_clients()
+    with pytest.raises(UserError, match="s3: no credentials for"):
+        list(open_store(f"s3://{bucket}/x").list())
+    assert len(attempts) < 2
+    with patient():
+        assert list(open_store(f"s3://{bucket}/x").list()) == []
+    assert len(attempts) == 3
 
 
 def test_an_endpoint_that_does_not_exist_is_told_while_a_run_is_planned(bucket, monkeypatch):
