@@ -17,13 +17,25 @@ submit() { # address, command: waits for the job, and fails if it does
   ray job submit --address "$1" --working-dir . -- "${@:2}"
 }
 
+interrupted() { # exit code: end what waits for the jobs, each with its own process group
+  for pid in $(jobs -pr); do
+    kill -- "-$pid" 2>/dev/null
+  done
+  echo "shards.sh: interrupted; the submitted jobs go on in the cluster (ray job list; ray job stop ends one)" >&2
+  exit "$1"
+}
+trap 'interrupted 129' HUP
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+
+set -m # a process group for each job
 pids=()
 for ((shard = 1; shard <= shards; shard++)); do
   {
     submit "${addresses[(shard - 1) % ${#addresses[@]}]}" \
       python jobs/evaluate.py "$config" --output "$output" --shard "$shard/$shards" "$@" 2>&1 |
       sed -u "s|^|$shard/$shards: |"
-  } &
+  } </dev/null &
   pids+=($!)
 done
 failed=0
@@ -34,4 +46,5 @@ if ((failed)); then
   echo "shards.sh: $failed of $shards jobs failed; see their lines above, and give the same command again to go on" >&2
   exit 1
 fi
-submit "${addresses[0]}" python jobs/aggregate.py "$output"
+submit "${addresses[0]}" python jobs/aggregate.py "$output" </dev/null &
+wait $!

@@ -1,10 +1,13 @@
 """The configurations and the script that are shipped."""
 
 import os
+import signal
 import subprocess
+import time
 
 import pytest
 
+from camrobust.bench.chaos.processes import kill, title
 from camrobust.contract.config_file import load_config
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import variants
@@ -32,19 +35,22 @@ def submitting(tmp_path):
     tool.parent.mkdir()
     tool.write_text(f"""#!/bin/sh
 echo "$@" >> "{tmp_path}/calls"
-case "$*" in *" --shard $FAILING"*) exit 1;; esac
+case "$*" in *" --shard $FAILING"*) exit 1;; *"$STAYING"*) echo $$ >> "{tmp_path}/staying"; exec sleep 600;; esac
 """)
     tool.chmod(0o755)
 
-    def submit(*arguments, failing="none", addresses=None):
+    def variables(failing="none", addresses=None, staying="none"):
         given = {} if addresses is None else {"RAY_API_SERVER_ADDRESS": addresses}
         kept = {name: value for name, value in os.environ.items() if name != "RAY_API_SERVER_ADDRESS"}
-        variables = {**kept, **given, "PATH": f"{tool.parent}:{os.environ['PATH']}", "FAILING": failing}
+        return {**kept, **given, "PATH": f"{tool.parent}:{os.environ['PATH']}", "FAILING": failing, "STAYING": staying}
+
+    def submit(*arguments, **how):
         command = [ROOT / "jobs" / "shards.sh", *arguments]
         (tmp_path / "calls").write_text("")
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables(**how), timeout=60)
         return done.returncode, done.stderr, (tmp_path / "calls").read_text().splitlines()
 
+    submit.variables = variables
     return submit
 
 
@@ -74,3 +80,33 @@ def test_a_shard_that_fails_is_said_and_nothing_is_pooled(submitting):
         assert said.startswith(
             "shards.sh: wants a number of shards from 1 to 999, a configuration and an output, got: "
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("staying", "waiting"), [("evaluate.py", 3), ("aggregate.py", 1)])
+def test_a_signal_to_the_script_ends_all_that_waits_and_says_what_goes_on(
+    submitting, tmp_path, number, staying, waiting
+):
+    process = subprocess.Popen(
+        [ROOT / "jobs" / "shards.sh", "3", "run.yaml", "out"], env=submitting.variables(staying=staying), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip
+    noted, limit = tmp_path / "staying", time.monotonic() + 60
+    while not noted.exists() or len(noted.read_text().splitlines()) < waiting:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    pids = [int(pid) for pid in noted.read_text().split()]
+    try:
+        os.killpg(process.pid, number)
+        # The pipe ends when the last process that holds it has ended.
+        _, said = process.communicate(timeout=20)
+        assert said == (
+            "shards.sh: interrupted; the submitted jobs go on in the cluster (ray job list; ray job stop ends one)\n"
+        )
+        assert process.returncode == 128 + number
+        while any("sleep" in title(pid) for pid in pids):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    finally:
+        kill(pid for pid in pids if "sleep" in title(pid))

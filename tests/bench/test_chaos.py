@@ -254,6 +254,61 @@ def test_sigterm_ends_what_was_started_also_in_sessions_of_their_own():
     assert [title(pid) for pid in below if title(pid)] == []
 
 
+STRIKES = """
+import os, signal
+from pathlib import Path
+from camrobust.bench.chaos import harness, nodes
+def strike():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+WHILE_THE_BENCH_CLOSES = """
+class Bench:
+    def __init__(self, folder, stack, clock):
+        stack.callback(print, "the rest is closed", flush=True)
+        stack.callback(strike)
+harness._Bench = Bench
+print(harness.chaos(0, 0))
+"""
+WHILE_NODES_CLOSE = """
+from camrobust.bench.chaos.ending import ending_cleanly
+class Nodes:
+    def __init__(self, folder, *_, **__):
+        self.folder = folder
+    def start_head(self):
+        raise ValueError("no head")
+    def lose_all(self):
+        strike()
+        print("all are lost", flush=True)
+nodes.Nodes = Nodes
+with ending_cleanly(), nodes.nodes(1, {}):
+    pass
+"""
+IN_A_NODES_FIRST_STEPS = """
+def failing(*_):
+    raise ValueError("no port")
+nodes.free_port = failing
+with nodes.nodes(1, {}):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "printed", "error"),
+    [
+        (WHILE_THE_BENCH_CLOSES, "the rest is closed\n[]\n", ""),
+        (WHILE_NODES_CLOSE, "all are lost\n", "ValueError: no head"),
+        (IN_A_NODES_FIRST_STEPS, "", "ValueError: no port"),
+    ],
+)
+def test_cleaning_up_is_not_broken_off_and_leaves_no_folder(tmp_path, script, printed, error):
+    done = subprocess.run([sys.executable, "-c", STRIKES + script], env=environment(TMPDIR=str(tmp_path)), cwd=ROOT,
+                          text=True, capture_output=True, check=False, timeout=120)  # fmt: skip
+    assert done.stdout == printed, done.stderr
+    assert done.stderr.rstrip().endswith(error)
+    assert "KeyboardInterrupt" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.cluster
 def test_sigterm_to_the_bench_leaves_nothing_behind():
     """Neither processes of Ray nor folders nor servers, also when a node is just starting."""

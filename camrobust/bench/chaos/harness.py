@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from camrobust.bench.chaos.buckets import own_bucket
-from camrobust.bench.chaos.ending import ending_cleanly
+from camrobust.bench.chaos.ending import ending_cleanly, unwinding
 from camrobust.bench.chaos.faults import Fault, Need, choose, moments
 from camrobust.bench.chaos.jobs import LARGE, NARROW, WIDE, Job, write_config
 from camrobust.bench.chaos.judge import Results, judge, results_of
@@ -57,7 +57,7 @@ def chaos(count: int, seed: int, show: Show = lambda _: None, clock: float = CLO
     Raises:
         RunFailed: a node or the run without faults cannot be started.
     """
-    with ending_cleanly(), ExitStack() as stack:
+    with ending_cleanly(), ExitStack() as stack, unwinding():
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camrobust-chaos-")))
         stack.callback(unmount)
         bench = _Bench(folder, stack, clock)

@@ -5,7 +5,6 @@ All of them listen only on loopback and require the token of `Nodes.environment`
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from camrobust.bench.chaos.ending import undisturbed
 from camrobust.bench.chaos.processes import descendants, kill, title
 from camrobust.bench.chaos.proxy import Link
 from camrobust.contract.errors import RunFailed
@@ -78,6 +78,7 @@ class Nodes:
     """A head without work and some worker nodes.
 
     Args:
+        folder: of Ray's files; whoever made it deletes it.
         environment: environment variables of every process.
         cpus: number of CPUs of each worker node.
         job_server: also start the dashboard with the job server, at the address in the attribute `job_server`.
@@ -87,6 +88,7 @@ class Nodes:
 
     def __init__(
         self,
+        folder: str,
         environment: Mapping[str, str],
         cpus: int = 1,
         *,
@@ -94,7 +96,7 @@ class Nodes:
         offers: Sequence[str] = (),
         way: Way | None = None,
     ) -> None:
-        self.folder = tempfile.mkdtemp(prefix="cr-")
+        self.folder = folder
         self.cpus, self.offers, self.way = cpus, offers, way
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in AUTHENTICATION}, **environment,
@@ -195,11 +197,6 @@ class Nodes:
             )
         return str(ids[0])
 
-    def stop(self) -> None:
-        """Kill every process of the cluster."""
-        self.lose_all()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 @contextmanager
 def nodes(
@@ -212,11 +209,15 @@ def nodes(
     way: Way | None = None,
 ) -> Iterator[Nodes]:
     """A head and some worker nodes while the block runs; arguments as for `Nodes`."""
-    cluster = Nodes(environment, cpus, job_server=job_server, offers=offers, way=way)
-    try:
-        cluster.start_head()
-        for _ in range(count):
-            cluster.add()
-        yield cluster
-    finally:
-        cluster.stop()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cr-", ignore_cleanup_errors=True))
+        cluster = Nodes(folder, environment, cpus, job_server=job_server, offers=offers, way=way)
+        try:
+            cluster.start_head()
+            for _ in range(count):
+                cluster.add()
+            yield cluster
+        finally:
+            with undisturbed():
+                cluster.lose_all()
+                stack.close()

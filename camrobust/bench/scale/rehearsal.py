@@ -20,7 +20,7 @@ import polars as pl
 import yaml
 
 from camrobust.bench.chaos.buckets import own_bucket
-from camrobust.bench.chaos.ending import ending_cleanly
+from camrobust.bench.chaos.ending import ending_cleanly, unwinding
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.scale.losses import Losses
 from camrobust.bench.scale.pictures import ROOT, upload, write_manifest
@@ -83,6 +83,7 @@ def rehearse(wanted: Rehearsal, say: Say = lambda _: None) -> dict[str, list[dic
         ending_cleanly(),
         tempfile.TemporaryDirectory(prefix="camrobust-rehearsal-") as folder,
         own_bucket("camrobust-rehearsal") as bucket,
+        unwinding(),
     ):
         say(f"writing {wanted.objects:,} pictures …")
         start = time.monotonic()
