@@ -181,7 +181,7 @@ def check_commands(config, head, worker):
     assert "camrobust watch-spot" in worker
     assert "ray start --address=$RAY_HEAD_IP:6379" in worker
     assert "export RAY_OVERRIDE_LABELS={ray.io/market-type:spot,role:gpu}" in worker
-    assert re.search(r"export RAY_OVERRIDE_RESOURCES=\{CPU:16,GPU:1,", worker)
+    assert re.search(r"export RAY_OVERRIDE_RESOURCES=\{CPU:(8|16),GPU:1,", worker)  # any of the GPU machines
 
 
 def test_a_key_that_ec2_does_not_know_is_refused_before_anything_is_asked(requests, tmp_path):

@@ -34,8 +34,10 @@ LOOK_S = 0.5
 """Time between two looks whether the node has registered."""
 EXECUTOR_S = 60.0
 """Longest wait for a thread of Ray Data at the end of a session."""
-OURS = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2", START: str(START_S)}
+OURS = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2"}
 """Variables that a session sets where the user has not."""
+OURS_LOCAL = {START: str(START_S)}
+"""The same where it starts Ray. A cluster that stands answers soon, and would be asked so long for another token."""
 CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
 
 
@@ -57,9 +59,10 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
     as_found = {name: os.environ.get(name) for name in CHANGED_BY_RAY}
     # While Ray starts or ends, its C++ parts print messages that are not for users. Python's messages are shown.
     local = address == "local"
+    ours = OURS | OURS_LOCAL if local else OURS
     with (
         short_temporary_folder() if local else nullcontext() as folder,
-        variables({**as_found, **{name: os.environ.get(name, value) for name, value in OURS.items()}}),
+        variables({**as_found, **{name: os.environ.get(name, value) for name, value in ours.items()}}),
         private() if local else nullcontext(),
         nullcontext() if verbose else only_python_speaks(),
     ):
@@ -127,7 +130,6 @@ def connect(address: str, *, verbose: bool = False, folder: str | None = None) -
         RunFailed: it did not start, or did not answer, in time.
     """
     keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
-    # A cluster that stands answers soon, and one that wants another token would be asked all the time.
     patience = _time_to_start(float(os.environ.get(START, START_S))) if address == "local" else nullcontext()
     if address == "local":
         keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": folder}
