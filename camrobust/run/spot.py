@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,13 +58,14 @@ def notice(metadata: str = METADATA) -> datetime | None:
         return None
 
 
-def drain(node_id: str, address: str, seconds: int) -> None:
+def drain(node_id: str, address: str, seconds: int, environment: Mapping[str, str] | None = None) -> None:
     """Tell the cluster that a node goes away.
 
     Args:
         node_id: of the node, hexadecimal.
         address: of the cluster, host:port.
         seconds: until then.
+        environment: holds the cluster's token; None for that of this process.
 
     Raises:
         RunFailed: the cluster refuses.
@@ -74,7 +75,7 @@ def drain(node_id: str, address: str, seconds: int) -> None:
         [str(ray if ray.is_file() else shutil.which("ray") or "ray"), "drain-node", f"--address={address}",
          f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot notice",
          f"--deadline-remaining-seconds={seconds}"],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env=None if environment is None else dict(environment),
     )  # fmt: skip
     if result.returncode:
         lines = (result.stderr or result.stdout).strip().splitlines()

@@ -183,7 +183,7 @@ class Nodes:
         """Announce that a node will be taken away, as a spot market does; False if Ray refuses."""
         # It does if no other node is left.
         with suppress(RunFailed):
-            drain(self.identity(node), self.address, seconds)
+            drain(self.identity(node), self.address, seconds, self.environment)
             return True
         return False
 
