@@ -6,6 +6,6 @@ set -euo pipefail
 python=$1 wheel=$2
 shift 2
 "$python" -m pip install --quiet --no-cache-dir uv==0.13.9
-install() { "$python" -m uv pip install --python "$python" --no-cache --quiet --no-deps "$@"; }
+install() { "$python" -m uv pip install --system-certs --python "$python" --no-cache --quiet --no-deps "$@"; }
 install --require-hashes --requirements requirements.lock "$@"
 install "$wheel" "$@"
