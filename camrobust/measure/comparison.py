@@ -24,7 +24,8 @@ class Pairs:
         matrices: (R, M, h·w), from maps to scores of segments, from `core.segments.segment_matrices`.
         sizes: (R,) int64, how many of the M segments the image of every pair has.
         explained: (R,) bool, whether both maps explain a class; logits that are not numbers leave none.
-        ambiguous: (R, K) bool, whether one of the two maps is ambiguous, see `core.explain.evidence.explain_marked`.
+        ambiguous: (R, K) bool, whether one of the two maps is ambiguous, see `core.explain.evidence.explain_marked`;
+            None if no method says so.
         change: how far the images and the model's outputs are apart, (R, 1) each.
     """
 
@@ -33,7 +34,7 @@ class Pairs:
     matrices: Tensor
     sizes: Tensor
     explained: Tensor
-    ambiguous: Tensor
+    ambiguous: Tensor | None
     change: InputChange
 
 
@@ -48,7 +49,7 @@ class Comparison:
     def __init__(self, settings: MeasureSettings, image_size: tuple[int, int]) -> None:
         self.settings, self.image_size = settings, image_size
         self.measures = settings.measures()
-        self.names = ("rbo", "rbo_adjusted", *(one.name for one in self.measures), "flat", "finite", "ambiguous")
+        self.names = ("rbo", "rbo_adjusted", *(one.name for one in self.measures), "flat", "finite")
         # A graph cannot hold what reads values on the host, as the costly measures and those of users' packages may.
         own = all(one.default and from_camrobust(one) for one in self.measures)
         self._replayed: Function = captured(self._compare) if own else self._compare
@@ -58,24 +59,19 @@ class Comparison:
 
         Returns:
             One tensor (R, K) for rank-biased overlap, raw and adjusted, and for every measure of the settings, NaN
-            where undefined; and the bool tensors `flat`, `finite` and `ambiguous`.
+            where undefined; and the bool tensors `flat`, `finite` and, if a method marks maps, `ambiguous`.
         """
         change = [getattr(pairs.change, one.name) for one in fields(pairs.change)]
         with torch.no_grad(), arithmetic("fp32", pairs.clean.device):
-            found = self._replayed(
-                pairs.clean, pairs.noisy, pairs.matrices, pairs.sizes, pairs.explained, pairs.ambiguous, *change
-            )
-        return dict(zip(self.names, found, strict=True))
+            found = self._replayed(pairs.clean, pairs.noisy, pairs.matrices, pairs.sizes, pairs.explained, *change)
+        compared = dict(zip(self.names, found, strict=True))
+        if pairs.ambiguous is None:
+            return compared
+        numbers = {name: compared[name].masked_fill(pairs.ambiguous, torch.nan) for name in self.names[:-2]}
+        return compared | numbers | {"ambiguous": pairs.ambiguous}
 
     def _compare(
-        self,
-        clean: Tensor,
-        noisy: Tensor,
-        matrices: Tensor,
-        sizes: Tensor,
-        explained: Tensor,
-        ambiguous: Tensor,
-        *change: Tensor,
+        self, clean: Tensor, noisy: Tensor, matrices: Tensor, sizes: Tensor, explained: Tensor, *change: Tensor
     ) -> tuple[Tensor, ...]:
         """The same for the tensors of `Pairs`, in the order of `names`."""
         R = len(matrices)
@@ -91,5 +87,5 @@ class Comparison:
         values = [*together.rbo(self.settings.rbo_p, self.settings.ties), *map(together.measure, self.measures)]
         finite, constant = together.finite & explained[:, None], together.flat
         numbers = torch.stack([value.float() for value in values if value is not None])
-        numbers = torch.where(finite & ~(constant | ambiguous), numbers, torch.nan)
-        return (*numbers.unbind(), constant, finite, ambiguous)
+        numbers = torch.where(finite & ~constant, numbers, torch.nan)
+        return (*numbers.unbind(), constant, finite)

@@ -114,7 +114,7 @@ def passes(
                 matrices.index_select(0, owner),
                 sizes.index_select(0, owner),
                 confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
-                ambiguous | clean.of("ambiguous", ambiguous, reference),
+                None if ambiguous is None else ambiguous | clean.of("ambiguous", ambiguous, reference),
                 change,
             )
             return ready.compare(pairs)

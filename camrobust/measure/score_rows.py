@@ -45,6 +45,7 @@ def score_rows(
         return np.repeat(np.array(values, dtype)[owner], K)
 
     count = len(owner)
+    nowhere = np.zeros((count, K), bool)
     columns: Columns = {
         "dataset": of_image([sample.dataset for sample in samples]),
         "model": np.full(count * K, model, object),
@@ -62,7 +63,7 @@ def score_rows(
         "label": of_image([sample.label for sample in samples]),
         "kept_class": each(classes[noisy] == classes[clean], bool),
         "n_segments": of_image(batch.sizes, int),
-        "status": _status(*(compared[name][noisy] > 0 for name in MARKS)),
+        "status": _status(*(compared[name][noisy] > 0 if name in compared else nowhere for name in MARKS)),
     }
     undefined = np.full(count * K, np.nan, np.float32)
     names = [name for name in compared if name not in MARKS]

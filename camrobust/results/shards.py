@@ -86,6 +86,11 @@ def shards_record(output: RunFolder) -> ShardsRecord | None:
     return read_record(output.store, SHARDS, ShardsRecord, "is damaged; choose another output")
 
 
+def sharded(folder: RunFolder) -> ShardsRecord | None:
+    """shards.json of an output that holds shards and no run of its own; raises as `shards_record` does."""
+    return None if folder.holds("run.json") else shards_record(folder)
+
+
 def shard_folder(output: RunFolder, shard: ShardRecord) -> RunFolder:
     """The folder of a shard.
 
@@ -102,7 +107,7 @@ def open_results(uri: str) -> RunFolder:
         UserError: the address cannot hold a run, or a shard is missing or is not one of this run.
     """
     folder = open_run(uri)
-    whole = None if folder.holds("run.json") else shards_record(folder)
+    whole = sharded(folder)
     return folder if whole is None else _all_shards(folder, whole)
 
 

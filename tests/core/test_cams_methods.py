@@ -15,7 +15,7 @@ from camrobust.core.explain import evidence
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.cams.cf_cam import clusters
 from camrobust.core.explain.cams.fullgrad import full_gradients
-from camrobust.core.explain.components import by_eigh, by_squaring, components
+from camrobust.core.explain.components import by_eigh, by_squaring, components, share_of
 from camrobust.core.explain.evidence import collect, explain, explain_marked
 from camrobust.core.explain.network import frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
@@ -137,23 +137,22 @@ def bright(places, strength, size=12, channels=40):
 
 def test_behind_a_layer_norm_the_sum_decides_nothing_and_the_deviation_does():
     A = bright([(slice(2, 5), slice(6, 9))], 2.0)
-    (component,) = components([A])
-    noisy = [components([A + 1e-6 * torch.randn(A.shape, generator=torch.Generator().manual_seed(n))])[0]
+    noisy = [components([A + 1e-6 * torch.randn(A.shape, generator=torch.Generator().manual_seed(n))])
              for n in range(20)]  # fmt: skip
-    (fixed, ambiguous), inside = component.salient(), (slice(2, 5), slice(6, 9))
+    ((fixed,), (ambiguous,)), inside = components([A]).salient, (slice(2, 5), slice(6, 9))
     assert fixed[0][inside].mean() > fixed[0].mean()
     assert not ambiguous.any()
-    assert all(torch.cosine_similarity(one.salient()[0].flatten(), fixed.flatten(), dim=0) > 0.999 for one in noisy)
-    by_sum = [float(torch.cosine_similarity(one.by_sum().flatten(), fixed.flatten(), dim=0)) for one in noisy]
+    assert all(torch.cosine_similarity(one.salient[0][0].flatten(), fixed.flatten(), dim=0) > 0.999 for one in noisy)
+    by_sum = [float(torch.cosine_similarity(one.by_sum[0].flatten(), fixed.flatten(), dim=0)) for one in noisy]
     assert min(by_sum) < -0.999 < 0.999 < max(by_sum)
 
 
 def test_two_components_of_one_size_are_ambiguous():
     A = torch.zeros(1, 2, 12, 12)
     A[0, 0, 1:3, 1:3], A[0, 1, 7:9, 7:9] = 1, 1
-    (component,) = components([A])
-    assert component.closeness > 0.9
-    assert component.salient()[1].all()
+    found = components([A])
+    assert share_of(*found.eigenvalues) > 0.9
+    assert found.salient[1][0].all()
 
 
 def test_cam_is_the_heads_weights_or_a_sentence():

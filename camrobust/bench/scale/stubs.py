@@ -85,7 +85,7 @@ def constant_rows(
     batch = ImageBatch(images)
     half = np.full((len(batch), len(settings.cams)), 0.5, np.float32)
     names = ("rbo", "rbo_adjusted", *(one.name for one in settings.measures()))
-    compared = dict.fromkeys(names, half) | {"flat": half * 0, "finite": half * 2, "ambiguous": half * 0}
+    compared = dict.fromkeys(names, half) | {"flat": half * 0, "finite": half * 2}
     return score_rows(model.name, batch, settings.cams, np.zeros((len(PER_ROW), len(batch))), compared), {}
 
 

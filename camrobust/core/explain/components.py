@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,41 +14,43 @@ RESCALE_EVERY = 6
 SECOND_SQUARINGS = 6
 """The same for the second eigenvalue, of which 2 % are enough."""
 LEAST_CORRELATION = 0.05
-"""A component's sign is ambiguous below this correlation with what fixes it; see docs/limits.md for what it catches."""
+"""A component's sign is ambiguous below this correlation with what fixes it (docs/benchmark.md, Signs)."""
 LARGEST_SHARE = 0.9
 """A component is ambiguous if the second explains more than this share of the first's variance."""
 
 
 @dataclass(frozen=True)
-class Component:
-    """The first principal component over channels of B images; its sign is arbitrary until a rule fixes it.
+class Components:
+    """The first principal components over channels of M tensors of B images, whose signs are arbitrary until fixed.
 
     Attributes:
-        rows: (B, C, n) float64, the n = h·w positions of the decomposed values.
-        projection: (B, n) float64, of every position on the component; NaN for an image that is not finite.
-        closeness: (B,) float64, the second eigenvalue as a share of the first.
-        size: h and w.
+        rows: (M·B, C, n) float64, the n = h·w positions of the decomposed values.
+        projection: (M·B, n) float64, of every position on the component; NaN for an image that is not finite.
+        eigenvalues: the first and the second, (M·B, 1) each.
+        shape: M, B, h and w.
     """
 
     rows: Tensor
     projection: Tensor
-    closeness: Tensor
-    size: tuple[int, int]
+    eigenvalues: tuple[Tensor, Tensor]
+    shape: tuple[int, int, int, int]
 
-    def by_sum(self) -> Tensor:
-        """The map (B, h, w) float32 that correlates positively with Σ_k of the values."""
-        return self._map(with_canonical_sign(self.projection, self.rows.sum(dim=1)))
+    @cached_property
+    def by_sum(self) -> tuple[Tensor, ...]:
+        """M maps (B, h, w) float32 that correlate positively with Σ_k of the values."""
+        return self._maps(with_canonical_sign(self.projection, self.rows.sum(dim=1)))
 
-    def salient(self) -> tuple[Tensor, Tensor]:
-        """The map (B, h, w) float32 that is bright where the channels deviate most, and where it is ambiguous (B,)."""
-        projection, ambiguous = with_salient_sign(self.projection, self.rows, self.closeness)
-        return self._map(projection), ambiguous
+    @cached_property
+    def salient(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """M maps (B, h, w) float32, bright where the channels deviate most, and where they are ambiguous (B,)."""
+        projection, ambiguous = with_salient_sign(self.projection, self.rows, share_of(*self.eigenvalues))
+        return self._maps(projection), ambiguous.reshape(self.shape[:2]).unbind()
 
-    def _map(self, projection: Tensor) -> Tensor:
-        return projection.float().reshape(-1, *self.size)
+    def _maps(self, projection: Tensor) -> tuple[Tensor, ...]:
+        return projection.float().reshape(self.shape).unbind()
 
 
-def components(values: Sequence[Tensor]) -> list[Component]:
+def components(values: Sequence[Tensor]) -> Components:
     """The first principal component over channels of each tensor.
 
     X is the (hw, C) matrix of one image with centred columns, and X = U·Σ·Vᵀ. The map is X·v_1 = σ_1·u_1. u_1 is the
@@ -56,30 +59,24 @@ def components(values: Sequence[Tensor]) -> list[Component]:
 
     Args:
         values: M tensors (B, C, h, w) float32.
-
-    Returns:
-        M components.
     """
     stacked = torch.cat(tuple(values)) if len(values) > 1 else values[0]
     rows = stacked.flatten(2).double()
-    projection, closeness = _projection(rows)
-    M, (h, w) = len(values), stacked.shape[2:]
-    return [
-        Component(*parts, (h, w)) for parts in zip(rows.chunk(M), projection.chunk(M), closeness.chunk(M), strict=True)
-    ]
+    B, _, h, w = values[0].shape
+    return Components(rows, *_projection(rows), (len(values), B, h, w))
 
 
-def _projection(rows: Tensor) -> tuple[Tensor, Tensor]:
+def _projection(rows: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The projection of the n positions of rows (B, C, n) float64 on their first component, of either sign, (B, n).
 
-    Also the second eigenvalue as a share of the first (B,).
+    Also the first and the second eigenvalue (B, 1).
     """
     if rows.shape[2] <= rows.shape[1]:
         axis, first, second = leading(centred(torch.bmm(rows.mT, rows)))
-        return axis * first.clamp(min=0).sqrt(), share_of(first, second)
+        return axis * first.clamp(min=0).sqrt(), (first, second)
     rows = rows - rows.mean(dim=2, keepdim=True)
     axis, first, second = leading(torch.bmm(rows, rows.mT))
-    return torch.bmm(axis[:, None], rows)[:, 0], share_of(first, second)
+    return torch.bmm(axis[:, None], rows)[:, 0], (first, second)
 
 
 def share_of(first: Tensor, second: Tensor) -> Tensor:

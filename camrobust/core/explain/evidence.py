@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.explain.components import Component, components
+from camrobust.core.explain.components import components
 from camrobust.core.explain.hooks import replaced_output
 from camrobust.core.explain.layout import with_tensor
 from camrobust.core.explain.network import Network, logits_of
@@ -233,10 +233,6 @@ class FirstComponent:
         """The map (B, h, w) of this method alone."""
         return _first_components(evidence, [self])[self][0]
 
-    def oriented(self, component: Component) -> tuple[Tensor, Tensor | None]:
-        """The map (B, h, w) and where it is ambiguous (B,); None without a mark."""
-        return component.salient() if self.salient else (component.by_sum(), None)
-
 
 @dataclass(eq=False)
 class Marked:
@@ -267,9 +263,13 @@ def _weighted_sums(evidence: Evidence, cams: Sequence[WeightedSum]) -> dict[Meth
 def _first_components(evidence: Evidence, cams: Sequence[FirstComponent]) -> dict[Method, tuple[Tensor, Tensor | None]]:
     """The map (B, h, w) of each method, and where it is ambiguous (B,). Equal values are decomposed once."""
     values = {cam: cam.values(evidence) for cam in cams}
-    different = list({id(of_cam): of_cam for of_cam in values.values()}.values())
-    found = dict(zip(map(id, different), components(different), strict=True))
-    return {cam: cam.oriented(found[id(of_cam)]) for cam, of_cam in values.items()}
+    different = {id(of_cam): of_cam for of_cam in values.values()}
+    found, places = components([*different.values()]), [*different]
+    made: dict[Method, tuple[Tensor, Tensor | None]] = {}
+    for cam, of_cam in values.items():
+        place = places.index(id(of_cam))
+        made[cam] = (found.salient[0][place], found.salient[1][place]) if cam.salient else (found.by_sum[place], None)
+    return made
 
 
 def explain(evidence: Evidence, cams: Sequence[Method]) -> Tensor:
@@ -277,11 +277,11 @@ def explain(evidence: Evidence, cams: Sequence[Method]) -> Tensor:
     return explain_marked(evidence, cams)[0]
 
 
-def explain_marked(evidence: Evidence, cams: Sequence[Method]) -> tuple[Tensor, Tensor]:
+def explain_marked(evidence: Evidence, cams: Sequence[Method]) -> tuple[Tensor, Tensor | None]:
     """The maps (B, K, h, w) float32 of K CAM methods from the same evidence, and which are ambiguous (B, K) bool.
 
-    Only methods that fix the sign of a component say so. What they mark may turn into another map under mild noise,
-    for reasons that lie in the method and not in the image.
+    Only methods that fix the sign of a component mark maps; None if there is no such method. What they mark may turn
+    into another map under mild noise, for reasons that lie in the method and not in the image.
     """
     weighted = [cam for cam in cams if isinstance(cam, WeightedSum)]
     of_components = [cam for cam in cams if isinstance(cam, FirstComponent)]
@@ -294,7 +294,13 @@ def explain_marked(evidence: Evidence, cams: Sequence[Method]) -> tuple[Tensor, 
         for cam in cams:
             if cam not in made:
                 made[cam] = cam.both(evidence) if isinstance(cam, Marked) else (cam(evidence), None)
-        nowhere = torch.zeros(len(evidence.activations), dtype=torch.bool, device=evidence.activations.device)
         maps, marks = zip(*(made[cam] for cam in cams), strict=True)
-        marked = [nowhere if mark is None else mark for mark in marks]
-        return torch.stack(maps, dim=1), torch.stack(marked, dim=1)
+        return torch.stack(maps, dim=1), together(marks, evidence.targets)
+
+
+def together(marks: Sequence[Tensor | None], targets: Tensor) -> Tensor | None:
+    """The marks (B, K) of K methods; those of a method that makes none are False, and None if no method makes any."""
+    if all(mark is None for mark in marks):
+        return None
+    nowhere = torch.zeros_like(targets, dtype=torch.bool)
+    return torch.stack([nowhere if mark is None else mark for mark in marks], dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from camrobust.contract.registry import from_camrobust
 from camrobust.core.explain.cams.registry import Cam
 from camrobust.core.explain.captured import Captured, captured
-from camrobust.core.explain.evidence import Evidence, explain_marked
+from camrobust.core.explain.evidence import Evidence, explain_marked, together
 from camrobust.core.explain.network import Network
 
 
@@ -43,31 +43,36 @@ class Explainer:
         """The maps (B, K, h, w) float32."""
         return self.marked(evidence)[0]
 
-    def marked(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """The maps (B, K, h, w) float32, and which of them are ambiguous (B, K) bool."""
+    def marked(self, evidence: Evidence) -> tuple[Tensor, Tensor | None]:
+        """The maps (B, K, h, w) float32, and which of them are ambiguous (B, K) bool; None if no method says so."""
         if not (evidence.activations.is_cuda and self._static):
             return explain_marked(evidence, [cam.function for cam in self._cams])
         made = self.static_maps(evidence)
         others = [cam for cam in self._cams if cam.name not in made]
         if others:
-            maps, marks = explain_marked(evidence, [cam.function for cam in others])
-            made |= {cam.name: (maps[:, place], marks[:, place]) for place, cam in enumerate(others)}
-        maps, marks = (torch.stack([made[cam.name][part] for cam in self._cams], dim=1) for part in (0, 1))
-        return maps, marks
+            made |= _by_name(others, *explain_marked(evidence, [cam.function for cam in others]))
+        maps, marks = zip(*(made[cam.name] for cam in self._cams), strict=True)
+        return torch.stack(maps, dim=1), together(marks, evidence.targets)
 
-    def static_maps(self, evidence: Evidence) -> dict[str, tuple[Tensor, Tensor]]:
+    def static_maps(self, evidence: Evidence) -> dict[str, tuple[Tensor, Tensor | None]]:
         """The maps (B, h, w), and where they are ambiguous (B,), by name of the methods that a graph can hold."""
-        maps, marks = self._replayed(evidence.activations, evidence.gradients, evidence.logits, evidence.targets)
-        return {cam.name: (maps[:, place], marks[:, place]) for place, cam in enumerate(self._static)}
+        maps, *marks = self._replayed(evidence.activations, evidence.gradients, evidence.logits, evidence.targets)
+        return _by_name(self._static, maps, marks[0] if marks else None)
 
     def _static_maps(
         self, activations: Tensor, gradients: Tensor, logits: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The maps (B, K', h, w) of these methods and their marks (B, K'), from the tensors that they may use."""
+    ) -> tuple[Tensor, ...]:
+        """The maps (B, K', h, w) of these methods and their marks (B, K') if they make any."""
         # A method that uses more than it may fails here, on a CPU in the tests as on a GPU.
         nothing = cast(Tensor, None)
         evidence = Evidence(
             activations=activations, gradients=gradients, logits=logits, targets=targets, network=self._network,
             images=nothing, outputs=nothing, head=self._network.head, draws=None,
         )  # fmt: skip
-        return explain_marked(evidence, [cam.function for cam in self._static])
+        maps, marks = explain_marked(evidence, [cam.function for cam in self._static])
+        return (maps,) if marks is None else (maps, marks)
+
+
+def _by_name(cams: Sequence[Cam], maps: Tensor, marks: Tensor | None) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Maps (B, K, h, w) and marks (B, K) by the names of the K methods."""
+    return {cam.name: (maps[:, place], None if marks is None else marks[:, place]) for place, cam in enumerate(cams)}

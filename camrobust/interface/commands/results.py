@@ -16,11 +16,11 @@ def status(given: Given) -> int:
     """`camrobust status`."""
     from camrobust.interface.terminal import say, show_table
     from camrobust.results.folder import open_run
-    from camrobust.results.shards import shards_record
+    from camrobust.results.shards import sharded
     from camrobust.results.status import status as read_status
 
     folder = open_run(given.run)
-    whole = None if folder.holds("run.json") else shards_record(folder)
+    whole = sharded(folder)
     if whole is not None:
         return _status_of_shards(folder, whole.shards, given)
     state = read_status(folder)

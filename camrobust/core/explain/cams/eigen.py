@@ -4,14 +4,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.explain.cams.registry import cam
-from camrobust.core.explain.components import (
-    centred,
-    components,
-    leading,
-    share_of,
-    with_canonical_sign,
-    with_salient_sign,
-)
+from camrobust.core.explain.components import Components, centred, components, leading
 from camrobust.core.explain.evidence import Evidence
 
 
@@ -93,7 +86,7 @@ def seg_eigencam(evidence: Evidence) -> Tensor:
     References:
         Chung & Ying 2025, Applied Sciences 15 (13), 7562, equations 10 to 13.
     """
-    component = components([evidence.gradients.abs() * evidence.activations])[0].by_sum()
+    component = components([evidence.gradients.abs() * evidence.activations]).by_sum[0]
     flipped = -component.amin(dim=(1, 2), keepdim=True) > component.amax(dim=(1, 2), keepdim=True)
     return torch.where(flipped, -component, component)
 
@@ -108,8 +101,7 @@ def kpca_cam(evidence: Evidence) -> Tensor:
     References:
         Karmani et al. 2024, arXiv 2410.00267; grad-cam 1.5, `KPCA_CAM`.
     """
-    rows, component, _ = _kernel_component(evidence)
-    return with_canonical_sign(component, rows.sum(dim=1)).float().reshape(-1, *evidence.activations.shape[2:])
+    return _kernel_components(evidence).by_sum[0]
 
 
 @cam(
@@ -126,18 +118,18 @@ def kpca_cam_salient(evidence: Evidence) -> tuple[Tensor, Tensor]:
     References:
         Karmani et al. 2024, arXiv 2410.00267. The sign rule is ours.
     """
-    rows, component, closeness = _kernel_component(evidence)
-    component, ambiguous = with_salient_sign(component, rows, closeness)
-    return component.float().reshape(-1, *evidence.activations.shape[2:]), ambiguous
+    (component,), (ambiguous,) = _kernel_components(evidence).salient
+    return component, ambiguous
 
 
-def _kernel_component(evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
-    """A's positions (B, C, n), their kernel component (B, n) of either sign, and its closeness (B,) to the second."""
+def _kernel_components(evidence: Evidence) -> Components:
+    """The first kernel principal component of A's positions; computed once for both signs."""
     if "kpca" not in evidence.cache:
-        rows = evidence.activations.flatten(2).double()
-        kernel = torch.tanh(centred(torch.bmm(rows.mT, rows)) / rows.shape[1] + 1)
+        A = evidence.activations
+        rows = A.flatten(2).double()
+        kernel = torch.tanh(centred(torch.bmm(rows.mT, rows)) / A.shape[1] + 1)
         axis, first, second = leading(centred(kernel), definite=False)
-        component = axis * first.clamp(min=0).sqrt()
-        evidence.cache["kpca"] = rows, component, share_of(first, second)
-    rows, component, closeness = evidence.cache["kpca"]
-    return rows, component, closeness
+        shape = (1, len(A), *A.shape[2:])
+        evidence.cache["kpca"] = Components(rows, axis * first.clamp(min=0).sqrt(), (first, second), shape)
+    found: Components = evidence.cache["kpca"]
+    return found
