@@ -8,9 +8,10 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.metadata import packages_distributions, version
 from math import isinf
+from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
@@ -79,7 +80,7 @@ def _recorded(name: str, expected: str | None) -> PluginRecord:
             f"plugin '{name}': its source on this worker is not the driver's; install the same version everywhere, or "
             "submit the job with a working directory"
         )
-    package, release = distribution(name.partition(".")[0])
+    package, release = distribution(name)
     names = {kind: tuple(sorted(method for its, method in methods if its == kind)) for kind in KINDS}
     return PluginRecord(package=package, version=release, sha256=found, **names)
 
@@ -129,10 +130,23 @@ def _source_sha256(plugin: str, methods: Iterable[Method]) -> str:
 
 
 @cache
-def distribution(root: str) -> tuple[str, str]:
-    """The installed distribution that has a top-level module, and its version."""
-    names = packages_distributions().get(root)
+def distribution(module: str) -> tuple[str, str]:
+    """The installed distribution that an imported module is from, and its version.
+
+    Args:
+        module: dotted name. Several distributions may have a top-level package of its name, say `tests`, and none of
+            them need hold this module.
+    """
+    names = [name for name in packages_distributions().get(module.partition(".")[0], ()) if _holds(name, module)]
     return (names[0], version(names[0]) or UNKNOWN) if names else (UNKNOWN, UNKNOWN)
+
+
+def _holds(name: str, module: str) -> bool:
+    installed = metadata.distribution(name)
+    if '"editable": true' in (installed.read_text("direct_url.json") or ""):
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(Path(str(installed.locate_file(""))).resolve())
 
 
 def default_similarities(modules: Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def builder_record(spec: ModelSpec) -> BuilderRecord:
     where no installed package has it, with that of all modules of its package that it imports.
     """
     module = spec.builder.partition(":")[0]
-    package, version = distribution(module.partition(".")[0])
+    package, version = distribution(module)
     if module in PUBLISHERS:
         return BuilderRecord(package=package, version=version)
     names = {module} if package != UNKNOWN else modules_of(module)[0]

@@ -56,6 +56,16 @@ def test_a_module_that_is_not_installed_has_no_version(folder):
     assert (plugin.package, plugin.version, plugin.perturbations) == ("unknown", "unknown", ("dimmed",))
 
 
+def test_a_package_elsewhere_with_a_module_of_the_same_name_is_not_its_package(folder, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    installed(elsewhere)
+    monkeypatch.syspath_prepend(elsewhere)
+    monkeypatch.syspath_prepend(folder)
+    write_module(folder, "own", DIMMED)
+    (plugin,) = loaded(["own"])
+    assert (plugin.package, plugin.version) == ("unknown", "unknown")
+
+
 def test_methods_may_lie_in_modules_that_the_named_one_imports(folder):
     paths = [write_module(folder, "own._cams", METHODS), write_module(folder, "own._dimmed", DIMMED),
              write_module(folder, "own.methods", "import own._dimmed, own._cams")]  # fmt: skip
