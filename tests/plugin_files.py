@@ -50,7 +50,9 @@ def registries():
             registry._entries = entries[kind]
         plugins.distribution.cache_clear()
         for name in {*sys.modules} - modules:
-            if not name.startswith(("camrobust.", "torch", "scipy", "skimage")):
+            # Compiled modules cannot be imported twice: what is installed stays.
+            file = getattr(sys.modules[name], "__file__", None)
+            if not name.startswith("camrobust.") and not (file or sys.prefix).startswith((sys.prefix, sys.base_prefix)):
                 sys.modules.pop(name)
 
 
