@@ -16,7 +16,7 @@ from camrobust.bench.scale import losses, pictures, rehearsal, watched
 from camrobust.bench.scale.relay import Requests, counting
 from camrobust.bench.scale.stubs import REHEARSED
 from camrobust.contract.config_file import load_config
-from camrobust.contract.errors import UserError
+from camrobust.contract.errors import RunFailed, UserError
 from camrobust.interface.cli import main
 from camrobust.io.manifest import list_images
 from camrobust.io.s3_client import forget_clients
@@ -122,7 +122,37 @@ def test_only_what_was_running_counts_as_lost():
     assert found.counts == {"worker of Load": 1}
     found.lose_node()
     assert found.counts == {"worker of Load": 1, "node": 1}
-    assert len(found.cluster.workers) == 1
+    assert len(found.cluster.workers) == 2
+
+
+def test_a_node_that_does_not_start_in_time_is_tried_again(monkeypatch):
+    found = losses.Losses(Nodes(0), random.Random(0), 1, 1)
+
+    def too_busy():
+        raise RunFailed("a Ray node did not start")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(found.cluster, "add", too_busy)
+        for _ in range(3):
+            found.lose_node()
+    assert (found.counts["node"], found.cluster.workers) == (2, [])
+    found.complete()
+    assert len(found.cluster.workers) == 2
+
+
+def test_a_mistake_in_the_losses_is_not_silent(monkeypatch):
+    run = SimpleNamespace(measuring=threading.Event())
+    run.measuring.set()
+    found = losses.Losses(Nodes(0), random.Random(0), 1e-9, 1e9)
+    struck = threading.Event()
+
+    def mistaken():
+        struck.set()
+        raise LookupError
+
+    monkeypatch.setattr(found, "kill_worker", mistaken)
+    with pytest.raises(LookupError), found.while_measuring(run):
+        assert struck.wait(60)
 
 
 def test_nothing_is_lost_before_and_after_measuring(monkeypatch):

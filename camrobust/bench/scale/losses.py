@@ -4,11 +4,13 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from camrobust.bench.chaos.nodes import Nodes
 from camrobust.bench.chaos.processes import kill
+from camrobust.contract.errors import RunFailed
 
 STAGES = ("Load", "Perturb", "RehearsedExplain", "Commit")
 
@@ -35,6 +37,7 @@ class Losses:
 
     def __init__(self, cluster: Nodes, dice: random.Random, kill_s: float, lose_s: float) -> None:
         self.cluster, self.dice = cluster, dice
+        self.nodes = len(cluster.workers)
         self.pauses_s = {"worker": kill_s, "node": lose_s}
         self.counts: Counter[str] = Counter()
         """What was lost, in words, and how often; a stage of which no worker was running is not counted."""
@@ -54,10 +57,17 @@ class Losses:
         self.counts[f"worker of {stage.removeprefix('Rehearsed')}"] += 1
 
     def lose_node(self) -> None:
-        """Kill a node, then let another one join."""
-        self.cluster.lose(self.dice.choice(self.cluster.workers))
-        self.counts["node"] += 1
-        self.cluster.add()
+        """Kill a node, then let another one join; on a busy machine it may not start in time, and is tried again."""
+        if self.cluster.workers:
+            self.cluster.lose(self.dice.choice(self.cluster.workers))
+            self.counts["node"] += 1
+        self.complete()
+
+    def complete(self) -> None:
+        """Let a node join in the place of each that is missing; one that does not start is left for the next time."""
+        with suppress(RunFailed):
+            while len(self.cluster.workers) < self.nodes:
+                self.cluster.add()
 
     @contextmanager
     def while_measuring(self, run: Measuring) -> Iterator[None]:
@@ -75,12 +85,13 @@ class Losses:
                 due_s = {name: left_s - waited_s for name, left_s in due_s.items()}
                 due_s[what] = self.dice.expovariate(1 / self.pauses_s[what])
                 if run.measuring.is_set():
+                    self.complete()
                     act[what]()
 
-        thread = threading.Thread(target=lose, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            losing = pool.submit(lose)
+            try:
+                yield
+            finally:
+                ended.set()
+            losing.result()
