@@ -6,8 +6,10 @@ worker died on a node that lived on is taken apart: its images are worked on one
 `DEATHS` times becomes a failure row. The ledger also counts what each stage has done, for progress lines, `camrobust
 status`, done/NUMBER.json, and Ray's Prometheus endpoint.
 
-A batch costs two messages, however many images it has. The worker waits for the answer to the first, because a worker
-that crashes at once could lose a message that it has not sent yet; the second it only sends.
+A batch costs one message where work is fast, however many images it has: its begin takes along the end of the batch
+before it (`waiting_ends`). The worker waits for the answer to a begin, because a worker that crashes at once could lose
+a message that it has not sent yet. An end that is lost with its worker looks like a death at the last moment of the
+batch: if Ray Data works on it again, it is taken apart. An image alone would be blamed, so its end is sent at once.
 """
 
 import faulthandler
@@ -25,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from camrobust.contract.errors import RunFailed
 from camrobust.io.retries import patient
 from camrobust.run.messages import Batch, Begun, Ended, Key
+from camrobust.run.waiting_ends import SLOW_S, end_later, take_ends
 
 STAGES = ("load", "perturb", "explain")
 DEATHS = 3
@@ -84,6 +87,9 @@ class Ledger:
             The fields of a `Begun`.
         """
         batch = Batch(*message)
+        if batch.ticket not in self.batches:
+            for ended in batch.ended:
+                self.end(ended)
         keys = batch.keys()
         died, B = self._died(keys, batch.ticket), len(keys)
         suspects: list[int] = []
@@ -220,8 +226,7 @@ class Watch:
                 try:
                     done = [refuse(self._why(begun))] if begun.deaths >= DEATHS else self._timed(work, left)
                 finally:
-                    seconds = time.monotonic() - start
-                    self.ledger.end.remote(list(Ended(ticket, self.stage, len(left), seconds)))
+                    self._end(Ended(ticket, self.stage, len(left), time.monotonic() - start))
                 results.update(zip(left, done, strict=True))
             return suspects
 
@@ -248,11 +253,18 @@ class Watch:
         if len(set(parts)) == 1:
             parts = parts[:1]
         node = ray.get_runtime_context().get_node_id()
-        batch = Batch(ticket, node, self.stage, model, datasets, image_ids, parts)
+        batch = Batch(ticket, node, self.stage, model, datasets, image_ids, parts, take_ends(self.ledger))
         try:
             return Begun(*ray.get(self.ledger.begin.remote(list(batch))))
         except RayError:
             return Begun()
+
+    def _end(self, ended: Ended) -> None:
+        """Tell the ledger, now or with the next begin."""
+        if ended.images > 1 and ended.seconds < SLOW_S:
+            end_later(self.ledger, ended)
+        else:
+            self.ledger.end.remote(list(ended))
 
     def _check(self, begun: Begun) -> None:
         if begun.condemned > MOST:

@@ -1,7 +1,7 @@
 """What workers and the ledger tell one another. It travels as plain lists, which cost Ray less than objects do."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Key = tuple[str, str, str, str, int]
 """Stage, model (in Explain only), dataset, image_id, and part; several workers may have parts of one image."""
@@ -18,6 +18,7 @@ class Batch(NamedTuple):
         datasets: B names, or one for all.
         image_ids: the B images.
         parts: B numbers of parts, or one for all.
+        ended: earlier batches of this process that it has finished, each as the fields of an `Ended`.
     """
 
     ticket: str
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     datasets: Sequence[str]
     image_ids: Sequence[str]
     parts: Sequence[int]
+    ended: Sequence[Sequence[Any]] = ()
 
     def keys(self) -> list[Key]:
         """B keys."""

@@ -14,9 +14,12 @@ from camrobust.contract.errors import UserError
 from camrobust.io.retries import tell
 from camrobust.results.progress import Progress, Stage
 from camrobust.run.ledger import STAGES
+from camrobust.run.waiting_ends import WAIT_S
 
 INTERVAL_S = 2.0
 LOOK_TIMEOUT_S = 10.0
+SETTLE_S, SETTLE_LOOK_S = 2 * WAIT_S, 0.1
+"""At the end, the longest wait for workers to tell the ledger that they are done, and the time between two looks."""
 
 Report = Callable[[Progress], None]
 
@@ -73,6 +76,12 @@ class Observer:
         stages = {name: self.stages.get(name, Stage(0, 0, 0)) for name in STAGES}
         return Progress(self.done, self.parts, self.failures, seconds, {**stages, "commit": commit})
 
+    def settle(self) -> None:
+        """Wait until no worker is at work as far as the ledger knows; one that was killed may have told no end."""
+        end = time.monotonic() + SETTLE_S
+        while any(stage.busy for stage in self.now().stages.values()) and time.monotonic() < end:
+            time.sleep(SETTLE_LOOK_S)
+
     def tell(self) -> None:
         """Report, and set Ray's metrics."""
         now = self.now()
@@ -113,4 +122,5 @@ def observing(observer: Observer) -> Iterator[None]:
     """Report now, every few seconds, and at the end."""
     with repeating(observer.tell, INTERVAL_S, 2 * LOOK_TIMEOUT_S):
         yield
+    observer.settle()
     observer.tell()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import ray
@@ -22,10 +23,13 @@ WHY = "refused: the worker died 3 times at this image (crash, out of memory, or 
 
 @pytest.fixture
 def over_images(tmp_path):
-    """Have a worker do the parts of some images; what is deadly kills it. Gives the results, the ledger, the tries."""
+    """Have a worker do the parts of some images; what is deadly kills it. Gives the results, the ledger, the tries.
+
+    `killed_after` asks after each part whether the worker is killed before it begins the next.
+    """
     record = tmp_path / "tried"
 
-    def do(names, parts, deadly):
+    def do(names, parts, deadly, killed_after=lambda part, tried: False):
         class Worker:
             def __init__(self, ledger):
                 self.watch = Watch("perturb", ledger, 60)
@@ -44,6 +48,8 @@ def over_images(tmp_path):
                         return [f"made {one}" for one in tried]
 
                     made += self.watch.over_all(items, work, lambda why: f"refused: {why}")
+                    if killed_after(part, record.read_text().splitlines()):
+                        os.kill(os.getpid(), signal.SIGKILL)
                 return {"found": made}
 
         ledger = open_ledger("test")
@@ -61,13 +67,43 @@ def test_only_the_part_of_an_image_that_kills_is_refused(over_images):
     found, ledger, tried = over_images(["a", "b", "mortal", "c"], [0, 1], lambda tried: "mortal1" in tried)
     assert found == ["made a0", "made b0", "made mortal0", "made c0", "made a1", "made b1", WHY, "made c1"]
     assert [line for line in tried if "mortal1" in line] == ["a1 b1 mortal1 c1", "mortal1", "mortal1"]
-    assert ray.get(ledger.look.remote())["perturb"][2] == 0
+    assert settled(ledger)["perturb"][2] == 0
 
 
 def test_images_that_are_too_much_together_are_not_brought_together_again(over_images):
     found, _, tried = over_images(["a", "b", "c"], [0, 1, 2], lambda tried: len(tried) > 1)
     assert found == [f"made {name}{part}" for part in "012" for name in "abc"]
     assert sum(" " in line for line in tried) == 3
+
+
+def test_a_worker_killed_before_it_told_an_end_leaves_no_image_refused(over_images):
+    """kill -9 after part 1, whose end waits for the next begin; the end of part 0 went with the begin of part 1."""
+    found, ledger, tried = over_images(["a", "b"], [0, 1, 2], lambda tried: False, lambda part, tried: len(tried) == 2)
+    assert found == [f"made {name}{part}" for part in "012" for name in "ab"]
+    assert tried == ["a0 b0", "a1 b1", "a0 b0", "a1", "b1", "a2 b2"]
+    assert settled(ledger)["perturb"][2] == 0
+
+
+def test_the_last_end_arrives_from_a_task_that_is_over():
+    """Load's batches are tasks: when one has returned, nothing of it is left but its process."""
+
+    @ray.remote(num_cpus=0.5)
+    def load(ledger):
+        images = [ImagePart("set", name, 0) for name in "abc"]
+        return Watch("load", ledger, 60).over_all(images, list, lambda why: -1)
+
+    ledger = open_ledger("task")
+    assert ray.get(load.remote(ledger)) == [0, 1, 2]
+    assert settled(ledger)["load"][::2] == (3, 0)
+
+
+def settled(ledger, seconds=60):
+    """What the ledger says when no worker is at work, as far as it knows."""
+    end = time.monotonic() + seconds
+    while True:
+        found = ray.get(ledger.look.remote())
+        if time.monotonic() > end or not any(busy for _, _, busy in found.values()):
+            return found
 
 
 @pytest.mark.parametrize(
@@ -122,5 +158,5 @@ def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(
     why = f"the worker died 3 times at this image (crash, out of memory, or more than {seconds}"
     assert found == dict.fromkeys(names, (None, None)) | {"photo-40": ("quarantined", why)}
     assert fetched.read_text().split().count("photo-40") == 3
-    ended, _, busy = ray.get(ledger.look.remote())["load"]
+    ended, _, busy = settled(ledger)["load"]
     assert (ended >= 64, busy) == (True, 0)

@@ -1,9 +1,12 @@
 """What the ledger concludes from its messages, without Ray: whose death counts, who is taken apart, who is busy."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from camrobust.contract.errors import RunFailed
 from camrobust.run import ledger as module
+from camrobust.run import waiting_ends
 from camrobust.run.ledger import DEATHS, MOST, ImagePart, Ledger, Watch
 from camrobust.run.messages import Batch, Begun, Ended
 
@@ -29,6 +32,32 @@ class Method:
 
     def remote(self, *message):
         return None if self.mute else self.method(*message)
+
+
+class Clock:
+    """Timers that ring when the test says so."""
+
+    def __init__(self):
+        self.ringing = []
+
+    def timer(self, _seconds, function, arguments):
+        new = SimpleNamespace(ring=lambda: function(*arguments))
+        new.start = lambda: self.ringing.append(new)
+        new.cancel = lambda: self.ringing.remove(new)
+        return new
+
+    def ring(self):
+        for timer in list(self.ringing):
+            timer.ring()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(waiting_ends, "Timer", clock.timer)
+    monkeypatch.setattr(waiting_ends, "_WAITING", {})
+    monkeypatch.setattr(waiting_ends.ray, "is_initialized", lambda: True)
+    return clock
 
 
 @pytest.fixture
@@ -185,3 +214,96 @@ def test_what_workers_say_of_a_failing_store_is_read_once(ledger):
     ledger.wait(["gs://b", "store: gs://b cannot be reached, for 60 s now; it is tried again"])
     assert [store for store, _ in ledger.waiting()] == ["s3://a", "gs://b"]
     assert ledger.waiting() == []
+
+
+class Process:
+    """A worker process that does batches, one after the other, until it is killed; counts its messages."""
+
+    def __init__(self, ledger, monkeypatch):
+        self.sent = []
+        monkeypatch.setattr(module.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: ALIVE))
+        monkeypatch.setattr(module.ray, "get", lambda answer: answer)
+        monkeypatch.setattr(Watch, "renew", lambda self: None)
+        told = Local(ledger)
+        told.begin = Method(lambda message: self.sent.append("begin") or ledger.begin(message))
+        told.end = Method(lambda message: self.sent.append("end") or ledger.end(message))
+        self.watch = Watch("explain", told, 60)
+
+    def do(self, names):
+        tried = []
+
+        def work(places):
+            tried.append(len(places))
+            return [f"made {names[place]}" for place in places]
+
+        items = [ImagePart("set", name, 0) for name in names]
+        assert self.watch.over_all(items, work, lambda why: f"refused: {why}") == [f"made {name}" for name in names]
+        return tried
+
+    def die(self, clock):
+        """What it has not sent is lost."""
+        waiting_ends._WAITING.clear()
+        clock.ringing.clear()
+
+
+@pytest.fixture
+def process(ledger, monkeypatch):
+    return lambda: Process(ledger, monkeypatch)
+
+
+def test_a_fast_batch_costs_one_message_and_the_last_end_is_sent_by_a_timer(ledger, process, clock):
+    one = process()
+    for first in range(0, 64, 16):
+        one.do(NAMES[first : first + 16])
+    assert one.sent == ["begin"] * 4
+    assert ledger.look()["explain"][::2] == (48, 1)
+    clock.ring()
+    assert one.sent == ["begin"] * 4 + ["end"]
+    assert ledger.look()["explain"][::2] == (64, 0)
+    assert (ledger.open, ledger.batches, clock.ringing) == ({}, {}, [])
+
+
+def test_an_image_alone_and_a_slow_batch_end_at_once(ledger, process, clock, monkeypatch):
+    one = process()
+    one.do(NAMES[:1])
+    monkeypatch.setattr(module, "SLOW_S", 0.0)
+    one.do(NAMES[1:4])
+    assert one.sent == ["begin", "end", "begin", "end"]
+    assert (ledger.look()["explain"][::2], clock.ringing) == ((4, 0), [])
+
+
+@pytest.mark.parametrize("rounds", [1, 10])
+def test_images_whose_end_is_lost_with_their_worker_are_never_refused(ledger, process, clock, rounds):
+    """Killed after the batch and before the next begin, time after time: done again, one by one, and pardoned."""
+    for number in range(rounds):
+        one = process()
+        assert one.do(NAMES[:8]) == ([8] if number == 0 else [1] * 8)
+        one.die(clock)
+    assert process().do(NAMES[:8]) == [1] * 8
+    assert (ledger.deaths, ledger.condemned) == ({}, set())
+    assert ledger.look()["explain"][2] == 0
+
+
+def test_a_batch_that_was_done_is_not_blamed_for_a_death_in_the_next(ledger, process, clock):
+    one = process()
+    one.do(NAMES[:8])
+    # The next begin arrives, and then the worker dies at its work.
+    one.watch._begin("deadly", "", [ImagePart("set", name, 0) for name in NAMES[8:16]])
+    one.die(clock)
+    assert process().do(NAMES[:8]) == [8]
+    assert process().do(NAMES[8:16]) == [1] * 8
+
+
+def test_the_same_begin_twice_counts_the_ends_that_it_carries_once(ledger):
+    begin(ledger, "first", NAMES[:4])
+    second = Batch("second", ALIVE, "explain", "", ["set"], NAMES[4:8], [0], [Ended("first", "explain", 4, 0.5)])
+    assert [Begun(*ledger.begin(second)) for _ in range(2)] == [Begun([])] * 2
+    assert ledger.look()["explain"] == (4, 0.5, 1)
+
+
+def test_a_process_that_belongs_to_no_cluster_any_more_starts_none(ledger, process, clock, monkeypatch):
+    one = process()
+    one.do(NAMES[:2])
+    monkeypatch.setattr(waiting_ends.ray, "is_initialized", lambda: False)
+    clock.ring()
+    assert (one.sent, waiting_ends._WAITING) == (["begin"], {})
