@@ -60,7 +60,9 @@ MODULES = modules()
 def imports(module, *, lazy=True):
     """Full names of what a module imports; without lazy, only what is imported when the module is loaded."""
     inner = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    later = set() if lazy else {id(node) for function in inner for node in ast.walk(function)}
+    if not lazy:
+        inner += [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.If) and _for_types(node)]
+    later = set() if lazy else {id(node) for some in inner for node in ast.walk(some)}
     for node in ast.walk(MODULES[module]):
         if id(node) in later:
             continue
@@ -70,6 +72,10 @@ def imports(module, *, lazy=True):
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield full if full in MODULES else node.module
+
+
+def _for_types(node):
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def room(module, level=1):
@@ -124,6 +130,27 @@ def test_files_are_short():
     lengths = sorted(len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py"))
     assert lengths[-1] <= 320
     assert lengths[len(lengths) // 2] <= 130
+
+
+def loaded_with(module):
+    """Names of all that is imported when a module is loaded, packages around it included."""
+    found, left = set(), [module]
+    while left:
+        name = left.pop()
+        parents = {name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)}
+        for one in ({name, *parents} & MODULES.keys()) - found:
+            found.add(one)
+            left.extend(imports(one, lazy=False))
+        found.add(name)
+    return found
+
+
+def test_workers_with_torch_start_without_polars_and_scipy():
+    """They cost each process half a second."""
+    stages = [f"camrobust.run.stages.{stage}" for stage in ("load", "perturb", "explain")]
+    methods = [name for name in MODULES if name.startswith("camrobust.core.")]
+    slow = {name.split(".")[0] for one in stages + methods for name in loaded_with(one)} & {"polars", "scipy", "boto3"}
+    assert slow == set()
 
 
 def test_the_commit_worker_imports_no_torch():

@@ -190,8 +190,9 @@ class ClusterConfig(StrictPart):
     )
     perturb: Literal["auto", "own", "with_explain"] = Field(
         "auto",
-        description="who makes the variants: workers of their own, or the Explain workers; auto: Explain workers if "
-        "they have a GPU and either one model or more than four variants per model; the rows are the same",
+        description="who makes the variants: workers of their own, or the Explain workers; auto: Explain workers, but "
+        "workers of their own on a GPU with several models and at most four variants per model, or on CPUs if "
+        "perturbers is set; the rows are the same",
     )
     cpus_per_loader: float | None = Field(
         None, gt=0, description="CPUs of a loading task; default: 1, or 0.5 without a GPU"

@@ -1,11 +1,14 @@
 """Result tables as Arrow: schemas, and tables from rows or columns."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import polars as pl
 import pyarrow as pa
 
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS, Column
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TABLES = {"images": IMAGES, "failures": FAILURES, "maps": MAPS}
 
@@ -20,8 +23,10 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([(column.name, _ARROW[column.type]) for column in columns])
 
 
-def empty_frame(columns: Sequence[Column]) -> pl.DataFrame:
+def empty_frame(columns: Sequence[Column]) -> "pl.DataFrame":
     """A polars table with these columns and no rows."""
+    import polars as pl  # A worker that makes no such table starts without it
+
     return pl.DataFrame(arrow_schema(columns).empty_table())
 
 

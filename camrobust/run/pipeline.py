@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from camrobust.results.folder import RunFolder
 from camrobust.run.batch_sizes import images_per_block, images_per_commit
@@ -27,6 +27,8 @@ COMMIT_CPUS = 0.1
 BLOCKS_PER_WORKER = {"cpu": 2, "cuda": 4}
 """Blocks that a Perturb or Explain worker has in work or waiting. Ray Data hands out work ten times a second, and a GPU
 may be done with a block in less time."""
+IMAGES_PER_LOADER = 64
+"""One process loads about so many images in the time in which another one starts, so it gets no help for fewer."""
 IMAGES_PER_ROUND = 200_000
 """Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
 image), so ten million images in one stream would take 10 GiB there."""
@@ -126,7 +128,11 @@ def stages(
     block = images_per_block(plan, parts, where.explainers[1], where.device)
     rows = block * len(plan.parts)
     loaded = in_blocks(images, block).map_batches(
-        kinds.load(config, ledger), batch_size=block, batch_format="pyarrow", **where.load
+        kinds.load(config, ledger),
+        batch_size=block,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(-(-images.height // IMAGES_PER_LOADER)),
+        **where.load,
     )
     if where.perturbers is not None:
         loaded = loaded.map_batches(

@@ -46,16 +46,20 @@ def explain_perturbs(plan: Plan, device: str) -> bool:
 
     An image's variants are made once, whatever the number of models, so it is the trip to another process that counts.
     On a GPU that trip (to the host, into the object store, back) takes longer than a model needs for the variants, and
-    several models hide it unless the variants are many. On cores the trip is cheap beside the models.
+    several models hide it unless the variants are many. On cores the trip is cheap, but workers of their own have none
+    to compute on: Explain workers take all cores anyway, and each process more takes seconds of one to start.
 
     Args:
         plan: the run.
         device: where Explain computes, cpu or cuda.
     """
-    if plan.config.cluster.perturb != "auto":
-        return plan.config.cluster.perturb == "with_explain"
+    wanted = plan.config.cluster
+    if wanted.perturb != "auto":
+        return wanted.perturb == "with_explain"
+    if device == "cpu":
+        return wanted.perturbers is None
     models = len(plan.config.models)
-    return device == "cuda" and (models == 1 or len(plan.variants) > VARIANTS_PER_MODEL * models)
+    return models == 1 or len(plan.variants) > VARIANTS_PER_MODEL * models
 
 
 def place(plan: Plan) -> Placement:

@@ -3,9 +3,8 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import torch
 
 from camrobust.contract.config import RunConfig
@@ -15,7 +14,6 @@ from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
-from camrobust.io.manifest import check_labels, list_images
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
@@ -26,9 +24,11 @@ from camrobust.measure.prepared import try_out
 from camrobust.measure.same_network import builder_record, check_builder, check_state
 from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
-from camrobust.results.folder import of_shard
-from camrobust.run.apart import check_apart, check_photos
 from camrobust.run.class_names import class_names
+
+if TYPE_CHECKING:
+    # Workers build models and list no images, so they start without polars.
+    import polars as pl
 
 GROUP_BYTES = 32 * 2**20
 """Most bytes of variants in one part of an image; an image with more is measured in several parts."""
@@ -59,7 +59,7 @@ class Plan:
     config: RunConfig
     variants: tuple[Variant, ...]
     parts: tuple[tuple[Variant, ...], ...]
-    manifest: pl.DataFrame
+    manifest: "pl.DataFrame"
     weights: Mapping[str, str | None]
     plugins: Mapping[str, PluginRecord] = field(default_factory=dict)
     pass_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -89,6 +89,8 @@ class Plan:
 
     def counts(self) -> dict[str, int]:
         """Planned numbers, as run.json holds them."""
+        from camrobust.results.folder import of_shard
+
         own = self.manifest if self.shard is None else of_shard(self.manifest, self.shard)
         images, models = own.height, len(self.config.models)
         return {
@@ -105,7 +107,7 @@ class Plan:
 
 def make_plan(
     config: RunConfig,
-    manifest: pl.DataFrame | None = None,
+    manifest: "pl.DataFrame | None" = None,
     weights: Mapping[str, str | None] | None = None,
     sizes: Mapping[Any, int] | None = None,
     shard: ShardRecord | None = None,
@@ -131,14 +133,25 @@ def make_plan(
     size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
-        check_apart(config)
-        manifest = pl.concat(
-            [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
-        )
-        check_photos(config, manifest)
+        manifest = _listed(config)
     if sizes is None or config.cluster.batch != "auto":
         sizes = pass_sizes(config, parts)
     return Plan(config, every, parts, manifest, weights or {}, plugins, dict(sizes or FORMER_SIZES), shard)
+
+
+def _listed(config: RunConfig) -> "pl.DataFrame":
+    """The images of all datasets, which lie apart from the results."""
+    import polars as pl
+
+    from camrobust.io.manifest import list_images
+    from camrobust.run.apart import check_apart, check_photos
+
+    check_apart(config)
+    manifest = pl.concat(
+        [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
+    )
+    check_photos(config, manifest)
+    return manifest
 
 
 def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_image: int = 0) -> dict[str, int]:
@@ -245,6 +258,8 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: a model cannot be built, labels are out of its range, or names are not one per class.
     """
+    from camrobust.io.manifest import check_labels
+
     facts: dict[str, dict[str, Any]] = {}
     crop = plan.config.image.crop
     probe = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

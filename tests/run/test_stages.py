@@ -369,7 +369,7 @@ def test_score_rows_take_about_as_much_memory_as_estimated(plan_of):
 def test_each_stage_asks_for_what_the_configuration_and_the_cluster_say(
     plan_of, monkeypatch, resources, cluster, device, explain, perturb, load
 ):
-    plan = plan_of(cluster=cluster)
+    plan = plan_of(cluster={"perturb": "own", **cluster})
     monkeypatch.setattr(placement.ray, "cluster_resources", lambda: resources)
     found = place(plan)
     assert (found.device, found.explain, found.perturb, found.load) == (device, explain, perturb, load)
@@ -404,7 +404,7 @@ def test_workers_that_are_always_there_leave_room_to_load(plan_of, monkeypatch):
 def test_all_workers_fit_on_two_cores_at_once(plan_of, monkeypatch):
     """Otherwise a stage would wait for ever."""
     monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"CPU": 2.0})
-    found = place(plan_of())
+    found = place(plan_of(cluster={"perturb": "own"}))
     standing = found.explainers[1] * found.explain["num_cpus"] + found.perturbers[1] * found.perturb["num_cpus"]
     assert standing + found.load["num_cpus"] + COMMIT_CPUS <= 2
 
@@ -413,7 +413,7 @@ def test_all_workers_fit_on_two_cores_at_once(plan_of, monkeypatch):
     ("cluster", "sentence"),
     [
         (
-            {"cpus_per_loader": 100, "loader_labels": {"market": "!spot"}},
+            {"perturb": "own", "cpus_per_loader": 100, "loader_labels": {"market": "!spot"}},
             "cluster: a worker of load, 1 of perturb and 2 of explain together ask for 100.75 CPU, this machine has 2; "
             "ask for less under `cluster`, or name a cluster by --address",
         ),
@@ -450,8 +450,9 @@ def test_explain_workers_that_perturb_give_the_same_rows(plan_of):
 @pytest.mark.parametrize(
     ("perturb", "device", "models", "variants", "wanted"),
     [
-        ("auto", "cpu", 1, 95, False), ("auto", "cuda", 1, 5, True), ("auto", "cuda", 3, 12, False),
-        ("auto", "cuda", 3, 13, True), ("own", "cuda", 1, 95, False), ("with_explain", "cpu", 5, 5, True),
+        ("auto", "cpu", 3, 5, True), ("own", "cpu", 1, 95, False), ("with_explain", "cpu", 5, 5, True),
+        ("auto", "cuda", 1, 5, True), ("auto", "cuda", 3, 12, False), ("auto", "cuda", 3, 13, True),
+        ("own", "cuda", 1, 95, False),
     ],
 )  # fmt: skip
 def test_explain_workers_perturb_where_the_trip_would_cost_more(plan_of, perturb, device, models, variants, wanted):
@@ -460,10 +461,15 @@ def test_explain_workers_perturb_where_the_trip_would_cost_more(plan_of, perturb
     assert explain_perturbs(replace(plan, variants=plan.variants[:1] * variants), device) == wanted
 
 
+def test_perturb_workers_that_are_asked_for_on_cores_are_made(plan_of):
+    plan = plan_of(cluster={"perturbers": [1, 1]})
+    assert (explain_perturbs(plan, "cpu"), explain_perturbs(plan, "cuda")) == (False, True)
+
+
 def test_where_explain_workers_perturb_no_others_are_asked_for(plan_of, monkeypatch):
     monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(placement.ray, "nodes", lambda: [{"Labels": {}}])
-    plan = plan_of(cluster={"perturb": "with_explain", "cpus_per_loader": 100})
+    plan = plan_of(cluster={"cpus_per_loader": 100})
     found = place(plan)
     assert (found.perturbers, found.explainers, found.explain) == (None, (2, 2), {"num_cpus": 0.375})
     with pytest.raises(UserError, match="a worker of load, 0 of perturb and 2 of explain together ask for 100"):

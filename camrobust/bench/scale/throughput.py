@@ -100,6 +100,7 @@ def _plan(folder: str) -> Plan:
             "cams": list(CAMS),
             "perturbations": list(PERTURBATIONS),
             "gallery_images": 0,
+            "cluster": {"perturb": "own"},
         }
     )
     names = [f"train/n{number // 1300}/n{number // 1300}_{number}.JPEG" for number in range(LONGEST)]

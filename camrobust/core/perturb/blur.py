@@ -6,7 +6,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from camrobust.contract.parameters import Parameter
@@ -62,6 +61,8 @@ def defocus_blur(
 
     Computed by the Fourier transform in float32, within 1e-6 of the direct sum over the disk.
     """
+    from scipy.fft import next_fast_len  # Slow to import, and only this perturbation needs it
+
     H, W = images.shape[2:]
     reach = max(radius, SMALL_DISK)
     framed = mirrored(images, reach)

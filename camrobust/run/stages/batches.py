@@ -7,15 +7,17 @@ goes on with its error and without pixels. Ray hands out shared memory, so nothi
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from camrobust.contract.schema import FAILURES, IMAGES, MANIFEST, SCORES, Column
 from camrobust.results.arrow import TABLES, arrow_schema
+
+if TYPE_CHECKING:
+    import polars as pl
 
 QUARANTINED = "quarantined"
 """The kind of failure of an image at which workers died."""
@@ -100,7 +102,7 @@ def batch_of(fields: Sequence[Field], data: Mapping[str, Any]) -> pa.Table:
     return pa.table({field.name: data[field.name] for field in fields}, schema=pa.schema([f[:2] for f in fields]))
 
 
-def pending_batch(pending: pl.DataFrame) -> pa.Table:
+def pending_batch(pending: "pl.DataFrame") -> pa.Table:
     """Images as `results.counted.pending_parts` lists them, as rows of `PENDING`."""
     return batch_of(PENDING, pending.to_arrow())
 
