@@ -1,14 +1,19 @@
 """The stages without their science, those that replay them, and the figures of the two streams; no clock is read."""
 
 import json
+import os
 from contextlib import nullcontext
 
 import pytest
 
-from camrobust.bench.scale import stubs, throughput
+from camrobust.bench.chaos.photos import write_photos
+from camrobust.bench.scale import meter as module
+from camrobust.bench.scale import overhead, stubs, throughput
 from camrobust.bench.scale.overhead import PRESETS, variants_of
 from camrobust.bench.scale.throughput import Spent
+from camrobust.contract.config_file import parse_config
 from camrobust.interface.cli import main
+from camrobust.io.store import open_store
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.pipeline import KINDS
@@ -121,14 +126,51 @@ def test_both_streams_run_to_the_end(monkeypatch, capsys):
 def test_a_process_that_ended_still_counts(monkeypatch):
     """Workers end before the stream does; the ledger is told from others by its title."""
     alive = {7: 2.0, 8: 5.0}
-    monkeypatch.setattr(throughput, "descendants", lambda _: set(alive))
-    monkeypatch.setattr(throughput, "cpu_s", lambda pid: alive[pid])
-    monkeypatch.setattr(throughput, "title", lambda pid: "ray::Ledger.begin" if pid == 9 else "ray::IDLE")
-    meter = throughput._Meter()
+    monkeypatch.setattr(module, "descendants", lambda _: set(alive))
+    monkeypatch.setattr(module, "cpu_s", lambda pid: alive[pid])
+    monkeypatch.setattr(module, "title", lambda pid: "ray::Ledger.begin" if pid == 9 else "ray::IDLE")
+    meter = module.Meter()
     alive |= {8: 6.0, 9: 0.5}
     meter.look()
+    # It still has a number, but no time.
+    alive |= {7: 2.25, 8: 0.0, 9: 0.75}
+    meter.look()
     del alive[8]
-    alive |= {7: 2.25, 9: 0.75}
     meter.look()
     assert meter.ledger_s == 0.75
     assert meter.everything_s() == (2.25 - 2.0) + (6.0 - 5.0) + 0.75
+
+
+@pytest.fixture
+def small_overhead(monkeypatch):
+    """Tiny networks and pictures, in the session that is open."""
+    original = overhead._config
+
+    def config(*arguments):
+        given = original(*arguments).model_dump(mode="json", exclude_unset=True)
+        return parse_config(given | {"models": ["tests.toys:pooled"], "image": {"resize": 32, "crop": 32}})
+
+    monkeypatch.setattr(overhead, "_config", config)
+    monkeypatch.setattr(overhead, "session", lambda *_: nullcontext())
+
+
+@pytest.mark.usefixtures("small_overhead")
+def test_the_bare_loop_commits_all_images_and_knows_when_it_began_to_explain(tmp_path, monkeypatch):
+    monkeypatch.setattr(overhead, "BLOCK", 2)
+    write_photos(open_store(str(tmp_path / "photos")), IMAGES, 40, 50)
+    config = overhead._config(tmp_path, str(tmp_path / "out"), "quick", {})
+    taken = overhead._bare(config)
+    assert 0 < taken.start_s < taken.seconds
+    assert taken.cpu_s > 0
+    assert open_run(config.output).committed().parts.height == IMAGES
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster", "small_overhead")
+@pytest.mark.skipif(not os.environ.get("CAMROBUST_ALL"), reason="starts six workers; CAMROBUST_ALL=1 runs it")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The minimum number of concurrent actors:UserWarning")
+def test_three_ways_are_timed_from_the_first_line_to_the_last_commit():
+    rows = overhead.overhead(IMAGES, "quick")
+    assert [row["way"].split()[0] for row in rows] == ["bare", "job,", "job,"]
+    assert all(0 < row["start_s"] <= row["seconds"] and row["cpu_s"] > 0 for row in rows)
+    assert rows[0]["ratio"] == 1

@@ -10,15 +10,16 @@ Rates and times are marginal: a short stream is subtracted from a long one, whic
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import ray
 
-from camrobust.bench.chaos.processes import cpu_s, descendants, resident_mib, title
+from camrobust.bench.chaos.processes import resident_mib
+from camrobust.bench.scale.meter import metered
 from camrobust.bench.scale.stubs import REPLAYED, STUBS
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.schema import MANIFEST
@@ -26,7 +27,7 @@ from camrobust.results.arrow import make_table
 from camrobust.results.counted import pending_parts
 from camrobust.results.folder import open_run
 from camrobust.run.ledger import open_ledger
-from camrobust.run.observer import Observer, observing, repeating
+from camrobust.run.observer import Observer, observing
 from camrobust.run.pipeline import Kinds, in_rounds, stages
 from camrobust.run.plan import Plan, make_plan
 from camrobust.run.session import session
@@ -37,7 +38,6 @@ FIRST, LONGEST = 128, 20_000
 """Images of the first stream, which also fills caches, and most of the longest."""
 KNOWN_S = 4.0
 """The start of the workers varies by a second or so; only a stream that takes this much longer tells the rate."""
-LOOK_S = 1.0
 CAMS = ("gradcam", "gradcam++", "layercam", "eigencam")
 PERTURBATIONS = ("gaussian_noise:1-5", "contrast:1-5")
 """Ten variants and four CAMs: 40 rows and 1.6 MiB of variants per image."""
@@ -145,7 +145,7 @@ def _stream(plan: Plan, output: str, kinds: Kinds, count: int) -> Spent:
     folder, own = open_run(output), kinds is STUBS
     pending = pending_parts(plan.manifest[:count], 1, folder.committed())
     start = time.monotonic()
-    with _metered() as meter:
+    with metered() as meter:
         ledger = open_ledger(folder.uri) if own else None
 
         def one_round(images: pl.DataFrame) -> ray.data.Dataset:
@@ -163,48 +163,6 @@ def _stream(plan: Plan, output: str, kinds: Kinds, count: int) -> Spent:
         ray.kill(ledger)
     memory = resident_mib(os.getpid())
     return Spent(count, took, meter.driver_s, meter.ledger_s, commit_s, meter.everything_s(), memory)
-
-
-class _Meter:
-    """Processor time of the processes of this session since the meter was made.
-
-    Workers end while a stream runs, and their time with them, so `look` has to be called now and then.
-
-    Attributes:
-        driver_s: of this process, without what looking took; valid when the meter has ended.
-        ledger_s: of the ledger.
-    """
-
-    def __init__(self) -> None:
-        self.before = {pid: cpu_s(pid) for pid in descendants(os.getpid())}
-        self.last = dict(self.before)
-        self.began, self.looking_s = time.process_time(), 0.0
-        self.driver_s = self.ledger_s = 0.0
-
-    def look(self) -> None:
-        """Note the time of all processes that live."""
-        start = time.thread_time()
-        for pid in descendants(os.getpid()):
-            self.last[pid] = cpu_s(pid)
-            if title(pid).startswith("ray::Ledger"):
-                self.ledger_s = self.last[pid] - self.before.get(pid, 0.0)
-        self.looking_s += time.thread_time() - start
-
-    def everything_s(self) -> float:
-        """All processes together."""
-        return self.driver_s + sum(now - self.before.get(pid, 0.0) for pid, now in self.last.items())
-
-
-@contextmanager
-def _metered() -> Iterator[_Meter]:
-    """A meter that looks every second while the block runs, and at its end."""
-    meter = _Meter()
-    try:
-        with repeating(meter.look, LOOK_S):
-            yield meter
-    finally:
-        meter.look()
-        meter.driver_s = time.process_time() - meter.began - meter.looking_s
 
 
 def _row(name: str, short: Spent, long: Spent) -> dict[str, Any]:
