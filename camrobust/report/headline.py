@@ -26,7 +26,7 @@ def headline(run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame)
     rows, floors = ranked.filter(~is_control), ranked.filter(is_control)
     if not rows.height:
         return ["No CAM was scored, so there is nothing to compare."]
-    flips = _flips(rows, twins_of(run), controls=floors.height > 0)
+    flips = _flips(rows, twins_of(run), _changed(run), controls=floors.height > 0)
     return [_best(rows, floors, run), flips, *_worst(by_level, rows.row(0, named=True))]
 
 
@@ -76,11 +76,19 @@ def _above(row: Mapping[str, Any], floor: Mapping[str, Any] | None, measure: str
     return low is not None and low > max(0.0, floor[measure] if floor else 0.0)
 
 
-def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], *, controls: bool) -> str:
+def _changed(run: DescribedRecord) -> str:
+    """What a flip changes, in the words of the heads of the run's models."""
+    kinds = {head.partition(":")[0] for head in run.heads.values()}
+    if kinds <= {"softmax", "binary"}:
+        return "changed their predicted class"
+    return "moved beyond the tolerance" if kinds == {"value"} else "changed the decision that is explained"
+
+
+def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], changed: str, *, controls: bool) -> str:
     pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].to_numpy()
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
     overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
-    text = f"{flips:.0%} of the perturbed images changed their predicted class"
+    text = f"{flips:.0%} of the perturbed images {changed}"
     if overlap.height > 1:
         reach = overlap["robustness_adjusted_lower"][0]
         level = int((overlap["robustness_adjusted_upper"][1:] >= reach).sum())

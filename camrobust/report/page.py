@@ -11,6 +11,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from camrobust.contract.heads import HEADS
 from camrobust.contract.run_documents import TimesPart
 from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.contract.schema import ADJUSTED
@@ -105,6 +106,7 @@ def build_report(
         kinds=failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),
         n_failures=failures.height,
         run=run,
+        heads=HEADS,
         combined=isinstance(run, CombinedRecord),
         warnings=masked(run.warnings) if isinstance(run, RunRecord) else [],
         drawn=drawn,
