@@ -21,7 +21,7 @@ from camrobust.report.diagrams import characteristics_chart, critical_difference
 from camrobust.report.figure import Figure
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
-from camrobust.report.headline import headline, twins_of
+from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.reproduce import commands, configuration, stage_times
 from camrobust.summary.spreadsheet import csv_of
 
@@ -107,6 +107,7 @@ def build_report(
         n_failures=failures.height,
         run=run,
         heads=HEADS,
+        kept=kept_thing(run),
         combined=isinstance(run, CombinedRecord),
         warnings=masked(run.warnings) if isinstance(run, RunRecord) else [],
         drawn=drawn,

@@ -341,7 +341,8 @@ def test_a_run_records_its_heads_and_scores_by_them(runs):
 def test_a_report_speaks_of_the_heads(runs):
     folder, _ = runs
     page = report(folder / "out").read_text()
-    assert "changed the decision that is explained" in page
+    assert "of the perturbed images changed the decision" in page
+    assert "variants that kept their decision, with the variants that agree most" in page
     assert "value:tolerance=50.0,explained=0 (a number (regression); kept: it moves by the tolerance at most)" in page
     assert ("benign</bdi> became" in page) or ("malignant</bdi> became" in page)
     assert ("tumour</bdi> became" in page) == ("not tumour" in page)
