@@ -393,3 +393,28 @@ def small_vit():
     from torchvision.models import VisionTransformer
 
     return VisionTransformer(image_size=224, patch_size=16, num_layers=4, num_heads=3, hidden_dim=192, mlp_dim=384)
+
+
+class Pair(nn.Module):
+    """The network of one logit z as one of two logits, -z and z."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        z = self.inner(images)
+        z = z["logits"] if isinstance(z, dict) else z.reshape(len(images), 1)
+        return torch.cat([-z, z], dim=1)
+
+
+class PlantedLogit(Planted):
+    """`Planted` with one logit, about 100 for the second class and -100 for the first."""
+
+    def forward(self, images):
+        first, second = super().forward(images).unbind(1)
+        return (second - first)[:, None]
+
+
+def turning_logit():
+    return PlantedLogit("turning")

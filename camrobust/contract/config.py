@@ -90,7 +90,11 @@ class RunConfig(StrictPart):
         if not self.compile:
             # Runs from before there was compiled code keep their digest.
             ways["compile"] = True
-        ways |= {"datasets": {"__all__": {"access"}}, "models": {"__all__": {"classes"}}}
+        ways["datasets"] = {"__all__": {"access"}}
+        # Runs from before there were heads keep their digest.
+        ways["models"] = {
+            place: {"classes"} if model.head else {"classes", "head"} for place, model in enumerate(self.models)
+        }
         return self.model_dump(mode="json", exclude=ways)
 
     def digest(self) -> str:

@@ -4,11 +4,12 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
 from camrobust.contract.former_names import renamed_builder
+from camrobust.contract.heads import parse_head
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import MODULE
 from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
@@ -82,8 +83,15 @@ class ModelConfig(StrictPart):
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
     classes: Address | tuple[str, ...] | None = Field(
         None,
-        description="names of the classes in the order of the logits: a list, a text file with one name per line, or "
-        "imagenet; changes no number; default: known for published weights only",
+        description="names of the classes in the order of the logits (of one logit: of 0 and 1): a list, a text file "
+        "with one name per line, or imagenet; changes no number; default: known for published weights only",
+    )
+    head: Spec | None = Field(
+        None,
+        validate_default=False,
+        description="how the outputs are read: softmax, binary, multilabel, multilabel:explained=LABEL, "
+        "value:tolerance=T (regression) or value:tolerance=T,explained=OUTPUT; default: binary for one output, else "
+        "softmax; see [own-model.md](own-model.md#other-heads)",
     )
 
     @field_validator("builder", mode="before")
@@ -97,6 +105,16 @@ class ModelConfig(StrictPart):
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("builder"), str):
             return {**data, "name": re.sub(r"^(torchvision|timm):", "", data["builder"])}
         return data
+
+    @field_validator("head")
+    @classmethod
+    def _resolved(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """The head as it is recorded: with the number of an output that was named."""
+        names = info.data.get("classes")
+        try:
+            return None if value is None else str(parse_head(value, names if isinstance(names, tuple) else ()))
+        except UserError as error:
+            raise UserError(f"config: model '{info.data.get('name')}': {error}") from error
 
     @field_validator("classes", mode="before")
     @classmethod

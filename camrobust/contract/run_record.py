@@ -107,6 +107,9 @@ class DescribedRecord(Record):
         min_length=1, max_length=MAX_ROWS_PER_IMAGE, description="the perturbed variants of every image"
     )
     target_layers: dict[Name, Name] = Field({}, max_length=1000, description="layer that every model is explained at")
+    heads: dict[Name, Name] = Field(
+        {}, max_length=1000, description="how every model's outputs are read, as in `models.head`; where none, softmax"
+    )
     same_as: dict[Name, dict[Name, Name]] = Field(
         {}, max_length=1000, description="for every model, CAMs that give the same maps as another CAM before them"
     )
@@ -114,6 +117,10 @@ class DescribedRecord(Record):
     hardware: dict[Name, Name] = Field({}, max_length=1000, description="the driver's machine")
     started: str = Field("", max_length=100, description="when the run began, UTC")
     config: Config = Field(RecordedConfig(), description="the whole configuration, with all defaults")
+
+    def head_of(self, model: str) -> str:
+        """How a model's outputs are read; runs of earlier versions took a softmax of everything."""
+        return self.heads.get(model, "softmax")
 
     @model_validator(mode="after")
     def _different(self) -> Self:

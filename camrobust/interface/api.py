@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
-from camrobust.core.explain.evidence import collect, predicted
+from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.evidence import explain as all_maps
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import segment
-from camrobust.interface.arguments import as_list, check_cams, check_evaluation, class_number, ready_model
+from camrobust.interface.arguments import as_list, check_cams, check_evaluation, class_number, ready_model, true_class
 from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
 from camrobust.interface.maps import Maps
@@ -49,6 +49,7 @@ def evaluate(
     target_layer: str | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    head: str | None = None,
     resize: int = RESIZE,
     crop: int = CROP,
     rbo_p: float = 0.9,
@@ -73,6 +74,8 @@ def evaluate(
         target_layer: dotted name of a submodule, None to discover it.
         mean: mean of the normalisation, for a module.
         std: standard deviation of the normalisation, for a module.
+        head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",
+            "multilabel:explained=2", "value:tolerance=0.5"; None for binary where there is one output, else softmax.
         resize: shorter side of files after resizing, px.
         crop: side of the centre crop of files, px.
         rbo_p: persistence of rank-biased overlap.
@@ -119,8 +122,8 @@ def evaluate(
     if len(classes) != len(names):
         raise ValueError(f"labels: must be one per image ({len(names)}), got {len(classes)}; pass None where unknown")
     tables = []
-    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std) as ready:
-        truths = [None if label is None else class_number(label, "labels", ready.classes) for label in classes]
+    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
+        truths = [true_class(label, ready) for label in classes]
         cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
         settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
         together = max(1, BYTES_TOGETHER // ((len(planned) + 1) * pixels[0].nbytes)) if len(pixels) else 1
@@ -145,6 +148,7 @@ def explain(
     targets: Sequence[int] | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    head: str | None = None,
     resize: int = RESIZE,
     crop: int = CROP,
     seed: int = 0,
@@ -157,9 +161,11 @@ def explain(
         images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or as for `evaluate`.
         cams: names from `camrobust list cams`.
         target_layer: dotted name of a submodule, None to discover it.
-        targets: the class to explain on each image, None for the predicted one.
+        targets: the class (or label, or number of the value) to explain on each image, None for the predicted one.
         mean: mean of the normalisation, for a module.
         std: standard deviation of the normalisation, for a module.
+        head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",
+            "multilabel:explained=2", "value:tolerance=0.5"; None for binary where there is one output, else softmax.
         resize: shorter side of files after resizing, px.
         crop: side of the centre crop of files, px.
         seed: seed of the methods that draw random numbers.
@@ -186,11 +192,11 @@ def explain(
     images = images if isinstance(images, Tensor) else pixels
     if targets is not None and len(targets) != len(images):
         raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
-    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std) as ready:
+    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         numbers = [class_number(target, "targets", ready.classes) for target in (() if targets is None else targets)]
         wanted = torch.tensor(numbers, device=ready.device)
-        choose = predicted if targets is None else (lambda _: wanted)
+        choose = None if targets is None else (lambda _: wanted)
         evidence = collect(ready.network, ready.inputs(images, "fp32"), choose, draws)
         maps = all_maps(evidence, functions)
     return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images)

@@ -23,6 +23,7 @@ def ready_model(
     image_size: tuple[int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    head: str | None = None,
 ) -> Iterator[Model]:
     """The model, ready to be explained inside the block; a module is restored when the block ends.
 
@@ -32,14 +33,15 @@ def ready_model(
         image_size: height and width of the images, px.
         mean: mean of the normalisation, for a module.
         std: standard deviation of the normalisation, for a module.
+        head: how the outputs are read, for a module or a name.
     """
     if not isinstance(model, (nn.Module, str, Model)):
         raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         if isinstance(model, nn.Module):
-            model = wrap(model, target_layer=target_layer, image_size=image_size, mean=mean, std=std)
+            model = wrap(model, target_layer=target_layer, image_size=image_size, mean=mean, std=std, head=head)
         elif isinstance(model, str):
-            spec = ModelSpec(model.partition(":")[2] or model, model, target_layer=target_layer)
+            spec = ModelSpec(model.partition(":")[2] or model, model, target_layer=target_layer, head=head)
             model = load_model(spec, image_size=image_size[1])
         for remark in model.remarks:
             warn(remark, UserWarning, stacklevel=4)
@@ -74,6 +76,19 @@ def check_evaluation(explained_class: str, precision: str, resave_jpeg_quality: 
             "resave_jpeg_quality: must be a whole number from 1 to 100 (JPEG quality), "
             f"got {resave_jpeg_quality}; None leaves it out"
         )
+
+
+def true_class(label: object, ready: Model) -> int | None:
+    """The true class of an image, checked; None where it is unknown.
+
+    Raises:
+        UserError: not a class of the model, or the model puts out values.
+    """
+    if label is None:
+        return None
+    if not ready.network.readout.has_classes:
+        raise UserError(f"labels: must be None for a model that puts out values, got {label!r}; leave labels out")
+    return class_number(label, "labels", ready.classes)
 
 
 def class_number(value: object, where: str, classes: int) -> int:

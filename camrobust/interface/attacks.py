@@ -30,6 +30,7 @@ def attack(
     *,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    head: str | None = None,
     seed: int = 0,
     image_ids: Sequence[str] | None = None,
 ) -> Tensor:
@@ -44,6 +45,7 @@ def attack(
         target_layer: dotted name of a submodule, None to discover it; only attacks on maps use it.
         mean: mean of the normalisation, for a module.
         std: standard deviation of the normalisation, for a module.
+        head: how the outputs are read, as for `evaluate`.
         seed: seed of the random start.
         image_ids: names that the random draws depend on, as for `evaluate`.
 
@@ -65,7 +67,7 @@ def attack(
     if len(planned) != 1 or not planned[0].needs_model:
         raise UserError(f"attack: '{perturbation}' must be one strength of a perturbation that needs a model; see "
                         "`camrobust list perturbations`")  # fmt: skip
-    with _victim(model, images, target_layer, mean, std, image_ids) as (ready, names, pixels):
+    with _victim(model, images, target_layer, mean, std, head, image_ids) as (ready, names, pixels):
         adversarial = attacked(ready, pixels, planned * len(pixels), names, "images", seed)
     return (adversarial * 255).round().to(torch.uint8).cpu()
 
@@ -85,6 +87,7 @@ def minimal_eps(
     objective: str = "top",
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    head: str | None = None,
     seed: int = 0,
     image_ids: Sequence[str] | None = None,
 ) -> list[int | None]:
@@ -103,6 +106,7 @@ def minimal_eps(
             moves mass into the least important quarter of the image.
         mean: mean of the normalisation, for a module.
         std: standard deviation of the normalisation, for a module.
+        head: how the outputs are read, as for `evaluate`.
         seed: seed of the random starts.
         image_ids: names that the random draws depend on, as for `evaluate`.
 
@@ -119,7 +123,7 @@ def minimal_eps(
         >>> all(radius is None or 1 <= radius <= 4 for radius in radii)
         True
     """
-    with _victim(model, images, target_layer, mean, std, image_ids) as (ready, names, pixels):
+    with _victim(model, images, target_layer, mean, std, head, image_ids) as (ready, names, pixels):
         return smallest_radius(
             ready, pixels, names, below=below, most=most, steps=steps, cam=cam, objective=objective,
             similarity=similarity, seed=seed,
@@ -129,9 +133,9 @@ def minimal_eps(
 @contextmanager
 def _victim(
     model: nn.Module | str | Model, images: Photographs, target_layer: str | None, mean: tuple[float, ...],
-    std: tuple[float, ...], image_ids: Sequence[str] | None,
+    std: tuple[float, ...], head: str | None, image_ids: Sequence[str] | None,
 ) -> Iterator[tuple[Model, list[str], Tensor]]:  # fmt: skip
     """The model, the images' names, and the images at 256 levels in [0, 1] on the model's device."""
     names, pixels = pixels_of(images, RESIZE, CROP, image_ids)
-    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std) as ready:
+    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
         yield ready, names, pixels.to(ready.device).float() / 255

@@ -50,6 +50,7 @@ def explain_picture(
     resize: int = RESIZE,
     crop: int = CROP,
     classes: str | None = None,
+    head: str | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -68,6 +69,7 @@ def explain_picture(
         resize: shorter side after resizing, px.
         crop: side of the centre crop, px.
         classes: "imagenet", or a text file of class names; None for the names that published weights come with.
+        head: how the outputs are read, as in a configuration.
         seed: of every random draw.
         say: takes what the user should know about the model.
 
@@ -85,7 +87,7 @@ def explain_picture(
         content = None if weights is None else read_object(weights, most=MOST_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"explain: {error}; correct the path") from error
-    spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std)
+    spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std, head=head)
     ready = load_model(spec, content, crop)
     for remark in ready.remarks:
         say(f"warning: {remark}")
@@ -94,16 +96,17 @@ def explain_picture(
     stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]
     scores, kept = measure(ready, [ImageVariants(sample, stack, planned)], settings, keep={0})
     explained = kept[0]
-    predictions = explained.predictions.tolist()
+    per_variant = zip(
+        (None, *planned), explained.predictions.tolist(), explained.confidences.tolist(), explained.values.tolist(),
+        explained.kept.tolist(), strict=True,
+    )  # fmt: skip
     columns = [
         _Column(
             title=f"{variant.perturbation} {variant.severity or variant.strength}" if variant else "clean",
-            prediction=f"{confidence:.0%} {spoken(label, names)}",
-            flipped=label != predictions[0],
+            prediction=f"{value:.4g}" if np.isnan(confidence) else f"{confidence:.0%} {spoken(label, names)}",
+            flipped=not stayed,
         )
-        for variant, label, confidence in zip(
-            (None, *planned), predictions, explained.confidences.tolist(), strict=True
-        )
+        for variant, label, confidence, value, stayed in per_variant
     ]
     agreement = {name: scores[name].reshape(len(planned), len(cams)) for name in ("rbo", "rbo_adjusted")}
     write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))

@@ -31,6 +31,7 @@ class ModelSpec:
         mean: per-channel mean of the normalisation; None for the builder's own.
         std: per-channel standard deviation of the normalisation; None for the builder's own.
         arguments: keyword arguments for the builder.
+        head: how the outputs are read, see `contract.heads`; None tells one logit from several.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    head: str | None = None
 
 
 @dataclass

@@ -23,8 +23,10 @@ class Explained:
     Attributes:
         pixels: (V+1, 3, H, W) uint8 on the CPU, the explained images, attacks on this model included.
         maps: (V+1, K, h, w) float32.
-        predictions: (V+1,) int64.
-        confidences: (V+1,) float32, softmax probability of the prediction.
+        predictions: (V+1,) int64; of a multi-label network the explained label.
+        confidences: (V+1,) float32, probability of the prediction; NaN for values.
+        kept: (V+1,) bool, whether the decision is that on the clean image.
+        values: (V+1,) float32, the explained values; NaN where there are classes.
         change: how far every variant is from the clean one, (V+1, 1) each.
     """
 
@@ -32,6 +34,8 @@ class Explained:
     maps: Tensor
     predictions: Tensor
     confidences: Tensor
+    kept: Tensor
+    values: Tensor
     change: InputChange
 
 
@@ -84,6 +88,8 @@ def measure(
             kept.append(result)
     arrived += [wait().numpy() for wait in coming]
     numbers = np.concatenate(arrived, axis=1)
+    if not model.network.readout.has_classes:
+        numbers[PER_ROW.index("class")] = np.nan
     K = len(settings.cams)
     per_row, per_map = numbers[: len(PER_ROW)], numbers[len(PER_ROW) :].reshape(len(names), K, -1)
     by_name = {name: values.T for name, values in zip(names, per_map, strict=True)}
@@ -96,7 +102,9 @@ def _packed(result: PassResult) -> Tensor:
 
     A float32 holds every class number below 2**24 exactly.
     """
-    per_row = torch.stack([result.classes.float(), result.confidences, result.entropies])
+    per_row = torch.stack(
+        [result.classes.float(), result.confidences, result.entropies, result.kept.float(), result.values]
+    )
     per_map = torch.stack([values.float() for values in result.agreement.values()]).transpose(1, 2).flatten(0, 1)
     return torch.cat([per_row, per_map])[:, : len(result.rows)]
 
@@ -114,5 +122,7 @@ def _explained(batch: ImageBatch, results: Sequence[PassResult], image: int) -> 
         maps=torch.cat([result.maps[rows] for result, rows in found]),
         predictions=torch.cat([result.classes[rows] for result, rows in found]),
         confidences=torch.cat([result.confidences[rows] for result, rows in found]),
+        kept=torch.cat([result.kept[rows] for result, rows in found]),
+        values=torch.cat([result.values[rows] for result, rows in found]),
         change=InputChange.cat([result.change.rows(rows) for result, rows in found]),
     )

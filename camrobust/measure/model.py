@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.heads import parse_head
 from camrobust.contract.quoting import first_line
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
@@ -20,7 +21,7 @@ from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import arithmetic, fastest_layout
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.networks import filled
-from camrobust.measure.trial_passes import REMARKS, what_it_depends_on, what_it_puts_out
+from camrobust.measure.trial_passes import REMARKS, readout_of, what_it_depends_on
 
 PROBES = 2
 LARGEST_NORMALISATION = 4
@@ -43,7 +44,7 @@ class Model:
         network: the module, its target layer and the tail behind it.
         mean: (3, 1, 1) on the model's device.
         std: (3, 1, 1) on the model's device.
-        classes: number of logits.
+        classes: number of classes or labels; of values, number of them.
         channels_last: whether it takes images whose channels are last in memory; a model that calls `view` on a feature
             map does not.
         fits: how many images one pass holds.
@@ -69,7 +70,8 @@ class Model:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences that the user should read before the numbers are made."""
-        return tuple(f"model '{self.name}': {remark}" for remark in REMARKS[self.network.outputs])
+        readout = self.network.readout
+        return tuple(f"model '{self.name}': {remark}" for remark in REMARKS.get((readout.kind, readout.outputs), ()))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
@@ -115,6 +117,7 @@ def load_model(
         std=spec.std or built.std,
         image_size=image_size,
         device=device,
+        head=spec.head,
     )
     return replace(model, state_sha256=state)
 
@@ -128,22 +131,25 @@ def wrap(
     std: tuple[float, ...] = IMAGENET_STD,
     image_size: int | tuple[int, int] = 224,
     device: str | torch.device | None = None,
+    head: str | None = None,
 ) -> Model:
     """Make any classifier measurable. Its parameters stay frozen; `core.explain.evidence.frozen` restores them.
 
     Args:
-        module: takes (B, 3, H, W), returns logits (B, n), a tuple that begins with them, or an object with `.logits`.
+        module: takes (B, 3, H, W), returns logits (B, m), a tuple that begins with them, or an object with `.logits`.
         name: as it stands in the results.
         target_layer: dotted name of a submodule, None to discover it.
         mean: of the normalisation.
         std: of the normalisation.
         image_size: side of the square crop, or height and width, px.
         device: where to put it; None leaves it where it is.
+        head: how its outputs are read, as in a configuration; None tells one logit from several.
 
     Raises:
-        UserError: no such target layer, an output that is not logits or depends on more than the image, or a
-            normalisation on the 0-255 scale.
+        UserError: no such target layer, an output that is not logits or depends on more than the image, an unfit head,
+            or a normalisation on the 0-255 scale.
     """
+    asked = None if head is None else parse_head(head)
     if not (
         all(abs(value) <= LARGEST_NORMALISATION for value in mean)
         and all(0 < value <= LARGEST_NORMALISATION for value in std)
@@ -166,9 +172,9 @@ def wrap(
         with torch.no_grad(), frozen(module), arithmetic("fp32", sample.device):
             signed = 2 * sample - 1
             before = signed.clone()
-            classes = logits_of(module(signed)).shape[1]
+            outputs = logits_of(module(signed))
             fault = what_it_depends_on(module, before)
-            outputs = what_it_puts_out(module, before)
+            readout = readout_of(module, before, name, asked)
             channels_last = _takes(module, before.contiguous(memory_format=torch.channels_last))
         if not torch.equal(signed, before):
             raise UserError(
@@ -180,13 +186,13 @@ def wrap(
     with _as_user_error(
         f"model '{name}': its layers cannot be watched", "pass the plain module, not a scripted or exported one"
     ):
-        network = build_network(module, sample, target_layer)
+        network = build_network(module, sample, target_layer, readout)
     return Model(
         name=name,
-        network=replace(network, outputs=outputs),
+        network=network,
         mean=torch.tensor([*mean], dtype=torch.float32, device=device).reshape(-1, 1, 1),
         std=torch.tensor([*std], dtype=torch.float32, device=device).reshape(-1, 1, 1),
-        classes=classes,
+        classes=readout.scores(outputs).shape[1],
         channels_last=channels_last,
     )
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.special import entr
 
 from camrobust.core.explain.evidence import collect
-from camrobust.core.explain.shared_pass import predicted
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
 from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
@@ -36,9 +34,11 @@ class PassResult:
         change: how far every row is from its clean image, (P, 1) each.
         agreement: of every map with that of its clean image, as `comparison.Comparison` gives it; empty where it was
             not asked for. Clean rows are compared with themselves.
-        classes: (P,) int64, the predictions.
-        confidences: (P,) float32, softmax probability of the prediction.
-        entropies: (P,) float32, of the softmax, nats.
+        classes: (P,) int64, the predictions; of a multi-label network the explained labels.
+        confidences: (P,) float32, probability of the prediction; NaN for values.
+        entropies: (P,) float32, nats; NaN for values.
+        kept: (P,) bool, whether the decision is that on the clean image.
+        values: (P,) float32, the explained values; NaN where there are classes.
     """
 
     rows: range
@@ -49,6 +49,8 @@ class PassResult:
     classes: Tensor
     confidences: Tensor
     entropies: Tensor
+    kept: Tensor
+    values: Tensor
 
 
 def passes(
@@ -72,7 +74,7 @@ def passes(
         compare: compare the maps of each pass with those of their clean images.
     """
     pixels = [_on_host(attacked(model, image, settings, renew)) for image in batch.images]
-    clean = _CleanRows()
+    clean, readout = _CleanRows(), model.network.readout
 
     def size() -> int:
         return min(settings.batch, model.fits.images or settings.batch)
@@ -87,23 +89,26 @@ def passes(
         owner, reference = to_device([places], model.device).unbind()
 
         def choose(logits: Tensor) -> Tensor:
-            if settings.explained_class == "predicted":
-                return predicted(logits)
-            return clean.of("class", predicted(logits), reference)
+            own = readout.predicted(logits)
+            if settings.explained_class == "predicted" and not readout.is_fixed:
+                return own
+            return clean.of("class", own, reference)
 
         inputs = model.inputs(images, settings.precision)
         ready = prepare(model, settings, inputs)
         evidence = collect(ready.network, inputs, choose, batch.draws(filled, settings.seed, model.device))
         maps, ambiguous = ready.maps.marked(evidence)
-        output = PassOutput(images, evidence.logits, evidence.activations)
+        logits = evidence.logits
+        clean_logits = clean.of("logits", logits, reference)
+        output = PassOutput(images, readout.outputs_of(logits), evidence.activations)
         origin = PassOutput(
             clean.of("pixels", images, reference),
-            clean.of("logits", evidence.logits, reference),
+            readout.outputs_of(clean_logits),
             clean.of("activations", evidence.activations, reference),
         )
-        probabilities = model.network.probabilities(evidence.logits)
-        classes = predicted(evidence.logits)
-        confidences = probabilities.gather(1, classes[:, None])[:, 0]
+        classes = evidence.targets if readout.is_fixed else readout.predicted(logits)
+        confidences, values = readout.confidence(logits, classes), readout.values(logits, classes)
+        certain = (confidences if readout.has_classes else values).isfinite()
         change = change_between(origin, output)
 
         def agreement() -> Mapping[str, Tensor]:
@@ -113,7 +118,7 @@ def passes(
                 maps,
                 matrices.index_select(0, owner),
                 sizes.index_select(0, owner),
-                confidences.isfinite() & clean.of("confidences", confidences, reference).isfinite(),
+                certain & clean.of("certain", certain, reference),
                 None if ambiguous is None else ambiguous | clean.of("ambiguous", ambiguous, reference),
                 change,
             )
@@ -127,7 +132,9 @@ def passes(
             agreement=agreement() if compare else {},
             classes=classes,
             confidences=confidences,
-            entropies=entr(probabilities).sum(dim=1),
+            entropies=readout.entropy(logits, classes),
+            kept=readout.kept(logits, clean_logits, classes),
+            values=values,
         )
         clean.carry()
         return result

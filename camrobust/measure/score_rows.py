@@ -9,7 +9,7 @@ from camrobust.core.similarity import SIMILARITIES
 from camrobust.measure.image_batch import ImageBatch
 
 Columns = dict[str, np.ndarray]
-PER_ROW = ("class", "confidence", "entropy")
+PER_ROW = ("class", "confidence", "entropy", "kept", "value")
 """What a pass gives for every row, beside the numbers of its maps."""
 MARKS = ("finite", "flat", "ambiguous")
 """What a comparison gives beside numbers; the status says it."""
@@ -24,7 +24,7 @@ def score_rows(
         model: name of the model.
         batch: the images, N rows in all, of which V are perturbed.
         cams: names of the K CAMs.
-        per_row: (3, N) float32, as in `PER_ROW`.
+        per_row: (5, N) float32, as in `PER_ROW`.
         compared: (N, K) each, from `comparison.Comparison`.
 
     Returns:
@@ -32,7 +32,7 @@ def score_rows(
     """
     K, noisy = len(cams), batch.is_noisy
     owner, clean = batch.owner[noisy], batch.clean[noisy]
-    classes, confidences, entropies = per_row
+    classes, confidences, entropies, kept, values = per_row
     variants = [variant for image in batch.images for variant in image.variants]
     samples = [image.sample for image in batch.images]
 
@@ -55,13 +55,15 @@ def score_rows(
         "severity": each([variant.severity for variant in variants]),
         "strength": each([variant.strength for variant in variants]),
         "replicate": each([variant.replicate for variant in variants], int),
-        "predicted_clean": each(classes[clean], int),
-        "predicted_perturbed": each(classes[noisy], int),
+        "predicted_clean": each(classes[clean], float),
+        "predicted_perturbed": each(classes[noisy], float),
         "confidence_clean": each(confidences[clean], float),
         "entropy_clean": each(entropies[clean], float),
         "confidence_perturbed": each(confidences[noisy], float),
         "label": of_image([sample.label for sample in samples]),
-        "kept_class": each(classes[noisy] == classes[clean], bool),
+        "value_clean": each(values[clean], float),
+        "value_perturbed": each(values[noisy], float),
+        "kept_class": each(kept[noisy], bool),
         "n_segments": of_image(batch.sizes, int),
         "status": _status(*(compared[name][noisy] > 0 if name in compared else nowhere for name in MARKS)),
     }

@@ -1,9 +1,15 @@
 """Passes of noise through a model when it is loaded, which tell whether it can be measured and what it puts out."""
 
+import re
+
 import torch
 from torch import Tensor, nn
 
+from camrobust.contract.errors import UserError
+from camrobust.contract.heads import Head
+from camrobust.contract.quoting import short
 from camrobust.core.explain.network import logits_of
+from camrobust.core.explain.readout import Readout
 
 MIXED = 1e-3
 """Largest difference of two passes of the same image, as a share of the largest logit."""
@@ -11,6 +17,9 @@ SUM = 1e-4
 """Largest difference from 1 of the sum of an image's probabilities."""
 FAR = 1000
 """An input so many times larger takes logits beyond [0, 1], but not what a sigmoid makes of them."""
+SQUASHING = re.compile(r"(Sigmoid|Softmax|SafeSoftmax|Hardsigmoid)Backward\d*")
+RESHAPING = re.compile(r"(View|UnsafeView|ReshapeAlias|Squeeze|Unsqueeze|Select|Slice|ToCopy|Clone|Alias)Backward\d*")
+"""Names that autograd has for steps that make probabilities, and for steps that keep the values."""
 
 
 def what_it_depends_on(module: nn.Module, images: Tensor) -> str | None:
@@ -25,7 +34,13 @@ def what_it_depends_on(module: nn.Module, images: Tensor) -> str | None:
     # Two images of noise have nearly the same mean and deviation, so the second one is made darker.
     image, other = images[:1], images[1:2] / 4 - 0.5
     alone = image if _takes(module, image) else torch.cat([image, image])
-    first, again = (logits_of(module(alone.clone()))[0] for _ in range(2))
+    outputs = [logits_of(module(alone.clone())) for _ in range(2)]
+    if len(outputs[0]) != len(alone):
+        raise UserError(
+            f"model: its output must have one row for each image, got {len(outputs[0])} for {len(alone)}; do not "
+            "squeeze the dimension of the images"
+        )
+    first, again = (rows[0] for rows in outputs)
     before = logits_of(module(torch.cat([image, other])))[0]
     behind = logits_of(module(torch.cat([other, image])))[1]
     allowed = MIXED * float(first.abs().max())
@@ -50,13 +65,61 @@ def _takes(module: nn.Module, images: Tensor) -> bool:
     return True
 
 
+def readout_of(module: nn.Module, images: Tensor, name: str, head: Head | None = None) -> Readout:
+    """How a network's outputs are read.
+
+    Args:
+        module: in evaluation mode.
+        images: (2, 3, H, W), normalised; they are left unchanged.
+        name: of the model, for the message.
+        head: as the user said; None for a binary head where there is one output, and a softmax where there are more.
+
+    Raises:
+        UserError: the network has not as many outputs as the head needs.
+    """
+    columns = logits_of(module(images.clone())).shape[1]
+    head = head or Head("binary" if columns == 1 else "softmax")
+    fault = _misfit(head, columns)
+    if fault:
+        raise UserError(f"model '{name}': head: {fault}")
+    if head.kind == "value":
+        return Readout("value", explained=_number(head) or 0, tolerance=head.tolerance or 0.0)
+    outputs = what_it_puts_out(module, images)
+    if head.kind != "softmax" and outputs != "logits":
+        # A few logits may lie in [0, 1] by chance.
+        outputs = "sigmoids" if _ends_in_probabilities(module, images) else "unclear"
+    return Readout(head.kind, outputs, _number(head))
+
+
+def _number(head: Head) -> int | None:
+    return head.explained if isinstance(head.explained, int) else None
+
+
+def _misfit(head: Head, columns: int) -> str:
+    """Why a network with so many outputs cannot have this head, and the remedy; "" if it can."""
+    if isinstance(head.explained, str):
+        return (
+            "explained must be the number of an output, or a name in a list under classes, got "
+            f"'{short(head.explained)}'"
+        )
+    if head.explained is not None and head.explained >= columns:
+        return f"explained must be from 0 to {columns - 1} (number of the output), got {head.explained}"
+    if head.kind == "softmax" and columns == 1:
+        return "softmax needs two or more outputs, got 1; leave head out, or set head: binary"
+    if head.kind == "binary" and columns != 1:
+        return f"binary needs one output, got {columns}; leave head out, or set head: multilabel"
+    if head.kind == "value" and head.explained is None and columns > 1:
+        return f"value must name one of {columns} outputs; write head: value:tolerance={head.tolerance:g},explained=0"
+    return ""
+
+
 def what_it_puts_out(module: nn.Module, images: Tensor) -> str:
-    """What a classifier's outputs (B, n) are: "probabilities", "sigmoids" or "logits".
+    """What a classifier's outputs (B, m) seem to be: "probabilities", "sigmoids" or "logits".
 
     Probabilities are not negative and sum to 1 for every image; sigmoids are between 0 and 1 however far the input.
     """
     outputs = logits_of(module(images.clone()))
-    if outputs.shape[1] < 2 or not bool(((outputs >= 0) & (outputs <= 1)).all()):
+    if not bool(((outputs >= 0) & (outputs <= 1)).all()):
         return "logits"
     far = logits_of(module(images * FAR))
     if not bool(((far >= 0) & (far <= 1)).all()):
@@ -67,15 +130,38 @@ def what_it_puts_out(module: nn.Module, images: Tensor) -> str:
     return "sigmoids" if bool(sums.any()) else "logits"
 
 
-REMARKS: dict[str, tuple[str, ...]] = {
-    "logits": (),
-    "probabilities": (
+def _ends_in_probabilities(module: nn.Module, images: Tensor) -> bool:
+    """Whether a module's last step, but for changes of shape and type, is a sigmoid or a softmax."""
+    with torch.enable_grad():
+        node = logits_of(module(images.clone().requires_grad_())).grad_fn
+    while node is not None and RESHAPING.fullmatch(node.name()):
+        node = node.next_functions[0][0]
+    return node is not None and SQUASHING.fullmatch(node.name()) is not None
+
+
+REMARKS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("softmax", "probabilities"): (
         "its outputs are probabilities already; confidence and entropy are taken from them, and CAMs explain the "
         "probability; for maps of the logit, leave out the softmax",
     ),
-    "sigmoids": (
+    ("softmax", "sigmoids"): (
         "its outputs stay between 0 and 1, also for inputs 1000 times larger; confidence and entropy are those of a "
-        "softmax over them; for those of logits, return logits",
+        "softmax over them; for those of logits, return logits, and for independent labels set head: multilabel",
+    ),
+    ("binary", "sigmoids"): (
+        "its output is a probability already; class 1 begins at one half, and CAMs explain the probability; for maps "
+        "of the logit, leave out the sigmoid",
+    ),
+    ("multilabel", "sigmoids"): (
+        "its outputs are probabilities already; a label is there from one half on, and CAMs explain the probability; "
+        "for maps of the logit, leave out the sigmoid",
+    ),
+    **dict.fromkeys(
+        [("binary", "unclear"), ("multilabel", "unclear")],
+        (
+            "its outputs stay between 0 and 1, also for inputs 1000 times larger, but no sigmoid was seen; they are "
+            "read as logits, which are decided at 0; if they are probabilities, return the logits",
+        ),
     ),
 }
-"""What a user should know about a model, by what it puts out."""
+"""What a user should know about a model, by how its outputs are read and what they are."""

@@ -16,6 +16,8 @@ from camrobust.report.pictures import MOST_SIDE_PX, data_uri, decoded, outlined,
 
 EXTREMES = 3
 """Most images of each kind: most stable, least stable, flipped."""
+HALF = 0.5
+"""Confidence above which a label counts as there."""
 Kind = Literal["most", "least", "flipped"]
 Row = dict[str, Any]
 PAIR = ("perturbation", "strength", "replicate")
@@ -89,8 +91,8 @@ class _Drawn:
             title=title,
             photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
             map=data_uri(overlay(photo, values)),
-            label=spoken(variant["predicted"], self.names),
-            confidence="–" if variant["confidence"] is None else f"{variant['confidence']:.0%}",
+            label=spoken(variant["predicted"], self.names) if variant["value"] is None else f"{variant['value']:.4g}",
+            confidence="" if variant["confidence"] is None else f"{variant['confidence']:.0%}",
             agreement=agreement,
         )
 
@@ -176,8 +178,17 @@ def _stable(image: Row, drawn: _Drawn, known: pl.DataFrame) -> Exhibit:
 
 
 def _flipped(pair: Row, drawn: _Drawn) -> Exhibit:
-    before, after = (spoken(pair[f"predicted_{which}"], drawn.names) for which in ("clean", "perturbed"))
+    before, after = (_decided(pair, which, drawn.names) for which in ("clean", "perturbed"))
     return Exhibit(pair["image_id"], pair["dataset"], "", drawn.cells(pair, [pair]), (before, after))
+
+
+def _decided(pair: Row, which: str, names: Sequence[str]) -> str:
+    """The decision on one image of a flipped pair: its value, its class, or whether it has the explained label."""
+    if pair[f"value_{which}"] is not None:
+        return f"{pair[f'value_{which}']:.4g}"
+    name = spoken(pair[f"predicted_{which}"], names)
+    there = pair["predicted_clean"] != pair["predicted_perturbed"] or (pair[f"confidence_{which}"] or 0) > HALF
+    return name if there else f"not {name}"
 
 
 def _of(image: Row) -> pl.Expr:

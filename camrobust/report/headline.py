@@ -26,8 +26,9 @@ def headline(run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame)
     rows, floors = ranked.filter(~is_control), ranked.filter(is_control)
     if not rows.height:
         return ["No CAM was scored, so there is nothing to compare."]
-    flips = _flips(rows, twins_of(run), controls=floors.height > 0)
-    return [_best(rows, floors, run), flips, *_worst(by_level, rows.row(0, named=True))]
+    kept = kept_thing(run)
+    flips = _flips(rows, twins_of(run), kept, controls=floors.height > 0)
+    return [_best(rows, floors, run), flips, *_worst(by_level, rows.row(0, named=True), kept)]
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
@@ -76,11 +77,18 @@ def _above(row: Mapping[str, Any], floor: Mapping[str, Any] | None, measure: str
     return low is not None and low > max(0.0, floor[measure] if floor else 0.0)
 
 
-def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], *, controls: bool) -> str:
+def kept_thing(run: DescribedRecord) -> str:
+    """What a pair keeps where it did not flip: a class, unless a model of the run puts out labels or values."""
+    kinds = {run.head_of(model).partition(":")[0] for model in run.models}
+    return "class" if kinds <= {"softmax", "binary"} else "decision"
+
+
+def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], kept: str, *, controls: bool) -> str:
     pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].to_numpy()
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
     overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
-    text = f"{flips:.0%} of the perturbed images changed their predicted class"
+    what = "their predicted class" if kept == "class" else f"the {kept}"
+    text = f"{flips:.0%} of the perturbed images changed {what}"
     if overlap.height > 1:
         reach = overlap["robustness_adjusted_lower"][0]
         level = int((overlap["robustness_adjusted_upper"][1:] >= reach).sum())
@@ -90,7 +98,7 @@ def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], *, controls: bool) -
     return text + "."
 
 
-def _worst(by_level: pl.DataFrame, best: Mapping[str, Any]) -> list[str]:
+def _worst(by_level: pl.DataFrame, best: Mapping[str, Any], kept: str) -> list[str]:
     here = by_level.filter(
         (pl.col("model") == best["model"]) & (pl.col("cam") == best["cam"]) & (pl.col("dataset") == best["dataset"])
     ).drop_nulls("consistency_adjusted")
@@ -98,6 +106,6 @@ def _worst(by_level: pl.DataFrame, best: Mapping[str, Any]) -> list[str]:
         return []
     worst = here.sort("consistency_adjusted").row(0, named=True)
     return [
-        f"Its maps are least stable under {worst['perturbation']} at {worst['strength']}: where the class was kept, "
+        f"Its maps are least stable under {worst['perturbation']} at {worst['strength']}: where the {kept} was kept, "
         f"they agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
     ]

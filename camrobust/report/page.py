@@ -11,6 +11,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from camrobust.contract.heads import HEADS
 from camrobust.contract.run_documents import TimesPart
 from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.contract.schema import ADJUSTED
@@ -20,7 +21,7 @@ from camrobust.report.diagrams import characteristics_chart, critical_difference
 from camrobust.report.figure import Figure
 from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
-from camrobust.report.headline import headline, twins_of
+from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.reproduce import commands, configuration, stage_times
 from camrobust.summary.spreadsheet import csv_of
 
@@ -105,6 +106,8 @@ def build_report(
         kinds=failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),
         n_failures=failures.height,
         run=run,
+        heads=HEADS,
+        kept=kept_thing(run),
         combined=isinstance(run, CombinedRecord),
         warnings=masked(run.warnings) if isinstance(run, RunRecord) else [],
         drawn=drawn,

@@ -96,7 +96,7 @@ def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
 
 
 def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
-    """What was recorded when the runs began and differs: versions of the metric, weights, target layers, plugins."""
+    """What was recorded when the runs began and differs: metric version, weights, target layers, heads, plugins."""
     names = sorted({*first.models} & {*second.models})
     version = ["metric version"] if first.metric != second.metric else []
     return (
@@ -107,6 +107,7 @@ def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
             for name in names
             if getattr(first, key).get(name) != getattr(second, key).get(name)
         ]
+        + [f"heads.{name}" for name in names if first.head_of(name) != second.head_of(name)]
         + _other_networks(first, second)
         + _other_code(first, second)
     )
@@ -183,6 +184,7 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
         families={name: family for run in records for name, family in run.families.items()},
         variants=_union(run.variants for run in records),
         target_layers={name: layer for run in records for name, layer in run.target_layers.items()},
+        heads={name: head for run in records for name, head in run.heads.items()},
         same_as={name: twins for run in records for name, twins in run.same_as.items()},
         versions=first.versions,
         hardware=first.hardware,

@@ -19,7 +19,7 @@ from camrobust.results.documents import read_record
 from camrobust.results.folder import RunFolder, open_run
 
 COMMON = (
-    "digest", "numbers", "metric", "models", "cams", "controls", "families", "variants", "target_layers",
+    "digest", "numbers", "metric", "models", "cams", "controls", "families", "variants", "target_layers", "heads",
     "weights_sha256", "state_sha256", "builders", "pass_sizes", "tails", "same_as", "classes", "plugins",
     "similarities", "manifest",
 )  # fmt: skip

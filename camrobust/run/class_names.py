@@ -15,19 +15,19 @@ MOST_BYTES = 16 * 2**20
 
 
 def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int) -> list[str]:
-    """A name for every logit, or none at all.
+    """A name for every class, or none at all.
 
     Args:
         spec: the model.
-        given: names in the order of the logits, "imagenet", the address of a text file with one name per line, or None
-            for the names of the builder's own published weights.
+        given: names in the order of the logits (of one logit: of classes 0 and 1), "imagenet", the address of a text
+            file with one name per line, or None for the names of the builder's own published weights.
         logits: the model's number of classes.
 
     Returns:
         `logits` names, "" for a class without one; an empty list where the classes are unknown.
 
     Raises:
-        UserError: what is given cannot be read, or does not hold one name per logit.
+        UserError: what is given cannot be read, or does not hold one name per class.
     """
     if given is None:
         names = _imagenet() if _published(spec) else []
@@ -36,7 +36,7 @@ def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int)
     if len(names) != logits:
         source = f"'{short(given)}'" if isinstance(given, str) else "the list"
         raise UserError(
-            f"model '{spec.name}': classes must hold {logits} names, one per logit, got {len(names)} from {source}; "
+            f"model '{spec.name}': classes must hold {logits} names, one per class, got {len(names)} from {source}; "
             "give the names in the order of the logits, or leave classes out"
         )
     return names

@@ -75,6 +75,7 @@ def estimate(
         "score_bytes": counts["rows"] * plan.row_bytes,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
+        **{f"head_of_{name}": fact["head"] for name, fact in facts.items() if fact["head"] != "softmax"},
         **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
     }
 

@@ -253,7 +253,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
     """Load every model once, on the CPU, so that mistakes show before a cluster starts.
 
     Returns:
-        Facts of each model by its name, among them target layer, classes, and CAMs that coincide.
+        Facts of each model by its name, among them target layer, head, classes, and CAMs that coincide.
 
     Raises:
         UserError: a model cannot be built, labels are out of its range, or names are not one per class.
@@ -271,7 +271,8 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             try_out(model, settings_of(plan.config, len(probe)), crop)
         facts[config.name] = {
             "target_layer": model.network.layer_name,
-            "classes": model.classes,
+            "classes": model.classes if model.network.readout.has_classes else None,
+            "head": model.network.readout.head,
             "class_names": class_names(spec, config.classes, model.classes),
             "weights_sha256": fingerprint(weights),
             "state_sha256": model.state_sha256,
@@ -282,7 +283,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "tail": "cut" if model.network.tail is not None else "full passes",
             "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),
         }
-    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items()})
+    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items() if fact["classes"] is not None})
     return facts
 
 

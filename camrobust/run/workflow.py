@@ -236,6 +236,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         ],
         warnings=warnings,
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
+        heads={name: fact["head"] for name, fact in facts.items()},
         weights_sha256=dict(plan.weights),
         state_sha256=dict(plan.states),
         builders=dict(plan.builders),

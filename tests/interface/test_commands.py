@@ -202,7 +202,7 @@ def test_explain_takes_names_of_classes(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
     assert main([*arguments, "--classes", str(tmp_path / "names.txt")]) == 0
     assert main([*arguments, "--classes", "imagenet"]) == 2
-    assert "classes must hold 10 names, one per logit, got 1000 from 'imagenet'" in capsys.readouterr().err
+    assert "classes must hold 10 names, one per class, got 1000 from 'imagenet'" in capsys.readouterr().err
 
 
 def test_plan_and_run_json_say_that_another_size_is_not_imagenet_c(base, tmp_path, capsys):

@@ -205,12 +205,12 @@ MISTAKES = {
     ),
     "too few names of classes": (
         lambda d, p: with_model(d, classes=["ant", "bee"]),
-        "model 'm': classes must hold 10 names, one per logit, got 2 from the list; give the names in the order of the "
+        "model 'm': classes must hold 10 names, one per class, got 2 from the list; give the names in the order of the "
         "logits, or leave classes out",
     ),
     "names of other classes": (
         lambda d, p: with_model(d, classes="imagenet"),
-        "model 'm': classes must hold 10 names, one per logit, got 1000 from 'imagenet'; give the names",
+        "model 'm': classes must hold 10 names, one per class, got 1000 from 'imagenet'; give the names",
     ),
     "no file of names": (lambda d, p: with_model(d, classes=str(p / "no.txt")), "no.txt; correct classes"),
     "names that are no text": (

@@ -136,7 +136,7 @@ class LogSoftmax(Pooled):
      (LogSoftmax, "logits")],
 )  # fmt: skip
 def test_what_a_model_puts_out_is_noticed(build, outputs):
-    assert wrap(seeded(build()), image_size=64).network.outputs == outputs
+    assert wrap(seeded(build()), image_size=64).network.readout.outputs == outputs
 
 
 def rows_of(build):
@@ -176,7 +176,8 @@ def test_probabilities_are_told_in_one_sentence():
         camrobust.explain(seeded(Softmax()), image, ["gradcam"])
     sentence = (
         "model 'model': its outputs stay between 0 and 1, also for inputs 1000 times larger; confidence and entropy "
-        "are those of a softmax over them; for those of logits, return logits"
+        "are those of a softmax over them; for those of logits, return logits, and for independent labels set head: "
+        "multilabel"
     )
     for build in (Sigmoid, Clamped):
         with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):

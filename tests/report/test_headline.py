@@ -75,6 +75,14 @@ def test_without_flips_consistency_is_set_against_its_control():
     assert sentences(*rows)[0].startswith(f"{unmeasured}No CAM is shown to be more consistent than chance: ")
 
 
+def test_labels_and_values_are_decisions_and_no_classes():
+    rows = [line("a", 0.5, 0.4, 0.6), line("b", 0.5, 0.4, 0.6)]
+    for head, words in (("binary", "their predicted class"), ("multilabel", "the decision"),
+                        ("value:tolerance=1.0,explained=0", "the decision")):  # fmt: skip
+        text = sentences(*rows, run=run_record(models=["m"], heads={"m": head}))[1]
+        assert text.startswith(f"30% of the perturbed images changed {words}; the intervals of 1 ")
+
+
 def test_who_is_left_out_of_the_overlaps_is_said():
     rows = [line("a", 0.5, 0.4, 0.6), line("b", 0.5, 0.4, 0.6), line("c", 0.3, 0.2, 0.45), line("e", 0.2, 0.1, 0.3)]
     text = "30% of the perturbed images changed their predicted class; "

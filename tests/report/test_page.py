@@ -236,6 +236,6 @@ def noisy_gallery(table):
     cams = table["cam"].unique().sort().to_list()
     values = np.random.default_rng(1).random((len(cams), 7, 7)).astype("<f2").tobytes()
     return pl.concat([clean, variants]).with_columns(
-        predicted=1, confidence=0.5, photo=pl.lit(sink.getvalue()), outlines=pl.lit(None, pl.Binary),
-        cams=pl.lit(",".join(cams)), height=7, width=7, maps=pl.lit(values),
+        predicted=1, confidence=0.5, value=pl.lit(None, pl.Float32), photo=pl.lit(sink.getvalue()),
+        outlines=pl.lit(None, pl.Binary), cams=pl.lit(",".join(cams)), height=7, width=7, maps=pl.lit(values),
     )  # fmt: skip

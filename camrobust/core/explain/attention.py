@@ -21,6 +21,7 @@ from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import Evidence
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.layout import Layout, tensor_in
+from camrobust.core.explain.readout import Readout
 
 FUSED = (functional.scaled_dot_product_attention, torch._C._nn.scaled_dot_product_attention)  # noqa: SLF001 - the name under which modules reach it
 UNSUPPORTED = ("bias_k", "bias_v", "key_padding_mask", "attn_mask", "q_proj_weight", "static_k", "static_v")
@@ -203,14 +204,15 @@ def token_classifier(evidence: Evidence, method: str) -> Callable[[Tensor], Tens
         UserError: the model does not end in a linear layer.
     """
     parts = list(evidence.network.module.modules())
-    heads = [part for part in parts if isinstance(part, nn.Linear) and len(part.weight) == evidence.logits.shape[1]]
+    readout = evidence.network.readout
+    outputs = readout.outputs_of(evidence.logits).shape[1]
+    heads = [part for part in parts if isinstance(part, nn.Linear) and len(part.weight) == outputs]
     if not heads:
         raise UserError(f"{method}: the model must end in a linear layer with one output per class; choose agcam")
     width = heads[-1].weight.shape[1]
     norms = [part for part in parts if isinstance(part, nn.LayerNorm) and part.normalized_shape == (width,)]
-    return partial(_classify, norms[-1] if norms else nn.Identity(), heads[-1])
+    return partial(_classify, norms[-1] if norms else nn.Identity(), heads[-1], readout)
 
 
-def _classify(norm: nn.Module, head: nn.Module, tokens: Tensor) -> Tensor:
-    logits: Tensor = head(norm(tokens.mean(dim=1)))
-    return logits.float()
+def _classify(norm: nn.Module, head: nn.Module, readout: Readout, tokens: Tensor) -> Tensor:
+    return readout.scores(head(norm(tokens.mean(dim=1)))).float()

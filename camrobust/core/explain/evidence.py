@@ -12,9 +12,9 @@ from camrobust.core.draws import Draws
 from camrobust.core.explain.components import components
 from camrobust.core.explain.hooks import replaced_output
 from camrobust.core.explain.layout import with_tensor
-from camrobust.core.explain.network import Network, logits_of
+from camrobust.core.explain.network import Network
+from camrobust.core.explain.readout import own
 from camrobust.core.explain.shared_pass import Choose as Choose
-from camrobust.core.explain.shared_pass import predicted as predicted
 from camrobust.core.explain.shared_pass import run_with_gradient
 from camrobust.core.explain.tail import PooledHead
 from camrobust.core.precision import arithmetic
@@ -30,7 +30,7 @@ class Evidence:
     Attributes:
         activations: A, (B, C, h, w) float32.
         gradients: g = ∂y_c/∂A, (B, C, h, w) float32, y the logits.
-        logits: y, (B, n) float32.
+        logits: y, (B, n) float32, the scores of the classes; of a network with one logit z, -z and z (`readout`).
         targets: c, the explained class of each image, (B,) int64.
         network: the model and its target layer.
         images: (B, 3, H, W), normalised.
@@ -118,7 +118,7 @@ class Evidence:
     def explained_logit(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """The explained class's entry (N,) of logits (N, n); `rows` (N,) is the image of each, by default 0 … B-1."""
         targets = self.targets if rows is None else self.targets[rows]
-        return logits.gather(1, targets[:, None])[:, 0]
+        return own(logits, targets)
 
     @cached_property
     def _context(self) -> tuple[object, ...]:
@@ -141,9 +141,9 @@ class Evidence:
         network, outputs = self.network, outputs.to(self.outputs.dtype).clone()
         with arithmetic(network.precision, outputs.device):
             if network.tail is not None:
-                return logits_of(network.tail(outputs, self._context, rows, len(self.images))).float()
+                return network.scores(network.tail(outputs, self._context, rows, len(self.images))).float()
             with replaced_output(network.layer, lambda output: with_tensor(output, outputs)):
-                return logits_of(network.module(self.images[rows])).float()
+                return network.scores(network.module(self.images[rows])).float()
 
     def logits_of_activations(self, activations: Tensor, rows: Tensor) -> Tensor:
         """Logits (N, n) float32 for other activations (N, C, h, w); `rows` as in `logits_of_outputs`."""
@@ -153,7 +153,7 @@ class Evidence:
 def collect(
     network: Network,
     images: Tensor,
-    choose: Choose = predicted,
+    choose: Choose | None = None,
     draws: Draws | None = None,
     *,
     graph: bool = False,
@@ -163,7 +163,7 @@ def collect(
     Args:
         network: the model and its target layer.
         images: (B, 3, H, W), normalised, on the model's device.
-        choose: logits (B, n) to the explained classes (B,).
+        choose: logits (B, n) to the explained classes (B,); None for those that the network predicts.
         draws: B random streams, for methods that draw.
         graph: keep the graph back to the images, which must require a gradient, for a second derivative.
 
@@ -175,7 +175,9 @@ def collect(
     """
     # The backward pass is in full precision; the layers' own precision is set in the forward pass.
     with arithmetic("fp32", images.device):
-        outputs, gradients, logits, targets = run_with_gradient(network, images, choose, graph=graph)
+        outputs, gradients, logits, targets = run_with_gradient(
+            network, images, choose or network.readout.predicted, graph=graph
+        )
     return Evidence(
         activations=network.layout.to_map(outputs).float(),
         gradients=network.layout.to_map(gradients),

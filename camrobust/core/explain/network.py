@@ -3,33 +3,57 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.layout import FEATURE_MAP, Layout
+from camrobust.core.explain.readout import SOFTMAX, Readout
 from camrobust.core.explain.tail import FirstAffine, PooledHead, Tail
 from camrobust.core.precision import arithmetic
 
+BOXES = ("boxes", "pred_boxes")
+MASKS = ("out", "masks", "pred_masks", "masks_queries_logits")
+"""What the outputs of networks for detection and segmentation hold, in torchvision and transformers."""
+
 
 def logits_of(output: object) -> Tensor:
-    """The logits (B, n) inside the output of a classifier.
+    """The logits (B, m) inside the output of a classifier.
 
     The output may be a tensor, a tuple that begins with one (Inception), an object with `.logits` (Hugging Face) or a
-    mapping with the key `logits`.
+    mapping with the key `logits`. One logit for each image may come as (B,), or for a single image as ().
 
     Raises:
-        UserError: the output holds no logits of that shape.
+        UserError: the output holds no logits of that shape, but maybe boxes, masks or scores of positions.
     """
     if isinstance(output, (tuple, list)) and output and not hasattr(output, "logits"):
         output = output[0]
-    if isinstance(output, Mapping) and not hasattr(output, "logits"):
-        output = output.get("logits", output)
-    logits = getattr(output, "logits", output)
+    found = output.get("logits", output) if isinstance(output, Mapping) else output
+    logits = getattr(output, "logits", found)
+    if isinstance(logits, Tensor) and logits.ndim < 2:
+        logits = logits.reshape(-1, 1)
+    task = _other_task(output, logits)
+    if task:
+        raise UserError(
+            f"model: it puts out {task}, and only networks with one row of logits for each image can be measured; wrap "
+            "it in a module that makes such a row of them"
+        )
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"model: its output must be logits of shape (images, classes), got {shape}; wrap the model")
     return logits
+
+
+def _other_task(output: Any, logits: object) -> str:
+    """What a network for detection or segmentation puts out, in words; "" for another one."""
+    held = output if isinstance(output, Mapping) else getattr(output, "__dict__", ())
+    if not isinstance(output, Tensor) and any(name in held for name in BOXES):
+        return "boxes, as for detection"
+    if not isinstance(logits, Tensor):
+        return "masks, as for segmentation" if any(name in held for name in MASKS) else ""
+    positions = logits.ndim == 4 and logits.shape[2] * logits.shape[3] > 1
+    return f"scores for every position {tuple(logits.shape)}, as for segmentation" if positions else ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class Network:
         precision: number format in which the layers compute.
         prefix: the compiled part up to the target layer (see `compiled`), from images to the layer's output and the
             tail's context; None to run the module itself.
-        outputs: what the module puts out, "logits", "probabilities" or "sigmoids"; all are called logits elsewhere.
+        readout: what the module's outputs mean.
     """
 
     module: nn.Module
@@ -60,16 +84,16 @@ class Network:
     first_affine: FirstAffine | None = None
     precision: str = "fp32"
     prefix: Callable[[Tensor], tuple[object, ...]] | None = None
-    outputs: str = "logits"
+    readout: Readout = SOFTMAX
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The probabilities of the classes, (B, n), for what the module put out: a softmax, unless it holds one."""
-        return logits if self.outputs == "probabilities" else logits.softmax(dim=1)
+    def scores(self, output: object) -> Tensor:
+        """The scores (B, n) of the classes for what the module put out; called logits elsewhere, see `readout`."""
+        return self.readout.scores(logits_of(output))
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, n) float32 of normalised images (B, 3, H, W)."""
         with arithmetic(self.precision, images.device):
-            return logits_of(self.module(images)).float()
+            return self.scores(self.module(images)).float()
 
 
 @contextmanager

@@ -14,16 +14,11 @@ from torch import Tensor
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.hooks import replaced_output
 from camrobust.core.explain.layout import tensor_in, with_tensor
-from camrobust.core.explain.network import Network, logits_of
+from camrobust.core.explain.network import Network
 from camrobust.core.precision import GRADIENT_SCALE, arithmetic
 
 Choose = Callable[[Tensor], Tensor]
 """A function from logits (B, n) to the explained class of each image (B,)."""
-
-
-def predicted(logits: Tensor) -> Tensor:
-    """The class with the highest logit, (B, n) to (B,)."""
-    return logits.argmax(dim=1)
 
 
 def run_with_gradient(
@@ -82,7 +77,7 @@ def _forward(network: Network, images: Tensor, *, graph: bool) -> tuple[Tensor, 
         return with_tensor(output, leaf.clone())
 
     with replaced_output(network.layer, by_leaf) as calls:
-        logits = logits_of(network.module(images))
+        logits = network.scores(network.module(images))
     if len(calls) != 1:
         raise UserError(
             f"target_layer: '{name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
@@ -98,4 +93,4 @@ def _forward_in_parts(network: Network, images: Tensor) -> tuple[Tensor, Tensor]
     with torch.no_grad():
         output, *context = network.prefix(images)
     leaf = cast(Tensor, output).detach().requires_grad_()
-    return leaf, logits_of(network.tail.behind(leaf.clone(), *context))
+    return leaf, network.scores(network.tail.behind(leaf.clone(), *context))

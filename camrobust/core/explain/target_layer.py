@@ -26,9 +26,10 @@ from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import Evidence, collect
 from camrobust.core.explain.layer_runs import LayerRun, class_heads, gradients, layer_runs, layouts_by_name, scores
 from camrobust.core.explain.layout import Layout
-from camrobust.core.explain.network import Network, frozen, logits_of
+from camrobust.core.explain.network import Network, frozen
 from camrobust.core.explain.place import carries_gradient, is_projection
 from camrobust.core.explain.positions import layout_by_patches
+from camrobust.core.explain.readout import SOFTMAX, Readout
 from camrobust.core.explain.tail import PooledHead, Tail, cut_tail, nearly_equal, split_at_first_affine
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
@@ -36,13 +37,16 @@ PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Adapt
 """Layers that only pool or pass their input on; others that return their input itself are seen to do so."""
 
 
-def build_network(module: nn.Module, sample: Tensor, target_layer: str | None = None) -> Network:
+def build_network(
+    module: nn.Module, sample: Tensor, target_layer: str | None = None, readout: Readout = SOFTMAX
+) -> Network:
     """The model with its target layer, and with the shortcuts that apply to the part behind that layer.
 
     Args:
         module: a frozen classifier in evaluation mode.
         sample: (B, 3, H, W), normalised images for trial passes.
         target_layer: dotted name of a submodule; None lets `discover` choose.
+        readout: what the outputs mean.
 
     Raises:
         UserError: the layer does not exist, does not run, or its output has no positions or only one.
@@ -54,7 +58,7 @@ def build_network(module: nn.Module, sample: Tensor, target_layer: str | None = 
     name, layout = (
         discover(module, sample) if target_layer is None else (target_layer, _checked(module, sample, target_layer))
     )
-    network = Network(module, layers[name], name, layout)
+    network = Network(module, layers[name], name, layout, readout=readout)
     with frozen(module):
         evidence = collect(network, sample)
         tail = _tail(evidence)
@@ -62,7 +66,7 @@ def build_network(module: nn.Module, sample: Tensor, target_layer: str | None = 
         head = pooled_head(evidence)
         first_affine = None
         if tail is not None and head is None and layout.order == "map":
-            first_affine = split_at_first_affine(tail, evidence.activations, logits_of)
+            first_affine = split_at_first_affine(tail, evidence.activations, network.scores)
         return replace(network, head=head, first_affine=first_affine)
 
 
@@ -170,7 +174,7 @@ def _tail(evidence: Evidence) -> Tail | None:
         # A traced module prints the traceback of what fails inside it.
         with torch.no_grad(), redirect_stderr(StringIO()):
             context = tail.context(evidence.images)
-            again = logits_of(tail(evidence.outputs[rows], context, rows, B))
+            again = network.scores(tail(evidence.outputs[rows], context, rows, B))
     except Exception:  # noqa: BLE001 - a tracer runs the user's code: whatever it raises means "cannot be cut"
         return None
     return tail if nearly_equal(again, evidence.logits[rows]) else None
@@ -186,9 +190,11 @@ def pooled_head(evidence: Evidence) -> PooledHead | None:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         logits = evidence.logits_of_activations(noise, torch.arange(len(noise), device=device))
+    readout = evidence.network.readout
+    outputs = readout.outputs_of(logits)
     for head in [part for part in evidence.network.module.modules() if isinstance(part, nn.Linear)]:
-        if head.weight.shape == (logits.shape[1], noise.shape[1]) and bool(head.weight.any()):
-            bias = torch.zeros_like(logits[0]) if head.bias is None else head.bias
-            if nearly_equal(noise.mean(dim=(2, 3)) @ head.weight.T + bias, logits):
-                return PooledHead(head.weight, bias)
+        if head.weight.shape == (outputs.shape[1], noise.shape[1]) and bool(head.weight.any()):
+            bias = torch.zeros_like(outputs[0]) if head.bias is None else head.bias
+            if nearly_equal(noise.mean(dim=(2, 3)) @ head.weight.T + bias, outputs):
+                return PooledHead(readout.scores(head.weight.T).T, readout.scores(bias[None])[0])
     return None

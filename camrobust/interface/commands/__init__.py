@@ -132,6 +132,7 @@ COMMANDS = {
             argument("--resize", "shorter side after resizing, px", type=int, default=RESIZE),
             argument("--crop", "side of the centre crop, px", type=int, default=CROP),
             argument("--classes", "class names: imagenet, or a text file with one name per line"),
+            argument("--head", "how outputs are read: binary, multilabel, value:tolerance=T; default: by number"),
             several("--cam", "CAMs to draw, see `camrobust list cams`", required=True, metavar="CAM"),
             several("--perturb", "perturbations to apply, one column each", metavar="NAME:LEVEL"),
             argument("--output", "picture to write", default="explain.png"),

@@ -21,7 +21,7 @@ def explain(given: Given) -> int:
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
-        classes=given.classes, cams=given.cam, perturbations=given.perturb, say=say,
+        classes=given.classes, head=given.head, cams=given.cam, perturbations=given.perturb, say=say,
     )  # fmt: skip
     sys.stdout.write(f"{harmless(given.output)}\n")
     return 0

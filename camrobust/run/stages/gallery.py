@@ -35,6 +35,7 @@ def map_rows(
     chosen = np.unique(np.linspace(1, len(variants), min(GALLERY_VARIANTS, len(variants))).round().astype(int))
     # Maps are drawn in [0, 1], which half precision holds whatever their magnitude.
     maps = min_max(explained.maps, (-2, -1)).cpu().numpy().astype("<f2")
+    has_classes = model.network.readout.has_classes
     rows = []
     for place in (0, *chosen.tolist()):
         variant = variants[place - 1] if place else None
@@ -47,8 +48,9 @@ def map_rows(
                 "severity": variant.severity if variant else None,
                 "strength": variant.strength if variant else "",
                 "replicate": variant.replicate if variant else 0,
-                "predicted": int(explained.predictions[place]),
-                "confidence": float(explained.confidences[place]),
+                "predicted": int(explained.predictions[place]) if has_classes else None,
+                "confidence": float(explained.confidences[place]) if has_classes else None,
+                "value": None if has_classes else float(explained.values[place]),
                 "photo": _jpeg(explained.pixels[place].numpy()),
                 "outlines": _outlines(sample.segments.numpy()) if first and not place else None,
                 "cams": ",".join(cams),

@@ -41,7 +41,7 @@ def _split_scores(evidence: Evidence, first: FirstAffine) -> Tensor:
     scores = []
     for channels in torch.arange(C, device=A.device).split(step):
         changes = torch.einsum("ocs,bcs->bco", weight[:, channels], lost.reshape(B, C, -1)[:, channels])
-        logits = logits_of(first.after((sums[:, None] - changes).flatten(0, 1)))
+        logits = evidence.network.scores(first.after((sums[:, None] - changes).flatten(0, 1)))
         rows = torch.arange(B, device=A.device).repeat_interleave(len(channels))
         scores.append(evidence.explained_logit(logits, rows).reshape(B, -1))
     return torch.cat(scores, dim=1)
@@ -83,7 +83,7 @@ def ablationcam(evidence: Evidence) -> Tensor:
 
 @cam("recipro-cam", needs="tail", source="Byun & Lee, arXiv 2209.14074", year=2022)
 def recipro_cam(evidence: Evidence) -> Tensor:
-    """Recipro-CAM: for every position, the softmax probability of c when only that position of A is kept.
+    """Recipro-CAM: for every position, the probability of c (or its value) when only that position of A is kept.
 
     The position and its eight neighbours are multiplied by a Gaussian (1/4 at the position, 1/8 beside it, 1/16 at the
     corners); all other positions are 0. The tail is re-run once per position.
@@ -101,5 +101,5 @@ def recipro_cam(evidence: Evidence) -> Tensor:
     probabilities = []
     for row, place in evidence.reruns(h * w):
         logits = evidence.logits_of_activations(evidence.activations[row] * masks[place][:, None], row)
-        probabilities.append(evidence.explained_logit(evidence.network.probabilities(logits), row))
+        probabilities.append(evidence.explained_logit(evidence.network.readout.probabilities(logits), row))
     return torch.cat(probabilities).reshape(B, h, w)

@@ -18,7 +18,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.registry import unknown
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
-from camrobust.core.explain.evidence import Choose, collect, predicted
+from camrobust.core.explain.evidence import Choose, collect
 from camrobust.core.perturb.attacks.on_prediction import (
     LEVELS,
     Ball,
@@ -121,20 +121,21 @@ def _climbed(
     victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws, cam: str, moved_by: Objective
 ) -> Tensor:
     """Images in [0, 1] at 256 levels: per image, the iterate that kept the class and moved the map furthest."""
-    clean, logits = _map(victim, ball.clean, predicted, cam)
-    classes = predicted(logits)
+    readout = victim.network.readout
+    clean, clean_logits = _map(victim, ball.clean, readout.predicted, cam)
+    classes = readout.predicted(clean_logits)
     best, far = ball.clean, moved_by(clean, clean)
     at, last = ball.start(draws), int(steps.max())
     for number in range(last + 1):
         point = ball.on_grid(at).requires_grad_()
         maps, logits = _map(victim, point, lambda _: classes, cam)
-        distance, kept = moved_by(maps, clean), predicted(logits) == classes
+        distance, kept = moved_by(maps, clean), readout.kept(logits, clean_logits, classes)
         better = kept & (distance > far) & (number <= steps)
         far = torch.where(better, distance.detach(), far)
         best = torch.where(column(better), point.detach(), best)
         if number < last:
             # If the class is lost, climb back to it.
-            climb = torch.where(kept, distance, _margin(logits, classes))
+            climb = torch.where(kept, distance, readout.margin(logits, clean_logits, classes))
             (gradient,) = torch.autograd.grad(climb.sum(), point)
             at = ball.step(at, gradient, column(step))
     return best / LEVELS
@@ -174,6 +175,7 @@ def minimal_eps(
     if not 1 <= most <= LEVELS or steps < 1 or most != int(most) or steps != int(steps):
         raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got {most} and {steps}")
     _check_climb(cam, objective)
+    predicted = victim.network.readout.predicted
     clean, logits = _map(victim, (images * LEVELS).round(), predicted, cam)
     classes, count = predicted(logits), torch.full((len(images),), float(steps), device=images.device)
 
@@ -193,12 +195,6 @@ def minimal_eps(
         good = succeeds(middle)
         works, fails = torch.where(good, middle, works), torch.where(good, fails, torch.maximum(fails, middle))
     return [int(radius) if radius <= most else None for radius in works.tolist()]
-
-
-def _margin(logits: Tensor, classes: Tensor) -> Tensor:
-    """The logit of a class minus the best other logit, (B,)."""
-    own = torch.zeros_like(logits, dtype=torch.bool).scatter(1, classes[:, None], value=True)
-    return logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
 
 
 def _map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,9 @@ from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
-from camrobust.core.explain.evidence import predicted
 from camrobust.core.explain.network import Network
 from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
@@ -129,17 +127,23 @@ def logits_at(victim: Victim, levels: Tensor) -> Tensor:
     return victim.network.logits(victim.normalise(levels / LEVELS))
 
 
-def cross_entropy_gradient(victim: Victim, classes: Tensor, *, targeted: bool = False) -> Direction:
-    """Direction away from the classes (B,), or towards them if targeted: ± the gradient of the cross-entropy."""
+def gradient_of(victim: Victim, loss: Callable[[Tensor], Tensor]) -> Direction:
+    """The direction in which a loss, summed over images, grows; it takes logits (B, n)."""
 
     def direction(levels: Tensor) -> Tensor:
         with torch.enable_grad(), repeatable(levels.device):
             leaf = levels.detach().requires_grad_()
-            loss = cross_entropy(logits_at(victim, leaf), classes, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, leaf)
-        return -gradient if targeted else gradient
+            (gradient,) = torch.autograd.grad(loss(logits_at(victim, leaf)), leaf)
+        return gradient
 
     return direction
+
+
+def away_from(victim: Victim, clean: Tensor) -> Direction:
+    """Direction away from the decision of clean logits (B, n): for a softmax, the gradient of the cross-entropy."""
+    readout = victim.network.readout
+    explained = readout.predicted(clean)
+    return gradient_of(victim, lambda logits: readout.loss(logits, clean, explained))
 
 
 def ball_around(images: Tensor, radius: Tensor, norm: float = inf) -> Ball:
@@ -164,9 +168,8 @@ def _ascended(ball: Ball, direction: Direction, steps: Tensor, step: Tensor, dra
 
 
 def _from_prediction(victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws | None = None) -> Tensor:
-    """Images after an ascent away from the class predicted on the clean image."""
-    away = cross_entropy_gradient(victim, predicted(clean_logits(victim, ball)))
-    return _ascended(ball, away, steps, step, draws)
+    """Images after an ascent away from the decision on the clean image."""
+    return _ascended(ball, away_from(victim, clean_logits(victim, ball)), steps, step, draws)
 
 
 def _ten_steps(radius: float) -> tuple[float, float, float]:
@@ -232,5 +235,5 @@ def pgd_targeted(
             "choose a class of the model"
         )
     classes = torch.where(target == LEAST_LIKELY, logits.argmin(dim=1), target.long())
-    towards = cross_entropy_gradient(victim, classes, targeted=True)
+    towards = gradient_of(victim, lambda logits: victim.network.readout.towards(logits, classes))
     return _ascended(ball, towards, steps, step, draws)
