@@ -55,6 +55,15 @@ def shared_data():
     return SHARED / "data"
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """SS-CAM, IS-CAM and Opti-CAM with few samples and steps, for tests that run every method."""
+    from camrobust.core.explain.cams import masked, optimised
+
+    monkeypatch.setattr(masked, "SAMPLES", 2)
+    monkeypatch.setattr(optimised, "STEPS", 3)
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

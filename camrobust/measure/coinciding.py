@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from camrobust.core.draws import Draws
-from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.cams import CAMS, COSTLY
 from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.scaling import min_max
 from camrobust.measure.model import Model
@@ -16,8 +16,8 @@ from camrobust.measure.model import Model
 def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str = "fp32") -> dict[str, str]:
     """Which CAMs give the same map for this model and layer, found by trying.
 
-    Methods that take hundreds of passes are left out: Score-CAM always, Ablation-CAM and Recipro-CAM where the layers
-    behind the target layer have no closed form.
+    Methods that take hundreds of passes are left out: Score-CAM, its variants and Opti-CAM always, Ablation-CAM and
+    Recipro-CAM where the layers behind the target layer have no closed form.
 
     Args:
         model: the classifier.
@@ -29,7 +29,7 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str
         The name of a CAM to the name of the first CAM before it in the list that equals it on every image (min-max
         scaled maps within 1e-5).
     """
-    costly = ("many passes",) if model.network.head is not None else ("many passes", "tail")
+    costly = COSTLY if model.network.head is not None else (*COSTLY, "tail")
     cams = [name for name in cams if CAMS[name].cost not in costly]
     if not cams:
         return {}

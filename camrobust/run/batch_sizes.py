@@ -10,7 +10,7 @@ BLOCK_BYTES = 128 * 2**20
 PASSES_PER_BLOCK = {"cpu": 768, "cuda": 32_768}
 """Most passes that a block needs: about a minute of work, which is lost when its worker is. For the largest networks on
 a core it is half an hour, and a run may stand still for 40 minutes (`cluster.image_timeout_s`)."""
-PASSES_OF_CAM = {"shared": 0, "tail": 4, "passes": 4, "many passes": 512}
+PASSES_OF_CAM = {"shared": 0, "tail": 4, "passes": 4, "many passes": 512, "thousands of passes": 5120}
 """About how many passes a CAM adds for each variant, by its cost."""
 BLOCKS_PER_EXPLAINER = 8
 """A run has at least so many blocks per Explain worker, if it has the images: no worker waits long for the last one."""

@@ -12,7 +12,7 @@ from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
-from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.cams import CAMS, COSTLY
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
@@ -163,7 +163,7 @@ def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_
         bytes_per_image: what the layers of the largest model put out for one image; 0 where that is unknown.
     """
     asked = config.cluster.batch
-    costly = any(CAMS[name].cost == "many passes" for name in config.cams)
+    costly = any(CAMS[name].cost in COSTLY for name in config.cams)
     return {
         device: pass_size(1 + len(parts[0]), device, bytes_per_image, costly=costly) if asked == "auto" else asked
         for device in ("cpu", "cuda")

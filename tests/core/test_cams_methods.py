@@ -172,6 +172,36 @@ def test_finercam(case):
         agree(ours, reference.finercam(A, lambda j, one=one, A=A: case.gradient(one, A, j), logits, case.targets[one]))
 
 
+def test_diffgradcam(case):
+    for one, ours in enumerate(case.maps("diffgradcam")):
+        A, _ = case.arrays(one)
+        count = len(case.logits(one))
+        wanted = reference.diffgradcam(A, lambda j, one=one, A=A: case.gradient(one, A, j), count, case.targets[one])
+        agree(ours, wanted)
+
+
+def test_what_is_added_to_all_logits_moves_gradcam_but_not_diffgradcam():
+    """Passive fooling: the probabilities stay, Grad-CAM shows what the training wants."""
+
+    class Fooling(Dense):
+        def forward(self, images):
+            features = self.body(self.stem(images).relu())
+            return self.head(self.relu(features)) + 50 * features[:, :, :2].mean(dim=(1, 2, 3))[:, None]
+
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    maps = {}
+    for module in (Dense(), Fooling()):
+        network = build_network(seeded(module).eval(), images, "body")
+        with frozen(module):
+            evidence = collect(network, images)
+            both = explain(evidence, [CAMS[name].function for name in ("gradcam", "diffgradcam")])
+            maps[type(module)] = both, evidence.logits.softmax(dim=1)
+    (honest, chances), (fooled, same_chances) = maps.values()
+    torch.testing.assert_close(chances, same_chances, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(honest[:, 1], fooled[:, 1], rtol=1e-3, atol=1e-4)
+    assert (honest[:, 0] - fooled[:, 0]).abs().max() > 0.1 * honest[:, 0].abs().max()
+
+
 @on(*sorted(KINDS.keys() - {"tokens"}))  # the loop varies only positions, not the class token
 def test_shapleycam(case):
     for one, ours in enumerate(case.maps("shapleycam")):
@@ -407,7 +437,7 @@ def test_attention_methods_refuse_what_has_none(name):
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 3])
-def test_tokens_are_read_without_a_reshape(prefix):
+def test_tokens_are_read_without_a_reshape(prefix, brief):
     module = seeded(Tokens(prefix)).eval()
     images = torch.randn(3, 3, 32, 32)
     network = build_network(module, images)
@@ -417,7 +447,7 @@ def test_tokens_are_read_without_a_reshape(prefix):
     assert named.layout.order == "tokens"
     with frozen(module):
         evidence = collect(named, images, draws=Draws.of(0, "", ["0", "1", "2"], "", "", 0))
-        names = [name for name in CAMS.names() if name != "cam"]
+        names = [name for name in CAMS.names() if name not in ("cam", "lift-cam", "winsor-cam")]
         maps = explain(evidence, [CAMS[name].function for name in names])
     assert maps.shape == (3, len(names), 4, 4)
     assert maps.isfinite().all()
@@ -431,10 +461,13 @@ def test_methods_are_listed_with_needs_and_costs():
     assert sorted(rows) == CAMS.names()
     assert all(row["needs"] in NEEDS and row["cost"] in COSTS for row in rows.values())
     assert rows["scorecam"]["cost"] == "many passes"
-    assert {name for name, row in rows.items() if row["cost"] != NEEDS[row["needs"]][1]} == {"finercam", "shapleycam"}
+    assert {name: row["cost"] for name, row in rows.items() if row["cost"] != NEEDS[row["needs"]][1]} == {
+        **dict.fromkeys(("diffgradcam", "finercam", "lift-cam", "shapleycam"), "passes"),
+        **dict.fromkeys(("is-cam", "ss-cam"), "thousands of passes"),
+    }
     sentence = (
         "cam: 'x' must need one of activations, gradients, head, tail, masked inputs, passes, attention at a cost of "
-        "shared, tail, passes, many passes, got needs='luck', cost='None'"
+        "shared, tail, passes, many passes, thousands of passes, got needs='luck', cost='None'"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         cam("x", needs="luck", source="", year=2000)

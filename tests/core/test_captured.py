@@ -165,7 +165,7 @@ def test_nothing_in_the_static_methods_waits_for_the_device(kind):
     images = photos(3, side)
     network = build_network(seeded(build()).eval(), images)
     cams = [cam for cam in CAMS if is_static(cam, network) and (cam.needs != "head" or network.head is not None)]
-    closed = {"ablationcam", "finercam", "shapleycam", "cam"}
+    closed = {"ablationcam", "cam", "diffgradcam", "finercam", "lift-cam", "shapleycam"}
     shared = {"gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "gradcam-elementwise", "eigencam",
               "eigengradcam", "seg-eigencam", "kpca-cam", "fem", "eigencam-salient", "eigengradcam-salient",
               "kpca-cam-salient"}  # fmt: skip

@@ -133,7 +133,7 @@ def state(module):
     return hooks, flags, [part.training for part in module.modules()]
 
 
-def test_flags_modes_gradients_and_hooks_are_put_back():
+def test_flags_modes_gradients_and_hooks_are_put_back(brief):
     module = seeded(Pooled()).train()
     module.fc.weight.requires_grad_(False)
     module.features[0].eval()
@@ -152,7 +152,9 @@ def test_flags_modes_gradients_and_hooks_are_put_back():
     assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["agcam", "legrad", "attention-rollout", "fullgrad", "scorecam", "smoothgradcam++"])
+@pytest.mark.parametrize(
+    "name", ["agcam", "legrad", "attention-rollout", "fullgrad", "opti-cam", "refinecam", "scorecam", "smoothgradcam++"]
+)
 def test_hooks_are_gone_when_a_pass_of_a_method_fails(name):
     module = seeded(Tokens())
     net = build_network(module, torch.rand(2, 3, 32, 32))
@@ -179,7 +181,7 @@ def test_a_frozen_model_under_no_grad_still_has_gradients():
     assert not evidence.activations.requires_grad
 
 
-def test_input_is_left_unchanged_and_evidence_holds_no_graph():
+def test_input_is_left_unchanged_and_evidence_holds_no_graph(brief):
     net = MODELS["pooled"]()
     batch = images()
     kept = batch.clone()
@@ -228,7 +230,7 @@ def test_no_growth_of_a_gpus_memory_over_2000_batches():
     assert passes(200) == passes(2000)
 
 
-def test_no_memory_growth_of_methods_with_passes_of_their_own():
+def test_no_memory_growth_of_methods_with_passes_of_their_own(brief):
     tensors, size = growth(EVERY, 60)
     assert tensors <= 2
     assert size < 4 * 2**20

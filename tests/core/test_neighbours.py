@@ -27,6 +27,8 @@ KINDS = {
     "hybrid": (Hybrid, 64),
     "tokens": (Tokens, 32),
 }
+SLOW = {"ss-cam", "is-cam", "opti-cam"}
+"""Left out where images or channels are many; Score-CAM, whose masks they have, is not."""
 PASS = 12
 """Images of a pass."""
 
@@ -42,10 +44,10 @@ def maps_of(network, images, numbers, names):
     return explain(collect(network, images, draws=draws), [CAMS[name].function for name in names])
 
 
-def applicable(network, images):
+def applicable(network, images, without):
     """The methods that the network allows."""
     names = []
-    for name in CAMS.names():
+    for name in sorted({*CAMS.names()} - without):
         try:
             maps_of(network, images, range(len(images)), [name])
         except UserError:
@@ -56,15 +58,16 @@ def applicable(network, images):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_a_map_has_the_same_bits_at_any_place_and_among_any_images(kind, memory):
+def test_a_map_has_the_same_bits_at_any_place_and_among_any_images(kind, memory, brief):
     build, size = KINDS[kind]
     module = seeded(build()).eval()
     mine, others = photos(PASS, size, 4), photos(PASS, size, 5)
     mine, others = mine.contiguous(memory_format=memory), others.contiguous(memory_format=memory)
     network = build_network(module, mine[:2])
     with frozen(module):
-        names = applicable(network, mine[:2])
-        assert len(names) >= len(CAMS.names()) - 4
+        without = SLOW if kind in ("wide", "dense", "branching") else set()
+        names = applicable(network, mine[:2], without)
+        assert len(names) >= len(CAMS.names()) - len(without) - 5
         wanted = maps_of(network, mine, range(PASS), names)
         for turn in (1, 5):
             places = [(place + turn) % PASS for place in range(PASS)]

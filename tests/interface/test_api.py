@@ -100,7 +100,7 @@ def test_measures_that_were_not_asked_for_are_null():
         camrobust.evaluate(pooled(), images(1), similarities=["sim"])
 
 
-def test_explain_gives_maps_of_one_pass():
+def test_explain_gives_maps_of_one_pass(brief):
     model = pooled()
     maps = camrobust.explain(model, images(2), cams=EVERY)
     assert list(maps) == EVERY

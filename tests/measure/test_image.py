@@ -61,7 +61,7 @@ PLANS = [["gaussian_noise:1-5", "contrast:1-3"], ["contrast:2"], ["speckle_noise
 
 @pytest.mark.parametrize(("toy", "side", "batch"), [(Pooled, 64, 4), (Pooled, 64, 8), (Dense, 224, 5)])
 @pytest.mark.parametrize("explained_class", ["predicted", "clean"])
-def test_the_rows_of_an_image_do_not_depend_on_its_neighbours(toy, side, batch, explained_class):
+def test_the_rows_of_an_image_do_not_depend_on_its_neighbours(toy, side, batch, explained_class, brief):
     model, given = wrap(seeded(toy()), image_size=side), images(PLANS, side)
     cams = EVERY if toy is Pooled else ("gradcam", "layercam", "eigencam", "ablationcam", "random")
     settings = MeasureSettings(

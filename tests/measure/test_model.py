@@ -97,7 +97,13 @@ def test_methods_that_coincide_are_found_by_trying():
     assert coinciding(dense, more, pixels) == {"shapleycam": "gradcam"}
     curved = wrap(seeded(Smooth()))
     assert coinciding(curved, more, pixels) == {}
-    assert coinciding(curved, ["scorecam"], pixels) == {}
+    assert coinciding(curved, ["scorecam", "ss-cam", "is-cam", "opti-cam"], pixels) == {}
+    added = ["ablationcam", "gradcam", "gradcam++", "lift-cam", "diffgradcam", "refinecam", "winsor-cam"]
+    assert coinciding(closed, added, pixels) == {"lift-cam": "ablationcam"}
+    assert coinciding(curved, added, pixels) == {}
+    tokens = wrap(seeded(Tokens()), image_size=32)
+    with pytest.raises(UserError, match="lift-cam: behind"):
+        coinciding(tokens, ["lift-cam"], pixels[:, :, :32, :32])
     # Which of some refuse the model is told as before.
     with pytest.raises(UserError, match="cam: behind"):
         coinciding(dense, ["gradcam", "cam"], pixels)

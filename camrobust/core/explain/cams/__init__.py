@@ -7,9 +7,9 @@ registry without any other edit.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from camrobust.core.explain.cams.registry import CAMS, CLASSIC, COSTS, Cam, cam
+from camrobust.core.explain.cams.registry import CAMS, CLASSIC, COSTLY, COSTS, Cam, cam
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["CAMS", "CLASSIC", "COSTS", "Cam", "cam"]
+__all__ = ["CAMS", "CLASSIC", "COSTLY", "COSTS", "Cam", "cam"]

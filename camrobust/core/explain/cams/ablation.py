@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d
 from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import CHUNK_BYTES, Evidence
 from camrobust.core.explain.network import logits_of
-from camrobust.core.explain.tail import FirstAffine
+from camrobust.core.explain.tail import FirstAffine, PooledHead
 
 SPREAD = ((1 / 16, 1 / 8, 1 / 16), (1 / 8, 1 / 4, 1 / 8), (1 / 16, 1 / 8, 1 / 16))
 """The Gaussian of Recipro-CAM, 3×3 positions."""
@@ -72,13 +72,18 @@ def ablationcam(evidence: Evidence) -> Tensor:
         Desai & Ramaswamy 2020, WACV, equations 2 and 3.
     """
     if evidence.head is not None:
-        means = evidence.sums / evidence.activations[0, 0].numel()
-        drop = evidence.head.weight[evidence.targets].float() * means
+        drop = terms_of_logit(evidence, evidence.head)
     else:
         first = evidence.network.first_affine if evidence.network.precision == "fp32" else None
         scores = _rerun_scores(evidence) if first is None else _split_scores(evidence, first)
         drop = evidence.scores[:, None] - scores
     return drop / evidence.scores[:, None]
+
+
+def terms_of_logit(evidence: Evidence, head: PooledHead) -> Tensor:
+    """The terms fc_w[c, k]·mean_s(A_k), (B, C), that add up to the logit, but for its bias."""
+    means = evidence.sums / evidence.activations[0, 0].numel()
+    return head.weight[evidence.targets].float() * means
 
 
 @cam("recipro-cam", needs="tail", source="Byun & Lee, arXiv 2209.14074", year=2022)

@@ -21,6 +21,44 @@ def _all_rows(evidence: Evidence) -> Tensor:
     return torch.arange(len(evidence.images), device=evidence.images.device)
 
 
+def _contrast(evidence: Evidence, shares: Tensor) -> Tensor:
+    """mean_s of the gradient of a weighted sum of the logits, (B, C), for weights (B, n)."""
+    if evidence.head is not None:
+        return shares @ evidence.head.weight.float() / evidence.activations[0, 0].numel()
+    with torch.enable_grad():
+        outputs = evidence.outputs.clone().requires_grad_()
+        contrast = (evidence.logits_of_outputs(outputs, _all_rows(evidence)) * shares).sum()
+        (gradients,) = torch.autograd.grad(contrast, outputs)
+    return evidence.network.layout.to_map(gradients).float().mean(dim=(2, 3))
+
+
+@cam(
+    "diffgradcam",
+    needs="gradients",
+    cost="passes",
+    closed_form=True,
+    returns="weights",
+    source="Piland et al., arXiv 2506.08514",
+    year=2025,
+)
+def diffgradcam(evidence: Evidence) -> Tensor:
+    """DiffGradCAM: Grad-CAM of y_c - mean(y of all other classes).
+
+    What is added to all logits cancels: it changes no probability, but a network can be trained to hide in it what it
+    looks at. If the logits add up to a constant, the map is that of Grad-CAM. If the tail is global average pooling and
+    one linear layer, the gradient is known; otherwise the tail runs once more.
+
+    The authors published no code, and we could read only what they say of the method, not their equations. The mean is
+    our reading: it has both properties that they name, resistance to such training and Grad-CAM's map without it.
+
+    References:
+        Piland, Sweet & Czajka 2025, arXiv 2506.08514.
+    """
+    others = max(1, evidence.logits.shape[1] - 1)
+    shares = torch.full_like(evidence.logits, -1 / others).scatter(1, evidence.targets[:, None], 1.0)
+    return _contrast(evidence, shares)
+
+
 @cam(
     "finercam",
     needs="gradients",
@@ -44,13 +82,7 @@ def finercam(evidence: Evidence) -> Tensor:
     nearest = away.topk(count, dim=1, largest=False).indices
     shares = torch.zeros_like(evidence.logits).scatter(1, nearest, -ALPHA / max(1, count))
     shares = shares.scatter(1, evidence.targets[:, None], 1.0)
-    if evidence.head is not None:
-        return shares @ evidence.head.weight.float() / evidence.activations[0, 0].numel()
-    with torch.enable_grad():
-        outputs = evidence.outputs.clone().requires_grad_()
-        contrast = (evidence.logits_of_outputs(outputs, _all_rows(evidence)) * shares).sum()
-        (gradients,) = torch.autograd.grad(contrast, outputs)
-    return evidence.network.layout.to_map(gradients).float().mean(dim=(2, 3))
+    return _contrast(evidence, shares)
 
 
 @cam(

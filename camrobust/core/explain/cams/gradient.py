@@ -31,8 +31,12 @@ def gradcam_plus_plus(evidence: Evidence) -> Tensor:
     References:
         Chattopadhay et al. 2018, arXiv 1710.11063, equation 19 with the exponential score.
     """
-    gradients = evidence.positive_gradients
-    return ratio(gradients, (evidence.sums[:, :, None, None] * gradients).add_(2)).sum(dim=(2, 3))
+    return plus_plus_weights(evidence.sums, evidence.positive_gradients)
+
+
+def plus_plus_weights(sums: Tensor, gradients: Tensor) -> Tensor:
+    """The weights (B, C) of Grad-CAM++ for S (B, C) and ReLU(g) (B, C, h, w)."""
+    return ratio(gradients, (sums[:, :, None, None] * gradients).add_(2)).sum(dim=(2, 3))
 
 
 @cam("xgradcam", needs="gradients", returns="weights", source="Fu et al., arXiv 2008.02312", year=2020)

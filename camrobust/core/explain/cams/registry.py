@@ -11,8 +11,11 @@ COSTS = {
     "shared": "nothing beside the shared pass but small products",
     "tail": "re-runs of the layers behind the target layer, one per channel or position, unless a shortcut applies",
     "passes": "a few more forward and backward passes, only through the layers behind the target layer if possible",
-    "many passes": "one forward pass per channel",
+    "many passes": "hundreds of passes through the model, one per channel or per step of an optimisation",
+    "thousands of passes": "ten forward passes per channel",
 }
+COSTLY = ("many passes", "thousands of passes")
+"""Costs that are far above those of all else in a run."""
 NEEDS = {
     "activations": ("the target layer's output", "shared"),
     "gradients": ("also the gradient of the explained logit there", "shared"),

@@ -1,0 +1,122 @@
+"""RefineCAM and Winsor-CAM, compared with float64 loops and with grad-cam."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.cams.layers import _stages, winsorised
+from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.network import frozen, logits_of
+from camrobust.core.explain.target_layer import build_network
+from camrobust.core.scaling import min_max
+from tests.core.test_cams_methods import Case, agree
+from tests.reference import cams_of_layers as reference
+from tests.toys import seeded
+
+
+def outputs_and_gradients(case, one, names):
+    """A and g of some layers by float64 autograd; nothing writes into the copies that are kept."""
+    kept = []
+
+    def keep(_, __, output):
+        copied = output.clone()
+        copied.retain_grad()
+        kept.append(copied)
+        return copied.clone()
+
+    handles = [case.double.get_submodule(name).register_forward_hook(keep) for name in names]
+    image = case.images[one : one + 1].clone().requires_grad_()
+    logits_of(case.double(image))[0, case.targets[one]].backward()
+    for handle in handles:
+        handle.remove()
+    return [(value[0].detach().numpy(), value.grad[0].numpy()) for value in kept]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stages"),
+    [("pooled", ["features.1", "features"]), ("hybrid", ["features.1", "features"]), ("dense", ["stem", "relu"])],
+)
+def test_refinecam(kind, stages):
+    case = Case(kind)
+    assert [name for name, part in case.module.named_modules() if part in _stages(case.evidence)] == stages[:-1]
+    size = case.evidence.activations.shape[2:]
+    for one, ours in enumerate(case.maps("refinecam")):
+        pairs = outputs_and_gradients(case, one, stages)
+        agree(ours, reference.refinecam(pairs, tuple(case.images.shape[2:]), size), 1e-3)
+
+
+def test_refinecam_of_tokens_has_one_stage():
+    case = Case("tokens")
+    for one, ours in enumerate(case.maps("refinecam")):
+        wanted = reference.refinecam([case.arrays(one)], tuple(case.images.shape[2:]), (4, 4))
+        agree(ours, wanted, 1e-3)
+    assert _stages(case.evidence) == []
+
+
+@pytest.mark.parametrize("kind", ["pooled", "smooth", "separate", "dense"])
+def test_winsor_cam(kind):
+    case = Case(kind)
+    names = [name for name, part in case.module.named_modules() if isinstance(part, nn.Conv2d)]
+    for one, ours in enumerate(case.maps("winsor-cam")):
+        pairs = outputs_and_gradients(case, one, names)
+        agree(ours, reference.winsor_cam(pairs, case.evidence.activations.shape[2:]), 1e-3)
+
+
+def test_importances_are_winsorised():
+    found = winsorised(torch.tensor([[0.0, 1.0, 2.0, 3.0, 100.0], [0.0, 0.0, 7.0, 0.0, 0.0], [0.0] * 5]))
+    limit = np.percentile([1, 2, 3, 100], 90)
+    share = [0.1 + 0.9 * (value - 1) / (limit - 1) for value in (1, 2, 3, limit)]
+    torch.testing.assert_close(found, torch.tensor([[0, *share], [0, 0, 1, 0, 0], [0] * 5]).float())
+
+
+def test_winsor_cam_needs_two_convolutional_layers():
+    sentence = "winsor-cam: the model must have two or more convolutional layers, got 1; choose gradcam"
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        Case("tokens").maps("winsor-cam")
+
+
+def resnet(side=96):
+    from torchvision.models import resnet18
+
+    module = seeded(resnet18(num_classes=5), 3).eval()
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    network = build_network(module, images)
+    with frozen(module):
+        return module, images, collect(network, images)
+
+
+def test_grad_cams_refinecam_agrees_on_a_resnet():
+    """With the ε of its Grad-CAM++ put right. The stages are found."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorch_grad_cam import GradCAMPlusPlus, RefineCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    class Exact(GradCAMPlusPlus):
+        def get_cam_weights(self, _input, _layer, _targets, activations, grads):
+            rising = np.maximum(grads, 0).astype(np.float64)
+            return (rising / (2 + activations.sum(axis=(2, 3), keepdims=True) * rising)).sum(axis=(2, 3))
+
+    module, images, evidence = resnet()
+    with frozen(module):
+        assert _stages(evidence) == [module.layer1, module.layer2, module.layer3]
+        ours = explain(evidence, [CAMS["refinecam"].function])[:, 0]
+    layers = [module.layer1, module.layer2, module.layer3, module.layer4]
+    targets = [ClassifierOutputTarget(int(target)) for target in evidence.targets]
+    theirs = torch.as_tensor(RefineCAM(module, layers, base_method=Exact)(images, targets))
+    small = torch.nn.functional.adaptive_avg_pool2d(theirs, ours.shape[1:])
+    torch.testing.assert_close(min_max(ours, (1, 2)), min_max(small, (1, 2)), rtol=0, atol=1e-4)
+
+
+def test_both_look_at_other_layers_than_grad_cam_plus_plus():
+    module, _, evidence = resnet(64)
+    with frozen(module):
+        maps = explain(evidence, [CAMS[name].function for name in ("gradcam++", "refinecam", "winsor-cam")])
+    maps = min_max(maps, (2, 3))
+    assert (maps[:, 1] - maps[:, 0]).abs().max() > 0.01
+    assert (maps[:, 2] - maps[:, 1]).abs().max() > 0.01
