@@ -58,6 +58,8 @@ class Ledger:
         """The ticket of the batch in which an image was begun last, and its node."""
         self.batches: dict[str, list[Key]] = {}
         """By ticket, the batches in work, as far as we know."""
+        self.settled: set[str] = set()
+        """Tickets of batches whose end was not told in time."""
         self.deaths: dict[Key, int] = {}
         self.suspected: set[Key] = set()
         self.condemned: set[tuple[str, ...]] = set()
@@ -113,12 +115,22 @@ class Ledger:
     def end(self, message: Sequence[Any]) -> None:
         """Record that a worker has finished a batch; `message` holds the fields of an `Ended`."""
         ended = Ended(*message)
+        if ended.ticket in self.settled:
+            return
         for key in self.batches.pop(ended.ticket, ()):
             self.open.pop(key, None)
             if key[:4] not in self.condemned:
                 self.deaths.pop(key, None)
         self.ended[ended.stage] += ended.images
         self.busy_s[ended.stage] += ended.seconds
+
+    def settle(self) -> None:
+        """Count what is still open as done: every image is committed, and workers were stopped before they told it."""
+        for ticket, keys in self.batches.items():
+            self.ended[keys[0][0]] += len(keys)
+            self.settled.add(ticket)
+        self.batches.clear()
+        self.open.clear()
 
     def wait(self, message: Sequence[str]) -> None:
         """Record that a worker waits for a store: its address, and a line for the user."""

@@ -77,10 +77,13 @@ class Observer:
         return Progress(self.done, self.parts, self.failures, seconds, {**stages, "commit": commit})
 
     def settle(self) -> None:
-        """Wait until no worker is at work as far as the ledger knows; one that was killed may have told no end."""
+        """Wait for the last ends; a worker that Ray stopped before it told one has nevertheless done its batch."""
         end = time.monotonic() + SETTLE_S
         while any(stage.busy for stage in self.now().stages.values()) and time.monotonic() < end:
             time.sleep(SETTLE_LOOK_S)
+        if ray.is_initialized():
+            with suppress(RayError):
+                ray.get(self.ledger.settle.remote(), timeout=LOOK_TIMEOUT_S)
 
     def tell(self) -> None:
         """Report, and set Ray's metrics."""

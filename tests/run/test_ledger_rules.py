@@ -208,6 +208,17 @@ def test_workers_are_counted_and_not_images_and_steps_are_images(ledger):
     assert not any(key[3] in NAMES for key in ledger.open)
 
 
+def test_batches_whose_end_is_not_told_when_all_is_committed_count_once(ledger):
+    begin(ledger, "told", ["a", "b"])
+    begin(ledger, "stopped", ["c", "d", "e"])
+    ledger.end(Ended("told", "explain", 2, 1.0))
+    ledger.settle()
+    assert ledger.look()["explain"] == (5, 1.0, 0)
+    ledger.end(Ended("stopped", "explain", 3, 2.0))
+    assert ledger.look()["explain"] == (5, 1.0, 0)
+    assert begin(ledger, "next", ["c", "x"]) == Begun([])
+
+
 def test_what_workers_say_of_a_failing_store_is_read_once(ledger):
     ledger.wait(["s3://a", "store: s3://a answered SlowDown, for 60 s now; it is tried again"])
     ledger.wait(["s3://a", "store: s3://a answered SlowDown, for 120 s now; it is tried again"])
