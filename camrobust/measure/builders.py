@@ -6,11 +6,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import first_line, short, shown
+from camrobust.contract.quoting import first_line, short
 from camrobust.contract.registry import unknown
+from camrobust.measure.checkpoints import StateDict, fitting, reasons
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -141,34 +142,16 @@ def _some(keys: list[str]) -> str:
     return f"{first} and {len(keys) - 3} more" if len(keys) > 3 else first
 
 
-def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Why weights do not fill a module: each reason and the keys that it holds for."""
-    both = [(key, own[key], weights[key]) for key in own if key in weights]
-    return {
-        "missing:": [key for key in own if key not in weights and not key.endswith("num_batches_tracked")],
-        "not in the model:": [key for key in weights if key not in own],
-        "other shape:": [
-            f"{key} is {shown(tuple(given.shape))}, not {tuple(wanted.shape)}"
-            for key, wanted, given in both
-            if given.shape != wanted.shape
-        ],
-        "other type:": [
-            f"{key} is {given.dtype}, not {wanted.dtype}"
-            for key, wanted, given in both
-            if given.shape == wanted.shape and given.is_floating_point() != wanted.is_floating_point()
-        ],
-    }
-
-
-def fill(module: nn.Module, weights: dict[str, Tensor], spec: ModelSpec) -> None:
-    """Load the weights into the module.
+def fill(module: nn.Module, found: Mapping[str, StateDict], spec: ModelSpec) -> None:
+    """Load weights into the module: those of the state dicts found in a file that fit.
 
     Raises:
         UserError: naming those that do not fit or are not finite.
     """
-    misfits = _misfits(module.state_dict(), weights)
-    complaints = [f"{what} {_some(keys)}" for what, keys in misfits.items() if keys]
     where = f"model '{spec.name}': weights '{short(spec.weights)}'"
+    own = module.state_dict()
+    weights = fitting(own, found, where)
+    complaints = [f"{reason} {_some(keys)}" for reason, keys in reasons(own, weights).items()]
     if complaints:
         raise UserError(
             f"{where} do not fit {spec.builder} ({'; '.join(complaints)}); name the architecture they were trained with"

@@ -20,7 +20,7 @@ from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import arithmetic, fastest_layout
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
-from camrobust.measure.networks import filled
+from camrobust.measure.networks import filled, plain
 from camrobust.measure.trial_passes import REMARKS, readout_of, what_it_depends_on
 
 PROBES = 2
@@ -160,7 +160,8 @@ def wrap(
         )
     if device is None:
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    module = _plain(module).to(device).eval()
+    module = plain(module).to(device)
+    module.eval()  # a `train` that is overridden may return nothing
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     sample = _probe(image_size).to(device)
@@ -231,15 +232,6 @@ def bytes_per_image(model: Model, image_size: int) -> int:
     with hooked(leaves, count), torch.no_grad():
         model.network.module(_probe(image_size).to(model.device))
     return total // PROBES
-
-
-def _plain(module: nn.Module) -> nn.Module:
-    """The module inside torch.compile or DataParallel; its layers can be hooked."""
-    for name in ("module", "_orig_mod"):
-        inner = getattr(module, name, None)
-        if isinstance(inner, nn.Module) and (name == "_orig_mod" or isinstance(module, nn.DataParallel)):
-            return _plain(inner)
-    return module
 
 
 def _probe(image_size: int | tuple[int, int]) -> Tensor:

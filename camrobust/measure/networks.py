@@ -90,8 +90,17 @@ def filled(spec: ModelSpec, weights: bytes | None = None, seed: int = 0) -> tupl
             "the network in its builder"
         )
     if weights is not None:
-        fill(built.module, read_weights(weights, spec.weights or "weights"), spec)
+        fill(plain(built.module), read_weights(weights, spec.weights or "weights"), spec)
     return built, state_sha256(built.module)
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """The module inside torch.compile or DataParallel; its layers can be hooked."""
+    for name in ("module", "_orig_mod"):
+        inner = getattr(module, name, None)
+        if isinstance(inner, nn.Module) and (name == "_orig_mod" or isinstance(module, nn.DataParallel)):
+            return plain(inner)
+    return module
 
 
 def state_sha256(module: nn.Module) -> str:

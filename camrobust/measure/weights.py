@@ -8,14 +8,15 @@ tensors all lie inside it is loaded, and then takes about as much memory as it i
 
 import json
 from io import BytesIO
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
 import torch
-from torch import Tensor
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import first_line, short, shown
+from camrobust.contract.quoting import first_line, short
+from camrobust.measure.checkpoints import StateDict, state_dicts
 from camrobust.measure.pickle_reader import Reader, RefusedError, Steps
 
 MOST_BYTES = 8 * 2**30
@@ -24,13 +25,11 @@ MOST_HEADER_BYTES = 8 * 2**20
 """Largest .safetensors header: names and shapes of some ten thousand tensors."""
 MAGIC = 0x1950A86A20F9469CFC6C
 """First value in files that torch wrote before version 1.6, which introduced zip archives."""
-WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys under which trainers save a state dict beside other things."""
 REMEDY = "save a state dict as .safetensors, or as .pth with torch.save(model.state_dict(), …)"
 
 
-def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
-    """The tensors of a weights file; never runs code from it.
+def read_weights(content: bytes, name: str) -> dict[str, StateDict]:
+    """The state dicts of a weights file by the keys under which it holds them; never runs code from it.
 
     Args:
         content: of a .safetensors file, or of a .pth/.pt file as torch.save wrote it.
@@ -43,31 +42,14 @@ def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
         loaded = _safetensors(content) if name.endswith(".safetensors") else _pickled(content)
     except RefusedError as error:
         raise UserError(f"weights: '{short(name)}' cannot be read ({error}); {REMEDY}") from None
+    except UnpicklingError as error:  # torch's own sentence advises to switch its checks off
+        raise UserError(f"weights: '{short(name)}' cannot be read (it holds more than tensors); {REMEDY}") from error
     except EOFError as error:
         raise UserError(f"weights: '{short(name)}' cannot be read (it ends too soon); {REMEDY}") from error
     except Exception as error:  # the libraries may raise anything at unexpected bytes
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"weights: '{short(name)}' cannot be read ({reason}); {REMEDY}") from error
-    return _state_dict(loaded, short(name))
-
-
-def _state_dict(loaded: Any, name: str) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not loaded:
-        got = "an empty dict" if isinstance(loaded, dict) else type(loaded).__name__
-        raise UserError(f"weights: '{name}' must hold tensors by name, got {got}; save a state dict")
-    weights: dict[str, Tensor] = {}
-    for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            got = f"{type(value).__name__} under {shown(key)}"
-            raise UserError(f"weights: '{name}' must hold tensors by name, got {got}; save a state dict")
-        plain = key.removeprefix("module.")
-        if plain in weights:
-            raise UserError(f"weights: '{name}' holds '{short(plain)}' twice, with and without 'module.'; keep one")
-        weights[plain] = value
-    return weights
+    return state_dicts(loaded, short(name))
 
 
 def _safetensors(content: bytes) -> Any:

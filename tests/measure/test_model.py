@@ -70,20 +70,6 @@ def test_a_configuration_overrides_layer_and_normalisation():
     assert model.normalise(torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)).mean() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("form", ["plain", "wrapped", "parallel"])
-def test_state_dicts_as_people_save_them(form, tmp_path):
-    from io import BytesIO
-
-    state = pooled().state_dict()
-    state = {name: value + 1 for name, value in state.items()}
-    if form == "parallel":
-        state = {f"module.{name}": value for name, value in state.items()}
-    sink = BytesIO()
-    torch.save({"state_dict": state, "epoch": 3} if form == "wrapped" else state, sink)
-    model = load_model(ModelSpec("m", "tests.toys:pooled", "x.pth"), sink.getvalue())
-    assert torch.equal(model.network.module.fc.bias, pooled().fc.bias + 1)
-
-
 def test_methods_that_coincide_are_found_by_trying():
     pixels = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     cams = ["gradcam", "hirescam", "eigencam", "xgradcam", "layercam", "random"]
