@@ -116,6 +116,14 @@ class ModelConfig(StrictPart):
         except UserError as error:
             raise UserError(f"config: model '{info.data.get('name')}': {error}") from error
 
+    @field_validator("target_layer", mode="before")
+    @classmethod
+    def _one_layer(cls, value: Any) -> Any:
+        several = isinstance(value, (list, tuple))
+        if several:
+            raise ValueError("must be one layer, got a list; list the model once for each, under different names")
+        return value
+
     @field_validator("classes", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:

@@ -20,11 +20,19 @@ from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.evidence import explain as all_maps
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import segment
-from camrobust.interface.arguments import as_list, check_cams, check_evaluation, class_number, ready_model, true_class
+from camrobust.interface.arguments import (
+    TargetLayer,
+    as_list,
+    check_cams,
+    check_evaluation,
+    class_number,
+    per_image,
+    ready_model,
+    true_class,
+)
 from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
 from camrobust.interface.maps import Maps
-from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD
 from camrobust.measure.image import measure
 from camrobust.measure.model import Model
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
@@ -46,9 +54,9 @@ def evaluate(
     labels: Sequence[int | None] | None = None,
     seed: int = 0,
     *,
-    target_layer: str | None = None,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    target_layer: TargetLayer = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     head: str | None = None,
     resize: int = RESIZE,
     crop: int = CROP,
@@ -71,9 +79,9 @@ def evaluate(
         perturbations: as in a configuration.
         labels: true classes, one per image; None where unknown.
         seed: seed of every random draw.
-        target_layer: dotted name of a submodule, None to discover it.
-        mean: mean of the normalisation, for a module.
-        std: standard deviation of the normalisation, for a module.
+        target_layer: a submodule or its dotted name, None to discover it.
+        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",
             "multilabel:explained=2", "value:tolerance=0.5"; None for binary where there is one output, else softmax.
         resize: shorter side of files after resizing, px.
@@ -118,9 +126,9 @@ def evaluate(
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
     names, pixels = pixels_of(images, resize, crop, image_ids)
     check_once(names)
-    classes = [None] * len(names) if labels is None else list(labels)
-    if len(classes) != len(names):
-        raise ValueError(f"labels: must be one per image ({len(names)}), got {len(classes)}; pass None where unknown")
+    classes = [None] * len(names)
+    if labels is not None:
+        classes = per_image(labels, "labels", len(names), "pass None where unknown")
     tables = []
     with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
         truths = [true_class(label, ready) for label in classes]
@@ -143,11 +151,11 @@ def explain(
     model: nn.Module | str | Model,
     images: Photographs,
     cams: str | Sequence[str] = ("gradcam",),
-    target_layer: str | None = None,
+    target_layer: TargetLayer = None,
     *,
-    targets: Sequence[int] | None = None,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    targets: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     head: str | None = None,
     resize: int = RESIZE,
     crop: int = CROP,
@@ -160,10 +168,10 @@ def explain(
         model: a classifier or its name. A module's parameters and mode are restored afterwards.
         images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or as for `evaluate`.
         cams: names from `camrobust list cams`.
-        target_layer: dotted name of a submodule, None to discover it.
-        targets: the class (or label, or number of the value) to explain on each image, None for the predicted one.
-        mean: mean of the normalisation, for a module.
-        std: standard deviation of the normalisation, for a module.
+        target_layer: a submodule or its dotted name, None to discover it.
+        targets: the class (or label, or number of the value) to explain on each image, or one for all; None for the predicted one.
+        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",
             "multilabel:explained=2", "value:tolerance=0.5"; None for binary where there is one output, else softmax.
         resize: shorter side of files after resizing, px.
@@ -190,8 +198,9 @@ def explain(
     functions = [CAMS[name].function for name in cams]
     names, pixels = pixels_of(images, resize, crop, image_ids)
     images = images if isinstance(images, Tensor) else pixels
-    if targets is not None and len(targets) != len(images):
-        raise ValueError(f"targets: must be one class per image ({len(images)}), got {len(targets)}")
+    if targets is not None:
+        entries = [targets] * len(images) if isinstance(targets, int) or getattr(targets, "ndim", 1) == 0 else targets
+        targets = per_image(entries, "targets", len(images), "pass one number for all of them, or a list")
     with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         numbers = [class_number(target, "targets", ready.classes) for target in (() if targets is None else targets)]

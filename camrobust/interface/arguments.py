@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from math import isfinite
 from typing import Any
 from warnings import warn
 
@@ -11,41 +12,124 @@ from torch import nn
 
 from camrobust.contract.defaults import PRECISIONS
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import shown
 from camrobust.core.explain.network import frozen
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.model import Model, load_model, wrap
+from camrobust.measure.networks import plain, refuse_shapeless
+
+CHANNELS = 3
+
+
+TargetLayer = str | nn.Module | Sequence[str | nn.Module] | None
+"""A layer by its dotted name, or the layer itself; a list may hold one of them."""
 
 
 @contextmanager
 def ready_model(
     model: nn.Module | str | Model,
-    target_layer: str | None,
+    target_layer: TargetLayer,
     image_size: tuple[int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     head: str | None = None,
 ) -> Iterator[Model]:
     """The model, ready to be explained inside the block; a module is restored when the block ends.
 
     Args:
         model: a module, a name such as torchvision:resnet50, or a model that is ready.
-        target_layer: dotted name of a submodule, None to discover it.
+        target_layer: a submodule or its dotted name, None to discover it.
         image_size: height and width of the images, px.
-        mean: mean of the normalisation, for a module.
-        std: standard deviation of the normalisation, for a module.
+        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, for a module or a name.
+
+    Raises:
+        TypeError: the model is none of these.
+        UserError: a layer that the model does not have, or a normalisation that is none.
     """
     if not isinstance(model, (nn.Module, str, Model)):
         raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
+    if isinstance(model, Model) and any(given is not None for given in (target_layer, mean, std)):
+        raise UserError("model: one that is ready has its own target_layer, mean and std; leave them out")
+    if isinstance(model, nn.Module):
+        refuse_shapeless(model, "model", "the network")
+    layer, means, deviations = layer_name(model, target_layer), per_channel(mean, "mean"), per_channel(std, "std")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         if isinstance(model, nn.Module):
-            model = wrap(model, target_layer=target_layer, image_size=image_size, mean=mean, std=std, head=head)
+            means, deviations = means or IMAGENET_MEAN, deviations or IMAGENET_STD
+            model = wrap(model, target_layer=layer, image_size=image_size, mean=means, std=deviations, head=head)
         elif isinstance(model, str):
-            spec = ModelSpec(model.partition(":")[2] or model, model, target_layer=target_layer, head=head)
+            spec = ModelSpec(model.partition(":")[2] or model, model, None, layer, means, deviations, head=head)
             model = load_model(spec, image_size=image_size[1])
         for remark in model.remarks:
             warn(remark, UserWarning, stacklevel=4)
         yield model
+
+
+def layer_name(model: nn.Module | str | Model, layer: Any) -> str | None:
+    """The dotted name of a target layer that is given by its name, as a module of the model, or as a list of one.
+
+    Raises:
+        UserError: the module is not in the model, or the list holds several.
+        TypeError: it is something else.
+    """
+    if isinstance(layer, (list, tuple)):
+        if len(layer) != 1:
+            raise UserError(
+                f"target_layer: must be one layer, got a list of {len(layer)}; explain one after the other, or list "
+                "the model in a configuration once for each, under different names"
+            )
+        return layer_name(model, layer[0])
+    if layer is None or isinstance(layer, str):
+        name: str | None = layer
+        return name
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"target_layer: must be a submodule of the model or its dotted name, got {type(layer)}")
+    layers = plain(model).named_modules() if isinstance(model, nn.Module) else ()
+    name = next((name for name, part in layers if part is layer), "")
+    if not name:
+        raise UserError(
+            f"target_layer: this {type(layer).__name__} is not a submodule of the model; take one of "
+            "model.named_modules(), or its dotted name"
+        )
+    return name
+
+
+def per_channel(values: object, where: str) -> tuple[float, ...] | None:
+    """A mean or standard deviation, one number per channel; None stays None.
+
+    Raises:
+        UserError: not three numbers.
+    """
+    if values is None:
+        return None
+    try:
+        numbers = tuple(float(value) for value in values)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != CHANNELS or not all(map(isfinite, numbers)):
+        raise UserError(
+            f"{where}: must be {CHANNELS} numbers, one per channel of pixels in [0, 1], got {shown(values)}; write "
+            f"{where}=(0.5, 0.5, 0.5) for the same one in all"
+        )
+    return numbers
+
+
+def per_image(values: object, where: str, images: int, remedy: str) -> list[Any]:
+    """A list with an entry per image.
+
+    Raises:
+        ValueError: it is none, or has another length.
+    """
+    try:
+        entries = list(values)  # type: ignore[call-overload]
+    except TypeError:
+        entries = None
+    if entries is None or len(entries) != images:
+        got = f"{type(values).__name__} {shown(values)}" if entries is None else len(entries)
+        raise ValueError(f"{where}: must be one per image ({images}), got {got}; {remedy}")
+    return list(entries)
 
 
 def as_list(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:

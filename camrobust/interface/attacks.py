@@ -14,9 +14,8 @@ from camrobust.contract.errors import UserError
 from camrobust.core.perturb import attack as attacked
 from camrobust.core.perturb import variants
 from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest_radius
-from camrobust.interface.arguments import ready_model
+from camrobust.interface.arguments import TargetLayer, ready_model
 from camrobust.interface.inputs import Photographs, pixels_of
-from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD
 from camrobust.measure.model import Model
 
 
@@ -26,10 +25,10 @@ def attack(
     model: nn.Module | str | Model,
     images: Photographs,
     perturbation: str = "pgd:3",
-    target_layer: str | None = None,
+    target_layer: TargetLayer = None,
     *,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     head: str | None = None,
     seed: int = 0,
     image_ids: Sequence[str] | None = None,
@@ -42,9 +41,9 @@ def attack(
             `evaluate`, cropped as it does by default.
         perturbation: one of the family adversarial at one strength: "fgsm:3", "pgd:epsilon=4,steps=20,step=1",
             "cam_attack:3".
-        target_layer: dotted name of a submodule, None to discover it; only attacks on maps use it.
-        mean: mean of the normalisation, for a module.
-        std: standard deviation of the normalisation, for a module.
+        target_layer: a submodule or its dotted name, None to discover it; only attacks on maps use it.
+        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as for `evaluate`.
         seed: seed of the random start.
         image_ids: names that the random draws depend on, as for `evaluate`.
@@ -78,15 +77,15 @@ def minimal_eps(
     model: nn.Module | str | Model,
     images: Photographs,
     cam: str = "gradcam",
-    target_layer: str | None = None,
+    target_layer: TargetLayer = None,
     *,
     below: float = 0.5,
     similarity: str = "topk_iou",
     most: int = 16,
     steps: int = 20,
     objective: str = "top",
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     head: str | None = None,
     seed: int = 0,
     image_ids: Sequence[str] | None = None,
@@ -97,15 +96,15 @@ def minimal_eps(
         model: a classifier or its name. A module's parameters and mode are restored afterwards.
         images: as for `attack`.
         cam: a smooth CAM: cam, gradcam, gradcam++, gradcam-elementwise, hirescam, layercam or xgradcam.
-        target_layer: dotted name of a submodule, None to discover it.
+        target_layer: a submodule or its dotted name, None to discover it.
         below: the maps differ when their similarity falls below this value, or their distance exceeds it.
         similarity: a measure that compares positions, from `camrobust list similarities`.
         most: largest radius to try, levels of 255.
         steps: steps of each ascent, each a quarter of the radius.
         objective: "top" takes mass from the most important positions, "centre" moves the centre of mass, "region"
             moves mass into the least important quarter of the image.
-        mean: mean of the normalisation, for a module.
-        std: standard deviation of the normalisation, for a module.
+        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as for `evaluate`.
         seed: seed of the random starts.
         image_ids: names that the random draws depend on, as for `evaluate`.
@@ -132,8 +131,8 @@ def minimal_eps(
 
 @contextmanager
 def _victim(
-    model: nn.Module | str | Model, images: Photographs, target_layer: str | None, mean: tuple[float, ...],
-    std: tuple[float, ...], head: str | None, image_ids: Sequence[str] | None,
+    model: nn.Module | str | Model, images: Photographs, target_layer: TargetLayer, mean: Sequence[float] | None,
+    std: Sequence[float] | None, head: str | None, image_ids: Sequence[str] | None,
 ) -> Iterator[tuple[Model, list[str], Tensor]]:  # fmt: skip
     """The model, the images' names, and the images at 256 levels in [0, 1] on the model's device."""
     names, pixels = pixels_of(images, RESIZE, CROP, image_ids)

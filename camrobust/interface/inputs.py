@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.contract.errors import UserError
+from camrobust.interface.arguments import per_image
 from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, decode, prepare
 from camrobust.io.manifest import list_images
@@ -111,9 +112,7 @@ def check_once(names: Sequence[str]) -> None:
 
 
 def _checked(image_ids: Sequence[str], images: int) -> list[str]:
-    names = [image_ids] if isinstance(image_ids, str) else list(image_ids)
-    if len(names) != images:
-        raise ValueError(f"image_ids: must be one per image ({images}), got {len(names)}")
+    names = per_image([image_ids] if isinstance(image_ids, str) else image_ids, "image_ids", images, "name every image")
     odd = next((name for name in names if not isinstance(name, str) or not name), None)
     if odd is not None:
         raise UserError(f"image_ids: each must be a text that is not empty, got {odd!r}; name every image")

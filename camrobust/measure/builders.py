@@ -1,6 +1,6 @@
 """Builders of models by name, and the filling of a built model with the weights of a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -137,7 +137,8 @@ def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
     return Built(built)
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
     first = ", ".join(short(key) for key in keys[:3])
     return f"{first} and {len(keys) - 3} more" if len(keys) > 3 else first
 
@@ -151,7 +152,7 @@ def fill(module: nn.Module, found: Mapping[str, StateDict], spec: ModelSpec) -> 
     where = f"model '{spec.name}': weights '{short(spec.weights)}'"
     own = module.state_dict()
     weights = fitting(own, found, where)
-    complaints = [f"{reason} {_some(keys)}" for reason, keys in reasons(own, weights).items()]
+    complaints = [f"{reason} {some(keys)}" for reason, keys in reasons(own, weights).items()]
     if complaints:
         raise UserError(
             f"{where} do not fit {spec.builder} ({'; '.join(complaints)}); name the architecture they were trained with"
@@ -165,4 +166,4 @@ def fill(module: nn.Module, found: Mapping[str, StateDict], spec: ModelSpec) -> 
     finite |= {name: not bool(value.isnan().any()) for name, value in module.named_buffers()}
     spoilt = [name for name, whole in finite.items() if not whole]
     if spoilt:
-        raise UserError(f"{where} hold NaN or infinity in {_some(spoilt)}; take those of an earlier epoch")
+        raise UserError(f"{where} hold NaN or infinity in {some(spoilt)}; take those of an earlier epoch")

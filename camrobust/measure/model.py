@@ -4,7 +4,7 @@
 weights file. Fetching is not done here: a weights file arrives as its content.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,8 +19,9 @@ from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import arithmetic, fastest_layout
-from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, some
 from camrobust.measure.networks import filled, plain
+from camrobust.measure.remedies import unwatchable, what_it_takes
 from camrobust.measure.trial_passes import REMARKS, readout_of, what_it_depends_on
 
 PROBES = 2
@@ -166,8 +167,9 @@ def wrap(
         parameter.requires_grad_(False)
     sample = _probe(image_size).to(device)
     side = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
+    before_it_ran = {key for key, _ in module.named_parameters()}
     with _as_user_error(
-        f"model '{name}': cannot take float32 images of {side} px", "check image.crop and the model's forward"
+        f"model '{name}': cannot take float32 images of {side} px", lambda _: what_it_takes(module, _probe, device)
     ):
         # In full precision: on a GPU, TF32 rounds passes of other sizes in other ways.
         with torch.no_grad(), frozen(module), arithmetic("fp32", sample.device):
@@ -177,6 +179,12 @@ def wrap(
             fault = what_it_depends_on(module, before)
             readout = readout_of(module, before, name, asked)
             channels_last = _takes(module, before.contiguous(memory_format=torch.channels_last))
+        made = [key for key, _ in module.named_parameters() if key not in before_it_ran]
+        if made:
+            raise UserError(
+                f"model '{name}': its first pass makes layers ({some(made)}), whose weights no file fills; pass an "
+                "image through the network before"
+            )
         if not torch.equal(signed, before):
             raise UserError(
                 f"model '{name}': its forward changes its input in place, which other passes need; write x = x - mean "
@@ -184,9 +192,7 @@ def wrap(
             )
         if fault is not None:
             raise UserError(f"model '{name}': its logits for an image {fault}")
-    with _as_user_error(
-        f"model '{name}': its layers cannot be watched", "pass the plain module, not a scripted or exported one"
-    ):
+    with _as_user_error(f"model '{name}': its layers cannot be watched", unwatchable):
         network = build_network(module, sample, target_layer, readout)
     return Model(
         name=name,
@@ -199,14 +205,14 @@ def wrap(
 
 
 @contextmanager
-def _as_user_error(what: str, remedy: str) -> Iterator[None]:
+def _as_user_error(what: str, remedy: Callable[[BaseException], str]) -> Iterator[None]:
     """A model's forward is the user's code and may raise anything; it becomes one sentence."""
     try:
         yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what} ({type(error).__name__}: {first_line(error)}); {remedy}") from error
+        raise UserError(f"{what} ({type(error).__name__}: {first_line(error)}); {remedy(error)}") from error
 
 
 def _takes(module: nn.Module, images: Tensor) -> bool:

@@ -84,14 +84,20 @@ def filled(spec: ModelSpec, weights: bytes | None = None, seed: int = 0) -> tupl
             f"model '{spec.name}': {spec.builder} raised {type(error).__name__}: {first_line(error)} "
             f"({PurePath(place.filename).name}, line {place.lineno}); correct the builder or its arguments"
         ) from error
-    if any(is_lazy(value) for value in chain(built.module.parameters(), built.module.buffers())):
-        raise UserError(
-            f"model '{spec.name}': {spec.builder} has layers without a shape (torch.nn.Lazy…); pass an image through "
-            "the network in its builder"
-        )
+    refuse_shapeless(built.module, spec.name, spec.builder)
     if weights is not None:
         fill(plain(built.module), read_weights(weights, spec.weights or "weights"), spec)
     return built, state_sha256(built.module)
+
+
+def refuse_shapeless(module: nn.Module, name: str, what: str) -> None:
+    """Raise UserError if a network has layers that take their shapes, and random weights, from the first pass."""
+    if any(is_lazy(value) for value in chain(module.parameters(), module.buffers())):
+        where = "in its builder" if ":" in what else "before"
+        raise UserError(
+            f"model '{name}': {what} has layers without a shape (torch.nn.Lazy…); pass an image through the network "
+            f"{where}"
+        )
 
 
 def plain(module: nn.Module) -> nn.Module:

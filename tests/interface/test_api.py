@@ -119,7 +119,7 @@ def test_explain_gives_maps_of_one_pass(brief):
         ),
         (
             lambda: camrobust.explain(pooled(), images(2), targets=[1]),
-            "targets: must be one class per image (2), got 1",
+            "targets: must be one per image (2), got 1; pass one number for all of them, or a list",
         ),
         (lambda: camrobust.evaluate(pooled(), images(2), labels=[1]), "labels: must be one per image (2), got 1; pass"),
     ],

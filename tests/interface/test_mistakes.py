@@ -107,6 +107,11 @@ MISTAKES = {
         lambda d, p: with_model(d, target_layer="featres"),
         "target_layer: the model has no layer 'featres'; near names: features",
     ),
+    "several layers": (
+        lambda d, p: with_model(d, target_layer=["features", "fc"]),
+        "config: models.0.target_layer: must be one layer, got a list; list the model once for each, under different "
+        "names",
+    ),
     "a secret in an address": (
         lambda d, p: with_model(d, weights="az://box/dir/w.pth?sv=1&sig=SECRET"),
         "store: the az:// address must not hold a secret, as addresses are written to results and logs; remove it",

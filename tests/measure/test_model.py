@@ -158,10 +158,13 @@ def test_the_simulated_circuit_keeps_probability_and_entangles():
         (lambda: torch.jit.script(Pooled()), "its layers cannot be watched .* pass the plain module, not a scripted"),
         (
             lambda: Raising(KeyError("b")),
-            r"cannot take float32 images of 64 px \(KeyError: 'b'\); check image.crop and the model's",
+            r"cannot take float32 images of 64 px \(KeyError: 'b'\); correct its forward, which must take \(B, 3, ",
         ),
         (lambda: Raising(SystemExit(3)), r"cannot take float32 images of 64 px \(SystemExit: 3\)"),
-        (lambda: Pooled().double(), r"cannot take float32 images of 64 px \(RuntimeError: "),
+        (
+            lambda: Pooled().double(),
+            r"\(RuntimeError: .*\); its parameters are float64: call .float\(\) on it; `precision`",
+        ),
         (lambda: Pooled(classes=0), "model 'm': "),
     ],
 )

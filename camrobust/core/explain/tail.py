@@ -127,6 +127,8 @@ def _module(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     module = fx.GraphModule(owner, graph)
     module.graph.eliminate_dead_code()
     module.recompile()
+    # fx's own call prints the traceback of whatever is raised inside.
+    type(module).__call__ = nn.Module.__call__  # type: ignore[method-assign]
     return module
 
 

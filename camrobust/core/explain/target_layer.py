@@ -14,10 +14,8 @@ Not considered are:
 """
 
 from collections import Counter
-from contextlib import redirect_stderr
 from dataclasses import replace
 from difflib import get_close_matches
-from io import StringIO
 
 import torch
 from torch import Tensor, nn
@@ -171,8 +169,7 @@ def _tail(evidence: Evidence) -> Tail | None:
     rows = torch.arange(B + 1, device=evidence.logits.device) % B
     try:
         tail = cut_tail(network.module, network.layer_name)
-        # A traced module prints the traceback of what fails inside it.
-        with torch.no_grad(), redirect_stderr(StringIO()):
+        with torch.no_grad():
             context = tail.context(evidence.images)
             again = network.scores(tail(evidence.outputs[rows], context, rows, B))
     except Exception:  # noqa: BLE001 - a tracer runs the user's code: whatever it raises means "cannot be cut"
@@ -194,7 +191,8 @@ def pooled_head(evidence: Evidence) -> PooledHead | None:
     outputs = readout.outputs_of(logits)
     for head in [part for part in evidence.network.module.modules() if isinstance(part, nn.Linear)]:
         if head.weight.shape == (outputs.shape[1], noise.shape[1]) and bool(head.weight.any()):
-            bias = torch.zeros_like(outputs[0]) if head.bias is None else head.bias
-            if nearly_equal(noise.mean(dim=(2, 3)) @ head.weight.T + bias, outputs):
-                return PooledHead(readout.scores(head.weight.T).T, readout.scores(bias[None])[0])
+            weight = head.weight.float()
+            bias = torch.zeros_like(outputs[0]) if head.bias is None else head.bias.float()
+            if nearly_equal(noise.mean(dim=(2, 3)) @ weight.T + bias, outputs):
+                return PooledHead(readout.scores(weight.T).T, readout.scores(bias[None])[0])
     return None
