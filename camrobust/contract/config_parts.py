@@ -28,6 +28,12 @@ class StrictPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
+def short_name(builder: str) -> str:
+    """The name of a model that is given by its builder alone; of a folder's path only the last part."""
+    name = re.sub(r"^(torchvision|timm|hf):", "", builder)
+    return name.rstrip("/").rpartition("/")[2] if builder.startswith("hf:") and name[:1] in (".", "/", "~") else name
+
+
 def model_shorthand(value: Any) -> Any:
     """A model may be written as its builder alone."""
     return {"builder": value} if isinstance(value, str) else value
@@ -69,8 +75,8 @@ class ModelConfig(StrictPart):
 
     name: FolderName = Field("", validate_default=False, description="name in the results; default: the builder")
     builder: Name = Field(
-        description="torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function; with @none the weights are "
-        "random, drawn from the run's seed"
+        description="torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME_OR_FOLDER[@REVISION] or package.module:function; "
+        "with @none the weights are random, drawn from the run's seed"
     )
     weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
     target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
@@ -80,7 +86,9 @@ class ModelConfig(StrictPart):
     std: tuple[float, float, float] | None = Field(
         None, description="standard deviation of the normalisation; default: the builder's"
     )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the builder")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments for the builder; of hf: only prompts, a list of texts"
+    )
     classes: Address | tuple[str, ...] | None = Field(
         None,
         description="names of the classes in the order of the logits (of one logit: of 0 and 1): a list, a text file "
@@ -103,7 +111,7 @@ class ModelConfig(StrictPart):
     @classmethod
     def _named(cls, data: Any) -> Any:
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("builder"), str):
-            return {**data, "name": re.sub(r"^(torchvision|timm):", "", data["builder"])}
+            return {**data, "name": short_name(data["builder"])}
         return data
 
     @field_validator("head")

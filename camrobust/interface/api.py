@@ -169,7 +169,8 @@ def explain(
         images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or as for `evaluate`.
         cams: names from `camrobust list cams`.
         target_layer: a submodule or its dotted name, None to discover it.
-        targets: the class (or label, or number of the value) to explain on each image, or one for all; None for the predicted one.
+        targets: the class (or label, or number of the value) to explain on each image, or one for all; None for the
+            predicted one.
         mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",

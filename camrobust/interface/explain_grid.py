@@ -91,7 +91,7 @@ def explain_picture(
     ready = load_model(spec, content, crop)
     for remark in ready.remarks:
         say(f"warning: {remark}")
-    names = class_names(spec, classes, ready.classes)
+    names = class_names(spec, classes, ready.classes, ready.class_names)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]
     scores, kept = measure(ready, [ImageVariants(sample, stack, planned)], settings, keep={0})

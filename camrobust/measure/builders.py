@@ -1,57 +1,22 @@
 """Builders of models by name, and the filling of a built model with the weights of a file."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any
 
 from torch import nn
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
 from camrobust.contract.registry import unknown
+from camrobust.measure.built import IMAGENET_MEAN as IMAGENET_MEAN
+from camrobust.measure.built import IMAGENET_STD as IMAGENET_STD
+from camrobust.measure.built import UNTRAINED as UNTRAINED
+from camrobust.measure.built import Built as Built
+from camrobust.measure.built import ModelSpec as ModelSpec
+from camrobust.measure.built import some
 from camrobust.measure.checkpoints import StateDict, fitting, reasons
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-UNTRAINED = "none"
-"""`torchvision:NAME@none` and `timm:NAME@none` leave the weights random."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a configuration says about one model.
-
-    Attributes:
-        name: its name in the results.
-        builder: "torchvision:NAME[@WEIGHTS]", "timm:NAME[@none]" or "package.module:function".
-        weights: address of a weights file (.safetensors, or .pth/.pt read with weights_only); None for the builder's
-            own weights.
-        target_layer: dotted name of a submodule; None to discover it.
-        mean: per-channel mean of the normalisation; None for the builder's own.
-        std: per-channel standard deviation of the normalisation; None for the builder's own.
-        arguments: keyword arguments for the builder.
-        head: how the outputs are read, see `contract.heads`; None tells one logit from several.
-    """
-
-    name: str
-    builder: str
-    weights: str | None = None
-    target_layer: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    head: str | None = None
-
-
-@dataclass
-class Built:
-    """A module fresh from its builder, with the normalisation that it expects."""
-
-    module: nn.Module
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+from camrobust.measure.hugging_face import hugging_face
 
 
 def build_module(spec: ModelSpec, *, own_weights: bool) -> Built:
@@ -59,9 +24,11 @@ def build_module(spec: ModelSpec, *, own_weights: bool) -> Built:
     kind, _, rest = spec.builder.partition(":")
     if not rest:
         raise UserError(
-            f"model '{spec.name}': builder must be torchvision:NAME, timm:NAME or package.module:function, "
+            f"model '{spec.name}': builder must be torchvision:NAME, timm:NAME, hf:NAME or package.module:function, "
             f"got '{spec.builder}'"
         )
+    if kind == "hf":
+        return hugging_face(spec, rest, own_weights=own_weights)
     name, _, tag = rest.partition("@")
     builders: dict[str, Callable[[ModelSpec, str, str], Built]] = {"torchvision": _torchvision, "timm": _timm}
     build = builders.get(kind)
@@ -95,7 +62,8 @@ def _torchvision(spec: ModelSpec, name: str, tag: str) -> Built:
     entry = published[tag]
     preset = entry.transforms()
     module = _download(spec, lambda: models.get_model(name, weights=entry, **spec.arguments))
-    return Built(module, tuple(preset.mean), tuple(preset.std))
+    size = (int(preset.resize_size[0]), int(preset.crop_size[0]))
+    return Built(module, tuple(preset.mean), tuple(preset.std), size=size)
 
 
 def _timm(spec: ModelSpec, name: str, tag: str) -> Built:
@@ -108,7 +76,11 @@ def _timm(spec: ModelSpec, name: str, tag: str) -> Built:
     create = partial(timm.create_model, name, pretrained=tag != UNTRAINED, **spec.arguments)
     module: nn.Module = create() if tag == UNTRAINED else _download(spec, create)
     settings = getattr(module, "pretrained_cfg", {})
-    return Built(module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD)))
+    side = None if tag == UNTRAINED else settings.get("input_size", (None,))[-1]
+    size = None if side is None else (int(side / settings.get("crop_pct", 1)), int(side))
+    return Built(
+        module, tuple(settings.get("mean", IMAGENET_MEAN)), tuple(settings.get("std", IMAGENET_STD)), size=size
+    )
 
 
 def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
@@ -135,12 +107,6 @@ def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
     if isinstance(mean, tuple) and isinstance(std, tuple):
         return Built(built, mean, std)
     return Built(built)
-
-
-def some(keys: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    first = ", ".join(short(key) for key in keys[:3])
-    return f"{first} and {len(keys) - 3} more" if len(keys) > 3 else first
 
 
 def fill(module: nn.Module, found: Mapping[str, StateDict], spec: ModelSpec) -> None:

@@ -19,7 +19,7 @@ from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
 from camrobust.core.precision import arithmetic, fastest_layout
-from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, some
+from camrobust.measure.built import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, some
 from camrobust.measure.networks import filled, plain
 from camrobust.measure.remedies import unwatchable, what_it_takes
 from camrobust.measure.trial_passes import REMARKS, readout_of, what_it_depends_on
@@ -51,6 +51,9 @@ class Model:
         fits: how many images one pass holds.
         prepared: what `measure.prepared` keeps from pass to pass.
         state_sha256: hash of the network as it was built (`measure.networks`); empty for a module of the caller's.
+        class_names: those that the builder knows, in the order of the logits; empty where it knows none.
+        size: shorter side after resizing and side of the crop that its builder names, px; None where they are those of
+            the images here, or unknown.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Model:
     fits: PassLimit = field(default_factory=PassLimit)
     prepared: dict[Any, Any] = field(default_factory=dict)
     state_sha256: str = ""
+    class_names: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +77,14 @@ class Model:
     def remarks(self) -> tuple[str, ...]:
         """Sentences that the user should read before the numbers are made."""
         readout = self.network.readout
-        return tuple(f"model '{self.name}': {remark}" for remark in REMARKS.get((readout.kind, readout.outputs), ()))
+        remarks = REMARKS.get((readout.kind, readout.outputs), ())
+        if self.size is not None:
+            resize, crop = self.size
+            remarks += (
+                f"its weights are for images that are resized to {resize} px and cropped to {crop} px; set image: "
+                f"{{resize: {resize}, crop: {crop}}}",
+            )
+        return tuple(f"model '{self.name}': {remark}" for remark in remarks)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
@@ -120,7 +132,9 @@ def load_model(
         device=device,
         head=spec.head,
     )
-    return replace(model, state_sha256=state)
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    size = None if built.size is None or (built.size[1], built.size[1]) == sides else built.size
+    return replace(model, state_sha256=state, class_names=built.classes, size=size)
 
 
 def wrap(

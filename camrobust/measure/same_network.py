@@ -13,7 +13,8 @@ from camrobust.measure.builders import ModelSpec
 from camrobust.measure.plugin_imports import modules_of, source_of
 from camrobust.measure.plugins import distribution
 
-PUBLISHERS = ("torchvision", "timm")
+PUBLISHERS = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}
+"""The package of each kind of builder by name."""
 
 
 def builder_record(spec: ModelSpec) -> BuilderRecord:
@@ -23,7 +24,7 @@ def builder_record(spec: ModelSpec) -> BuilderRecord:
     where no installed package has it, with that of all modules of its package that it imports.
     """
     module = spec.builder.partition(":")[0]
-    package, version = distribution(module)
+    package, version = distribution(PUBLISHERS.get(module, module))
     if module in PUBLISHERS:
         return BuilderRecord(package=package, version=version)
     names = {module} if package != UNKNOWN else modules_of(module)[0]

@@ -14,7 +14,9 @@ MOST_BYTES = 16 * 2**20
 """Largest file of class names."""
 
 
-def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int) -> list[str]:
+def class_names(
+    spec: ModelSpec, given: Sequence[str] | str | None, logits: int, own: Sequence[str] = ()
+) -> list[str]:  # fmt: skip
     """A name for every class, or none at all.
 
     Args:
@@ -22,6 +24,7 @@ def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int)
         given: names in the order of the logits (of one logit: of classes 0 and 1), "imagenet", the address of a text
             file with one name per line, or None for the names of the builder's own published weights.
         logits: the model's number of classes.
+        own: the names that the builder knows.
 
     Returns:
         `logits` names, "" for a class without one; an empty list where the classes are unknown.
@@ -30,7 +33,7 @@ def class_names(spec: ModelSpec, given: Sequence[str] | str | None, logits: int)
         UserError: what is given cannot be read, or does not hold one name per class.
     """
     if given is None:
-        names = _imagenet() if _published(spec) else []
+        names = list(own) or (_imagenet() if _published(spec) else [])
         return names if len(names) == logits else []
     names = _read(spec.name, given) if isinstance(given, str) else list(given)
     if len(names) != logits:

@@ -273,7 +273,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "target_layer": model.network.layer_name,
             "classes": model.classes if model.network.readout.has_classes else None,
             "head": model.network.readout.head,
-            "class_names": class_names(spec, config.classes, model.classes),
+            "class_names": class_names(spec, config.classes, model.classes, model.class_names),
             "weights_sha256": fingerprint(weights),
             "state_sha256": model.state_sha256,
             "builder": builder_record(spec),

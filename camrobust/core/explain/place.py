@@ -62,6 +62,8 @@ def is_projection(run: LayerRun, layout: Layout) -> bool:
 
 
 def _holds_linear(module: nn.Module) -> bool:
-    """Whether all layers with parameters inside a module are linear ones, and there is one."""
+    """Whether all layers with parameters inside a module are linear ones, or batch norms behind them as in LeViT."""
     with_parameters = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
-    return bool(with_parameters) and all(isinstance(part, nn.Linear) for part in with_parameters)
+    return any(isinstance(part, nn.Linear) for part in with_parameters) and all(
+        isinstance(part, (nn.Linear, nn.BatchNorm1d)) for part in with_parameters
+    )
