@@ -18,6 +18,7 @@ from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.evidence import explain as all_maps
+from camrobust.core.explain.maps import refuse_without_gradient
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.segments import segment
 from camrobust.interface.arguments import (
@@ -203,6 +204,7 @@ def explain(
         entries = [targets] * len(images) if isinstance(targets, int) or getattr(targets, "ndim", 1) == 0 else targets
         targets = per_image(entries, "targets", len(images), "pass one number for all of them, or a list")
     with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
+        refuse_without_gradient(ready.network, [CAMS[name] for name in cams])
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         numbers = [class_number(target, "targets", ready.classes) for target in (() if targets is None else targets)]
         wanted = torch.tensor(numbers, device=ready.device)

@@ -13,6 +13,7 @@ from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
 from camrobust.core.perturb import attack as attacked
 from camrobust.core.perturb import variants
+from camrobust.core.perturb.apply import refuse_attack
 from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest_radius
 from camrobust.interface.arguments import TargetLayer, ready_model
 from camrobust.interface.inputs import Photographs, pixels_of
@@ -137,4 +138,5 @@ def _victim(
     """The model, the images' names, and the images at 256 levels in [0, 1] on the model's device."""
     names, pixels = pixels_of(images, RESIZE, CROP, image_ids)
     with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
+        refuse_attack(ready, "an attack")
         yield ready, names, pixels.to(ready.device).float() / 255

@@ -9,6 +9,7 @@ from torch import Tensor
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS, COSTLY
 from camrobust.core.explain.evidence import collect, explain
+from camrobust.core.explain.maps import refuse_without_gradient
 from camrobust.core.scaling import min_max
 from camrobust.measure.model import Model
 
@@ -33,6 +34,7 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str
     cams = [name for name in cams if CAMS[name].cost not in costly]
     if not cams:
         return {}
+    refuse_without_gradient(model.network, [CAMS[name] for name in cams])
     draws = Draws.of(0, "", [str(number) for number in range(len(pixels))], "cam", "probe", 0, model.device)
     network = replace(model.network, precision=precision)
     evidence = collect(network, model.inputs(pixels, precision), draws=draws)

@@ -154,7 +154,11 @@ def _contents(module: nn.Module) -> dict[str, Any]:
         if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
     }
     buffers = dict(module.named_buffers(remove_duplicate=False))
-    return attributes | buffers | dict(module.state_dict())
+    state = dict(module.state_dict())
+    # Quantised layers keep weight and bias as one tuple.
+    packed = {f"{key}.{place}": part for key, value in state.items() if isinstance(value, tuple)
+              for place, part in enumerate(value)}  # fmt: skip
+    return attributes | buffers | state | packed
 
 
 def _bytes_of(tensor: Tensor) -> Any:

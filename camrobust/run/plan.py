@@ -14,6 +14,7 @@ from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.explain.cams import CAMS, COSTLY
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
+from camrobust.core.perturb.apply import refuse_attack
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
@@ -267,6 +268,8 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         weights = fetch_weights(config)
         spec = spec_of(config)
         model = load_model(spec, weights, crop, seed=plan.config.seed)
+        for variant in [one for one in plan.variants if one.needs_model][:1]:
+            refuse_attack(model, variant.perturbation)
         if plan.config.compile:
             try_out(model, settings_of(plan.config, len(probe)), crop)
         facts[config.name] = {

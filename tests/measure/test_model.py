@@ -109,20 +109,6 @@ def test_images_need_not_be_square():
     assert collect(network, torch.rand(2, 3, 64, 96)).activations.shape[2:] == (4, 6)
 
 
-def test_a_model_that_lets_no_gradient_through_is_refused():
-    with pytest.raises(UserError, match="no layer with a spatial output was found in this model; name one"):
-        wrap(seeded(Detached()))
-    sentence = "target_layer: no gradient of the logits reaches 'features'; choose a layer that they depend on"
-    with pytest.raises(UserError, match=sentence):
-        wrap(seeded(Detached()), target_layer="features")
-
-
-class Detached(Pooled):
-    def forward(self, images):
-        with torch.no_grad():
-            return super().forward(images)
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_a_tuple_of_logits_is_read_at_its_first(training):
     from torchvision.models import googlenet

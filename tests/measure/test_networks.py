@@ -73,6 +73,19 @@ def test_arrays_of_all_kinds_have_a_hash(value):
         assert network(value) != network(again)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_the_weights_of_quantised_layers_count():
+    quantization = pytest.importorskip("torch.ao.quantization")
+
+    def network(change):
+        linear = nn.Sequential(nn.Linear(4, 3))
+        nn.init.constant_(linear[0].weight, 0.5)
+        nn.init.constant_(linear[0].bias, change)
+        return state_sha256(quantization.quantize_dynamic(linear, dtype=torch.qint8))
+
+    assert network(0) == network(0) != network(1)
+
+
 def test_a_network_in_other_memory_order_is_the_same():
     network = pooled()
     assert state_sha256(network) == state_sha256(pooled().to(memory_format=torch.channels_last))

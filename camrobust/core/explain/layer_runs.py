@@ -51,18 +51,18 @@ def layer_runs(module: nn.Module, sample: Tensor, replaced: str | None = None) -
     """
     names = {part: name for name, part in module.named_modules() if name}
     runs: list[LayerRun] = []
-    versions: dict[nn.Module, int] = {}
+    states: dict[nn.Module, Tensor | int | None] = {}
 
     def enter(part: nn.Module, inputs: object) -> None:
         source = tensor_in(inputs)
-        versions[part] = -1 if source is None else source._version  # noqa: SLF001 - the only sign of a write in place
+        states[part] = None if source is None else _state(source)
 
     def note(part: nn.Module, inputs: object, output: object) -> object:
         tensor, source = tensor_in(output), tensor_in(inputs)
         if tensor is None:
             return None
         same = source is not None and source.data_ptr() == tensor.data_ptr()
-        unwritten = source is not None and source._version == versions[part]  # noqa: SLF001
+        unwritten = source is not None and _is_in(source, states[part])
         passes_on = same and source is not None and (source.shape != tensor.shape or unwritten)
         if names[part] == replaced:
             tensor = tensor.detach().requires_grad_()
@@ -72,6 +72,16 @@ def layer_runs(module: nn.Module, sample: Tensor, replaced: str | None = None) -
 
     with hooked(names, note, enter), torch.enable_grad(), frozen(module), arithmetic("fp32", sample.device):
         return runs, logits_of(module(sample.clone().requires_grad_()))
+
+
+def _state(tensor: Tensor) -> Tensor | int:
+    """How often a tensor was written into; of inference tensors, which do not count it, a copy."""
+    return tensor.clone() if tensor.is_inference() else tensor._version  # noqa: SLF001 - the only sign of a write
+
+
+def _is_in(tensor: Tensor, state: Tensor | int | None) -> bool:
+    """Whether nothing was written into a tensor since it was in that state."""
+    return torch.equal(tensor, state) if isinstance(state, Tensor) else _state(tensor) == state
 
 
 def layouts_by_name(runs: Sequence[LayerRun], sample: Tensor) -> dict[str, list[Layout]]:

@@ -118,9 +118,9 @@ def _fits(grid: Grid, grids: set[Grid], image: Grid) -> bool:
 
 
 def tensor_in(output: object) -> Tensor | None:
-    """The tensor in a layer's output: the output itself, or the first entry of a tuple or mapping."""
+    """The tensor in a layer's output: the output itself (dequantised), or the first entry of a tuple or mapping."""
     if isinstance(output, Tensor):
-        return output
+        return output.dequantize() if output.is_quantized else output
     if isinstance(output, Mapping):
         output = tuple(output.values())
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
@@ -135,6 +135,8 @@ def with_tensor(output: object, tensor: Tensor) -> Any:
         TypeError: the output is of another kind than `tensor_in` reads.
     """
     if isinstance(output, Tensor):
+        if output.is_quantized:
+            return torch.quantize_per_tensor(tensor, output.q_scale(), output.q_zero_point(), output.dtype)
         return tensor
     if isinstance(output, Mapping):
         first = next(iter(output))

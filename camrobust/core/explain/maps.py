@@ -1,13 +1,14 @@
 """The maps of a run's CAM methods, pass after pass; on a GPU, the methods that allow it are one CUDA graph."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from camrobust.contract.errors import UserError
 from camrobust.contract.registry import from_camrobust
-from camrobust.core.explain.cams.registry import Cam
+from camrobust.core.explain.cams.registry import CAMS, Cam
 from camrobust.core.explain.captured import Captured, captured
 from camrobust.core.explain.evidence import Evidence, explain_marked, together
 from camrobust.core.explain.network import Network
@@ -22,6 +23,21 @@ def is_static(cam: Cam, network: Network) -> bool:
     return shared and not cam.needs_host and from_camrobust(cam)
 
 
+WITHOUT_GRADIENT = ("activations", "masked inputs", "tail", "head")
+"""Keys of `registry.NEEDS` for which no gradient is computed."""
+
+
+def refuse_without_gradient(network: Network, cams: Iterable[Cam]) -> None:
+    """Raise UserError if methods need gradients and the network lets none through."""
+    needing = [cam.name for cam in cams if cam.needs not in WITHOUT_GRADIENT]
+    if needing and not network.differentiable:
+        others = [cam.name for cam in CAMS if cam.needs in WITHOUT_GRADIENT and not cam.control]
+        raise UserError(
+            f"cams: no gradient passes this model (inference only, or quantised layers), which {', '.join(needing)} "
+            f"need; choose of {', '.join(others)}, or measure the model in floating point"
+        )
+
+
 class Explainer:
     """Makes the maps of K methods from the evidence of any number of passes through one network.
 
@@ -34,6 +50,7 @@ class Explainer:
     """
 
     def __init__(self, network: Network, cams: Sequence[Cam]) -> None:
+        refuse_without_gradient(network, cams)
         self._cams = list(cams)
         self._static = [cam for cam in cams if is_static(cam, network)]
         self._network = network

@@ -73,6 +73,8 @@ class Network:
         prefix: the compiled part up to the target layer (see `compiled`), from images to the layer's output and the
             tail's context; None to run the module itself.
         readout: what the module's outputs mean.
+        differentiable: a gradient of the logits reaches the target layer; it does not in a model for inference only
+            or with quantised layers, and methods that need none still work.
     """
 
     module: nn.Module
@@ -85,6 +87,7 @@ class Network:
     precision: str = "fp32"
     prefix: Callable[[Tensor], tuple[object, ...]] | None = None
     readout: Readout = SOFTMAX
+    differentiable: bool = True
 
     def scores(self, output: object) -> Tensor:
         """The scores (B, n) of the classes for what the module put out; called logits elsewhere, see `readout`."""

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from camrobust.core.explain.hooks import replaced_output
 from camrobust.core.explain.layer_runs import LayerRun, gradients, layer_runs, scores
-from camrobust.core.explain.layout import Layout, tensor_in
+from camrobust.core.explain.layout import Layout, tensor_in, with_tensor
+from camrobust.core.explain.network import frozen, logits_of
 from camrobust.core.explain.tail import nearly_equal
+from camrobust.core.precision import arithmetic
 
 WHOLE = 1e-3
 """Largest difference between two gradients, relative to the largest entry, at which they count as the same."""
@@ -31,6 +34,37 @@ def carries_gradient(module: nn.Module, sample: Tensor, name: str, number: int, 
     score = list(scores(runs, logits))[number]
     (carried,) = gradients(score, [run for run in runs if run.name == name])
     return carried is not None and nearly_equal(carried, gradient, WHOLE)
+
+
+def changes_logits(module: nn.Module, sample: Tensor, layer: nn.Module, layout: Layout) -> bool:
+    """Whether the logits depend on a layer's positions, tried without gradients.
+
+    The positions are exchanged between two images. A layer that hands on more than one tensor must carry all: the
+    logits are then exchanged, too.
+
+    Args:
+        module: a classifier through which no gradient passes.
+        sample: (B, 3, H, W), normalised, two or more.
+        layer: of the classifier.
+        layout: of its output.
+    """
+    # Two images of noise give nearly the same logits, so the second one is made darker.
+    images, whole = torch.cat([sample[:1], sample[1:2] / 4 - 0.5]), [True]
+
+    def exchanged(output: object) -> object:
+        tensor = tensor_in(output)
+        if tensor is None:
+            return output
+        whole[0] = isinstance(output, Tensor)
+        return with_tensor(output, layout.from_map(layout.to_map(tensor).flip(0), tensor))
+
+    with torch.no_grad(), frozen(module), arithmetic("fp32", sample.device):
+        plain = logits_of(module(images.clone()))
+        with replaced_output(layer, exchanged):
+            other = logits_of(module(images.clone()))
+    if nearly_equal(other, plain, WHOLE):
+        return False
+    return whole[0] or nearly_equal(other, plain.flip(0), WHOLE)
 
 
 def is_projection(run: LayerRun, layout: Layout) -> bool:

@@ -21,6 +21,10 @@ Choose = Callable[[Tensor], Tensor]
 """A function from logits (B, n) to the explained class of each image (B,)."""
 
 
+class NoGradientError(UserError):
+    """No gradient of the logits reaches the target layer."""
+
+
 def run_with_gradient(
     network: Network, images: Tensor, choose: Choose, *, graph: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -34,11 +38,14 @@ def run_with_gradient(
 
     Returns:
         The target layer's output and the gradient of the explained logit there, both in the layer's own layout (the
-        output in its own precision, the gradient float32); the logits (B, n) float32; the explained classes (B,).
+        output in its own precision; the gradient float32, NaN if the network is not differentiable); the logits (B, n)
+        float32; the explained classes (B,).
 
     Raises:
         UserError: the target layer did not run exactly once, its output holds no tensor, or no gradient reaches it.
     """
+    if not network.differentiable:
+        return _without_gradient(network, images, choose)
     scale = GRADIENT_SCALE.get(network.precision, 1.0)
     with torch.enable_grad():
         with arithmetic(network.precision, images.device):
@@ -50,7 +57,7 @@ def run_with_gradient(
     if logits.requires_grad:
         (gradients,) = torch.autograd.grad(logits, leaf, explained, allow_unused=True, create_graph=graph)
     if gradients is None:
-        raise UserError(
+        raise NoGradientError(
             f"target_layer: no gradient of the logits reaches '{network.layer_name}'; "
             "choose a layer that they depend on"
         )
@@ -63,27 +70,53 @@ def run_with_gradient(
 def _forward(network: Network, images: Tensor, *, graph: bool) -> tuple[Tensor, Tensor]:
     """The target layer's output, of which autograd records from here on, and the logits; by a hook."""
     leaves: list[Tensor] = []
-    name = network.layer_name
 
     def by_leaf(output: object) -> object:
-        tensor = tensor_in(output)
-        if tensor is None:
-            raise UserError(
-                f"target_layer: '{name}' must put out a feature map (B, C, h, w) or a grid of tokens, "
-                f"got {type(output).__name__}; choose another layer"
-            )
+        tensor = _tensor(network, output)
         leaf = tensor if graph else tensor.detach().requires_grad_()
         leaves.append(leaf)
         return with_tensor(output, leaf.clone())
 
-    with replaced_output(network.layer, by_leaf) as calls:
+    logits = _logits(network, images, by_leaf)
+    return leaves[0], logits
+
+
+def _without_gradient(network: Network, images: Tensor, choose: Choose) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `run_with_gradient` returns for a network that is not differentiable."""
+    outputs: list[Tensor] = []
+
+    def keep(output: object) -> object:
+        outputs.append(_tensor(network, output).clone())
+        return output
+
+    with torch.no_grad(), arithmetic(network.precision, images.device):
+        logits = _logits(network, images, keep).float().clone()
+    # Copies made out here, because a tensor of torch.inference_mode() can take no part in autograd.
+    output = outputs[0].clone()
+    return output, torch.full_like(output, torch.nan, dtype=torch.float32), logits, choose(logits)
+
+
+def _tensor(network: Network, output: object) -> Tensor:
+    """The tensor in the target layer's output."""
+    tensor = tensor_in(output)
+    if tensor is None:
+        raise UserError(
+            f"target_layer: '{network.layer_name}' must put out a feature map (B, C, h, w) or a grid of tokens, "
+            f"got {type(output).__name__}; choose another layer"
+        )
+    return tensor
+
+
+def _logits(network: Network, images: Tensor, replace: Callable[[object], object]) -> Tensor:
+    """The logits of a pass in which the target layer, which must run once, has another output."""
+    with replaced_output(network.layer, replace) as calls:
         logits = network.scores(network.module(images))
     if len(calls) != 1:
         raise UserError(
-            f"target_layer: '{name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
+            f"target_layer: '{network.layer_name}' must run exactly once in a forward pass, it ran {len(calls)} times; "
             "choose another layer"
         )
-    return leaves[0], logits
+    return logits
 
 
 def _forward_in_parts(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:

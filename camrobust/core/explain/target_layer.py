@@ -2,7 +2,8 @@
 
 The chosen layer is the last one whose output has positions on which the logits depend. A transformer that is read at
 its class token does not depend on the positions of its last block; the layer is then the normalisation before the last
-attention.
+attention. Where no gradient passes at all (inference only, quantised layers), it is the last one whose positions change
+the logits when they are exchanged between images.
 
 Not considered are:
 
@@ -25,14 +26,18 @@ from camrobust.core.explain.evidence import Evidence, collect
 from camrobust.core.explain.layer_runs import LayerRun, class_heads, gradients, layer_runs, layouts_by_name, scores
 from camrobust.core.explain.layout import Layout
 from camrobust.core.explain.network import Network, frozen
-from camrobust.core.explain.place import carries_gradient, is_projection
+from camrobust.core.explain.place import carries_gradient, changes_logits, is_projection
 from camrobust.core.explain.positions import layout_by_patches
 from camrobust.core.explain.readout import SOFTMAX, Readout
+from camrobust.core.explain.shared_pass import NoGradientError
 from camrobust.core.explain.tail import PooledHead, Tail, cut_tail, nearly_equal, split_at_first_affine
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
            nn.Softmax)  # fmt: skip
 """Layers that only pool or pass their input on; others that return their input itself are seen to do so."""
+
+
+NO_LAYER = "target_layer: no layer with a spatial output was found in this model; name one with `target_layer:`"
 
 
 def build_network(
@@ -58,7 +63,13 @@ def build_network(
     )
     network = Network(module, layers[name], name, layout, readout=readout)
     with frozen(module):
-        evidence = collect(network, sample)
+        try:
+            evidence = collect(network, sample)
+        except NoGradientError:
+            if not changes_logits(module, sample, layers[name], layout):
+                raise
+            network = replace(network, differentiable=False)
+            evidence = collect(network, sample)
         tail = _tail(evidence)
         network = evidence.network = replace(network, tail=tail)
         head = pooled_head(evidence)
@@ -79,8 +90,11 @@ def discover(module: nn.Module, sample: Tensor) -> tuple[str, Layout]:
     candidates = _candidates(runs, layouts, logits.shape[1])[::-1]
     with torch.enable_grad():
         every_score = list(scores(runs, logits))
-    for number, score in enumerate(every_score):
-        for layer, gradient in zip(candidates, gradients(score, candidates), strict=True):
+    arriving = [gradients(score, candidates) for score in every_score]
+    if all(gradient is None for found in arriving for gradient in found):
+        return _by_exchange(module, sample, candidates, layouts)
+    for number, found in enumerate(arriving):
+        for layer, gradient in zip(candidates, found, strict=True):
             layout = layouts[layer.name][0]
             if gradient is None or not bool((layout.to_map(gradient) != 0).any()):
                 continue
@@ -88,9 +102,18 @@ def discover(module: nn.Module, sample: Tensor) -> tuple[str, Layout]:
                 verified = layout_by_patches(module, sample, layer.name, layouts[layer.name])
                 if verified is not None:
                     return layer.name, verified
-    raise UserError(
-        "target_layer: no layer with a spatial output was found in this model; name one with `target_layer:`"
-    )
+    raise UserError(NO_LAYER)
+
+
+def _by_exchange(
+    module: nn.Module, sample: Tensor, candidates: list[LayerRun], layouts: dict[str, list[Layout]]
+) -> tuple[str, Layout]:
+    """The same for a model through which no gradient passes: the layer whose positions change the logits."""
+    for layer in candidates:
+        verified = layout_by_patches(module, sample, layer.name, layouts[layer.name])
+        if verified is not None and changes_logits(module, sample, layer.module, verified):
+            return layer.name, verified
+    raise UserError(NO_LAYER)
 
 
 def _candidates(runs: list[LayerRun], layouts: dict[str, list[Layout]], classes: int) -> list[LayerRun]:

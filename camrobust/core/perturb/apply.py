@@ -21,6 +21,15 @@ CUT = 1e-3
 """Share of a level by which float32 may fall short of a whole level before values are cut to 8 bits."""
 
 
+def refuse_attack(victim: Victim, name: str) -> None:
+    """Raise UserError if no gradient passes a model, which all attacks follow."""
+    if not victim.network.differentiable:
+        raise UserError(
+            f"perturbations: no gradient passes this model (inference only, or quantised layers), which {name} needs; "
+            "leave out the family adversarial, or measure the model in floating point"
+        )
+
+
 def attack(
     victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int
 ) -> Tensor:
@@ -50,6 +59,7 @@ def attack(
             f"attack: planned must hold variants of one perturbation that needs a model, got {', '.join(names)}; "
             "call attack once for each"
         )
+    refuse_attack(victim, names[0])
     entry = PERTURBATIONS[names[0]]
     together = ATTACKED_TOGETHER_ON_GPU if images.is_cuda else 1
     named, places = list(zip(planned, image_ids, strict=True)), list(range(len(planned)))

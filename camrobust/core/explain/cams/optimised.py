@@ -34,7 +34,7 @@ def _score(evidence: Evidence, weights: Tensor, maps: Tensor) -> tuple[Tensor, T
     return score.detach(), gradient / scale
 
 
-@cam("opti-cam", needs="masked inputs", source="Zhang et al., arXiv 2301.07002", year=2023)
+@cam("opti-cam", needs="passes", cost="many passes", source="Zhang et al., arXiv 2301.07002", year=2023)
 def opti_cam(evidence: Evidence) -> Tensor:
     """Opti-CAM: Σ_k softmax(w)_k·ReLU(A_k), with the w that maximise the logit y_c of the image times this map.
 
