@@ -423,8 +423,8 @@ def test_the_same_pixels_are_one_image_to_evaluate_and_have_one_map(tmp_path):
 @pytest.mark.parametrize(
     ("image_ids", "sentence"),
     [
-        (["a"], "image_ids: must be one per image (2), got 1"),
-        ("ab", "image_ids: must be one per image (2), got 1"),
+        (["a"], "image_ids: must be one per image (2), got 1; name every image"),
+        ("ab", "image_ids: must be one per image (2), got 1; name every image"),
         (["a", ""], "image_ids: each must be a text that is not empty, got ''; name every image"),
         (["a", 3], "image_ids: each must be a text that is not empty, got 3; name every image"),
         (["a", "a"], "image_ids: 'a' occurs twice; give each image its own"),

@@ -101,7 +101,8 @@ MISTAKES = {
     ),
     "no such builder": (
         lambda d, p: d | {"models": ["resnet18"]},
-        "model 'resnet18': builder must be torchvision:NAME, timm:NAME or package.module:function, got 'resnet18'",
+        "model 'resnet18': builder must be torchvision:NAME, timm:NAME, hf:NAME or package.module:function, got "
+        "'resnet18'",
     ),
     "no such layer": (
         lambda d, p: with_model(d, target_layer="featres"),
