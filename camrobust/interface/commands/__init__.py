@@ -124,7 +124,9 @@ COMMANDS = {
         "draw the CAMs of one photo, clean and perturbed",
         (
             argument("image", "image file"),
-            argument("--model", "torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME or package.module:function", required=True),
+            argument(
+                "--model", "torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME or package.module:function", required=True
+            ),
             argument("--weights", ".safetensors or .pth file"),
             argument("--target-layer", "dotted name of a submodule; default: discovered"),
             argument("--mean", "mean of the normalisation; default: the builder's", type=float, nargs=3),
