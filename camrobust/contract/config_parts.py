@@ -148,7 +148,9 @@ class MetricConfig(StrictPart):
     rbo_p: float = Field(0.9, gt=0, lt=1, description="persistence of rank-biased overlap: weight of the top ranks")
     ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
     explained_class: Literal["predicted", "clean"] = Field(
-        "predicted", description="class explained on the perturbed image: its own prediction, or the clean image's"
+        "predicted",
+        description="class explained on the perturbed image: its own prediction, or the clean image's; labels and "
+        "values are always the clean image's",
     )
     average: Literal["macro", "micro"] = Field(
         "macro", description="macro: over each image's pairs, then over images; micro: over all pairs"

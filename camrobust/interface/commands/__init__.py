@@ -132,7 +132,7 @@ COMMANDS = {
             argument("--resize", "shorter side after resizing, px", type=int, default=RESIZE),
             argument("--crop", "side of the centre crop, px", type=int, default=CROP),
             argument("--classes", "class names: imagenet, or a text file with one name per line"),
-            argument("--head", "how outputs are read: binary, multilabel, value:tolerance=T; default: by number"),
+            argument("--head", "how the outputs are read, as in a configuration, such as multilabel"),
             several("--cam", "CAMs to draw, see `camrobust list cams`", required=True, metavar="CAM"),
             several("--perturb", "perturbations to apply, one column each", metavar="NAME:LEVEL"),
             argument("--output", "picture to write", default="explain.png"),
