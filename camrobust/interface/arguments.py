@@ -44,7 +44,7 @@ def ready_model(
             model = wrap(model, target_layer=target_layer, image_size=(height, width), mean=mean, std=std, head=head)
         elif isinstance(model, str):
             # Other channels than a photo's are said by mean and std, which a name alone does not have.
-            own = (None, None) if len(mean) == RGB else (mean, std)
+            own = (None, None) if channels_of(model, mean) == RGB else (mean, std)
             spec = ModelSpec(model.partition(":")[2] or model, model, None, target_layer, *own, head=head)
             model = load_model(spec, image_size=width)
         if images.shape[1] != model.channels:
@@ -59,7 +59,9 @@ def ready_model(
 
 def channels_of(model: nn.Module | str | Model, mean: tuple[float, ...]) -> int:
     """How many channels the images for a model must have: one for each value of its mean."""
-    return model.channels if isinstance(model, Model) else len(mean)
+    if isinstance(model, Model):
+        return model.channels
+    return len(mean) if hasattr(mean, "__len__") else RGB
 
 
 def as_list(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.heads import parse_head
 from camrobust.contract.quoting import first_line
@@ -177,7 +178,7 @@ def wrap(
     sample = _probe(image_size, len(mean)).to(device)
     side = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
     with _as_user_error(
-        f"model '{name}': cannot take float32 images of {side} px and {spoken(len(mean))}", _remedy(module, len(mean))
+        f"model '{name}': cannot take float32 images of {side} px{_of_channels(len(mean))}", _remedy(module, len(mean))
     ):
         # In full precision: on a GPU, TF32 rounds passes of other sizes in other ways.
         with torch.no_grad(), frozen(module), arithmetic("fp32", sample.device):
@@ -206,6 +207,10 @@ def wrap(
         classes=readout.scores(outputs).shape[1],
         channels_last=channels_last,
     )
+
+
+def _of_channels(channels: int) -> str:
+    return "" if channels == RGB else f" and {spoken(channels)}"
 
 
 def _remedy(module: nn.Module, channels: int) -> str:

@@ -14,6 +14,7 @@ from torch.nn.functional import relu
 import camrobust
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
+from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.hooks import hooked
 from camrobust.interface.cli import main
 from camrobust.results.folder import open_run
@@ -60,6 +61,26 @@ def test_maps_of_16_bit_images_equal_plain_autograd(channels):
         maps = camrobust.explain(channelled(channels), form, "gradcam", "features", **normalisation(channels))
         torch.testing.assert_close(maps["gradcam"].double(), wanted, atol=2e-6, rtol=1e-5)
     assert maps._repr_html_().count("<img") >= 2
+
+
+def test_every_cam_sees_one_channel_as_three_equal_ones():
+    """A twin whose first weights are a third, shown the grey photo, has the same activations and gradients behind.
+
+    FullGrad scales each channel of the input by itself, so three of them count three times.
+    """
+    one, three = channelled(1), channelled(3)
+    three.load_state_dict(one.state_dict() | {"features.0.weight": one.features[0].weight.repeat(1, 3, 1, 1) / 3})
+    cams = [cam.name for cam in CAMS if cam.source and cam.needs != "attention" and "fullgrad" not in cam.name]
+    images = torch.from_numpy(radiographs(1)).float() / 65535
+    maps = [
+        camrobust.explain(net, images.expand(-1, channels, -1, -1), cams, "features", image_ids=["x"],
+                          mean=(0.4,) * channels, std=(0.2,) * channels)
+        for net, channels in ((one, 1), (three, 3))
+    ]  # fmt: skip
+    assert len(cams) > 15
+    for name in cams:
+        largest = float(maps[1][name].abs().max())
+        torch.testing.assert_close(maps[0][name], maps[1][name], atol=2e-4 * largest, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("form", ["array", "tensor", "picture", "file"])

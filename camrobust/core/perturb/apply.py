@@ -188,6 +188,7 @@ def make_variants(
     """
     _check_names("make_variants", images, image_ids)
     check_defined((entry for variant in planned for entry in variant.entries), images.shape[1], jpeg)
+    images = held(images)
     scaled = unit(images)
     stack = images[:, None].repeat(1, len(planned) + 1, 1, 1, 1)
     made = [place for place, variant in enumerate(planned, start=1) if not variant.needs_model]
