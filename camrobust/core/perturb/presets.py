@@ -1,4 +1,4 @@
-"""Lists of perturbations by name, for configurations."""
+"""Lists of perturbations by name."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,6 +8,7 @@ from camrobust.core.channels import spoken
 from camrobust.core.perturb.registry import PERTURBATIONS, without_model
 
 PREFIX = "preset:"
+
 IMAGENET_C_15 = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
@@ -38,20 +39,20 @@ PRESETS: dict[str, tuple[str, ...]] = {
 leaves out what is not defined for the images' number of channels."""
 
 
-def members(preset: str, channels: int = RGB) -> tuple[str, ...]:
-    """The specifications that a preset stands for, without those that are not defined for so many channels.
+def preset(name: str, channels: int = RGB) -> tuple[str, ...]:
+    """The perturbations of a preset that are defined for so many channels, as a configuration would name them.
 
     Raises:
         UserError: there is no such preset.
     """
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    every = PRESETS[preset] or _five(without_model())
-    return tuple(member for member in every if PERTURBATIONS[_name(member)].takes(channels))
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    every = PRESETS[name] or _five(without_model())
+    return tuple(spec for spec in every if PERTURBATIONS[_name(spec)].takes(channels))
 
 
-def _name(member: str) -> str:
-    return member.partition(":")[0]
+def _name(spec: str) -> str:
+    return spec.partition(":")[0]
 
 
 def left_out(specs: Sequence[str | Mapping[str, object]], channels: int) -> tuple[str, ...]:
@@ -65,11 +66,11 @@ def left_out(specs: Sequence[str | Mapping[str, object]], channels: int) -> tupl
         UserError: there is no such preset.
     """
     sentences = []
-    for preset in (str(spec).removeprefix(PREFIX) for spec in specs if str(spec).startswith(PREFIX)):
-        kept = members(preset, channels)
-        missing = [_name(member) for member in members(preset) if member not in kept]
+    for name in (str(spec).removeprefix(PREFIX) for spec in specs if str(spec).startswith(PREFIX)):
+        kept = preset(name, channels)
+        missing = [_name(spec) for spec in preset(name) if spec not in kept]
         if missing:
             sentences.append(
-                f"{PREFIX}{preset} leaves out {', '.join(missing)}: not defined for images of {spoken(channels)}"
+                f"{PREFIX}{name} leaves out {', '.join(missing)}: not defined for images of {spoken(channels)}"
             )
     return tuple(sentences)

@@ -13,7 +13,7 @@ from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import unknown
 from camrobust.core.perturb.defined import check_defined
-from camrobust.core.perturb.presets import members
+from camrobust.core.perturb.presets import preset
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
 
 Spec = str | Mapping[str, object]
@@ -133,7 +133,7 @@ def _expand(spec: Spec, channels: int = RGB) -> Iterator[Variant]:
         return
     name, _, text = str(spec).partition(":")
     if name == "preset":
-        for member in members(text, channels):
+        for member in preset(text, channels):
             yield from _expand(member)
         return
     entry = PERTURBATIONS[name]
