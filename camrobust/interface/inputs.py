@@ -185,8 +185,8 @@ def _single(
     tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
     if tensor.ndim != 3 or tensor.shape[0] != channels:
         raise ValueError(
-            f"images: each array must have the shape ({channels}, H, W), got {tuple(tensor.shape)}; put channels "
-            "first, or pass it as a picture: PIL.Image.fromarray; mean and std have one value for each channel"
+            f"images: each array must have the shape ({channels}, H, W), got {tuple(tensor.shape)}; put colours first, "
+            "or pass it as a picture: PIL.Image.fromarray; for other channels give mean and std as many values"
         )
     pixels = levels(tensor[None], channels)[0]
     return _pixels_id(pixels), pixels
