@@ -45,7 +45,8 @@ def ready_model(
         elif isinstance(model, str):
             # Other channels than a photo's are said by mean and std, which a name alone does not have.
             own = (None, None) if channels_of(model, mean) == RGB else (mean, std)
-            spec = ModelSpec(model.partition(":")[2] or model, model, None, target_layer, *own, head=head)
+            name = model.partition(":")[2] or model
+            spec = ModelSpec(name, model, target_layer=target_layer, mean=own[0], std=own[1], head=head)
             model = load_model(spec, image_size=width)
         if images.shape[1] != model.channels:
             raise ValueError(
