@@ -7,10 +7,11 @@ from typing import Any
 from warnings import warn
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from camrobust.contract.defaults import PRECISIONS
+from camrobust.contract.defaults import PRECISIONS, RGB
 from camrobust.contract.errors import UserError
+from camrobust.core.channels import spoken
 from camrobust.core.explain.network import frozen
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.model import Model, load_model, wrap
@@ -20,7 +21,7 @@ from camrobust.measure.model import Model, load_model, wrap
 def ready_model(
     model: nn.Module | str | Model,
     target_layer: str | None,
-    image_size: tuple[int, int],
+    images: Tensor,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     head: str | None = None,
@@ -30,7 +31,7 @@ def ready_model(
     Args:
         model: a module, a name such as torchvision:resnet50, or a model that is ready.
         target_layer: dotted name of a submodule, None to discover it.
-        image_size: height and width of the images, px.
+        images: (B, C, H, W), those that it will take.
         mean: mean of the normalisation, for a module.
         std: standard deviation of the normalisation, for a module.
         head: how the outputs are read, for a module or a name.
@@ -38,14 +39,30 @@ def ready_model(
     if not isinstance(model, (nn.Module, str, Model)):
         raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        height, width = images.shape[2:]
         if isinstance(model, nn.Module):
-            model = wrap(model, target_layer=target_layer, image_size=image_size, mean=mean, std=std, head=head)
+            model = wrap(model, target_layer=target_layer, image_size=(height, width), mean=mean, std=std, head=head)
         elif isinstance(model, str):
-            spec = ModelSpec(model.partition(":")[2] or model, model, target_layer=target_layer, head=head)
-            model = load_model(spec, image_size=image_size[1])
+            # Other channels than a photo's are said by mean and std, which a name alone does not have.
+            own = (None, None) if channels_of(model, mean) == RGB else (mean, std)
+            name = model.partition(":")[2] or model
+            spec = ModelSpec(name, model, target_layer=target_layer, mean=own[0], std=own[1], head=head)
+            model = load_model(spec, image_size=width)
+        if images.shape[1] != model.channels:
+            raise ValueError(
+                f"images: must have {spoken(model.channels)}, as the model's mean and std, got {images.shape[1]}; pass "
+                "mean and std with one value for each channel"
+            )
         for remark in model.remarks:
             warn(remark, UserWarning, stacklevel=4)
         yield model
+
+
+def channels_of(model: nn.Module | str | Model, mean: tuple[float, ...]) -> int:
+    """How many channels the images for a model must have: one for each value of its mean."""
+    if isinstance(model, Model):
+        return model.channels
+    return len(mean) if hasattr(mean, "__len__") else RGB
 
 
 def as_list(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:

@@ -127,8 +127,11 @@ COMMANDS = {
             argument("--model", "torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function", required=True),
             argument("--weights", ".safetensors or .pth file"),
             argument("--target-layer", "dotted name of a submodule; default: discovered"),
-            argument("--mean", "mean of the normalisation; default: the builder's", type=float, nargs=3),
-            argument("--std", "deviation of the normalisation; default: the builder's", type=float, nargs=3),
+            argument(
+                "--mean", "mean of the normalisation, one value for each channel of the image; default: the builder's",
+                type=float, nargs="+",
+            ),
+            argument("--std", "deviation of the normalisation, likewise", type=float, nargs="+"),
             argument("--resize", "shorter side after resizing, px", type=int, default=RESIZE),
             argument("--crop", "side of the centre crop, px", type=int, default=CROP),
             argument("--classes", "class names: imagenet, or a text file with one name per line"),
