@@ -21,6 +21,7 @@ BELOW["run"] = {"measure", "results", "report", *BELOW["measure"], *BELOW["resul
 BELOW["bench"] = {"run", *BELOW["run"]}
 BELOW["interface"] = {"bench", *BELOW["bench"]}
 CORE: dict[str, set[str]] = {
+    "channels": set(),
     "draws": set(),
     "memory": set(),
     "precision": set(),
@@ -28,11 +29,11 @@ CORE: dict[str, set[str]] = {
     "ranks": {"ties"},
     "rank_lists": {"ranks"},
     "scaling": set(),
-    "segments": set(),
+    "segments": {"channels"},
     "similarity": {"ranks", "scaling", "ties"},
 }
 CORE["explain"] = {"draws", "memory", "precision", "scaling", "similarity"}
-CORE["perturb"] = {"explain", *CORE["explain"]}
+CORE["perturb"] = {"channels", "explain", *CORE["explain"]}
 LIBRARIES = {
     "ray": {"run", "bench"},
     "boto3": {"io"},

@@ -97,6 +97,28 @@ def pooled(classes=10):
     return seeded(Pooled(classes))
 
 
+class Channelled(Pooled):
+    """The same for images of any number of channels."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.features[0] = nn.Conv2d(channels, 8, 3, 4, 1)
+
+
+class Normalised(Channelled):
+    """Names its normalisation itself."""
+
+    mean, std = (0.4,), (0.2,)
+
+
+def channelled(channels=1):
+    return seeded(Channelled(channels))
+
+
+def normalised():
+    return seeded(Normalised())
+
+
 def dense():
     return seeded(Dense())
 

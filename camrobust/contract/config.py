@@ -21,6 +21,7 @@ from camrobust.contract.config_parts import (
     SummaryConfig,
     model_shorthand,
 )
+from camrobust.contract.defaults import RGB
 from camrobust.contract.plain_yaml import check_plain
 from camrobust.contract.secrecy import refuse_secrets
 
@@ -78,6 +79,31 @@ class RunConfig(StrictPart):
                 raise ValueError(f"{what} must have different names, got '{twice[0]}' twice")
         return self
 
+    @model_validator(mode="after")
+    def _same_channels(self) -> Self:
+        counts = sorted({*self._named_channels(), *([self.image.channels] if self.image.channels else [])})
+        if len(counts) > 1:
+            raise ValueError(
+                "all models of a run must take images of one number of channels (mean, std, image.channels), got "
+                f"{' and '.join(map(str, counts))}; make a run for each"
+            )
+        if self.resave_jpeg_quality is not None and self.channels not in (1, RGB):
+            raise ValueError(
+                f"resave_jpeg_quality needs images of 1 or {RGB} channels, got {self.channels}; leave it out"
+            )
+        return self
+
+    def _named_channels(self) -> set[int]:
+        """How many channels the normalisations have that the configuration names."""
+        return {len(model.mean) for model in self.models if model.mean is not None} | {
+            len(model.std) for model in self.models if model.std is not None
+        }
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return self.image.channels or max(self._named_channels(), default=RGB)
+
     def numbers(self) -> dict[str, Any]:
         """The settings that change numbers, as plain data.
 
@@ -90,6 +116,9 @@ class RunConfig(StrictPart):
         if not self.compile:
             # Runs from before there was compiled code keep their digest.
             ways["compile"] = True
+        if self.image.channels in (None, max(self._named_channels(), default=RGB)):
+            # It says nothing new, and runs from before it could be said keep their digest.
+            ways["image"] = {"channels"}
         ways["datasets"] = {"__all__": {"access"}}
         # Runs from before there were heads keep their digest.
         ways["models"] = {

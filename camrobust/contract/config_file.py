@@ -117,7 +117,7 @@ def _first_mistake(error: ValidationError) -> UserError:
         return UserError(f"config{': ' + place if place else ''}: {message}")
     if first["type"] == "missing" and isinstance(location[-1], int):
         place = _dotted(location[:-1])
-        return UserError(f"config: {place} has too few values, {location[-1]}; give one for each channel")
+        return UserError(f"config: {place} has too few values, {location[-1]}; give least and most")
     if first["type"] == "missing":
         return UserError(f"config: the key '{where}' is missing")
     message = first["msg"].removeprefix("Value error, ")

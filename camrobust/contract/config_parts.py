@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.defaults import CROP, MOST_CHANNELS, RESIZE, RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.former_names import renamed_builder
 from camrobust.contract.heads import parse_head
@@ -80,11 +80,17 @@ class ModelConfig(StrictPart):
     )
     weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
     target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
-    mean: tuple[float, float, float] | None = Field(
-        None, description="mean of the normalisation; default: the builder's"
+    mean: tuple[float, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_CHANNELS,
+        description="mean of the normalisation, one value for each channel; default: the builder's",
     )
-    std: tuple[float, float, float] | None = Field(
-        None, description="standard deviation of the normalisation; default: the builder's"
+    std: tuple[float, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_CHANNELS,
+        description="standard deviation of the normalisation, one value for each channel; default: the builder's",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments for the builder; of hf: only prompts, a list of texts"
@@ -132,6 +138,16 @@ class ModelConfig(StrictPart):
             raise ValueError("must be one layer, got a list; list the model once for each, under different names")
         return value
 
+    @model_validator(mode="after")
+    def _for_each_channel(self) -> Self:
+        counts = [None if values is None else len(values) for values in (self.mean, self.std)]
+        if len({*counts}) > 1 and {*counts} != {None, RGB}:
+            raise ValueError(
+                "mean and std must have one value for each channel, got "
+                f"{counts[0] or 'no'} and {counts[1] or 'no'} values; name both"
+            )
+        return self
+
     @field_validator("classes", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
@@ -150,6 +166,13 @@ class ImageConfig(StrictPart):
 
     resize: int = Field(RESIZE, ge=1, le=4096, description="shorter side after resizing, px")
     crop: int = Field(CROP, ge=8, le=4096, description="side of the centre crop, px")
+    channels: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_CHANNELS,
+        description="channels of the images, 1 for greys; default: as many as mean and std of the models have values, "
+        "else 3; see [your own model](own-model.md#other-than-three-channels)",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -164,7 +187,9 @@ class MetricConfig(StrictPart):
     rbo_p: float = Field(0.9, gt=0, lt=1, description="persistence of rank-biased overlap: weight of the top ranks")
     ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
     explained_class: Literal["predicted", "clean"] = Field(
-        "predicted", description="class explained on the perturbed image: its own prediction, or the clean image's"
+        "predicted",
+        description="class explained on the perturbed image: its own prediction, or the clean image's; labels and "
+        "values are always the clean image's",
     )
     average: Literal["macro", "micro"] = Field(
         "macro", description="macro: over each image's pairs, then over images; micro: over all pairs"

@@ -2,6 +2,10 @@
 
 RESIZE, CROP = 256, 224
 """Shorter side of a photo after resizing, and side of its centre crop, px."""
+RGB = 3
+"""Channels of a photo. Its pixels have 256 levels (uint8); images of any other number of channels have 65,536 levels,
+float32 multiples of 1/65535."""
+MOST_CHANNELS = 256
 METRIC = 2
 """Version of what is computed from maps; runs of two versions are not pooled. Since version 2, scores are summed in
 float64, and tied if they differ by rounding only (`core.ties`)."""

@@ -17,7 +17,7 @@ class Segmenter:
 
     Attributes:
         name: as it stands in configurations.
-        function: "module:function"; it takes images (B, 3, H, W) and the parameters, and returns labels (B, H, W)
+        function: "module:function"; it takes images (B, C, H, W) and the parameters, and returns labels (B, H, W)
             int64, 0 … m-1.
         source: where it is defined, and whose code computes it.
         parameters: of the function; each has a default.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
+from warnings import warn
 
 import polars as pl
 import pyarrow as pa
@@ -19,11 +20,12 @@ from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.evidence import explain as all_maps
 from camrobust.core.explain.maps import refuse_without_gradient
-from camrobust.core.perturb import make_variants, variants
+from camrobust.core.perturb import check_defined, left_out, make_variants, variants
 from camrobust.core.segments import segment
 from camrobust.interface.arguments import (
     TargetLayer,
     as_list,
+    channels_of,
     check_cams,
     check_evaluation,
     class_number,
@@ -75,13 +77,15 @@ def evaluate(
     Args:
         model: a classifier or its name. A module's parameters and mode are restored afterwards.
         images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, used as they are; or a folder; or a list of
-            paths, pictures and (3, H, W) arrays.
+            paths, pictures and (3, H, W) arrays. Where mean and std do not have three values, images have as many
+            channels as these, and may be uint16.
         cams: names from `camrobust list cams`.
         perturbations: as in a configuration.
         labels: true classes, one per image; None where unknown.
         seed: seed of every random draw.
         target_layer: a submodule or its dotted name, None to discover it.
-        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        mean: mean of the normalisation, one value for each channel of the images; None for the builder's own, and
+            for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",
             "multilabel:explained=2", "value:tolerance=0.5"; None for binary where there is one output, else softmax.
@@ -112,8 +116,12 @@ def evaluate(
         >>> result.scores.height, sorted(result.summary()["cam"])  # 2 images, 2 CAMs, 3 perturbed variants
         (12, ['gradcam', 'random'])
     """
-    planned, cams = variants(as_list(perturbations)), as_list(cams)
+    channels = channels_of(model, mean)
+    planned, cams = variants(as_list(perturbations), channels), as_list(cams)
+    for sentence in left_out(as_list(perturbations), channels):
+        warn(sentence, UserWarning, stacklevel=4)
     check_cams(cams)
+    check_defined((), channels, resave_jpeg_quality)
     check_evaluation(explained_class, precision, resave_jpeg_quality)
     settings = MeasureSettings(
         tuple(CAMS[name].name for name in cams),
@@ -125,13 +133,13 @@ def evaluate(
         precision=precision,
     )
     cutting = {"method": segments} if isinstance(segments, str) else dict(segments or {})
-    names, pixels = pixels_of(images, resize, crop, image_ids)
+    names, pixels = pixels_of(images, resize, crop, image_ids, channels)
     check_once(names)
     classes = [None] * len(names)
     if labels is not None:
         classes = per_image(labels, "labels", len(names), "pass None where unknown")
     tables = []
-    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
+    with ready_model(model, target_layer, pixels, mean, std, head) as ready:
         truths = [true_class(label, ready) for label in classes]
         cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
         settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
@@ -172,7 +180,8 @@ def explain(
         target_layer: a submodule or its dotted name, None to discover it.
         targets: the class (or label, or number of the value) to explain on each image, or one for all; None for the
             predicted one.
-        mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
+        mean: mean of the normalisation, one value for each channel of the images; None for the builder's own, and
+            for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as in a configuration: "softmax", "binary", "multilabel",
             "multilabel:explained=2", "value:tolerance=0.5"; None for binary where there is one output, else softmax.
@@ -198,12 +207,12 @@ def explain(
     cams = as_list(cams)
     check_cams(cams)
     functions = [CAMS[name].function for name in cams]
-    names, pixels = pixels_of(images, resize, crop, image_ids)
-    images = images if isinstance(images, Tensor) else pixels
+    names, pixels = pixels_of(images, resize, crop, image_ids, channels_of(model, mean))
+    images = images if isinstance(images, Tensor) and images.dtype != torch.uint16 else pixels
     if targets is not None:
         entries = [targets] * len(images) if isinstance(targets, int) or getattr(targets, "ndim", 1) == 0 else targets
         targets = per_image(entries, "targets", len(images), "pass one number for all of them, or a list")
-    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
+    with ready_model(model, target_layer, pixels, mean, std, head) as ready:
         refuse_without_gradient(ready.network, [CAMS[name] for name in cams])
         draws = Draws.of(seed, "images", names, "cam", "clean", 0, ready.device)
         numbers = [class_number(target, "targets", ready.classes) for target in (() if targets is None else targets)]

@@ -8,18 +8,16 @@ from typing import Any
 from warnings import warn
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from camrobust.contract.defaults import PRECISIONS
+from camrobust.contract.defaults import PRECISIONS, RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import shown
+from camrobust.core.channels import spoken
 from camrobust.core.explain.network import frozen
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.model import Model, load_model, wrap
 from camrobust.measure.networks import plain, refuse_shapeless
-
-CHANNELS = 3
-
 
 TargetLayer = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the layer itself; a list may hold one of them."""
@@ -29,7 +27,7 @@ TargetLayer = str | nn.Module | Sequence[str | nn.Module] | None
 def ready_model(
     model: nn.Module | str | Model,
     target_layer: TargetLayer,
-    image_size: tuple[int, int],
+    images: Tensor,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     head: str | None = None,
@@ -39,7 +37,7 @@ def ready_model(
     Args:
         model: a module, a name such as torchvision:resnet50, or a model that is ready.
         target_layer: a submodule or its dotted name, None to discover it.
-        image_size: height and width of the images, px.
+        images: (B, C, H, W), those that it will take.
         mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, for a module or a name.
@@ -54,14 +52,20 @@ def ready_model(
         raise UserError("model: one that is ready has its own target_layer, mean and std; leave them out")
     if isinstance(model, nn.Module):
         refuse_shapeless(model, "model", "the network")
-    layer, means, deviations = layer_name(model, target_layer), per_channel(mean, "mean"), per_channel(std, "std")
+    layer, (means, deviations) = layer_name(model, target_layer), normalisation(mean, std)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        height, width = images.shape[2:]
         if isinstance(model, nn.Module):
             means, deviations = means or IMAGENET_MEAN, deviations or IMAGENET_STD
-            model = wrap(model, target_layer=layer, image_size=image_size, mean=means, std=deviations, head=head)
+            model = wrap(model, target_layer=layer, image_size=(height, width), mean=means, std=deviations, head=head)
         elif isinstance(model, str):
             spec = ModelSpec(model.partition(":")[2] or model, model, None, layer, means, deviations, head=head)
-            model = load_model(spec, image_size=image_size[1])
+            model = load_model(spec, image_size=width)
+        if images.shape[1] != model.channels:
+            raise ValueError(
+                f"images: must have {spoken(model.channels)}, as the model's mean and std, got {images.shape[1]}; pass "
+                "mean and std with one value for each channel"
+            )
         for remark in model.remarks:
             warn(remark, UserWarning, stacklevel=4)
         yield model
@@ -96,11 +100,23 @@ def layer_name(model: nn.Module | str | Model, layer: Any) -> str | None:
     return name
 
 
+def normalisation(mean: object, std: object) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation, one number per channel; None stays None, and stands for three.
+
+    Raises:
+        UserError: one of them is no list of numbers, or they have different lengths.
+    """
+    means, deviations = per_channel(mean, "mean"), per_channel(std, "std")
+    if len({RGB if values is None else len(values) for values in (means, deviations)}) > 1:
+        raise UserError("mean and std: must have one value for each channel; name both")
+    return means, deviations
+
+
 def per_channel(values: object, where: str) -> tuple[float, ...] | None:
     """A mean or standard deviation, one number per channel; None stays None.
 
     Raises:
-        UserError: not three numbers.
+        UserError: not numbers.
     """
     if values is None:
         return None
@@ -108,10 +124,10 @@ def per_channel(values: object, where: str) -> tuple[float, ...] | None:
         numbers = tuple(float(value) for value in values)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         numbers = ()
-    if len(numbers) != CHANNELS or not all(map(isfinite, numbers)):
+    if not numbers or not all(map(isfinite, numbers)):
         raise UserError(
-            f"{where}: must be {CHANNELS} numbers, one per channel of pixels in [0, 1], got {shown(values)}; write "
-            f"{where}=(0.5, 0.5, 0.5) for the same one in all"
+            f"{where}: must be a list of numbers, one per channel of pixels in [0, 1], got {shown(values)}; write "
+            f"{where}=(0.5, 0.5, 0.5) for the same one in all three"
         )
     return numbers
 
@@ -130,6 +146,13 @@ def per_image(values: object, where: str, images: int, remedy: str) -> list[Any]
         got = f"{type(values).__name__} {shown(values)}" if entries is None else len(entries)
         raise ValueError(f"{where}: must be one per image ({images}), got {got}; {remedy}")
     return list(entries)
+
+
+def channels_of(model: nn.Module | str | Model, mean: Any) -> int:
+    """How many channels the images for a model must have: one for each value of its mean."""
+    if isinstance(model, Model):
+        return model.channels
+    return len(mean) if hasattr(mean, "__len__") and not isinstance(mean, str) else RGB
 
 
 def as_list(names: str | Sequence[Any] | Mapping[str, object]) -> Sequence[Any]:

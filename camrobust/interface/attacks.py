@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
+from camrobust.core.channels import held, unit
 from camrobust.core.perturb import attack as attacked
 from camrobust.core.perturb import variants
 from camrobust.core.perturb.apply import refuse_attack
 from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest_radius
-from camrobust.interface.arguments import TargetLayer, ready_model
+from camrobust.interface.arguments import TargetLayer, channels_of, ready_model
 from camrobust.interface.inputs import Photographs, pixels_of
 from camrobust.measure.model import Model
 
@@ -38,7 +39,8 @@ def attack(
 
     Args:
         model: a classifier or its name. A module's parameters and mode are restored afterwards.
-        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, rounded to 256 levels; or files as for
+        images: (B, 3, H, W) uint8 or in [0, 1], before normalisation, rounded to 256 levels (65,536 if they do
+            not have three channels, as many as mean and std have values); or files as for
             `evaluate`, cropped as it does by default.
         perturbation: one of the family adversarial at one strength: "fgsm:3", "pgd:epsilon=4,steps=20,step=1",
             "cam_attack:3".
@@ -50,7 +52,7 @@ def attack(
         image_ids: names that the random draws depend on, as for `evaluate`.
 
     Returns:
-        (B, 3, H, W) uint8 on the CPU.
+        (B, 3, H, W) uint8 on the CPU; for other numbers of channels float32, multiples of 1/65535.
 
     Raises:
         UserError: an unknown perturbation, one that needs no model, or several strengths.
@@ -63,13 +65,13 @@ def attack(
         >>> adversarial.shape, adversarial.dtype
         (torch.Size([2, 3, 64, 64]), torch.uint8)
     """
-    planned = variants([perturbation])
+    planned = variants([perturbation], channels_of(model, mean))
     if len(planned) != 1 or not planned[0].needs_model:
         raise UserError(f"attack: '{perturbation}' must be one strength of a perturbation that needs a model; see "
                         "`camrobust list perturbations`")  # fmt: skip
     with _victim(model, images, target_layer, mean, std, head, image_ids) as (ready, names, pixels):
         adversarial = attacked(ready, pixels, planned * len(pixels), names, "images", seed)
-    return (adversarial * 255).round().to(torch.uint8).cpu()
+    return held(adversarial).cpu()
 
 
 @torch.inference_mode(False)
@@ -135,8 +137,8 @@ def _victim(
     model: nn.Module | str | Model, images: Photographs, target_layer: TargetLayer, mean: Sequence[float] | None,
     std: Sequence[float] | None, head: str | None, image_ids: Sequence[str] | None,
 ) -> Iterator[tuple[Model, list[str], Tensor]]:  # fmt: skip
-    """The model, the images' names, and the images at 256 levels in [0, 1] on the model's device."""
-    names, pixels = pixels_of(images, RESIZE, CROP, image_ids)
-    with ready_model(model, target_layer, (pixels.shape[2], pixels.shape[3]), mean, std, head) as ready:
+    """The model, the images' names, and the images in [0, 1], at whole levels, on the model's device."""
+    names, pixels = pixels_of(images, RESIZE, CROP, image_ids, channels_of(model, mean))
+    with ready_model(model, target_layer, pixels, mean, std, head) as ready:
         refuse_attack(ready, "an attack")
-        yield ready, names, pixels.to(ready.device).float() / 255
+        yield ready, names, unit(pixels.to(ready.device))

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.defaults import CROP, RESIZE, RGB
 from camrobust.contract.errors import UserError
+from camrobust.core.channels import as_photo
 from camrobust.core.explain.cams import CAMS
-from camrobust.core.perturb import make_variants, variants
+from camrobust.core.perturb import Variant, left_out, make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.interface.inputs import photo
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
@@ -76,24 +77,29 @@ def explain_picture(
     Raises:
         UserError: an unknown name, a photo that cannot be read, an output that cannot be written.
     """
-    planned = variants(list(perturbations)) if perturbations else ()
-    settings = MeasureSettings(tuple(CAMS[name].name for name in cams), seed, batch=pass_size(len(planned) + 1, "cpu"))
+    names_of_cams = tuple(CAMS[name].name for name in cams)
+    channels = len(mean) if mean else RGB
+    planned = _planned(perturbations, channels)
     if not 8 <= crop <= resize <= 4096:
         raise UserError(
             f"explain: crop must be from 8 px to resize, and resize at most 4096 px, got {crop} and {resize}"
         )
-    pixels = photo(image, "explain", resize, crop)
+    pixels = photo(image, "explain", resize, crop, channels=channels)
     try:
         content = None if weights is None else read_object(weights, most=MOST_BYTES)
     except (MissingObjectError, TooLargeObjectError) as error:
         raise UserError(f"explain: {error}; correct the path") from error
     spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std, head=head)
     ready = load_model(spec, content, crop)
-    for remark in ready.remarks:
+    if ready.channels != channels:  # the builder names a normalisation of its own
+        planned = _planned(perturbations, ready.channels)
+        pixels = photo(image, "explain", resize, crop, channels=ready.channels)
+    for remark in (*ready.remarks, *left_out(perturbations, ready.channels)):
         say(f"warning: {remark}")
     names = class_names(spec, classes, ready.classes, ready.class_names)
     sample = Sample("explain", Path(image).name, None, quickshift(pixels[None])[0])
     stack = make_variants(pixels[None], planned, [sample.image_id], sample.dataset, seed)[0]
+    settings = MeasureSettings(names_of_cams, seed, batch=pass_size(len(planned) + 1, "cpu"))
     scores, kept = measure(ready, [ImageVariants(sample, stack, planned)], settings, keep={0})
     explained = kept[0]
     per_variant = zip(
@@ -109,7 +115,13 @@ def explain_picture(
         for variant, label, confidence, value, stayed in per_variant
     ]
     agreement = {name: scores[name].reshape(len(planned), len(cams)) for name in ("rbo", "rbo_adjusted")}
-    write(output, _grid(explained.pixels.numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement))
+    write(
+        output, _grid(as_photo(explained.pixels).numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement)
+    )
+
+
+def _planned(perturbations: Sequence[str], channels: int) -> tuple[Variant, ...]:
+    return variants(list(perturbations), channels) if perturbations else ()
 
 
 def write(output: str, picture: Image.Image, command: str = "explain") -> None:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
+from camrobust.core.channels import held
 from camrobust.interface.arguments import per_image
 from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, decode, prepare
@@ -25,26 +27,30 @@ ROUNDING = 1e-3
 """How far pixels may lie outside of [0, 1]; resizing causes that."""
 
 
-def check_batch(images: Tensor) -> None:
-    """Raise ValueError unless images are (B, 3, H, W), uint8 or in [0, 1]."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        got = tuple(images.shape)
-        raise ValueError(f"images: must have the shape (B, 3, H, W), got {got}; add the batch axis, and colours first")
-    if images.dtype != torch.uint8 and images.numel():
+def check_batch(images: Tensor, channels: int = RGB) -> None:
+    """Raise ValueError unless images are (B, C, H, W), uint8 or in [0, 1]; other than three channels also uint16."""
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise ValueError(
+            f"images: must have the shape (B, {channels}, H, W), got {tuple(images.shape)}; add the batch axis, put "
+            "channels first, and give mean and std one value for each channel"
+        )
+    whole = (torch.uint8,) if channels == RGB else (torch.uint8, torch.uint16)
+    if images.dtype not in whole and images.numel():
         low, high = (float(value) for value in images.float().aminmax())
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise ValueError(f"images: must be uint8 or in [0, 1], before normalisation, got {low:g} to {high:g}; "
                              "divide by 255, and name the normalisation by mean and std")  # fmt: skip
 
 
-def levels(images: Tensor) -> Tensor:
-    """Images as (B, 3, H, W) uint8 on the CPU; raises like `check_batch`."""
-    check_batch(images)
-    return (images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)).cpu()
+def levels(images: Tensor, channels: int = RGB) -> Tensor:
+    """Images (B, C, H, W) on the CPU as they are measured (`core.channels.held`); raises like `check_batch`."""
+    check_batch(images, channels)
+    return held(images).cpu()
 
 
 def photo(
-    image: str | Path | Image.Image, where: str, resize: int, crop: int, content: bytes | None = None
+    image: str | Path | Image.Image, where: str, resize: int, crop: int, content: bytes | None = None,
+    channels: int = RGB,
 ) -> Tensor:  # fmt: skip
     """The pixels of a file, an object of a store, or a picture, resized and cropped.
 
@@ -54,17 +60,19 @@ def photo(
         resize: shorter side after resizing, px.
         crop: side of the centre crop, px.
         content: bytes of the file, None to read them here.
+        channels: of the result.
 
     Returns:
-        (3, crop, crop) uint8.
+        (C, crop, crop) as it is measured: uint8 for three channels, else float32.
 
     Raises:
         UserError: the file is missing or is not a photo.
     """
     try:
         if isinstance(image, Image.Image):
-            return torch.from_numpy(prepare(image, resize, crop).pixels)
-        return torch.from_numpy(decode(_content(image, where) if content is None else content, resize, crop).pixels)
+            return torch.from_numpy(prepare(image, resize, crop, channels).pixels)
+        content = _content(image, where) if content is None else content
+        return torch.from_numpy(decode(content, resize, crop, channels).pixels)
     except ImageError as error:
         name = "the picture" if isinstance(image, Image.Image) else f"'{image}'"
         raise UserError(f"{where}: {name} cannot be used: {error.message}") from error
@@ -78,9 +86,9 @@ def _content(image: str | Path, where: str) -> bytes:
 
 
 def pixels_of(
-    images: Photographs, resize: int, crop: int, image_ids: Sequence[str] | None = None
+    images: Photographs, resize: int, crop: int, image_ids: Sequence[str] | None = None, channels: int = RGB
 ) -> tuple[list[str], Tensor]:  # fmt: skip
-    """Image ids, and pixels (B, 3, H, W) uint8. Files and pictures are cropped, arrays are not.
+    """Image ids, and pixels (B, C, H, W) as they are measured. Files and pictures are cropped, arrays are not.
 
     Random draws depend on the id, and a default id depends only on its image: on the path below a folder; on the name
     and a hash of the bytes for other files; on a hash of the pixels for everything else.
@@ -90,9 +98,9 @@ def pixels_of(
         ValueError: an array of another shape or range, or another number of ids.
     """
     if isinstance(images, Tensor):
-        named = [(_pixels_id(image), image) for image in levels(images)]
+        named = [(_pixels_id(image), image) for image in levels(images, channels)]
     else:
-        named = _several(images, resize, crop)
+        named = _several(images, resize, crop, channels)
     if not named:
         raise UserError("images: must hold at least one image, got none")
     if len({pixels.shape for _, pixels in named}) > 1:
@@ -134,17 +142,20 @@ def _hash(content: bytes, digits: int) -> str:
 
 
 def _pixels_id(pixels: Tensor) -> str:
-    """16 hexadecimal digits that identify pixels (3, H, W) uint8."""
+    """16 hexadecimal digits that identify pixels (C, H, W)."""
     return _hash(f"{tuple(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes(), 16)
 
 
-def _several(images: Any, resize: int, crop: int) -> list[tuple[str, Tensor]]:
+def _several(images: Any, resize: int, crop: int, channels: int) -> list[tuple[str, Tensor]]:
     """Ids and pixels of the images of a folder, or of files, pictures and arrays."""
     if isinstance(images, (str, Path)) and Path(images).is_dir():
-        listed = list_images("images", str(images))
-        return [(name, _single(uri, resize, crop)[1]) for name, uri in listed.select("image_id", "uri").iter_rows()]
+        listed = list_images("images", str(images), arrays=channels != RGB)
+        return [
+            (name, _single(uri, resize, crop, channels)[1])
+            for name, uri in listed.select("image_id", "uri").iter_rows()
+        ]
     alone = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-    return [_single(image, resize, crop) for image in ([images] if alone else images)]
+    return [_single(image, resize, crop, channels) for image in ([images] if alone else images)]
 
 
 def _file_id(image: str | Path, content: bytes) -> str:
@@ -155,22 +166,26 @@ def _file_id(image: str | Path, content: bytes) -> str:
     return f"{name}@{_hash(content, 12)}"
 
 
-def _single(image: str | Path | Image.Image | NDArray[Any] | Tensor, resize: int, crop: int) -> tuple[str, Tensor]:
+def _single(
+    image: str | Path | Image.Image | NDArray[Any] | Tensor, resize: int, crop: int, channels: int
+) -> tuple[str, Tensor]:
     """Id and pixels of one image."""
     if isinstance(image, (str, Path, Image.Image)):
         if not 8 <= crop <= resize:
             raise UserError(f"images: crop must be from 8 px to resize ({resize} px), got {crop}; give both")
         if isinstance(image, Image.Image):
-            pixels = photo(image, "images", resize, crop)
+            pixels = photo(image, "images", resize, crop, channels=channels)
             return _pixels_id(pixels), pixels
         content = _content(image, "images")
-        return _file_id(image, content), photo(image, "images", resize, crop, content)
+        return _file_id(image, content), photo(image, "images", resize, crop, content, channels)
     if not isinstance(image, (np.ndarray, Tensor)):
         raise TypeError(f"images: each must be a path, a picture, an array or a tensor, got {type(image).__name__}; "
                         "of a data loader's batches, pass only the images")  # fmt: skip
     tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(f"images: each array must have the shape (3, H, W), got {tuple(tensor.shape)}; put colours "
-                         "first, or pass it as a picture: PIL.Image.fromarray")  # fmt: skip
-    pixels = levels(tensor[None])[0]
+    if tensor.ndim != 3 or tensor.shape[0] != channels:
+        raise ValueError(
+            f"images: each array must have the shape ({channels}, H, W), got {tuple(tensor.shape)}; put colours first, "
+            "or pass it as a picture: PIL.Image.fromarray; for other channels give mean and std as many values"
+        )
+    pixels = levels(tensor[None], channels)[0]
     return _pixels_id(pixels), pixels

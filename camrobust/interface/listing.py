@@ -69,6 +69,7 @@ def _perturbations() -> list[dict[str, Any]]:
             "parameters": "; ".join(map(str, entry.parameters)),
             "severity 1 to 5": " ".join(",".join(f"{value:g}" for value in strength) for strength in entry.severities),
             "chosen for": "any size" if entry.size is None else f"{entry.size} px",
+            "channels": "any" if entry.channels is None else " or ".join(map(str, entry.channels)),
             "random": "yes" if entry.random else "no",
             "needs": "model" if entry.needs_model else "image",
             "source": entry.source,

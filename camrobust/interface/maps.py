@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.core.channels import as_photo
 from camrobust.interface.inputs import levels, photo
 from camrobust.interface.notebook import pictures
 from camrobust.report.pictures import overlay as overlaid
@@ -23,12 +24,12 @@ class Maps(dict[str, Tensor]):
 
     Args:
         maps: maps by CAM.
-        images: the images, (B, 3, H, W) uint8 or in [0, 1]; the first `SHOWN` are kept.
+        images: the images, (B, C, H, W) uint8 or in [0, 1]; the first `SHOWN` are kept.
     """
 
     def __init__(self, maps: Mapping[str, Tensor], images: Tensor) -> None:
         super().__init__(maps)
-        self._photos = levels(images[:SHOWN]).permute(0, 2, 3, 1).numpy()
+        self._photos = as_photo(images[:SHOWN]).permute(0, 2, 3, 1).cpu().numpy()
 
     def _repr_html_(self) -> str:
         return pictures(self._photos, {name: maps[:SHOWN].float().cpu().numpy() for name, maps in self.items()})
@@ -40,7 +41,8 @@ def overlay(
     """A map drawn over its photo.
 
     Args:
-        image: (3, H, W) tensor, uint8 or in [0, 1], before normalisation; or (H, W, 3) uint8 array; or a picture; or
+        image: (C, H, W) tensor, uint8 or in [0, 1], before normalisation (drawn as the grey mean of its channels unless
+            there are three); or (H, W, 3) uint8 array; or a picture; or
             a path, whose photo is cropped as `evaluate` and `explain` do by default.
         values: (h, w), a raw map. It is min-max scaled and upsampled; NaN and constant maps get the lowest colour.
         strength: opacity of the map, [0, 1].
@@ -59,7 +61,7 @@ def overlay(
     if isinstance(image, Image.Image):
         array = np.asarray(image.convert("RGB"))
     elif isinstance(image, Tensor):
-        array = levels(image[None])[0].permute(1, 2, 0).numpy()
+        array = as_photo(levels(image[None], image.shape[0]))[0].permute(1, 2, 0).numpy()
     else:
         array = image
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:

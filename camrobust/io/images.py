@@ -10,18 +10,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from camrobust.contract.defaults import RGB
+from camrobust.io.bands import NUMPY, Band, array_bands, checked_bands, picture_bands
 from camrobust.io.decoding_memory import MIB, fit_into_budget
 from camrobust.io.image_errors import ImageError
 from camrobust.io.image_formats import FORMATS, MAX_PIXELS, check_file, is_decoded, open_picture
 from camrobust.io.png import significant_bits, without_metadata
 from camrobust.io.sample_levels import STRIP_PIXELS, Levels, checked, levels_of
-from camrobust.io.to_rgb import is_rgb, to_rgb
+from camrobust.io.to_rgb import DEEP, converted, grey_mode, needs_nothing
 
 MAX_BYTES = 512 * MIB
 """Larger files are not read."""
@@ -48,23 +51,24 @@ class Photo:
     """A decoded photograph.
 
     Attributes:
-        pixels: the crop, (3, H, W) uint8 RGB.
+        pixels: the crop, (3, H, W) uint8 RGB; for other numbers of channels (C, H, W) float32, multiples of 1/65535.
         width: width of the upright original, px.
         height: its height, px.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
     width: int
     height: int
 
 
-def decode(content: bytes, resize: int, crop: int) -> Photo:
+def decode(content: bytes, resize: int, crop: int, channels: int = RGB) -> Photo:
     """Decode an image file to the centre crop.
 
     Args:
         content: bytes of a file in one of `image_formats.FORMATS`.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
+        channels: of the result. One: greys keep their depth, colours become their luma. Other numbers: see `bands`.
 
     Raises:
         ImageError: the file is empty, not an image, damaged, too large, of an unsupported kind or on an unknown scale.
@@ -74,33 +78,42 @@ def decode(content: bytes, resize: int, crop: int) -> Photo:
     if len(content) > MAX_BYTES:
         raise ImageError(f"the file has more than {MAX_BYTES} bytes", "too_large")
     try:
-        return _decode(content, resize, crop, len(content))
+        return _decode(content, resize, crop, len(content), channels)
     except ImageError as error:
         whole = without_metadata(content) if error.kind in ("truncated", "not_an_image") else None
         if whole is None:
             raise
-    return _decode(whole, resize, crop, len(content) + len(whole))
+    return _decode(whole, resize, crop, len(content) + len(whole), channels)
 
 
-def _decode(content: bytes, resize: int, crop: int, held_bytes: int) -> Photo:
+def _decode(content: bytes, resize: int, crop: int, held_bytes: int, channels: int) -> Photo:
     with _as_image_error():
+        if channels != RGB and content.startswith(NUMPY):
+            return _joined(array_bands(content, channels), resize, crop)
         image = open_picture(content)
-        return _photo(image, resize, crop, held_bytes, significant_bits(content), ours=True)
+        if channels in (1, RGB):
+            return _photo(image, resize, crop, held_bytes, significant_bits(content), channels, ours=True)
+        fit = partial(fit_into_budget, file_bytes=held_bytes, side=resize, ours=True)
+        return _joined(picture_bands(image, channels, fit), resize, crop)
 
 
-def prepare(image: Image.Image, resize: int, crop: int) -> Photo:
+def prepare(image: Image.Image, resize: int, crop: int, channels: int = RGB) -> Photo:
     """Cut the centre crop from a picture that a program opened or made, of any mode and orientation.
 
     Args:
         image: the picture; it is decoded and otherwise left as it is.
         resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
         crop: side of the centre crop, px.
+        channels: of the result, as for `decode`.
 
     Raises:
         ImageError: the picture is damaged, too large, of an unsupported kind or on an unknown scale.
     """
+    fit = partial(fit_into_budget, file_bytes=0, side=resize, ours=False)
     with _as_image_error():
-        return _photo(image, resize, crop, 0, None, ours=False)
+        if channels in (1, RGB):
+            return _photo(image, resize, crop, 0, None, channels, ours=False)
+        return _joined(picture_bands(image, channels, fit), resize, crop)
 
 
 @contextmanager
@@ -130,7 +143,9 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _photo(image: Image.Image, resize: int, crop: int, file_bytes: int, bits: int | None, *, ours: bool) -> Photo:
+def _photo(
+    image: Image.Image, resize: int, crop: int, file_bytes: int, bits: int | None, channels: int, *, ours: bool
+) -> Photo:
     size = image.size
     if not is_decoded(image):
         check_file(image)
@@ -139,50 +154,83 @@ def _photo(image: Image.Image, resize: int, crop: int, file_bytes: int, bits: in
     image.load()
     if image.format == "TIFF":
         size = image.size  # Pillow rotates it while it loads
-    orientation = image.getexif().get(Base.Orientation)
-    turn = orientation if isinstance(orientation, int) and orientation in TURNS else None
+    turn = _turn(image)
     width, height = size[::-1] if turn in ON_ITS_SIDE else size
-    square = _centre_crop(image, checked(image, levels), turn, resize, crop)
-    pixels = np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
-    return Photo(pixels, width, height)
+    levels = checked(image, levels)
+    square = _centre_crop(image, levels, turn, resize, crop, "RGB" if channels == RGB else grey_mode(levels))
+    if channels != RGB:
+        return Photo(_plane(square)[None], width, height)
+    return Photo(np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)), width, height)
 
 
-def _centre_crop(image: Image.Image, levels: Levels, turn: int | None, resize: int, crop: int) -> Image.Image:
-    """Set a picture upright, convert it to RGB, resize its shorter side and cut the centre."""
+def _joined(bands: Iterator[Band], resize: int, crop: int) -> Photo:
+    """The crops of all channels."""
+    planes, sizes = [], set()
+    for image, levels in checked_bands(bands):
+        turn = _turn(image)
+        sizes.add(image.size[::-1] if turn in ON_ITS_SIDE else image.size)
+        planes.append(_plane(_centre_crop(image, levels, turn, resize, crop, grey_mode(levels))))
+    if len(sizes) > 1:
+        raise ImageError("its pages have different sizes", "unsupported")
+    return Photo(np.stack(planes), *sizes.pop())
+
+
+def _turn(image: Image.Image) -> int | None:
+    orientation = image.getexif().get(Base.Orientation)
+    return orientation if isinstance(orientation, int) and orientation in TURNS else None
+
+
+def _plane(square: Image.Image) -> NDArray[np.float32]:
+    """A grey picture (H, W) as multiples of 1/65535; a level v of 255 is 257·v of them."""
+    white = np.float32(255 if square.mode == "L" else DEEP)
+    levels: NDArray[np.float32] = np.rint(np.asarray(square, np.float32)).clip(0, white)
+    return levels / white
+
+
+def _centre_crop(
+    image: Image.Image, levels: Levels, turn: int | None, resize: int, crop: int, mode: str
+) -> Image.Image:
+    """Set a picture upright, convert it to RGB, L or F, resize its shorter side and cut the centre."""
     width, height = image.size[::-1] if turn in ON_ITS_SIDE else image.size
     short, long = min(width, height), max(width, height)
     if long * resize // short > min(MAX_STRETCH, MAX_RESIZED_PIXELS // resize):
         raise ImageError(f"{width} x {height} px is too narrow to be resized to {resize} px", "too_large")
     size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-    if width * height > WHOLE_PIXELS and not (turn is None and is_rgb(image, levels)):
-        columns = _columns(image, levels, turn, (width, height), (size[0], left, crop))
+    as_it_is = turn is None and needs_nothing(image, levels, mode)
+    if width * height > WHOLE_PIXELS and not as_it_is:
+        columns = _columns(image, levels, turn, (width, height), (size[0], left, crop), mode)
         return columns.resize((crop, size[1]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
-    if not (turn is None and is_rgb(image, levels)):
-        image = _whole(image, levels, turn, (width, height))
+    if not as_it_is:
+        image = _whole(image, levels, turn, (width, height), mode)
     return image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + crop, top + crop))
 
 
-def _whole(image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int]) -> Image.Image:
-    """The picture upright, as RGB."""
-    whole = Image.new("RGB", size)
+def _whole(image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int], mode: str) -> Image.Image:
+    """The picture upright, in a mode."""
+    whole = Image.new(mode, size)
     for first, last in _rows(size):
-        whole.paste(to_rgb(_upright(image, turn, first, last), levels), (0, first))
+        whole.paste(converted(_upright(image, turn, first, last), levels, mode), (0, first))
     return whole
 
 
 def _columns(
-    image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int], target: tuple[int, int, int]
+    image: Image.Image,
+    levels: Levels,
+    turn: int | None,
+    size: tuple[int, int],
+    target: tuple[int, int, int],
+    mode: str,
 ) -> Image.Image:
-    """The picture upright, as RGB, resized along its rows and cut to some columns.
+    """The picture upright, in a mode, resized along its rows and cut to some columns.
 
     This avoids a second copy of a large picture. Pillow, too, resizes along the rows first, except for pictures more
     than twice as high as wide; there the result may differ by one level from a single call.
     """
     width, left, crop = target
-    columns = Image.new("RGB", (crop, size[1]))
+    columns = Image.new(mode, (crop, size[1]))
     for first, last in _rows((max(size[0], width), size[1])):
-        strip = to_rgb(_upright(image, turn, first, last), levels)
+        strip = converted(_upright(image, turn, first, last), levels, mode)
         resized = strip.resize((width, last - first), Image.Resampling.BILINEAR)
         columns.paste(resized.crop((left, 0, left + crop, last - first)), (0, first))
     return columns

@@ -21,6 +21,8 @@ SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
+ARRAY = ".npy"
+"""For images that do not have three channels."""
 TABLES = (".csv", ".parquet")
 LONGEST = 4096
 """Most bytes of an image_id or a uri. Paths and keys of stores are never longer."""
@@ -33,7 +35,9 @@ SCHEMES = ("s3", "file", *CLOUDS)
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
 
-def list_images(name: str, images: str, labels: str | None = None, access: Access = "credentials") -> pl.DataFrame:
+def list_images(
+    name: str, images: str, labels: str | None = None, access: Access = "credentials", *, arrays: bool = False
+) -> pl.DataFrame:
     """List all images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
 
     Args:
@@ -42,12 +46,17 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
             image_id and label. Relative paths in a manifest start at the manifest's folder.
         labels: csv or parquet with image_id (or file) and label (or class_index).
         access: how a bucket is listed and read; a folder ignores it.
+        arrays: .npy files are images, too.
 
     Raises:
         UserError: there are no images, a column or value is missing, an address is not that of a store or holds a
             secret, an image_id occurs twice, or labels are not integers or contradict each other.
     """
-    table = _from_manifest(images, access) if images.lower().endswith(TABLES) else _from_listing(name, images, access)
+    suffixes = (*SUFFIXES, ARRAY) if arrays else SUFFIXES
+    if images.lower().endswith(TABLES):
+        table = _from_manifest(images, access)
+    else:
+        table = _from_listing(name, images, access, suffixes)
     if table.is_empty():
         raise UserError(
             f"dataset '{name}': there are no images in {images}; files must end in {', '.join(SUFFIXES[:6])}, …"
@@ -68,13 +77,13 @@ def list_images(name: str, images: str, labels: str | None = None, access: Acces
     return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
 
-def _from_listing(name: str, images: str, access: Access) -> pl.DataFrame:
+def _from_listing(name: str, images: str, access: Access, suffixes: tuple[str, ...]) -> pl.DataFrame:
     store = open_store(images, access)
     if isinstance(store, Folder) and not Path(store.uri).is_dir():
         raise UserError(
             f"dataset '{name}': there is no folder {images}; give a folder, a prefix or a csv/parquet table"
         )
-    keys = [entry.key for entry in store.list() if _suffix(entry.key) in SUFFIXES]
+    keys = [entry.key for entry in store.list() if _suffix(entry.key) in suffixes]
     odd = next((key for key in keys if key != key.encode(errors="replace").decode()), None)
     if odd is not None:
         raise UserError(f"dataset '{name}': the file name {odd!a} is not valid UTF-8; rename it")

@@ -68,7 +68,7 @@ def levels_of(image: Any, bits: int | None = None) -> Levels:
     Raises:
         ImageError: the file does not state it, or Pillow reads such a file wrongly.
     """
-    raw = _raw_mode(image)
+    raw = raw_mode(image)
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         raise _unknown("a CMYK JPEG without Adobe's marker does not state whether 0 or 255 is full ink")
     if image.format == "TIFF":
@@ -108,7 +108,7 @@ def _fills_16_bits(image: Any) -> bool:
     return image.format == "JPEG2000" and image.fp is not None and codestream(image.fp).depth == 16
 
 
-def _raw_mode(image: Any) -> str:
+def raw_mode(image: Any) -> str:
     """How the file stores samples, in Pillow's words; "" once it is decoded."""
     if not getattr(image, "tile", None):
         return ""

@@ -1,6 +1,7 @@
-"""Converts decoded pictures of every kind to 8-bit RGB."""
+"""Converts decoded pictures of every kind to 8-bit RGB, or to one grey channel that keeps its depth."""
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from camrobust.io.sample_levels import Levels, stored_values
@@ -9,15 +10,45 @@ GREY = (128, 128, 128)
 """What shows through a transparent picture."""
 
 
-def is_rgb(image: Image.Image, levels: Levels) -> bool:
-    """Whether a decoded picture needs no conversion."""
-    return image.mode == "RGB" and not levels.grey and not image.has_transparency_data
+DEEP = 65535
+"""White in a picture of mode F."""
+
+
+def needs_nothing(image: Image.Image, levels: Levels, mode: str) -> bool:
+    """Whether a decoded picture is of that mode already."""
+    return image.mode == mode and not levels.grey and not image.has_transparency_data
+
+
+def grey_mode(levels: Levels) -> str:
+    """The mode of a grey channel: L for samples of at most 8 bits, F from 0 to 65535 for deeper ones."""
+    return "F" if levels.grey else "L"
+
+
+def converted(strip: Image.Image, levels: Levels, mode: str) -> Image.Image:
+    """Convert some rows of a decoded picture.
+
+    Args:
+        strip: the rows.
+        levels: how to read them.
+        mode: RGB; or a grey channel, see `grey_mode`. Colours become their luma (BT.601).
+    """
+    if mode == "F":
+        scaled, clear = _scaled(strip, levels, DEEP)
+        if clear is not None:
+            scaled[clear] = GREY[0] / 255 * DEEP
+        return Image.fromarray(scaled.astype(np.float32))
+    rgb = to_rgb(strip, levels)
+    return rgb if mode == "RGB" else rgb.convert(mode)
 
 
 def to_rgb(strip: Image.Image, levels: Levels) -> Image.Image:
     """Convert some rows of a decoded picture to 8-bit RGB: scale deep greys, lay transparency on mid grey."""
     if levels.grey:
-        return _scaled(strip, levels)
+        scaled, clear = _scaled(strip, levels, 255)
+        grey = np.rint(scaled).astype(np.uint8)
+        if clear is not None:
+            grey[clear] = GREY[0]
+        return Image.fromarray(grey).convert("RGB")
     if levels.transparent is not None:
         strip.info["transparency"] = levels.transparent
     if strip.mode == "LAB":
@@ -31,14 +62,12 @@ def to_rgb(strip: Image.Image, levels: Levels) -> Image.Image:
     return strip if strip.mode == "RGB" else strip.convert("RGB")
 
 
-def _scaled(strip: Image.Image, levels: Levels) -> Image.Image:
+def _scaled(strip: Image.Image, levels: Levels, white: int) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """Values from 0 to `white`, and which of them are transparent."""
     values = stored_values(strip, levels)
     clear = None if levels.transparent is None else values == levels.transparent
-    scaled = (values - levels.black) * (255 / (levels.white - levels.black))
-    grey = np.clip(np.rint(255 - scaled if levels.negative else scaled), 0, 255).astype(np.uint8)
-    if clear is not None:
-        grey[clear] = GREY[0]
-    return Image.fromarray(grey).convert("RGB")
+    scaled = (values - levels.black) * (white / (levels.white - levels.black))
+    return np.clip(white - scaled if levels.negative else scaled, 0, white), clear
 
 
 def _from_lab(strip: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ def coinciding(model: Model, cams: Sequence[str], pixels: Tensor, precision: str
     Args:
         model: the classifier.
         cams: names in the order of the configuration.
-        pixels: (B, 3, H, W) uint8, some images.
+        pixels: (B, C, H, W), some images as they are measured.
         precision: of the layers.
 
     Returns:

@@ -21,7 +21,7 @@ class Explained:
     """Maps and predictions of an image's variants, on the model's device; variant 0 is the clean one.
 
     Attributes:
-        pixels: (V+1, 3, H, W) uint8 on the CPU, the explained images, attacks on this model included.
+        pixels: (V+1, C, H, W) on the CPU, the explained images, attacks on this model included.
         maps: (V+1, K, h, w) float32.
         predictions: (V+1,) int64; of a multi-label network the explained label.
         confidences: (V+1,) float32, probability of the prediction; NaN for values.

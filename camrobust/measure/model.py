@@ -7,14 +7,17 @@ weights file. Fetching is not done here: a weights file arrives as its content.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.heads import parse_head
 from camrobust.contract.quoting import first_line
+from camrobust.core.channels import spoken
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
 from camrobust.core.explain.target_layer import build_network
@@ -43,8 +46,8 @@ class Model:
     Attributes:
         name: as it stands in the results.
         network: the module, its target layer and the tail behind it.
-        mean: (3, 1, 1) on the model's device.
-        std: (3, 1, 1) on the model's device.
+        mean: (C, 1, 1) on the model's device, one value for each channel of the images.
+        std: (C, 1, 1) on the model's device.
         classes: number of classes or labels; of values, number of them.
         channels_last: whether it takes images whose channels are last in memory; a model that calls `view` on a feature
             map does not.
@@ -74,6 +77,11 @@ class Model:
         return self.mean.device
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the images that it takes."""
+        return len(self.mean)
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences that the user should read before the numbers are made."""
         readout = self.network.readout
@@ -87,7 +95,7 @@ class Model:
         return tuple(f"model '{self.name}': {remark}" for remark in remarks)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
+        """Images (B, C, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
         images = images.to(self.device)
         scaled = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         return (scaled - self.mean) / self.std
@@ -151,10 +159,10 @@ def wrap(
     """Make any classifier measurable. Its parameters stay frozen; `core.explain.evidence.frozen` restores them.
 
     Args:
-        module: takes (B, 3, H, W), returns logits (B, m), a tuple that begins with them, or an object with `.logits`.
+        module: takes (B, C, H, W), returns logits (B, m), a tuple that begins with them, or an object with `.logits`.
         name: as it stands in the results.
         target_layer: dotted name of a submodule, None to discover it.
-        mean: of the normalisation.
+        mean: of the normalisation, one value for each of the C channels.
         std: of the normalisation.
         image_size: side of the square crop, or height and width, px.
         device: where to put it; None leaves it where it is.
@@ -162,9 +170,14 @@ def wrap(
 
     Raises:
         UserError: no such target layer, an output that is not logits or depends on more than the image, an unfit head,
-            or a normalisation on the 0-255 scale.
+            or a normalisation on the 0-255 scale or of other channels.
     """
     asked = None if head is None else parse_head(head)
+    if len(mean) != len(std):
+        raise UserError(
+            f"model '{name}': mean and std must have one value for each channel, got {_shown(mean)} and {_shown(std)}; "
+            "name both"
+        )
     if not (
         all(abs(value) <= LARGEST_NORMALISATION for value in mean)
         and all(0 < value <= LARGEST_NORMALISATION for value in std)
@@ -179,11 +192,12 @@ def wrap(
     module.eval()  # a `train` that is overridden may return nothing
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    sample = _probe(image_size).to(device)
+    sample = _probe(image_size, len(mean)).to(device)
     side = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
     before_it_ran = {key for key, _ in module.named_parameters()}
     with _as_user_error(
-        f"model '{name}': cannot take float32 images of {side} px", lambda _: what_it_takes(module, _probe, device)
+        f"model '{name}': cannot take float32 images of {side} px{_of_channels(len(mean))}",
+        lambda _: _remedy(module, len(mean), sample.device),
     ):
         # In full precision: on a GPU, TF32 rounds passes of other sizes in other ways.
         with torch.no_grad(), frozen(module), arithmetic("fp32", sample.device):
@@ -218,6 +232,19 @@ def wrap(
     )
 
 
+def _of_channels(channels: int) -> str:
+    return "" if channels == RGB else f" and {spoken(channels)}"
+
+
+def _remedy(module: nn.Module, channels: int, device: torch.device) -> str:
+    """What to do about a module that does not take images of so many channels."""
+    convolution = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    taken = channels if convolution is None else convolution.in_channels
+    if taken == channels:
+        return what_it_takes(module, partial(_probe, channels=channels), device)
+    return f"its first convolution takes {spoken(taken)}, so name mean and std of the normalisation for each of them"
+
+
 @contextmanager
 def _as_user_error(what: str, remedy: Callable[[BaseException], str]) -> Iterator[None]:
     """A model's forward is the user's code and may raise anything; it becomes one sentence."""
@@ -250,13 +277,13 @@ def bytes_per_image(model: Model, image_size: int) -> int:
 
     leaves = [module for module in model.network.module.modules() if not any(module.children())]
     with hooked(leaves, count), torch.no_grad():
-        model.network.module(_probe(image_size).to(model.device))
+        model.network.module(_probe(image_size, model.channels).to(model.device))
     return total // PROBES
 
 
-def _probe(image_size: int | tuple[int, int]) -> Tensor:
+def _probe(image_size: int | tuple[int, int], channels: int) -> Tensor:
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    return torch.rand(PROBES, 3, height, width, generator=torch.Generator().manual_seed(0))
+    return torch.rand(PROBES, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _shown(values: tuple[float, ...]) -> str:

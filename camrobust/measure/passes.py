@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camrobust.core.channels import held, unit
 from camrobust.core.explain.evidence import collect
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
@@ -29,7 +30,7 @@ class PassResult:
 
     Attributes:
         rows: which rows of the batch.
-        pixels: (P, 3, H, W) uint8.
+        pixels: (P, C, H, W), as they are measured.
         maps: (P, K, h, w) float32.
         change: how far every row is from its clean image, (P, 1) each.
         agreement: of every map with that of its clean image, as `comparison.Comparison` gives it; empty where it was
@@ -193,11 +194,11 @@ def attacked(
     if not groups:
         return image.pixels
     sample, pixels = image.sample, image.pixels.clone()
-    clean = pixels[:1].to(model.device).float() / 255
+    clean = unit(pixels[:1].to(model.device))
     for places in groups.values():
         planned = [image.variants[place - 1] for place in places]
         images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
         renew()
         made = attack(model, images, planned, names, sample.dataset, settings.seed)
-        pixels[places] = (made * 255).round().to(torch.uint8).to(pixels.device)
+        pixels[places] = held(made).to(pixels.device)
     return pixels

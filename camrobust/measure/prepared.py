@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
+from camrobust.core.channels import noise
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.compiled import compile_prefix
 from camrobust.core.explain.maps import Explainer
@@ -35,7 +35,7 @@ def prepare(model: Model, settings: MeasureSettings, inputs: Tensor) -> Prepared
     Args:
         model: the classifier.
         settings: of the run.
-        inputs: (P, 3, H, W), normalised, of the shape and memory order of all passes.
+        inputs: (P, C, H, W), normalised, of the shape and memory order of all passes.
 
     Raises:
         UserError: the settings ask for compiled code, and the model cannot be compiled.
@@ -65,6 +65,5 @@ def try_out(model: Model, settings: MeasureSettings, image_size: int) -> None:
     Raises:
         UserError: the model cannot be compiled.
     """
-    shape = (settings.batch, 3, image_size, image_size)
-    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = noise(settings.batch, model.channels, image_size)
     prepare(model, settings, model.inputs(images, settings.precision))

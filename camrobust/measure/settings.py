@@ -109,7 +109,8 @@ class ImageVariants:
 
     Attributes:
         sample: the image.
-        pixels: (V+1, 3, H, W) uint8, the clean image first; they are never written to.
+        pixels: (V+1, C, H, W), the clean image first: uint8 photos, or other images as `core.channels.held` makes them.
+            They are never written to.
         variants: the V perturbed variants. Those that attack a model are made later, and their pixels here are ignored.
 
     Raises:

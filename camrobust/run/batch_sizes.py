@@ -1,5 +1,7 @@
 """How much each stage takes at once."""
 
+from camrobust.contract.defaults import RGB
+from camrobust.core.channels import pixel_bytes
 from camrobust.core.explain.cams import CAMS
 from camrobust.run.plan import Plan
 
@@ -53,18 +55,21 @@ def passes_per_image(plan: Plan) -> int:
 def variant_bytes(plan: Plan) -> int:
     """Bytes of the variants of one image, its segments included, as they pass from Perturb to Explain."""
     pixels = plan.config.image.crop**2
-    return pixels * (3 * (len(plan.variants) + len(plan.parts)) + 4 * len(plan.parts))
+    each = pixel_bytes(plan.config.channels)
+    return pixels * (each * (len(plan.variants) + len(plan.parts)) + 4 * len(plan.parts))
 
 
-def images_per_pass(crop: int, variants: int, device: str) -> int:
+def images_per_pass(crop: int, variants: int, device: str, channels: int = RGB) -> int:
     """Images that Perturb perturbs together, as many as memory holds.
 
     Args:
         crop: side of the images, px.
         variants: of each image, in one part.
         device: cpu or cuda.
+        channels: of the images.
     """
-    return max(1, min(IMAGES_PER_PASS[device], PASS_BYTES // (3 * crop**2 * (1 + variants))))
+    image_bytes = pixel_bytes(channels) * crop**2
+    return max(1, min(IMAGES_PER_PASS[device], PASS_BYTES // (image_bytes * (1 + variants))))
 
 
 def images_per_commit(plan: Plan, pending: int, block: int = 1) -> int:

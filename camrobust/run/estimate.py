@@ -10,6 +10,7 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.defaults import REPLACEMENT_S
 from camrobust.contract.sharding import ShardRecord
+from camrobust.core.channels import noise
 from camrobust.core.draws import Draws
 from camrobust.core.segments import segment
 from camrobust.io.manifest import SCHEMA
@@ -120,18 +121,13 @@ def _unlisted(images: int) -> pl.DataFrame:
     return pl.DataFrame({"dataset": "unlisted", "image_id": names, "uri": "", "label": None}, schema=SCHEMA)
 
 
-def _probe(plan: Plan) -> torch.Tensor:
-    crop = plan.config.image.crop
-    return torch.randint(0, 256, (1, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
 def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
     """Seconds to explain all variants of one image under one model, from a few timed passes."""
     model = build(config, plan.config.image.crop, device)
     settings = settings_of(plan.config, plan.pass_sizes[device])
     harmless = next((variant for variant in plan.variants if not variant.needs_model), None)
     planned = [] if harmless is None else [harmless] * (settings.batch - 1)
-    pixels = _probe(plan).expand(len(planned) + 1, -1, -1, -1)
+    pixels = noise(1, plan.config.channels, plan.config.image.crop).expand(len(planned) + 1, -1, -1, -1)
     sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
     times = []
     for _ in range(PASSES):
@@ -147,7 +143,7 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
 def _segment_seconds(plan: Plan) -> float:
     """Seconds to segment one image of smooth noise, on one core."""
     segments, crop = plan.config.segments, plan.config.image.crop
-    coarse = Draws.of(0, "", ["probe"], "estimate", "", 0).uniform((3, 14, 14))
+    coarse = Draws.of(0, "", ["probe"], "estimate", "", 0).uniform((plan.config.channels, 14, 14))
     image = torch.nn.functional.interpolate(coarse, size=(crop, crop), mode="bilinear")
     start = time.perf_counter()
     segment(image, segments.method, **segments.parameters)

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
+from camrobust.core.channels import noise, pixel_bytes, spoken
 from camrobust.core.explain.cams import CAMS, COSTLY
-from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, left_out, size_warnings, variants
 from camrobust.core.perturb.apply import refuse_attack
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
@@ -86,7 +86,8 @@ class Plan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences that the user should read before the numbers are made."""
-        return size_warnings(self.variants, self.config.image.crop)
+        config = self.config
+        return (*left_out(config.perturbations, config.channels), *size_warnings(self.variants, config.image.crop))
 
     def counts(self) -> dict[str, int]:
         """Planned numbers, as run.json holds them."""
@@ -128,10 +129,10 @@ def make_plan(
     """
     plugins = load_plugins(config.plugins)
     measures = settings_of(config, 1).measures()
-    every = variants(config.perturbations)
+    every = variants(config.perturbations, config.channels)
     steps = {entry.name: entry for variant in every for entry in variant.entries}
     refuse_unnamed([*(CAMS[name] for name in config.cams), *steps.values(), *measures], config.plugins)
-    size = max(1, GROUP_BYTES // (3 * config.image.crop**2))
+    size = max(1, GROUP_BYTES // (pixel_bytes(config.channels) * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
     if manifest is None:
         manifest = _listed(config)
@@ -149,7 +150,10 @@ def _listed(config: RunConfig) -> "pl.DataFrame":
 
     check_apart(config)
     manifest = pl.concat(
-        [list_images(dataset.name, dataset.images, dataset.labels, dataset.access) for dataset in config.datasets]
+        [
+            list_images(dataset.name, dataset.images, dataset.labels, dataset.access, arrays=config.channels != RGB)
+            for dataset in config.datasets
+        ]
     )
     check_photos(config, manifest)
     return manifest
@@ -263,11 +267,12 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
 
     facts: dict[str, dict[str, Any]] = {}
     crop = plan.config.image.crop
-    probe = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    probe = noise(2, plan.config.channels, crop)
     for config in plan.config.models:
         weights = fetch_weights(config)
         spec = spec_of(config)
         model = load_model(spec, weights, crop, seed=plan.config.seed)
+        _check_channels(model, plan.config.channels)
         for variant in [one for one in plan.variants if one.needs_model][:1]:
             refuse_attack(model, variant.perturbation)
         if plan.config.compile:
@@ -288,6 +293,15 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         }
     check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items() if fact["classes"] is not None})
     return facts
+
+
+def _check_channels(model: Model, channels: int) -> None:
+    """Refuse a model whose builder names a normalisation of other channels than the run's images have."""
+    if model.channels != channels:
+        raise UserError(
+            f"model '{model.name}': its mean and std must be those of {spoken(channels)}, as the images of the run, "
+            f"got {model.channels}; name mean and std, or set image.channels"
+        )
 
 
 def controls(cams: Sequence[str]) -> list[str]:

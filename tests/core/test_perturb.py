@@ -321,7 +321,7 @@ def test_a_variant_twice_and_none_at_all():
 
 
 def test_images_and_ids_that_do_not_match_are_refused():
-    with pytest.raises(ValueError, match=re.escape("perturb: images must have the shape (B, 3, H, W), got (3, 8, 8)")):
+    with pytest.raises(ValueError, match=re.escape("perturb: images must have the shape (B, C, H, W), got (3, 8, 8)")):
         perturb(torch.zeros(3, 8, 8), "contrast:1", ["a"])
     sentence = "image_ids must have one entry per image (1), got 2; an image's random numbers depend on its id"
     with pytest.raises(ValueError, match=re.escape(f"perturb: {sentence}")):

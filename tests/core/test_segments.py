@@ -115,7 +115,7 @@ class TestEverySegmenter:
         assert segment(torch.zeros(0, 3, 8, 9), method).shape == (0, 8, 9)
 
     def test_wrong_shape_is_told(self, method):
-        sentence = f"{method}: images must have the shape (B, 3, H, W), got (3, 8, 8)"
+        sentence = f"{method}: images must have the shape (B, C, H, W), got (3, 8, 8)"
         with pytest.raises(ValueError, match=re.escape(sentence)):
             segment(torch.zeros(3, 8, 8), method)
 

@@ -51,8 +51,8 @@ def test_a_normalisation_beside_a_name_is_used():
 
 
 MEAN = (
-    "mean: must be 3 numbers, one per channel of pixels in [0, 1], got {}; write mean=(0.5, 0.5, 0.5) for the same one "
-    "in all"
+    "mean: must be a list of numbers, one per channel of pixels in [0, 1], got {}; write mean=(0.5, 0.5, 0.5) for the "
+    "same one in all three"
 )
 
 
@@ -60,7 +60,7 @@ MEAN = (
     ("arguments", "sentence"),
     [
         ({"mean": 0.5}, MEAN.format("0.5")),
-        ({"mean": (0.5, 0.5)}, MEAN.format("(0.5, 0.5)")),
+        ({"std": (0.5, 0.5)}, "mean and std: must have one value for each channel; name both"),
         ({"mean": "imagenet"}, MEAN.format("'imagenet'")),
         ({"mean": [0.5, 0.5, float("nan")]}, MEAN.format("[0.5, 0.5, nan]")),
         ({"std": 1}, MEAN.replace("mean", "std").format("1")),

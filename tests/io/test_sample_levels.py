@@ -166,6 +166,7 @@ if (b"II", BLACK_IS_ZERO, (UNSIGNED,), 1, (8, 8), (1,)) not in TiffImagePlugin.O
 def test_the_mean_level_is_right(name):
     content, level = RIGHT[name]
     assert mean_level(content) == pytest.approx(level, abs=1.5)
+    assert decode(content, 128, 128, 1).pixels.mean() * 255 == pytest.approx(level, abs=1.5)
 
 
 UNFILLED = "of 65535, so perhaps not all bits are used, and the file does not state how many are; save it with 8"

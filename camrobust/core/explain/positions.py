@@ -39,7 +39,7 @@ def layout_by_patches(module: nn.Module, sample: Tensor, name: str, layouts: Seq
 
     Args:
         module: a classifier.
-        sample: (B, 3, H, W), normalised; B images are passed at once.
+        sample: (B, C, H, W), normalised; B images are passed at once.
         name: of the layer.
         layouts: those that fit the shape of its output.
 
@@ -92,7 +92,7 @@ def _nearest_place(cells: int, device: torch.device) -> Tensor:
 
 
 def _patched(image: Tensor) -> Tensor:
-    """A dim image (1, 3, H, W), then the same with a bright patch at every place, row by row."""
+    """A dim image (1, C, H, W), then the same with a bright patch at every place, row by row."""
     dim = image / 2
     pictures = [dim]
     for rows in torch.arange(image.shape[2]).tensor_split(SIDE):

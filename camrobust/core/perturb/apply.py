@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from camrobust.contract.errors import UserError
+from camrobust.core.channels import check_channels, held, unit
 from camrobust.core.draws import Draws
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb.attacks.on_prediction import Victim
+from camrobust.core.perturb.defined import check_defined
 from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
 from camrobust.core.perturb.variants import Variant, variants
@@ -40,14 +42,14 @@ def attack(
 
     Args:
         victim: the model.
-        images: (B, 3, H, W) float32 in [0, 1], at 256 levels, on the model's device.
+        images: (B, C, H, W) float32 in [0, 1], at whole levels, on the model's device.
         planned: B variants of one perturbation that needs a model.
         image_ids: B names.
         dataset: name of the dataset.
         seed: of the run.
 
     Returns:
-        (B, 3, H, W) float32 in [0, 1], at 256 levels.
+        (B, C, H, W) float32 in [0, 1], at 256 levels, or 65,536 if C is not 3.
 
     Raises:
         ValueError: variants of several perturbations or of one that needs no model, or not B variants and names.
@@ -92,7 +94,7 @@ def _attacked(
 
 
 def _apply(images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: str, seed: int) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1], through every step of a variant."""
+    """Images (B, C, H, W) in [0, 1], through every step of a variant."""
     for place, step in enumerate(variant.steps or (variant,)):
         entry = PERTURBATIONS[step.perturbation]
         if entry.needs_model:
@@ -110,10 +112,7 @@ def _apply(images: Tensor, variant: Variant, image_ids: Sequence[str], dataset: 
 
 def _check_names(where: str, images: Tensor, image_ids: Sequence[str]) -> None:
     """Every image has its own random stream; this is the only place that checks it."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"{where}: images must have the shape (B, 3, H, W), got {tuple(images.shape)}; add the batch axis"
-        )
+    check_channels(where, images)
     if len(image_ids) != len(images):
         raise ValueError(
             f"{where}: image_ids must have one entry per image ({len(images)}), got {len(image_ids)}; "
@@ -135,7 +134,7 @@ def perturb(
     batch, its order, the worker and the machine change nothing.
 
     Args:
-        images: (B, 3, H, W) float32 in [0, 1], before the model's normalisation.
+        images: (B, C, H, W) float32 in [0, 1], before the model's normalisation.
         variant: such as "gaussian_noise:3", "gaussian_noise:sigma=0.05" or "fog:2+gaussian_noise:3".
         image_ids: B names.
         seed: of the run.
@@ -143,10 +142,10 @@ def perturb(
         dataset: name of the dataset.
 
     Returns:
-        (B, 3, H, W) float32 in [0, 1], a new tensor.
+        (B, C, H, W) float32 in [0, 1], a new tensor.
 
     Raises:
-        UserError: an unknown perturbation or strength, or several of them.
+        UserError: an unknown perturbation or strength, several of them, or one that is not defined for C channels.
         ValueError: images of another shape, or not one id per image.
 
     Examples:
@@ -159,10 +158,11 @@ def perturb(
     """
     _check_names("perturb", images, image_ids)
     if isinstance(variant, str):
-        planned = variants([variant])
+        planned = variants([variant], images.shape[1])
         if len(planned) != 1:
             raise UserError(f"perturb: '{variant}' must be a single strength, got {len(planned)}; add :1 to :5")
         variant = replace(planned[0], replicate=replicate)
+    check_defined(variant.entries, images.shape[1])
     return _apply(images, variant, image_ids, dataset, seed)
 
 
@@ -174,13 +174,13 @@ def make_variants(
     seed: int,
     jpeg: int | None = None,
 ) -> Tensor:
-    """Clean images and their variants as 8-bit images, like those of a camera or a file.
+    """Clean images and their variants with whole levels, like the images of a camera or a file.
 
     The variants of an image do not depend on the other images. On a GPU launch overhead dominates, so many small
     images cost little more than one.
 
     Args:
-        images: (B, 3, H, W) uint8.
+        images: (B, C, H, W) as they are measured: uint8 photos, or other images as `core.channels.held` makes them.
         planned: V variants.
         image_ids: B names.
         dataset: name of the dataset.
@@ -189,21 +189,34 @@ def make_variants(
             ImageNet-C (quality 85), values are then cut to 8 bits instead of rounded. The clean image stays as it is.
 
     Returns:
-        (B, V+1, 3, H, W) uint8, the clean image first. Variants that need a model are left as the clean image.
+        (B, V+1, C, H, W) of the same type, the clean image first. Variants that need a model are left as the clean
+        image.
 
     Raises:
+        UserError: a perturbation, or the JPEG file, is not defined for so many channels.
         ValueError: images of another shape, or not one id per image.
     """
     _check_names("make_variants", images, image_ids)
-    # Divided by a tensor: a GPU multiplies by the reciprocal of a plain number, which differs in the last place.
-    scaled = images.float() / torch.tensor(255.0, device=images.device)
+    check_defined((entry for variant in planned for entry in variant.entries), images.shape[1], jpeg)
+    images = held(images)
+    scaled = unit(images)
     stack = images[:, None].repeat(1, len(planned) + 1, 1, 1, 1)
     made = [place for place, variant in enumerate(planned, start=1) if not variant.needs_model]
     for place in made:
-        levels = _apply(scaled, planned[place - 1], image_ids, dataset, seed) * 255
-        stack[:, place] = levels.round() if jpeg is None else (levels + CUT).floor()
+        perturbed = _apply(scaled, planned[place - 1], image_ids, dataset, seed)
+        stack[:, place] = held(perturbed) if jpeg is None else _cut(perturbed, images.dtype)
     if jpeg is not None and made:
         # All at once, so that a GPU stops only once.
-        coded = through_jpeg(stack[:, made].flatten(0, 1), jpeg)
-        stack[:, made] = coded.unflatten(0, (len(images), len(made)))
+        coded = through_jpeg(_eight_bits(stack[:, made].flatten(0, 1)), jpeg)
+        stack[:, made] = (coded if images.dtype == torch.uint8 else unit(coded)).unflatten(0, (len(images), len(made)))
     return stack
+
+
+def _cut(images: Tensor, kind: torch.dtype) -> Tensor:
+    """Images in [0, 1], cut to 256 levels, as they are measured."""
+    levels = (images * 255 + CUT).floor().to(torch.uint8)
+    return levels if kind == torch.uint8 else unit(levels)
+
+
+def _eight_bits(pixels: Tensor) -> Tensor:
+    return pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)

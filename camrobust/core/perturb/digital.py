@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.parameters import Parameter
 from camrobust.core.perturb.registry import imagenet_c
 
+JPEG_CHANNELS = (1, RGB)
+"""Channels of the images that a JPEG file holds: grey or colour."""
 CODING_THREADS = 8
 """Most threads that code JPEG files of images that lie on a GPU."""
 
@@ -23,7 +26,7 @@ def brightness(images: Tensor, shift: Annotated[float, Parameter(-1, 1, "added t
     """Add to the value channel of HSV; hue and saturation stay.
 
     In closed form, without the conversion: V is the largest channel, and every channel scales by V'/V. Black becomes
-    the grey V'.
+    the grey V'. The same form serves any number of channels; with one, it adds to the pixel.
     """
     value = images.amax(dim=1, keepdim=True)
     wanted = (value + shift).clamp(0, 1)
@@ -40,7 +43,7 @@ def contrast(
     return ((images - means) * factor + means).clamp(0, 1)
 
 
-@imagenet_c(family="digital", severities=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)))
+@imagenet_c(family="digital", severities=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), channels=(RGB,))
 def saturate(
     images: Tensor,
     factor: Annotated[float, Parameter(0, 1000, "times S of HSV")],
@@ -86,7 +89,8 @@ def pixelate(
 ) -> Tensor:
     """Shrink by averaging over boxes and enlarge again, on 8-bit values; equal to Pillow bit for bit.
 
-    Like the original ImageNet-C, this enlarges by Pillow's BOX filter; imagecorruptions uses NEAREST.
+    The values have 8 bits also where the image has 65,536 levels. Like the original ImageNet-C, this enlarges by
+    Pillow's BOX filter; imagecorruptions uses NEAREST.
     """
     H, W = images.shape[2:]
     h, w = max(1, int(H * scale)), max(1, int(W * scale))
@@ -105,9 +109,9 @@ def _levels(sums: Tensor) -> Tensor:
     return levels.clamp(0, 255)
 
 
-@imagenet_c(family="digital", severities=(25, 18, 15, 10, 7))
+@imagenet_c(family="digital", severities=(25, 18, 15, 10, 7), channels=JPEG_CHANNELS)
 def jpeg_compression(images: Tensor, quality: Annotated[int, Parameter(1, 100, "JPEG quality")]) -> Tensor:
-    """Encode 8-bit values as JPEG by Pillow, and decode them."""
+    """Encode 8-bit values as JPEG by Pillow, colour or grey, and decode them."""
     return through_jpeg((images * 255).round().to(torch.uint8), quality).float() / 255
 
 
@@ -115,11 +119,11 @@ def through_jpeg(pixels: Tensor, quality: int) -> Tensor:
     """Encode 8-bit images as JPEG by Pillow, and decode them.
 
     Args:
-        pixels: (B, 3, H, W) uint8.
+        pixels: (B, C, H, W) uint8, C in `JPEG_CHANNELS`.
         quality: Pillow's, 1 to 100.
 
     Returns:
-        (B, 3, H, W) uint8, on the same device.
+        (B, C, H, W) uint8, on the same device.
     """
     images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     # A GPU waits for these; workers on cores have one each, and share no others.
@@ -131,5 +135,6 @@ def through_jpeg(pixels: Tensor, quality: int) -> Tensor:
 
 def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     sink = BytesIO()
-    Image.fromarray(image).save(sink, "JPEG", quality=quality)
-    return np.asarray(Image.open(sink).convert("RGB"))
+    picture = Image.fromarray(image if image.shape[2] == RGB else image[..., 0])
+    picture.save(sink, "JPEG", quality=quality)
+    return np.asarray(Image.open(sink).convert(picture.mode)).reshape(image.shape)

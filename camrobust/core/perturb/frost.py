@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
@@ -61,7 +62,7 @@ def _photograph(name: str, height: int, width: int, device: torch.device) -> Ten
     return torch.from_numpy(np.array(photograph)).permute(2, 0, 1).float().div(255).to(device)
 
 
-@imagenet_c(family="weather", severities=SEVERITIES, ready=photographs_needed)
+@imagenet_c(family="weather", severities=SEVERITIES, channels=(RGB,), ready=photographs_needed)
 def frost(images: Tensor, image: PictureWeight, frost: FrostWeight, draws: Draws) -> Tensor:
     """Lay a piece of a photograph of frost over the picture.
 

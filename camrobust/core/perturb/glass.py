@@ -22,7 +22,7 @@ def glass_blur(
     iterations: Annotated[int, Parameter(1, 20, "times", "passes over the picture")],
     draws: Draws,
 ) -> Tensor:
-    """Seen through frosted glass: blurred, cut to 8 bits, pixels displaced, blurred again.
+    """Seen through frosted glass: blurred, cut to 8 bits whatever the image's depth, pixels displaced, blurred again.
 
     The published code was meant to swap a pixel with a random neighbour. Both sides of its swap are views of one
     array, so the neighbour overwrites the pixel and stays. The published images were made so, and this does the same.
@@ -32,7 +32,7 @@ def glass_blur(
     source = torch.arange(H * W, device=images.device).expand(len(images), -1)
     for _ in range(iterations):
         source = source.gather(1, overwritten(delta, H, W, draws))
-    moved = levels.flatten(2).gather(2, source[:, None].expand(-1, 3, -1)).reshape(images.shape)
+    moved = levels.flatten(2).gather(2, source[:, None].expand(-1, images.shape[1], -1)).reshape(images.shape)
     return smooth_in_order(moved / 255, sigma).clamp(0, 1)
 
 

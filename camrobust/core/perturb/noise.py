@@ -35,7 +35,7 @@ def speckle_noise(
     return (images + images * (sigma * draws.normal(images.shape[1:]).to(images.device))).clamp(0, 1)
 
 
-@perturbation(family="noise", severities=(0.1, 0.15, 0.25, 0.35, 0.5), source="camrobust")
+@perturbation(family="noise", severities=(0.1, 0.15, 0.25, 0.35, 0.5), source="camrobust", channels=None)
 def uniform_noise(
     images: Tensor,
     half_width: Annotated[float, Parameter(0, inf, "share of the pixel range", "largest change")],
@@ -56,7 +56,7 @@ def impulse_noise(
     return _salt_and_pepper(images, draws.uniform(images.shape[1:]), amount)
 
 
-@perturbation(family="noise", severities=(0.01, 0.02, 0.05, 0.1, 0.2), source="camrobust")
+@perturbation(family="noise", severities=(0.01, 0.02, 0.05, 0.1, 0.2), source="camrobust", channels=None)
 def salt_pepper(
     images: Tensor,
     amount: Annotated[float, Parameter(0, 1, "share of the pixels", "expected share that is replaced")],
@@ -81,8 +81,8 @@ def shot_noise(
 ) -> Tensor:
     """Poisson noise: N/rate with N ~ Poisson(x·rate), by exact inversion of one uniform number per value.
 
-    Deviation: x is first rounded to its 8-bit level, since photographs are 8-bit. A table of 256 distributions then
-    serves every value.
+    Deviation: x is first rounded to its 8-bit level, since photographs are 8-bit, also where an image has 65,536
+    levels. A table of 256 distributions then serves every value.
     """
     levels = (images * (LEVELS - 1)).round().long()
     uniform = draws.uniform(images.shape[1:]).to(images.device)

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import shown
 from camrobust.contract.registry import Registry, registering_module
@@ -34,6 +35,7 @@ class Perturbation:
         size: side of the images for which the five strengths were chosen, px; None if they suit any size.
         random: the function draws random numbers.
         needs_model: the perturbed image depends on the model.
+        channels: the numbers of channels that it is defined for; None for any.
         ready: raises UserError if a package or file that the function needs is missing.
     """
 
@@ -46,11 +48,16 @@ class Perturbation:
     size: int | None
     random: bool
     needs_model: bool
+    channels: tuple[int, ...] | None
     ready: Callable[[], None]
 
     def arguments(self, values: Sequence[Any]) -> dict[str, Any]:
         """The parameters' values by name."""
         return {parameter.name: value for parameter, value in zip(self.parameters, values, strict=True)}
+
+    def takes(self, channels: int) -> bool:
+        """Whether it is defined for images of so many channels."""
+        return self.channels is None or channels in self.channels
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
@@ -67,13 +74,14 @@ def perturbation(
     family: str,
     source: str = "",
     size: int | None = None,
+    channels: tuple[int, ...] | None = (RGB,),
     ready: Callable[[], None] = _always_ready,
 ) -> Callable[[Function], Function]:
     """Register a function as a perturbation, under its own name unless another is given.
 
     The other arguments are facts of `Perturbation`; the function's signature says the rest. The function takes
 
-    - `images`: (B, 3, H, W) float32 in [0, 1], before the model's normalisation,
+    - `images`: (B, C, H, W) float32 in [0, 1], before the model's normalisation; C is 3 unless `channels` says more,
     - its parameters, each annotated with a `Parameter`; an `int` takes whole numbers only,
     - `draws`, if it is random: one random stream per image, its only source of randomness,
 
@@ -100,7 +108,9 @@ def perturbation(
         strengths = _strengths(own, parameters, severities)
         random, needs_model = "draws" in arguments, "victim" in arguments
         PERTURBATIONS.add(
-            Perturbation(own, function, parameters, strengths, family, source, size, random, needs_model, ready),
+            Perturbation(
+                own, function, parameters, strengths, family, source, size, random, needs_model, channels, ready
+            ),
             registering_module(),
         )
         return function
@@ -108,8 +118,10 @@ def perturbation(
     return register
 
 
-imagenet_c = partial(perturbation, source="ImageNet-C: Hendrycks & Dietterich, arXiv 1903.12261", size=224)
-"""Registers a corruption of ImageNet-C with the severities of its 224 px set."""
+imagenet_c = partial(
+    perturbation, source="ImageNet-C: Hendrycks & Dietterich, arXiv 1903.12261", size=224, channels=None
+)
+"""Registers a corruption of ImageNet-C with the severities of its 224 px set, defined for any number of channels."""
 
 
 def _declared(name: str, function: Function) -> tuple[Parameter, ...]:

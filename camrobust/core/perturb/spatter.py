@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.filters import smooth_exactly
@@ -27,6 +28,7 @@ EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
         (0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
         (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1),
     ),
+    channels=(RGB,),
 )  # fmt: skip
 def spatter(
     images: Tensor,

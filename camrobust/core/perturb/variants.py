@@ -7,46 +7,21 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import unknown
-from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation, without_model
+from camrobust.core.perturb.defined import check_defined
+from camrobust.core.perturb.presets import preset
+from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
 
 Spec = str | Mapping[str, object]
 Strengths = Iterator[tuple[int | None, tuple[float, ...]]]
 Member = TypeVar("Member")
 MAX_REPLICATES = 1000
-IMAGENET_C_15 = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-IMAGENET_C_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-PAPER = ("gaussian_noise", "salt_pepper", "speckle_noise", "shot_noise", "uniform_noise", "fgsm", "pgd")
-"""The perturbations of arXiv 2508.18154."""
-NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "salt_pepper", "speckle_noise", "uniform_noise")
-
 STEP = re.compile(r"\+(?=[A-Za-z])|(?<![=:,\s])(?<![0-9.][eE])\+(?=[0-9])")
 """The + between two steps of a sequence. A name may end in +, and a strength may be +3 or 1e+3."""
-
-
-def _five(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{name}:1-5" for name in names)
-
-
-PRESETS: dict[str, tuple[str, ...]] = {
-    "quick": ("gaussian_noise:1,3,5", "salt_pepper:1,3,5"),
-    "imagenet-c": _five(IMAGENET_C_15),
-    "imagenet-c-extra": _five(IMAGENET_C_EXTRA),
-    "noise": _five(NOISE),
-    "blur": _five(("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")),
-    "weather": _five(("snow", "frost", "fog", "brightness", "spatter")),
-    "adversarial": _five(("fgsm", "pgd")),
-    "paper": _five(PAPER),
-    "digital": _five(("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate")),
-    "all": (),
-}
-"""Lists by name, used as "preset:NAME". `all`: every perturbation that needs no model, at severities 1 to 5."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +74,7 @@ def _number(value: float) -> str:
     return rounded if float(rounded) == value else repr(value)
 
 
-def variants(specs: Sequence[Spec]) -> tuple[Variant, ...]:
+def variants(specs: Sequence[Spec], channels: int = RGB) -> tuple[Variant, ...]:
     """The variants named by specifications, in their order.
 
     Args:
@@ -107,12 +82,14 @@ def variants(specs: Sequence[Spec]) -> tuple[Variant, ...]:
             "gaussian_noise:sigma=0.05", "defocus_blur:radius=3,alias=0.1", "fog:2+gaussian_noise:3" (one after the
             other), "preset:NAME", or a mapping {gaussian_noise: 3 | "1-5" | [1, 3] | {sigma: 0.05 | [0.05, 0.1]},
             replicates: 3} or {compose: [fog:1-5, gaussian_noise:1-5]}: level by level.
+        channels: of the images. A preset leaves out what is not defined for them; see `presets.left_out`.
 
     Raises:
-        UserError: an unknown name, a severity or strength out of bounds, a variant that occurs twice, or a missing
-            package that a perturbation needs.
+        UserError: an unknown name, a severity or strength out of bounds, a variant that occurs twice, a perturbation
+            that is not defined for so many channels, or a missing package that a perturbation needs.
     """
-    planned = [variant for spec in specs for variant in _expand(spec)]
+    planned = [variant for spec in specs for variant in _expand(spec, channels)]
+    check_defined((entry for variant in planned for entry in variant.entries), channels)
     seen: set[tuple[str, str, int]] = set()
     for variant in planned:
         key = (variant.perturbation, variant.strength, variant.replicate)
@@ -146,7 +123,7 @@ def size_warnings(planned: Sequence[Variant], side: int) -> tuple[str, ...]:
     )
 
 
-def _expand(spec: Spec) -> Iterator[Variant]:
+def _expand(spec: Spec, channels: int = RGB) -> Iterator[Variant]:
     if isinstance(spec, Mapping):
         yield from _from_mapping(spec)
         return
@@ -156,10 +133,7 @@ def _expand(spec: Spec) -> Iterator[Variant]:
         return
     name, _, text = str(spec).partition(":")
     if name == "preset":
-        if text not in PRESETS:
-            raise unknown("preset", text, PRESETS)
-        every = _five(without_model())
-        for member in PRESETS[text] or every:
+        for member in preset(text, channels):
             yield from _expand(member)
         return
     entry = PERTURBATIONS[name]

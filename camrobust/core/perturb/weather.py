@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.parameters import Parameter
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.blur import clipped_zoom, zoom_crop
@@ -16,7 +17,9 @@ FIRST_WIBBLE = 100.0
 
 
 def grey(images: Tensor) -> Tensor:
-    """(B, 1, H, W): brightness with the weights of BT.601."""
+    """(B, 1, H, W): brightness with the weights of BT.601; one channel is its own."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.split(1, dim=1)
     brightness: Tensor = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
     return brightness
@@ -28,6 +31,7 @@ def grey(images: Tensor) -> Tensor:
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     ),
+    channels=(1, RGB),
 )  # fmt: skip
 def snow(
     images: Tensor,

@@ -1,4 +1,4 @@
-"""Conversion of sRGB pixels to CIE L*a*b* colours."""
+"""The colours by which pixels are compared: CIE L*a*b* of sRGB pixels and greys; other channels as they are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
+from camrobust.core.channels import DEEP
+
 FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 """Matrix from linear sRGB to XYZ, rounded as in scikit-image."""
 WHITE = (0.95047, 1.0, 1.08883)
 """XYZ of the white point D65 for the 2° observer."""
+
+
+BLACK_TO_WHITE = 100.0
+"""The distance from black to white in L*a*b*, and so in any number of channels."""
+
+
+def in_unit(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) as float64 in [0, 1]; one channel as three equal ones.
+
+    Three channels keep their value. Other numbers are rounded to 65,536 levels, so that an 8-bit grey has the bits that
+    it has in a photo.
+    """
+    if images.dtype == torch.uint8:
+        scaled = images.double() / 255
+    elif images.shape[1] == RGB:
+        scaled = images.double()
+    else:
+        scaled = (images.double() * DEEP).round() / DEEP
+    return scaled.expand(-1, RGB, -1, -1) if images.shape[1] == 1 else scaled
+
+
+def colours(images: Tensor) -> Tensor:
+    """What Quickshift compares: L*a*b* of photos and greys; other channels so that black to white is 100, too.
+
+    Args:
+        images: (B, C, H, W), float in [0, 1] or uint8.
+
+    Returns:
+        (B, C, H, W) float64, or (B, 3, H, W) if C is 1.
+    """
+    if images.shape[1] == RGB:
+        return lab(images)
+    scaled = in_unit(images)
+    return lab(scaled) if images.shape[1] == 1 else scaled * (BLACK_TO_WHITE / scaled.shape[1] ** 0.5)
 
 
 def lab(images: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The segmentation methods beside quickshift, and `segment`, which calls any of them by name."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -8,14 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
+from camrobust.core.channels import check_channels
+from camrobust.core.segments.colour import BLACK_TO_WHITE, in_unit
 
 
 def segment(images: Tensor, method: str = DEFAULT, **parameters: object) -> Tensor:
     """Segments of every image.
 
     Args:
-        images: (B, 3, H, W), float in [0, 1] or uint8.
+        images: (B, C, H, W), float in [0, 1] or uint8.
         method: a name that `camrobust list segments` shows.
         parameters: parameters of the method; the others have their defaults.
 
@@ -38,17 +42,17 @@ def segment(images: Tensor, method: str = DEFAULT, **parameters: object) -> Tens
 
 
 def _each(name: str, images: Tensor, cut: Callable[[NDArray[np.float64]], NDArray[np.int64]]) -> Tensor:
-    """Labels of every image from a function of one image (H, W, 3) float64 in [0, 1], numbered without gaps.
+    """Labels of every image from a function of one image (H, W, C) float64 in [0, 1], numbered without gaps.
+
+    One channel arrives as three equal ones.
 
     Args:
         name: of the method, for the message.
-        images: (B, 3, H, W), float in [0, 1] or uint8.
+        images: (B, C, H, W), float in [0, 1] or uint8.
         cut: image to labels.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"{name}: images must have the shape (B, 3, H, W), got {tuple(images.shape)}")
-    scaled = images.double().div(255) if images.dtype == torch.uint8 else images.double()
-    every = [torch.from_numpy(cut(image)).long() for image in scaled.movedim(1, -1).contiguous().cpu().numpy()]
+    check_channels(name, images)
+    every = [torch.from_numpy(cut(image)).long() for image in in_unit(images).movedim(1, -1).contiguous().cpu().numpy()]
     if not every:
         return torch.zeros(0, *images.shape[-2:], dtype=torch.int64, device=images.device)
     return torch.stack([labels.unique(return_inverse=True)[1] for labels in every]).to(images.device)
@@ -57,8 +61,11 @@ def _each(name: str, images: Tensor, cut: Callable[[NDArray[np.float64]], NDArra
 def slic(images: Tensor, n_segments: int = 50, compactness: float = 10, sigma: float = 0) -> Tensor:
     """SLIC: k-means in Lab colour and position, computed by scikit-image on the CPU.
 
+    One channel is cut like a grey photo. Other numbers of channels are compared as they are, after scikit-image has
+    scaled each image to [0, 1], with 100 from black to white, as in Lab.
+
     Args:
-        images: (B, 3, H, W), float in [0, 1] or uint8.
+        images: (B, C, H, W), float in [0, 1] or uint8.
         n_segments: approximate number of segments.
         compactness: weight of position against colour; a larger value gives squarer segments.
         sigma: standard deviation of the Gaussian smoothing before the segmentation, px.
@@ -74,18 +81,25 @@ def slic(images: Tensor, n_segments: int = 50, compactness: float = 10, sigma: f
     """
     from skimage.segmentation import slic as skimage_slic
 
+    check_channels("slic", images)
+    channels = images.shape[1]
+    # scikit-image compares other channels than those of a photo on the scale from 0 to 1.
+    weight = 1 if channels in (1, RGB) else channels**0.5 / BLACK_TO_WHITE
     return _each(
         "slic",
         images,
-        partial(skimage_slic, n_segments=n_segments, compactness=compactness, sigma=sigma, start_label=0),
+        partial(skimage_slic, n_segments=n_segments, compactness=compactness * weight, sigma=sigma, start_label=0),
     )
 
 
 def felzenszwalb(images: Tensor, scale: float = 200, sigma: float = 0.8, min_size: int = 100) -> Tensor:
     """Minimum spanning trees of the pixel graph, cut by an adaptive threshold; computed by scikit-image on the CPU.
 
+    One channel is cut like a grey photo. Other numbers of channels are weighted so that black to white is as far as in
+    a photo.
+
     Args:
-        images: (B, 3, H, W), float in [0, 1] or uint8.
+        images: (B, C, H, W), float in [0, 1] or uint8.
         scale: a larger value gives larger segments.
         sigma: standard deviation of the Gaussian smoothing before the segmentation, px.
         min_size: segments with fewer pixels are merged with a neighbour.
@@ -101,14 +115,22 @@ def felzenszwalb(images: Tensor, scale: float = 200, sigma: float = 0.8, min_siz
     """
     from skimage.segmentation import felzenszwalb as skimage_felzenszwalb
 
-    return _each("felzenszwalb", images, partial(skimage_felzenszwalb, scale=scale, sigma=sigma, min_size=min_size))
+    def cut(image: NDArray[np.float64]) -> NDArray[np.int64]:
+        with warnings.catch_warnings():
+            # It warns that more than three channels may be a mistake.
+            warnings.filterwarnings("ignore", message="Got image with third dimension")
+            weighted = image * (RGB / image.shape[2]) ** 0.5
+            labels: NDArray[np.int64] = skimage_felzenszwalb(weighted, scale=scale, sigma=sigma, min_size=min_size)
+            return labels
+
+    return _each("felzenszwalb", images, cut)
 
 
 def grid(images: Tensor, cells: int = 7) -> Tensor:
     """Rectangles of equal size, independent of the image: a baseline for the other methods.
 
     Args:
-        images: (B, 3, H, W); only the shape matters.
+        images: (B, C, H, W); only the shape matters.
         cells: number of rows and of columns, at most the pixels of that side.
 
     Returns:
@@ -117,8 +139,7 @@ def grid(images: Tensor, cells: int = 7) -> Tensor:
     Raises:
         ValueError: images have another shape.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"grid: images must have the shape (B, 3, H, W), got {tuple(images.shape)}")
+    check_channels("grid", images)
     down, right = (torch.arange(size, device=images.device) * min(cells, size) // size for size in images.shape[-2:])
     labels = down[:, None] * min(cells, images.shape[-1]) + right
     return labels.repeat(len(images), 1, 1)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from camrobust.contract.segmenters import SEGMENTERS
-from camrobust.core.segments.colour import lab
+from camrobust.core.channels import check_channels
+from camrobust.core.segments.colour import colours as colours_of
 from camrobust.core.segments.padded import PaddedBatch
 from camrobust.core.segments.parents import steps_to_parents
 
@@ -30,10 +31,11 @@ def quickshift(images: Tensor, kernel_size: float = 4, max_dist: float = 200, ra
 
     The density of a pixel is Σ exp(-d²/(2·kernel_size²)) over its window, d the distance in Lab colour (times `ratio`)
     and position (px). The parent of a pixel is the nearest pixel of higher density in the window, unless it is farther
-    than `max_dist`. Every tree of pixels and parents is a segment.
+    than `max_dist`. Every tree of pixels and parents is a segment. One channel is cut like a grey photo; other numbers
+    of channels are compared as they are, with 100 from black to white, as in Lab.
 
     Args:
-        images: (B, 3, H, W), float in [0, 1] or uint8.
+        images: (B, C, H, W), float in [0, 1] or uint8.
         kernel_size: standard deviation of the density kernel, px, at least 1.
         max_dist: largest distance of a parent; a larger value gives fewer segments.
         ratio: weight of colour against position, [0, 1].
@@ -61,15 +63,14 @@ def quickshift(images: Tensor, kernel_size: float = 4, max_dist: float = 200, ra
         >>> labels.shape, labels.unique().tolist()
         (torch.Size([1, 24, 24]), [0, 1])
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"quickshift: images must have the shape (B, 3, H, W), got {tuple(images.shape)}")
+    check_channels("quickshift", images)
     SEGMENTERS["quickshift"].resolve({"kernel_size": kernel_size, "max_dist": max_dist, "ratio": ratio})
     if images.numel() == 0:
         return torch.zeros(len(images), *images.shape[-2:], dtype=torch.int64, device=images.device)
     block = BLOCK.get(images.device.type, BLOCK["cpu"])
     batch = max(1, block // _padded(images, kernel_size).length // (2 * math.ceil(3 * kernel_size) + 1))
     batches = images.detach().split(batch)
-    return torch.cat(_in_threads(lambda part: trees(lab(part) * ratio, kernel_size, max_dist), batches))
+    return torch.cat(_in_threads(lambda part: trees(colours_of(part) * ratio, kernel_size, max_dist), batches))
 
 
 def _in_threads(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> list[Tensor]:

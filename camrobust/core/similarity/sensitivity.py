@@ -57,7 +57,7 @@ class PassOutput:
     """Input and output of one pass over some variants.
 
     Attributes:
-        pixels: (V, 3, H, W) uint8.
+        pixels: (V, C, H, W), uint8 or in [0, 1].
         logits: (V, n).
         activations: (V, C, h, w), those of the target layer.
     """
@@ -77,6 +77,11 @@ def _norm(values: Tensor) -> Tensor:
     return norms
 
 
+def _levels(pixels: Tensor) -> Tensor:
+    """Pixels in levels from 0 to 255, float32; a new tensor."""
+    return pixels.float() if pixels.dtype == torch.uint8 else pixels * GREY_LEVELS
+
+
 def _at_least(clean: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The divisor of a relative change: |clean|, but at least 1/255 of its largest magnitude over `dims`."""
     magnitude = clean.abs()
@@ -90,13 +95,14 @@ def change_between(clean: PassOutput, noisy: PassOutput) -> InputChange:
         clean: the pass output of the clean image, or that of every variant's own clean image.
         noisy: the pass output of the V variants.
     """
-    difference = noisy.pixels.float().sub_(clean.pixels.float())
+    before = _levels(clean.pixels)
+    difference = _levels(noisy.pixels).sub_(before)
     moved = (noisy.activations - clean.activations).flatten(2)
     area = difference.shape[-2] * difference.shape[-1]
     pixels = _norm(difference) / (area**0.5 * GREY_LEVELS)
     return InputChange(
         pixels=pixels,
-        relative_pixels=_norm(difference.mul_(clean.pixels.float().clamp_(min=1).reciprocal_())) / area**0.5,
+        relative_pixels=_norm(difference.mul_(before.clamp_(min=1).reciprocal_())) / area**0.5,
         logits=_norm(noisy.logits - clean.logits),
         representation=_norm(moved.mul_(_at_least(clean.activations, (1, 2, 3)).reciprocal().flatten(2))),
         area_px=torch.full_like(pixels, area),

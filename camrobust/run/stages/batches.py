@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.schema import FAILURES, IMAGES, MANIFEST, SCORES, Column
 from camrobust.results.arrow import TABLES, arrow_schema
 
@@ -51,30 +52,49 @@ def _rows_of(columns: Sequence[Column]) -> pa.DataType:
 
 KEYS = ("dataset", "image_id", "label")
 PROPERTIES = tuple(column.name for column in IMAGES if column.name not in KEYS)
-TENSOR = {kind: pa.large_list(pa.from_numpy_dtype(kind)) for kind in ("uint8", "int32")}
+TENSOR = {kind: pa.large_list(pa.from_numpy_dtype(kind)) for kind in ("uint8", "float32", "int32")}
 """The type of a cell that holds one tensor, flattened; its shape follows from the side of the crop."""
 _PARTS = Field("parts", pa.list_(pa.int16()), "numbers of the parts that are still to be measured, ascending")
 _SEGMENTS = Field("segments", TENSOR["int32"], "(H, W), the segment of every pixel, 0 … m-1; null where loading failed")
 _FAILURE = _fields([column for column in FAILURES if column.name in Failure._fields])
 
 PENDING = (*_fields(MANIFEST), _PARTS)
-LOADED = (
-    *_fields(IMAGES),
-    _PARTS,
-    Field("pixels", TENSOR["uint8"], "(3, H, W), the crop; null where loading failed"),
-    _SEGMENTS,
-    *_FAILURE,
-)
-PERTURBED = (
-    *_fields(IMAGES),
-    Field("part", pa.int16(), "number of this part"),
-    Field("first", pa.bool_(), "whether it is the image's first part that is still to be measured"),
-    Field(
-        "variants", TENSOR["uint8"], "(P+1, 3, H, W), the clean image and the part's P variants; null after a failure"
-    ),
-    _SEGMENTS,
-    *_FAILURE,
-)
+
+
+def pixel_type(channels: int) -> str:
+    """The type of images of so many channels as they are measured."""
+    return "uint8" if channels == RGB else "float32"
+
+
+def loaded_fields(channels: int) -> tuple[Field, ...]:
+    """The columns of `LOADED` where the run's images have so many channels."""
+    return (
+        *_fields(IMAGES),
+        _PARTS,
+        Field("pixels", TENSOR[pixel_type(channels)], "(C, H, W), the crop; null where loading failed"),
+        _SEGMENTS,
+        *_FAILURE,
+    )
+
+
+def perturbed_fields(channels: int) -> tuple[Field, ...]:
+    """The columns of `PERTURBED` where the run's images have so many channels."""
+    return (
+        *_fields(IMAGES),
+        Field("part", pa.int16(), "number of this part"),
+        Field("first", pa.bool_(), "whether it is the image's first part that is still to be measured"),
+        Field(
+            "variants",
+            TENSOR[pixel_type(channels)],
+            "(P+1, C, H, W), the clean image and the part's P variants; null after a failure",
+        ),
+        _SEGMENTS,
+        *_FAILURE,
+    )
+
+
+LOADED = loaded_fields(RGB)
+PERTURBED = perturbed_fields(RGB)
 
 
 def measured_fields(scores: Sequence[Column]) -> tuple[Field, ...]:
@@ -125,7 +145,7 @@ class TensorBuffer:
 
     Args:
         sizes: elements of every row's tensor.
-        kind: their type, uint8 or int32.
+        kind: their type, a key of `TENSOR`.
     """
 
     def __init__(self, sizes: Sequence[int], kind: str) -> None:
@@ -150,7 +170,7 @@ def tensor_column(tensors: Sequence[NDArray[Any] | None], kind: str) -> pa.Large
 
     Args:
         tensors: of any shape.
-        kind: their type, uint8 or int32.
+        kind: their type, a key of `TENSOR`.
     """
     buffer = TensorBuffer([0 if tensor is None else tensor.size for tensor in tensors], kind)
     for row, tensor in enumerate(tensors):

@@ -110,7 +110,11 @@ class Explain:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of `PERTURBED`, or of `LOADED` where this worker perturbs, to rows of `MEASURED`."""
-        rows = perturbed_rows(batch, self.config.image.crop) if self.perturb is None else self.perturb.rows(batch)
+        rows = (
+            perturbed_rows(batch, self.config.image.crop, self.config.channels)
+            if self.perturb is None
+            else self.perturb.rows(batch)
+        )
         cells = [_without_models(row) for row in rows]
         ready = {place: image for place, row in enumerate(rows) if (image := self._image(row)) is not None}
         places, images = list(ready), list(ready.values())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from camrobust.contract.schema import CLEAN
+from camrobust.core.channels import as_photo
 from camrobust.core.perturb import Variant
 from camrobust.core.scaling import min_max
 from camrobust.measure.image import Explained
@@ -51,7 +52,7 @@ def map_rows(
                 "predicted": int(explained.predictions[place]) if has_classes else None,
                 "confidence": float(explained.confidences[place]) if has_classes else None,
                 "value": None if has_classes else float(explained.values[place]),
-                "photo": _jpeg(explained.pixels[place].numpy()),
+                "photo": _jpeg(as_photo(explained.pixels[place]).numpy()),
                 "outlines": _outlines(sample.segments.numpy()) if first and not place else None,
                 "cams": ",".join(cams),
                 "height": maps.shape[2],

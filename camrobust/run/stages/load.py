@@ -24,12 +24,13 @@ from camrobust.io.store import read_object
 from camrobust.run.ledger import ImagePart, Watch
 from camrobust.run.stages.batches import (
     KEYS,
-    LOADED,
     PROPERTIES,
     QUARANTINED,
     Failure,
     batch_of,
     failure_columns,
+    loaded_fields,
+    pixel_type,
     tensor_column,
 )
 
@@ -44,15 +45,15 @@ class _Loaded:
     """An image ready to be perturbed, or why there is none.
 
     Attributes:
-        pixels: the crop, (3, H, W) uint8.
+        pixels: the crop, (3, H, W) uint8, or (C, H, W) float32 for other numbers of channels.
         segments: (H, W) int32.
         properties: columns of `schema.IMAGES`.
         failure: what went wrong; everything else is empty then.
     """
 
-    pixels: NDArray[np.uint8] | None = None
+    pixels: NDArray[np.uint8] | NDArray[np.float32] | None = None
     segments: NDArray[np.int32] | None = None
-    properties: Mapping[str, float] = field(default_factory=dict)
+    properties: Mapping[str, float | None] = field(default_factory=dict)
     failure: Failure | None = None
 
 
@@ -77,9 +78,11 @@ class Load:
         images = self.watch.over_all(items, partial(self._load_all, datasets, uris, most), _quarantined)
         columns = {name: batch[name] for name in (*KEYS, "parts")}
         columns |= {name: [image.properties.get(name) for image in images] for name in PROPERTIES}
-        columns["pixels"] = tensor_column([image.pixels for image in images], "uint8")
+        columns["pixels"] = tensor_column([image.pixels for image in images], pixel_type(self.config.channels))
         columns["segments"] = tensor_column([image.segments for image in images], "int32")
-        return batch_of(LOADED, columns | failure_columns([image.failure for image in images]))
+        return batch_of(
+            loaded_fields(self.config.channels), columns | failure_columns([image.failure for image in images])
+        )
 
     def _load_all(
         self, datasets: Sequence[str], uris: Sequence[str], most: int | None, places: Sequence[int]
@@ -121,7 +124,7 @@ class Load:
             if isinstance(content, ImageError):
                 raise content
             with memory_limit(most):
-                photo = decode(content, image.resize, image.crop)
+                photo = decode(content, image.resize, image.crop, self.config.channels)
         except ImageError as error:
             return _Loaded(failure=Failure("load", error.kind, error.message))
         settings = self.config.segments

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from camrobust.contract.config import RunConfig
+from camrobust.contract.defaults import RGB
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import Variant, make_variants
 from camrobust.measure.plugins import load_plugins
@@ -19,7 +20,6 @@ from camrobust.run.batch_sizes import images_per_pass
 from camrobust.run.ledger import ImagePart, Watch
 from camrobust.run.stages.batches import (
     KEYS,
-    PERTURBED,
     PROPERTIES,
     QUARANTINED,
     Failure,
@@ -28,6 +28,8 @@ from camrobust.run.stages.batches import (
     cells_of,
     failure_columns,
     failures_of,
+    perturbed_fields,
+    pixel_type,
     tensor_column,
     tensors_of,
 )
@@ -45,7 +47,7 @@ class PerturbedRow:
         part: number of the part.
         first: whether it is the image's first part that is still to be measured.
         failure: what went wrong before, None where nothing did.
-        variants: (P+1, 3, H, W) uint8, the clean image first; None after a failure.
+        variants: (P+1, C, H, W) as they are measured, the clean image first; None after a failure.
         segments: (H, W) int32, read-only; None where loading failed.
     """
 
@@ -78,14 +80,15 @@ class Perturb:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of `LOADED` to rows of `PERTURBED`."""
         images, rows = _one_per_part(batch)
-        failures, image_size = failures_of(rows), 3 * self.config.image.crop**2
+        channels = self.config.channels
+        failures, image_size = failures_of(rows), channels * self.config.image.crop**2
         parts = rows["part"].to_pylist()
         # The sizes are known, so each image is written to its place; all of them in a list would double the memory.
         sizes = [
             0 if failure else (1 + len(self.parts[part])) * image_size
             for part, failure in zip(parts, failures, strict=True)
         ]
-        buffer = TensorBuffer(sizes, "uint8")
+        buffer = TensorBuffer(sizes, pixel_type(channels))
 
         def keep(row: int, variants: Tensor) -> None:
             torch.from_numpy(buffer.place(row)).copy_(variants.flatten())
@@ -95,7 +98,7 @@ class Perturb:
         columns = {name: rows[name] for name in (*KEYS, *PROPERTIES, "part", "first")} | failure_columns(failures)
         columns["segments"] = tensor_column([segments[image] for image in images], "int32")
         columns["variants"] = buffer.column([failure is not None for failure in failures])
-        return batch_of(PERTURBED, columns)
+        return batch_of(perturbed_fields(channels), columns)
 
     def rows(self, batch: pa.Table) -> list[PerturbedRow]:
         """Rows of `LOADED` with their variants on this worker's device; nothing passes through Ray's object store."""
@@ -115,7 +118,7 @@ class Perturb:
             batch: rows of `LOADED`.
             images: for each part that is wanted, the row of its image in `batch`.
             rows: the parts, with the columns of `batch` that hold no tensors.
-            keep: takes a row's number and its variants, (P+1, 3, H, W) uint8 on the device.
+            keep: takes a row's number and its variants, (P+1, C, H, W) on the device.
 
         Returns:
             What failed, row by row.
@@ -124,7 +127,8 @@ class Perturb:
         good = [row for row, failure in enumerate(failures) if failure is None]
         names = [ImagePart(*some) for some in zip(*(rows[key].to_pylist() for key in ImagePart._fields), strict=True)]
         items = [names[row] for row in good]
-        every = tensors_of(batch["pixels"], 3, self.config.image.crop, self.config.image.crop)
+        channels, crop = self.config.channels, self.config.image.crop
+        every = tensors_of(batch["pixels"], channels, crop, crop)
         pixels: list[Any] = [every[images[row]] for row in good]
 
         def work(places: Sequence[int]) -> list[Failure | None]:
@@ -132,7 +136,7 @@ class Perturb:
             for place in places:
                 groups.setdefault((items[place].dataset, items[place].part), []).append(place)
             for (dataset, part), group in groups.items():
-                together = images_per_pass(self.config.image.crop, len(self.parts[part]), self.device)
+                together = images_per_pass(crop, len(self.parts[part]), self.device, channels)
                 for _ in halving_on_oom(group, together, partial(one_pass, dataset, self.parts[part])):
                     pass
             return [None] * len(places)
@@ -151,14 +155,15 @@ class Perturb:
         return failures
 
 
-def perturbed_rows(batch: pa.Table, crop: int) -> list[PerturbedRow]:
+def perturbed_rows(batch: pa.Table, crop: int, channels: int = RGB) -> list[PerturbedRow]:
     """Rows of `PERTURBED`; their variants stay where Ray put them, in memory that nothing may write to.
 
     Args:
         batch: the rows.
         crop: side of the images, px.
+        channels: of the images.
     """
-    variants = cells_of(batch["variants"], from_dlpack, -1, 3, crop, crop)
+    variants = cells_of(batch["variants"], from_dlpack, -1, channels, crop, crop)
     return _with_tensors(batch, failures_of(batch), variants, cells_of(batch["segments"], from_dlpack, crop, crop))
 
 

@@ -2,8 +2,8 @@
 
 Projected ascent within an ℓ∞ ball by double backward: one pass for the gradients in the CAM, one for the pixels. A
 Grad-CAM depends on the activations as well as on their gradients. So it has a derivative even where the second
-derivative of a ReLU network is zero, and no softplus has to replace the ReLUs. Every iterate lies on the grid of 256
-levels. Of those that keep the class, the one that moved the map furthest is the result.
+derivative of a ReLU network is zero, and no softplus has to replace the ReLUs. Every iterate lies on the grid of the
+image's levels. Of those that keep the class, the one that moved the map furthest is the result.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +28,7 @@ from camrobust.core.perturb.attacks.on_prediction import (
     Victim,
     ball_around,
     column,
+    levels_of,
 )
 from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
@@ -86,7 +87,7 @@ def attack_map(
 
     Args:
         victim: the model.
-        images: (B, 3, H, W) in [0, 1], at 256 levels.
+        images: (B, C, H, W) in [0, 1], at 256 levels.
         epsilon: (B,) radius of the ball, levels.
         steps: (B,) number of steps.
         step: (B,) size of one step, levels.
@@ -95,7 +96,7 @@ def attack_map(
         objective: one of `OBJECTIVES`.
 
     Returns:
-        (B, 3, H, W) in [0, 1], at 256 levels; the clean image if no iterate both kept the class and moved the map.
+        (B, C, H, W) in [0, 1], at 256 levels; the clean image if no iterate both kept the class and moved the map.
 
     Raises:
         UserError: a CAM without a derivative, or an unknown objective.
@@ -152,7 +153,7 @@ def minimal_eps(
 
     Args:
         victim: the model.
-        images: (B, 3, H, W) in [0, 1], at 256 levels.
+        images: (B, C, H, W) in [0, 1], at 256 levels.
         image_ids: B names; the random starts depend on them.
         below: the attack succeeds when the similarity falls below this; for a distance, when it rises above.
         most: largest radius to try, levels.
@@ -176,7 +177,7 @@ def minimal_eps(
         raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got {most} and {steps}")
     _check_climb(cam, objective)
     predicted = victim.network.readout.predicted
-    clean, logits = _map(victim, (images * LEVELS).round(), predicted, cam)
+    clean, logits = _map(victim, levels_of(images), predicted, cam)
     classes, count = predicted(logits), torch.full((len(images),), float(steps), device=images.device)
 
     def succeeds(radius: Tensor) -> Tensor:
@@ -210,6 +211,7 @@ def _map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tens
 _attack = partial(
     perturbation,
     family="adversarial",
+    channels=None,
     severities=((1, 20, 0.5), (2, 20, 0.5), (4, 20, 1), (8, 20, 2), (16, 20, 4)),
     source="Ghorbani et al., arXiv 1710.10547",
 )

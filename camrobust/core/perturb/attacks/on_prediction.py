@@ -1,18 +1,22 @@
 """Attacks on the prediction: pixels move along the model's own gradient, within a ball around the clean image.
 
 The attacked class is the one predicted on the clean image, since a perturbed prediction is compared with that one. The
-result has 256 levels, as in a file, and lies exactly in the ball. For other norms, classes or steps call `ascend`.
+result has the levels of its image, 256 or 65,536, as in a file, and lies exactly in the ball. For other norms, classes
+or steps call `ascend`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
+from camrobust.contract.defaults import RGB
 from camrobust.contract.parameters import Parameter
+from camrobust.core.channels import DEEP
 from camrobust.core.draws import Draws
 from camrobust.core.explain.network import Network
 from camrobust.core.perturb.registry import perturbation
@@ -24,10 +28,10 @@ HALVINGS = 24
 FILL = 4.0
 """Largest factor by which an ℓ2 step is stretched before rounding, so that it fills its ball."""
 Direction = Callable[[Tensor], Tensor]
-"""Levels (B, 3, H, W) to the direction in which they move."""
+"""Levels (B, C, H, W) to the direction in which they move."""
 
 Epsilon = Annotated[Tensor, Parameter(1, 255, "1/255", "largest change of a value", whole=True)]
-"""Whole levels, since images have no others."""
+"""Whole levels of 255, since photos have no others."""
 Steps = Annotated[Tensor, Parameter(1, 1000, "count", "steps of the ascent", whole=True)]
 Step = Annotated[Tensor, Parameter(1e-3, 255, "1/255", "size of a step")]
 
@@ -40,7 +44,7 @@ class Victim(Protocol):
         """The module and its target layer."""
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to the module's input, differentiable."""
+        """Images (B, C, H, W) in [0, 1] to the module's input, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,17 @@ class Ball:
     """All images within a distance of clean ones, in levels: 0 to 255.
 
     Attributes:
-        clean: (B, 3, H, W) float32, whole numbers.
+        clean: (B, C, H, W) float32, multiples of `grain`.
         radius: (B, 1, 1, 1) float32, in levels.
         norm: 2 or infinity, over all pixels and channels together.
+        grain: distance between two values that an image may have, in levels: 1 for photos, 1/257 for images of 65,536
+            levels.
     """
 
     clean: Tensor
     radius: Tensor
     norm: float = inf
+    grain: float = 1.0
 
     def step(self, at: Tensor, direction: Tensor, size: Tensor) -> Tensor:
         """A step of steepest ascent of that size (B, 1, 1, 1), projected back into the ball."""
@@ -68,10 +75,10 @@ class Ball:
         return (self.clean + moved).clamp(0, LEVELS)
 
     def on_grid(self, at: Tensor) -> Tensor:
-        """The nearest whole levels that lie in the ball."""
+        """The nearest multiples of `grain` that lie in the ball."""
         moved = at - self.clean
         if self.norm == inf:
-            return self.clean + moved.round().clamp(-self.radius.floor(), self.radius.floor())
+            return self.clean + self._whole(moved).clamp(-self.radius.floor(), self.radius.floor())
         # Bisect for the largest multiple of the step that still lies in the ball after rounding.
         low, high = torch.zeros_like(self.radius), torch.full_like(self.radius, FILL)
         for _ in range(HALVINGS):
@@ -81,7 +88,10 @@ class Ball:
         return self.clean + self._rounded(moved * low)
 
     def _rounded(self, moved: Tensor) -> Tensor:
-        return (self.clean + moved.round()).clamp(0, LEVELS) - self.clean
+        return (self.clean + self._whole(moved)).clamp(0, LEVELS) - self.clean
+
+    def _whole(self, moved: Tensor) -> Tensor:
+        return (moved / self.grain).round() * self.grain
 
     def start(self, draws: Draws) -> Tensor:
         """A random point: uniform in an ℓ∞ ball; in an ℓ2 ball, a uniform direction at a uniform distance."""
@@ -110,7 +120,7 @@ def ascend(ball: Ball, direction: Direction, steps: Tensor, size: Tensor, draws:
         draws: random streams of the start; None starts at the clean image.
 
     Returns:
-        (B, 3, H, W) float32 levels in the ball, not yet on the grid.
+        (B, C, H, W) float32 levels in the ball, not yet on the grid.
 
     References:
         Madry et al. 2018, arXiv 1706.06083.
@@ -147,8 +157,18 @@ def away_from(victim: Victim, clean: Tensor) -> Direction:
 
 
 def ball_around(images: Tensor, radius: Tensor, norm: float = inf) -> Ball:
-    """The ball around images (B, 3, H, W) in [0, 1] with radii (B,) in levels."""
-    return Ball((images * LEVELS).round(), column(radius), norm)
+    """The ball around images (B, C, H, W) in [0, 1] with radii (B,) in levels."""
+    return Ball(levels_of(images), column(radius), norm, _grain(images))
+
+
+def _grain(images: Tensor) -> float:
+    return 1.0 if images.shape[1] == RGB else LEVELS / DEEP
+
+
+def levels_of(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] in levels, rounded to values that they may have."""
+    grain = _grain(images)
+    return (images * (LEVELS / grain)).round() * grain
 
 
 def column(values: Tensor) -> Tensor:
@@ -179,21 +199,22 @@ def _ten_steps(radius: float) -> tuple[float, float, float]:
 
 LINF_SEVERITIES = (_ten_steps(1), _ten_steps(2), _ten_steps(4), _ten_steps(8), _ten_steps(16))
 L2_SEVERITIES = (_ten_steps(1), _ten_steps(2), _ten_steps(3), _ten_steps(5), _ten_steps(8))
+_attack = partial(perturbation, family="adversarial", channels=None)
 
 
-@perturbation(family="adversarial", severities=(1, 2, 4, 8, 16), source="Goodfellow et al., arXiv 1412.6572")
+@_attack(severities=(1, 2, 4, 8, 16), source="Goodfellow et al., arXiv 1412.6572")
 def fgsm(victim: Victim, images: Tensor, epsilon: Epsilon) -> Tensor:
     """Fast gradient sign: x + ε·sign ∂CE/∂x at the clean prediction, ℓ∞."""
     return _from_prediction(victim, ball_around(images, epsilon), torch.ones_like(epsilon), epsilon)
 
 
-@perturbation(family="adversarial", severities=LINF_SEVERITIES, source="Madry et al., arXiv 1706.06083")
+@_attack(severities=LINF_SEVERITIES, source="Madry et al., arXiv 1706.06083")
 def pgd(victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws) -> Tensor:
     """Projected gradient ascent on the cross-entropy of the clean prediction from a random start, ℓ∞."""
     return _from_prediction(victim, ball_around(images, epsilon), steps, step, draws)
 
 
-@perturbation(family="adversarial", severities=L2_SEVERITIES, source="Madry et al., arXiv 1706.06083")
+@_attack(severities=L2_SEVERITIES, source="Madry et al., arXiv 1706.06083")
 def pgd_l2(
     victim: Victim,
     images: Tensor,
@@ -206,8 +227,7 @@ def pgd_l2(
     return _from_prediction(victim, ball_around(images, epsilon * LEVELS, 2), steps, step * LEVELS, draws)
 
 
-@perturbation(
-    family="adversarial",
+@_attack(
     severities=tuple((*strength, LEAST_LIKELY) for strength in LINF_SEVERITIES),
     source="Kurakin et al., arXiv 1611.01236",
 )
