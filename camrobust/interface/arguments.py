@@ -52,7 +52,7 @@ def ready_model(
         raise UserError("model: one that is ready has its own target_layer, mean and std; leave them out")
     if isinstance(model, nn.Module):
         refuse_shapeless(model, "model", "the network")
-    layer, (means, deviations) = layer_name(model, target_layer), normalisation(mean, std)
+    layer, means, deviations = layer_name(model, target_layer), per_channel(mean, "mean"), per_channel(std, "std")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         height, width = images.shape[2:]
         if isinstance(model, nn.Module):
@@ -98,18 +98,6 @@ def layer_name(model: nn.Module | str | Model, layer: Any) -> str | None:
             "model.named_modules(), or its dotted name"
         )
     return name
-
-
-def normalisation(mean: object, std: object) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation, one number per channel; None stays None, and stands for three.
-
-    Raises:
-        UserError: one of them is no list of numbers, or they have different lengths.
-    """
-    means, deviations = per_channel(mean, "mean"), per_channel(std, "std")
-    if len({RGB if values is None else len(values) for values in (means, deviations)}) > 1:
-        raise UserError("mean and std: must have one value for each channel; name both")
-    return means, deviations
 
 
 def per_channel(values: object, where: str) -> tuple[float, ...] | None:

@@ -60,7 +60,11 @@ MEAN = (
     ("arguments", "sentence"),
     [
         ({"mean": 0.5}, MEAN.format("0.5")),
-        ({"std": (0.5, 0.5)}, "mean and std: must have one value for each channel; name both"),
+        (
+            {"std": (0.5, 0.5)},
+            "model 'model': mean and std must have one value for each channel, got 0.485, 0.456, 0.406 and 0.5, 0.5; "
+            "name both",
+        ),
         ({"mean": "imagenet"}, MEAN.format("'imagenet'")),
         ({"mean": [0.5, 0.5, float("nan")]}, MEAN.format("[0.5, 0.5, nan]")),
         ({"std": 1}, MEAN.replace("mean", "std").format("1")),
