@@ -4,7 +4,16 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.contract.errors import UserError
@@ -34,6 +43,11 @@ def model_shorthand(value: Any) -> Any:
     return {"builder": value} if isinstance(value, str) else value
 
 
+def one_or_several(value: Any) -> Any:
+    """A text alone is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 def _folder_name(value: str) -> str:
     """A dataset's or a model's name, as it names a folder: percent-encoded but for ASCII letters and digits."""
     if len(quote(value, safe="")) > LONGEST_FOLDER:
@@ -59,7 +73,7 @@ class DatasetConfig(StrictPart):
         description="folder, s3://, gs:// or az:// prefix, pattern such as photos/*.jpg, one image, or a manifest: a "
         "table (csv, line JSON, parquet), or a folder or pattern of tables, with a column uri"
     )
-    exclude: tuple[Pattern, ...] = Field(
+    exclude: Annotated[tuple[Pattern, ...], BeforeValidator(one_or_several)] = Field(
         (), max_length=100, description="patterns of image ids to leave out, such as **/@eaDir/**"
     )
     labels: Address | None = Field(

@@ -25,6 +25,7 @@ FORMATS = (
     "WEBP",
 )  # fmt: skip
 HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HEIF_REMEDY = "pip install 'camrobust[heif]' reads .heic and .heif"
 VAGUE = ("BMP", "PCX", "PPM", "SGI")
 """Formats that two bytes announce, as a text may also have; their whole header is read to tell them."""
@@ -39,9 +40,12 @@ def open_picture(content: bytes) -> Image.Image:
     """Read the header of a file in one of `FORMATS`; nothing is decoded.
 
     Raises:
-        ImageError: a WebP picture above the memory budget, as libwebp takes memory as soon as it opens a file.
+        ImageError: a WebP picture above the memory budget, as libwebp takes memory as soon as it opens a file; or a
+            HEIF picture where its plugin is not installed.
     """
     check_webp(content)
+    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS and "HEIF" not in known_formats():
+        raise ImageError(f"HEIF is read only with an extra: {HEIF_REMEDY}", "unsupported")
     with _few_threads():
         return Image.open(BytesIO(content), formats=known_formats())
 
@@ -118,7 +122,9 @@ def check_file(image: Any) -> None:
         DecompressionBombError: more than `MAX_PIXELS`.
     """
     if image.format not in (*FORMATS, "MPO"):
-        raise ImageError(f"{image.format} is not among the formats that are read: {', '.join(FORMATS)}", "unsupported")
+        raise ImageError(
+            f"{image.format} is not among the formats that are read: {', '.join(known_formats())}", "unsupported"
+        )
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height}")
     if image.format == "JPEG2000":

@@ -90,11 +90,13 @@ def find(name: str, images: str, access: Access, exclusions: Exclusions) -> Foun
         return alone
     if found.is_empty() and near:
         _check_folder(name, images)
+    if found.is_empty() and is_table_name(images):
+        raise UserError(f"manifest: there is no object {images}; correct the path")
     return found
 
 
 def _check_folder(name: str, images: str) -> None:
-    """Raise UserError unless a path is a folder; a link that leads nowhere, a pipe or a device is not called missing."""
+    """Raise UserError unless a path is a folder; a link that leads nowhere, a pipe or a device is told from it."""
     path = Path(images.removeprefix("file://")).expanduser()
     if path.is_dir():
         return

@@ -7,9 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from PIL.ExifTags import Base
 
 from camrobust.contract.errors import UserError
+from camrobust.io import image_formats
+from camrobust.io.decoding_memory import fit_into_budget
+from camrobust.io.image_errors import ImageError
+from camrobust.io.image_formats import open_picture
 from camrobust.io.image_listing import in_words
+from camrobust.io.images import decode
 from camrobust.io.manifest import list_dataset, list_images
 from camrobust.io.store import open_store
 
@@ -221,4 +227,45 @@ def test_a_bucket_is_listed_like_a_folder(bucket, tmp_path):
     assert names(f"s3://{bucket}/set/b/3f2a9c") == ["3f2a9c"]
     assert names(f"s3://{bucket}/set/a.jpg") == ["a.jpg"]
     assert "there are no images in s3://" in refused(f"s3://{bucket}/set/z.jpg")
+    assert refused(f"s3://{bucket}/m.csv") == f"manifest: there is no object s3://{bucket}/m.csv; correct the path"
     assert (store.head("README", 3), store.head("README", 30), store.head("empty", 3)) == (b"tex", b"text", b"")
+
+
+def test_a_phone_s_heic_is_read_with_the_extra(tmp_path):
+    """Its own rotation is applied once, and its memory is limited before it is decoded."""
+    plugin = pytest.importorskip("pillow_heif")
+    plugin.register_heif_opener()
+    upright = np.zeros((40, 80, 3), np.uint8)
+    upright[:, :40] = 200
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6
+    # The plugin writes the orientation twice, as phones do: as the rotation of the file and, of no effect, in its EXIF.
+    turned = Image.fromarray(upright).rotate(90, expand=True)
+    turned.info["exif"] = exif.tobytes()
+    turned.save(tmp_path / "phone.HEIC", "HEIF", quality=90)
+    assert names(tmp_path) == ["phone.HEIC"]
+    content = (tmp_path / "phone.HEIC").read_bytes()
+    (tmp_path / "phone.HEIC").rename(tmp_path / "IMG_0001")
+    assert names(tmp_path) == ["IMG_0001"]
+    found = decode(content, 40, 40)
+    assert (found.width, found.height) == (80, 40)
+    assert np.abs(found.pixels.mean(0).astype(int) - upright[:, 20:60].mean(2)).mean() < 3
+    huge = open_picture(content)
+    huge._size = (8000, 8000)
+    with pytest.raises(ImageError, match=r"8000 x 8000 px as HEIF \(RGB\) would take \d+ MiB to decode"):
+        fit_into_budget(huge, len(content), 224, ours=True)
+
+
+def test_a_heic_without_the_extra_is_told(tmp_path, monkeypatch):
+    known = tuple(name for name in image_formats.known_formats() if name != "HEIF")
+    monkeypatch.setattr(image_formats, "known_formats", lambda: known)
+    image_formats.suffixes.cache_clear()
+    try:
+        (tmp_path / "a.heic").write_bytes(bytes(4) + b"ftypheic" + bytes(20))
+        sentence = "pip install 'camrobust[heif]' reads .heic and .heif"
+        assert refused(tmp_path / "a.heic") == f"images: {tmp_path}/a.heic is read only with an extra; {sentence}"
+        assert f"1 file left out: 1 .heic; {sentence}" in refused(tmp_path)
+        with pytest.raises(ImageError, match=r"HEIF is read only with an extra: pip install"):
+            open_picture((tmp_path / "a.heic").read_bytes())
+    finally:
+        image_formats.suffixes.cache_clear()
