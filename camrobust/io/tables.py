@@ -142,11 +142,17 @@ def _from_text(content: bytes) -> _Frame:
 
 def _json(content: bytes, *, lines: bool) -> _Frame:
     """One object per line, or a list of objects."""
-    if lines:
-        cells = pl.read_ndjson(BytesIO(content), infer_schema_length=None)
-    else:
-        cells = pl.read_json(BytesIO(content), infer_schema_length=None)
+    read = pl.read_ndjson if lines else pl.read_json
+    try:
+        cells = read(BytesIO(content), infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        check_utf8(content)
+        raise NotATableError(
+            f"is neither line JSON nor a list of objects ({first_line(error)}); write one object in each line"
+        ) from error
     names = cells.columns
+    if not names:
+        raise NotATableError(EMPTY)
     return _Frame(names, cells.select(name for name in names if name.strip() in KNOWN).with_row_index(ROW, 1))
 
 
@@ -197,14 +203,16 @@ def _cells(content: bytes, separator: str) -> pl.DataFrame:
     """Every row as text, also the first.
 
     Raises:
-        NotATableError: a row has more cells than the first one, or the text is not UTF-8.
+        NotATableError: a row has more cells than the first one, quotes do not match, or the text is not UTF-8.
     """
     try:
         return pl.read_csv(content, has_header=False, separator=separator, infer_schema=False)
-    except pl.exceptions.PolarsError:
+    except pl.exceptions.PolarsError as error:
         check_utf8(content)
         _check_widths(content, separator)
-        raise
+        raise NotATableError(
+            f"holds quotes that do not match ({first_line(error)}); quote cells that hold a quote, and write it twice"
+        ) from error
 
 
 def _check_widths(content: bytes, separator: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from camrobust.contract.config_file import load_config
 from camrobust.interface.cli import main
+from camrobust.interface.inputs import pixels_of
 from camrobust.results.folder import open_run
 from tests import in_process
 from tests.photos import write_photos
@@ -53,11 +54,12 @@ def test_plan_run_and_run_json_say_what_is_left_out(photos, tmp_path, capsys):
     assert (resumed.exit_code, resumed.measured) == (0, 2)
     assert scores(tmp_path / "out").equals(whole)
 
-    # A pattern for the same photos gives the same rows.
-    other = config(tmp_path, f"{photos}/[!.]*[0-9c]*", **TINY | {"output": str(tmp_path / "again")})
-    assert in_process.run(other).exit_code == 0
-    again = scores(tmp_path / "again")
-    assert again.height == whole.height
+
+def test_evaluate_and_explain_warn_of_what_a_folder_leaves_out(photos):
+    (photos / "@eaDir" / "photo-000.jpg").unlink()
+    with pytest.warns(UserWarning, match=r"^images: 2 files left out: 1 \.psd, 1 \.txt$"):
+        names, _ = pixels_of(str(photos), 72, 64)
+    assert names == ["3f2a9c", "photo-000.jpg"]
 
 
 def test_exclude_belongs_to_the_settings_that_change_numbers(photos, tmp_path):
