@@ -203,7 +203,7 @@ def _photos_among(store: Store, keys: list[str], given: str) -> list[str]:
     if len(keys) > MOST_UNNAMED:
         raise UserError(
             f"images: {given} holds {len(keys):,} files without an extension, and at most {MOST_UNNAMED:,} are looked "
-            "into; give a manifest with a column uri"
+            "into; exclude them, or give a manifest with a column uri"
         )
 
     def is_photo(key: str) -> bool:

@@ -8,13 +8,15 @@ import polars as pl
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.io.image_listing import EXCLUDED, Found, find, in_words
-from camrobust.io.manifest_rows import COLUMNS, file_twice, label_column, manifest_rows, text_column
+from camrobust.io.manifest_rows import file_twice, label_column, manifest_rows, text_column
 from camrobust.io.objects import Access
 from camrobust.io.patterns import Exclusions
 from camrobust.io.tables import ROW, read_table, rows_in_words
 
 LONGEST = 4096
 """Most bytes of an image_id or a uri. Paths and keys of stores are never longer."""
+SHOWN_REMARKS = 3
+"""Tables of one manifest whose missing labels are named one by one."""
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
 
 
@@ -107,7 +109,11 @@ def _from_tables(name: str, found: Found, access: Access) -> tuple[pl.DataFrame,
         rows, said = manifest_rows(read_table(found.store.locate(key), "manifest", access), found.base, key)
         parts.append(rows)
         remarks += said
-    table = pl.concat(parts) if parts else pl.DataFrame(schema=COLUMNS)
+    table = pl.concat(parts)
+    if len(remarks) > SHOWN_REMARKS:
+        remarks[SHOWN_REMARKS:] = [
+            f"{len(remarks) - SHOWN_REMARKS:,} more tables of {found.base} have rows without a label"
+        ]
     if len(parts) > 1:
         # Rows of several tables have no numbers of their own.
         table = table.with_columns(pl.lit(None, pl.UInt32).alias(ROW))

@@ -154,6 +154,15 @@ def test_parts_of_a_table_are_one_manifest(tmp_path):
     )
 
 
+def test_tables_without_labels_are_named_a_few_at_a_time(tmp_path):
+    for place in range(6):
+        (tmp_path / f"{place}.csv").write_text(f"uri,label\n{place}.jpg,\n")
+    assert list_dataset("d", f"{tmp_path}/*.csv").remarks == (
+        *(f"dataset 'd': {tmp_path}/{place}.csv has no label in row 2" for place in range(3)),
+        f"dataset 'd': 3 more tables of {tmp_path} have rows without a label",
+    )
+
+
 def test_a_label_in_the_name_of_a_folder_is_a_column(tmp_path):
     rows = [("/p/a.jpg", "4", 4), ("/p/b.jpg", "5", 5), ("/p/c.jpg", "__HIVE_DEFAULT_PARTITION__", None)]
     for uri, folder, _ in rows:
