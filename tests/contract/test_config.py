@@ -171,14 +171,16 @@ def test_only_regular_files_are_read(tmp_path):
 
 
 def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):
-    from camrobust.io.manifest import MOST_BYTES as MOST_TABLE_BYTES
     from camrobust.io.manifest import list_images
+    from camrobust.io.table_bytes import MOST_BYTES as MOST_TABLE_BYTES
 
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     with (tmp_path / "huge.csv").open("wb") as file:
         file.truncate(2**40)
     said = refused(list_images, "d", str(tmp_path / "zero.csv"))
-    assert said == "manifest: /dev/zero is not a regular file; correct the path"
+    assert (
+        said == f"dataset 'd': {tmp_path}/zero.csv is not a regular file; give a folder, a prefix, an image or a table"
+    )
     said = refused(list_images, "d", str(tmp_path / "huge.csv"))
     assert said == (
         f"manifest: {tmp_path}/huge.csv has more than {MOST_TABLE_BYTES} bytes and is not read; correct the path"

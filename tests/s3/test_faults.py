@@ -52,6 +52,7 @@ def test_every_fault_is_survived(faults, bucket, fault, monkeypatch):
         store.write(f"{number}", content)
         assert store.create(f"new/{number}", content)
         assert store.read(f"{number}") == content
+        assert store.head(f"{number}", 9) == content[:9]
     assert len(list(store.list("new/"))) == TURNS
     assert faults.struck[fault] >= 3
     assert pauses if fault != "slow" else not pauses

@@ -127,7 +127,7 @@ def test_an_empty_prefix(bucket, capsys, tmp_path):
     code, lines = told(f"s3://{bucket}/nothing", capsys, tmp_path)
     assert code == 2
     assert lines[0].startswith(
-        f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; files must end in"
+        f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; they must be photos"
     )
 
 
