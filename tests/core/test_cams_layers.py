@@ -1,5 +1,6 @@
 """RefineCAM and Winsor-CAM, compared with float64 loops and with grad-cam."""
 
+import os
 import warnings
 
 import numpy as np
@@ -78,6 +79,34 @@ def test_winsor_cam_needs_two_convolutional_layers():
     sentence = "winsor-cam: the model must have two or more convolutional layers, got 1; choose gradcam"
     with pytest.raises(UserError, match=f"^{sentence}$"):
         Case("tokens").maps("winsor-cam")
+
+
+STAGES = {
+    "mobilenet_v3_small": ["features.1", "features.3", "features.8"],
+    "resnet50": ["layer1", "layer2", "layer3"],
+}
+if os.environ.get("CAMROBUST_ALL"):
+    STAGES |= {
+        "convnext_tiny": ["features.1", "features.3", "features.5"],
+        "densenet121": ["features.denseblock1", "features.denseblock2", "features.denseblock3"],
+        "efficientnet_b0": ["features.2", "features.3", "features.5"],
+        "regnet_y_400mf": ["trunk_output.block1", "trunk_output.block2", "trunk_output.block3"],
+        "swin_t": ["features.1", "features.3", "features.5"],
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_end_with_their_last_block(name):
+    """And not with the first layers of the block that leads to the next stage."""
+    from torchvision import models
+
+    module = getattr(models, name)(weights=None).eval()
+    images = torch.rand(2, 3, 64, 64)
+    network = build_network(module, images)
+    with frozen(module):
+        stages = _stages(collect(network, images))
+    names = {part: name for name, part in module.named_modules()}
+    assert [names[part] for part in stages] == STAGES[name]
 
 
 def resnet(side=96):

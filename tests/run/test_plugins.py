@@ -8,6 +8,7 @@ import sys
 
 import polars as pl
 import pytest
+import yaml
 
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
@@ -32,7 +33,7 @@ from tests.plugin_files import DIMMED, METHODS, registries, write_module
 from tests.results.test_reduce import write_run
 from tests.runs import ROOT, environment
 
-EXAMPLE = ROOT / "docs" / "examples" / "camrobust-example"
+EXAMPLE, QUANTUM = (ROOT / "docs" / "examples" / name for name in ("camrobust-example", "camrobust-quantum"))
 ADDED = {"name": "largest_gap", "type": "float32", "meaning": "Largest change of a position.", "low": 0, "high": None,
          "direction": "lower = more alike"}  # fmt: skip
 
@@ -232,11 +233,11 @@ def test_what_run_json_says_of_plugins_is_checked(tmp_path, changes, problem):
     assert problem in str(error.value)
 
 
-def installed(source, target):
-    """The example package as pip installs it."""
-    shutil.copytree(EXAMPLE, source)
+def installed(sources, target):
+    """The example packages as pip installs them, from copies in a folder."""
+    copies = [shutil.copytree(example, sources / example.name) for example in (EXAMPLE, QUANTUM)]
     done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index",
-                           "--disable-pip-version-check", "--target", str(target), str(source)],
+                           "--disable-pip-version-check", "--target", str(target), *map(str, copies)],
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -250,20 +251,24 @@ def outside(site, cwd, *command):
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_example_runs_as_its_readme_says(cluster, tmp_path, monkeypatch, capsys):
-    """As installed; beside a plugin that lies only in the folder where the command is called."""
+def test_the_examples_run_as_their_readmes_say(cluster, tmp_path, monkeypatch, capsys):
+    """As installed; beside a plugin that lies only in the folder where the command is called, and in one run."""
     site = cluster.site
     installed(tmp_path / "source", site)
-    tested = outside(site, EXAMPLE, "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "test_methods.py")
+    tests = [EXAMPLE / "test_methods.py", QUANTUM / "test_model.py"]
+    tested = outside(site, tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, *tests)
     assert tested.returncode == 0, tested.stdout
-    assert "4 passed" in tested.stdout
+    assert "7 passed" in tested.stdout
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(site)
     write_photos(tmp_path / "photos", 3)
     (tmp_path / "run.yaml").write_text((EXAMPLE / "run.yaml").read_text())
     write_module(tmp_path, "beside", METHODS)
-    more = ["--set", "plugins=[camrobust_example.methods, beside]", "--set", "cams=[gradcam, abs-gradcam, negated]"]
+    of_example, of_quantum = (yaml.safe_load((example / "run.yaml").read_text()) for example in (EXAMPLE, QUANTUM))
+    models = json.dumps([*of_example["models"], *of_quantum["models"]])
+    more = ["--set", "plugins=[camrobust_example.methods, beside]", "--set", "cams=[gradcam, abs-gradcam, negated]",
+            "--set", f"models={models}", "--set", f"image={json.dumps(of_quantum['image'])}"]  # fmt: skip
 
     def here(*command):
         with registries():
@@ -282,11 +287,13 @@ def test_the_example_runs_as_its_readme_says(cluster, tmp_path, monkeypatch, cap
     assert (recorded["package"], recorded["version"]) == ("camrobust-example", "0.1.0")
     assert document["plugins"]["beside"]["package"] == "unknown"
     rows = load_run(out).scores
-    assert rows.height == 3 * 3 * 3
+    assert rows.height == 3 * 3 * 3 * 2
+    builder = document["builders"]["hybrid"]
+    assert (builder["package"], builder["version"]) == ("camrobust-quantum", "0.1.0")
     for cam in ("abs-gradcam", "negated"):
         for perturbation, count in (("dead_rows", 6), ("gaussian_noise", 3)):
             some = rows.filter(cam=cam, perturbation=perturbation, status="ok")
-            assert some.height == count
+            assert some.height == 2 * count
             assert some["area_shift"].is_between(0, 1).all()
             assert (some["largest_gap"] > 0).all()
     assert here("verify", out)[0] == 0

@@ -52,26 +52,43 @@ def _outputs_with_gradients(evidence: Evidence, modules: Sequence[nn.Module]) ->
 
 
 def _stages(evidence: Evidence) -> list[nn.Module]:
-    """The last layer of each stage before that of the target layer, the finest first."""
-    network, image = evidence.network, evidence.images[:1]
-    sides = {"map": (2, 3), "last": (1, 2)}.get(network.layout.order)
-    noted: list[tuple[int, nn.Module]] = []
+    """The last layer of each stage before that of the target layer, the finest first.
+
+    What lies in a block that leads from one stage to the next, such as its first convolution, does not count.
+    """
+    network = evidence.network
+    names = {part: name for name, part in network.module.named_modules() if name}
+    noted: list[tuple[str, int]] = []
+    leading: dict[str, int] = {}
     behind: list[bool] = []
 
-    def note(module: nn.Module, _inputs: object, output: object) -> None:
+    def note(module: nn.Module, inputs: object, output: object) -> None:
         if module is network.layer:
             behind.append(True)
-        if not behind and isinstance(output, Tensor) and output.ndim == 4 and sides is not None:
-            (h, w), (H, W) = (output.shape[side] for side in sides), image.shape[2:]
-            if abs(h * W - w * H) < max(H, W) and h > 1:
-                noted.append((round(log2(H / h)), module))
+        stage, before = _stage(evidence, output), _stage(evidence, tensor_in(inputs))
+        if not behind and stage is not None:
+            noted.append((names[module], stage))
+            if before is not None and before < stage:
+                leading[names[module]] = before
 
-    with torch.no_grad(), hooked([part for part in network.module.modules() if part is not network.module], note):
-        network.logits(image)
-    runs = Counter(module for _, module in noted)
-    last = {stage: module for stage, module in noted if runs[module] == 1}
-    own = round(log2(image.shape[2] / evidence.activations.shape[2]))
-    return [last[stage] for stage in sorted(last) if FIRST_STAGE <= stage < own]
+    with torch.no_grad(), hooked(names, note):
+        network.logits(evidence.images[:1])
+    runs, own = Counter(name for name, _ in noted), _stage(evidence, evidence.outputs) or 0
+    last: dict[int, nn.Module] = {}
+    for name, stage in noted:
+        around = (name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1))
+        if runs[name] == 1 and FIRST_STAGE <= stage < own and all(leading.get(one) != stage for one in around):
+            last[stage] = network.module.get_submodule(name)
+    return [last[stage] for stage in sorted(last)]
+
+
+def _stage(evidence: Evidence, output: object) -> int | None:
+    """How many times a feature map's side is half the image's, rounded; None if it is no feature map."""
+    sides = {"map": (2, 3), "last": (1, 2)}.get(evidence.network.layout.order)
+    if sides is None or not isinstance(output, Tensor) or output.ndim != 4:
+        return None
+    (h, w), (H, W) = (output.shape[side] for side in sides), evidence.images.shape[2:]
+    return round(log2(H / h)) if abs(h * W - w * H) < max(H, W) and h > 1 else None
 
 
 @cam("refinecam", needs="passes", source="Domeniconi et al., arXiv 2605.14641", year=2026)
