@@ -1,12 +1,13 @@
 """Methods that search for the weights of the channels."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
-from camrobust.core.precision import GRADIENT_SCALE
 from camrobust.core.scaling import min_max
 
 STEPS = 50
@@ -25,13 +26,13 @@ def _combined(weights: Tensor, maps: Tensor) -> Tensor:
 
 def _score(evidence: Evidence, weights: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     """The explained logit (B,) of the masked images, and its gradient (B, C) with respect to the weights."""
-    scale, images = GRADIENT_SCALE.get(evidence.network.precision, 1.0), evidence.images
+    network, images = replace(evidence.network, precision="fp32"), evidence.images
     with torch.enable_grad():
         weights = weights.clone().requires_grad_()
         mask = interpolate(_combined(weights, maps), size=images.shape[2:], mode="bilinear", align_corners=False)
-        score = evidence.explained_logit(evidence.network.logits(images * min_max(mask, (2, 3))))
-        (gradient,) = torch.autograd.grad(score.sum() * scale, weights)
-    return score.detach(), gradient / scale
+        score = evidence.explained_logit(network.logits(images * min_max(mask, (2, 3))))
+        (gradient,) = torch.autograd.grad(score.sum(), weights)
+    return score.detach(), gradient
 
 
 @cam("opti-cam", needs="masked inputs", source="Zhang et al., arXiv 2301.07002", year=2023)
@@ -39,9 +40,10 @@ def opti_cam(evidence: Evidence) -> Tensor:
     """Opti-CAM: Σ_k softmax(w)_k·ReLU(A_k), with the w that maximise the logit y_c of the image times this map.
 
     The map that multiplies the normalised image is upsampled (bilinearly) and min-max scaled. All w begin at 0.5; Adam
-    takes 50 steps of rate 0.1, each a forward and a backward pass through the whole model. After every fifth step an
-    image whose logit is lower than five steps before stops. Deviation: in the authors' code, from which these numbers
-    are, the sum over the images of a pass decides when all of them stop. A constant map has no mask, so its w stay.
+    takes 50 steps of rate 0.1, each a forward and a backward pass through the whole model. They are in full precision,
+    because the first steps follow small gradients as far as large ones. After every fifth step an image whose logit is
+    lower than five steps before stops. Deviation: in the authors' code, from which these numbers are, the sum over the
+    images of a pass decides when all of them stop. A constant map has no mask, so its w stay.
 
     References:
         Zhang, Torres, Sicre, Avrithis & Ayache 2023, arXiv 2301.07002; code: github.com/hanwei0912/OptiCAM.
