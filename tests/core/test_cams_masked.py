@@ -14,7 +14,7 @@ from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.explain.network import frozen
 from camrobust.core.explain.target_layer import build_network
 from tests.core.test_cams_methods import Case, agree
-from tests.reference import cams as reference
+from tests.reference import cams_masked as reference
 from tests.toys import seeded
 
 
