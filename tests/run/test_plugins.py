@@ -263,7 +263,8 @@ def test_the_example_runs_as_its_readme_says(cluster, tmp_path, monkeypatch, cap
     write_photos(tmp_path / "photos", 3)
     (tmp_path / "run.yaml").write_text((EXAMPLE / "run.yaml").read_text())
     write_module(tmp_path, "beside", METHODS)
-    more = ["--set", "plugins=[camrobust_example.methods, beside]", "--set", "cams=[gradcam, abs-gradcam, negated]"]
+    more = ["--set", "plugins=[camrobust_example.methods, beside]", "--set", "cams=[gradcam, abs-gradcam, negated]",
+            "--set", "cluster.explainers=[1, 1]"]  # fmt: skip
 
     def here(*command):
         with registries():
