@@ -19,7 +19,7 @@ from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
 from tests import in_process
 from tests.photos import write_photos
-from tests.runs import config, failures, scores
+from tests.runs import TINY, config, failures, scores
 from tests.toys import pooled
 
 pytestmark = pytest.mark.s3
@@ -154,8 +154,9 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(
     ]
     builder = {"name": "toy", "builder": "tests.toys:pooled"}
     from_clouds = config(
-        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5
-    )
+        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5,
+        **TINY,
+    )  # fmt: skip
     code, printed, said = in_process.camrobust(
         capsys, "run", from_clouds, "--quiet", by=in_process.through_open_session
     )
@@ -175,7 +176,7 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(
     near = [{"name": "gs", "images": local, "labels": str(tmp_path / "labels.csv")}, {"name": "az", "images": local}]
     here = config(
         tmp_path, "", datasets=[*near, kept], output=str(tmp_path / "here"),
-        models=[{**builder, "weights": str(tmp_path / "toy.safetensors")}],
+        models=[{**builder, "weights": str(tmp_path / "toy.safetensors")}], **TINY,
     )  # fmt: skip
     assert in_process.run(here).exit_code == 0
     assert scores(tmp_path / "out").equals(scores(tmp_path / "here"))

@@ -242,7 +242,7 @@ def test_legrad_equals_torchcams(case):
     assert difference(CAMS["legrad"].function(evidence), theirs) <= 1e-4
 
 
-@on("resnet18", "mobilenet_v2", more=["densenet121"])
+@on("resnet18", more=["mobilenet_v2", "densenet121"])
 def test_fullgrad_equals_grad_cams_with_its_epsilon_put_back(case):
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
