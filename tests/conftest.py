@@ -18,15 +18,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "shared"))
 NO_PARAMETERS = SimpleNamespace(params={})
+LONGEST = ("test_nodes.py", "test_memory.py", "test_run.py", "test_private.py")
+"""Files of tests that start a Ray of their own."""
+WARM = {"RAY_num_workers_soft_limit": "8"}
+"""Ray keeps so many idle workers, instead of one per core; the next run then need not import torch into new ones."""
 NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
 def pytest_collection_modifyitems(items):
     """What starts Ray comes first, so that of two pytest-xdist workers one has all of it and the other none.
 
-    Before all comes what shares a session of Ray, which is closed after the last of these tests.
+    Before all comes what shares a session of Ray, which is closed after the last of these tests. Of the others the
+    longest come first: the second worker steals from the end, and none of them is left to run alone.
     """
-    items.sort(key=lambda item: (not shares_ray(item), item.get_closest_marker("cluster") is None))
+    places = {name: place for place, name in enumerate(LONGEST)}
+
+    def order(item):
+        cluster = item.get_closest_marker("cluster") is not None
+        return not shares_ray(item), not cluster, places.get(item.path.name, len(places)) if cluster else 0
+
+    items.sort(key=order)
 
 
 def shares_ray(item):
@@ -155,7 +166,7 @@ class SharedRay:
     environment of this process.
 
     Attributes:
-        variables: environment of its workers: what reaches the stores, and a secret.
+        variables: environment of its workers: what reaches the stores.
         site: where a test may install a package that its workers then find.
         store: address at which its workers find the S3 store, a proxy.
         faults: of that proxy; none when a test begins.
@@ -164,7 +175,7 @@ class SharedRay:
 
     def __init__(self, variables, site):
         path = os.pathsep.join([str(Path(__file__).parents[1]), str(site)])
-        self.variables = {**variables, "MODEL_STORE_TOKEN": "hunter2-of-the-environment", "PYTHONPATH": path}
+        self.variables = {**variables, "PYTHONPATH": path}
         self.site, self.stack, self.address = site, ExitStack(), ""
 
     def open(self):
@@ -178,7 +189,7 @@ class SharedRay:
         self.store = self.stack.enter_context(failing_store(self.variables["AWS_ENDPOINT_URL"], self.faults))
         with pytest.MonkeyPatch.context() as surroundings:
             # Its workers keep the environment that is there when it starts.
-            for name, value in (self.variables | {"AWS_ENDPOINT_URL": self.store}).items():
+            for name, value in (self.variables | WARM | {"AWS_ENDPOINT_URL": self.store}).items():
                 surroundings.setenv(name, value)
             self.stack.enter_context(session("local", ClusterConfig()))
         self.address = ray.get_runtime_context().gcs_address

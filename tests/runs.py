@@ -15,12 +15,15 @@ ROOT = Path(__file__).parents[1]
 KEYS = ["dataset", "model", "image_id", "cam", "perturbation", "strength", "replicate"]
 
 
-SMALL = {"models": ["tests.toys:pooled"], "image": {"resize": 72, "crop": 64}, "segments": {"method": "grid"}}
+TINY = {"image": {"resize": 72, "crop": 64}, "segments": {"method": "grid"}}
 """Changes of a configuration that make an image cost a tenth."""
+SMALL = {"models": ["tests.toys:pooled"], **TINY}
+ONE_WORKER = {"explainers": [1, 1], "perturb": "with_explain"}
+"""One worker for Perturb and Explain, as each takes three seconds of CPU before it begins."""
 
 
 def config(folder, images, **changes):
-    """The file of a small run; one Explain worker, as each costs four seconds of CPU before it begins."""
+    """The file of a small run with few workers."""
     data = {
         "output": str(folder / "out"),
         "datasets": [{"name": "made up", "images": str(images)}],
@@ -31,7 +34,7 @@ def config(folder, images, **changes):
         "cams": ["gradcam", "gradcam++", "eigencam", "ablationcam", "random"],
         "perturbations": ["gaussian_noise:1,5", "contrast:5", {"salt_pepper": [3], "replicates": 2}],
         "gallery_images": 3,
-        "cluster": {"explainers": [1, 1]},
+        "cluster": ONE_WORKER,
     } | changes
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(data))

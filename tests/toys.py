@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+SECRET = "hunter2-of-the-environment"
+
 
 def seeded(module, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -207,7 +209,9 @@ def quitting():
 
 
 def drawn_by_torch():
-    """Random weights from torch's global generator, which nobody here seeds."""
+    """Random weights from torch's global generator, which nobody here seeds; reads a secret from the environment."""
+    if os.environ["MODEL_STORE_TOKEN"] != SECRET:
+        raise RuntimeError("another token")
     return Pooled()
 
 

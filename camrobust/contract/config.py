@@ -113,13 +113,16 @@ class RunConfig(StrictPart):
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True
         )
+        # Runs from before there was compiled code, or exclude, keep their digest.
         if not self.compile:
-            # Runs from before there was compiled code keep their digest.
             ways["compile"] = True
         if self.image.channels in (None, max(self._named_channels(), default=RGB)):
             # It says nothing new, and runs from before it could be said keep their digest.
             ways["image"] = {"channels"}
-        ways["datasets"] = {"__all__": {"access"}}
+        ways["datasets"] = {
+            place: {"access"} if dataset.exclude else {"access", "exclude"}
+            for place, dataset in enumerate(self.datasets)
+        }
         # Runs from before there were heads keep their digest.
         ways["models"] = {
             place: {"classes"} if model.head else {"classes", "head"} for place, model in enumerate(self.models)

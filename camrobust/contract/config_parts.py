@@ -4,7 +4,16 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from camrobust.contract.defaults import CROP, MOST_CHANNELS, RESIZE, RGB
 from camrobust.contract.errors import UserError
@@ -17,6 +26,7 @@ from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Address = Annotated[str, Field(min_length=1, max_length=4096)]
 """Linux takes paths of this length at most."""
+Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
 Spec = Annotated[str, Field(max_length=1000)]
 LONGEST_FOLDER = 240
 """Characters of an encoded name in `dataset=NAME` and `model=NAME`; file systems take 255 bytes."""
@@ -37,6 +47,11 @@ def short_name(builder: str) -> str:
 def model_shorthand(value: Any) -> Any:
     """A model may be written as its builder alone."""
     return {"builder": value} if isinstance(value, str) else value
+
+
+def one_or_several(value: Any) -> Any:
+    """A text alone is a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 def _folder_name(value: str) -> str:
@@ -60,10 +75,16 @@ class DatasetConfig(StrictPart):
     """A set of photographs."""
 
     name: FolderName = Field(description="name in the results")
-    images: Name = Field(
-        description="folder, s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri"
+    images: Address = Field(
+        description="folder, s3://, gs:// or az:// prefix, pattern such as photos/*.jpg, one image, or a manifest: a "
+        "table (csv, line JSON, parquet), or a folder or pattern of tables, with a column uri"
     )
-    labels: Address | None = Field(None, description="csv or parquet with columns image_id (or file) and label")
+    exclude: Annotated[tuple[Pattern, ...], BeforeValidator(one_or_several)] = Field(
+        (), max_length=100, description="patterns of image ids to leave out, such as **/@eaDir/**"
+    )
+    labels: Address | None = Field(
+        None, description="table (csv, line JSON, parquet) with columns image_id (or file) and label"
+    )
     access: Literal["credentials", "anonymous", "requester_pays"] = Field(
         "credentials",
         description="how a bucket is read: a public one may need anonymous; requester_pays is for S3",

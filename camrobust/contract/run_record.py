@@ -147,6 +147,11 @@ class RunRecord(DescribedRecord):
     numbers: Numbers = Field(RecordedNumbers(), description="the settings that change numbers; digest is made of them")
     planned: PlannedRecord = Field(description="how much is to be measured")
     warnings: list[Text] = Field([], max_length=1000, description="what the user was warned of when the run began")
+    left_out: dict[Name, dict[Name, Count]] = Field(
+        {},
+        max_length=1000,
+        description="for every dataset, how many files of its folder were no images or were excluded, by kind",
+    )
     weights_sha256: dict[Name, Annotated[str, Field(max_length=64)] | None] = Field(
         {}, max_length=1000, description="SHA-256 of every model's weights file; null where there is none"
     )

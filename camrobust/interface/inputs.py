@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from camrobust.contract.errors import UserError
 from camrobust.core.channels import held
 from camrobust.interface.arguments import per_image
 from camrobust.io.image_errors import ImageError
+from camrobust.io.image_listing import HIDDEN, in_words
 from camrobust.io.images import MAX_BYTES, decode, prepare
-from camrobust.io.manifest import list_images
+from camrobust.io.manifest import list_dataset
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 
@@ -149,11 +151,12 @@ def _pixels_id(pixels: Tensor) -> str:
 def _several(images: Any, resize: int, crop: int, channels: int) -> list[tuple[str, Tensor]]:
     """Ids and pixels of the images of a folder, or of files, pictures and arrays."""
     if isinstance(images, (str, Path)) and Path(images).is_dir():
-        listed = list_images("images", str(images), arrays=channels != RGB)
-        return [
-            (name, _single(uri, resize, crop, channels)[1])
-            for name, uri in listed.select("image_id", "uri").iter_rows()
-        ]
+        listed = list_dataset("images", str(images), arrays=channels != RGB)
+        left_out = {kind: count for kind, count in listed.left_out.items() if kind != HIDDEN}
+        if left_out:
+            warn(f"images: {in_words(left_out)}", UserWarning, stacklevel=4)
+        rows = listed.images.select("image_id", "uri").iter_rows()
+        return [(name, _single(uri, resize, crop, channels)[1]) for name, uri in rows]
     alone = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
     return [_single(image, resize, crop, channels) for image in ([images] if alone else images)]
 

@@ -82,6 +82,15 @@ class Cloud:
             self._check_bucket()
             raise
 
+    def head(self, key: str, count: int) -> bytes:
+        """The first bytes; raises MissingObjectError."""
+
+        def first() -> bytes:
+            with self._filesystem.open_input_stream(self._path(key)) as stream:
+                return bytes(stream.read(count))
+
+        return with_retries(first, self.locate(key))
+
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object whose key begins with the prefix, sorted by key."""
         root = len(self._path(""))

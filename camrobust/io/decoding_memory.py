@@ -21,8 +21,8 @@ SCALES = (2, 4, 8)
 """By which libjpeg can reduce a picture while it decodes it."""
 BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Size of a decoded picture in Pillow by its mode; 4 for all other modes."""
-WEBP_BYTES, AVIF_BYTES, SGI_BYTES = 14, 16, 4
-"""What the codec holds beside the decoded picture, per pixel."""
+WEBP_BYTES, AVIF_BYTES, HEIF_BYTES, SGI_BYTES = 14, 16, 11, 4
+"""What the codec holds beside the decoded picture, per pixel; HEIF as phones write it takes 5."""
 PYTHON_BYTES = 24
 """The same for decoders written in Python. They are also slow: about a second per million pixels."""
 PYTHON_DECODERS = ("ppm", "ppm_plain", "dds_rgb", "qoi", "bmp_rle", "SGI16")
@@ -100,7 +100,7 @@ def decoding_bytes(image: Image.Image, file_bytes: int, scale: int = 1) -> int:
         return native + _strip_bytes(image, native)
     if image.format == "WEBP":
         return native + WEBP_BYTES * pixels + 2 * file_bytes
-    return native + {"AVIF": AVIF_BYTES, "SGI": SGI_BYTES}.get(image.format or "", 0) * pixels
+    return native + {"AVIF": AVIF_BYTES, "HEIF": HEIF_BYTES, "SGI": SGI_BYTES}.get(image.format or "", 0) * pixels
 
 
 def _codestream_of(image: Any) -> Codestream:

@@ -21,7 +21,7 @@ from camrobust.contract.defaults import RGB
 from camrobust.io.bands import NUMPY, Band, array_bands, checked_bands, picture_bands
 from camrobust.io.decoding_memory import MIB, fit_into_budget
 from camrobust.io.image_errors import ImageError
-from camrobust.io.image_formats import FORMATS, MAX_PIXELS, check_file, is_decoded, open_picture
+from camrobust.io.image_formats import MAX_PIXELS, check_file, is_decoded, known_formats, open_picture
 from camrobust.io.png import significant_bits, without_metadata
 from camrobust.io.sample_levels import STRIP_PIXELS, Levels, checked, levels_of
 from camrobust.io.to_rgb import DEEP, converted, grey_mode, needs_nothing
@@ -129,7 +129,7 @@ def _as_image_error() -> Iterator[None]:
         raise ImageError(f"more than {MAX_PIXELS} pixels; refused before unpacking", "too_large") from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"not an image that Pillow can read, in one of the formats {', '.join(FORMATS)}", "not_an_image"
+            f"not an image that Pillow can read, in one of the formats {', '.join(known_formats())}", "not_an_image"
         ) from error
     except NotImplementedError as error:
         raise ImageError(f"a kind of image that Pillow does not read: {_words(error)}", "unsupported") from error

@@ -27,10 +27,12 @@ class Folder:
         uri: the folder's path.
         links: whether links below it are followed; never in a run folder, where they could lead
             to other people's files.
+        hidden: whether a listing also names hidden files, and hidden folders without what is in them.
     """
 
     uri: str
     links: bool = True
+    hidden: bool = False
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, DeniedObjectError, and TooLargeObjectError beyond `most` bytes."""
@@ -42,6 +44,17 @@ class Folder:
                 raise MissingObjectError(f"{path} is not a regular file")
             check_size(str(path), status.st_size, most)
             return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise _unreadable("read", path, error) from error
+
+    def head(self, key: str, count: int) -> bytes:
+        """The first bytes; raises MissingObjectError and DeniedObjectError."""
+        path = self._path(key)
+        try:
+            if not S_ISREG(path.stat().st_mode):
+                raise MissingObjectError(f"{path} is not a regular file")
+            with path.open("rb") as file:
+                return file.read(count)
         except (OSError, ValueError) as error:
             raise _unreadable("read", path, error) from error
 
@@ -60,9 +73,10 @@ class Folder:
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file below the prefix except hidden and unfinished ones, sorted by key."""
+        """Every file below the prefix except hidden and unfinished ones, sorted by key; see `hidden`."""
         root, start = Path(self.uri), self._path(prefix.rpartition("/")[0])
-        entries = (Entry(path.relative_to(root).as_posix(), size) for path, size in _files(start, links=self.links))
+        found = _files(start, links=self.links, hidden=self.hidden)
+        entries = (Entry(path.relative_to(root).as_posix(), size) for path, size in found)
         yield from sorted((entry for entry in entries if entry.key.startswith(prefix)), key=attrgetter("key"))
 
     def delete(self, key: str) -> None:
@@ -128,12 +142,13 @@ def _is_link(path: Path) -> bool:
         raise _unreadable("look at", path, error) from error
 
 
-def _files(start: Path, *, links: bool) -> Iterator[tuple[Path, int]]:
+def _files(start: Path, *, links: bool, hidden: bool) -> Iterator[tuple[Path, int]]:
     """Every file below a folder and its size; each folder is visited once, folders behind links last.
 
     Args:
         start: the folder.
         links: whether links are followed at all.
+        hidden: whether to name hidden files and folders, too, with 0 bytes.
 
     Raises:
         DeniedObjectError: a folder or file may not be looked at.
@@ -148,13 +163,19 @@ def _files(start: Path, *, links: bool) -> Iterator[tuple[Path, int]]:
                 below.clear()
                 continue
             seen.add((here.st_dev, here.st_ino))
-            below[:] = sorted(name for name in below if not name.startswith(".") and name not in SKIPPED)
+            if hidden:
+                yield from ((Path(folder, name), 0) for name in (*below, *names) if _is_hidden(name))
+            below[:] = sorted(name for name in below if not _is_hidden(name))
             if links:
                 roots += [path for path in (Path(folder, name) for name in below) if path.is_symlink()]
-            for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            for path in (Path(folder, name) for name in names if not _is_hidden(name)):
                 status = _status(path, links=links)
                 if status is not None and S_ISREG(status.st_mode):
                     yield path, status.st_size
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SKIPPED
 
 
 def _status(path: Path, *, links: bool) -> os.stat_result | None:

@@ -1,222 +1,175 @@
-"""Lists the images to measure, from a folder, a prefix or a manifest, as one table."""
+"""Lists the images to measure, from a folder, a prefix, a pattern, one image or a manifest, as one table."""
 
-from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
-import pyarrow as pa
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import first_line, short
-from camrobust.contract.secrecy import refuse_address
-from camrobust.io.addresses import ODD, SCHEME, parse
-from camrobust.io.clouds import SCHEMES as CLOUDS
-from camrobust.io.local_folder import Folder
-from camrobust.io.objects import Access, MissingObjectError, Store, TooLargeObjectError
-from camrobust.io.parquet_budget import columns_within_budget
-from camrobust.io.store import open_object, open_store, read_object
+from camrobust.contract.quoting import short
+from camrobust.io.image_listing import EXCLUDED, Found, find, in_words
+from camrobust.io.manifest_rows import file_twice, label_column, manifest_rows, text_column
+from camrobust.io.objects import Access
+from camrobust.io.patterns import Exclusions
+from camrobust.io.tables import ROW, read_table, rows_in_words
 
-SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
-)  # fmt: skip
-ARRAY = ".npy"
-"""For images that do not have three channels."""
-TABLES = (".csv", ".parquet")
 LONGEST = 4096
 """Most bytes of an image_id or a uri. Paths and keys of stores are never longer."""
-MOST_BYTES = 2 * 2**30
-"""Largest table: some ten million images."""
-TEXTS = ("image_id", "file", "uri")
-KNOWN = (*TEXTS, "label", "class_index")
-"""The columns that are read; others are ignored."""
-SCHEMES = ("s3", "file", *CLOUDS)
+SHOWN_REMARKS = 3
+"""Tables of one manifest whose missing labels are named one by one."""
 SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one dataset, and what is to be said of the rest.
+
+    Attributes:
+        images: one row per image, `schema.MANIFEST`, sorted by image_id.
+        left_out: how many files are no images that are read, or were excluded, by kind (`image_listing.in_words`).
+        remarks: sentences for the user, for example on labels that are missing or belong to no image.
+    """
+
+    images: pl.DataFrame
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def list_images(
     name: str, images: str, labels: str | None = None, access: Access = "credentials", *, arrays: bool = False
 ) -> pl.DataFrame:
-    """List all images of one dataset, sorted by image_id; columns as `schema.MANIFEST`.
+    """The images of `list_dataset`, for those who have nobody to tell the rest."""
+    return list_dataset(name, images, labels, access, arrays=arrays).images
+
+
+def list_dataset(
+    name: str, images: str, labels: str | None = None, access: Access = "credentials", exclude: Sequence[str] = (),
+    *, arrays: bool = False,
+) -> Listing:  # fmt: skip
+    """List all images of one dataset.
 
     Args:
         name: name of the dataset.
-        images: a folder, an s3://, gs:// or az:// prefix, or a csv/parquet manifest with a column uri and perhaps
-            image_id and label. Relative paths in a manifest start at the manifest's folder.
-        labels: csv or parquet with image_id (or file) and label (or class_index).
+        images: a folder, an s3://, gs:// or az:// prefix, a pattern such as photos/*.jpg, one image, or a manifest:
+            a table (`io.tables`), or a folder or pattern of tables, with a column uri and perhaps image_id and label.
+            Relative paths in a manifest start at the manifest's folder.
+        labels: a table with image_id (or file) and label (or class_index).
         access: how a bucket is listed and read; a folder ignores it.
+        exclude: patterns of image ids to leave out (`io.patterns`).
         arrays: .npy files are images, too.
 
     Raises:
         UserError: there are no images, a column or value is missing, an address is not that of a store or holds a
-            secret, an image_id occurs twice, or labels are not integers or contradict each other.
+            secret, an image_id or a file occurs twice, or labels are not integers or contradict each other.
     """
-    suffixes = (*SUFFIXES, ARRAY) if arrays else SUFFIXES
-    if images.lower().endswith(TABLES):
-        table = _from_manifest(images, access)
+    exclusions = Exclusions(exclude)
+    found = find(name, images, access, exclusions, arrays=arrays)
+    left_out = dict(found.left_out)
+    if found.tables:
+        table, remarks = _from_tables(name, found, access)
+        kept = [not exclusions.match(image_id) for image_id in table["image_id"]] if exclude else [True] * table.height
+        if not all(kept):
+            left_out[EXCLUDED] = left_out.get(EXCLUDED, 0) + kept.count(False)
+        table = table.filter(pl.Series(kept, dtype=pl.Boolean))
     else:
-        table = _from_listing(name, images, access, suffixes)
+        table, remarks = _from_keys(name, found), []
     if table.is_empty():
-        raise UserError(
-            f"dataset '{name}': there are no images in {images}; files must end in {', '.join(SUFFIXES[:6])}, …"
-        )
+        raise UserError(f"dataset '{name}': {_nothing(found, images, left_out)}")
     if labels is not None:
-        table = _with_labels(table.drop("label"), labels, name)
+        table, more = _with_labels(table.drop("label"), labels, name)
+        remarks += more
+    _check_ids(table, name)
+    remarks += [f"exclude '{short(pattern)}' matches no image" for pattern in exclusions.unused]
+    listed = table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
+    return Listing(listed, left_out, tuple(f"dataset '{name}': {remark}" for remark in remarks))
+
+
+def _nothing(found: Found, images: str, left_out: Mapping[str, int]) -> str:
+    """Why a dataset holds no image."""
+    words = f" ({in_words(left_out)})" if any(left_out.values()) else ""
+    if found.tables:
+        return f"{images} names no image{words}; a manifest has a row for each"
+    return f"there are no images in {images}{words}; they must be photos such as .jpg, .png, .tif or .webp"
+
+
+def _from_keys(name: str, found: Found) -> pl.DataFrame:
+    odd = next((key for key in found.images if key != key.encode(errors="replace").decode()), None)
+    if odd is not None:
+        raise UserError(f"dataset '{name}': the file name {odd!a} is not valid UTF-8; rename it")
+    names = pl.Series("image_id", found.images, pl.String)
+    # With a name appended, the address of a folder ends in a slash in every store.
+    root = found.store.locate("_").removesuffix("_")
+    return pl.select(
+        names, (pl.lit(root) + names).alias("uri"), pl.lit(None, pl.Int32).alias("label"), pl.lit(None).alias(ROW)
+    )
+
+
+def _from_tables(name: str, found: Found, access: Access) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of all tables of a manifest, and what is to be said of them."""
+    parts, remarks = [], []
+    for key in found.tables:
+        rows, said = manifest_rows(read_table(found.store.locate(key), "manifest", access), found.base, key)
+        parts.append(rows)
+        remarks += said
+    table = pl.concat(parts)
+    if len(remarks) > SHOWN_REMARKS:
+        remarks[SHOWN_REMARKS:] = [
+            f"{len(remarks) - SHOWN_REMARKS:,} more tables of {found.base} have rows without a label"
+        ]
+    if len(parts) > 1:
+        # Rows of several tables have no numbers of their own.
+        table = table.with_columns(pl.lit(None, pl.UInt32).alias(ROW))
+    return table, remarks + file_twice(table, name)
+
+
+def _check_ids(table: pl.DataFrame, name: str) -> None:
     repeated = table.filter(pl.col("image_id").is_duplicated())
     if not repeated.is_empty():
-        raise UserError(
-            f"dataset '{name}': image_id '{short(repeated['image_id'][0])}' occurs twice; give each image its own"
-        )
+        image = repeated["image_id"][0]
+        rows = repeated.filter(pl.col("image_id") == image)[ROW]
+        where = "" if rows.null_count() else f" ({rows_in_words(rows)})"
+        raise UserError(f"dataset '{name}': image_id '{short(image)}' occurs twice{where}; give each image its own")
     long = table.filter((pl.col("image_id").str.len_bytes() > LONGEST) | (pl.col("uri").str.len_bytes() > LONGEST))
     if not long.is_empty():
         raise UserError(
             f"dataset '{name}': image_id and uri must have at most {LONGEST} bytes, got more for "
             f"'{short(long['image_id'][0])}'; shorten it"
         )
-    return table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
 
 
-def _from_listing(name: str, images: str, access: Access, suffixes: tuple[str, ...]) -> pl.DataFrame:
-    store = open_store(images, access)
-    if isinstance(store, Folder) and not Path(store.uri).is_dir():
-        raise UserError(
-            f"dataset '{name}': there is no folder {images}; give a folder, a prefix or a csv/parquet table"
-        )
-    keys = [entry.key for entry in store.list() if _suffix(entry.key) in suffixes]
-    odd = next((key for key in keys if key != key.encode(errors="replace").decode()), None)
-    if odd is not None:
-        raise UserError(f"dataset '{name}': the file name {odd!a} is not valid UTF-8; rename it")
-    names = pl.Series("image_id", keys, pl.String)
-    return pl.select(names, _below(store, names).alias("uri"), pl.lit(None, pl.Int32).alias("label"))
-
-
-def _suffix(key: str) -> str:
-    return PurePosixPath(key.rpartition("/")[2]).suffix.lower()
-
-
-def read_table(uri: str, what: str, access: Access = "credentials") -> pl.DataFrame:
-    """Read a csv or parquet table from any store.
-
-    Args:
-        uri: address of the table.
-        what: what the table is for; begins the sentence of an error.
-        access: how a bucket is read.
-
-    Raises:
-        UserError: the table does not exist or cannot be read.
-    """
-    try:
-        content = read_object(uri, access, MOST_BYTES)
-    except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"{what}: {error}; correct the path") from error
-    try:
-        if uri.lower().endswith(".parquet"):
-            names, known = columns_within_budget(content, KNOWN, uri)
-            if not known:
-                return pl.DataFrame(schema=dict.fromkeys(names, pl.Null))
-            return pl.read_parquet(BytesIO(content), columns=known)
-        # An image_id may be 007.
-        return pl.read_csv(BytesIO(content), infer_schema_length=None, schema_overrides=dict.fromkeys(TEXTS, pl.String))
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{what}: {uri} is not a readable table ({first_line(error)})") from error
-
-
-def _column(table: pl.DataFrame, names: tuple[str, ...], what: str, uri: str) -> str:
-    for name in names:
-        if name in table.columns:
-            return name
-    wanted = " or ".join(f"'{name}'" for name in names)
-    raise UserError(f"{what}: {uri} has no column {wanted}, only {', '.join(table.columns[:10])}; rename or add it")
-
-
-def _below(store: Store, keys: pl.Series) -> pl.Series:
-    """The addresses of some keys of a store, as `Store.locate` gives them, but all at once."""
-    # With a name appended, the address of a folder ends in a slash in every store.
-    return pl.select(pl.lit(store.locate("_").removesuffix("_")) + keys).to_series()
-
-
-def _absolute(uris: pl.Series, manifest: str) -> pl.Series:
-    """The addresses as written; relative paths start at the manifest's folder."""
-    store, _ = open_object(manifest)
-    whole = uris.str.contains(SCHEME) | uris.str.starts_with("/")
-    return pl.select(pl.when(whole).then(uris).otherwise(_below(store, uris))).to_series()
-
-
-def _labelled(column: pl.Series, what: str) -> pl.Series:
-    sentence = f"{what}: labels must be class indices (integers), got {{}}; map names first"
-    if column.dtype == pl.Boolean:
-        raise UserError(sentence.format(column.dtype))
-    try:
-        whole = column.cast(pl.Int32)
-    except pl.exceptions.PolarsError as error:
-        raise UserError(sentence.format(column.dtype)) from error
-    if (column.dtype.is_float() or column.dtype.is_decimal()) and (column != whole).any():
-        raise UserError(sentence.format(column.filter(column != whole)[0]))
-    return whole
-
-
-def _from_manifest(manifest: str, access: Access) -> pl.DataFrame:
-    what = "manifest"
-    table = read_table(manifest, what, access)
-    uri = _column(table, ("uri",), what, manifest)
-    if table[uri].null_count() or (table[uri].cast(pl.String) == "").any():
-        raise UserError(f"{what}: {manifest} has rows without a uri; fill or drop them")
-    uris = _absolute(table[uri].cast(pl.String), manifest)
-    _check_addresses(uris, what)
-    identity = table["image_id" if "image_id" in table.columns else uri].cast(pl.String)
-    if identity.null_count() or (identity == "").any():
-        raise UserError(f"{what}: {manifest} has rows without an image_id; fill them, or leave the column out")
-    label = (
-        _labelled(table["label"], what)
-        if "label" in table.columns
-        else pl.repeat(None, table.height, dtype=pl.Int32, eager=True)
-    )
-    return pl.DataFrame(
-        {
-            "image_id": identity,
-            "uri": uris,
-            "label": label.cast(pl.Int32),
-        }
-    )
-
-
-def _check_addresses(uris: pl.Series, what: str) -> None:
-    """Refuse addresses that no store can read, and addresses that hold a secret."""
-    for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
-        refuse_address(uri)
-    far = uris.filter(uris.str.contains(SCHEME))
-    for place in far.str.extract("^([^/]*://[^/]*)").unique(maintain_order=True):
-        refuse_address(place)
-        scheme, _, host = place.partition("://")
-        if scheme not in SCHEMES or (not host and scheme != "file"):
-            raise UserError(
-                f"{what}: a uri must be a path, file://, s3://bucket/…, gs://… or az://…, got {place}/…; copy it there"
-            )
-        parse(f"{place}/_")
-    keys = far.str.replace("^[^/]*://[^/]*/?", "")
-    odd = far.filter((keys == "") | (keys.str.contains(ODD) & ~far.str.contains("^(s3|file)://")))
-    if not odd.is_empty():
-        raise UserError(
-            f"{what}: '{odd[0]}' must name an object, and on gs:// and az:// hold no empty name, '.' or '..' between "
-            "slashes and no control character; correct or rename it"
-        )
-
-
-def _with_labels(table: pl.DataFrame, labels: str, name: str) -> pl.DataFrame:
+def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFrame, list[str]]:
+    """The images with the labels of a table, and what is to be said of the two."""
     what = f"labels of dataset '{name}'"
     given = read_table(labels, what)
-    key = _column(given, ("image_id", "file"), what, labels)
-    value = _column(given, ("label", "class_index"), what, labels)
-    known = pl.DataFrame({"image_id": given[key].cast(pl.String), "label": _labelled(given[value], what)})
-    known = known.drop_nulls("image_id").unique(maintain_order=True)
+    keys, rows = text_column(given, ("image_id", "file")), given.cells[ROW]
+    values = label_column(given)
+    if values is None:
+        raise given.error("has no column 'label' or 'class_index'; rename or add it")
+    known = pl.DataFrame({"image_id": keys, "label": values}).drop_nulls("image_id").unique(maintain_order=True)
+    known = known.filter(pl.col("image_id") != "")
     repeated = known.filter(pl.col("image_id").is_duplicated())
     if not repeated.is_empty():
-        raise UserError(f"{what}: {labels} gives '{short(repeated['image_id'][0])}' more than one label; keep one")
-    joined = table.join(known, on="image_id", how="left")
-    if joined["label"].null_count() == joined.height:
-        raise UserError(f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id")
-    return joined
+        image = repeated["image_id"][0]
+        where = rows_in_words(rows.filter((keys == image).fill_null(value=False)))
+        raise UserError(f"{what}: {labels} gives '{short(image)}' more than one label ({where}); keep one")
+    joined = table.join(known, on="image_id", how="left", maintain_order="left")
+    others = known.join(table, on="image_id", how="anti")
+    if others.height == known.height:
+        example = short(table["image_id"][0])
+        raise UserError(
+            f"{what}: none of the {known.height} entries of {labels} names an image; use their image_id, such as "
+            f"'{example}'"
+        )
+    remarks = []
+    if others.height:
+        remarks.append(f"{others.height:,} entries of {labels} name no image, such as '{short(others['image_id'][0])}'")
+    without = joined.filter(pl.col("label").is_null())
+    if without.height:
+        remarks.append(
+            f"{without.height:,} of {joined.height:,} images have no label in {labels}, such as "
+            f"'{short(without['image_id'][0])}'"
+        )
+    return joined, remarks
 
 
 def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:

@@ -46,6 +46,9 @@ class Store(Protocol):
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, and TooLargeObjectError if it has more than `most` bytes."""
 
+    def head(self, key: str, count: int) -> bytes:
+        """The first `count` bytes, or all if there are fewer; raises MissingObjectError."""
+
     def write(self, key: str, content: bytes) -> None:
         """Store the content, all or nothing."""
 

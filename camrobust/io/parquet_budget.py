@@ -6,6 +6,7 @@ from io import BytesIO
 from threading import Lock
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
@@ -71,7 +72,7 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
 
     Args:
         content: bytes of the file.
-        wanted: names of columns to read.
+        wanted: names of columns to read, whatever blanks are around them in the file.
         where: its address.
 
     Returns:
@@ -79,12 +80,15 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
 
     Raises:
         TooLargeTableError: the columns would exceed the memory budget.
-        ValueError: the file is damaged; pyarrow may also raise OSError.
+        ValueError: the file is damaged, or a wanted column holds lists or structures; pyarrow may also raise OSError.
     """
     file, budget = BytesIO(content), Budget()
     footer = pq.ParquetFile(file)
     names = list(footer.schema_arrow.names)
-    present = [name for name in names if name in wanted]
+    present = [name for name in names if name.strip() in wanted]
+    for name, kind in zip(names, footer.schema_arrow.types, strict=True):
+        if name in present and pa.types.is_nested(kind):
+            raise ValueError(f"the column '{name}' must hold one value in each row, not {kind}")
     budget.add(len(content))
     budget.take(needed_bytes(footer.metadata, set(present), file), where)
     return names, present

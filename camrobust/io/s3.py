@@ -26,8 +26,9 @@ from camrobust.io.store_errors import (
 
 CHUNK_BYTES = 2**20
 FIRST_PAUSE_S = 0.5
-ALREADY_THERE, BEING_WRITTEN, TOO_MANY = 412, 409, 429
-"""Status codes: of a refused conditional put, of one that must be tried again, of too many requests."""
+ALREADY_THERE, BEING_WRITTEN, TOO_MANY, NO_SUCH_RANGE = 412, 409, 429, 416
+"""Status codes: of a refused conditional put, of one that must be tried again, of too many requests, of bytes that the
+object does not have."""
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure", "UnrecognizedClientException")
 OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
@@ -95,6 +96,23 @@ class Bucket:
             return _body(answer["Body"])
 
         return self._try(where, get)
+
+    def head(self, key: str, count: int) -> bytes:
+        """The first bytes; raises MissingObjectError."""
+        from botocore.exceptions import ClientError
+
+        request = {"Bucket": self._bucket, "Key": self._key(key), "Range": f"bytes=0-{count - 1}", **self._payer}
+
+        def get(client: Any) -> bytes:
+            try:
+                return _body(client.get_object(**request)["Body"])[:count]
+            except ClientError as error:
+                if _status(error) == NO_SUCH_RANGE:
+                    # The object is empty.
+                    return b""
+                raise
+
+        return self._try(self.locate(key), get)
 
     def write(self, key: str, content: bytes) -> None:
         """One put: readers see the whole object or none."""

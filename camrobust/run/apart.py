@@ -1,11 +1,34 @@
 """Results and photographs must lie apart, so that neither is taken for the other."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from camrobust.contract.config import RunConfig
+from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
-from camrobust.io.manifest import TABLES
+from camrobust.io.image_listing import is_table_name
+from camrobust.io.manifest import list_dataset
+from camrobust.io.patterns import before_wildcard
 from camrobust.io.store import open_store
+
+
+def list_apart(config: RunConfig) -> tuple[pl.DataFrame, dict[str, Mapping[str, int]], tuple[str, ...]]:
+    """List the images of all datasets, which lie apart from the results.
+
+    Returns:
+        The images; for every dataset that leaves files out, how many by kind; and sentences for the user.
+    """
+    check_apart(config)
+    arrays = config.channels != RGB
+    listed = {
+        one.name: list_dataset(one.name, one.images, one.labels, one.access, one.exclude, arrays=arrays)
+        for one in config.datasets
+    }
+    manifest = pl.concat([listing.images for listing in listed.values()])
+    check_photos(config, manifest)
+    left_out = {name: listing.left_out for name, listing in listed.items() if listing.left_out}
+    return manifest, left_out, tuple(remark for listing in listed.values() for remark in listing.remarks)
 
 
 def check_apart(config: RunConfig) -> None:
@@ -18,8 +41,9 @@ def check_apart(config: RunConfig) -> None:
     """
     output = _folder(config.output)
     for dataset in config.datasets:
-        images = _folder(dataset.images)
-        if not dataset.images.lower().endswith(TABLES) and (output.startswith(images) or images.startswith(output)):
+        deep = "**" in dataset.images
+        images = _folder((before_wildcard(dataset.images)[0] or ".") if deep else dataset.images)
+        if not is_table_name(dataset.images) and (output.startswith(images) or images.startswith(output)):
             raise UserError(
                 f"output: {config.output} and the images of dataset '{dataset.name}' ({dataset.images}) lie inside one "
                 "another; choose an output beside them"

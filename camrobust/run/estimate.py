@@ -77,6 +77,7 @@ def estimate(
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
         **{f"head_of_{name}": fact["head"] for name, fact in facts.items() if fact["head"] != "softmax"},
+        **({"left_out": " ".join(plan.notes)} if plan.notes else {}),
         **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
     }
 

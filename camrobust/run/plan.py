@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_parts import ModelConfig
-from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.channels import noise, pixel_bytes, spoken
 from camrobust.core.explain.cams import CAMS, COSTLY
-from camrobust.core.perturb import PERTURBATIONS, Variant, left_out, size_warnings, variants
+from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
+from camrobust.core.perturb import left_out as presets_without
 from camrobust.core.perturb.apply import refuse_attack
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
@@ -55,6 +55,8 @@ class Plan:
         shard: which of the images are measured; None for all. Nothing but the counts depends on it.
         states: hash of every model's network at the start of the run, where known (`measure.networks`).
         builders: where every model's builder was from, where known.
+        left_out: for every dataset, how many files of its folder are not measured, by kind, if it was listed now.
+        remarks: what is to be said of the images and labels, if they were listed now.
     """
 
     config: RunConfig
@@ -67,6 +69,8 @@ class Plan:
     shard: ShardRecord | None = None
     states: Mapping[str, str] = field(default_factory=dict)
     builders: Mapping[str, BuilderRecord] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows_per_image(self) -> int:
@@ -87,7 +91,15 @@ class Plan:
     def warnings(self) -> tuple[str, ...]:
         """Sentences that the user should read before the numbers are made."""
         config = self.config
-        return (*left_out(config.perturbations, config.channels), *size_warnings(self.variants, config.image.crop))
+        without = presets_without(config.perturbations, config.channels)
+        return (*without, *size_warnings(self.variants, config.image.crop), *self.remarks)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For every dataset, which files of its folder are not measured, in a sentence."""
+        from camrobust.io.image_listing import in_words
+
+        return tuple(f"dataset '{name}': {in_words(kinds)}" for name, kinds in self.left_out.items())
 
     def counts(self) -> dict[str, int]:
         """Planned numbers, as run.json holds them."""
@@ -134,29 +146,18 @@ def make_plan(
     refuse_unnamed([*(CAMS[name] for name in config.cams), *steps.values(), *measures], config.plugins)
     size = max(1, GROUP_BYTES // (pixel_bytes(config.channels) * config.image.crop**2))
     parts = tuple(every[start : start + size] for start in range(0, len(every), size))
+    left_out: Mapping[str, Mapping[str, int]] = {}
+    remarks: tuple[str, ...] = ()
     if manifest is None:
-        manifest = _listed(config)
+        from camrobust.run.apart import list_apart
+
+        manifest, left_out, remarks = list_apart(config)
     if sizes is None or config.cluster.batch != "auto":
         sizes = pass_sizes(config, parts)
-    return Plan(config, every, parts, manifest, weights or {}, plugins, dict(sizes or FORMER_SIZES), shard)
-
-
-def _listed(config: RunConfig) -> "pl.DataFrame":
-    """The images of all datasets, which lie apart from the results."""
-    import polars as pl
-
-    from camrobust.io.manifest import list_images
-    from camrobust.run.apart import check_apart, check_photos
-
-    check_apart(config)
-    manifest = pl.concat(
-        [
-            list_images(dataset.name, dataset.images, dataset.labels, dataset.access, arrays=config.channels != RGB)
-            for dataset in config.datasets
-        ]
-    )
-    check_photos(config, manifest)
-    return manifest
+    return Plan(
+        config, every, parts, manifest, weights or {}, plugins, dict(sizes or FORMER_SIZES), shard,
+        left_out=left_out, remarks=remarks,
+    )  # fmt: skip
 
 
 def pass_sizes(config: RunConfig, parts: Sequence[Sequence[Variant]], bytes_per_image: int = 0) -> dict[str, int]:

@@ -34,8 +34,8 @@ LOOK_S = 0.5
 """Time between two looks whether the node has registered."""
 EXECUTOR_S = 60.0
 """Longest wait for a thread of Ray Data at the end of a session."""
-OURS = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2"}
-"""Variables that a session sets where the user has not."""
+OURS = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2", "RAY_DATA_USAGE_DISABLED": "1"}
+"""Variables that a session sets where the user has not; the second spares a process that counts the use of Ray Data."""
 OURS_LOCAL = {START: str(START_S)}
 """The same where it starts Ray. A cluster that stands answers soon, and would be asked so long for another token."""
 CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")

@@ -235,6 +235,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
             for variant in plan.variants
         ],
         warnings=warnings,
+        left_out=dict(plan.left_out),
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
         heads={name: fact["head"] for name, fact in facts.items()},
         weights_sha256=dict(plan.weights),
@@ -250,8 +251,8 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         hardware=hardware(),
         started=utc(),
     )  # fmt: skip
-    for warning in warnings:
-        say(f"warning: {warning}")
+    for line in (*plan.notes, *(f"warning: {warning}" for warning in warnings)):
+        say(line)
     counts = plan.counts()
     say(
         f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "

@@ -257,11 +257,11 @@ def test_sigterm_ends_what_was_started_also_in_sessions_of_their_own():
 STRIKES = """
 import os, signal
 from pathlib import Path
-from camrobust.bench.chaos import harness, nodes
 def strike():
     os.kill(os.getpid(), signal.SIGTERM)
 """
 WHILE_THE_BENCH_CLOSES = """
+from camrobust.bench.chaos import harness
 class Bench:
     def __init__(self, folder, stack, clock):
         stack.callback(print, "the rest is closed", flush=True)
@@ -270,6 +270,7 @@ harness._Bench = Bench
 print(harness.chaos(0, 0))
 """
 WHILE_NODES_CLOSE = """
+from camrobust.bench.chaos import nodes
 from camrobust.bench.chaos.ending import ending_cleanly
 class Nodes:
     def __init__(self, folder, *_, **__):
@@ -284,6 +285,7 @@ with ending_cleanly(), nodes.nodes(1, {}):
     pass
 """
 IN_A_NODES_FIRST_STEPS = """
+from camrobust.bench.chaos import nodes
 def failing(*_):
     raise ValueError("no port")
 nodes.free_port = failing

@@ -12,9 +12,8 @@ from camrobust.interface.cli import main
 from camrobust.io import image_formats
 from camrobust.io.images import decode
 
-Image.init()
-FORMATS = {kind for kind in image_formats.FORMATS if kind in Image.SAVE}
-"""Those that this Pillow can write; all, but for an old one."""
+FORMATS = {kind for kind in image_formats.known_formats() if kind in Image.SAVE}
+"""Those that can be written here; all, but for an old Pillow or without the plugin for HEIF."""
 
 
 def test_damaged_pictures_become_rows(capsys):
@@ -32,7 +31,7 @@ def test_damaged_pictures_become_rows(capsys):
 
 
 @pytest.mark.skipif(
-    len(FORMATS) < len(image_formats.FORMATS), reason="an old Pillow writes pictures that it cannot read"
+    len(FORMATS - {"HEIF"}) < len(image_formats.FORMATS) - 1, reason="an old Pillow writes pictures that it cannot read"
 )
 def test_the_seeds_are_sixty_sound_pictures_in_every_format():
     pictures = seed_pictures()

@@ -2,6 +2,8 @@
 
 import json
 import random
+import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +28,8 @@ from camrobust.results.folder import open_run
 from camrobust.run.pipeline import KINDS
 from camrobust.run.plan import make_plan
 from camrobust.run.stages.batches import pending_batch
-from tests.runs import ROOT, environment, scores
+from tests.in_process import through_open_session
+from tests.runs import environment, scores
 
 IMAGES = 6
 
@@ -206,6 +209,7 @@ def path(tmp_path):
     wanted = rehearsal.Rehearsal(IMAGES, IMAGES, 3, 1, 1, 0)
     found = rehearsal._config(tmp_path, "bucket", wanted)
     data = yaml.safe_load(found.read_text())
+    data["cluster"] = {"explainers": [1, 1]}
     data |= {"output": str(tmp_path / "out"), "datasets": [{"name": "rehearsal", "images": str(tmp_path / "set")}]}
     found.write_text(yaml.safe_dump(data))
     return found
@@ -228,11 +232,16 @@ def test_only_the_network_is_left_out(path):
 
 
 @pytest.mark.cluster
-def test_the_driver_streams_in_rounds_and_completes_the_run(path, tmp_path):
-    command = [sys.executable, "-m", watched.MODULE, str(path), "local", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT)
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(watched.TOLD)]
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    assert [event["event"] for event in events] == ["list", "planned", "round", "round", "round", "measured"]
-    assert [event["images"] for event in events[2:5]] == [2, 2, 2]
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_driver_streams_in_rounds_and_completes_the_run(cluster, path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["", str(path), "local", "3"])
+    monkeypatch.delitem(sys.modules, watched.MODULE, raising=False)
+    with through_open_session(), pytest.raises(SystemExit) as ended:
+        runpy.run_module(watched.MODULE, run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    events = [json.loads(line) for line in lines if line.startswith(watched.TOLD)]
+    assert ended.value.code == 0, lines
+    assert [event["event"] for event in events] == ["list", "planned", "round", "round", "measured"]
+    assert [event["images"] for event in events[2:4]] == [3, 3]
     assert scores(tmp_path / "out").height == IMAGES * 6

@@ -115,6 +115,8 @@ def test_both_streams_run_to_the_end(monkeypatch, capsys):
     monkeypatch.setattr(throughput, "session", lambda *_: nullcontext())
     monkeypatch.setattr(throughput, "FIRST", 2)
     monkeypatch.setattr(throughput, "LONGEST", 8)
+    one = {"cluster": {"explainers": [1, 1]}}  # each costs three seconds of CPU, in each of the four streams
+    monkeypatch.setattr(throughput, "parse_config", lambda data: parse_config(data | one))
     assert main(["bench", "scale", "--seconds", "1", "--json"]) == 0
     alone, own = json.loads(capsys.readouterr().out)["stream"]
     assert (alone["way"], own["way"]) == ("Ray Data alone", "own stages")
@@ -124,21 +126,21 @@ def test_both_streams_run_to_the_end(monkeypatch, capsys):
 
 
 def test_a_process_that_ended_still_counts(monkeypatch):
-    """Workers end before the stream does; the ledger is told from others by its title."""
-    alive = {7: 2.0, 8: 5.0}
+    """Workers end before the stream does; the ledger is told by its title, and not one that an earlier run has left."""
+    alive = {6: 1.0, 7: 2.0, 8: 5.0}
     monkeypatch.setattr(module, "descendants", lambda _: set(alive))
     monkeypatch.setattr(module, "cpu_s", lambda pid: alive[pid])
-    monkeypatch.setattr(module, "title", lambda pid: "ray::Ledger.begin" if pid == 9 else "ray::IDLE")
+    monkeypatch.setattr(module, "title", lambda pid: "ray::Ledger.begin" if pid in (6, 9) else "ray::IDLE")
     meter = module.Meter()
     alive |= {8: 6.0, 9: 0.5}
     meter.look()
     # It still has a number, but no time.
-    alive |= {7: 2.25, 8: 0.0, 9: 0.75}
+    alive |= {6: 1.5, 7: 2.25, 8: 0.0, 9: 0.75}
     meter.look()
     del alive[8]
     meter.look()
     assert meter.ledger_s == 0.75
-    assert meter.everything_s() == (2.25 - 2.0) + (6.0 - 5.0) + 0.75
+    assert meter.everything_s() == (1.5 - 1.0) + (2.25 - 2.0) + (6.0 - 5.0) + 0.75
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from camrobust.contract.errors import RunFailed, UserError
 from camrobust.interface.cli import main
 from camrobust.io import cloud_calls, cloud_clients
 from camrobust.io.cloud_clients import forget_clients
+from camrobust.io.manifest import list_dataset
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
 from tests import in_process
 from tests.photos import write_photos
-from tests.runs import config, failures, scores
+from tests.runs import TINY, config, failures, scores
 from tests.toys import pooled
 
 pytestmark = pytest.mark.s3
@@ -73,10 +74,25 @@ def test_a_cloud_is_a_store_to_read_from(place):
     assert read_object(f"{place}/a/b/x/one.txt") == b"1"
     assert store.locate("y") == f"{place}/a/b/y"
     assert store.read("x/two words.txt", 2) == b"22"
+    assert (store.head("x/two words.txt", 1), store.head("x/one.txt", 9), store.head("y", 9)) == (b"2", b"1", b"")
     with pytest.raises(TooLargeObjectError, match=r"words\.txt has more than 1 bytes"):
         store.read("x/two words.txt", 1)
-    with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/z"):
-        store.read("z")
+    for read in (store.read, lambda key: store.head(key, 9)):
+        with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/z"):
+            read("z")
+
+
+def test_hidden_objects_are_left_out_and_photos_are_told_by_content(place, tmp_path):
+    write_photos(tmp_path, 1)
+    photo = (tmp_path / "photo-000.jpg").read_bytes()
+    for key in ("a.jpg", "b/3f2a9c", ".c.jpg", ".ipynb_checkpoints/a.jpg", "b/._a.jpg", "lost+found/x.jpg"):
+        put(f"{place}/set/{key}", photo)
+    put(f"{place}/set/README", b"Python")
+    listing = list_dataset("d", f"{place}/set")
+    assert listing.images["image_id"].to_list() == ["a.jpg", "b/3f2a9c"]
+    assert listing.left_out == {"without extension": 1, "hidden": 4}
+    for address, names in ((f"{place}/set/*", ["a.jpg"]), (f"{place}/set/b/3f2a9c", ["3f2a9c"])):
+        assert list_dataset("d", address).images["image_id"].to_list() == names
 
 
 def test_a_missing_bucket(place):
@@ -138,8 +154,9 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(
     ]
     builder = {"name": "toy", "builder": "tests.toys:pooled"}
     from_clouds = config(
-        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5
-    )
+        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5,
+        **TINY,
+    )  # fmt: skip
     code, printed, said = in_process.camrobust(
         capsys, "run", from_clouds, "--quiet", by=in_process.through_open_session
     )
@@ -159,7 +176,7 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(
     near = [{"name": "gs", "images": local, "labels": str(tmp_path / "labels.csv")}, {"name": "az", "images": local}]
     here = config(
         tmp_path, "", datasets=[*near, kept], output=str(tmp_path / "here"),
-        models=[{**builder, "weights": str(tmp_path / "toy.safetensors")}],
+        models=[{**builder, "weights": str(tmp_path / "toy.safetensors")}], **TINY,
     )  # fmt: skip
     assert in_process.run(here).exit_code == 0
     assert scores(tmp_path / "out").equals(scores(tmp_path / "here"))

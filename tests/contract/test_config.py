@@ -5,10 +5,7 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 from datetime import date
-from pathlib import Path
 
 import pytest
 import yaml
@@ -19,7 +16,7 @@ from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
 from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
 from tests.in_process import camrobust
-from tests.runs import ROOT, environment
+from tests.runs import ROOT
 
 PLAIN = """
 output: run
@@ -171,14 +168,16 @@ def test_only_regular_files_are_read(tmp_path):
 
 
 def test_tables_that_are_no_files_or_too_large_are_told(tmp_path):
-    from camrobust.io.manifest import MOST_BYTES as MOST_TABLE_BYTES
     from camrobust.io.manifest import list_images
+    from camrobust.io.table_bytes import MOST_BYTES as MOST_TABLE_BYTES
 
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     with (tmp_path / "huge.csv").open("wb") as file:
         file.truncate(2**40)
     said = refused(list_images, "d", str(tmp_path / "zero.csv"))
-    assert said == "manifest: /dev/zero is not a regular file; correct the path"
+    assert (
+        said == f"dataset 'd': {tmp_path}/zero.csv is not a regular file; give a folder, a prefix, an image or a table"
+    )
     said = refused(list_images, "d", str(tmp_path / "huge.csv"))
     assert said == (
         f"manifest: {tmp_path}/huge.csv has more than {MOST_TABLE_BYTES} bytes and is not read; correct the path"
@@ -505,35 +504,3 @@ def test_a_secret_on_the_command_line_is_written_nowhere(tmp_path, capsys):
         assert code == 2
         assert "hunter2" not in printed + said
     assert not (tmp_path / "out").exists()
-
-
-BUILDER = """
-import os
-from tests.toys import pooled
-
-def build():
-    assert os.environ["MODEL_STORE_TOKEN"] == "hunter2-of-the-environment"
-    return pooled()
-"""
-
-
-@pytest.mark.cluster
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_a_builder_reads_from_the_environment_is_written_nowhere(cluster, tmp_path):
-    from tests.photos import write_photos
-
-    write_photos(tmp_path / "photos", 2)
-    (tmp_path / "from_environment.py").write_text(BUILDER)
-    text = PLAIN.replace("tests.toys:pooled", "from_environment:build").replace("photos}", f"{tmp_path}/photos}}")
-    path = written(tmp_path, text.replace("output: run", f"output: {tmp_path}/out").replace("1-5", "5"))
-    surroundings = environment(MODEL_STORE_TOKEN=cluster.variables["MODEL_STORE_TOKEN"])
-    surroundings["PYTHONPATH"] += os.pathsep + str(tmp_path)
-    command = [sys.executable, "-m", "camrobust", "run", str(path), "--verbose", "--address", cluster.address]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, cwd=tmp_path,
-                          timeout=400)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    held = [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
-    assert {"run.json", "index.html"} <= {one.name for one in held}
-    assert {"done", "progress", "report"} <= {part for one in held for part in one.relative_to(tmp_path / "out").parts}
-    assert not any(b"hunter2" in Path(one).read_bytes() for one in held)
-    assert "hunter2" not in done.stdout + done.stderr

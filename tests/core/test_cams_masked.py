@@ -31,7 +31,7 @@ def logit_of(case, one):
     return logit
 
 
-@pytest.mark.parametrize(("kind", "samples"), [("small", 10), ("tokens", 3)])
+@pytest.mark.parametrize(("kind", "samples"), [("small", 4), ("tokens", 2)])
 def test_ss_cam_and_is_cam(kind, samples, monkeypatch):
     monkeypatch.setattr(masked, "SAMPLES", samples)
     case = Case(kind)

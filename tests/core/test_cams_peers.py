@@ -242,7 +242,7 @@ def test_legrad_equals_torchcams(case):
     assert difference(CAMS["legrad"].function(evidence), theirs) <= 1e-4
 
 
-@on("resnet18", "mobilenet_v2", more=["densenet121"])
+@on("resnet18", more=["mobilenet_v2", "densenet121"])
 def test_fullgrad_equals_grad_cams_with_its_epsilon_put_back(case):
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -396,3 +396,29 @@ def test_shortcuts_equal_the_re_run_tail(case):
     by_shortcut = CAMS["ablationcam"].function(evidence)
     plain = replace(evidence, head=None, network=replace(evidence.network, first_affine=None))
     assert difference(by_shortcut, CAMS["ablationcam"].function(plain)) <= 1e-4
+
+
+@on("resnet18-layer3", more=("resnet18",))
+def test_grad_cams_refinecam_agrees_if_its_gradcam_plus_plus_is_put_right(case):
+    """At the ends of the stages, which RefineCAM takes from its user and ours finds."""
+    from pytorch_grad_cam import GradCAMPlusPlus, RefineCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    class Exact(GradCAMPlusPlus):
+        def get_cam_weights(self, _input, _layer, _targets, activations, grads):
+            rising = grads.clip(min=0).astype("float64")
+            return (rising / (2 + activations.sum(axis=(2, 3), keepdims=True) * rising)).sum(axis=(2, 3))
+
+    model, inputs, evidence, maps = case
+    module, target = model.network.module, model.network.layer_name
+    ours = maps["refinecam"]
+    layers = [module.get_submodule(f"layer{stage}") for stage in range(1, int(target[-1]) + 1)]
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    try:
+        wanted = [ClassifierOutputTarget(int(one)) for one in evidence.targets]
+        theirs = torch.as_tensor(RefineCAM(module, layers, base_method=Exact)(inputs, wanted))
+    finally:
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+    assert difference(ours, adaptive_avg_pool2d(theirs, ours.shape[1:])) < 1e-4

@@ -12,7 +12,7 @@ from camrobust.io.images import decode
 from tests.reference.quickshift import quickshift as quickshift_loop
 
 SETTINGS = [(4, 200, 0.2), (5, 200, 0.2), (5, 10, 1.0)]
-PHOTOS = 50 if os.environ.get("CAMROBUST_ALL") else 8
+PHOTOS = 50 if os.environ.get("CAMROBUST_ALL") else 4
 
 
 def pictures(count, size, seed=0):

@@ -140,7 +140,7 @@ MISTAKES = {
     ),
     "a folder that is not there": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "nowhere")}]},
-        "dataset 'x': there is no folder ",
+        "dataset 'x': there is no file or folder ",
     ),
     "a name that is no text": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "latin")}]},
@@ -164,15 +164,15 @@ MISTAKES = {
     ),
     "a row without an image_id": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,image_id\na.jpg,\nb.jpg,b\n")}]},
-        "given.csv has rows without an image_id; fill them, or leave the column out",
+        "given.csv has no image_id in row 2; fill it, or leave the column out",
     ),
     "a label that is no whole number": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,label\na.jpg,1.7\n")}]},
-        "manifest: labels must be class indices (integers), got 1.7; map names first",
+        "manifest: labels must be class indices (integers), got '1.7' in row 2 of ",
     ),
     "a label that is true": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": table(p, "uri,label\na.jpg,true\n")}]},
-        "manifest: labels must be class indices (integers), got Boolean; map names first",
+        "manifest: labels must be class indices (integers), got 'true' in row 2 of ",
     ),
     "two labels for an image": (
         lambda d, p: (
@@ -187,11 +187,11 @@ MISTAKES = {
                 ]
             }
         ),
-        "given.csv gives 'photo-000.jpg' more than one label; keep one",
+        "given.csv gives 'photo-000.jpg' more than one label (rows 2, 3); keep one",
     ),
     "a folder without images": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "empty")}]},
-        "files must end in .avif, .bmp, .gif, .jfif, .jpe, .jpeg, …",
+        "they must be photos such as .jpg, .png, .tif or .webp",
     ),
     "a manifest without the column": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "bad.csv")}]},
@@ -203,7 +203,7 @@ MISTAKES = {
     ),
     "an image twice": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "twice.csv")}]},
-        "dataset 'x': image_id 'photos/photo-000.jpg' occurs twice; give each image its own",
+        "dataset 'x': image_id 'photos/photo-000.jpg' occurs twice (rows 2, 3); give each image its own",
     ),
     "labels out of range": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "high.csv")}]},
@@ -229,7 +229,7 @@ MISTAKES = {
     ),
     "labels that are names": (
         lambda d, p: d | {"datasets": [{"name": "x", "images": str(p / "named.csv")}]},
-        "manifest: labels must be class indices (integers), got String; map names first",
+        "manifest: labels must be class indices (integers), got 'cat' in row 2 of ",
     ),
     "labels of other images": (
         lambda d, p: d | {"datasets": [d["datasets"][0] | {"labels": str(p / "others.csv")}]},

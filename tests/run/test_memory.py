@@ -11,13 +11,13 @@ from PIL import Image
 
 from camrobust.interface.cli import main
 from tests.photos import write_photos
-from tests.runs import ROOT, command, config, end, environment, failures, scores
+from tests.runs import ROOT, TINY, command, config, end, environment, failures, scores
 
 pytestmark = pytest.mark.cluster
 GOOD = 3
 PER_PAIR = 2 * 2
 """Score rows of one image under one model: CAMs × variants."""
-FEW = {"cams": ["gradcam", "random"], "perturbations": ["gaussian_noise:1,5"], "gallery_images": 0}
+FEW = TINY | {"cams": ["gradcam", "random"], "perturbations": ["gaussian_noise:1,5"], "gallery_images": 0}
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from tests.runs import ROOT, command, config, end, environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 OWN = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "the user's own"}
-REACHING = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Without it Ray turns 127.0.0.1 into an outside address, where nobody listens: the token would not be tried."""
+REACHING = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "3"}
+"""Without the first, Ray turns 127.0.0.1 into an outside address, where nobody listens: the token would not be tried.
+Without the second, Ray tries a token that is refused for twenty seconds."""
 PROGRAM = """
 import json, os, stat, sys
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_its_token_is_in_a_private_file_and_nowhere_else(program):
 @pytest.mark.cluster
 @pytest.mark.parametrize("program", ["import ray.data"], indirect=True, ids=["ray first"])
 def test_a_process_without_the_token_is_refused(program, tmp_path):
-    """All at once, as Ray tries for twenty seconds each."""
+    """All at once, as Ray tries several times."""
     address = program.told["address"]
     others = [
         joining(address),

@@ -1,26 +1,19 @@
-"""Images and models that end or hang their workers, in real processes of one Ray session."""
+"""Images and models that end or hang their workers, in real processes of one Ray session; others that only fail."""
 
 import shutil
-import time
 
 import polars as pl
 import pytest
-import torch
 from PIL import Image
 
-from camrobust.results.folder import open_run
-from tests import in_process
 from tests.in_process import camrobust, through_open_session
 from tests.photos import write_photos
-from tests.runs import config, failures, scores
+from tests.runs import ONE_WORKER, TINY, config, failures, scores
 
-pytestmark = [
-    pytest.mark.cluster, pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore::DeprecationWarning")
-]  # fmt: skip
 GOOD = 4
 PER_PAIR = 2 * 2
 """Score rows of one image under one model: CAMs × variants."""
-FEW = {"cams": ["gradcam", "random"], "perturbations": ["gaussian_noise:1,5"]}
+FEW = TINY | {"cams": ["gradcam", "random"], "perturbations": ["gaussian_noise:1,5"]}
 
 
 @pytest.fixture
@@ -34,6 +27,9 @@ def run(capsys):
     return through_session
 
 
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, run):
     write_photos(tmp_path / "set", 1)
     code, told = run(config(tmp_path, tmp_path / "set", models=["tests.toys:only_on_the_driver"], **FEW))
@@ -43,13 +39,17 @@ def test_what_stops_a_run_is_told_in_the_last_line_and_is_exit_code_1(tmp_path, 
     assert "tests.toys:only_on_the_driver raised RuntimeError: this worker has no such file (toys.py, line " in last
 
 
-def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_again(tmp_path, run):
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_again(tmp_path, run, capsys):
     folder = tmp_path / "set"
     write_photos(folder, GOOD)
     Image.new("RGB", (256, 256), (0, 0, 0)).save(folder / "black.png")
     Image.new("RGB", (256, 256), (255, 255, 255)).save(folder / "white.png")
     models = ["tests.toys:pooled", {"name": "fragile", "builder": "tests.toys:fragile"}]
-    path = config(tmp_path, folder, models=models, max_failure_share=1, cluster={"image_timeout_s": 5}, **FEW)
+    path = config(tmp_path, folder, models=models, max_failure_share=1, cluster=ONE_WORKER | {"image_timeout_s": 5},
+                  **FEW)  # fmt: skip
     code, told = run(path)
     assert code == 0, told
     found = failures(tmp_path / "out").sort("image_id")
@@ -65,7 +65,7 @@ def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_
     assert "2 images failed" in told
     for name in ("black.png", "white.png"):
         shutil.copy(folder / "photo-000.jpg", folder / name)
-    code, told = run(path, "--retry-failures")
+    code, _, told = camrobust(capsys, "run", path, "--retry-failures")
     assert code == 0, told
     assert "measuring 2 failed images again" in told
     after = scores(tmp_path / "out")
@@ -76,7 +76,7 @@ def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_
 
 
 @pytest.mark.data
-def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, run, shared_data):
+def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, capsys, shared_data):
     folder = tmp_path / "set"
     shutil.copytree(shared_data / "bad", folder)
     write_photos(folder, 3)
@@ -85,7 +85,7 @@ def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, run, s
         file.truncate(10**11)
     names = {"huge.jpg", *(file.name for file in (shared_data / "bad").iterdir())}
     path = config(tmp_path, folder, max_failure_share=1, models=["tests.toys:pooled"], **FEW)
-    code, told = run(path)
+    code, _, told = camrobust(capsys, "run", path)
     assert code == 0, told
     scored = set(scores(tmp_path / "out")["image_id"]) - {f"photo-{n:03}.jpg" for n in range(3)}
     failed = dict(failures(tmp_path / "out").select("image_id", "kind").rows())
@@ -99,26 +99,11 @@ def test_every_bad_file_of_the_data_pack_is_scored_or_a_failure(tmp_path, run, s
     assert {"alpha.png", "animated.gif", "cmyk.jpg", "gray16.png", "one_pixel.png", "palette.png"} <= scored
 
 
-def test_two_workers_have_the_network_that_the_run_began_with(tmp_path, run):
-    write_photos(tmp_path / "set", 16)
-    many = {"models": ["tests.toys:drawn_by_torch"], "cluster": {"explainers": [2, 2]}, **FEW}
-    path = config(tmp_path, tmp_path / "set", **many)
-    code, told = run(path)
-    assert code == 0, told
-    through_ray = scores(tmp_path / "out")
-    began = open_run(str(tmp_path / "out")).run()
-    assert [*began.state_sha256] == [*began.builders] == ["tests.toys:drawn_by_torch"]
-    here = config(tmp_path, tmp_path / "set", output=str(tmp_path / "here"), **many)
-    torch.manual_seed(time.time_ns())
-    assert in_process.run(here).exit_code == 0
-    assert open_run(str(tmp_path / "here")).run().state_sha256 == began.state_sha256
-    assert scores(tmp_path / "here").equals(through_ray)
-
-
-def test_a_worker_with_another_network_ends_the_run_before_its_first_row(tmp_path, run):
+def test_a_worker_with_another_network_ends_the_run_before_its_first_row(tmp_path, capsys):
     write_photos(tmp_path / "set", 2)
-    code, told = run(config(tmp_path, tmp_path / "set", models=["tests.toys:drawn_elsewhere"], **FEW))
-    assert code == 1
+    path = config(tmp_path, tmp_path / "set", models=["tests.toys:drawn_elsewhere"], **FEW)
+    code, _, told = camrobust(capsys, "run", path)
+    assert code == 2  # through Ray it is 1, as above
     last = told.splitlines()[-1]
     assert last.startswith(
         "camrobust: model 'tests.toys:drawn_elsewhere': tests.toys:drawn_elsewhere does not build the "

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import time
 
 import polars as pl
 import pytest
+import torch
 
 from camrobust.bench.chaos.processes import descendants
 from camrobust.contract.config_file import load_config
@@ -17,11 +19,17 @@ from camrobust.run import pipeline
 from tests import in_process
 from tests.photos import write_photos
 from tests.runs import SMALL, camrobust, config, done_of, end, failures, named, report, scores, start, wait_for
+from tests.toys import SECRET
 
 pytestmark = pytest.mark.cluster
 GOOD = 8
 PER_PAIR = 5 * 5
 """Score rows of one image under one model: CAMs × variants."""
+MODELS = [
+    {"name": "toy/a", "builder": "tests.toys:pooled"},
+    {"name": "007", "builder": "tests.toys:dense"},
+    {"name": "drawn", "builder": "tests.toys:drawn_by_torch"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,49 +44,76 @@ def photos(tmp_path_factory):
     return folder / "set"
 
 
+@pytest.fixture(autouse=True)
+def secret(monkeypatch):
+    """For the builder that reads it, also where this process continues the run."""
+    monkeypatch.setenv("MODEL_STORE_TOKEN", SECRET)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, photos):
+    """A run by the command line in a Ray of its own, with two Explain workers: configuration, folder, what it told."""
     folder = tmp_path_factory.mktemp("run")
-    path = config(folder, photos, max_failure_share=0.5, cluster={})
-    first = camrobust("run", path, "--json")
+    path = config(folder, photos, max_failure_share=0.5, cluster={}, models=MODELS)
+    first = camrobust("run", path, "--verbose", MODEL_STORE_TOKEN=SECRET)
     assert first.returncode == 0, first.stderr
-    return path, folder / "out", json.loads(first.stdout)
+    return path, folder / "out", first.stdout + first.stderr
 
 
-def test_every_row_is_there_once_and_bad_files_are_failure_rows(done, photos):
-    _, out, printed = done
+def test_every_row_is_there_once_and_bad_files_are_failure_rows(done, capsys):
+    _, out, _ = done
     rows = scores(out)
-    assert rows.height == GOOD * 2 * PER_PAIR
+    assert rows.height == GOOD * len(MODELS) * PER_PAIR
     assert rows.select("model", "image_id", "cam", "perturbation", "strength", "replicate").is_unique().all()
     assert set(rows.columns) == {column.name for column in SCORES}
-    assert set(rows["model"]) == {"toy/a", "007"}
+    assert set(rows["model"]) == {"toy/a", "007", "drawn"}
     assert set(rows["dataset"]) == {"made up"}
     assert rows["image_id"].unique().sort().to_list() == sorted(f"wnid/photo-{n:03}.jpg" for n in range(GOOD))
     kinds = dict(failures(out).select("image_id", "kind").rows())
     assert kinds == {"empty.jpg": "empty", "page.png": "not_an_image", "cut.jpg": "truncated"}
     assert failures(out)["model"].null_count() == 3
+    capsys.readouterr()
+    assert main(["verify", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
     assert printed["complete"]
-    assert printed["planned_rows"] == (GOOD + 3) * 2 * PER_PAIR == printed["score_rows"] + printed["failed_rows"]
+    planned = (GOOD + 3) * len(MODELS) * PER_PAIR
+    assert printed["planned_rows"] == planned == printed["score_rows"] + printed["failed_rows"]
 
 
 def test_ray_changes_no_bit(done, tmp_path):
-    """Which worker measures what, and together with what, decides nothing: one process alone gives the same rows."""
+    """Which worker measures what, and together with what, decides nothing: one process alone gives the same rows.
+
+    That holds for a network whose weights torch draws anew in each process, too.
+    """
     path, out, _ = done
+    torch.manual_seed(time.time_ns())
     alone = in_process.run(load_config(str(path), output=str(tmp_path / "alone")))
     assert alone.exit_code == 0
+    began, again = (open_run(str(folder)).run() for folder in (out, tmp_path / "alone"))
+    assert [*began.state_sha256] == [*began.builders] == [model["name"] for model in MODELS]
+    assert again.state_sha256 == began.state_sha256
     assert scores(tmp_path / "alone").equals(scores(out))
     assert failures(tmp_path / "alone").sort("image_id").equals(failures(out).sort("image_id"))
+
+
+def test_what_a_builder_reads_from_the_environment_is_written_nowhere(done):
+    _, out, told = done
+    held = [one for one in out.rglob("*") if one.is_file()]
+    assert {"run.json", "index.html"} <= {one.name for one in held}
+    assert {"done", "progress", "report"} <= {part for one in held for part in one.relative_to(out).parts}
+    assert not any(b"hunter2" in one.read_bytes() for one in held)
+    assert "hunter2" not in told
 
 
 def test_the_folder_holds_what_design_promises(done):
     _, out, _ = done
     run = json.loads((out / "run.json").read_text())
-    assert run["planned"]["rows"] == (GOOD + 3) * 2 * PER_PAIR
-    assert run["target_layers"] == {"toy/a": "features", "007": "relu"}
+    assert run["planned"]["rows"] == (GOOD + 3) * len(MODELS) * PER_PAIR
+    assert run["target_layers"] == {"toy/a": "features", "007": "relu", "drawn": "features"}
     assert run["same_as"]["toy/a"] == {}
     assert run["manifest"]["key"] == f"manifest/{run['manifest']['sha256'][:24]}.parquet"
     ended = json.loads((out / "done" / "00000002.json").read_text())
-    assert ended["score_rows"] == GOOD * 2 * PER_PAIR
+    assert ended["score_rows"] == GOOD * len(MODELS) * PER_PAIR
     assert {one["key"] for one in ended["files"]} | set(ended["commits"]) == {
         str(path.relative_to(out)) for name in ("scores", "images", "failures", "maps", "commits")
         for path in (out / name).rglob("*.parquet")
@@ -101,7 +136,7 @@ def test_verify_aggregate_and_report_agree_from_the_command_line(done, capsys):
     assert main(["aggregate", str(out), "--json"]) == 0
     by_cam = json.loads(capsys.readouterr().out)["by_cam"]
     assert {(row["model"], row["cam"]) for row in by_cam} == {
-        (model, cam) for model in ("toy/a", "007")
+        (model, cam) for model in ("toy/a", "007", "drawn")
         for cam in ("gradcam", "gradcam++", "eigencam", "ablationcam", "random")
     }  # fmt: skip
     assert main(["report", str(out)]) == 0
@@ -184,7 +219,7 @@ def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_en
     assert main(["verify", str(out)]) == 1
     left = MANY + 1 - len(kept)
     monkeypatch.setattr(pipeline, "IMAGES_PER_ROUND", -(-left // 2))
-    rerun = ["run", path, "--set", "cluster.explainers=[1, 1]"]
+    rerun = ["run", path, "--set", "cluster.explainers=[1, 1]", "--set", "cluster.perturb=with_explain"]
     code, _, told = in_process.camrobust(capsys, *rerun, by=in_process.through_open_session)
     assert code == 0, told
     assert f"resuming: {len(kept) - 1} of {MANY} images and parts are committed" in told

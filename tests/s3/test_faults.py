@@ -2,7 +2,9 @@
 
 import os
 import random
+import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import polars as pl
@@ -15,12 +17,13 @@ from camrobust.io.s3_client import client, forget_clients
 from camrobust.io.store import open_store
 from tests import in_process
 from tests.photos import write_photos
-from tests.runs import config, scores, start, wait_for
+from tests.runs import SMALL, config, scores
 
 pytestmark = pytest.mark.s3
 TURNS = 10 if os.environ.get("CAMROBUST_ALL") else 5
-DOWN_S = 15
+DOWN_S = 8
 """Long enough for several lines about it."""
+SOME = {"refuse": 0.05, "cut": 0.05, "deaf": 0.03}
 
 
 @pytest.fixture
@@ -52,6 +55,7 @@ def test_every_fault_is_survived(faults, bucket, fault, monkeypatch):
         store.write(f"{number}", content)
         assert store.create(f"new/{number}", content)
         assert store.read(f"{number}") == content
+        assert store.head(f"{number}", 9) == content[:9]
     assert len(list(store.list("new/"))) == TURNS
     assert faults.struck[fault] >= 3
     assert pauses if fault != "slow" else not pauses
@@ -86,25 +90,50 @@ def test_a_slow_object_is_given_up(faults, bucket, monkeypatch):
         store.read("a")
 
 
+@contextmanager
+def down_once_it_has_begun(faults, begun):
+    """Some faults at first, nothing but refusals for a while once a run has begun, then some again."""
+
+    def fail():
+        while not begun() and not over.is_set():
+            time.sleep(0.05)
+        faults.shares = {"refuse": 1}
+        over.wait(DOWN_S)
+        faults.shares = SOME
+
+    over, thread = threading.Event(), threading.Thread(target=fail)
+    faults.shares = SOME
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.mark.cluster
-def test_a_run_outlives_a_store_that_is_down_and_is_exact(faults, bucket, object_store, tmp_path, capsys, monkeypatch):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_outlives_a_store_that_is_down_and_is_exact(cluster, bucket, tmp_path, capsys, monkeypatch):
     write_photos(tmp_path / "set", 6)
     source = open_store(f"s3://{bucket}/photos")
     for path in (tmp_path / "set").iterdir():
         source.write(path.name, path.read_bytes())
     path = config(tmp_path, "", datasets=[{"name": "s3", "images": f"s3://{bucket}/photos"}],
-                  models=["tests.toys:pooled"], output=f"s3://{bucket}/runs/one")  # fmt: skip
-    source_of_run = open_store(f"s3://{bucket}/runs/one")
-    through = {**object_store, "AWS_ENDPOINT_URL": client().meta.endpoint_url}
-    faults.shares = {"refuse": 0.1, "cut": 0.1, "deaf": 0.05}
-    # A minute of patience is worth fifteen; a line comes every four seconds.
-    process = start("run", path, CAMROBUST_STORE_PATIENCE_S="60", **through)
-    wait_for(lambda: any(source_of_run.list("lease/")), process)
-    faults.shares = {"refuse": 1}
-    time.sleep(DOWN_S)
-    faults.shares = {"refuse": 0.1, "cut": 0.1, "deaf": 0.05}
-    printed = process.communicate(timeout=240)[0]
-    assert process.returncode == 0, printed
+                  output=f"s3://{bucket}/runs/one", **SMALL)  # fmt: skip
+    faults, direct = cluster.faults, client()
+    faults.dice = random.Random(1)
+    # Half a minute of patience is worth fifteen in this process; a line comes every two seconds.
+    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "30")
+    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "6")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", cluster.store)
+
+    def begun():
+        return "Contents" in direct.list_objects_v2(Bucket=bucket, Prefix="runs/one/lease/")
+
+    forget_clients()
+    with down_once_it_has_begun(faults, begun):
+        code, _, printed = in_process.camrobust(capsys, "run", path, by=in_process.through_open_session)
+    assert code == 0, printed
     assert f"store: s3://{bucket} answered SlowDown, for " in printed
     assert faults.struck.keys() == {"refuse", "cut", "deaf"}
     faults.shares = {"refuse": 1}
@@ -118,8 +147,7 @@ def test_a_run_outlives_a_store_that_is_down_and_is_exact(faults, bucket, object
     last = in_process.run(path)
     assert last.exit_code == 0
     assert in_process.camrobust(capsys, "verify", f"s3://{bucket}/runs/one")[0] == 0
-    local = config(tmp_path, tmp_path / "set", datasets=[{"name": "s3", "images": str(tmp_path / "set")}],
-                   models=["tests.toys:pooled"])  # fmt: skip
+    local = config(tmp_path, tmp_path / "set", datasets=[{"name": "s3", "images": str(tmp_path / "set")}], **SMALL)
     assert in_process.run(local).exit_code == 0
 
     import camrobust as package

@@ -21,7 +21,7 @@ from camrobust.run.stages.commit import Commit
 from camrobust.run.stages.load import Load
 from tests import in_process
 from tests.photos import write_photos
-from tests.runs import config
+from tests.runs import TINY, config
 
 pytestmark = pytest.mark.s3
 
@@ -65,7 +65,9 @@ def test_a_run_from_and_to_s3(bucket, cluster, object_store, tmp_path, capsys):
     client.put_object(Bucket=bucket, Key="labels.csv", Body=b"image_id,label\nphoto-000.jpg,3\n")
     client.close()
     photos = [{"name": "s3", "images": f"s3://{bucket}/photos", "labels": f"s3://{bucket}/labels.csv"}]
-    path = config(tmp_path, "", datasets=photos, output=f"s3://{bucket}/runs/one", max_failure_share=0.5)
+    models = ["tests.toys:pooled", "tests.toys:patient"]
+    path = config(tmp_path, "", datasets=photos, output=f"s3://{bucket}/runs/one", max_failure_share=0.5, models=models,
+                  **TINY)  # fmt: skip
     code, first, said = in_process.camrobust(capsys, "run", path, "--json", by=in_process.through_open_session)
     assert code == 0, said
     printed = json.loads(first)
@@ -127,7 +129,7 @@ def test_an_empty_prefix(bucket, capsys, tmp_path):
     code, lines = told(f"s3://{bucket}/nothing", capsys, tmp_path)
     assert code == 2
     assert lines[0].startswith(
-        f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; files must end in"
+        f"camrobust: dataset 'x': there are no images in s3://{bucket}/nothing; they must be photos"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from camrobust.io.image_formats import known_formats
 from camrobust.io.png import SIGNATURE as PNG_SIGNATURE
 from camrobust.io.png import png_chunks
 
@@ -27,6 +28,7 @@ SEEDS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
             ("RGBA", {"pixel_format": "DXT5"})),
     "DIB": (("RGB", {}),),
     "GIF": (("P", {}), ("L", {}), ("P", {"transparency": 3}), ("RGB", {"save_all": True})),
+    "HEIF": (("RGB", {}), ("RGBA", {}), ("L", {}), ("RGB", {"tile_size": 64}), ("RGB", {"save_all": True})),
     "JPEG": (("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("L", {}), ("CMYK", {}),
              ("RGB", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"})),
     "JPEG2000": (("RGB", {}), ("RGBA", {}), ("L", {}), ("I;16", {}), ("RGB", {"tile_size": (64, 64)}),
@@ -48,8 +50,8 @@ SEEDS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 
 @cache
 def seed_pictures() -> tuple[tuple[str, bytes], ...]:
-    """Formats and contents of undamaged pictures, always the same; without formats that this Pillow cannot write."""
-    Image.init()
+    """Formats and contents of undamaged pictures, always the same; without formats that cannot be written here."""
+    known_formats()
     pictures = []
     for kind, variants in SEEDS.items():
         for mode, settings in variants:

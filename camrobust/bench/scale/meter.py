@@ -18,12 +18,13 @@ class Meter:
 
     Attributes:
         driver_s: of this process, without what looking took; valid when the meter has ended.
-        ledger_s: of the ledger.
+        ledger_s: of the ledger, not of those that earlier runs have left.
     """
 
     def __init__(self) -> None:
         self.before = {pid: cpu_s(pid) for pid in descendants(os.getpid())}
         self.last = dict(self.before)
+        self.others = {pid for pid in self.before if _is_ledger(pid)}
         self.began, self.looking_s = time.process_time(), 0.0
         self.driver_s = self.ledger_s = 0.0
 
@@ -33,13 +34,17 @@ class Meter:
         for pid in descendants(os.getpid()):
             # A process that is ending shows no time any more.
             self.last[pid] = max(cpu_s(pid), self.last.get(pid, 0.0))
-            if title(pid).startswith("ray::Ledger"):
+            if pid not in self.others and _is_ledger(pid):
                 self.ledger_s = self.last[pid] - self.before.get(pid, 0.0)
         self.looking_s += time.thread_time() - start
 
     def everything_s(self) -> float:
         """All processes together."""
         return self.driver_s + sum(now - self.before.get(pid, 0.0) for pid, now in self.last.items())
+
+
+def _is_ledger(pid: int) -> bool:
+    return title(pid).startswith("ray::Ledger")
 
 
 @contextmanager
