@@ -51,6 +51,11 @@ def schema_part() -> str:
     measures = (*schema.SUMMARY_MEASURES, *schema.SUMMARY_SPREAD, *schema.SUMMARY_COUNTS)
     for title, text, columns in (
         ("summary/by_…", "Each measure also has `_lower` and `_upper`, its 95 % interval.", measures),
+        (
+            "summary/by_cam",
+            "Beside these; by_level has `attacked_cam`. See [attacks](perturbations.md#whose-map-is-attacked).",
+            schema.SUMMARY_ATTACKS,
+        ),
         ("summary/tests", "See [statistics](statistics.md).", schema.TESTS),
         ("camrobust compare", "What `camrobust compare RUN RUN --json` prints as `table`.", schema.DIFFERENCES),
         ("summary/characteristics", "See [statistics](statistics.md).", schema.CHARACTERISTICS),

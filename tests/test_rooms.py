@@ -33,7 +33,7 @@ CORE: dict[str, set[str]] = {
     "similarity": {"ranks", "scaling", "ties"},
 }
 CORE["explain"] = {"draws", "memory", "precision", "scaling", "similarity"}
-CORE["perturb"] = {"channels", "explain", *CORE["explain"]}
+CORE["perturb"] = {"channels", "explain", "ranks", "segments", *CORE["explain"]}
 LIBRARIES = {
     "ray": {"run", "bench"},
     "boto3": {"io"},

@@ -226,6 +226,11 @@ class SummaryConfig(StrictPart):
     intervals: Literal["delta", "bootstrap"] = Field(
         "delta", description="intervals clustered by image: delta linearises, bootstrap resamples"
     )
+    map_attacks: Literal["apart", "own", "all"] = Field(
+        "apart",
+        description="pairs under attacks on maps that enter consistency, responsiveness and RM: none, those on the "
+        "CAM's own map, or all; by_cam has columns for them",
+    )
 
 
 class SegmentsConfig(BaseModel):

@@ -20,6 +20,9 @@ SETTINGS = {
 """Dotted settings in the run.json of version 0.1, to today's names."""
 
 
+ATTACKED = dict.fromkeys(("cam_attack", "cam_attack_centre", "cam_attack_region"), "gradcam")
+"""Attacks on maps in runs whose rows do not say which CAM they attack, to the CAM that they attacked then."""
+
 BUILDERS = {"camrobust.demo:efficientnet_lite0": "camrobust.interface.demo:efficientnet_lite0"}
 """Builders of camrobust's own that configurations may name, to the places where they are today."""
 

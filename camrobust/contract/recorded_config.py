@@ -43,6 +43,7 @@ class RecordedSummary(RecordedPart):
     """`summary`."""
 
     intervals: Literal["delta", "bootstrap"] = "delta"
+    map_attacks: Literal["apart", "own", "all"] = "apart"
 
 
 class RecordedEntry(RecordedPart):

@@ -5,7 +5,7 @@ A file in a run folder is deleted only if its whole name has one of these forms.
 
 import re
 import secrets
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from camrobust.contract.sharding import within_shard
 
@@ -105,3 +105,13 @@ def is_begun(key: str) -> bool:
 def is_manifest(key: str) -> bool:
     """Whether this is the name of a run's manifest."""
     return key == MANIFEST or _MANIFEST.fullmatch(key) is not None
+
+
+def partition_of(address: str) -> tuple[str, str]:
+    """Dataset and model of a score file, from the two folders that hold it; folders above are ignored.
+
+    Args:
+        address: key or address, …scores/dataset=DATASET/model=MODEL/NAME, both names percent-encoded.
+    """
+    dataset, model = (unquote(one.partition("=")[2]) for one in address.split("/")[-3:-1])
+    return dataset, model

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
+from camrobust.contract.former_names import ATTACKED
 from camrobust.contract.record import Count, Key, Name, Part, Record, Text
 from camrobust.contract.recorded_config import Config, Numbers, RecordedConfig, RecordedNumbers
 from camrobust.contract.registry import MODULE
@@ -32,6 +33,12 @@ class VariantRecord(Part):
         description="the strength in physical terms, for example sigma=0.08",
     )
     replicate: int = Field(0, ge=0, lt=2**15, description="number of the repetition with another random draw, from 0")
+    attacked_cam: Name | None = Field(None, description="CAM whose map it attacks, null where it attacks no map")
+
+    @property
+    def attacked(self) -> str | None:
+        """The CAM whose map it attacks, also of a run that does not say."""
+        return self.attacked_cam or ATTACKED.get(self.perturbation)
 
 
 class PlannedRecord(Part):

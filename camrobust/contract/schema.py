@@ -5,7 +5,6 @@ schemas of them. How a file encodes and compresses a column is not said here.
 """
 
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
 
 from camrobust.contract import former_names
 
@@ -97,6 +96,7 @@ SCORES = (
         ("kept_class", "bool", "the decision is that on the clean image: same class, label as before, or close value"),
         ("n_segments", "int32", "number m of segments that were ranked"),
         ("status", "string", "ok, flat_map (no ranking to compare), ambiguous or not_finite; see STATUS"),
+        ("attacked_cam", "string", "CAM whose map is attacked, else null; rows of another CAM show how that transfers"),
         required="kept_class status",
     ),
     *SIMILARITIES,
@@ -208,8 +208,19 @@ SUMMARY_COUNTS = _columns(
     ("flat_share", "float64", "share of pairs without a ranking to compare"),
     ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
     ("ambiguous_share", "float64", "share of pairs with a map whose sign the method calls arbitrary"),
-    required="n_images n_pairs n_same n_flipped flip_rate flat_share not_finite_share",
+    required="n_images n_pairs n_same n_flipped",
 )
+
+_ATTACKS = {"attacked": "attacks on this CAM's own map", "transferred": "attacks on another CAM's map"}
+SUMMARY_ATTACKS = _columns(
+    *(
+        (f"{kind}_consistency_adjusted{end}", "float64", f"consistency_adjusted under {attacks}, {what}")
+        for kind, attacks in _ATTACKS.items()
+        for end, what in (("", "else null"), ("_lower", "lower end of its interval"), ("_upper", "upper end"))
+    ),
+    *((f"n_{kind}", "int64", f"pairs under {attacks}") for kind, attacks in _ATTACKS.items()),
+)
+"""More columns of by_cam; pairs under attacks on maps enter its measures only where `summary.map_attacks` says so."""
 
 SUMMARIES: dict[str, tuple[str, ...]] = {
     "by_level": ("dataset", "model", "cam", "perturbation", "severity", "strength"),
@@ -298,22 +309,10 @@ _SUMMARY_KEYS = {
 
 
 def summary_columns(name: str) -> tuple[Column, ...]:
-    """All columns of a table in `summary/`, in order.
-
-    Args:
-        name: one of `SUMMARIES`, tests or characteristics.
-    """
+    """All columns of a table in `summary/`, in order; its name is one of `SUMMARIES`, tests or characteristics."""
     if name in ("tests", "characteristics"):
         return TESTS if name == "tests" else CHARACTERISTICS
     measures = [replace(one, name=f"{one.name}{end}") for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
-    return (*(_SUMMARY_KEYS[key] for key in SUMMARIES[name]), *measures, *SUMMARY_SPREAD, *SUMMARY_COUNTS)
-
-
-def partition_of(address: str) -> tuple[str, str]:
-    """Dataset and model of a score file, from the two folders that hold it; folders above are ignored.
-
-    Args:
-        address: key or address, …scores/dataset=DATASET/model=MODEL/NAME, both names percent-encoded.
-    """
-    dataset, model = (unquote(one.partition("=")[2]) for one in address.split("/")[-3:-1])
-    return dataset, model
+    columns = (*(_SUMMARY_KEYS[key] for key in SUMMARIES[name]), *measures, *SUMMARY_SPREAD, *SUMMARY_COUNTS)
+    more = {"by_cam": SUMMARY_ATTACKS, "by_level": [one for one in SCORES if one.name == "attacked_cam"]}
+    return (*columns, *more.get(name, ()))

@@ -187,7 +187,7 @@ def _overlaps(pair: RankedPair, ties: str) -> tuple[Tensor, Tensor]:
     return shared.div_(norm), depths.square() / norm.mul_(pair.sizes)
 
 
-def _weights(pair: RankedPair, p: float) -> Tensor:
+def depth_weights(pair: RankedPair, p: float) -> Tensor:
     """The weight of A_d in rank-biased overlap, (…, m): (1-p)·p^(d-1), at the last item p^(m-1), in the padding 0."""
     powers = p ** (pair.depths - 1)
     weights = torch.where(pair.depths == pair.sizes, powers, powers * (1 - p))
@@ -197,7 +197,7 @@ def _weights(pair: RankedPair, p: float) -> Tensor:
 def agreement_of(pair: RankedPair, p: float, ties: str) -> tuple[Tensor, Tensor]:
     """Rank-biased overlap, raw and adjusted for chance, of rankings that are known already; see `agreement`."""
     overlaps, expected = _overlaps(pair, ties)
-    weights = _weights(pair, p)
+    weights = depth_weights(pair, p)
     raw, chance = (overlaps * weights).sum(dim=-1).clamp_(0, 1), (expected * weights).sum(dim=-1)
     room = 1 - chance
     return raw, (raw - chance).div_(room).masked_fill_(room <= 1e-12, torch.nan)

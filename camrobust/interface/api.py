@@ -36,6 +36,7 @@ from camrobust.interface.arguments import (
 from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
 from camrobust.interface.maps import Maps
+from camrobust.measure.coinciding import coinciding
 from camrobust.measure.image import measure
 from camrobust.measure.model import Model
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
@@ -116,8 +117,8 @@ def evaluate(
         >>> result.scores.height, sorted(result.summary()["cam"])  # 2 images, 2 CAMs, 3 perturbed variants
         (12, ['gradcam', 'random'])
     """
-    channels = channels_of(model, mean)
-    planned, cams = variants(as_list(perturbations), channels), as_list(cams)
+    channels, cams = channels_of(model, mean), as_list(cams)
+    planned = variants(as_list(perturbations), channels, cams)
     for sentence in left_out(as_list(perturbations), channels):
         warn(sentence, UserWarning, stacklevel=4)
     check_cams(cams)
@@ -138,11 +139,13 @@ def evaluate(
     classes = [None] * len(names)
     if labels is not None:
         classes = per_image(labels, "labels", len(names), "pass None where unknown")
-    tables = []
+    tables, same_as = [], {}
     with ready_model(model, target_layer, pixels, mean, std, head) as ready:
         truths = [true_class(label, ready) for label in classes]
         cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
         settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
+        if any(variant.attacked_cam for variant in planned) and len(pixels):
+            same_as = {ready.name: coinciding(ready, settings.cams, pixels[:2], precision)}
         together = max(1, BYTES_TOGETHER // ((len(planned) + 1) * pixels[0].nbytes)) if len(pixels) else 1
         for start in range(0, len(names), together):
             some = slice(start, start + together)
@@ -151,7 +154,7 @@ def evaluate(
             rows, _ = measure(ready, [*map(ImageVariants, samples, stacks, repeat(planned))], settings)
             tables.append(make_table(settings.columns(), rows))
     scores = pl.DataFrame(pa.concat_tables(tables or [make_table(settings.columns(), [])]))
-    return Evaluation(scores, tuple(name for name in cams if CAMS[name].control))
+    return Evaluation(scores, tuple(name for name in cams if CAMS[name].control), same_as=same_as)
 
 
 @torch.inference_mode(False)

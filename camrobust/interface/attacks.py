@@ -5,6 +5,7 @@ Gradients are computed even where the caller is under torch.no_grad() or torch.i
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from camrobust.core.channels import held, unit
 from camrobust.core.perturb import attack as attacked
 from camrobust.core.perturb import variants
 from camrobust.core.perturb.apply import refuse_attack
-from camrobust.core.perturb.attacks.on_map import minimal_eps as smallest_radius
+from camrobust.core.perturb.attacked_cams import check_differentiable
+from camrobust.core.perturb.attacks.minimal_eps import Search
+from camrobust.core.perturb.attacks.minimal_eps import minimal_eps as smallest_radii
 from camrobust.interface.arguments import TargetLayer, channels_of, ready_model
 from camrobust.interface.inputs import Photographs, pixels_of
 from camrobust.measure.model import Model
@@ -29,6 +32,7 @@ def attack(
     perturbation: str = "pgd:3",
     target_layer: TargetLayer = None,
     *,
+    cam: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     head: str | None = None,
@@ -45,6 +49,8 @@ def attack(
         perturbation: one of the family adversarial at one strength: "fgsm:3", "pgd:epsilon=4,steps=20,step=1",
             "cam_attack:3".
         target_layer: a submodule or its dotted name, None to discover it; only attacks on maps use it.
+        cam: for attacks on maps: the differentiable CAM that is attacked; None for the one that `perturbation` names,
+            which is Grad-CAM if it names none.
         mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as for `evaluate`.
@@ -55,7 +61,8 @@ def attack(
         (B, 3, H, W) uint8 on the CPU; for other numbers of channels float32, multiples of 1/65535.
 
     Raises:
-        UserError: an unknown perturbation, one that needs no model, or several strengths.
+        UserError: an unknown perturbation, one that needs no model, or several strengths; a CAM that cannot be climbed,
+            or one for an attack that is not on maps.
         ValueError: images of another shape.
 
     Examples:
@@ -69,6 +76,13 @@ def attack(
     if len(planned) != 1 or not planned[0].needs_model:
         raise UserError(f"attack: '{perturbation}' must be one strength of a perturbation that needs a model; see "
                         "`camrobust list perturbations`")  # fmt: skip
+    if cam is not None:
+        if planned[0].attacked_cam is None:
+            raise UserError(
+                f"attack: cam must be left out for {planned[0].perturbation}, which attacks no map, got '{cam}'"
+            )
+        check_differentiable("attack", cam)
+        planned = (replace(planned[0], attacked_cam=cam),)
     with _victim(model, images, target_layer, mean, std, head, image_ids) as (ready, names, pixels):
         adversarial = attacked(ready, pixels, planned * len(pixels), names, "images", seed)
     return held(adversarial).cpu()
@@ -86,26 +100,31 @@ def minimal_eps(
     similarity: str = "topk_iou",
     most: int = 16,
     steps: int = 20,
-    objective: str = "top",
+    objective: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     head: str | None = None,
     seed: int = 0,
     image_ids: Sequence[str] | None = None,
 ) -> list[int | None]:
-    """The smallest ε/255 at which an attack that keeps the class makes the map differ from the clean one.
+    """The smallest ε/255 at which an attack was found that keeps the class and makes the map differ from the clean one.
+
+    Every radius is tried, from 1 upwards, so that the answer does not depend on `most`. The attack climbs a
+    differentiable form of the measure that decides. An image for which no radius is found takes up to 2·most·steps
+    passes and as many double backward passes.
 
     Args:
         model: a classifier or its name. A module's parameters and mode are restored afterwards.
         images: as for `attack`.
         cam: a smooth CAM: cam, gradcam, gradcam++, gradcam-elementwise, hirescam, layercam or xgradcam.
         target_layer: a submodule or its dotted name, None to discover it.
-        below: the maps differ when their similarity falls below this value, or their distance exceeds it.
+        below: the maps differ when their similarity falls below this value, or their distance exceeds it; between the
+            bounds of the measure.
         similarity: a measure that compares positions, from `camrobust list similarities`.
         most: largest radius to try, levels of 255.
-        steps: steps of each ascent, each a quarter of the radius.
-        objective: "top" takes mass from the most important positions, "centre" moves the centre of mass, "region"
-            moves mass into the least important quarter of the image.
+        steps: steps of each ascent, the first a quarter of the radius.
+        objective: None climbs the measure; "top" takes mass from the most important positions instead, "centre" moves
+            the centre of mass, "region" moves mass into the least important quarter of the image.
         mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
         head: how the outputs are read, as for `evaluate`.
@@ -113,10 +132,12 @@ def minimal_eps(
         image_ids: names that the random draws depend on, as for `evaluate`.
 
     Returns:
-        For each image the radius in levels of 255, None if no radius up to `most` succeeds.
+        For each image the radius in levels of 255; None where no attack up to `most` was found, which does not prove
+        that there is none.
 
     Raises:
-        UserError: an unsuitable CAM, objective or similarity, or a radius or number of steps out of its range.
+        UserError: an unsuitable CAM, objective or similarity, or a threshold, radius or number of steps out of its
+            range.
 
     Examples:
         >>> import camrobust, torch, torchvision
@@ -125,11 +146,9 @@ def minimal_eps(
         >>> all(radius is None or 1 <= radius <= 4 for radius in radii)
         True
     """
+    search = Search(cam, similarity, below, most, steps, objective, seed)
     with _victim(model, images, target_layer, mean, std, head, image_ids) as (ready, names, pixels):
-        return smallest_radius(
-            ready, pixels, names, below=below, most=most, steps=steps, cam=cam, objective=objective,
-            similarity=similarity, seed=seed,
-        )  # fmt: skip
+        return smallest_radii(ready, pixels, names, search)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Scores of one model, or of a whole run, and what can be computed from them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ from camrobust.contract.schema import SUMMARIES
 from camrobust.interface.notebook import notebook
 from camrobust.results.shards import open_results
 from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
+from camrobust.summary.map_attacks import MapAttacks
 from camrobust.summary.significance import significance_tests
 from camrobust.summary.stability import per_image
 
@@ -25,6 +27,8 @@ class Evaluation:
         average: "macro" (per image first) or "micro" (over all pairs).
         intervals: "delta" or "bootstrap".
         seed: seed of the bootstrap.
+        map_attacks: which pairs under attacks on maps enter the measures: "apart" (none), "own" or "all".
+        same_as: by model, CAMs to the CAM before them that gives the same maps.
     """
 
     scores: pl.DataFrame
@@ -32,31 +36,43 @@ class Evaluation:
     average: str = "macro"
     intervals: str = "delta"
     seed: int = 0
+    map_attacks: str = "apart"
+    same_as: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def summary(self, by: str = "by_cam", average: str | None = None, intervals: str | None = None) -> pl.DataFrame:
+    def summary(
+        self, by: str = "by_cam", average: str | None = None, intervals: str | None = None,
+        map_attacks: str | None = None,
+    ) -> pl.DataFrame:  # fmt: skip
         """Consistency, responsiveness and robustness with intervals; or tests of the differences between CAMs.
 
         Args:
             by: by_level, by_perturbation, by_cam, by_model, by_dataset or tests.
             average: "macro" or "micro"; None for this evaluation's own.
             intervals: "delta" or "bootstrap", both clustered by image; None for this evaluation's own.
+            map_attacks: "apart", "own" or "all"; None for this evaluation's own.
 
         Raises:
             UserError: there is no such table.
+            ValueError: one of the other arguments is something else.
         """
         if by not in (*SUMMARIES, "tests"):
             raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
-        reduction = self._reduced(average, intervals)
+        reduction = self._reduced(average, intervals, map_attacks)
         return significance_tests(reduction.profiles) if by == "tests" else reduction.tables[by]
 
-    def _reduced(self, average: str | None = None, intervals: str | None = None) -> Reduction:
-        settings = SummarySettings(average or self.average, self.controls, intervals or self.intervals, self.seed)
+    def _reduced(
+        self, average: str | None = None, intervals: str | None = None, map_attacks: str | None = None
+    ) -> Reduction:
+        attacks = MapAttacks(same_as=self.same_as, counted=map_attacks or self.map_attacks)
+        settings = SummarySettings(
+            average or self.average, self.controls, intervals or self.intervals, self.seed, attacks=attacks
+        )
         return reduce_frame(self.scores.lazy(), settings)
 
     def _repr_html_(self) -> str:
         """The leaderboard and the curves against severity, in a notebook."""
         tables = self._reduced().tables
-        return notebook(tables["by_cam"], tables["by_level"], self.controls)
+        return notebook(tables["by_cam"], tables["by_level"], self.controls, self.same_as)
 
     def stability(self, *, same_class: bool = True) -> pl.DataFrame:
         """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.
@@ -93,4 +109,6 @@ def load_run(uri: str | Path) -> Evaluation:
         run.config.metric.average,
         run.config.summary.intervals,
         run.config.seed,
+        run.config.summary.map_attacks,
+        run.same_as,
     )

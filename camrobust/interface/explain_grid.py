@@ -79,7 +79,7 @@ def explain_picture(
     """
     names_of_cams = tuple(CAMS[name].name for name in cams)
     channels = len(mean) if mean else RGB
-    planned = _planned(perturbations, channels)
+    planned = _planned(perturbations, channels, cams)
     if not 8 <= crop <= resize <= 4096:
         raise UserError(
             f"explain: crop must be from 8 px to resize, and resize at most 4096 px, got {crop} and {resize}"
@@ -92,7 +92,7 @@ def explain_picture(
     spec = ModelSpec(model.partition(":")[2] or model, model, weights, target_layer, mean, std, head=head)
     ready = load_model(spec, content, crop)
     if ready.channels != channels:  # the builder names a normalisation of its own
-        planned = _planned(perturbations, ready.channels)
+        planned = _planned(perturbations, ready.channels, cams)
         pixels = photo(image, "explain", resize, crop, channels=ready.channels)
     for remark in (*ready.remarks, *left_out(perturbations, ready.channels)):
         say(f"warning: {remark}")
@@ -120,8 +120,8 @@ def explain_picture(
     )
 
 
-def _planned(perturbations: Sequence[str], channels: int) -> tuple[Variant, ...]:
-    return variants(list(perturbations), channels) if perturbations else ()
+def _planned(perturbations: Sequence[str], channels: int, cams: Sequence[str]) -> tuple[Variant, ...]:
+    return variants(list(perturbations), channels, cams) if perturbations else ()
 
 
 def write(output: str, picture: Image.Image, command: str = "explain") -> None:

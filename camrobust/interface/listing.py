@@ -8,7 +8,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import UNKNOWN, PluginRecord
 from camrobust.contract.segmenters import SEGMENTERS
 from camrobust.core.explain.cams import CAMS
-from camrobust.core.perturb import PERTURBATIONS
+from camrobust.core.perturb import PERTURBATIONS, Perturbation
 from camrobust.core.similarity import SIMILARITIES
 from camrobust.measure.plugins import KINDS as REGISTERED
 from camrobust.measure.plugins import OWN, load_plugins
@@ -71,11 +71,18 @@ def _perturbations() -> list[dict[str, Any]]:
             "chosen for": "any size" if entry.size is None else f"{entry.size} px",
             "channels": "any" if entry.channels is None else " or ".join(map(str, entry.channels)),
             "random": "yes" if entry.random else "no",
-            "needs": "model" if entry.needs_model else "image",
+            "needs": _needed(entry),
             "source": entry.source,
         }
         for entry in PERTURBATIONS
     ]
+
+
+def _needed(entry: Perturbation) -> str:
+    """What a perturbation follows beside the image."""
+    if entry.attacked_cam is not None:
+        return f"model, and its map by {entry.attacked_cam} or cam=…"
+    return "model" if entry.needs_model else "image"
 
 
 def _similarities() -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Results as HTML for a notebook: a table with the curves against severity, or maps over their photos."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,27 +12,39 @@ from PIL import Image
 from camrobust.contract.schema import ADJUSTED
 from camrobust.report.charts import severity_curves
 from camrobust.report.pictures import data_uri, overlay
+from camrobust.summary.map_attacks import without_transfers
 
 COLUMNS = {
     "robustness_adjusted": "RM",
     "consistency_adjusted": "consistency",
     "responsiveness_adjusted": "responsiveness",
 }
+ATTACKED = {
+    "attacked_consistency_adjusted": "consistency, own map attacked",
+    "transferred_consistency_adjusted": "consistency, another CAM's map attacked",
+}
+"""Columns that are shown where a perturbation attacks maps."""
 
 
-def notebook(by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[str]) -> str:
+def notebook(
+    by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[str], same_as: Mapping[str, Mapping[str, str]]
+) -> str:
     """The leaderboard and the curves against severity, as HTML without scripts; every name is escaped.
 
     Args:
         by_cam: summary table of that name.
         by_level: summary table of that name.
         controls: CAMs that serve as a floor.
+        same_as: by model, CAMs to the CAM before them that gives the same maps.
     """
     ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
-    head = ["dataset", "model", "CAM", *COLUMNS.values(), "flipped", "images"]
-    rows = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in ranked.iter_rows(named=True))
+    columns = COLUMNS | {name: title for name, title in ATTACKED.items() if ranked[name].count()}
+    head = ["dataset", "model", "CAM", *columns.values(), "flipped", "images"]
+    rows = "".join(f"<tr>{''.join(_cells(row, columns))}</tr>" for row in ranked.iter_rows(named=True))
     table = f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}</table>"
-    curves = severity_curves(by_level, ranked["cam"].unique(maintain_order=True).to_list(), controls)
+    curves = severity_curves(
+        without_transfers(by_level, same_as), ranked["cam"].unique(maintain_order=True).to_list(), controls
+    )
     drawn = "" if curves is None else next(iter(curves.files()))[1].decode()
     return f"<p>Adjusted: {ADJUSTED}. With 95 % intervals over images.</p>{table}{drawn}"
 
@@ -56,10 +68,11 @@ def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]])
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
     names = [escape(str(row[name])) for name in ("dataset", "model", "cam")]
-    numbers = [f"{row['flip_rate']:.0%}", str(row["n_images"])]
-    return [f"<td>{text}</td>" for text in (*names, *(_number(row, name) for name in COLUMNS), *numbers)]
+    flips = row["flip_rate"]
+    numbers = ["–" if flips is None else f"{flips:.0%}", str(row["n_images"])]
+    return [f"<td>{text}</td>" for text in (*names, *(_number(row, name) for name in columns), *numbers)]
 
 
 def _number(row: Mapping[str, Any], name: str) -> str:

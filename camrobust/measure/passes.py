@@ -15,6 +15,7 @@ from camrobust.core.channels import held, unit
 from camrobust.core.explain.evidence import collect
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
+from camrobust.core.perturb.attacks.on_rank import Ranking
 from camrobust.core.similarity.sensitivity import InputChange, PassOutput, change_between
 from camrobust.measure.comparison import Pairs
 from camrobust.measure.image_batch import ImageBatch
@@ -187,18 +188,21 @@ def attacked(
         settings: of the run.
         renew: called before the attacks of each perturbation.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, str | None], list[int]] = {}
     for place, variant in enumerate(image.variants, start=1):
         if variant.needs_model:
-            groups.setdefault(variant.perturbation, []).append(place)
+            groups.setdefault((variant.perturbation, variant.attacked_cam), []).append(place)
     if not groups:
         return image.pixels
     sample, pixels = image.sample, image.pixels.clone()
     clean = unit(pixels[:1].to(model.device))
     for places in groups.values():
         planned = [image.variants[place - 1] for place in places]
-        images, names = clean.expand(len(places), -1, -1, -1), [sample.image_id] * len(places)
+        count = len(places)
+        images, names = clean.expand(count, -1, -1, -1), [sample.image_id] * count
+        segments = sample.segments[None].expand(count, -1, -1)
+        ranking = Ranking(segments, [sample.count] * count, settings.rbo_p, settings.ties)
         renew()
-        made = attack(model, images, planned, names, sample.dataset, settings.seed)
+        made = attack(model, images, planned, names, sample.dataset, settings.seed, ranking)
         pixels[places] = held(made).to(pixels.device)
     return pixels

@@ -55,6 +55,7 @@ def score_rows(
         "severity": each([variant.severity for variant in variants]),
         "strength": each([variant.strength for variant in variants]),
         "replicate": each([variant.replicate for variant in variants], int),
+        "attacked_cam": each([variant.attacked_cam for variant in variants]),
         "predicted_clean": each(classes[clean], float),
         "predicted_perturbed": each(classes[noisy], float),
         "confidence_clean": each(confidences[clean], float),

@@ -84,7 +84,7 @@ def kept_thing(run: DescribedRecord) -> str:
 
 
 def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], kept: str, *, controls: bool) -> str:
-    pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].to_numpy()
+    pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].fill_null(0).to_numpy()
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
     overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
     what = "their predicted class" if kept == "class" else f"the {kept}"

@@ -23,6 +23,7 @@ from camrobust.report.findings import characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
 from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.reproduce import commands, configuration, stage_times
+from camrobust.summary.map_attacks import without_transfers
 from camrobust.summary.spreadsheet import csv_of
 
 FAILURES_SHOWN = 50
@@ -32,6 +33,7 @@ MOST_DRAWN, MOST_NAMES = 50_000, 400
 """Rows of a figure's numbers, and CAMs or perturbations in them; the largest real figures have a tenth of these."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
             "responsiveness")  # fmt: skip
+ATTACKED = ("attacked_consistency_adjusted", "transferred_consistency_adjusted")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,15 @@ def build_report(
     controls = run.controls
     ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
     tests, traits = summaries.get("tests"), summaries.get("characteristics")
-    figures, classes = _figures(run, summaries, ranked), run.classes if isinstance(run, RunRecord) else {}
+    by_level = without_transfers(summaries["by_level"], run.same_as)
+    drawn_tables = {**summaries, "by_level": by_level}
+    figures, classes = _figures(run, drawn_tables, ranked), run.classes if isinstance(run, RunRecord) else {}
     page = _template().render(
-        headline=headline(run, ranked, summaries["by_level"]),
+        headline=headline(run, ranked, by_level),
         adjusted=ADJUSTED,
         rows=[_leaderboard_row(row, run) for row in ranked.iter_rows(named=True)],
+        counted=run.config.summary.map_attacks,
+        attacks=bool(ranked["n_attacked"].sum() or ranked["n_transferred"].sum()),
         filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
         figures={figure.name for figure in figures},
         packed={figure.name: figure.packed() for figure in figures},
@@ -144,7 +150,7 @@ def _drawable(figure: Figure) -> bool:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "percent": _percent}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.from_string(_part("page.html.jinja"))
 
@@ -164,6 +170,10 @@ def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
 
 
+def _percent(share: object, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %" if isinstance(share, (int, float)) else "–"
+
+
 def _chosen(ranked: pl.DataFrame, run: DescribedRecord) -> list[tuple[str, str]]:
     """Models and CAMs in the gallery: the first and the last row that is neither a floor nor a twin."""
     alone = ranked.filter(~pl.col("cam").is_in(run.controls) & ~pl.struct("model", "cam").is_in(twins_of(run)))
@@ -174,5 +184,8 @@ def _chosen(ranked: pl.DataFrame, run: DescribedRecord) -> list[tuple[str, str]]
 def _leaderboard_row(row: Mapping[str, Any], run: DescribedRecord) -> dict[str, Any]:
     twin = run.same_as.get(row["model"], {}).get(row["cam"])
     note = "floor: random weights" if row["cam"] in run.controls else f"same maps as {twin}" if twin else ""
-    cells = [{"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]} for name in MEASURES]
-    return {**row, "note": note, "control": row["cam"] in run.controls, "cells": cells}
+    cells, attacks = (
+        [{"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]} for name in names]
+        for names in (MEASURES, ATTACKED)
+    )
+    return {**row, "note": note, "control": row["cam"] in run.controls, "cells": cells, "attacks": attacks}

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from camrobust.contract.run_files import table_of
-from camrobust.contract.schema import partition_of
+from camrobust.contract.run_files import partition_of, table_of
 from camrobust.io.objects import Store
 from camrobust.results.counted import Committed
 

@@ -15,7 +15,7 @@ from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
-from camrobust.results.reduce import otherwise_found
+from camrobust.results.reduce import attacks_of, otherwise_found
 from camrobust.summary.aggregate import KEPT, SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
 from camrobust.summary.profiles import Profile
@@ -120,7 +120,9 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
     # One share for both runs, so that their samples hold the same images.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
     profiles = [
-        reduce_scores(_blocks(run, record, levels), SummarySettings(alone=by is not None), shares).profiles
+        reduce_scores(
+            _blocks(run, record, levels), SummarySettings(alone=by is not None, attacks=attacks_of([record])), shares
+        ).profiles
         for run, record in zip(runs, records, strict=True)
     ]
     table = differences(*(_without_others(of_run, photos, left_out) for of_run in profiles), raw=raw)

@@ -12,9 +12,10 @@ from camrobust.contract.run_files import (
     RESULTS,
     counts_by_number,
     number_of,
+    partition_of,
     table_of,
 )
-from camrobust.contract.schema import COMMITS, SCORES, Column, partition_of
+from camrobust.contract.schema import COMMITS, SCORES, Column
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.parquet_budget import Budget, TableError, TooLargeTableError
 from camrobust.results.arrow import TABLES, empty_frame

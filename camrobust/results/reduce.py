@@ -14,13 +14,14 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.recorded_config import RecordedNumbers
 from camrobust.contract.registry import JOIN
-from camrobust.contract.run_record import CombinedRecord, RunRecord
+from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.folder import RunFolder
 from camrobust.results.scan import check_scores
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.characteristics import characterise
+from camrobust.summary.map_attacks import MapAttacks
 from camrobust.summary.significance import significance_tests
 
 Entry = TypeVar("Entry")
@@ -54,6 +55,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         intervals=intervals or config.summary.intervals,
         seed=config.seed,
         families={name: family for document in documents for name, family in document.families.items()},
+        attacks=attacks_of(documents, config.summary.map_attacks),
     )
     reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
@@ -61,6 +63,13 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         tests = pool.submit(significance_tests, reduction.profiles)
         characteristics = pool.submit(characterise, reduction.profiles, images)
         return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
+
+
+def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> MapAttacks:
+    """The attacks on maps of some runs; `counted` says which of their pairs enter the measures."""
+    variants = [variant for record in records for variant in record.variants]
+    cams = {(one.perturbation, one.strength): one.attacked for one in variants if one.attacked is not None}
+    return MapAttacks(cams, {name: same for record in records for name, same in record.same_as.items()}, counted)
 
 
 def check_combinable(documents: Mapping[str, RunRecord]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.schema import partition_of
+from camrobust.contract.run_files import partition_of
 
 
 def check_scores(files: Sequence[str]) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from camrobust.contract.run_files import partition_of
 from camrobust.contract.run_record import VariantRecord
-from camrobust.contract.schema import SCORE_FILE, partition_of
+from camrobust.contract.schema import SCORE_FILE
 from camrobust.results.counted import IMAGE
 from camrobust.results.folder import RunFolder
 from camrobust.results.tables import read_frame

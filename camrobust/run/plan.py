@@ -141,7 +141,7 @@ def make_plan(
     """
     plugins = load_plugins(config.plugins)
     measures = settings_of(config, 1).measures()
-    every = variants(config.perturbations, config.channels)
+    every = variants(config.perturbations, config.channels, config.cams)
     steps = {entry.name: entry for variant in every for entry in variant.entries}
     refuse_unnamed([*(CAMS[name] for name in config.cams), *steps.values(), *measures], config.plugins)
     size = max(1, GROUP_BYTES // (pixel_bytes(config.channels) * config.image.crop**2))

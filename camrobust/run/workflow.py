@@ -231,7 +231,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         families=families(plan.variants),
         variants=[
             VariantRecord(perturbation=variant.perturbation, severity=variant.severity, strength=variant.strength,
-                          replicate=variant.replicate)
+                          replicate=variant.replicate, attacked_cam=variant.attacked_cam)
             for variant in plan.variants
         ],
         warnings=warnings,

@@ -7,7 +7,7 @@ pair.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +19,7 @@ from camrobust.contract.quoting import short
 from camrobust.contract.schema import SUMMARIES
 from camrobust.summary.estimates import estimate_table
 from camrobust.summary.intervals import image_weights
+from camrobust.summary.map_attacks import OWN, TRANSFER, MapAttacks, with_attacks
 from camrobust.summary.moments import Groups
 from camrobust.summary.pairs import Array, PairSums, Placed, starts_of
 from camrobust.summary.profiles import Profile, Profiles
@@ -28,6 +29,8 @@ RESAMPLES = 1000
 """Resamples of the bootstrap over images."""
 KEPT = 10_000
 """Tests and characteristics use about so many images of a dataset; estimates and their intervals use all of them."""
+ATTACKS = {"attacked": OWN, "transferred": TRANSFER}
+"""Groups of pairs under attacks on maps, by CAM."""
 SPARSE, SPARSE_FLOOR = 16, 3_000_000
 """A block may have up to SPARSE × rows + SPARSE_FLOOR cells (images × variants)."""
 
@@ -44,6 +47,7 @@ class SummarySettings:
         level: confidence of the intervals, (0, 1).
         families: perturbation to family, for characteristics; a perturbation that is not named is its own family.
         alone: one profile per perturbation, instead of one for all perturbations together.
+        attacks: the attacks on maps, and which of their pairs enter the measures.
     """
 
     average: str = "macro"
@@ -53,6 +57,7 @@ class SummarySettings:
     level: float = 0.95
     families: Mapping[str, str] = field(default_factory=dict)
     alone: bool = False
+    attacks: MapAttacks = field(default_factory=MapAttacks)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def summarise(
 def reduce_frame(scores: pl.LazyFrame, settings: SummarySettings) -> Reduction:
     """The same as `reduce_scores`, for rows in memory."""
     known = [name for name in ("dataset", "model", *COLUMNS) if name in scores.collect_schema().names()]
+    settings = replace(settings, attacks=settings.attacks.with_those_of(scores))
     return reduce_scores(blocks_of(scores.select(known).collect()), settings)
 
 
@@ -105,7 +111,9 @@ def reduce_scores(
     Returns:
         Every table of `schema.SUMMARIES` has the columns of its group, every measure of `schema.SUMMARY_MEASURES` with
         `_lower` and `_upper`, spread and counts. The intervals are clustered by image: Student's t around linearised
-        ratio estimates with the delta method for RM, or percentiles of a bootstrap over images.
+        ratio estimates with the delta method for RM, or percentiles of a bootstrap over images. Pairs under attacks on
+        another CAM's map are in by_level and in columns of by_cam alone, those on a CAM's own map in by_perturbation
+        too, unless `settings.attacks` counts them.
 
     Raises:
         ValueError: average or intervals is something else.
@@ -115,15 +123,17 @@ def reduce_scores(
     if settings.intervals not in ("delta", "bootstrap"):
         raise ValueError(f"summarise: intervals must be delta or bootstrap, got '{settings.intervals}'")
     resamples = RESAMPLES if settings.intervals == "bootstrap" else 0
-    groups = {name: Groups(settings.average, resamples) for name in SUMMARIES}
+    groups = {name: Groups(settings.average, resamples) for name in (*SUMMARIES, *ATTACKS)}
     profiles = Profiles(settings.families, settings.alone)
     for block in blocks:
         weights = image_weights(block.dataset, block.images, settings.seed, resamples) if resamples else None
         profiles.begin(block, _kept(block.images, (shares or {}).get(block.dataset, 1.0)))
-        _add_block(block, groups, settings.controls, weights, profiles)
+        _add_block(block, groups, settings, weights, profiles)
     for moments in groups.values():
         moments.trim()
     tables = {name: estimate_table(groups[name], keys, settings.level) for name, keys in SUMMARIES.items()}
+    tables["by_level"] = settings.attacks.named(tables["by_level"])
+    tables["by_cam"] = with_attacks(tables["by_cam"], groups["attacked"], groups["transferred"], settings.level)
     return Reduction(tables, profiles.finished())
 
 
@@ -139,7 +149,7 @@ def _kept(images: Sequence[str], share: float) -> NDArray[np.bool_]:
 
 
 def _add_block(
-    block: Block, groups: Mapping[str, Groups], controls: Sequence[str], weights: Array | None, profiles: Profiles
+    block: Block, groups: Mapping[str, Groups], settings: SummarySettings, weights: Array | None, profiles: Profiles
 ) -> None:
     over_models: PairSums | None = None
     for model, rows in block.rows:
@@ -148,25 +158,48 @@ def _add_block(
         images, keys = len(block.images), [(*where, *cell) for cell in placed.cells]
         _check_dense(images * len(keys), len(rows.image), where)
         starts, strengths = starts_of([cell[:2] for cell in placed.cells])
-        if weights is None and placed.single(images):
+        roles, single = settings.attacks.roles(model, placed.cells), weights is None and placed.single(images)
+        if single:
             groups["by_level"].add_single(keys, placed)
-            perturbations = placed.sums(images, starts)
+        if single and not roles.any():
+            perturbations = counted = placed.sums(images, starts)
         else:
             levels = placed.sums(images, range(len(keys)))
-            groups["by_level"].add(keys, levels, weights)
+            if not single:
+                groups["by_level"].add(keys, levels, weights)
             perturbations = levels.rolled(starts)
-        groups["by_perturbation"].add([(*where, *key) for key in strengths], perturbations, weights)
+            counted = levels.where(settings.attacks.enters(roles)).rolled(starts)
+            if roles.any():
+                perturbations = levels.where((roles != TRANSFER) | settings.attacks.enters(roles)).rolled(starts)
+                _add_attacks(groups, where, placed, levels, roles, weights)
+        shown = perturbations.pairs.sum(axis=0) > 0
+        named = [(*where, *key) for key, there in zip(strengths, shown, strict=True) if there]
+        groups["by_perturbation"].add(named, perturbations.of(shown), weights)
         starts, cams = starts_of([key[:1] for key in strengths])
-        by_cam = perturbations.rolled(starts)
+        by_cam = counted.rolled(starts)
         groups["by_cam"].add([(*where, *key) for key in cams], by_cam, weights)
-        profiles.add(model, perturbations, [(str(cam), str(name)) for cam, name in strengths], _certainty(rows, block))
-        explaining = np.array([key[0] not in controls for key in cams], bool)
+        profiled = perturbations if settings.alone else counted
+        profiles.add(model, profiled, [(str(cam), str(name)) for cam, name in strengths], _certainty(rows, block))
+        explaining = np.array([key[0] not in settings.controls for key in cams], bool)
         if explaining.any():
             over_cams = by_cam.of(explaining).rolled([0])
             groups["by_model"].add([where], over_cams, weights)
             over_models = over_cams if over_models is None else over_models + over_cams
     if over_models is not None:
         groups["by_dataset"].add([(block.dataset,)], over_models, weights)
+
+
+def _add_attacks(
+    groups: Mapping[str, Groups], where: tuple[str, str], placed: Placed, levels: PairSums, roles: NDArray[np.int8],
+    weights: Array | None,
+) -> None:  # fmt: skip
+    """Add the pairs under attacks on maps, by CAM."""
+    for name, role in ATTACKS.items():
+        chosen = roles == role
+        if chosen.any():
+            cells = [cell for cell, wanted in zip(placed.cells, chosen, strict=True) if wanted]
+            starts, cams = starts_of([cell[:1] for cell in cells])
+            groups[name].add([(*where, *key) for key in cams], levels.of(chosen).rolled(starts), weights)
 
 
 def _check_dense(cells: int, rows: int, where: tuple[str, str]) -> None:

@@ -99,4 +99,4 @@ def _counts(counts: Array) -> pl.DataFrame:
         {name: column.astype(np.int64) if kind == pl.Int64 else column
          for (name, kind), column in zip(types.items(), columns, strict=True)},
         schema=types,
-    )  # fmt: skip
+    ).fill_nan(None)  # fmt: skip

@@ -56,6 +56,10 @@ class PairSums:
         """Only the chosen groups."""
         return self if groups.all() else self.mapped(lambda part: part[..., groups])
 
+    def where(self, groups: NDArray[np.bool_]) -> "PairSums":
+        """All groups, but without the pairs of those that are not chosen."""
+        return self if groups.all() else self.mapped(lambda part: part * groups)
+
     def __add__(self, other: "PairSums") -> "PairSums":
         return PairSums(
             (self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]),

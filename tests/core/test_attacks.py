@@ -12,7 +12,8 @@ import camrobust
 from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.perturb import PERTURBATIONS, attack, make_variants, perturb, variants
-from camrobust.core.perturb.attacks.on_map import DIFFERENTIABLE, OBJECTIVES, attack_map
+from camrobust.core.perturb.attacked_cams import differentiable
+from camrobust.core.perturb.attacks.on_map import OBJECTIVES, attack_map
 from camrobust.core.perturb.attacks.on_prediction import (
     Ball,
     ascend,
@@ -135,7 +136,8 @@ def test_fgsm_is_the_sign_of_the_gradient(toy):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_is_an_image_within_its_radius_and_the_same_again(toy, name):
     given = images()
-    made = attacked(toy, given, f"{name}:3")
+    spec = "cam_attack_rank:epsilon=4,steps=8,step=1" if name == "cam_attack_rank" else f"{name}:3"
+    made = attacked(toy, given, spec)
     levels = made * 255
     assert (levels - levels.round()).abs().max() < 1e-3
     assert made.min() >= 0
@@ -147,7 +149,7 @@ def test_an_attack_is_an_image_within_its_radius_and_the_same_again(toy, name):
         assert (lengths > 0.95 * epsilon).all()
     else:
         assert (made - given).abs().max() * 255 <= epsilon + 1e-3
-    assert torch.equal(made, attacked(toy, given, f"{name}:3"))
+    assert torch.equal(made, attacked(toy, given, spec))
     if PERTURBATIONS[name].random and not name.startswith("cam_attack"):
         assert not torch.equal(made, attacked(toy, given, f"{name}:3", ["a", "b", "c"]))
 
@@ -227,40 +229,13 @@ def test_a_map_moves_further_than_under_noise_of_the_same_radius_and_the_class_s
     assert (alike(made) < alike(noise)).all()
 
 
-@pytest.mark.parametrize("cam", DIFFERENTIABLE)
+@pytest.mark.parametrize("cam", differentiable())
 def test_every_differentiable_cam_can_be_attacked(cam):
     model = wrap(seeded(Pooled()), image_size=SIZE)
     given = images(2)
     draws = Draws.of(0, "set", ["a", "b"], "test", "", 0)
     made = attack_map(model, given, radii(8, 2), radii(5, 2), radii(2, 2), draws, cam=cam)
     assert not torch.equal(made, given)
-
-
-def alike_after(model, given, name, radius):
-    """The similarity of one image's maps before and after an attack of that radius."""
-    draws = Draws.of(0, "minimal_eps", [name], "gradcam", f"epsilon={radius}", 0)
-    made = attack_map(model, given, radii(radius, 1), radii(6, 1), radii(radius / 4, 1), draws)
-    first, second = (camrobust.explain(model, one)["gradcam"].flatten(1) for one in (given, made))
-    return float(torch.cosine_similarity(first, second))
-
-
-def test_the_smallest_radius_is_that_of_trying_all():
-    module = seeded(Pooled())
-    model = wrap(copy.deepcopy(module), image_size=SIZE)
-    given = images(3)
-    settings = {"below": 0.9, "most": 12, "steps": 6, "similarity": "cosine"}
-    smallest_radii = camrobust.minimal_eps(module, given, **settings)
-    assert any(smallest_radii), "no radius succeeds, so that nothing would be compared"
-    tried = [
-        camrobust.minimal_eps(model, given, **{**settings, "most": radius}) for radius in range(1, settings["most"] + 1)
-    ]
-    for place, smallest in enumerate(smallest_radii):
-        works = [row[place] is not None for row in tried]
-        assert works.index(True) + 1 == smallest if smallest else not any(works)
-    for place, smallest in enumerate(smallest_radii):
-        works = [alike_after(model, given[place : place + 1], str(place), radius) < 0.9 for radius in range(1, 13)]
-        assert works.index(True) + 1 == smallest if smallest else not any(works)
-    assert camrobust.minimal_eps(module, given, below=-1, most=2, steps=1, similarity="cosine") == [None] * 3
 
 
 def test_a_round_step_in_an_l2_ball_stays_on_the_grid_and_inside():
@@ -324,7 +299,7 @@ def test_an_attack_needs_a_model_and_fit_settings(tmp_path):
     with pytest.raises(UserError, match="sheet: 'pgd' needs a model"):
         sheet("photo.jpg", str(tmp_path / "sheet.png"), perturbations=["pgd"])
     toy = wrap(seeded(Pooled()), image_size=SIZE)
-    for mixed in (["contrast:3", "contrast:4"], ["fgsm:1", "pgd:1"]):
+    for mixed in (["contrast:3", "contrast:4"], ["fgsm:1", "pgd:1"], ["cam_attack:1", "cam_attack:severity=1,cam=cam"]):
         planned = variants(mixed)
         sentence = "attack: planned must hold variants of one perturbation that needs a model, got "
         with pytest.raises(ValueError, match=sentence):
@@ -338,5 +313,3 @@ def test_an_attack_needs_a_model_and_fit_settings(tmp_path):
         attack_map(toy, *few, cam="eigencam")
     with pytest.raises(UserError, match="unknown objective of cam_attack 'far'; known: centre, region, top"):
         attack_map(toy, *few, objective="far")
-    with pytest.raises(UserError, match="similarity must compare positions, got 'ssim'"):
-        camrobust.minimal_eps(seeded(Pooled()), images(1), similarity="ssim")

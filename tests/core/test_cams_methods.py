@@ -342,7 +342,8 @@ def labels_by_sklearn(points):
     from sklearn.cluster import DBSCAN
 
     pairs = np.sort(pdist(points))
-    limit = pairs[max(1, int(0.25 * len(pairs))) - 1] * (1 + 1e-6)
+    # Dead channels are at distance 0, which sklearn refuses as a limit.
+    limit = max(pairs[max(1, int(0.25 * len(pairs))) - 1] * (1 + 1e-6), 1e-30)
     return DBSCAN(eps=limit, min_samples=max(2, int(0.05 * len(points)))).fit(points).labels_
 
 
@@ -355,6 +356,24 @@ def test_cf_cam(name):
     case.evidence.activations, case.evidence.gradients = (torch.tensor(value[None]).float() for value in (A, g))
     wanted = reference.cf_cam(A, g, labels_by_sklearn, softmax="softmax" in name)
     agree(case.maps(name)[0], wanted, 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["many", "normalised"])
+@pytest.mark.parametrize("name", ["cf-cam", "cf-cam-softmax"])
+def test_cf_cam_is_exact_for_many_channels_and_behind_a_layer_normalisation(name, kind):
+    """A percentile of samples chose other channels; behind the normalisation, the sum of the channels cancels."""
+    case = Case("dense")
+    generator = np.random.default_rng(0)
+    if kind == "many":
+        A = generator.random((400, 3, 3)) * generator.random((400, 1, 1))
+    else:
+        A = 0.3 * generator.normal(size=(64, 4, 4)) + np.sign(generator.normal(size=(64, 1, 1)))
+        A = (A - A.mean(axis=0)) / A.std(axis=0)
+    A, g = (values.astype(np.float32) for values in (A, 1e-4 * generator.normal(size=A.shape)))
+    case.evidence.activations, case.evidence.gradients = (torch.tensor(values[None]) for values in (A, g))
+    wanted = reference.cf_cam(*(values.astype(np.float64) for values in (A, g)), labels_by_sklearn, "softmax" in name)
+    found = np.asarray(case.maps(name)[0], np.float64)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("definite", [True, False])

@@ -454,7 +454,7 @@ def test_classes_to_explain_are_checked_and_lists_of_one_are_lists():
         UserError, match=r"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got 2\.5"
     ):
         camrobust.minimal_eps(pooled(), images(1), most=2.5)
-    with pytest.raises(UserError, match="cam_attack: cam must be differentiable, got 'random'; choose one of cam, "):
+    with pytest.raises(UserError, match="minimal_eps: cam must be differentiable, got 'random'; choose one of cam, "):
         camrobust.minimal_eps(pooled(), images(1), cam="random")
     found = camrobust.evaluate(pooled(), images(1), perturbations=["contrast:3"], similarities="kendall").scores
     assert found["kendall"].null_count() == 0

@@ -239,3 +239,21 @@ def noisy_gallery(table):
         predicted=1, confidence=0.5, value=pl.lit(None, pl.Float32), photo=pl.lit(sink.getvalue()),
         outlines=pl.lit(None, pl.Binary), cams=pl.lit(",".join(cams)), height=7, width=7, maps=pl.lit(values),
     )  # fmt: skip
+
+
+def test_attacks_on_maps_have_columns_of_their_own_and_figures_show_no_transfer():
+    table = scores(images=4, models=("m<i>",), perturbations=("gaussian_noise", "cam_attack"))
+    attacked = pl.when(pl.col("perturbation") == "cam_attack").then(pl.lit("gradcam"))
+    table = table.with_columns(attacked_cam=attacked, strength=pl.col("perturbation") + pl.col("strength"))
+    report = build_report(run_of(), summarise(table.lazy()), table.lazy(), images(table), failures(), frame(MAPS, []))
+    text = Reader(report.page).text
+    assert "its own map" in text
+    assert "summary.map_attacks: apart" in text
+    for figure in report.figures:
+        if "perturbation" in figure.numbers.columns:
+            drawn = figure.numbers.filter(pl.col("perturbation") == "cam_attack")
+            assert {*drawn["cam"]} == {"gradcam"}
+    assert report.leaderboard.filter(pl.col("cam") == "random")["n_transferred"].item() == 12
+    calm, stormy = (table.filter(rule) for rule in (attacked.is_null(), attacked.is_not_null()))
+    assert "its own map" not in Reader(build(calm, gallery=False)).text
+    assert "No pair of maps could be compared" in Reader(build(stormy, gallery=False)).text

@@ -82,7 +82,12 @@ def run(tmp_path, plan_of):
 
 
 def test_attacks_are_made_where_the_model_is_and_kept_for_the_gallery(run):
-    perturbations = ["contrast:3", "fgsm:3", "pgd:epsilon=8,steps=3,step=4", "cam_attack:epsilon=8,steps=3,step=4"]
+    perturbations = [
+        "contrast:3",
+        "fgsm:3",
+        "pgd:epsilon=8,steps=3,step=4",
+        {"cam_attack": {"epsilon": 8, "steps": 3, "step": 4, "cam": "each"}},
+    ]
     models = [{"name": name, "builder": f"tests.toys:{name}"} for name in ("pooled", "dense")]
     one, plan, rows = run("one", 100, perturbations=perturbations, models=models, gallery_images=3)
     assert rows == 3 * 2 * 4 * 2
@@ -102,6 +107,8 @@ def test_attacks_are_made_where_the_model_is_and_kept_for_the_gallery(run):
     for attack in ("fgsm", "pgd", "cam_attack"):
         assert len({by["pooled", attack], by["dense", attack], by["pooled", "clean"]}) == 3
     assert by["pooled", "contrast"] == by["dense", "contrast"]
+    attacked = scores(one).select("perturbation", "attacked_cam").unique().sort("perturbation").rows()
+    assert attacked == [("cam_attack", "gradcam"), ("contrast", None), ("fgsm", None), ("pgd", None)]
 
 
 def test_many_variants_in_several_parts_give_the_same_rows(run):

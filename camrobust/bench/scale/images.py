@@ -126,7 +126,8 @@ def _scores(images: pl.DataFrame) -> pl.DataFrame:
         if name in text:
             columns.append(pl.lit(text[name]).alias(name))
         elif name not in known:
-            columns.append(pl.Series(name, noise).cast(dtype) if dtype.is_float() else pl.lit(0, dtype).alias(name))
+            rest = pl.lit(None if dtype == pl.String else 0, dtype).alias(name)
+            columns.append(pl.Series(name, noise).cast(dtype) if dtype.is_float() else rest)
     return rows.with_columns(columns).select(empty_frame(SCORES).columns)
 
 

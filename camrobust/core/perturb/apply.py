@@ -1,7 +1,8 @@
 """From images to their variants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from camrobust.core.channels import check_channels, held, unit
 from camrobust.core.draws import Draws
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb.attacks.on_prediction import Victim
+from camrobust.core.perturb.attacks.on_rank import Ranking
 from camrobust.core.perturb.defined import check_defined
 from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
@@ -33,8 +35,9 @@ def refuse_attack(victim: Victim, name: str) -> None:
 
 
 def attack(
-    victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int
-) -> Tensor:
+    victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int,
+    ranking: Ranking | None = None,
+) -> Tensor:  # fmt: skip
     """Attack a model, one variant per image.
 
     The result for an image does not depend on the other images, unless the device's memory is too small for passes of
@@ -43,10 +46,11 @@ def attack(
     Args:
         victim: the model.
         images: (B, C, H, W) float32 in [0, 1], at whole levels, on the model's device.
-        planned: B variants of one perturbation that needs a model.
+        planned: B variants of one perturbation that needs a model; if it attacks maps, all of the map of one CAM.
         image_ids: B names.
         dataset: name of the dataset.
         seed: of the run.
+        ranking: how the images' segments are ranked, for attacks on the ranking; None for all defaults.
 
     Returns:
         (B, C, H, W) float32 in [0, 1], at 256 levels, or 65,536 if C is not 3.
@@ -55,21 +59,24 @@ def attack(
         ValueError: variants of several perturbations or of one that needs no model, or not B variants and names.
     """
     _check_names("attack", images, image_ids)
-    names = sorted({variant.perturbation for variant in planned})
-    if len(names) != 1 or not planned[0].needs_model:
+    attacks = sorted({(variant.perturbation, variant.attacked_cam or "") for variant in planned})
+    if len(attacks) != 1 or not planned[0].needs_model:
         raise ValueError(
-            f"attack: planned must hold variants of one perturbation that needs a model, got {', '.join(names)}; "
-            "call attack once for each"
+            "attack: planned must hold variants of one perturbation that needs a model, got "
+            f"{', '.join(' '.join(one).strip() for one in attacks)}; call attack once for each"
         )
-    refuse_attack(victim, names[0])
-    entry = PERTURBATIONS[names[0]]
+    entry = PERTURBATIONS[planned[0].perturbation]
+    refuse_attack(victim, entry.name)
+    if entry.needs_ranking and ranking is None:
+        ranking = Ranking.of(images)
     together = ATTACKED_TOGETHER_ON_GPU if images.is_cuda else 1
     named, places = list(zip(planned, image_ids, strict=True)), list(range(len(planned)))
     made = torch.empty_like(images, memory_format=torch.contiguous_format)
 
     def one_pass(chosen: Sequence[int]) -> None:
         rows = list(chosen)
-        made[rows] = _attacked(entry, victim, images[rows], [named[row] for row in rows], dataset, seed)
+        arguments = {} if ranking is None or not entry.needs_ranking else {"ranking": ranking.rows(rows)}
+        made[rows] = _attacked(entry, victim, images[rows], [named[row] for row in rows], dataset, seed, arguments)
 
     for _ in halving_on_oom(places + places[-1:] * (-len(places) % together), together, one_pass):
         pass
@@ -77,12 +84,15 @@ def attack(
 
 
 def _attacked(
-    entry: Perturbation, victim: Victim, images: Tensor, named: Sequence[tuple[Variant, str]], dataset: str, seed: int
-) -> Tensor:
-    """The images of one pass; `named` holds each image's variant and name."""
+    entry: Perturbation, victim: Victim, images: Tensor, named: Sequence[tuple[Variant, str]], dataset: str, seed: int,
+    more: Mapping[str, Any],
+) -> Tensor:  # fmt: skip
+    """The images of one pass; `named` holds each image's variant and name, `more` other arguments of the attack."""
     values = [variant.values for variant, _ in named]
     strengths = torch.tensor(values, dtype=torch.float32, device=images.device).unbind(dim=1)
-    arguments = entry.arguments(strengths)
+    arguments = {**entry.arguments(strengths), **more}
+    if entry.attacked_cam is not None:
+        arguments["cam"] = named[0][0].attacked_cam or entry.attacked_cam
     if entry.random:
         arguments["draws"] = Draws.join(
             [

@@ -15,7 +15,7 @@ from camrobust.contract.registry import Registry, registering_module
 
 Function = Callable[..., Tensor]
 Strength = float | tuple[float, ...]
-NOT_PARAMETERS = ("victim", "images", "draws")
+NOT_PARAMETERS = ("victim", "images", "draws", "cam", "ranking")
 SEVERITIES = 5
 RESERVED = ("preset", "compose", "replicates")
 """Words of the configuration that stand where a perturbation's name does."""
@@ -35,6 +35,8 @@ class Perturbation:
         size: side of the images for which the five strengths were chosen, px; None if they suit any size.
         random: the function draws random numbers.
         needs_model: the perturbed image depends on the model.
+        attacked_cam: the CAM whose map it attacks unless another one is named; None if it attacks no map.
+        needs_ranking: it follows the ranking of the image's segments.
         channels: the numbers of channels that it is defined for; None for any.
         ready: raises UserError if a package or file that the function needs is missing.
     """
@@ -48,6 +50,8 @@ class Perturbation:
     size: int | None
     random: bool
     needs_model: bool
+    attacked_cam: str | None
+    needs_ranking: bool
     channels: tuple[int, ...] | None
     ready: Callable[[], None]
 
@@ -86,14 +90,17 @@ def perturbation(
     - `draws`, if it is random: one random stream per image, its only source of randomness,
 
     and returns new images of the same shape, type and range. A function that also takes `victim` attacks that model.
-    Each image may then have its own strength, so that every parameter is a tensor (B,).
+    Each image may then have its own strength, so that every parameter is a tensor (B,). If it takes `cam`, it attacks
+    the map of the CAM of that name; the argument's default is the CAM that is attacked unless another one is named. If
+    it takes `ranking`, it gets the images' segments and how they are ranked (`attacks.on_rank.Ranking`).
 
         @perturbation(severities=(0.1, 0.2, 0.3, 0.4, 0.5), family="weather", source="mine")
         def haze(images: Tensor, share: Annotated[float, Parameter(0, 1, meaning="weight of white")]) -> Tensor:
             return images * (1 - share) + share
 
     Raises:
-        ValueError: an argument without a `Parameter`, not five severities, or a name that is taken or reserved.
+        ValueError: an argument without a `Parameter`, a `cam` without a default, not five severities, or a name that
+            is taken or reserved.
         UserError: a severity out of its parameter's bounds.
     """
 
@@ -104,15 +111,16 @@ def perturbation(
                 f"perturbation: the name must be none of {', '.join(RESERVED)}, got '{own}'; choose another name"
             )
         arguments = inspect.signature(function).parameters
+        attacked = arguments["cam"].default if "cam" in arguments else None
+        if "cam" in arguments and not isinstance(attacked, str):
+            raise ValueError(f'perturbation: cam of {own} must have a default; write cam: str = "gradcam"')
         parameters = _declared(own, function)
         strengths = _strengths(own, parameters, severities)
-        random, needs_model = "draws" in arguments, "victim" in arguments
-        PERTURBATIONS.add(
-            Perturbation(
-                own, function, parameters, strengths, family, source, size, random, needs_model, channels, ready
-            ),
-            registering_module(),
-        )
+        entry = Perturbation(
+            own, function, parameters, strengths, family, source, size, "draws" in arguments, "victim" in arguments,
+            attacked, "ranking" in arguments, channels, ready,
+        )  # fmt: skip
+        PERTURBATIONS.add(entry, registering_module())
         return function
 
     return register

@@ -12,6 +12,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import unknown
+from camrobust.core.perturb.attacked_cams import EACH, of_run, taken_from
 from camrobust.core.perturb.defined import check_defined
 from camrobust.core.perturb.presets import preset
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
@@ -34,6 +35,7 @@ class Variant:
         values: the strength, one value per parameter; empty for a sequence.
         replicate: number of the repetition, from 0.
         steps: the variants that make up a sequence, in the order in which they are applied.
+        attacked_cam: the CAM whose map it attacks; None if it attacks no map.
     """
 
     perturbation: str
@@ -41,14 +43,19 @@ class Variant:
     values: tuple[float, ...]
     replicate: int = 0
     steps: tuple["Variant", ...] = ()
+    attacked_cam: str | None = None
 
     @property
     def strength(self) -> str:
         """The strength in physical terms, such as sigma=0.08. The random stream depends on this text."""
         if self.steps:
             return "+".join(step.strength for step in self.steps)
-        values = PERTURBATIONS[self.perturbation].arguments(self.values)
-        return ",".join(f"{name}={_number(value)}" for name, value in values.items())
+        entry = PERTURBATIONS[self.perturbation]
+        texts = [f"{name}={_number(value)}" for name, value in entry.arguments(self.values).items()]
+        # The CAM that is attacked by default is not named, as in runs from before another one could be.
+        return ",".join(
+            texts if self.attacked_cam in (None, entry.attacked_cam) else [*texts, f"cam={self.attacked_cam}"]
+        )
 
     @property
     def needs_model(self) -> bool:
@@ -74,21 +81,24 @@ def _number(value: float) -> str:
     return rounded if float(rounded) == value else repr(value)
 
 
-def variants(specs: Sequence[Spec], channels: int = RGB) -> tuple[Variant, ...]:
+def variants(specs: Sequence[Spec], channels: int = RGB, cams: Sequence[str] = ()) -> tuple[Variant, ...]:
     """The variants named by specifications, in their order.
 
     Args:
         specs: "gaussian_noise" (severities 1 to 5), "gaussian_noise:3", "gaussian_noise:1-5", "gaussian_noise:1,3,5",
             "gaussian_noise:sigma=0.05", "defocus_blur:radius=3,alias=0.1", "fog:2+gaussian_noise:3" (one after the
             other), "preset:NAME", or a mapping {gaussian_noise: 3 | "1-5" | [1, 3] | {sigma: 0.05 | [0.05, 0.1]},
-            replicates: 3} or {compose: [fog:1-5, gaussian_noise:1-5]}: level by level.
+            replicates: 3} or {compose: [fog:1-5, gaussian_noise:1-5]}: level by level. An attack on maps may name the
+            CAM, "cam_attack:severity=3,cam=layercam", several of them, {cam_attack: {cam: [gradcam, layercam]}}, or
+            each that is measured and differentiable, {cam_attack: {severity: 1-3, cam: each}}.
         channels: of the images. A preset leaves out what is not defined for them; see `presets.left_out`.
+        cams: names of the CAMs that are measured.
 
     Raises:
         UserError: an unknown name, a severity or strength out of bounds, a variant that occurs twice, a perturbation
             that is not defined for so many channels, or a missing package that a perturbation needs.
     """
-    planned = [variant for spec in specs for variant in _expand(spec, channels)]
+    planned = [one for spec in specs for variant in _expand(spec, channels) for one in _for_each(variant, cams)]
     check_defined((entry for variant in planned for entry in variant.entries), channels)
     seen: set[tuple[str, str, int]] = set()
     for variant in planned:
@@ -104,6 +114,14 @@ def variants(specs: Sequence[Spec], channels: int = RGB) -> tuple[Variant, ...]:
     for entry in {entry.name: entry for variant in planned for entry in variant.entries}.values():
         entry.ready()
     return tuple(planned)
+
+
+def _for_each(variant: Variant, cams: Sequence[str]) -> Iterator[Variant]:
+    """The variant; if it attacks each CAM, one for each differentiable CAM of the run."""
+    if variant.attacked_cam != EACH:
+        yield variant
+        return
+    yield from (replace(variant, attacked_cam=cam) for cam in of_run(variant.perturbation, cams))
 
 
 def size_warnings(planned: Sequence[Variant], side: int) -> tuple[str, ...]:
@@ -137,9 +155,7 @@ def _expand(spec: Spec, channels: int = RGB) -> Iterator[Variant]:
             yield from _expand(member)
         return
     entry = PERTURBATIONS[name]
-    strengths = _by_parameter(entry, _assignments(text)) if "=" in text else _by_severity(entry, text or "1-5", spec)
-    for severity, values in strengths:
-        yield Variant(name, severity, values)
+    yield from _single(entry, _assignments(text) if "=" in text else text or "1-5", str(spec))
 
 
 def _assignments(text: str) -> dict[str, object]:
@@ -167,7 +183,11 @@ def _from_mapping(spec: Mapping[str, object]) -> Iterator[Variant]:
             "write one entry for each perturbation"
         )
     ((name, strengths),) = given.items()
-    planned = list(_sequence(strengths) if name == "compose" else _single(PERTURBATIONS[str(name)], strengths))
+    planned = list(
+        _sequence(strengths)
+        if name == "compose"
+        else _single(PERTURBATIONS[str(name)], strengths, f"{name}: {strengths}")
+    )
     if replicates > 1 and not any(entry.random for variant in planned for entry in variant.entries):
         raise UserError(
             f"perturbations: '{planned[0].perturbation}' is not random, so its replicates would be identical; "
@@ -177,17 +197,21 @@ def _from_mapping(spec: Mapping[str, object]) -> Iterator[Variant]:
         yield from (replace(variant, replicate=replicate) for variant in planned)
 
 
-def _single(entry: Perturbation, given: object) -> Iterator[Variant]:
-    """One perturbation at the strengths in a mapping's value."""
+def _single(entry: Perturbation, given: object, spec: str) -> Iterator[Variant]:
+    """One perturbation at the strengths that its settings or its levels name."""
+    cams: tuple[str | None, ...] = (entry.attacked_cam,)
     if isinstance(given, Mapping):
-        strengths = _by_parameter(entry, given)
-    else:
-        levels = (
-            ",".join(map(str, given)) if isinstance(given, (list, tuple)) else str("1-5" if given is None else given)
-        )
-        strengths = _by_severity(entry, levels, f"{entry.name}: {given}")
+        cams, given = taken_from(entry, given)
+        if entry.attacked_cam is not None and not {*given} - {"severity"}:
+            given = given.get("severity")
+    strengths = _by_parameter(entry, given) if isinstance(given, Mapping) else _by_severity(entry, _levels(given), spec)
     for severity, values in strengths:
-        yield Variant(entry.name, severity, values)
+        yield from (Variant(entry.name, severity, values, attacked_cam=cam) for cam in cams)
+
+
+def _levels(given: object) -> str:
+    """The levels of a configuration as text; all five if there are none."""
+    return ",".join(map(str, given)) if isinstance(given, (list, tuple)) else str("1-5" if given is None else given)
 
 
 def _sequence(steps: object) -> Iterator[Variant]:

@@ -10,7 +10,15 @@ from camrobust.core.explain.cams.registry import cam
 from camrobust.core.explain.evidence import Evidence
 
 
-@cam("cam", needs="head", returns="weights", signed=True, source="Zhou et al., arXiv 1512.04150", year=2016)
+@cam(
+    "cam",
+    needs="head",
+    returns="weights",
+    signed=True,
+    source="Zhou et al., arXiv 1512.04150",
+    year=2016,
+    differentiable=True,
+)
 def class_activation_map(evidence: Evidence) -> Tensor:
     """CAM: w_k = fc_w[c, k]; Σ_k w_k·A_k, for models that end in global average pooling and one linear layer.
 

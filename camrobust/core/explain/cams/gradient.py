@@ -11,7 +11,14 @@ from camrobust.core.explain.evidence import Evidence
 from camrobust.core.scaling import ratio
 
 
-@cam("gradcam", needs="gradients", returns="weights", source="Selvaraju et al., arXiv 1610.02391", year=2017)
+@cam(
+    "gradcam",
+    needs="gradients",
+    returns="weights",
+    source="Selvaraju et al., arXiv 1610.02391",
+    year=2017,
+    differentiable=True,
+)
 def gradcam(evidence: Evidence) -> Tensor:
     """Grad-CAM: w_k = mean_s(g_k); ReLU Σ_k w_k·A_k.
 
@@ -21,7 +28,14 @@ def gradcam(evidence: Evidence) -> Tensor:
     return evidence.mean_gradients
 
 
-@cam("gradcam++", needs="gradients", returns="weights", source="Chattopadhay et al., arXiv 1710.11063", year=2018)
+@cam(
+    "gradcam++",
+    needs="gradients",
+    returns="weights",
+    source="Chattopadhay et al., arXiv 1710.11063",
+    year=2018,
+    differentiable=True,
+)
 def gradcam_plus_plus(evidence: Evidence) -> Tensor:
     """Grad-CAM++: w = Σ_s α·ReLU(g), α = g²/(2g² + S·g³), 0 where g = 0; ReLU Σ_k w_k·A_k.
 
@@ -39,7 +53,14 @@ def plus_plus_weights(sums: Tensor, gradients: Tensor) -> Tensor:
     return ratio(gradients, (sums[:, :, None, None] * gradients).add_(2)).sum(dim=(2, 3))
 
 
-@cam("xgradcam", needs="gradients", returns="weights", source="Fu et al., arXiv 2008.02312", year=2020)
+@cam(
+    "xgradcam",
+    needs="gradients",
+    returns="weights",
+    source="Fu et al., arXiv 2008.02312",
+    year=2020,
+    differentiable=True,
+)
 def xgradcam(evidence: Evidence) -> Tensor:
     """XGrad-CAM: w_k = Σ_s(g_k·A_k)/S_k; ReLU Σ_k w_k·A_k. A channel whose activations sum to 0 has weight 0.
 
@@ -49,7 +70,7 @@ def xgradcam(evidence: Evidence) -> Tensor:
     return ratio(evidence.product.sum(dim=(2, 3)), evidence.sums)
 
 
-@cam("hirescam", needs="gradients", source="Draelos & Carin, arXiv 2011.08891", year=2020)
+@cam("hirescam", needs="gradients", source="Draelos & Carin, arXiv 2011.08891", year=2020, differentiable=True)
 def hirescam(evidence: Evidence) -> Tensor:
     """HiResCAM: ReLU Σ_k g_k·A_k, the element-wise product summed over channels.
 
@@ -59,7 +80,7 @@ def hirescam(evidence: Evidence) -> Tensor:
     return evidence.product.sum(dim=1).relu()
 
 
-@cam("layercam", needs="gradients", source="Jiang et al., IEEE TIP 30", year=2021)
+@cam("layercam", needs="gradients", source="Jiang et al., IEEE TIP 30", year=2021, differentiable=True)
 def layercam(evidence: Evidence) -> Tensor:
     """LayerCAM: ReLU Σ_k ReLU(g_k)·A_k.
 
@@ -69,7 +90,7 @@ def layercam(evidence: Evidence) -> Tensor:
     return (evidence.positive_gradients * evidence.activations).sum(dim=1).relu()
 
 
-@cam("gradcam-elementwise", needs="gradients", source="Gildenblat, pytorch-grad-cam", year=2021)
+@cam("gradcam-elementwise", needs="gradients", source="Gildenblat, pytorch-grad-cam", year=2021, differentiable=True)
 def gradcam_elementwise(evidence: Evidence) -> Tensor:
     """Element-wise Grad-CAM: Σ_k ReLU(g_k·A_k).
 

@@ -51,6 +51,7 @@ class Cam:
         control: the map explains nothing and is a floor to compare with; left out of averages over CAMs.
         closed_form: behind global average pooling and one linear layer it costs nothing beside the shared pass.
         needs_host: it draws random numbers or reads values on the host, so a CUDA graph cannot hold it.
+        differentiable: the map is a smooth function of activations and gradients, so that attacks can climb it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Cam:
     control: bool
     closed_form: bool = False
     needs_host: bool = False
+    differentiable: bool = False
 
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -86,6 +88,7 @@ def cam(
     control: bool = False,
     closed_form: bool = False,
     needs_host: bool = False,
+    differentiable: bool = False,
 ) -> Callable[[Decorated], Decorated]:
     """Register a function of the evidence as a CAM method. The function itself is left as it is.
 
@@ -100,6 +103,8 @@ def cam(
         control: the map explains nothing.
         closed_form: behind global average pooling and one linear layer it costs nothing beside the shared pass.
         needs_host: it draws random numbers or reads values on the host.
+        differentiable: autograd can follow the map back to activations and gradients; it does not rank, cluster,
+            decompose or run the model again.
 
     Raises:
         ValueError: `needs`, `cost` or `returns` is unknown, or the name is taken.
@@ -127,8 +132,9 @@ def cam(
             "marked map": Marked(function),
         }
         entry = Cam(
-            name, whole[returns], needs, cost or NEEDS[needs][1], signed, source, year, control, closed_form, needs_host
-        )
+            name, whole[returns], needs, cost or NEEDS[needs][1], signed, source, year, control, closed_form,
+            needs_host, differentiable,
+        )  # fmt: skip
         CAMS.add(entry, registering_module())
         return function
 

@@ -6,19 +6,21 @@ derivative of a ReLU network is zero, and no softplus has to replace the ReLUs. 
 image's levels. Of those that keep the class, the one that moved the map furthest is the result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from math import inf
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camrobust.contract.errors import UserError
 from camrobust.contract.registry import unknown
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import Choose, collect
+from camrobust.core.perturb.attacked_cams import check_differentiable
 from camrobust.core.perturb.attacks.on_prediction import (
     LEVELS,
     Ball,
@@ -28,14 +30,10 @@ from camrobust.core.perturb.attacks.on_prediction import (
     Victim,
     ball_around,
     column,
-    levels_of,
 )
 from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
-from camrobust.core.similarity import SIMILARITIES
 
-DIFFERENTIABLE = ("cam", "gradcam", "gradcam++", "gradcam-elementwise", "hirescam", "layercam", "xgradcam")
-"""CAMs that are smooth functions of activations and gradients; others rank, cluster, decompose or run again."""
 TOP = 0.1
 """Share of a map's positions that count as its most important ones."""
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -79,6 +77,47 @@ OBJECTIVES: dict[str, Objective] = {"top": top_mass, "centre": mass_centre, "reg
 """The top-k, mass-centre and targeted attack of Ghorbani et al. 2019, section 3."""
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What an attack on maps climbs, and by what it chooses among the iterates.
+
+    Attributes:
+        climbed: maps (B, h, w) of sum 1 to what the ascent increases, (B,), differentiable.
+        reached: the same maps to what the result has most of, (B,); NaN where an iterate is out of the question.
+    """
+
+    climbed: Callable[[Tensor], Tensor]
+    reached: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an ascent moves.
+
+    Attributes:
+        steps: (B,) number of steps.
+        size: (B,) size of the first step, levels.
+        momentum: share of the direction of one step that the next one keeps; gradients then have mean magnitude 1.
+        last: size of the last step, as a share of the first one's.
+    """
+
+    steps: Tensor
+    size: Tensor
+    momentum: float = 0
+    last: float = 1
+
+    def direction(self, gradient: Tensor, before: Tensor | None) -> Tensor:
+        """The direction of the next step, (B, 3, H, W)."""
+        if not self.momentum:
+            return gradient
+        gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+        return gradient if before is None else self.momentum * before + gradient
+
+    def size_at(self, number: int) -> Tensor:
+        """The size of a step, (B, 1, 1, 1) levels."""
+        return column(self.size * (1 - (1 - self.last) * number / self.steps))
+
+
 def attack_map(
     victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws, *,
     cam: str = "gradcam", objective: str = "top",
@@ -92,7 +131,7 @@ def attack_map(
         steps: (B,) number of steps.
         step: (B,) size of one step, levels.
         draws: one random stream per image, for the start.
-        cam: one of `DIFFERENTIABLE`.
+        cam: a differentiable one.
         objective: one of `OBJECTIVES`.
 
     Returns:
@@ -104,101 +143,83 @@ def attack_map(
     References:
         Ghorbani, Abid, Zou 2019, arXiv 1710.10547.
     """
-    _check_climb(cam, objective)
-    with repeatable(images.device):
-        return _climbed(victim, ball_around(images, epsilon), steps, step, draws, cam, OBJECTIVES[objective])
-
-
-def _check_climb(cam: str, objective: str) -> None:
-    if cam not in DIFFERENTIABLE:
-        raise UserError(
-            f"cam_attack: cam must be differentiable, got '{cam}'; choose one of {', '.join(DIFFERENTIABLE)}"
-        )
+    check_differentiable("cam_attack", cam)
     if objective not in OBJECTIVES:
         raise unknown("objective of cam_attack", objective, OBJECTIVES)
+    ball = ball_around(images, epsilon)
+    with repeatable(images.device):
+        clean = clean_map(victim, ball, cam)
+
+        def moved(maps: Tensor) -> Tensor:
+            return OBJECTIVES[objective](maps, clean.maps)
+
+        start, pace = ball.start(draws), Pace(steps, step)
+        found, _ = climb(victim, ball, start, pace, cam, Goal(moved, moved), clean, moved(clean.maps))
+    return found / LEVELS
 
 
-def _climbed(
-    victim: Victim, ball: Ball, steps: Tensor, step: Tensor, draws: Draws, cam: str, moved_by: Objective
-) -> Tensor:
-    """Images in [0, 1] at 256 levels: per image, the iterate that kept the class and moved the map furthest."""
-    readout = victim.network.readout
-    clean, clean_logits = _map(victim, ball.clean, readout.predicted, cam)
-    classes = readout.predicted(clean_logits)
-    best, far = ball.clean, moved_by(clean, clean)
-    at, last = ball.start(draws), int(steps.max())
-    for number in range(last + 1):
-        point = ball.on_grid(at).requires_grad_()
-        maps, logits = _map(victim, point, lambda _: classes, cam)
-        distance, kept = moved_by(maps, clean), readout.kept(logits, clean_logits, classes)
-        better = kept & (distance > far) & (number <= steps)
-        far = torch.where(better, distance.detach(), far)
-        best = torch.where(column(better), point.detach(), best)
-        if number < last:
-            # If the class is lost, climb back to it.
-            climb = torch.where(kept, distance, readout.margin(logits, clean_logits, classes))
-            (gradient,) = torch.autograd.grad(climb.sum(), point)
-            at = ball.step(at, gradient, column(step))
-    return best / LEVELS
+@dataclass(frozen=True)
+class CleanMap:
+    """What an attack on maps starts from.
+
+    Attributes:
+        maps: (B, h, w) of sum 1, of the clean images.
+        logits: (B, n) theirs.
+        explained: (B,) the outputs that they explain; iterates are explained at the same ones.
+    """
+
+    maps: Tensor
+    logits: Tensor
+    explained: Tensor
 
 
-def minimal_eps(
-    victim: Victim, images: Tensor, image_ids: Sequence[str], *, below: float = 0.5, most: int = 16, steps: int = 20,
-    cam: str = "gradcam", objective: str = "top", similarity: str = "topk_iou", seed: int = 0,
-) -> list[int | None]:  # fmt: skip
-    """The smallest ε/255 at which an attack separates the map from the clean map of the same class, by bisection.
+def clean_map(victim: Victim, ball: Ball, cam: str) -> CleanMap:
+    """The maps of the clean images, and the decision to keep."""
+    predicted = victim.network.readout.predicted
+    maps, logits = cam_map(victim, ball.clean, predicted, cam)
+    return CleanMap(maps, logits, predicted(logits))
 
-    Bisection assumes that an attack that succeeds at one radius succeeds at every larger one. This holds for the best
-    attack, and nearly always for this one.
+
+def climb(
+    victim: Victim, ball: Ball, start: Tensor, pace: Pace, cam: str, goal: Goal, clean: CleanMap, least: Tensor,
+    enough: float = inf,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Projected ascent: per image, the iterate on the grid that kept the decision and reached most.
 
     Args:
         victim: the model.
-        images: (B, C, H, W) in [0, 1], at 256 levels.
-        image_ids: B names; the random starts depend on them.
-        below: the attack succeeds when the similarity falls below this; for a distance, when it rises above.
-        most: largest radius to try, levels.
-        steps: of each ascent; each step is a quarter of the radius.
-        cam: one of `DIFFERENTIABLE`.
-        objective: one of `OBJECTIVES`.
-        similarity: a measure that takes positions, from `camrobust list similarities`.
-        seed: of the random starts.
+        ball: the images stay within it.
+        start: (B, 3, H, W) levels in the ball.
+        pace: how the ascent moves.
+        cam: name of the CAM.
+        goal: what is climbed, and what is kept.
+        clean: the clean images' maps, and the decision to keep.
+        least: (B,) what an iterate must exceed to be chosen.
+        enough: the ascent ends when every image has exceeded this.
 
     Returns:
-        For each image the radius in levels, or None if no radius up to `most` succeeds.
-
-    Raises:
-        UserError: an unknown or unfit CAM, objective or similarity, or a radius or count out of bounds.
+        The iterates (B, 3, H, W), whole levels, the clean image where none exceeded `least`; what they reached, (B,).
     """
-    measure = SIMILARITIES[similarity]
-    if measure.takes != "positions":
-        fit = ", ".join(other.name for other in SIMILARITIES if other.takes == "positions")
-        raise UserError(f"minimal_eps: similarity must compare positions, got '{similarity}'; choose one of {fit}")
-    if not 1 <= most <= LEVELS or steps < 1 or most != int(most) or steps != int(steps):
-        raise UserError(f"minimal_eps: most must be 1 to 255 and steps at least 1, both whole, got {most} and {steps}")
-    _check_climb(cam, objective)
-    predicted = victim.network.readout.predicted
-    clean, logits = _map(victim, levels_of(images), predicted, cam)
-    classes, count = predicted(logits), torch.full((len(images),), float(steps), device=images.device)
-
-    def succeeds(radius: Tensor) -> Tensor:
-        streams = [
-            Draws.of(seed, "minimal_eps", [name], cam, f"epsilon={int(level)}", 0, images.device)
-            for name, level in zip(image_ids, radius, strict=True)
-        ]
-        made = attack_map(victim, images, radius, count, radius / 4, Draws.join(streams), cam=cam, objective=objective)
-        moved, _ = _map(victim, made * LEVELS, lambda _: classes, cam)
-        score = measure(clean.flatten(1), moved.flatten(1))
-        return score < below if measure.same == 1 else score > below
-
-    fails, works = torch.zeros_like(count), torch.full_like(count, most + 1)
-    while bool((works - fails > 1).any()):
-        middle = ((fails + works) / 2).floor().clamp(min=1, max=most)
-        good = succeeds(middle)
-        works, fails = torch.where(good, middle, works), torch.where(good, fails, torch.maximum(fails, middle))
-    return [int(radius) if radius <= most else None for radius in works.tolist()]
+    readout, explained = victim.network.readout, clean.explained
+    best, far = ball.clean, least
+    at, before, last = start, None, int(pace.steps.max())
+    for number in range(last + 1):
+        point = ball.on_grid(at).requires_grad_()
+        maps, logits = cam_map(victim, point, lambda _: explained, cam)
+        reached, kept = goal.reached(maps.detach()), readout.kept(logits, clean.logits, explained)
+        better = kept & (reached > far) & (number <= pace.steps)
+        far, best = torch.where(better, reached, far), torch.where(column(better), point.detach(), best)
+        if number == last or (enough < inf and bool((far > enough).all())):
+            break
+        # If the decision is lost, climb back to it.
+        climbed = torch.where(kept, goal.climbed(maps), readout.margin(logits, clean.logits, explained))
+        (gradient,) = torch.autograd.grad(climbed.sum(), point)
+        before = pace.direction(gradient, before)
+        at = ball.step(at, before, pace.size_at(number))
+    return best, far
 
 
-def _map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tensor, Tensor]:
+def cam_map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tensor, Tensor]:
     """A CAM (B, h, w) of sum 1 and the logits (B, n); with a graph to the pixels if `levels` requires gradients."""
     recorded = levels.requires_grad
     # Fused attention has no second derivative.
@@ -218,22 +239,24 @@ _attack = partial(
 
 
 @_attack()
-def cam_attack(victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws) -> Tensor:
-    """Take mass away from the most important positions of the Grad-CAM."""
-    return attack_map(victim, images, epsilon, steps, step, draws, objective="top")
+def cam_attack(
+    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws, cam: str = "gradcam"
+) -> Tensor:
+    """Take mass away from the most important positions of the map."""
+    return attack_map(victim, images, epsilon, steps, step, draws, cam=cam, objective="top")
 
 
 @_attack()
 def cam_attack_centre(
-    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws
+    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws, cam: str = "gradcam"
 ) -> Tensor:
-    """Move the centre of mass of the Grad-CAM."""
-    return attack_map(victim, images, epsilon, steps, step, draws, objective="centre")
+    """Move the centre of mass of the map."""
+    return attack_map(victim, images, epsilon, steps, step, draws, cam=cam, objective="centre")
 
 
 @_attack()
 def cam_attack_region(
-    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws
+    victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws, cam: str = "gradcam"
 ) -> Tensor:
-    """Move the Grad-CAM into the quarter of the image where it has the least mass."""
-    return attack_map(victim, images, epsilon, steps, step, draws, objective="region")
+    """Move the map into the quarter of the image where it has the least mass."""
+    return attack_map(victim, images, epsilon, steps, step, draws, cam=cam, objective="region")

@@ -26,7 +26,7 @@ LEVELS = 255.0
 LEAST_LIKELY = -1
 HALVINGS = 24
 FILL = 4.0
-"""Largest factor by which an ℓ2 step is stretched before rounding, so that it fills its ball."""
+"""Factor by which an ℓ2 step is stretched at most before rounding, so that it fills its ball; more in a tiny ball."""
 Direction = Callable[[Tensor], Tensor]
 """Levels (B, C, H, W) to the direction in which they move."""
 
@@ -79,8 +79,11 @@ class Ball:
         moved = at - self.clean
         if self.norm == inf:
             return self.clean + self._whole(moved).clamp(-self.radius.floor(), self.radius.floor())
-        # Bisect for the largest multiple of the step that still lies in the ball after rounding.
-        low, high = torch.zeros_like(self.radius), torch.full_like(self.radius, FILL)
+        # Bisect for the largest multiple of the step that still lies in the ball after rounding. In a small ball all
+        # values round to nothing at FILL; there the few largest values of the step are left.
+        largest = column(moved.flatten(1).abs().amax(dim=1).clamp(min=1e-30))
+        empty = _length(self._rounded(moved * FILL)) <= self.radius
+        low, high = torch.zeros_like(self.radius), torch.where(empty, (self.radius + 1) / largest, FILL)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             inside = _length(self._rounded(moved * middle)) <= self.radius
