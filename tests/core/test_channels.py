@@ -181,7 +181,10 @@ def test_fgsm_moves_every_value_by_epsilon_from_its_16_bits(grey_model):
     torch.testing.assert_close(made.double()[sure], wanted[sure], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("spec", ["pgd:3", "pgd_l2:3", "pgd_targeted:2", "cam_attack:epsilon=4,steps=4,step=1"])
+RANKED = "cam_attack_rank:epsilon=4,steps=4,step=1"
+
+
+@pytest.mark.parametrize("spec", ["pgd:3", "pgd_l2:3", "pgd_targeted:2", "cam_attack:epsilon=4,steps=4,step=1", RANKED])
 def test_attacks_stay_in_the_ball_and_on_the_16_bit_grid(grey_model, spec):
     given = images(1, 1, seed=1)
     (variant,) = variants([spec], 1)

@@ -126,6 +126,7 @@ def soft_overlap(clean: Tensor, scores: Tensor, sizes: Tensor, p: float = 0.9) -
     family="adversarial",
     severities=((1, 60, 0.25), (2, 60, 0.5), (4, 60, 1), (8, 60, 2), (16, 60, 4)),
     source="camrobust",
+    channels=None,
 )
 def cam_attack_rank(
     victim: Victim, images: Tensor, epsilon: Epsilon, steps: Steps, step: Step, draws: Draws, ranking: Ranking,
