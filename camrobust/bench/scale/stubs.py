@@ -41,9 +41,9 @@ def no_bytes(_uri: str, *_arguments: object) -> bytes:
 
 
 @cache
-def photo(_content: bytes, _resize: int, crop: int) -> Photo:
+def photo(_content: bytes, _resize: int, crop: int, channels: int) -> Photo:
     """A grey photograph."""
-    return Photo(np.full((3, crop, crop), 128, np.uint8), crop, crop)
+    return Photo(np.full((channels, crop, crop), 128, np.uint8), crop, crop)
 
 
 @cache
