@@ -4,6 +4,7 @@ Only the configuration's own list (or `--plugins`) leads here. A run folder name
 imports nothing.
 """
 
+import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -14,6 +15,8 @@ from math import isinf
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
@@ -142,11 +145,18 @@ def distribution(module: str) -> tuple[str, str]:
 
 
 def _holds(name: str, module: str) -> bool:
+    """Whether the module's file lies where the distribution is installed, or in the folder that it stands for."""
     installed = metadata.distribution(name)
-    if '"editable": true' in (installed.read_text("direct_url.json") or ""):
-        return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    return file is not None and Path(file).resolve().is_relative_to(Path(str(installed.locate_file(""))).resolve())
+    if file is None:
+        return False
+    direct = json.loads(installed.read_text("direct_url.json") or "{}")
+    places = [Path(str(installed.locate_file("")))]
+    if direct.get("dir_info", {}).get("editable"):
+        places.append(Path(url2pathname(urlsplit(direct["url"]).path)))
+    # A package may be a link into a cache: its path as it was imported counts.
+    return any(one.is_relative_to(place) or one.resolve().is_relative_to(place.resolve())
+               for place in places for one in [Path(file).absolute()])  # fmt: skip
 
 
 def default_similarities(modules: Sequence[str]) -> tuple[str, ...]:

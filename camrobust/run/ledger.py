@@ -33,6 +33,8 @@ STAGES = ("load", "perturb", "explain")
 DEATHS = 3
 MOST = 32
 """More images than this in quarantine mean that the fault is a machine's or a model's, not the images'."""
+REMEMBERED = 4096
+"""Tickets of ended batches that the ledger knows."""
 STANDARD_ERROR = 2
 
 T = TypeVar("T")
@@ -58,8 +60,8 @@ class Ledger:
         """The ticket of the batch in which an image was begun last, and its node."""
         self.batches: dict[str, list[Key]] = {}
         """By ticket, the batches in work, as far as we know."""
-        self.settled: set[str] = set()
-        """Tickets of batches whose end was not told in time."""
+        self.over: dict[str, None] = {}
+        """Tickets of the batches that ended last, so that an end that comes twice counts once."""
         self.deaths: dict[Key, int] = {}
         self.suspected: set[Key] = set()
         self.condemned: set[tuple[str, ...]] = set()
@@ -89,9 +91,8 @@ class Ledger:
             The fields of a `Begun`.
         """
         batch = Batch(*message)
-        if batch.ticket not in self.batches:
-            for ended in batch.ended:
-                self.end(ended)
+        for ended in batch.ended:
+            self.end(ended)
         keys = batch.keys()
         died, B = self._died(keys, batch.ticket), len(keys)
         suspects: list[int] = []
@@ -115,8 +116,9 @@ class Ledger:
     def end(self, message: Sequence[Any]) -> None:
         """Record that a worker has finished a batch; `message` holds the fields of an `Ended`."""
         ended = Ended(*message)
-        if ended.ticket in self.settled:
+        if ended.ticket in self.over:
             return
+        self._remember(ended.ticket)
         for key in self.batches.pop(ended.ticket, ()):
             self.open.pop(key, None)
             if key[:4] not in self.condemned:
@@ -128,7 +130,7 @@ class Ledger:
         """Count what is still open as done: every image is committed, and workers were stopped before they told it."""
         for ticket, keys in self.batches.items():
             self.ended[keys[0][0]] += len(keys)
-            self.settled.add(ticket)
+            self._remember(ticket)
         self.batches.clear()
         self.open.clear()
 
@@ -154,6 +156,11 @@ class Ledger:
             self.workers.set(busy[stage], tags)
             self.told[stage] = self.ended[stage], self.busy_s[stage]
         return {stage: (self.ended[stage], self.busy_s[stage], busy[stage]) for stage in STAGES}
+
+    def _remember(self, ticket: str) -> None:
+        self.over[ticket] = None
+        if len(self.over) > REMEMBERED:
+            del self.over[next(iter(self.over))]
 
     def _died(self, keys: Sequence[Key], ticket: str) -> set[int]:
         """Places of the images that another batch has left open on a node that lives. Its worker is gone."""
@@ -265,10 +272,13 @@ class Watch:
         if len(set(parts)) == 1:
             parts = parts[:1]
         node = ray.get_runtime_context().get_node_id()
-        batch = Batch(ticket, node, self.stage, model, datasets, image_ids, parts, take_ends(self.ledger))
+        ends = take_ends(self.ledger)
+        batch = Batch(ticket, node, self.stage, model, datasets, image_ids, parts, ends)
         try:
             return Begun(*ray.get(self.ledger.begin.remote(list(batch))))
         except RayError:
+            for ended in ends:
+                end_later(self.ledger, ended)
             return Begun()
 
     def _end(self, ended: Ended) -> None:

@@ -27,8 +27,8 @@ COMMIT_CPUS = 0.1
 BLOCKS_PER_WORKER = {"cpu": 2, "cuda": 4}
 """Blocks that a Perturb or Explain worker has in work or waiting. Ray Data hands out work ten times a second, and a GPU
 may be done with a block in less time."""
-IMAGES_PER_LOADER = 64
-"""One process loads about so many images in the time in which another one starts, so it gets no help for fewer."""
+PIXELS_PER_LOADER = 64 * 224**2
+"""One process loads about so many pixels of crops in the time in which another one starts."""
 IMAGES_PER_ROUND = 200_000
 """Images in one stream. The driver keeps something of every block until its stream ends (measured: about 1 KiB per
 image), so ten million images in one stream would take 10 GiB there."""
@@ -131,7 +131,7 @@ def stages(
         kinds.load(config, ledger),
         batch_size=block,
         batch_format="pyarrow",
-        compute=TaskPoolStrategy(-(-images.height // IMAGES_PER_LOADER)),
+        compute=TaskPoolStrategy(-(-images.height * config.image.crop**2 // PIXELS_PER_LOADER)),
         **where.load,
     )
     if where.perturbers is not None:

@@ -1,5 +1,6 @@
 """Methods from a module of the user's own: what is found, how it is told apart, and every mistake in one sentence."""
 
+import json
 import sys
 from hashlib import sha256
 from importlib import import_module, reload
@@ -64,6 +65,31 @@ def test_a_package_elsewhere_with_a_module_of_the_same_name_is_not_its_package(f
     write_module(folder, "own", DIMMED)
     (plugin,) = loaded(["own"])
     assert (plugin.package, plugin.version) == ("unknown", "unknown")
+
+
+@pytest.mark.parametrize("separator", ["", " "])
+def test_a_package_that_is_installed_for_editing_is_known_by_its_folder(
+    folder, tmp_path_factory, monkeypatch, separator
+):
+    source = tmp_path_factory.mktemp("source")
+    monkeypatch.syspath_prepend(source)
+    write_module(source, "own", DIMMED)
+    installed(folder)
+    facts = json.dumps(
+        {"url": source.as_uri(), "dir_info": {"editable": True}}, separators=(f",{separator}", f":{separator}")
+    )
+    (folder / "own_methods-1.2.dist-info" / "direct_url.json").write_text(facts)
+    (plugin,) = loaded(["own"])
+    assert (plugin.package, plugin.version) == ("own-methods", "1.2")
+
+
+def test_a_package_that_is_a_link_into_a_cache_is_known(folder, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    write_module(cache, "own.cams", METHODS)
+    (folder / "own").symlink_to(cache / "own")
+    installed(folder)
+    (plugin,) = loaded(["own.cams"])
+    assert (plugin.package, plugin.version) == ("own-methods", "1.2")
 
 
 def test_methods_may_lie_in_modules_that_the_named_one_imports(folder):

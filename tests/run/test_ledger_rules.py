@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayError
 
 from camrobust.contract.errors import RunFailed
 from camrobust.run import ledger as module
@@ -208,6 +209,15 @@ def test_workers_are_counted_and_not_images_and_steps_are_images(ledger):
     assert not any(key[3] in NAMES for key in ledger.open)
 
 
+def test_ends_count_once_also_with_a_begin_of_nothing_but_suspects_that_comes_twice(ledger):
+    begin(ledger, "dead", ["a", "b"])
+    ledger.begin(list(Batch("killed", ALIVE, "explain", "", ["set"], ["a", "b"], [0])))
+    begin(ledger, "done", ["x", "y"])
+    message = Batch("next", ALIVE, "explain", "", ["set"], ["a", "b"], [0], [list(Ended("done", "explain", 2, 1.0))])
+    assert [Begun(*ledger.begin(list(message))).suspects for _ in range(2)] == [[0, 1]] * 2
+    assert ledger.look()["explain"][:2] == (2, 1.0)
+
+
 def test_batches_whose_end_is_not_told_when_all_is_committed_count_once(ledger):
     begin(ledger, "told", ["a", "b"])
     begin(ledger, "stopped", ["c", "d", "e"])
@@ -293,6 +303,22 @@ def test_images_whose_end_is_lost_with_their_worker_are_never_refused(ledger, pr
     assert process().do(NAMES[:8]) == [1] * 8
     assert (ledger.deaths, ledger.condemned) == ({}, set())
     assert ledger.look()["explain"][2] == 0
+
+
+def test_an_end_whose_begin_fails_goes_with_the_next_message(ledger, process, clock, monkeypatch):
+    one = process()
+    one.do(NAMES[:4])
+    with monkeypatch.context() as patch:
+
+        def fails(_message):
+            raise RayError
+
+        patch.setattr(one.watch.ledger, "begin", Method(fails))
+        one.do(NAMES[4:8])
+    one.do(NAMES[8:12])
+    clock.ring()
+    assert ledger.look()["explain"][::2] == (12, 0)
+    assert ledger.batches == {}
 
 
 def test_a_batch_that_was_done_is_not_blamed_for_a_death_in_the_next(ledger, process, clock):
