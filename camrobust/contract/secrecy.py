@@ -34,6 +34,7 @@ FORMS = re.compile(
 """Keys and tokens recognised by how they begin."""
 USERINFO = re.compile(r"(?<=://)[^/\s@?#]*:[^/\s?#]*@")
 PARAMETER = re.compile(r"(^|[?&;\s])([^=?&;\s]+)=([^&;#\s]*)")
+QUERY = re.compile(r"(://[^?]*)\?.*", re.DOTALL)
 WEB_QUERY = re.compile(r"""(https?://[^\s?#'"]*)\?[^\s'"]*""", re.I)
 
 
@@ -136,6 +137,15 @@ def masked_text(text: str) -> str:
         return f"{before}{name}={HIDDEN}" if secret else match[0]
 
     return FORMS.sub(HIDDEN, PARAMETER.sub(parameter, USERINFO.sub(f"{HIDDEN}@", text)))
+
+
+def without_query(value: object) -> object:
+    """A value of a user's table for an error or a remark: of an address the whole query is hidden.
+
+    >>> without_query("https://host/a.jpg?sig=1"), without_query(3)
+    ('https://host/a.jpg?(hidden)', 3)
+    """
+    return masked_text(QUERY.sub(rf"\1?{HIDDEN}", value)) if isinstance(value, str) else value
 
 
 def sentence(text: str) -> str:

@@ -7,8 +7,9 @@ import polars as pl
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
+from camrobust.contract.secrecy import without_query
 from camrobust.io.image_listing import EXCLUDED, Found, find, in_words
-from camrobust.io.manifest_rows import file_twice, label_column, manifest_rows, text_column
+from camrobust.io.manifest_rows import bare, file_twice, label_column, manifest_rows, text_column
 from camrobust.io.objects import Access
 from camrobust.io.patterns import Exclusions
 from camrobust.io.tables import ROW, read_table, rows_in_words
@@ -66,7 +67,7 @@ def list_dataset(
     found = find(name, images, access, exclusions, arrays=arrays)
     left_out = dict(found.left_out)
     if found.tables:
-        table, remarks = _from_tables(name, found, access)
+        table, remarks = _from_tables(name, found, access, relabelled=labels is not None)
         kept = [not exclusions.match(image_id) for image_id in table["image_id"]] if exclude else [True] * table.height
         if not all(kept):
             left_out[EXCLUDED] = left_out.get(EXCLUDED, 0) + kept.count(False)
@@ -104,18 +105,28 @@ def _from_keys(name: str, found: Found) -> pl.DataFrame:
     )
 
 
-def _from_tables(name: str, found: Found, access: Access) -> tuple[pl.DataFrame, list[str]]:
+def _from_tables(name: str, found: Found, access: Access, *, relabelled: bool) -> tuple[pl.DataFrame, list[str]]:
     """The rows of all tables of a manifest, and what is to be said of them."""
     parts, remarks = [], []
     for key in found.tables:
-        rows, said = manifest_rows(read_table(found.store.locate(key), "manifest", access), found.base, key)
+        given = read_table(found.store.locate(key), "manifest", access)
+        rows, said = manifest_rows(given, found.base, key, relabelled=relabelled)
         parts.append(rows)
         remarks += said
     table = pl.concat(parts)
+    # Blanks around an image_id are left out unless another one is the same without them.
+    one = pl.when(pl.col("bare_id").is_duplicated()).then("image_id").otherwise("bare_id")
+    table = table.with_columns(image_id=one).drop("bare_id")
     if len(remarks) > SHOWN_REMARKS:
         remarks[SHOWN_REMARKS:] = [
             f"{len(remarks) - SHOWN_REMARKS:,} more tables of {found.base} have rows without a label"
         ]
+    trimmed = table.filter("trimmed")
+    if trimmed.height:
+        remarks.append(
+            f"{trimmed.height:,} addresses have blanks around them, which are left out, such as "
+            f"'{short(trimmed['uri'][0])}'"
+        )
     if len(parts) > 1:
         # Rows of several tables have no numbers of their own.
         table = table.with_columns(pl.lit(None, pl.UInt32).alias(ROW))
@@ -142,6 +153,9 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFr
     what = f"labels of dataset '{name}'"
     given = read_table(labels, what)
     keys, rows = text_column(given, ("image_id", "file")), given.cells[ROW]
+    # An image of the very name comes first; only other names are taken without the blanks around them.
+    exact = keys.is_in(table["image_id"].to_list()).fill_null(value=False)
+    keys = pl.select(pl.when(exact).then(keys).otherwise(bare(given, keys))).to_series()
     values = label_column(given)
     if values is None:
         raise given.error("has no column 'label' or 'class_index'; rename or add it")
@@ -151,7 +165,9 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFr
     if not repeated.is_empty():
         image = repeated["image_id"][0]
         where = rows_in_words(rows.filter((keys == image).fill_null(value=False)))
-        raise UserError(f"{what}: {labels} gives '{short(image)}' more than one label ({where}); keep one")
+        raise UserError(
+            f"{what}: {labels} gives '{short(without_query(image))}' more than one label ({where}); keep one"
+        )
     joined = table.join(known, on="image_id", how="left", maintain_order="left")
     others = known.join(table, on="image_id", how="anti")
     if others.height == known.height:
@@ -162,7 +178,8 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFr
         )
     remarks = []
     if others.height:
-        remarks.append(f"{others.height:,} entries of {labels} name no image, such as '{short(others['image_id'][0])}'")
+        example = short(without_query(others["image_id"][0]))
+        remarks.append(f"{others.height:,} entries of {labels} name no image, such as '{example}'")
     without = joined.filter(pl.col("label").is_null())
     if without.height:
         remarks.append(

@@ -9,57 +9,67 @@ import polars as pl
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short, shown
-from camrobust.contract.secrecy import refuse_address
+from camrobust.contract.secrecy import refuse_address, without_query
 from camrobust.io.addresses import ODD, SCHEME, parse
 from camrobust.io.clouds import SCHEMES as CLOUDS
 from camrobust.io.store import open_store
-from camrobust.io.tables import ROW, Table, rows_in_words
+from camrobust.io.tables import LABELS, ROW, Table, bare_cells, rows_in_words
 
 TEXTS = (pl.String, pl.Categorical, pl.Enum, pl.Binary, pl.Null)
 SCHEMES = ("s3", "file", *CLOUDS)
-LABELS = ("label", "class_index")
 MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "-", "?")
 """What spreadsheets and programs write where there is no label, in small letters."""
 WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
 """A whole number, perhaps as a float prints it."""
-COLUMNS = {"image_id": pl.String, "uri": pl.String, "label": pl.Int32, ROW: pl.UInt32, "named": pl.Boolean}
+COLUMNS = {
+    "image_id": pl.String, "bare_id": pl.String, "uri": pl.String, "label": pl.Int32, ROW: pl.UInt32,
+    "named": pl.Boolean, "trimmed": pl.Boolean,
+}  # fmt: skip
 SHORT_NAME = 5
 """Shorter names are not compared letter by letter, as url would be taken for uri."""
 MOST_FOLDERS = 100_000
 """Folders of images whose links are resolved to find files that are named twice."""
 
 
-def manifest_rows(table: Table, base: str, key: str) -> tuple[pl.DataFrame, list[str]]:
+def manifest_rows(table: Table, base: str, key: str, *, relabelled: bool = False) -> tuple[pl.DataFrame, list[str]]:
     """The images that a table names.
 
     Args:
         table: with a column uri, and perhaps image_id and label or class_index.
         base: address of the folder at which relative paths start.
         key: of the table below the folder or pattern that was given; a folder `label=3` in it is a column.
+        relabelled: the labels come from another table, so that it does not matter if some are missing here.
 
     Returns:
-        `COLUMNS`, where named is whether the table has image ids; and what is to be said.
+        `COLUMNS`, where named is whether the table has image ids, bare_id is the image_id without blanks around it, if
+        they may be layout, and trimmed is whether blanks around an address of a bucket were left out; and what is to be
+        said.
 
     Raises:
         UserError: a column or value is missing, or an address cannot be read.
     """
     given = text_column(table, ("uri",))
-    blank = (given == "").fill_null(value=True)
+    blank = (bare(table, given) == "").fill_null(value=True)
     if blank.any():
         raise table.error(f"has no uri in {table.rows(blank)}; fill or drop what is blank")
+    spaced, given = given, _without_layout(table, given, base)
     uris = _absolute(given, base)
     _check_addresses(uris, table)
     named = column_of(table, ("image_id",)) is not None
     identity = text_column(table, ("image_id",)) if named else given
-    blank = (identity == "").fill_null(value=True)
+    bare_id = bare(table, identity) if named else given
+    blank = (bare_id == "").fill_null(value=True)
     if blank.any():
         raise table.error(f"has no image_id in {table.rows(blank)}; fill it, or leave the column out")
     labels, remarks = label_column(table), []
     if labels is None:
         labels = _label_of_folder(table, key)
-    elif labels.null_count():
+    elif labels.null_count() and not relabelled:
         remarks.append(f"{table.uri} has no label in {table.rows(labels.is_null())}")
-    rows = {"image_id": identity, "uri": uris, "label": labels, ROW: table.cells[ROW], "named": named}
+    rows = {
+        "image_id": identity, "bare_id": bare_id, "uri": uris, "label": labels, ROW: table.cells[ROW], "named": named,
+        "trimmed": (spaced != given) & uris.str.contains(SCHEME) & ~uris.str.starts_with("file://"),
+    }  # fmt: skip
     return pl.DataFrame(rows, schema=COLUMNS), remarks
 
 
@@ -88,7 +98,7 @@ def text_column(table: Table, names: Sequence[str]) -> pl.Series:
     name = column_of(table, names)
     if name is None:
         wanted = " or ".join(f"'{name}'" for name in names)
-        only = ", ".join(map(short, table.names[:10]))
+        only = ", ".join(short(without_query(name)) for name in table.names[:10])
         raise table.error(f"has no column {wanted}, only {only}; rename or add it")
     column = table.cells[name]
     if not (column.dtype.is_integer() or column.dtype in TEXTS):
@@ -144,7 +154,7 @@ def _refuse_labels(table: Table, column: pl.Series, wrong: pl.Series) -> None:
     wrong = wrong.fill_null(value=False)
     if wrong.any():
         value = column.filter(wrong)[0]
-        raise _not_a_label(table, f"{shown(value)} in {table.rows(wrong)} of {table.uri}")
+        raise _not_a_label(table, f"{shown(without_query(value))} in {table.rows(wrong)} of {table.uri}")
 
 
 def _not_a_label(table: Table, got: str) -> UserError:
@@ -161,19 +171,52 @@ def _label_of_folder(table: Table, key: str) -> pl.Series:
     return pl.repeat(None if wrong else int(float(value)), table.cells.height, dtype=pl.Int32, eager=True)
 
 
+def bare(table: Table, texts: pl.Series) -> pl.Series:
+    """Texts of a table without the blanks around them, where these may be layout only."""
+    return bare_cells(texts) if table.loose else texts
+
+
+def _without_layout(table: Table, uris: pl.Series, base: str) -> pl.Series:
+    """The addresses without the blanks around them, except where there is a file of the very name."""
+    inner = bare(table, uris)
+    differ = uris != inner
+    if not differ.any():
+        return uris
+    _refuse_nul(uris, table)
+    exact = [differs and _exists(uri) for differs, uri in zip(differ, _absolute(uris, base), strict=True)]
+    return pl.select(pl.when(pl.Series(exact)).then(uris).otherwise(inner)).to_series()
+
+
+def _exists(uri: str) -> bool:
+    return os.path.lexists(uri.removeprefix("file://"))
+
+
+def _refuse_nul(uris: pl.Series, table: Table) -> None:
+    odd = uris.str.contains("\0", literal=True)
+    if odd.any():
+        raise table.error(f"has a NUL character in the uri of {table.rows(odd)}; correct it")
+
+
 def _absolute(uris: pl.Series, base: str) -> pl.Series:
     """The addresses as written; relative paths start at the base, and ~/ at the home folder."""
     # With a name appended, the address of a folder ends in a slash in every store.
     root = open_store(base).locate("_").removesuffix("_")
     whole = uris.str.contains(SCHEME) | uris.str.starts_with("/")
-    home = pl.lit(str(Path.home())) + uris.str.strip_prefix("~")
-    return pl.select(
-        pl.when(whole).then(uris).when(uris.str.starts_with("~/")).then(home).otherwise(pl.lit(root) + uris)
-    ).to_series()
+    below_home = uris.str.starts_with("~/")
+    home = pl.lit(_home() if below_home.any() else "") + uris.str.strip_prefix("~")
+    return pl.select(pl.when(whole).then(uris).when(below_home).then(home).otherwise(pl.lit(root) + uris)).to_series()
+
+
+def _home() -> str:
+    try:
+        return str(Path.home())
+    except RuntimeError as error:
+        raise UserError("manifest: there is no home folder, so that ~/ means nothing; write whole paths") from error
 
 
 def _check_addresses(uris: pl.Series, table: Table) -> None:
     """Refuse addresses that no store can read, and addresses that hold a secret."""
+    _refuse_nul(uris, table)
     for uri in uris.filter(uris.str.contains("(?s)://.*[?]")):
         refuse_address(uri)
     far = uris.filter(uris.str.contains(SCHEME))
@@ -190,8 +233,8 @@ def _check_addresses(uris: pl.Series, table: Table) -> None:
     odd = far.filter((keys == "") | (keys.str.contains(ODD) & ~far.str.contains("^(s3|file)://")))
     if not odd.is_empty():
         raise UserError(
-            f"{table.what}: '{odd[0]}' must name an object, and on gs:// and az:// hold no empty name, '.' or '..' "
-            "between slashes and no control character; correct or rename it"
+            f"{table.what}: '{short(without_query(odd[0]))}' must name an object, and on gs:// and az:// hold no empty "
+            "name, '.' or '..' between slashes and no control character; correct or rename it"
         )
     windows = ~uris.str.contains(SCHEME) & uris.str.contains("\\", literal=True)
     first = next(iter(uris.filter(windows)[:1]), None)
@@ -207,23 +250,30 @@ def file_twice(table: pl.DataFrame, name: str) -> list[str]:
     """
     found = table.with_columns(file=_files(table["uri"]))
     twice = found.filter(pl.col("file").is_duplicated())
+    # Rows with one image_id are an error of their own.
+    twice = twice.filter(pl.col("image_id").n_unique().over("file") > 1)
+    unnamed = twice.filter(~pl.col("named"))
+    unnamed = unnamed.filter(pl.col("image_id").n_unique().over("file") > 1)
+    if not unnamed.is_empty():
+        same = unnamed.filter(pl.col("file") == unnamed["file"][0]).unique(
+            "image_id", keep="first", maintain_order=True
+        )
+        raise UserError(
+            f"dataset '{name}': '{short(same['image_id'][0])}' and '{short(same['image_id'][1])}' are one file"
+            f"{_where(same)}; keep one"
+        )
     if twice.is_empty():
         return []
-    same = twice.filter(pl.col("file") == twice["file"][0])
-    one, other = same["uri"][:2]
-    rows = "" if same[ROW].null_count() else f" ({rows_in_words(same[ROW])})"
-    if not same["named"].all():
-        if one == other:
-            return []
-        raise UserError(
-            f"dataset '{name}': '{short(same['image_id'][0])}' and '{short(same['image_id'][1])}' are one file{rows}; "
-            "keep one"
-        )
     files = twice["file"].n_unique()
+    same = twice.filter(pl.col("file") == twice["file"][0])
     return [
-        f"{files:,} file{'s are' if files > 1 else ' is'} named by more than one row, such as '{short(one)}'{rows}; "
-        "each row counts as an image of its own"
+        f"{files:,} file{'s are' if files > 1 else ' is'} named by more than one row, such as '{short(same['uri'][0])}'"
+        f"{_where(same)}; each row counts as an image of its own"
     ]
+
+
+def _where(rows: pl.DataFrame) -> str:
+    return "" if rows[ROW].null_count() else f" ({rows_in_words(rows[ROW])})"
 
 
 def _files(uris: pl.Series) -> pl.Series:

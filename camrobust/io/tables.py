@@ -3,29 +3,37 @@
 The content decides what a table is, not its name. Only known columns are kept.
 """
 
+import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
 
 import polars as pl
 import pyarrow as pa
-from pyarrow import csv
+from pyarrow import csv as arrow_csv
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import first_line, short
+from camrobust.contract.quoting import first_line
+from camrobust.contract.secrecy import sentence
 from camrobust.io.objects import Access, MissingObjectError, TooLargeObjectError
-from camrobust.io.parquet_budget import columns_within_budget
+from camrobust.io.parquet_budget import FLOOR_BYTES, RATIO, columns_within_budget
 from camrobust.io.store import read_object
 from camrobust.io.table_bytes import MOST_BYTES, PARQUET, NotATableError, as_utf8, check_utf8, unpacked
+from camrobust.io.table_json import known_values
 
 KNOWN = ("image_id", "file", "uri", "label", "class_index")
 """The columns that are read; others are ignored."""
 ROW = "row"
 """The column with the number of a row; in a spreadsheet the header is row 1."""
 SEPARATORS = (",", ";", "\t", "|")
+LABELS = ("label", "class_index")
 MOST_COLUMNS = 10_000
+CELL_BYTES = 16
+"""Memory of one cell, beside its text."""
+MOST_CELLS = 2**24
+"""Cells that are read at a time to find rows without text."""
 LONGEST_HEADER = 2**20
 SHOWN_ROWS = 3
 EMPTY = "is empty; its first row must name the columns"
@@ -40,12 +48,14 @@ class Table:
         uri: its address.
         names: all its columns, without blanks around their names.
         cells: the known columns among them, and `ROW`.
+        loose: whether blanks around a cell may be layout only, as in csv.
     """
 
     what: str
     uri: str
     names: list[str]
     cells: pl.DataFrame
+    loose: bool = False
 
     def error(self, sentence: str) -> UserError:
         """An error about this table: what it is for, its address, and the sentence."""
@@ -90,7 +100,7 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> Table:
     if twice is not None:
         raise UserError(f"{what}: {uri} has the column '{twice}' twice; keep one")
     cells = frame.cells.rename({name: name.strip() for name in frame.cells.columns})
-    return Table(what, uri, names, cells.select(ROW, *(name for name in names if name in KNOWN)))
+    return Table(what, uri, names, cells.select(ROW, *(name for name in names if name in KNOWN)), frame.loose)
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,12 @@ class _Frame:
     Attributes:
         names: all its columns, with the blanks around their names.
         cells: at least the known ones among them, and `ROW`.
+        loose: whether blanks around a cell may be layout only.
     """
 
     names: Sequence[str]
     cells: pl.DataFrame
+    loose: bool = False
 
 
 _NOTHING = pl.DataFrame(schema={ROW: pl.UInt32})
@@ -123,7 +135,7 @@ def _explained(what: str, uri: str) -> Iterator[None]:
     except NotATableError as error:
         raise UserError(f"{what}: {uri} {error}") from error
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{what}: {uri} is not a readable table ({first_line(error)})") from error
+        raise UserError(f"{what}: {uri} is not a readable table ({sentence(first_line(error))})") from error
 
 
 def _parquet(content: bytes, uri: str) -> _Frame:
@@ -137,36 +149,59 @@ def _from_text(content: bytes) -> _Frame:
     begin = content.lstrip()[:1]
     if not begin:
         raise NotATableError(EMPTY)
-    return _json(content, lines=begin == b"{") if begin in (b"{", b"[") else _delimited(content)
-
-
-def _json(content: bytes, *, lines: bool) -> _Frame:
-    """One object per line, or a list of objects."""
-    read = pl.read_ndjson if lines else pl.read_json
-    try:
-        cells = read(BytesIO(content), infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        check_utf8(content)
-        raise NotATableError(
-            f"is neither line JSON nor a list of objects ({first_line(error)}); write one object in each line"
-        ) from error
-    names = cells.columns
+    if begin not in (b"{", b"["):
+        return _delimited(content)
+    names, cells = known_values(content, KNOWN)
     if not names:
         raise NotATableError(EMPTY)
-    return _Frame(names, cells.select(name for name in names if name.strip() in KNOWN).with_row_index(ROW, 1))
+    return _Frame(names, cells.with_row_index(ROW, 1) if cells.width else _NOTHING)
 
 
 def _delimited(content: bytes) -> _Frame:
-    """Text cells behind a row of names, without blanks around them; rows without any text are left out."""
+    """Text cells behind a row of names; rows without any text are left out."""
     content, separator, above = _begin(content)
-    cells = _cells(content, separator)
-    names = [name or "" for name in cells.row(0)]
-    if _repeated(names):
+    names = _header(content, separator)
+    places = [place for place, name in enumerate(names) if name.strip() in KNOWN]
+    if not places or _repeated(names):
         return _Frame(names, _NOTHING)
-    bare = cells.with_columns(pl.all().str.replace(r'(?s)^\s+"(.*)"\s*$', "${1}").str.strip_chars())
-    empty = bare.select(pl.all_horizontal(pl.all().fill_null("") == "")).to_series()
-    kept = {column: name for column, name in zip(cells.columns, names, strict=True) if name.strip() in KNOWN}
-    return _Frame(names, bare.with_row_index(ROW, 1 + above).filter(~empty)[1:].select(ROW, *kept).rename(kept))
+    cells = _cells(content, separator, [*places, len(names)], len(names))
+    wide = cells.select(pl.arg_where(pl.last().is_not_null())).to_series()
+    row = wide[0] + 1 if len(wide) else _wide_row(content, separator)
+    if row is not None:
+        raise NotATableError(
+            f"has more cells in row {row + above} than the {len(names)} of its header; quote cells that hold a "
+            "separator"
+        )
+    cells = cells.select(pl.nth(range(len(places)))).rename(lambda name: names[int(name)])
+    empty = _empty_elsewhere(content, separator, len(names), places, _empty(cells))
+    labels = [name for name in cells.columns if name.strip() in LABELS]
+    bare = cells.with_columns(bare_cells(cells[name]).alias(name) for name in labels)
+    return _Frame(names, bare.with_row_index(ROW, 1 + above).filter(~empty)[1:], loose=True)
+
+
+def bare_cells(cells: pl.Series) -> pl.Series:
+    """Cells of text without the blanks around them, and without quotes behind blanks."""
+    inner = cells.str.strip_chars()
+    return (
+        cells if inner.eq_missing(cells).all() else cells.str.replace(r'(?s)^\s+"(.*)"\s*$', "${1}").str.strip_chars()
+    )
+
+
+def _empty(cells: pl.DataFrame) -> pl.Series:
+    """Which rows hold no text."""
+    blank = [(bare_cells(column) == "").fill_null(value=True) for column in cells]
+    return pl.select(pl.all_horizontal(blank)).to_series()
+
+
+def _empty_elsewhere(content: bytes, separator: str, width: int, known: list[int], empty: pl.Series) -> pl.Series:
+    """Which rows hold no text in the other columns, a few of which are read at a time; empty says where to look."""
+    others = [place for place in range(width) if place not in known]
+    step = max(1, MOST_CELLS // len(empty))
+    for start in range(0, len(others), step):
+        if not empty.any():
+            break
+        empty &= _empty(_cells(content, separator, others[start : start + step], width))
+    return empty
 
 
 def _begin(content: bytes) -> tuple[bytes, str, int]:
@@ -199,42 +234,62 @@ def _separator(header: bytes) -> str:
     return max(SEPARATORS, key=found)
 
 
-def _cells(content: bytes, separator: str) -> pl.DataFrame:
-    """Every row as text, also the first.
+def _header(content: bytes, separator: str) -> list[str]:
+    """The names of all columns.
 
     Raises:
-        NotATableError: a row has more cells than the first one, quotes do not match, or the text is not UTF-8.
+        NotATableError: the table has so many of them that it would not fit into memory.
     """
+    rows = csv.reader(TextIOWrapper(BytesIO(content), "utf-8", "replace", newline=""), delimiter=separator)
     try:
-        return pl.read_csv(content, has_header=False, separator=separator, infer_schema=False)
+        names = next(rows)
+    except csv.Error as error:
+        raise NotATableError("has no row of names that can be read; its first row must name the columns") from error
+    if any("\ufffd" in name for name in names):
+        check_utf8(content)
+    lines, most = content.count(b"\n") + 1, FLOOR_BYTES + RATIO * len(content)
+    if lines * len(names) * CELL_BYTES > most:
+        raise NotATableError(
+            f"has {lines:,} lines and {len(names):,} columns, too many for a table of its size; keep what names images"
+        )
+    return bare_cells(pl.Series(names, dtype=pl.String)).to_list()
+
+
+def _cells(content: bytes, separator: str, places: list[int], width: int) -> pl.DataFrame:
+    """Some columns of every row as text, also of the first, named by their places; the one behind the last counts."""
+    wider = separator.encode() * width + b"x\n"
+    try:
+        cells = pl.read_csv(wider + content, has_header=False, separator=separator, infer_schema=False, columns=places)[
+            1:
+        ]
     except pl.exceptions.PolarsError as error:
         check_utf8(content)
-        _check_widths(content, separator)
         raise NotATableError(
-            f"holds quotes that do not match ({first_line(error)}); quote cells that hold a quote, and write it twice"
+            "holds quotes that do not match; quote cells that hold a quote, and write it twice"
         ) from error
+    return cells.rename(dict(zip(cells.columns, map(str, places), strict=True)))
 
 
-def _check_widths(content: bytes, separator: str) -> None:
-    """Raise NotATableError, naming the row, if one has more cells than the first; slow, only for a text that failed."""
-    wide: list[csv.InvalidRow] = []
+def _wide_row(content: bytes, separator: str) -> int | None:
+    """The number of the first row that has more cells than the first one, of which the last is empty."""
+    wide: list[int] = []
 
-    def look(row: csv.InvalidRow) -> str:
-        if row.actual_columns > row.expected_columns and not wide:
-            wide.append(row)
+    def look(row: arrow_csv.InvalidRow) -> str:
+        if row.actual_columns > row.expected_columns and not wide and row.text.rstrip(" \r\n").endswith(separator):
+            wide.append(row.number)
         return "skip"
 
-    parsing = csv.ParseOptions(
+    parsing = arrow_csv.ParseOptions(
         delimiter=separator, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=look
     )
-    reading = csv.ReadOptions(use_threads=False, autogenerate_column_names=True)
+    reading = arrow_csv.ReadOptions(use_threads=False, autogenerate_column_names=True)
     try:
-        csv.read_csv(BytesIO(content), reading, parsing)
+        with arrow_csv.open_csv(
+            BytesIO(content), reading, parsing, arrow_csv.ConvertOptions(include_columns=["f0"])
+        ) as batches:
+            for _ in batches:
+                if wide:
+                    break
     except pa.ArrowException:
-        return
-    if wide:
-        row = wide[0]
-        raise NotATableError(
-            f"has {row.actual_columns} cells in row {row.number}, but {row.expected_columns} in its header "
-            f"('{short(row.text)}'); quote cells that hold a separator"
-        )
+        return None
+    return wide[0] if wide else None
