@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import harmless
 from camrobust.io.image_formats import HEIF_REMEDY, HEIF_SUFFIXES, format_of, suffixes
 from camrobust.io.local_folder import Folder
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store
-from camrobust.io.patterns import Exclusions, before_wildcard, has_wildcard, matcher
+from camrobust.io.patterns import Exclusions, before_wildcard, depth, has_wildcard, matcher
 from camrobust.io.store import open_object, open_store
 
 ARRAY = ".npy"
@@ -29,7 +30,10 @@ _HIDDEN = re.compile(r"(?:^|/)(?:\.[^./][^/]*|\.\.[^/]+|lost\+found)(?=/|$)")
 NO_SUFFIX, HIDDEN, EXCLUDED, OTHERS = "without extension", "hidden", "excluded", "with odd extensions"
 KINDS = 8
 """Kinds of files that are told apart in the sentence about what is left out."""
-LONGEST_SUFFIX = 12
+MOST_KINDS = 50
+"""Kinds of files that are told apart in run.json."""
+SUFFIX = re.compile(r"\.(?=.*[a-z])[a-z0-9_+~-]{1,11}")
+"""The extensions that are named; others are odd."""
 HEAD_BYTES = 4096
 MOST_UNNAMED = 100_000
 """Files without an extension that are looked into; each takes one request on a store."""
@@ -88,6 +92,8 @@ def find(name: str, images: str, access: Access, exclusions: Exclusions, *, arra
     if found.is_empty() and has_wildcard(images):
         folder, pattern = before_wildcard(images)
         below, wanted = open_store(folder or ".", access), matcher(pattern)
+        if isinstance(below, Folder):
+            below = replace(below, depth=depth(pattern))
         entries = (entry for entry in _entries(below) if wanted.match(entry.key))
         return _sorted(below, entries, photos, exclusions, images, pattern=True)
     if found.is_empty() and not named and (alone := _file(images, access, photos)):
@@ -164,15 +170,20 @@ def _sorted(
     Raises:
         UserError: the folder is a Delta table, or holds too many files without an extension.
     """
-    piles: dict[str, list[str]] = {kind: [] for kind in (HIDDEN, EXCLUDED, "photo", "unnamed", "table", "other")}
+    kinds = (HIDDEN, EXCLUDED, "photo", "unnamed", "table", "excluded table", "other")
+    piles: dict[str, list[str]] = {kind: [] for kind in kinds}
     for entry in entries:
         piles[_pile(entry, photos, exclusions)].append(entry.key)
     images = sorted([*piles["photo"], *_photos_among(store, piles["unnamed"], given)])
-    tables = [] if images else [key for key in piles["table"] if pattern or _is_part(key)]
+    # Patterns are those of image ids, so that no table of a manifest is left out by its own name.
+    piles[EXCLUDED if images else "table"] += piles["excluded table"]
+    tables = [] if images else sorted(key for key in piles["table"] if pattern or _is_part(key))
     rest = {*piles["unnamed"], *piles["table"], *piles["other"]}.difference(images, tables)
     if tables and any(key.startswith("_delta_log/") for key in rest):
         raise UserError(f"images: {given} is a Delta table, whose files may be outdated; export it as parquet")
-    left_out = Counter(_kind(key) for key in rest if not (tables and key.rpartition("/")[2].startswith("_")))
+    counts = Counter(_kind(key) for key in rest if not (tables and key.rpartition("/")[2].startswith("_")))
+    left_out = Counter(dict(counts.most_common(MOST_KINDS)))
+    left_out[OTHERS] += counts.total() - left_out.total()
     left_out[HIDDEN] = len({key[: found.end()] for key in piles[HIDDEN] if (found := _HIDDEN.search(key))})
     left_out[EXCLUDED] = len(piles[EXCLUDED])
     spark = tables and not pattern and store.uri.lower().endswith(".parquet")
@@ -181,10 +192,11 @@ def _sorted(
 
 
 def _pile(entry: Entry, photos: Sequence[str], exclusions: Exclusions) -> str:
+    excluded = exclusions.match(entry.key)
     if _HIDDEN.search(entry.key):
         return HIDDEN
-    if exclusions.match(entry.key):
-        return EXCLUDED
+    if excluded:
+        return "excluded table" if is_table_name(entry.key) else EXCLUDED
     suffix = suffix_of(entry.key)
     if suffix in photos:
         return "photo"
@@ -196,7 +208,7 @@ def _pile(entry: Entry, photos: Sequence[str], exclusions: Exclusions) -> str:
 def _kind(key: str) -> str:
     """What a file that is left out is called."""
     suffix = suffix_of(key)
-    return NO_SUFFIX if not suffix else suffix if len(suffix) <= LONGEST_SUFFIX and suffix.isascii() else OTHERS
+    return NO_SUFFIX if not suffix else suffix if SUFFIX.fullmatch(suffix) else OTHERS
 
 
 def _is_part(key: str) -> bool:
@@ -215,7 +227,12 @@ def _photos_among(store: Store, keys: list[str], given: str) -> list[str]:
     def is_photo(key: str) -> bool:
         try:
             return format_of(store.head(key, HEAD_BYTES)) is not None
-        except (MissingObjectError, DeniedObjectError):
+        except MissingObjectError:
+            return False
+        except DeniedObjectError:
+            # In a folder as for folders that may not be listed; a bucket may hold archived objects.
+            if isinstance(store, Folder):
+                raise
             return False
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -232,7 +249,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
     if not total:
         return ""
     counts = sorted(left_out.items(), key=lambda one: (not one[0].startswith("."), -one[1], one[0]))
-    shown = [f"{count:,} {kind}" for kind, count in counts[:KINDS]]
+    shown = [f"{count:,} {harmless(kind)}" for kind, count in counts[:KINDS]]
     shown += [f"{sum(count for _, count in counts[KINDS:]):,} others"] if len(counts) > KINDS else []
     remedy = f"; {HEIF_REMEDY}" if any(kind in HEIF_SUFFIXES for kind in left_out) else ""
     return f"{total:,} file{'s' * (total > 1)} left out: {', '.join(shown)}{remedy}"

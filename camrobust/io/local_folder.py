@@ -28,11 +28,13 @@ class Folder:
         links: whether links below it are followed; never in a run folder, where they could lead
             to other people's files.
         hidden: whether a listing also names hidden files, and hidden folders without what is in them.
+        depth: how many names one below another a listed key may hold; deeper folders are not looked into.
     """
 
     uri: str
     links: bool = True
     hidden: bool = False
+    depth: int | None = None
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, DeniedObjectError, and TooLargeObjectError beyond `most` bytes."""
@@ -75,7 +77,7 @@ class Folder:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every file below the prefix except hidden and unfinished ones, sorted by key; see `hidden`."""
         root, start = Path(self.uri), self._path(prefix.rpartition("/")[0])
-        found = _files(start, links=self.links, hidden=self.hidden)
+        found = _files(start, links=self.links, hidden=self.hidden, depth=self.depth)
         entries = (Entry(path.relative_to(root).as_posix(), size) for path, size in found)
         yield from sorted((entry for entry in entries if entry.key.startswith(prefix)), key=attrgetter("key"))
 
@@ -142,13 +144,14 @@ def _is_link(path: Path) -> bool:
         raise _unreadable("look at", path, error) from error
 
 
-def _files(start: Path, *, links: bool, hidden: bool) -> Iterator[tuple[Path, int]]:
+def _files(start: Path, *, links: bool, hidden: bool, depth: int | None) -> Iterator[tuple[Path, int]]:
     """Every file below a folder and its size; each folder is visited once, folders behind links last.
 
     Args:
         start: the folder.
         links: whether links are followed at all.
         hidden: whether to name hidden files and folders, too, with 0 bytes.
+        depth: how many levels are looked into; None for all.
 
     Raises:
         DeniedObjectError: a folder or file may not be looked at.
@@ -165,7 +168,8 @@ def _files(start: Path, *, links: bool, hidden: bool) -> Iterator[tuple[Path, in
             seen.add((here.st_dev, here.st_ino))
             if hidden:
                 yield from ((Path(folder, name), 0) for name in (*below, *names) if _is_hidden(name))
-            below[:] = sorted(name for name in below if not _is_hidden(name))
+            deep = depth is not None and len(Path(folder).relative_to(start).parts) >= depth - 1
+            below[:] = sorted(name for name in below if not (deep or _is_hidden(name)))
             if links:
                 roots += [path for path in (Path(folder, name) for name in below) if path.is_symlink()]
             for path in (Path(folder, name) for name in names if not _is_hidden(name)):

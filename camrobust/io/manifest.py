@@ -67,6 +67,8 @@ def list_dataset(
     found = find(name, images, access, exclusions, arrays=arrays)
     left_out = dict(found.left_out)
     if found.tables:
+        # Names of files do not count, only image ids.
+        exclusions = Exclusions(exclude)
         table, remarks = _from_tables(name, found, access, relabelled=labels is not None)
         kept = [not exclusions.match(image_id) for image_id in table["image_id"]] if exclude else [True] * table.height
         if not all(kept):

@@ -9,7 +9,7 @@ from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.io.image_listing import is_table_name
 from camrobust.io.manifest import list_dataset
-from camrobust.io.patterns import before_wildcard
+from camrobust.io.patterns import before_wildcard, depth, has_wildcard, matcher
 from camrobust.io.store import open_store
 
 
@@ -41,13 +41,26 @@ def check_apart(config: RunConfig) -> None:
     """
     output = _folder(config.output)
     for dataset in config.datasets:
-        deep = "**" in dataset.images
-        images = _folder((before_wildcard(dataset.images)[0] or ".") if deep else dataset.images)
-        if not is_table_name(dataset.images) and (output.startswith(images) or images.startswith(output)):
+        images = _folder(dataset.images)
+        around = images.startswith(output) and not is_table_name(dataset.images)
+        if around or output.startswith(images) or (has_wildcard(dataset.images) and _among(dataset.images, output)):
             raise UserError(
                 f"output: {config.output} and the images of dataset '{dataset.name}' ({dataset.images}) lie inside one "
                 "another; choose an output beside them"
             )
+
+
+def _among(images: str, output: str) -> bool:
+    """Whether a pattern may name files inside the output."""
+    folder, pattern = before_wildcard(images)
+    root = _folder(folder or ".")
+    if not output.startswith(root):
+        return False
+    if depth(pattern) is None:
+        return True
+    below = output.removeprefix(root).rstrip("/")
+    names, levels = pattern.split("/"), below.count("/") + 1
+    return levels < len(names) and matcher("/".join(names[:levels])).match(below) is not None
 
 
 def check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
