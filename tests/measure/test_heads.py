@@ -366,6 +366,38 @@ def test_a_run_goes_on_with_its_own_heads_only(runs):
         check_combinable({"one": began, "two": later})
 
 
+def test_a_run_goes_on_only_where_outputs_are_read_as_before(runs):
+    """A run from before there were heads has none, and took a softmax of everything."""
+    from camrobust.results.folder import open_run
+    from camrobust.results.reduce import check_combinable
+    from camrobust.run.stages.explain import Explain
+    from camrobust.run.unchanged import check_networks
+    from camrobust.run.workflow import _recorded_plan
+
+    folder, config = runs
+    run = open_run(str(folder / "out"))
+    began, config = run.run(), parse_config(config)
+    assert began.outputs == dict.fromkeys(began.models, "logits")
+    plan = _recorded_plan(config, run)
+    assert plan.readouts["label"] == ("multilabel:explained=0", "logits")
+    check_networks(config, began)
+    check_networks(config, began.model_copy(update={"outputs": {}}))
+    before = began.model_copy(update={"heads": {}, "outputs": {}})
+    sentence = (
+        "^model 'sign': its outputs are read as binary of logits here, but as {} when this run began; finish it with "
+        "the versions of camrobust and torch that began it, or use --fresh$"
+    )
+    with pytest.raises(UserError, match=sentence.format("softmax of logits")):
+        check_networks(config, before)
+    other = began.model_copy(update={"outputs": began.outputs | {"sign": "sigmoids"}})
+    with pytest.raises(UserError, match=sentence.format("binary of sigmoids")):
+        check_networks(config, other)
+    with pytest.raises(UserError, match=r"cannot be combined \(different: outputs.sign\)"):
+        check_combinable({"one": began, "two": other})
+    with pytest.raises(UserError, match=sentence.format("softmax of logits")):
+        Explain(config, plan.parts, frozenset(), {}, "cpu", 4, readouts=before.readouts())
+
+
 @pytest.mark.parametrize("head", ["", "multilabel", "value:tolerance=50"])
 def test_the_command_explains_by_the_head(tmp_path, capsys, head):
     write_photos(tmp_path, 1)
