@@ -199,16 +199,50 @@ def test_outputs_of_a_sigmoid_are_decided_at_one_half(build, head):
     assert float(readout.confidence(scores[0], explained)) == pytest.approx(0.4 if head else 0.6)
 
 
-def test_one_small_output_is_a_logit_and_a_remark():
-    model = wrap(seeded(Narrow(1)), image_size=64)
-    assert model.network.readout.outputs == "unclear"
-    assert not model.network.readout.holds_probabilities
-    assert model.remarks == (
-        "model 'model': its outputs stay between 0 and 1, also for inputs 1000 times larger, but no sigmoid was seen; "
-        "they are read as logits, which are decided at 0; if they are probabilities, return the logits",
+class Hidden(Pooled):
+    """Probabilities of a sigmoid, with a further step."""
+
+    def __init__(self, classes, step):
+        super().__init__(classes)
+        self.step = step
+
+    def forward(self, images):
+        return self.step(super().forward(images).sigmoid())
+
+
+HIDING = {
+    "binary": lambda p: p.clamp(1e-6, 1 - 1e-6), "multilabel:explained=1": lambda p: torch.cat([p[:, :2], p[:, 2:]], 1),
+    "multilabel": lambda p: p[:, [2, 0, 1]], "binary:outputs": lambda p: 1 - p,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HIDING)
+def test_a_sigmoid_behind_which_something_stands_is_refused_until_it_is_named(head):
+    step, head = HIDING[head], head.removesuffix(":outputs")
+    module = seeded(Hidden(1 if head == "binary" else 3, step))
+    more = f"{head}{',' if ':' in head else ':'}outputs="
+    sentence = (
+        "model 'model': its outputs stay between 0 and 1, also for inputs 1000 times larger, but the last step is no "
+        f"sigmoid; return the logits, or say which they are by head: {more}logits or {more}probabilities"
     )
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        wrap(module, image_size=64, head=head)
+    named = wrap(module, image_size=64, head=f"{more}probabilities").network.readout
+    assert (named.head, named.holds_probabilities) == (head, True)
+    # A decision at 0 could not change.
+    outputs = torch.tensor([[0.4] * module.fc.out_features, [0.6] * module.fc.out_features])
+    low, high = (named.scores(one[None]) for one in outputs)
+    assert not named.kept(high, low, named.predicted(low)).any()
+
+
+def test_small_logits_are_named():
+    narrow = seeded(Narrow(1))
+    with pytest.raises(UserError, match=r"or say which they are by head: binary:outputs=logits or binary:outputs=prob"):
+        wrap(narrow, image_size=64)
+    model = wrap(narrow, image_size=64, head="binary:outputs=logits")
+    assert (model.network.readout.outputs, model.remarks) == ("logits", ())
     assert wrap(seeded(Pooled(1)), image_size=64).remarks == ()
-    assert wrap(seeded(Narrow(1)), image_size=64, head="value:tolerance=1").remarks == ()
+    assert wrap(narrow, image_size=64, head="value:tolerance=1").remarks == ()
 
 
 class Alone(Pooled):
@@ -251,7 +285,19 @@ FOR = "model 'model': head: "
         ),
         ("value:tolerance=-1", 1, "head: tolerance must be a number from 0 (in the output's unit), got '-1'"),
         ("value:tolerance=nan", 1, "head: tolerance must be a number from 0 (in the output's unit), got 'nan'"),
-        ("multilabel:tolerance=1", 3, "head: multilabel has no setting 'tolerance'; it has explained"),
+        ("multilabel:tolerance=1", 3, "head: multilabel has no setting 'tolerance'; it has explained and outputs"),
+        (
+            "binary:outputs=probabilities", 1,
+            f"{FOR}outputs=probabilities, but some outputs are not between 0 and 1, or all are 0; leave it out",
+        ),
+        ("binary:outputs=logit", 1,
+         "unknown outputs of a head 'logit'; did you mean 'logits'? known: logits, probabilities"),
+        (3, 1, "head: must be a text, one of softmax, binary, multilabel, value, got 3; quote it"),
+        (
+            "value:tolerance=0.5,tolerance=9", 1,
+            "head: 'value:tolerance=0.5,tolerance=9' gives a setting twice; give each once",
+        ),
+        ("multilabel:explained=1234567890", 3, "head: explained must have at most 9 digits, got '1234567890'"),
         ("softmax:explained=1", 3, "head: softmax has no setting 'explained'; write head: softmax"),
         (
             "multilable", 3,
@@ -264,9 +310,26 @@ def test_a_head_that_does_not_fit_is_one_sentence(head, classes, sentence):
         camrobust.explain(pooled(classes), pictures(1), head=head)
 
 
+def test_a_sigmoid_is_not_named_logits():
+    sentence = f"{FOR}outputs=logits, but the last step is a sigmoid or a softmax; leave it out"
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        wrap(seeded(Sigmoid(1)), image_size=64, head="binary:outputs=logits")
+
+
+def test_very_many_digits_and_no_numbers_are_one_sentence():
+    with pytest.raises(UserError, match="^head: explained must have at most 9 digits, got '999"):
+        parse_head("multilabel:explained=" + "9" * 5000)
+    for mean in ("a", 3, ("a", 1, 1)):
+        with pytest.raises(
+            UserError, match=r"^model 'model': mean must be a list of numbers, one for each channel, got"
+        ):
+            wrap(pooled(), mean=mean, image_size=64)
+
+
 def test_heads_are_written_as_they_are_read():
     for text in ("softmax", "binary", "multilabel", "multilabel:explained=3", "value:tolerance=0.5",
-                 "value:tolerance=2.0,explained=1"):  # fmt: skip
+                 "value:tolerance=2.0,explained=1", "binary:outputs=logits",
+                 "multilabel:explained=3,outputs=probabilities"):  # fmt: skip
         assert str(parse_head(text)) == text
     assert {parse_head(kind + ":tolerance=1" * (kind == "value")).kind for kind in HEADS} == set(HEADS)
 
