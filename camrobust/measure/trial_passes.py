@@ -20,7 +20,8 @@ FAR = 1000
 """An input so many times larger takes logits beyond [0, 1], but not what a sigmoid makes of them."""
 SQUASHING = re.compile(r"(Sigmoid|Softmax|SafeSoftmax|Hardsigmoid)Backward\d*")
 RESHAPING = re.compile(r"(View|UnsafeView|ReshapeAlias|Squeeze|Unsqueeze|Select|Slice|ToCopy|Clone|Alias)Backward\d*")
-"""Names that autograd has for steps that make probabilities, and for steps that keep the values."""
+LINEAR = re.compile(r"(Addmm|Mm|Addmv|Mv|Baddbmm|Bmm|Linear|Convolution)Backward\d*")
+"""Names that autograd has for steps that make probabilities, for steps that keep the values, and for linear layers."""
 
 
 def what_it_depends_on(module: nn.Module, images: Tensor) -> str | None:
@@ -88,8 +89,9 @@ def readout_of(module: nn.Module, images: Tensor, name: str, head: Head | None =
         return Readout("value", explained=_number(head) or 0, tolerance=head.tolerance or 0.0)
     outputs = what_it_puts_out(module, images)
     if head.kind != "softmax":
-        ends = outputs != "logits" and _ends_in_probabilities(module, images)
-        outputs, fault = _decided(head, bounded=outputs != "logits", ends=ends)
+        last = "" if outputs == "logits" else _last_step(module, images)
+        bounded = outputs != "logits" and not LINEAR.fullmatch(last)
+        outputs, fault = _decided(head, bounded=bounded, ends=SQUASHING.fullmatch(last) is not None)
         if fault:
             raise UserError(f"model '{name}': {fault}")
     return Readout(head.kind, outputs, _number(head))
@@ -100,7 +102,7 @@ def _decided(head: Head, *, bounded: bool, ends: bool) -> tuple[str, str]:
 
     Args:
         head: as the user said.
-        bounded: whether the outputs stay between 0 and 1.
+        bounded: whether the outputs stay between 0 and 1, and are not those of a linear layer that are small by chance.
         ends: whether a sigmoid or a softmax was seen as the last step.
     """
     if head.outputs == "probabilities" and not bounded:
@@ -108,7 +110,7 @@ def _decided(head: Head, *, bounded: bool, ends: bool) -> tuple[str, str]:
     if head.outputs == "logits" and ends:
         return "", "head: outputs=logits, but the last step is a sigmoid or a softmax; leave it out"
     if bounded and not ends and head.outputs is None:
-        # A step behind a sigmoid hides it, and a few logits may lie in [0, 1] by chance.
+        # A step behind a sigmoid hides it; but a few logits may lie in [0, 1], too.
         ways = " or ".join(str(replace(head, outputs=one)) for one in OUTPUTS)
         return "", (
             "its outputs stay between 0 and 1, also for inputs 1000 times larger, but the last step is no sigmoid; "
@@ -156,13 +158,13 @@ def what_it_puts_out(module: nn.Module, images: Tensor) -> str:
     return "sigmoids" if bool(sums.any()) else "logits"
 
 
-def _ends_in_probabilities(module: nn.Module, images: Tensor) -> bool:
-    """Whether a module's last step, but for changes of shape and type, is a sigmoid or a softmax."""
+def _last_step(module: nn.Module, images: Tensor) -> str:
+    """Autograd's name of a module's last step but for changes of shape and type; "" where it records none."""
     with torch.enable_grad():
         node = logits_of(module(images.clone().requires_grad_())).grad_fn
     while node is not None and RESHAPING.fullmatch(node.name()):
         node = node.next_functions[0][0]
-    return node is not None and SQUASHING.fullmatch(node.name()) is not None
+    return "" if node is None else node.name()
 
 
 REMARKS: dict[tuple[str, str], tuple[str, ...]] = {

@@ -241,7 +241,13 @@ def test_small_logits_are_named():
         wrap(narrow, image_size=64)
     model = wrap(narrow, image_size=64, head="binary:outputs=logits")
     assert (model.network.readout.outputs, model.remarks) == ("logits", ())
-    assert wrap(seeded(Pooled(1)), image_size=64).remarks == ()
+    small = seeded(Pooled(1))
+    with torch.no_grad():
+        small.fc.weight *= 1e-6
+        small.fc.bias.fill_(0.5)
+    # Those of a linear layer are logits, as small as they may be.
+    assert wrap(small, image_size=64).network.readout.outputs == "logits"
+    assert wrap(small, image_size=64).remarks == ()
     assert wrap(narrow, image_size=64, head="value:tolerance=1").remarks == ()
 
 
@@ -317,7 +323,7 @@ def test_a_sigmoid_is_not_named_logits():
 
 
 def test_very_many_digits_and_no_numbers_are_one_sentence():
-    with pytest.raises(UserError, match="^head: explained must have at most 9 digits, got '999"):
+    with pytest.raises(UserError, match=r"^head: explained must have at most 9 digits, got '999"):
         parse_head("multilabel:explained=" + "9" * 5000)
     for mean in ("a", 3, ("a", 1, 1)):
         with pytest.raises(
