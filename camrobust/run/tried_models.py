@@ -1,10 +1,12 @@
 """What is found out about the models of a run before a cluster starts, by loading each of them once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from camrobust.contract.errors import UserError
 from camrobust.core.channels import noise, spoken
-from camrobust.core.perturb.apply import refuse_attack
+from camrobust.core.perturb.apply import refuse_attack, refuse_target
+from camrobust.core.perturb.variants import Variant
 from camrobust.io.manifest import check_labels
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.model import Model, bytes_per_image, load_model
@@ -31,8 +33,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         spec = spec_of(config)
         model = load_model(spec, weights, crop, seed=plan.config.seed)
         _check_channels(model, plan.config.channels)
-        for variant in [one for one in plan.variants if one.needs_model][:1]:
-            refuse_attack(model, variant.perturbation)
+        _refuse_attacks(model, plan.variants)
         if plan.config.compile:
             try_out(model, settings_of(plan.config, len(probe)), crop)
         facts[config.name] = {
@@ -52,6 +53,21 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         }
     check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items() if fact["classes"] is not None})
     return facts
+
+
+def _refuse_attacks(model: Model, planned: Sequence[Variant]) -> None:
+    """Refuse a model that some of the planned attacks cannot attack.
+
+    Raises:
+        UserError: no gradient passes it, or it lacks the class that an attack wants.
+    """
+    for variant in planned:
+        if variant.needs_model:
+            try:
+                refuse_attack(model, variant.perturbation)
+                refuse_target(model, model.classes, variant)
+            except UserError as error:
+                raise UserError(f"model '{model.name}': {error}") from error
 
 
 def _check_channels(model: Model, channels: int) -> None:

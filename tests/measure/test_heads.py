@@ -467,6 +467,41 @@ def test_a_run_goes_on_only_where_outputs_are_read_as_before(runs):
         Explain(config, plan.parts, frozenset(), {}, "cpu", 4, readouts=before.readouts())
 
 
+TARGETED = "pgd_targeted:epsilon=4,steps=1,step=1,target="
+
+
+@pytest.mark.parametrize(
+    ("models", "target", "sentence"),
+    [
+        (MODELS[:1], 1, None),
+        (MODELS[:1], 2, "target of pgd_targeted must be below 2 (number of classes of this model), got 2; choose "
+         "another class"),
+        (MODELS[:2], 1, "target of pgd_targeted must be below 1 (number of classes of this model), got 1; choose "
+         "another class"),
+        (MODELS[2:], 0, "pgd_targeted wants a class, and this model puts out values; leave it out for a model with "
+         "head: value"),
+    ],
+)  # fmt: skip
+def test_a_target_that_a_model_lacks_is_told_before_anything_is_written(runs, tmp_path, models, target, sentence):
+    """The attack that wants it need not be the first."""
+    from camrobust.run.plan import make_plan
+    from camrobust.run.tried_models import check_models
+
+    raw = configuration(tmp_path / "out", runs[0] / "photos", *models)
+    config = parse_config(raw | {"perturbations": ["fgsm:1", f"{TARGETED}{target}"]})
+    if sentence is None:
+        assert check_models(make_plan(config))["sign"]["classes"] == 2
+        return
+    sentence, name = f"perturbations: {sentence}", models[-1]["name"]
+    with pytest.raises(UserError, match=f"^{re.escape(f'model {name!r}: {sentence}')}$"):
+        in_process.run(config)
+    assert not (tmp_path / "out").exists()
+    head = models[-1].get("head", "binary").replace("explained=tumour", "explained=0")
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        camrobust.evaluate(turning_logit(), pictures(1), ["gradcam"], ["fgsm:1", f"{TARGETED}{target}"],
+                           target_layer="features", head=head)  # fmt: skip
+
+
 @pytest.mark.parametrize("head", ["", "multilabel", "value:tolerance=50"])
 def test_the_command_explains_by_the_head(tmp_path, capsys, head):
     write_photos(tmp_path, 1)
