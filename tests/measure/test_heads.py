@@ -148,6 +148,24 @@ def test_a_value_is_kept_within_its_tolerance():
     assert result.stability().height >= 3
 
 
+class Flat(Pooled):
+    """Its output is no number for images without noise."""
+
+    def forward(self, images):
+        outputs = super().forward(images)
+        return torch.where(images.std(dim=(2, 3)).amax(dim=1, keepdim=True) < 0.05, torch.nan, outputs)
+
+
+def test_a_clean_value_that_is_no_number_marks_its_variants():
+    given = torch.stack([torch.full((3, 64, 64), 0.4), pictures(1)[0]])
+    result = camrobust.evaluate(seeded(Flat(1)), given, ["gradcam"], ["gaussian_noise:5"], head="value:tolerance=1",
+                                segments="grid", image_ids=["flat", "noisy"])  # fmt: skip
+    rows = {row["image_id"]: row for row in result.scores.to_dicts()}
+    assert (rows["flat"]["status"], rows["noisy"]["status"]) == ("not_finite", "ok")
+    assert math.isfinite(rows["flat"]["value_perturbed"])
+    assert rows["flat"]["rbo"] is None
+
+
 class Spoilt(Pooled):
     """Its output is no number for bright images."""
 
@@ -330,6 +348,30 @@ def test_very_many_digits_and_no_numbers_are_one_sentence():
             UserError, match=r"^model 'model': mean must be a list of numbers, one for each channel, got"
         ):
             wrap(pooled(), mean=mean, image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("own", "same", "others"),
+    [
+        (None, ["binary", "binary:outputs=logits"], ["multilabel", "softmax", "binary:outputs=probabilities"]),
+        ("value:tolerance=1", ["value:tolerance=1.0", "value:tolerance=1,explained=0"], ["value:tolerance=2"]),
+        ("multilabel:explained=0", ["multilabel:explained=0"], ["multilabel", "binary"]),
+    ],
+)
+def test_a_model_that_is_ready_has_its_own_head(own, same, others):
+    model = wrap(pooled(1), image_size=64, head=own)
+    for head in same:
+        camrobust.explain(model, pictures(1), head=head)
+    kind = model.network.readout.head
+    for head in others:
+        sentence = (
+            f"model: one that is ready has its own head, {kind} of logits, got '{head}'; leave it "
+            "out, or make the model anew"
+        )
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+            camrobust.explain(model, pictures(1), head=head)
+    with pytest.raises(UserError, match="unknown head 'nonsense'"):
+        camrobust.explain(model, pictures(1), head="nonsense")
 
 
 def test_heads_are_written_as_they_are_read():
