@@ -125,7 +125,8 @@ class ModelConfig(StrictPart):
         None,
         validate_default=False,
         description="how the outputs are read: softmax, binary, multilabel, multilabel:explained=LABEL, "
-        "value:tolerance=T (regression) or value:tolerance=T,explained=OUTPUT; default: binary for one output, else "
+        "value:tolerance=T (regression) or value:tolerance=T,explained=OUTPUT; binary and multilabel take "
+        "outputs=logits or outputs=probabilities where that cannot be seen; default: binary for one output, else "
         "softmax; see [own-model.md](own-model.md#other-heads)",
     )
 

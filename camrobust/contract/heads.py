@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import short
+from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import unknown
 
 HEADS = {
@@ -16,7 +16,9 @@ HEADS = {
     "value": "a number (regression); kept: it moves by the tolerance at most",
 }
 """Each way of reading outputs, and when an image's decision counts as kept."""
-SETTINGS = {"multilabel": ("explained",), "value": ("tolerance", "explained")}
+SETTINGS = {"binary": ("outputs",), "multilabel": ("explained", "outputs"), "value": ("tolerance", "explained")}
+OUTPUTS = ("logits", "probabilities")
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Head:
         explained: number of the output that is explained, or a name that still has to be looked up; None leaves the
             choice to the network.
         tolerance: largest change of a value that counts as kept, in the output's unit.
+        outputs: one of `OUTPUTS`, decided at 0 or at one half; None leaves it to what is seen of the network.
     """
 
     kind: str
     explained: int | str | None = None
     tolerance: float | None = None
+    outputs: str | None = None
 
     def __str__(self) -> str:
         pairs = [(name, getattr(self, name)) for name in SETTINGS.get(self.kind, ())]
@@ -48,20 +52,24 @@ def parse_head(text: str, names: Sequence[str] = ()) -> Head:
         names: of the outputs, with which `explained` may name one.
 
     Raises:
-        UserError: an unknown kind or setting, a value out of its range, or no tolerance.
+        UserError: an unknown kind or setting, a setting that is given twice, a value out of its range, or no tolerance.
 
     Examples:
         >>> from camrobust.contract.heads import parse_head
         >>> parse_head("value:tolerance=0.5")
-        Head(kind='value', explained=None, tolerance=0.5)
+        Head(kind='value', explained=None, tolerance=0.5, outputs=None)
         >>> str(parse_head("multilabel:explained=dog", ["cat", "dog"]))
         'multilabel:explained=1'
     """
+    if not isinstance(text, str):
+        raise UserError(f"head: must be a text, one of {', '.join(HEADS)}, got {shown(text)}; quote it")
     kind, _, rest = text.partition(":")
     if kind not in HEADS:
         raise unknown("head", kind, HEADS)
     pairs = [one.partition("=") for one in rest.split(",")] if rest else []
     given = {name.strip(): value.strip() for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise UserError(f"head: '{short(text)}' gives a setting twice; give each once")
     for name in given:
         if name not in SETTINGS.get(kind, ()):
             raise UserError(
@@ -74,8 +82,10 @@ def parse_head(text: str, names: Sequence[str] = ()) -> Head:
             "head: value needs the largest change that counts as kept, in the output's unit; write "
             "head: value:tolerance=0.5"
         )
-    explained = given.get("explained")
-    return Head(kind, None if explained is None else _output(explained, names), tolerance)
+    explained, outputs = given.get("explained"), given.get("outputs")
+    if outputs is not None and outputs not in OUTPUTS:
+        raise unknown("outputs of a head", outputs, OUTPUTS)
+    return Head(kind, None if explained is None else _output(explained, names), tolerance, outputs)
 
 
 def _tolerance(text: str) -> float:
@@ -91,6 +101,8 @@ def _tolerance(text: str) -> float:
 def _output(text: str, names: Sequence[str]) -> int | str:
     """The number of an output, or its name if there are no names to look it up in."""
     if text.isascii() and text.isdigit():
+        if len(text) > MOST_DIGITS:
+            raise UserError(f"head: explained must have at most {MOST_DIGITS} digits, got '{short(text)}'")
         return int(text)
     if not names:
         return text

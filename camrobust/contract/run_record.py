@@ -117,6 +117,11 @@ class DescribedRecord(Record):
     heads: dict[Name, Name] = Field(
         {}, max_length=1000, description="how every model's outputs are read, as in `models.head`; where none, softmax"
     )
+    outputs: dict[Name, Name] = Field(
+        {},
+        max_length=1000,
+        description="what every model puts out: logits, probabilities (they sum to 1) or sigmoids (from 0 to 1 each)",
+    )
     same_as: dict[Name, dict[Name, Name]] = Field(
         {}, max_length=1000, description="for every model, CAMs that give the same maps as another CAM before them"
     )
@@ -128,6 +133,10 @@ class DescribedRecord(Record):
     def head_of(self, model: str) -> str:
         """How a model's outputs are read; runs of earlier versions took a softmax of everything."""
         return self.heads.get(model, "softmax")
+
+    def readouts(self) -> dict[str, tuple[str, str | None]]:
+        """Every model's head and what it puts out; None for the latter in runs of earlier versions."""
+        return {model: (self.head_of(model), self.outputs.get(model)) for model in self.models}
 
     @model_validator(mode="after")
     def _different(self) -> Self:

@@ -21,6 +21,7 @@ from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.evidence import explain as all_maps
 from camrobust.core.explain.maps import refuse_without_gradient
 from camrobust.core.perturb import check_defined, left_out, make_variants, variants
+from camrobust.core.perturb.apply import refuse_target
 from camrobust.core.segments import segment
 from camrobust.interface.arguments import (
     TargetLayer,
@@ -142,6 +143,9 @@ def evaluate(
     tables, same_as = [], {}
     with ready_model(model, target_layer, pixels, mean, std, head) as ready:
         truths = [true_class(label, ready) for label in classes]
+        for variant in planned:
+            if variant.needs_model:
+                refuse_target(ready, ready.classes, variant)
         cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
         settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
         if any(variant.attacked_cam for variant in planned) and len(pixels):

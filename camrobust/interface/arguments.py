@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from camrobust.contract.defaults import PRECISIONS, RGB
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import shown
+from camrobust.contract.heads import parse_head
+from camrobust.contract.quoting import short, shown
 from camrobust.core.channels import spoken
 from camrobust.core.explain.network import frozen
 from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
@@ -40,7 +41,7 @@ def ready_model(
         images: (B, C, H, W), those that it will take.
         mean: mean of the normalisation; None for the builder's own, and for a module ImageNet's.
         std: standard deviation of the normalisation; None as for the mean.
-        head: how the outputs are read, for a module or a name.
+        head: how the outputs are read, for a module or a name; a model that is ready takes only its own.
 
     Raises:
         TypeError: the model is none of these.
@@ -48,8 +49,8 @@ def ready_model(
     """
     if not isinstance(model, (nn.Module, str, Model)):
         raise TypeError(f"model: must be a torch.nn.Module or a name such as torchvision:resnet50, got {type(model)}")
-    if isinstance(model, Model) and any(given is not None for given in (target_layer, mean, std)):
-        raise UserError("model: one that is ready has its own target_layer, mean and std; leave them out")
+    if isinstance(model, Model):
+        _check_ready(model, given=any(one is not None for one in (target_layer, mean, std)), head=head)
     if isinstance(model, nn.Module):
         refuse_shapeless(model, "model", "the network")
     layer, means, deviations = layer_name(model, target_layer), per_channel(mean, "mean"), per_channel(std, "std")
@@ -69,6 +70,18 @@ def ready_model(
         for remark in model.remarks:
             warn(remark, UserWarning, stacklevel=4)
         yield model
+
+
+def _check_ready(model: Model, *, given: bool, head: str | None) -> None:
+    """Refuse a model that is ready together with settings of a model that is not, or with another head."""
+    if given:
+        raise UserError("model: one that is ready has its own target_layer, mean and std; leave them out")
+    own = model.network.readout
+    if head is not None and not own.is_of(parse_head(head)):
+        raise UserError(
+            f"model: one that is ready has its own head, {own.head} of {own.outputs}, got '{short(head)}'; leave it "
+            "out, or make the model anew"
+        )
 
 
 def layer_name(model: nn.Module | str | Model, layer: Any) -> str | None:

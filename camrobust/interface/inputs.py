@@ -15,13 +15,14 @@ from torch import Tensor
 
 from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
-from camrobust.core.channels import held
+from camrobust.core.channels import DEEP, held
 from camrobust.interface.arguments import per_image
 from camrobust.io.image_errors import ImageError
 from camrobust.io.image_listing import HIDDEN, in_words
 from camrobust.io.images import MAX_BYTES, decode, prepare
 from camrobust.io.manifest import list_dataset
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.sample_levels import UNUSED
 from camrobust.io.store import read_object
 
 Photographs = str | Path | Image.Image | Tensor | Sequence[str | Path | Image.Image | NDArray[Any] | Tensor]
@@ -30,13 +31,23 @@ ROUNDING = 1e-3
 
 
 def check_batch(images: Tensor, channels: int = RGB) -> None:
-    """Raise ValueError unless images are (B, C, H, W), uint8 or in [0, 1]; other than three channels also uint16."""
+    """Raise ValueError unless images are (B, C, H, W), uint8 or in [0, 1]; other than three channels also uint16.
+
+    Those of 16 bits must use more than a quarter of the range, as files must: else they are perhaps of 12 bits.
+    """
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(
             f"images: must have the shape (B, {channels}, H, W), got {tuple(images.shape)}; add the batch axis, put "
             "channels first, and give mean and std one value for each channel"
         )
     whole = (torch.uint8,) if channels == RGB else (torch.uint8, torch.uint16)
+    if images.dtype == torch.uint16 and channels != RGB and images.numel():
+        for highest in images.to(torch.int32).flatten(1).amax(dim=1).tolist():
+            if 0 < highest <= DEEP // UNUSED:
+                raise ValueError(
+                    "images: a uint16 image must use more than a quarter of the 16 bits, got no value above "
+                    f"{highest}, so perhaps not all bits are used; divide by the level that is white, 4095 for 12 bits"
+                )
     if images.dtype not in whole and images.numel():
         low, high = (float(value) for value in images.float().aminmax())
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):

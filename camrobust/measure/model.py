@@ -4,7 +4,7 @@
 weights file. Fetching is not done here: a weights file arrives as its content.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.heads import parse_head
-from camrobust.contract.quoting import first_line
+from camrobust.contract.quoting import first_line, shown
 from camrobust.core.channels import spoken
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.network import Network, frozen, logits_of
@@ -173,6 +173,7 @@ def wrap(
             or a normalisation on the 0-255 scale or of other channels.
     """
     asked = None if head is None else parse_head(head)
+    mean, std = _numbers(mean, f"model '{name}': mean"), _numbers(std, f"model '{name}': std")
     if len(mean) != len(std):
         raise UserError(
             f"model '{name}': mean and std must have one value for each channel, got {_shown(mean)} and {_shown(std)}; "
@@ -229,6 +230,17 @@ def wrap(
         std=torch.tensor([*std], dtype=torch.float32, device=device).reshape(-1, 1, 1),
         classes=readout.scores(outputs).shape[1],
         channels_last=channels_last,
+    )
+
+
+def _numbers(values: Sequence[float], where: str) -> tuple[float, ...]:
+    try:
+        if not isinstance(values, str):
+            return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"{where} must be a list of numbers, one for each channel, got {shown(values)}; write (0.5, 0.5, 0.5)"
     )
 
 

@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import UNKNOWN, BuilderRecord
+from camrobust.core.explain.readout import Readout
 from camrobust.measure.builders import ModelSpec
 from camrobust.measure.plugin_imports import modules_of, source_of
 from camrobust.measure.plugins import distribution
@@ -78,4 +79,26 @@ def check_state(spec: ModelSpec, began: str | None, now: str) -> None:
         raise UserError(
             f"model '{spec.name}': {spec.builder} does not build the network with which this run began, so it draws "
             "numbers of its own or has other weights; name a file with `weights:`, or seed what the builder draws"
+        )
+
+
+def check_readout(name: str, began: tuple[str, str | None] | None, now: Readout) -> None:
+    """Refuse a network whose outputs are not read as they were when the run began.
+
+    A head that the configuration leaves out follows from the network, by a rule of this version of camrobust.
+
+    Args:
+        name: of the model.
+        began: its head and what it puts out, by run.json (`RunRecord.readouts`); None accepts any.
+        now: how its outputs are read here.
+
+    Raises:
+        UserError: they are read otherwise.
+    """
+    head, outputs = began or (now.head, None)
+    then, here = (head, outputs or now.outputs), (now.head, now.outputs)
+    if then != here:
+        raise UserError(
+            f"model '{name}': its outputs are read as {' of '.join(here)} here, but as {' of '.join(then)} when this "
+            "run began; finish it with the versions of camrobust and torch that began it, or use --fresh"
         )

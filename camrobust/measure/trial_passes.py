@@ -1,12 +1,13 @@
 """Passes of noise through a model when it is loaded, which tell whether it can be measured and what it puts out."""
 
 import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.heads import Head
+from camrobust.contract.heads import OUTPUTS, Head
 from camrobust.contract.quoting import short
 from camrobust.core.explain.network import logits_of
 from camrobust.core.explain.readout import Readout
@@ -19,7 +20,8 @@ FAR = 1000
 """An input so many times larger takes logits beyond [0, 1], but not what a sigmoid makes of them."""
 SQUASHING = re.compile(r"(Sigmoid|Softmax|SafeSoftmax|Hardsigmoid)Backward\d*")
 RESHAPING = re.compile(r"(View|UnsafeView|ReshapeAlias|Squeeze|Unsqueeze|Select|Slice|ToCopy|Clone|Alias)Backward\d*")
-"""Names that autograd has for steps that make probabilities, and for steps that keep the values."""
+LINEAR = re.compile(r"(Addmm|Mm|Addmv|Mv|Baddbmm|Bmm|Linear|Convolution)Backward\d*")
+"""Names that autograd has for steps that make probabilities, for steps that keep the values, and for linear layers."""
 
 
 def what_it_depends_on(module: nn.Module, images: Tensor) -> str | None:
@@ -75,7 +77,8 @@ def readout_of(module: nn.Module, images: Tensor, name: str, head: Head | None =
         head: as the user said; None for a binary head where there is one output, and a softmax where there are more.
 
     Raises:
-        UserError: the network has not as many outputs as the head needs.
+        UserError: the network has not as many outputs as the head needs, or it cannot be seen, or is not as the user
+            said, whether they are probabilities.
     """
     columns = logits_of(module(images.clone())).shape[1]
     head = head or Head("binary" if columns == 1 else "softmax")
@@ -85,10 +88,35 @@ def readout_of(module: nn.Module, images: Tensor, name: str, head: Head | None =
     if head.kind == "value":
         return Readout("value", explained=_number(head) or 0, tolerance=head.tolerance or 0.0)
     outputs = what_it_puts_out(module, images)
-    if head.kind != "softmax" and outputs != "logits":
-        # A few logits may lie in [0, 1] by chance.
-        outputs = "sigmoids" if _ends_in_probabilities(module, images) else "unclear"
+    if head.kind != "softmax":
+        last = "" if outputs == "logits" else _last_step(module, images)
+        bounded = outputs != "logits" and not LINEAR.fullmatch(last)
+        outputs, fault = _decided(head, bounded=bounded, ends=SQUASHING.fullmatch(last) is not None)
+        if fault:
+            raise UserError(f"model '{name}': {fault}")
     return Readout(head.kind, outputs, _number(head))
+
+
+def _decided(head: Head, *, bounded: bool, ends: bool) -> tuple[str, str]:
+    """What a network puts out whose head is binary or multilabel, and why that is not what was said; "" if it is.
+
+    Args:
+        head: as the user said.
+        bounded: whether the outputs stay between 0 and 1, and are not those of a linear layer that are small by chance.
+        ends: whether a sigmoid or a softmax was seen as the last step.
+    """
+    if head.outputs == "probabilities" and not bounded:
+        return "", "head: outputs=probabilities, but some outputs are not between 0 and 1, or all are 0; leave it out"
+    if head.outputs == "logits" and ends:
+        return "", "head: outputs=logits, but the last step is a sigmoid or a softmax; leave it out"
+    if bounded and not ends and head.outputs is None:
+        # A step behind a sigmoid hides it; but a few logits may lie in [0, 1], too.
+        ways = " or ".join(str(replace(head, outputs=one)) for one in OUTPUTS)
+        return "", (
+            "its outputs stay between 0 and 1, also for inputs 1000 times larger, but the last step is no sigmoid; "
+            f"return the logits, or say which they are by head: {ways}"
+        )
+    return "sigmoids" if ends or head.outputs == "probabilities" else "logits", ""
 
 
 def _number(head: Head) -> int | None:
@@ -130,13 +158,13 @@ def what_it_puts_out(module: nn.Module, images: Tensor) -> str:
     return "sigmoids" if bool(sums.any()) else "logits"
 
 
-def _ends_in_probabilities(module: nn.Module, images: Tensor) -> bool:
-    """Whether a module's last step, but for changes of shape and type, is a sigmoid or a softmax."""
+def _last_step(module: nn.Module, images: Tensor) -> str:
+    """Autograd's name of a module's last step but for changes of shape and type; "" where it records none."""
     with torch.enable_grad():
         node = logits_of(module(images.clone().requires_grad_())).grad_fn
     while node is not None and RESHAPING.fullmatch(node.name()):
         node = node.next_functions[0][0]
-    return node is not None and SQUASHING.fullmatch(node.name()) is not None
+    return "" if node is None else node.name()
 
 
 REMARKS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -155,13 +183,6 @@ REMARKS: dict[tuple[str, str], tuple[str, ...]] = {
     ("multilabel", "sigmoids"): (
         "its outputs are probabilities already; a label is there from one half on, and CAMs explain the probability; "
         "for maps of the logit, leave out the sigmoid",
-    ),
-    **dict.fromkeys(
-        [("binary", "unclear"), ("multilabel", "unclear")],
-        (
-            "its outputs stay between 0 and 1, also for inputs 1000 times larger, but no sigmoid was seen; they are "
-            "read as logits, which are decided at 0; if they are probabilities, return the logits",
-        ),
     ),
 }
 """What a user should know about a model, by how its outputs are read and what they are."""

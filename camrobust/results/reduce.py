@@ -118,6 +118,7 @@ def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
         ]
         + [f"heads.{name}" for name in names if first.head_of(name) != second.head_of(name)]
         + _other_networks(first, second)
+        + _other_outputs(first, second)
         + _other_code(first, second)
     )
 
@@ -130,6 +131,12 @@ def _other_networks(first: RunRecord, second: RunRecord) -> list[str]:
         for name in sorted(mine.keys() & theirs.keys())
         if mine[name] != theirs[name] and first.weights_sha256.get(name) == second.weights_sha256.get(name)
     ]
+
+
+def _other_outputs(first: RunRecord, second: RunRecord) -> list[str]:
+    """Models that put out something else, such as probabilities; runs of earlier versions do not say."""
+    mine, theirs = first.outputs, second.outputs
+    return [f"outputs.{name}" for name in sorted(mine.keys() & theirs.keys()) if mine[name] != theirs[name]]
 
 
 def _other_code(first: RunRecord, second: RunRecord) -> list[str]:
@@ -194,6 +201,7 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
         variants=_union(run.variants for run in records),
         target_layers={name: layer for run in records for name, layer in run.target_layers.items()},
         heads={name: head for run in records for name, head in run.heads.items()},
+        outputs={name: outputs for run in records for name, outputs in run.outputs.items()},
         same_as={name: twins for run in records for name, twins in run.same_as.items()},
         versions=first.versions,
         hardware=first.hardware,

@@ -20,7 +20,7 @@ from camrobust.results.folder import RunFolder, open_run
 
 COMMON = (
     "digest", "numbers", "metric", "models", "cams", "controls", "families", "variants", "target_layers", "heads",
-    "weights_sha256", "state_sha256", "builders", "pass_sizes", "tails", "same_as", "classes", "plugins",
+    "outputs", "weights_sha256", "state_sha256", "builders", "pass_sizes", "tails", "same_as", "classes", "plugins",
     "similarities", "manifest",
 )  # fmt: skip
 """Fields of run.json that all shards take from shards.json. Machines, versions and times may differ."""

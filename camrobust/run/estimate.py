@@ -18,7 +18,8 @@ from camrobust.measure.image import explain_variants
 from camrobust.measure.settings import ImageVariants, Sample
 from camrobust.run.batch_sizes import images_per_block, images_per_commit
 from camrobust.run.interruptions import Fleet, expected
-from camrobust.run.plan import Plan, build, check_models, make_plan, settings_of
+from camrobust.run.plan import Plan, build, make_plan, settings_of
+from camrobust.run.tried_models import check_models
 
 PASSES = 3
 ATTACK_COST = 3

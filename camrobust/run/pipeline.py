@@ -151,6 +151,7 @@ def stages(
             "sources": plan.sources,
             "states": plan.states,
             "builders": plan.builders,
+            "readouts": plan.readouts,
             "perturbs": where.perturbers is None,
         },
         batch_size=block if where.perturbers is None else rows,

@@ -10,22 +10,18 @@ from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
-from camrobust.core.channels import noise, pixel_bytes, spoken
+from camrobust.core.channels import pixel_bytes
 from camrobust.core.explain.cams import CAMS, COSTLY
 from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, variants
 from camrobust.core.perturb import left_out as presets_without
-from camrobust.core.perturb.apply import refuse_attack
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.builders import ModelSpec
-from camrobust.measure.coinciding import coinciding
-from camrobust.measure.model import Model, bytes_per_image, load_model
+from camrobust.measure.model import Model, load_model
 from camrobust.measure.plugins import default_similarities, load_plugins, refuse_unnamed
-from camrobust.measure.prepared import try_out
-from camrobust.measure.same_network import builder_record, check_builder, check_state
+from camrobust.measure.same_network import check_builder, check_readout, check_state
 from camrobust.measure.settings import MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
-from camrobust.run.class_names import class_names
 
 if TYPE_CHECKING:
     # Workers build models and list no images, so they start without polars.
@@ -55,6 +51,7 @@ class Plan:
         shard: which of the images are measured; None for all. Nothing but the counts depends on it.
         states: hash of every model's network at the start of the run, where known (`measure.networks`).
         builders: where every model's builder was from, where known.
+        readouts: every model's head and what it puts out, where known (`RunRecord.readouts`).
         left_out: for every dataset, how many files of its folder are not measured, by kind, if it was listed now.
         remarks: what is to be said of the images and labels, if they were listed now.
     """
@@ -69,6 +66,7 @@ class Plan:
     shard: ShardRecord | None = None
     states: Mapping[str, str] = field(default_factory=dict)
     builders: Mapping[str, BuilderRecord] = field(default_factory=dict)
+    readouts: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -217,6 +215,7 @@ def build(
     sha256: str | None = None,
     state: str | None = None,
     builder: BuilderRecord | None = None,
+    readout: tuple[str, str | None] | None = None,
     seed: int = 0,
 ) -> Model:
     """Fetch a model's weights and load it.
@@ -228,6 +227,7 @@ def build(
         sha256: of the weights file when the run began; None accepts any.
         state: hash of the network when the run began; None accepts any.
         builder: where its builder was from when the run began; None accepts any.
+        readout: its head and what it put out when the run began; None accepts any.
         seed: of the run.
 
     Raises:
@@ -239,6 +239,7 @@ def build(
     model = load_model(spec, weights, image_size, device, seed=seed)
     check_builder(spec, builder)
     check_state(spec, state, model.state_sha256)
+    check_readout(spec.name, readout, model.network.readout)
     return model
 
 
@@ -253,56 +254,6 @@ def check_file(config: ModelConfig, weights: bytes | None, sha256: str | None) -
 def fingerprint(weights: bytes | None) -> str | None:
     """SHA-256 of a weights file, in hexadecimal digits."""
     return None if weights is None else hashlib.sha256(weights).hexdigest()
-
-
-def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Load every model once, on the CPU, so that mistakes show before a cluster starts.
-
-    Returns:
-        Facts of each model by its name, among them target layer, head, classes, and CAMs that coincide.
-
-    Raises:
-        UserError: a model cannot be built, labels are out of its range, or names are not one per class.
-    """
-    from camrobust.io.manifest import check_labels
-
-    facts: dict[str, dict[str, Any]] = {}
-    crop = plan.config.image.crop
-    probe = noise(2, plan.config.channels, crop)
-    for config in plan.config.models:
-        weights = fetch_weights(config)
-        spec = spec_of(config)
-        model = load_model(spec, weights, crop, seed=plan.config.seed)
-        _check_channels(model, plan.config.channels)
-        for variant in [one for one in plan.variants if one.needs_model][:1]:
-            refuse_attack(model, variant.perturbation)
-        if plan.config.compile:
-            try_out(model, settings_of(plan.config, len(probe)), crop)
-        facts[config.name] = {
-            "target_layer": model.network.layer_name,
-            "classes": model.classes if model.network.readout.has_classes else None,
-            "head": model.network.readout.head,
-            "class_names": class_names(spec, config.classes, model.classes, model.class_names),
-            "weights_sha256": fingerprint(weights),
-            "state_sha256": model.state_sha256,
-            "builder": builder_record(spec),
-            "bytes_per_image": bytes_per_image(model, crop),
-            "layout": model.network.layout.order,
-            "remarks": model.remarks,
-            "tail": "cut" if model.network.tail is not None else "full passes",
-            "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),
-        }
-    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items() if fact["classes"] is not None})
-    return facts
-
-
-def _check_channels(model: Model, channels: int) -> None:
-    """Refuse a model whose builder names a normalisation of other channels than the run's images have."""
-    if model.channels != channels:
-        raise UserError(
-            f"model '{model.name}': its mean and std must be those of {spoken(channels)}, as the images of the run, "
-            f"got {model.channels}; name mean and std, or set image.channels"
-        )
 
 
 def controls(cams: Sequence[str]) -> list[str]:

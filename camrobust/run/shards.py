@@ -106,12 +106,12 @@ def _agree(output: RunFolder, plan: "Plan", record: RunRecord, shards: int) -> b
 
 def _check_agrees(config: RunConfig, shard: ShardRecord, output: RunFolder) -> None:
     """Refuse to begin a shard of a run that another driver has planned with other settings, weights or plugins."""
-    from camrobust.run.unchanged import check_plugins, check_weights
+    from camrobust.run.unchanged import check_networks, check_plugins
 
     open_output(config, shard)
     whole = _standing(output).whole
     check_plugins(config, whole.plugins)
-    check_weights(config, whole)
+    check_networks(config, whole)
 
 
 def _standing(output: RunFolder) -> ShardedRun:

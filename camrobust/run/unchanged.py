@@ -5,30 +5,29 @@ from collections.abc import Mapping
 from camrobust.contract.config import RunConfig
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import PluginRecord, RunRecord
-from camrobust.measure.networks import filled
 from camrobust.measure.plugins import change_since, load_plugins
-from camrobust.measure.same_network import check_builder, check_state
-from camrobust.run.plan import check_file, fetch_weights, spec_of
+from camrobust.run.plan import build, check_file, fetch_weights
 
 
-def check_weights(config: RunConfig, began: RunRecord) -> None:
-    """Refuse to resume a run whose weights files, networks or builders have changed since it began.
+def check_networks(config: RunConfig, began: RunRecord) -> None:
+    """Refuse to resume a run whose weights files, networks, builders or heads have changed.
 
     Args:
         config: the run's configuration.
         began: run.json; what it does not hold, as in runs of earlier versions, is not checked.
 
     Raises:
-        UserError: a file has changed, or is gone, or a builder makes another network.
+        UserError: a file has changed, or is gone, a builder makes another network, or its outputs are read otherwise.
     """
+    readouts = began.readouts()
     for model in config.models:
-        recorded, state, spec = began.weights_sha256.get(model.name), began.state_sha256.get(model.name), spec_of(model)
-        weights = None if recorded is None and state is None else fetch_weights(model)
-        check_file(model, weights, recorded)
-        if state is not None:
-            _, now = filled(spec, weights, config.seed)
-            check_builder(spec, began.builders.get(model.name))
-            check_state(spec, state, now)
+        sha256, state = began.weights_sha256.get(model.name), began.state_sha256.get(model.name)
+        if state is None:
+            check_file(model, None if sha256 is None else fetch_weights(model), sha256)
+            continue
+        builder, readout = began.builders.get(model.name), readouts[model.name]
+        crop = config.image.crop
+        build(model, crop, sha256=sha256, state=state, builder=builder, readout=readout, seed=config.seed)
 
 
 def check_plugins(config: RunConfig, began: Mapping[str, PluginRecord]) -> None:

@@ -97,11 +97,11 @@ def run(
             else beginning_of(config, folder, shard, partial(_planned, config, say=say), say)
         )
     else:
-        from camrobust.run.unchanged import check_plugins, check_weights
+        from camrobust.run.unchanged import check_networks, check_plugins
 
         folder.check_same(begun, config)
         check_plugins(config, begun.plugins)
-        check_weights(config, begun)
+        check_networks(config, begun)
         if not retry_failures and folder.done() is not None:
             verdict = verify(folder)
             if verdict.complete:
@@ -202,7 +202,8 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
 def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", RunRecord]:
     """List images and check every model: the plan, and run.json without its manifest."""
     from camrobust.measure.plugins import added_similarities
-    from camrobust.run.plan import check_models, controls, families, make_plan, pass_sizes, settings_of
+    from camrobust.run.plan import controls, families, make_plan, pass_sizes, settings_of
+    from camrobust.run.tried_models import check_models
 
     say("listing images and checking models …")
     plan = make_plan(config)
@@ -216,6 +217,7 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         pass_sizes=pass_sizes(config, plan.parts, largest),
         states={name: fact["state_sha256"] for name, fact in facts.items()},
         builders={name: fact["builder"] for name, fact in facts.items()},
+        readouts={name: (fact["head"], fact["outputs"]) for name, fact in facts.items()},
     )
     record = new_record(
         RunRecord,
@@ -234,13 +236,11 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
                           replicate=variant.replicate, attacked_cam=variant.attacked_cam)
             for variant in plan.variants
         ],
-        warnings=warnings,
-        left_out=dict(plan.left_out),
+        warnings=warnings, left_out=dict(plan.left_out),
         target_layers={name: fact["target_layer"] for name, fact in facts.items()},
         heads={name: fact["head"] for name, fact in facts.items()},
-        weights_sha256=dict(plan.weights),
-        state_sha256=dict(plan.states),
-        builders=dict(plan.builders),
+        outputs={name: fact["outputs"] for name, fact in facts.items()},
+        weights_sha256=dict(plan.weights), state_sha256=dict(plan.states), builders=dict(plan.builders),
         pass_sizes=dict(plan.pass_sizes),
         tails={name: fact["tail"] for name, fact in facts.items()},
         same_as={name: fact["same_as"] for name, fact in facts.items()},
@@ -267,7 +267,7 @@ def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
 
     began = folder.run()
     plan = make_plan(config, folder.whole_manifest(), began.weights_sha256, began.pass_sizes, began.shard)
-    return replace(plan, states=began.state_sha256, builders=began.builders)
+    return replace(plan, states=began.state_sha256, builders=began.builders, readouts=began.readouts())
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from camrobust.contract.errors import UserError
-from camrobust.core.explain.cams.lift import contributions
+from camrobust.core.explain.cams import CAMS
+from camrobust.core.explain.cams.lift import _missing, contributions
 from camrobust.core.explain.deeplift import RescaleRule
-from camrobust.core.explain.evidence import collect
+from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.explain.network import frozen
 from camrobust.core.explain.target_layer import build_network
 from tests.core.test_cams_methods import Case, agree
@@ -66,6 +67,8 @@ def test_max_pooling_against_a_loop():
 FUNCTIONS = [
     functional.gelu, functional.silu, functional.elu, functional.hardswish, functional.softplus, torch.relu,
     torch.tanh, torch.sigmoid, lambda x: functional.relu(x, inplace=True), lambda x: x.clamp(-0.5, 0.5),
+    lambda x: torch.clip(x, -0.5, 0.5), lambda x: functional.threshold(x, 0.1, -0.2), torch.erf, torch.special.erf,
+    lambda x: functional.prelu(x, torch.tensor(0.25, dtype=x.dtype)), nn.Threshold(0.1, -0.2, inplace=True),
 ]  # fmt: skip
 
 
@@ -83,6 +86,66 @@ def test_contributions_of_a_function_are_its_change(function):
     torch.testing.assert_close(found[0], wanted)
     torch.testing.assert_close(slope * (x - x0), (found[0] - found[1]).detach())
     torch.testing.assert_close(slope[:5], derivative[:5])
+
+
+class PooledThen(nn.Module):
+    """Global pooling, under which noise averages out, and a step behind it."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 12, 2, 2), nn.ReLU())
+        self.hidden, self.gate, self.last = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+        self.step = step
+
+    def forward(self, images):
+        means = self.features(images).mean(dim=(2, 3))
+        return self.last(self.step(self.hidden(means), self.gate(means), means))
+
+
+def of_photos(step, seed=0):
+    """Evidence of three images on a network whose activations are about 1, as trained ones are."""
+    module = seeded(PooledThen(step), seed).eval()
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        module.features[0].weight /= module.features(images).mean()
+    with frozen(module):
+        return collect(build_network(module, images, "features.1"), images)
+
+
+ADDING_UP = {
+    "clip": lambda h, g, m: torch.clip(h, -0.5, 0.5), "erf": lambda h, g, m: torch.erf(h),
+    "prelu": lambda h, g, m: functional.prelu(h, torch.tensor(0.25)),
+    "threshold": lambda h, g, m: functional.threshold(h, 0.1, -0.2),
+}  # fmt: skip
+NOT_ADDING_UP = {
+    "a gate": lambda h, g, m: h * g.sigmoid(), "a gate that adds a little": lambda h, g, m: m + 0.02 * h * g.sigmoid(),
+    "attention": lambda h, g, m: h * g.softmax(1), "a power": lambda h, g, m: h**2,
+    "no number below 0": lambda h, g, m: m.log(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ADDING_UP)
+def test_what_has_a_rule_adds_up_behind_global_pooling(step):
+    evidence = of_photos(ADDING_UP[step])
+    _, missing = contributions(evidence, evidence.outputs, torch.arange(3))
+    assert missing.max() < 1e-5
+    assert explain(evidence, [CAMS["lift-cam"].function]).isfinite().all()
+
+
+@pytest.mark.parametrize("step", NOT_ADDING_UP)
+def test_what_has_none_is_refused_behind_global_pooling(step):
+    evidence = of_photos(NOT_ADDING_UP[step])
+    with pytest.raises(UserError, match=r"^lift-cam: behind 'features.1' .* they miss "):
+        explain(evidence, [CAMS["lift-cam"].function])
+
+
+def test_the_verdict_does_not_depend_on_the_images():
+    gate = NOT_ADDING_UP["a gate"]
+    first, other = of_photos(gate), of_photos(gate)
+    other = collect(other.network, torch.full((1, 3, 64, 64), 0.1), lambda _: torch.tensor([3]))
+    assert _missing(first) == _missing(other)
+    small = collect(first.network, torch.ones(1, 3, 32, 32))
+    assert _missing(small) != _missing(first)
 
 
 TAILS = {

@@ -453,6 +453,18 @@ def own_registry(monkeypatch):
     monkeypatch.setattr(PERTURBATIONS, "_entries", dict(PERTURBATIONS._entries))
 
 
+@pytest.mark.parametrize("channels", [3, "1", (), ("1",), (0,), (True,), (2.0,), [1, 3]])
+def test_channels_of_a_perturbation_are_numbers_of_channels(own_registry, channels):
+    from camrobust.core.perturb import perturbation
+
+    sentence = "perturbation: channels of mine must be a tuple of whole numbers from 1 to 256, or None for any, got "
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}.*{re.escape('; write channels=(1, 3)')}$"):
+        perturbation("mine", severities=((),) * 5, family="weather", channels=channels)(lambda images: images)
+    assert "mine" not in PERTURBATIONS
+    perturbation("mine", severities=((),) * 5, family="weather", channels=(1, 3))(lambda images: images)
+    assert [PERTURBATIONS["mine"].takes(count) for count in (1, 2, 3)] == [True, False, True]
+
+
 def test_a_users_function_is_registered_by_its_signature(own_registry):
     exec(HAZE, {"__name__": "mypkg.weather"})
     haze, rain = PERTURBATIONS["haze"], PERTURBATIONS["rain"]

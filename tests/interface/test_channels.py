@@ -138,6 +138,26 @@ def test_8_bit_greys_are_the_same_image_in_every_form(tmp_path):
     assert rows[4]["image_id"][0].startswith("x.png@")
 
 
+def test_12_bits_in_16_are_refused_as_in_files():
+    """They would be measured at a sixteenth of their brightness. One dark channel, or a black image, is nothing odd."""
+    deep = radiographs(2)
+    short = deep >> 4
+    sentence = (
+        "images: a uint16 image must use more than a quarter of the 16 bits, got no value above {}, so perhaps not all "
+        "bits are used; divide by the level that is white, 4095 for 12 bits"
+    )
+    for given in ([short[0]], [deep[0], short[0]], torch.from_numpy(short)):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence.format(short[0].max()))}$"):
+            camrobust.evaluate(channelled(), given, "gradcam", "gaussian_noise:1", **ONE)
+    from camrobust.interface.inputs import check_batch
+
+    check_batch(torch.from_numpy(np.stack([deep[0, 0], short[0, 0]])[None]), 2)
+    check_batch(torch.zeros(1, 1, 8, 8, dtype=torch.uint16), 1)
+    check_batch(torch.full((1, 1, 8, 8), 16384, dtype=torch.uint16), 1)
+    with pytest.raises(ValueError, match="got no value above 16383, so"):
+        check_batch(torch.full((1, 1, 8, 8), 16383, dtype=torch.uint16), 1)
+
+
 def test_mistakes_are_one_sentence():
     one, photo = torch.rand(1, 1, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE)
     for call, sentence in (

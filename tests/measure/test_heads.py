@@ -148,6 +148,24 @@ def test_a_value_is_kept_within_its_tolerance():
     assert result.stability().height >= 3
 
 
+class Flat(Pooled):
+    """Its output is no number for images without noise."""
+
+    def forward(self, images):
+        outputs = super().forward(images)
+        return torch.where(images.std(dim=(2, 3)).amax(dim=1, keepdim=True) < 0.05, torch.nan, outputs)
+
+
+def test_a_clean_value_that_is_no_number_marks_its_variants():
+    given = torch.stack([torch.full((3, 64, 64), 0.4), pictures(1)[0]])
+    result = camrobust.evaluate(seeded(Flat(1)), given, ["gradcam"], ["gaussian_noise:5"], head="value:tolerance=1",
+                                segments="grid", image_ids=["flat", "noisy"])  # fmt: skip
+    rows = {row["image_id"]: row for row in result.scores.to_dicts()}
+    assert (rows["flat"]["status"], rows["noisy"]["status"]) == ("not_finite", "ok")
+    assert math.isfinite(rows["flat"]["value_perturbed"])
+    assert rows["flat"]["rbo"] is None
+
+
 class Spoilt(Pooled):
     """Its output is no number for bright images."""
 
@@ -199,16 +217,56 @@ def test_outputs_of_a_sigmoid_are_decided_at_one_half(build, head):
     assert float(readout.confidence(scores[0], explained)) == pytest.approx(0.4 if head else 0.6)
 
 
-def test_one_small_output_is_a_logit_and_a_remark():
-    model = wrap(seeded(Narrow(1)), image_size=64)
-    assert model.network.readout.outputs == "unclear"
-    assert not model.network.readout.holds_probabilities
-    assert model.remarks == (
-        "model 'model': its outputs stay between 0 and 1, also for inputs 1000 times larger, but no sigmoid was seen; "
-        "they are read as logits, which are decided at 0; if they are probabilities, return the logits",
+class Hidden(Pooled):
+    """Probabilities of a sigmoid, with a further step."""
+
+    def __init__(self, classes, step):
+        super().__init__(classes)
+        self.step = step
+
+    def forward(self, images):
+        return self.step(super().forward(images).sigmoid())
+
+
+HIDING = {
+    "binary": lambda p: p.clamp(1e-6, 1 - 1e-6), "multilabel:explained=1": lambda p: torch.cat([p[:, :2], p[:, 2:]], 1),
+    "multilabel": lambda p: p[:, [2, 0, 1]], "binary:outputs": lambda p: 1 - p,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HIDING)
+def test_a_sigmoid_behind_which_something_stands_is_refused_until_it_is_named(head):
+    step, head = HIDING[head], head.removesuffix(":outputs")
+    module = seeded(Hidden(1 if head == "binary" else 3, step))
+    more = f"{head}{',' if ':' in head else ':'}outputs="
+    sentence = (
+        "model 'model': its outputs stay between 0 and 1, also for inputs 1000 times larger, but the last step is no "
+        f"sigmoid; return the logits, or say which they are by head: {more}logits or {more}probabilities"
     )
-    assert wrap(seeded(Pooled(1)), image_size=64).remarks == ()
-    assert wrap(seeded(Narrow(1)), image_size=64, head="value:tolerance=1").remarks == ()
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        wrap(module, image_size=64, head=head)
+    named = wrap(module, image_size=64, head=f"{more}probabilities").network.readout
+    assert (named.head, named.holds_probabilities) == (head, True)
+    # A decision at 0 could not change.
+    outputs = torch.tensor([[0.4] * module.fc.out_features, [0.6] * module.fc.out_features])
+    low, high = (named.scores(one[None]) for one in outputs)
+    assert not named.kept(high, low, named.predicted(low)).any()
+
+
+def test_small_logits_are_named():
+    narrow = seeded(Narrow(1))
+    with pytest.raises(UserError, match=r"or say which they are by head: binary:outputs=logits or binary:outputs=prob"):
+        wrap(narrow, image_size=64)
+    model = wrap(narrow, image_size=64, head="binary:outputs=logits")
+    assert (model.network.readout.outputs, model.remarks) == ("logits", ())
+    small = seeded(Pooled(1))
+    with torch.no_grad():
+        small.fc.weight *= 1e-6
+        small.fc.bias.fill_(0.5)
+    # Those of a linear layer are logits, as small as they may be.
+    assert wrap(small, image_size=64).network.readout.outputs == "logits"
+    assert wrap(small, image_size=64).remarks == ()
+    assert wrap(narrow, image_size=64, head="value:tolerance=1").remarks == ()
 
 
 class Alone(Pooled):
@@ -251,7 +309,19 @@ FOR = "model 'model': head: "
         ),
         ("value:tolerance=-1", 1, "head: tolerance must be a number from 0 (in the output's unit), got '-1'"),
         ("value:tolerance=nan", 1, "head: tolerance must be a number from 0 (in the output's unit), got 'nan'"),
-        ("multilabel:tolerance=1", 3, "head: multilabel has no setting 'tolerance'; it has explained"),
+        ("multilabel:tolerance=1", 3, "head: multilabel has no setting 'tolerance'; it has explained and outputs"),
+        (
+            "binary:outputs=probabilities", 1,
+            f"{FOR}outputs=probabilities, but some outputs are not between 0 and 1, or all are 0; leave it out",
+        ),
+        ("binary:outputs=logit", 1,
+         "unknown outputs of a head 'logit'; did you mean 'logits'? known: logits, probabilities"),
+        (3, 1, "head: must be a text, one of softmax, binary, multilabel, value, got 3; quote it"),
+        (
+            "value:tolerance=0.5,tolerance=9", 1,
+            "head: 'value:tolerance=0.5,tolerance=9' gives a setting twice; give each once",
+        ),
+        ("multilabel:explained=1234567890", 3, "head: explained must have at most 9 digits, got '1234567890'"),
         ("softmax:explained=1", 3, "head: softmax has no setting 'explained'; write head: softmax"),
         (
             "multilable", 3,
@@ -264,9 +334,50 @@ def test_a_head_that_does_not_fit_is_one_sentence(head, classes, sentence):
         camrobust.explain(pooled(classes), pictures(1), head=head)
 
 
+def test_a_sigmoid_is_not_named_logits():
+    sentence = f"{FOR}outputs=logits, but the last step is a sigmoid or a softmax; leave it out"
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        wrap(seeded(Sigmoid(1)), image_size=64, head="binary:outputs=logits")
+
+
+def test_very_many_digits_and_no_numbers_are_one_sentence():
+    with pytest.raises(UserError, match=r"^head: explained must have at most 9 digits, got '999"):
+        parse_head("multilabel:explained=" + "9" * 5000)
+    for mean in ("a", 3, ("a", 1, 1)):
+        with pytest.raises(
+            UserError, match=r"^model 'model': mean must be a list of numbers, one for each channel, got"
+        ):
+            wrap(pooled(), mean=mean, image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("own", "same", "others"),
+    [
+        (None, ["binary", "binary:outputs=logits"], ["multilabel", "softmax", "binary:outputs=probabilities"]),
+        ("value:tolerance=1", ["value:tolerance=1.0", "value:tolerance=1,explained=0"], ["value:tolerance=2"]),
+        ("multilabel:explained=0", ["multilabel:explained=0"], ["multilabel", "binary"]),
+    ],
+)
+def test_a_model_that_is_ready_has_its_own_head(own, same, others):
+    model = wrap(pooled(1), image_size=64, head=own)
+    for head in same:
+        camrobust.explain(model, pictures(1), head=head)
+    kind = model.network.readout.head
+    for head in others:
+        sentence = (
+            f"model: one that is ready has its own head, {kind} of logits, got '{head}'; leave it "
+            "out, or make the model anew"
+        )
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+            camrobust.explain(model, pictures(1), head=head)
+    with pytest.raises(UserError, match="unknown head 'nonsense'"):
+        camrobust.explain(model, pictures(1), head="nonsense")
+
+
 def test_heads_are_written_as_they_are_read():
     for text in ("softmax", "binary", "multilabel", "multilabel:explained=3", "value:tolerance=0.5",
-                 "value:tolerance=2.0,explained=1"):  # fmt: skip
+                 "value:tolerance=2.0,explained=1", "binary:outputs=logits",
+                 "multilabel:explained=3,outputs=probabilities"):  # fmt: skip
         assert str(parse_head(text)) == text
     assert {parse_head(kind + ":tolerance=1" * (kind == "value")).kind for kind in HEADS} == set(HEADS)
 
@@ -364,6 +475,73 @@ def test_a_run_goes_on_with_its_own_heads_only(runs):
     later = began.model_copy(update={"heads": began.heads | {"sign": "softmax"}})
     with pytest.raises(UserError, match=r"cannot be combined \(different: heads.sign\)"):
         check_combinable({"one": began, "two": later})
+
+
+def test_a_run_goes_on_only_where_outputs_are_read_as_before(runs):
+    """A run from before there were heads has none, and took a softmax of everything."""
+    from camrobust.results.folder import open_run
+    from camrobust.results.reduce import check_combinable
+    from camrobust.run.stages.explain import Explain
+    from camrobust.run.unchanged import check_networks
+    from camrobust.run.workflow import _recorded_plan
+
+    folder, config = runs
+    run = open_run(str(folder / "out"))
+    began, config = run.run(), parse_config(config)
+    assert began.outputs == dict.fromkeys(began.models, "logits")
+    plan = _recorded_plan(config, run)
+    assert plan.readouts["label"] == ("multilabel:explained=0", "logits")
+    check_networks(config, began)
+    check_networks(config, began.model_copy(update={"outputs": {}}))
+    before = began.model_copy(update={"heads": {}, "outputs": {}})
+    sentence = (
+        "^model 'sign': its outputs are read as binary of logits here, but as {} when this run began; finish it with "
+        "the versions of camrobust and torch that began it, or use --fresh$"
+    )
+    with pytest.raises(UserError, match=sentence.format("softmax of logits")):
+        check_networks(config, before)
+    other = began.model_copy(update={"outputs": began.outputs | {"sign": "sigmoids"}})
+    with pytest.raises(UserError, match=sentence.format("binary of sigmoids")):
+        check_networks(config, other)
+    with pytest.raises(UserError, match=r"cannot be combined \(different: outputs.sign\)"):
+        check_combinable({"one": began, "two": other})
+    with pytest.raises(UserError, match=sentence.format("softmax of logits")):
+        Explain(config, plan.parts, frozenset(), {}, "cpu", 4, readouts=before.readouts())
+
+
+TARGETED = "pgd_targeted:epsilon=4,steps=1,step=1,target="
+
+
+@pytest.mark.parametrize(
+    ("models", "target", "sentence"),
+    [
+        (MODELS[:1], 1, None),
+        (MODELS[:1], 2, "target of pgd_targeted must be below 2 (number of classes of this model), got 2; choose "
+         "another class"),
+        (MODELS[:2], 1, "target of pgd_targeted must be below 1 (number of classes of this model), got 1; choose "
+         "another class"),
+        (MODELS[2:], 0, "pgd_targeted wants a class, and this model puts out values; leave it out for a model with "
+         "head: value"),
+    ],
+)  # fmt: skip
+def test_a_target_that_a_model_lacks_is_told_before_anything_is_written(runs, tmp_path, models, target, sentence):
+    """The attack that wants it need not be the first."""
+    from camrobust.run.plan import make_plan
+    from camrobust.run.tried_models import check_models
+
+    raw = configuration(tmp_path / "out", runs[0] / "photos", *models)
+    config = parse_config(raw | {"perturbations": ["fgsm:1", f"{TARGETED}{target}"]})
+    if sentence is None:
+        assert check_models(make_plan(config))["sign"]["classes"] == 2
+        return
+    sentence, name = f"perturbations: {sentence}", models[-1]["name"]
+    with pytest.raises(UserError, match=f"^{re.escape(f'model {name!r}: {sentence}')}$"):
+        in_process.run(config)
+    assert not (tmp_path / "out").exists()
+    head = models[-1].get("head", "binary").replace("explained=tumour", "explained=0")
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        camrobust.evaluate(turning_logit(), pictures(1), ["gradcam"], ["fgsm:1", f"{TARGETED}{target}"],
+                           target_layer="features", head=head)  # fmt: skip
 
 
 @pytest.mark.parametrize("head", ["", "multilabel", "value:tolerance=50"])

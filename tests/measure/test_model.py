@@ -73,6 +73,18 @@ def test_a_configuration_overrides_layer_and_normalisation():
     assert model.normalise(torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)).mean() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("head", [None, "multilabel", "multilabel:explained=0"])
+def test_methods_that_are_opposed_below_0_do_not_coincide(head):
+    """On noise all predicted logits are above 0, where Ablation-CAM and LIFT-CAM agree."""
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    module = seeded(Pooled(3))
+    with torch.no_grad():
+        module.fc.bias.copy_(torch.tensor([5.0, 0.0, -5.0]))
+    model = wrap(module, image_size=64, head=head)
+    assert coinciding(model, ["ablationcam", "lift-cam"], pixels) == {}
+    assert coinciding(model, ["gradcam", "hirescam"], pixels) == {"hirescam": "gradcam"}
+
+
 def test_methods_that_coincide_are_found_by_trying():
     pixels = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     cams = ["gradcam", "hirescam", "eigencam", "xgradcam", "layercam", "random"]
@@ -88,7 +100,8 @@ def test_methods_that_coincide_are_found_by_trying():
     assert coinciding(curved, more, pixels) == {}
     assert coinciding(curved, ["scorecam", "ss-cam", "is-cam", "opti-cam"], pixels) == {}
     added = ["ablationcam", "gradcam", "gradcam++", "lift-cam", "diffgradcam", "refinecam", "winsor-cam"]
-    assert coinciding(closed, added, pixels) == {"lift-cam": "ablationcam"}
+    # They are opposed where the explained logit is negative.
+    assert coinciding(closed, added, pixels) == {}
     assert coinciding(curved, added, pixels) == {}
     tokens = wrap(seeded(Tokens()), image_size=32)
     with pytest.raises(UserError, match="lift-cam: behind"):

@@ -3,7 +3,8 @@ import pytest
 from camrobust.contract.config_file import parse_config
 from camrobust.measure.builders import ModelSpec
 from camrobust.run.class_names import class_names
-from camrobust.run.plan import check_models, make_plan
+from camrobust.run.plan import make_plan
+from camrobust.run.tried_models import check_models
 from tests.photos import write_photos
 
 

@@ -16,9 +16,9 @@ from camrobust.core.scaling import ratio
 
 ELEMENTWISE = frozenset(
     (
-        "abs", "celu", "clamp", "elu", "exp", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log",
-        "log1p", "logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "sqrt",
-        "square", "tanh",
+        "abs", "celu", "clamp", "clip", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish", "hardtanh",
+        "leaky_relu", "log", "log1p", "logsigmoid", "mish", "prelu", "relu", "relu6", "selu", "sigmoid", "silu",
+        "softplus", "softsign", "special_erf", "special_expit", "sqrt", "square", "tanh", "threshold",
     )
 )  # fmt: skip
 """Functions that change each value by itself, by their names in torch."""
@@ -40,7 +40,7 @@ class RescaleRule(TorchFunctionMode):
         """Call a function of torch; an in-place function still writes into its argument."""
         del types
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "").rstrip("_")
+        name = getattr(func, "__name__", "").strip("_")
         halves = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad and len(args[0]) % 2 == 0
         if halves and name in ELEMENTWISE:
             return _elementwise(func, *args, **kwargs)

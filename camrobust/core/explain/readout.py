@@ -48,6 +48,15 @@ class Readout:
         tolerance = self.tolerance if self.kind == "value" else None
         return str(Head(self.kind, self.explained if self.is_fixed else None, tolerance))
 
+    def is_of(self, head: Head) -> bool:
+        """Whether outputs are read as a head says, with what it leaves out."""
+        explained = 0 if head.kind == "value" and head.explained is None else head.explained
+        return (
+            (self.kind, self.explained) == (head.kind, explained)
+            and head.tolerance in (None, self.tolerance)
+            and (head.outputs is None or (head.outputs == "probabilities") == self.holds_probabilities)
+        )
+
     @property
     def holds_probabilities(self) -> bool:
         """Whether the outputs are probabilities; those of a softmax head sum to 1."""

@@ -34,6 +34,29 @@ def refuse_attack(victim: Victim, name: str) -> None:
         )
 
 
+def refuse_target(victim: Victim, classes: int, variant: Variant) -> None:
+    """Raise UserError if a variant of an attack on a model wants a class that the model does not have.
+
+    Args:
+        victim: the model.
+        classes: how many scores it has.
+        variant: an attack; one that has no parameter `target` wants no class.
+    """
+    target = PERTURBATIONS[variant.perturbation].arguments(variant.values).get("target")
+    if target is None:
+        return
+    if not victim.network.readout.has_classes:
+        raise UserError(
+            f"perturbations: {variant.perturbation} wants a class, and this model puts out values; leave it out for a "
+            "model with head: value"
+        )
+    if target >= classes:
+        raise UserError(
+            f"perturbations: target of {variant.perturbation} must be below {classes} (number of classes of this "
+            f"model), got {int(target)}; choose another class"
+        )
+
+
 def attack(
     victim: Victim, images: Tensor, planned: Sequence[Variant], image_ids: Sequence[str], dataset: str, seed: int,
     ranking: Ranking | None = None,

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from torch import Tensor
 
-from camrobust.contract.defaults import RGB
+from camrobust.contract.defaults import MOST_CHANNELS, RGB
 from camrobust.contract.parameters import Parameter
 from camrobust.contract.quoting import shown
 from camrobust.contract.registry import Registry, registering_module
@@ -100,7 +100,7 @@ def perturbation(
 
     Raises:
         ValueError: an argument without a `Parameter`, a `cam` without a default, not five severities, or a name that
-            is taken or reserved.
+            is taken or reserved, or channels that are no numbers of channels.
         UserError: a severity out of its parameter's bounds.
     """
 
@@ -114,6 +114,11 @@ def perturbation(
         attacked = arguments["cam"].default if "cam" in arguments else None
         if "cam" in arguments and not isinstance(attacked, str):
             raise ValueError(f'perturbation: cam of {own} must have a default; write cam: str = "gradcam"')
+        if channels is not None and not (isinstance(channels, tuple) and channels and all(map(_is_count, channels))):
+            raise ValueError(
+                f"perturbation: channels of {own} must be a tuple of whole numbers from 1 to {MOST_CHANNELS}, or None "
+                f"for any, got {shown(channels)}; write channels=(1, 3)"
+            )
         parameters = _declared(own, function)
         strengths = _strengths(own, parameters, severities)
         entry = Perturbation(
@@ -130,6 +135,10 @@ imagenet_c = partial(
     perturbation, source="ImageNet-C: Hendrycks & Dietterich, arXiv 1903.12261", size=224, channels=None
 )
 """Registers a corruption of ImageNet-C with the severities of its 224 px set, defined for any number of channels."""
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MOST_CHANNELS
 
 
 def _declared(name: str, function: Function) -> tuple[Parameter, ...]:

@@ -67,6 +67,7 @@ class Explain:
         sources: SHA-256 of the source of every plugin.
         states: hash of every model's network, where known.
         builders: where every model's builder was from, where known.
+        readouts: every model's head and what it puts out, where known.
         perturbs: whether this worker makes the variants itself.
     """
 
@@ -83,6 +84,7 @@ class Explain:
         *,
         states: Mapping[str, str] = NOTHING,
         builders: Mapping[str, BuilderRecord] = NOTHING,
+        readouts: Mapping[str, tuple[str, str | None]] = NOTHING,
         perturbs: bool = False,
     ) -> None:
         load_plugins(config.plugins, sources)
@@ -98,6 +100,7 @@ class Explain:
                     sha256=weights.get(model.name),
                     state=states.get(model.name),
                     builder=builders.get(model.name),
+                    readout=readouts.get(model.name),
                     seed=config.seed,
                 )
                 for model in config.models

@@ -13,12 +13,12 @@ from camrobust.core.explain.deeplift import RescaleRule
 from camrobust.core.explain.evidence import Evidence
 from camrobust.core.scaling import ratio
 
-PROBES = 8
-"""Random outputs of the target layer with which a model is tried."""
+SCALES = (0.1, 1.0, 10.0)
+"""Deviations of the random outputs of the target layer with which a model is tried."""
 MISSING = 1e-3
 """Largest share of the change of the logit that the contributions may miss there."""
-_tried: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
-"""What they missed, by model and target layer."""
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], float]] = WeakKeyDictionary()
+"""What they missed, by model, target layer, explained output and shapes."""
 
 
 @cam(
@@ -49,7 +49,7 @@ def lift_cam(evidence: Evidence) -> Tensor:
         return terms_of_logit(evidence, evidence.head)
     evidence = replace(evidence, network=replace(evidence.network, precision="fp32"), outputs=evidence.outputs.float())
     missing = _missing(evidence)
-    if missing > MISSING:
+    if not missing <= MISSING:
         raise UserError(
             f"lift-cam: behind '{evidence.network.layer_name}' the contributions of the channels must add up to the "
             f"change of the logit, they miss {missing:.1%} of it; DeepLIFT has no rule for attention, for norms over "
@@ -85,12 +85,35 @@ def contributions(evidence: Evidence, outputs: Tensor, rows: Tensor) -> tuple[Te
 
 
 def _missing(evidence: Evidence) -> float:
-    """The largest share that contributions lack for random outputs of the target layer; tried once for a model."""
+    """The largest share that contributions lack for fixed outputs of the target layer; tried once for a model."""
     known = _tried.setdefault(evidence.network.module, {})
-    name = evidence.network.layer_name
-    if name not in known:
-        generator = torch.Generator().manual_seed(0)
-        outputs = torch.randn(PROBES, *evidence.outputs.shape[1:], generator=generator).to(evidence.outputs.device)
-        rows = torch.zeros(PROBES, dtype=torch.int64, device=outputs.device)
-        known[name] = float(contributions(evidence, outputs, rows)[1].max())
-    return known[name]
+    explained = evidence.network.readout.explained
+    key = evidence.network.layer_name, explained, evidence.outputs.shape[1:], evidence.images.shape[1:]
+    if key not in known:
+        # Nothing of the images of this pass may enter: every worker must come to what the plan came to.
+        generator, device = torch.Generator().manual_seed(0), evidence.outputs.device
+        outputs = _probes(evidence, generator).to(device)
+        rows = torch.arange(len(outputs), device=device)
+        images = torch.randn(len(outputs), *evidence.images.shape[1:], generator=generator).to(device)
+        targets = rows % evidence.logits.shape[1] if explained is None else torch.full_like(rows, explained)
+        trial = replace(evidence, images=images, outputs=outputs, targets=targets)
+        known[key] = float(contributions(trial, outputs, rows)[1].max())
+    return known[key]
+
+
+def _probes(evidence: Evidence, generator: torch.Generator) -> Tensor:
+    """Random outputs (N, …) of the target layer in its own layout, at every scale.
+
+    Noise averages out in global pooling and then reaches no bend of a function behind it. So there are also maps that
+    are constant in each channel: of both signs, of one sign, and of the other.
+    """
+    noise = torch.randn(2 * len(SCALES), *evidence.outputs.shape[1:], generator=generator)
+    layout = evidence.network.layout
+    channels = layout.to_map(noise).shape[1]
+    constant = torch.randn(2 * len(SCALES), channels, 1, 1, generator=generator)
+    constant = torch.cat((constant, constant[: len(SCALES)].abs(), -constant[len(SCALES) :].abs()))
+    constant = constant.expand(-1, -1, *layout.to_map(noise).shape[2:])
+    flat = layout.from_map(constant, noise.repeat(2, *[1] * (noise.ndim - 1)))
+    outputs = torch.cat((noise, flat))
+    scales = torch.tensor(SCALES).repeat(len(outputs) // len(SCALES))
+    return outputs * scales.reshape(-1, *[1] * (outputs.ndim - 1))
