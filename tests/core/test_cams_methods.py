@@ -483,6 +483,7 @@ def test_methods_are_listed_with_needs_and_costs():
     assert {name: row["cost"] for name, row in rows.items() if row["cost"] != NEEDS[row["needs"]][1]} == {
         **dict.fromkeys(("diffgradcam", "finercam", "lift-cam", "shapleycam"), "passes"),
         **dict.fromkeys(("is-cam", "ss-cam"), "thousands of passes"),
+        "opti-cam": "many passes",
     }
     sentence = (
         "cam: 'x' must need one of activations, gradients, head, tail, masked inputs, passes, attention at a cost of "

@@ -350,7 +350,7 @@ def test_grad_cam_gives_blank_maps_where_targets_are_missing_and_we_refuse(case)
     assert theirs[0].any()
     assert not theirs[1].any()
     assert maps["gradcam"].flatten(1).any(dim=1).all()
-    with pytest.raises(ValueError, match="targets: must be one class per image"):
+    with pytest.raises(ValueError, match="targets: must be one per image"):
         explain_images(model, torch.zeros(2, 3, 224, 224), targets=[int(evidence.targets[0])])
 
 
