@@ -11,16 +11,13 @@ from camrobust.contract.errors import UserError
 from camrobust.core.channels import check_channels, held, unit
 from camrobust.core.draws import Draws
 from camrobust.core.memory import halving_on_oom
-from camrobust.core.perturb.attacks.on_prediction import Victim
+from camrobust.core.perturb.attacks.on_prediction import ATTACKED_TOGETHER_ON_GPU, Victim
 from camrobust.core.perturb.attacks.on_rank import Ranking
 from camrobust.core.perturb.defined import check_defined
 from camrobust.core.perturb.digital import through_jpeg
 from camrobust.core.perturb.registry import PERTURBATIONS, Perturbation
 from camrobust.core.perturb.variants import Variant, variants
 
-ATTACKED_TOGETHER_ON_GPU = 8
-"""Images in each pass of an attack on a GPU; elsewhere one. The number is fixed, and short passes are filled
-up, because the size of a pass decides the sign of gradients near 0, and the steps of an ascent amplify that."""
 CUT = 1e-3
 """Share of a level by which float32 may fall short of a whole level before values are cut to 8 bits."""
 
@@ -101,6 +98,8 @@ def attack(
         arguments = {} if ranking is None or not entry.needs_ranking else {"ranking": ranking.rows(rows)}
         made[rows] = _attacked(entry, victim, images[rows], [named[row] for row in rows], dataset, seed, arguments)
 
+    # Short passes are filled up, because the size of a pass decides the sign of gradients near 0, and the steps of an
+    # ascent amplify that.
     for _ in halving_on_oom(places + places[-1:] * (-len(places) % together), together, one_pass):
         pass
     return made

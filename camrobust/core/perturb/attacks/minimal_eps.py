@@ -16,16 +16,11 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.registry import unknown
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.attacked_cams import check_differentiable
-from camrobust.core.perturb.attacks.on_map import OBJECTIVES, Goal, Pace, clean_map, climb
-from camrobust.core.perturb.attacks.on_prediction import LEVELS, Victim, ball_around
+from camrobust.core.perturb.attacks.on_map import LAST, MOMENTUM, OBJECTIVES, Goal, Pace, clean_map, climb
+from camrobust.core.perturb.attacks.on_prediction import ATTACKED_TOGETHER_ON_GPU, LEVELS, Victim, ball_around
 from camrobust.core.precision import repeatable
 from camrobust.core.similarity import SIMILARITIES, Similarity
 from camrobust.core.similarity.mass import TOP_SHARE
-
-MOMENTUM, LAST = 0.75, 0.1
-"""How each ascent moves, see `on_map.Pace`."""
-ON_A_GPU = 8
-"""Images of one pass on a GPU; elsewhere one, so that an image for which a radius was found costs nothing more."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,8 @@ def minimal_eps(victim: Victim, images: Tensor, image_ids: Sequence[str], search
     Returns:
         For each image the radius in levels, None where no attack up to `most` was found.
     """
-    together = ON_A_GPU if images.is_cuda else 1
+    # One by one, an image for which a radius was found costs nothing more.
+    together = ATTACKED_TOGETHER_ON_GPU if images.is_cuda else 1
     radii: list[int | None] = []
     with repeatable(images.device):
         for start in range(0, len(images), together):

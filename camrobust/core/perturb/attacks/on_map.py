@@ -118,6 +118,10 @@ class Pace:
         return column(self.size * (1 - (1 - self.last) * number / self.steps))
 
 
+MOMENTUM, LAST = 0.75, 0.1
+"""The `Pace` of ascents that search longest: on the ranking, and for the smallest radius."""
+
+
 def attack_map(
     victim: Victim, images: Tensor, epsilon: Tensor, steps: Tensor, step: Tensor, draws: Draws, *,
     cam: str = "gradcam", objective: str = "top",

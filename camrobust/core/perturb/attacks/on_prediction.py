@@ -23,6 +23,8 @@ from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
 
 LEVELS = 255.0
+ATTACKED_TOGETHER_ON_GPU = 8
+"""Images in each pass of an attack on a GPU; elsewhere one."""
 LEAST_LIKELY = -1
 HALVINGS = 24
 FILL = 4.0

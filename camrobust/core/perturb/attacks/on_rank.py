@@ -15,7 +15,7 @@ from torch import Tensor
 from camrobust.core.channels import held
 from camrobust.core.draws import Draws
 from camrobust.core.perturb.attacked_cams import check_differentiable
-from camrobust.core.perturb.attacks.on_map import Goal, Pace, clean_map, climb
+from camrobust.core.perturb.attacks.on_map import LAST, MOMENTUM, Goal, Pace, clean_map, climb
 from camrobust.core.perturb.attacks.on_prediction import LEVELS, Epsilon, Step, Steps, Victim, ball_around
 from camrobust.core.perturb.registry import perturbation
 from camrobust.core.precision import repeatable
@@ -27,8 +27,6 @@ CLOSE = 0.3
 """Difference of two scores, in standard deviations of the scores, at which the count of the segments above is soft."""
 SOFT = 1.0
 """Difference of a rank and a depth, in ranks, at which the share within the top is soft."""
-MOMENTUM, LAST = 0.75, 0.1
-"""How the ascent moves, see `on_map.Pace`."""
 
 
 @dataclass(frozen=True)
