@@ -16,7 +16,7 @@ from camrobust.contract.heads import parse_head
 from camrobust.contract.quoting import short, shown
 from camrobust.core.channels import spoken
 from camrobust.core.explain.network import frozen
-from camrobust.measure.builders import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from camrobust.measure.built import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.model import Model, load_model, wrap
 from camrobust.measure.networks import plain, refuse_shapeless
 

@@ -19,7 +19,7 @@ from camrobust.core.segments import quickshift
 from camrobust.interface.inputs import photo
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.image import measure
 from camrobust.measure.model import load_model
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size

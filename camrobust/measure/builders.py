@@ -9,12 +9,7 @@ from torch import nn
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
 from camrobust.contract.registry import unknown
-from camrobust.measure.built import IMAGENET_MEAN as IMAGENET_MEAN
-from camrobust.measure.built import IMAGENET_STD as IMAGENET_STD
-from camrobust.measure.built import UNTRAINED as UNTRAINED
-from camrobust.measure.built import Built as Built
-from camrobust.measure.built import ModelSpec as ModelSpec
-from camrobust.measure.built import some
+from camrobust.measure.built import IMAGENET_MEAN, IMAGENET_STD, UNTRAINED, Built, ModelSpec, some
 from camrobust.measure.checkpoints import StateDict, fitting, reasons
 from camrobust.measure.hugging_face import hugging_face
 

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line
-from camrobust.measure.builders import Built, ModelSpec, build_module, fill
+from camrobust.measure.builders import build_module, fill
+from camrobust.measure.built import Built, ModelSpec
 from camrobust.measure.weights import read_weights
 
 PLAIN = (bool, int, float, str, bytes, type(None))

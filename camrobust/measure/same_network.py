@@ -10,7 +10,7 @@ from hashlib import sha256
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import UNKNOWN, BuilderRecord
 from camrobust.core.explain.readout import Readout
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.plugin_imports import modules_of, source_of
 from camrobust.measure.plugins import distribution
 

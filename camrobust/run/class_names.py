@@ -6,7 +6,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
-from camrobust.measure.builders import UNTRAINED, ModelSpec
+from camrobust.measure.built import UNTRAINED, ModelSpec
 
 IMAGENET = "imagenet"
 """`classes: imagenet`: the names of the 1000 classes of ImageNet-1k, in their usual order."""

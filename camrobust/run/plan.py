@@ -16,7 +16,7 @@ from camrobust.core.perturb import PERTURBATIONS, Variant, size_warnings, varian
 from camrobust.core.perturb import left_out as presets_without
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import Model, load_model
 from camrobust.measure.plugins import default_similarities, load_plugins, refuse_unnamed
 from camrobust.measure.same_network import check_builder, check_readout, check_state

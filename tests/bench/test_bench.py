@@ -20,7 +20,7 @@ from camrobust.core.explain.evidence import collect
 from camrobust.core.perturb import without_model
 from camrobust.interface.cli import main
 from camrobust.interface.commands import BENCHMARKS
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model
 
 

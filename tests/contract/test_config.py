@@ -13,7 +13,7 @@ import yaml
 from camrobust.contract.config_file import load_config, parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.plain_yaml import DEEPEST, MOST_BYTES, read_yaml
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.run.class_names import class_names
 from tests.in_process import camrobust
 from tests.runs import ROOT

@@ -23,7 +23,7 @@ from camrobust.core.perturb.attacks.on_prediction import (
     column,
 )
 from camrobust.io.images import decode
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model, wrap
 from camrobust.measure.passes import attacked as made_in_run
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample

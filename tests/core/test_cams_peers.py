@@ -19,7 +19,7 @@ from camrobust.core.explain.evidence import collect, explain
 from camrobust.core.explain.target_layer import build_network
 from camrobust.interface.api import explain as explain_images
 from camrobust.io.images import decode
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model, wrap
 from tests.reference.cams import REFERENCE
 

@@ -16,7 +16,7 @@ from camrobust.core.perturb.attacks.on_prediction import Ball, column
 from camrobust.core.perturb.attacks.on_rank import Ranking, SegmentRanks, soft_overlap
 from camrobust.core.ranks import rbo
 from camrobust.io.images import decode
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model, wrap
 from tests.core.test_attacks import attacked, images, predictions
 from tests.reference import attacks as plain

@@ -9,7 +9,7 @@ from torch import nn
 
 import camrobust
 from camrobust.contract.errors import UserError
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model
 from tests.toys import Dense, Pooled, lazy, pooled, seeded
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from camrobust.contract.errors import UserError
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.checkpoints import MOST_DICTS, state_dicts
 from camrobust.measure.networks import filled
 from camrobust.measure.weights import read_weights

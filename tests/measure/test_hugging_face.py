@@ -9,8 +9,7 @@ import camrobust
 from camrobust.bench.speed.tiny_transformers import SIDE, VIT, build
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
-from camrobust.measure.builders import ModelSpec
-from camrobust.measure.built import Built
+from camrobust.measure.built import Built, ModelSpec
 from camrobust.measure.hugging_face import _with_processor
 from camrobust.measure.model import load_model
 from camrobust.measure.same_network import builder_record

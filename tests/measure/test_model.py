@@ -9,7 +9,7 @@ from camrobust.contract.errors import UserError
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS, CLASSIC
 from camrobust.core.explain.evidence import collect, explain
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.model import load_model, wrap
 from tests.toys import Circuit, Hybrid, Normalising, Pooled, Raising, Smooth, Tokens, pooled, seeded

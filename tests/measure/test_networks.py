@@ -11,7 +11,7 @@ from torch import nn
 from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
 from camrobust.contract.run_record import BuilderRecord
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model
 from camrobust.measure.networks import filled, state_sha256
 from camrobust.measure.same_network import builder_record, check_builder

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from camrobust.contract.errors import UserError
 from camrobust.core.explain.evidence import collect
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model, wrap
 from tests.toys import Pooled, seeded
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from camrobust.contract.errors import UserError
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model
 from camrobust.measure.weights import read_weights
 from tests.runs import ROOT, environment

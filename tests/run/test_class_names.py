@@ -1,7 +1,7 @@
 import pytest
 
 from camrobust.contract.config_file import parse_config
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.run.class_names import class_names
 from camrobust.run.plan import make_plan
 from camrobust.run.tried_models import check_models

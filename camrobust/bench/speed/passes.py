@@ -22,7 +22,7 @@ from camrobust.core.explain.cams import CAMS, CLASSIC
 from camrobust.core.perturb import make_variants, variants
 from camrobust.core.precision import arithmetic
 from camrobust.core.segments import quickshift
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.image import explain_variants, measure
 from camrobust.measure.model import Model, load_model
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample

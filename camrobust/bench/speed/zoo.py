@@ -21,7 +21,7 @@ from camrobust.core.explain.evidence import Evidence, collect, explain
 from camrobust.core.explain.hooks import hooked
 from camrobust.core.explain.layout import tensor_in
 from camrobust.core.explain.network import logits_of
-from camrobust.measure.builders import ModelSpec
+from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import Model, load_model
 
 TORCHVISION = (
