@@ -84,12 +84,25 @@ class Cloud:
 
     def head(self, key: str, count: int) -> bytes:
         """The first bytes; raises MissingObjectError."""
+        return self.read_range(key, 0, count)
 
-        def first() -> bytes:
-            with self._filesystem.open_input_stream(self._path(key)) as stream:
-                return bytes(stream.read(count))
+    def read_range(self, key: str, start: int, count: int) -> bytes:
+        """Some bytes; raises MissingObjectError."""
 
-        return with_retries(first, self.locate(key))
+        def some() -> bytes:
+            with self._filesystem.open_input_file(self._path(key)) as file:
+                return bytes(file.read_at(count, start)) if start < file.size() else b""
+
+        return with_retries(some, self.locate(key))
+
+    def size_bytes(self, key: str) -> int:
+        """Size of an object; raises MissingObjectError."""
+
+        def ask() -> int:
+            with self._filesystem.open_input_file(self._path(key)) as file:
+                return int(file.size())
+
+        return with_retries(ask, self.locate(key))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object whose key begins with the prefix, sorted by key."""

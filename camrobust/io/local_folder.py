@@ -51,12 +51,24 @@ class Folder:
 
     def head(self, key: str, count: int) -> bytes:
         """The first bytes; raises MissingObjectError and DeniedObjectError."""
+        return self.read_range(key, 0, count)
+
+    def read_range(self, key: str, start: int, count: int) -> bytes:
+        """Some bytes; raises MissingObjectError and DeniedObjectError."""
         path = self._path(key)
         try:
-            if not S_ISREG(path.stat().st_mode):
-                raise MissingObjectError(f"{path} is not a regular file")
+            _check_regular(path)
             with path.open("rb") as file:
+                file.seek(start)
                 return file.read(count)
+        except (OSError, ValueError) as error:
+            raise _unreadable("read", path, error) from error
+
+    def size_bytes(self, key: str) -> int:
+        """Size of a file; raises MissingObjectError and DeniedObjectError."""
+        path = self._path(key)
+        try:
+            return _check_regular(path)
         except (OSError, ValueError) as error:
             raise _unreadable("read", path, error) from error
 
@@ -122,6 +134,14 @@ class Folder:
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def _check_regular(path: Path) -> int:
+    """The size of a regular file; raises MissingObjectError for a pipe or a device, which may never end."""
+    status = path.stat()
+    if not S_ISREG(status.st_mode):
+        raise MissingObjectError(f"{path} is not a regular file")
+    return status.st_size
 
 
 def _check_inside(root: Path, key: PurePosixPath) -> None:

@@ -49,6 +49,12 @@ class Store(Protocol):
     def head(self, key: str, count: int) -> bytes:
         """The first `count` bytes, or all if there are fewer; raises MissingObjectError."""
 
+    def read_range(self, key: str, start: int, count: int) -> bytes:
+        """Bytes from `start` on, at most `count` and fewer at the end of the object; raises MissingObjectError."""
+
+    def size_bytes(self, key: str) -> int:
+        """Size of an object; raises MissingObjectError."""
+
     def write(self, key: str, content: bytes) -> None:
         """Store the content, all or nothing."""
 

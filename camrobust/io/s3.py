@@ -99,20 +99,33 @@ class Bucket:
 
     def head(self, key: str, count: int) -> bytes:
         """The first bytes; raises MissingObjectError."""
+        return self.read_range(key, 0, count)
+
+    def read_range(self, key: str, start: int, count: int) -> bytes:
+        """Some bytes in one request; raises MissingObjectError."""
         from botocore.exceptions import ClientError
 
-        request = {"Bucket": self._bucket, "Key": self._key(key), "Range": f"bytes=0-{count - 1}", **self._payer}
+        asked = f"bytes={start}-{start + count - 1}"
+        request = {"Bucket": self._bucket, "Key": self._key(key), "Range": asked, **self._payer}
 
         def get(client: Any) -> bytes:
             try:
                 return _body(client.get_object(**request)["Body"])[:count]
             except ClientError as error:
                 if _status(error) == NO_SUCH_RANGE:
-                    # The object is empty.
+                    # The object ends before.
                     return b""
                 raise
 
-        return self._try(self.locate(key), get)
+        return self._try(self.locate(key), get) if count else b""
+
+    def size_bytes(self, key: str) -> int:
+        """Size of an object; raises MissingObjectError."""
+
+        def ask(client: Any) -> int:
+            return int(client.head_object(Bucket=self._bucket, Key=self._key(key), **self._payer)["ContentLength"])
+
+        return self._try(self.locate(key), ask)
 
     def write(self, key: str, content: bytes) -> None:
         """One put: readers see the whole object or none."""

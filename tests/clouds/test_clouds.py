@@ -75,9 +75,11 @@ def test_a_cloud_is_a_store_to_read_from(place):
     assert store.locate("y") == f"{place}/a/b/y"
     assert store.read("x/two words.txt", 2) == b"22"
     assert (store.head("x/two words.txt", 1), store.head("x/one.txt", 9), store.head("y", 9)) == (b"2", b"1", b"")
+    assert (store.size_bytes("x/two words.txt"), store.read_range("x/two words.txt", 1, 9)) == (2, b"2")
+    assert (store.read_range("x/one.txt", 1, 3), store.size_bytes("y")) == (b"", 0)
     with pytest.raises(TooLargeObjectError, match=r"words\.txt has more than 1 bytes"):
         store.read("x/two words.txt", 1)
-    for read in (store.read, lambda key: store.head(key, 9)):
+    for read in (store.read, store.size_bytes, lambda key: store.head(key, 9)):
         with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/z"):
             read("z")
 

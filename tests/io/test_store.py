@@ -34,6 +34,31 @@ def test_pipes_and_folders_are_missing_files_and_never_read(tmp_path):
         store.read("folder.jpg")
 
 
+def check_ranges(store):
+    """Any bytes of an object, fewer at its end, and its size."""
+    store.write("some", bytes(range(10)))
+    assert store.size_bytes("some") == 10
+    assert [store.read_range("some", *asked) for asked in ((0, 3), (4, 2), (8, 5), (10, 1), (50, 4), (2, 0))] == [
+        b"\0\1\2", b"\4\5", b"\x08\x09", b"", b"", b""
+    ]  # fmt: skip
+    for look in (store.size_bytes, lambda key: store.read_range(key, 1, 1)):
+        with pytest.raises(MissingObjectError):
+            look("none")
+
+
+def test_a_range_of_a_file(tmp_path):
+    check_ranges(open_store(str(tmp_path)))
+    os.mkfifo(tmp_path / "pipe")
+    for look in (lambda store: store.size_bytes("pipe"), lambda store: store.read_range("pipe", 1, 1)):
+        with pytest.raises(MissingObjectError, match="is not a regular file"):
+            look(open_store(str(tmp_path)))
+
+
+@pytest.mark.s3
+def test_a_range_of_an_object(bucket):
+    check_ranges(open_store(f"s3://{bucket}/a"))
+
+
 def test_an_impossible_path_is_a_missing_file(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     store = open_store(str(tmp_path))
