@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from camrobust.contract import schema
+from camrobust.contract import comparison_schema, schema
 from camrobust.contract.config import RunConfig
 from camrobust.contract.record import Part
 from camrobust.contract.run_documents import DoneRecord, ProgressRecord
@@ -48,17 +48,18 @@ def schema_part() -> str:
         columns = getattr(schema, name.upper())
         rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]
         parts += [f"## {name}/", table(rows)]
-    measures = (*schema.SUMMARY_MEASURES, *schema.SUMMARY_SPREAD, *schema.SUMMARY_COUNTS)
+    measures = (*schema.SUMMARY_MEASURES, *schema.SUMMARY_SPREAD, *schema.SUMMARY_COUNTS, *schema.SUMMARY_ACCURACY,
+                *schema.SUMMARY_LABELLED)  # fmt: skip
     for title, text, columns in (
-        ("summary/by_…", "Each measure also has `_lower` and `_upper`, its 95 % interval.", measures),
+        ("summary/by_…", "Each measure and accuracy also has `_lower` and `_upper`, its 95 % interval.", measures),
         (
             "summary/by_cam",
             "Beside these; by_level has `attacked_cam`. See [attacks](perturbations.md#whose-map-is-attacked).",
             schema.SUMMARY_ATTACKS,
         ),
-        ("summary/tests", "See [statistics](statistics.md).", schema.TESTS),
-        ("camrobust compare", "What `camrobust compare RUN RUN --json` prints as `table`.", schema.DIFFERENCES),
-        ("summary/characteristics", "See [statistics](statistics.md).", schema.CHARACTERISTICS),
+        ("summary/tests", "See [statistics](statistics.md).", comparison_schema.TESTS),
+        ("camrobust compare", "What `camrobust compare A B --json` prints as `table`.", comparison_schema.DIFFERENCES),
+        ("summary/characteristics", "See [statistics](statistics.md).", comparison_schema.CHARACTERISTICS),
     ):
         rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]
         parts += [f"## {title}", text, table(rows)]

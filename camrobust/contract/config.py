@@ -12,16 +12,15 @@ from camrobust.contract.config_parts import (
     DatasetConfig,
     ImageConfig,
     MetricConfig,
-    ModelConfig,
     ModuleName,
     Name,
     SegmentsConfig,
     Spec,
     StrictPart,
     SummaryConfig,
-    model_shorthand,
 )
 from camrobust.contract.defaults import RGB
+from camrobust.contract.model_config import ModelConfig, model_shorthand
 from camrobust.contract.plain_yaml import check_plain
 from camrobust.contract.secrecy import refuse_secrets
 
@@ -120,7 +119,7 @@ class RunConfig(StrictPart):
             # It says nothing new, and runs from before it could be said keep their digest.
             ways["image"] = {"channels"}
         ways["datasets"] = {
-            place: {"access"} if dataset.exclude else {"access", "exclude"}
+            place: {"access", *(name for name in ("exclude", "label_names") if not getattr(dataset, name))}
             for place, dataset in enumerate(self.datasets)
         }
         # Runs from before there were heads keep their digest.

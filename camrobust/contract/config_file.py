@@ -12,11 +12,11 @@ from camrobust.contract.config_parts import (
     DatasetConfig,
     ImageConfig,
     MetricConfig,
-    ModelConfig,
     SummaryConfig,
 )
 from camrobust.contract.errors import UserError
 from camrobust.contract.former_names import SETTINGS
+from camrobust.contract.model_config import ModelConfig
 from camrobust.contract.plain_yaml import read_text, read_yaml
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.registry import unknown

@@ -10,16 +10,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from camrobust.contract.defaults import CROP, MOST_CHANNELS, RESIZE, RGB
+from camrobust.contract.defaults import CROP, MOST_CHANNELS, RESIZE
 from camrobust.contract.errors import UserError
-from camrobust.contract.former_names import renamed_builder
-from camrobust.contract.heads import parse_head
-from camrobust.contract.quoting import short, shown
+from camrobust.contract.quoting import short
 from camrobust.contract.registry import MODULE
 from camrobust.contract.segmenters import DEFAULT, SEGMENTERS
 
@@ -36,17 +33,6 @@ class StrictPart(BaseModel):
     """A part that never changes and refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def short_name(builder: str) -> str:
-    """The name of a model that is given by its builder alone; of a folder's path only the last part."""
-    name = re.sub(r"^(torchvision|timm|hf):", "", builder)
-    return name.rstrip("/").rpartition("/")[2] if builder.startswith("hf:") and name[:1] in (".", "/", "~") else name
-
-
-def model_shorthand(value: Any) -> Any:
-    """A model may be written as its builder alone."""
-    return {"builder": value} if isinstance(value, str) else value
 
 
 def one_or_several(value: Any) -> Any:
@@ -83,104 +69,19 @@ class DatasetConfig(StrictPart):
         (), max_length=100, description="patterns of image ids to leave out, such as **/@eaDir/**"
     )
     labels: Address | None = Field(
-        None, description="table (csv, line JSON, parquet) with columns image_id (or file) and label"
+        None,
+        description="table (csv, line JSON, parquet) with columns image_id (or file) and label: a class number, a wnid "
+        "or a name; or folders: the sub-folders are the classes, in ImageNet's order if they are wnids, else sorted",
+    )
+    label_names: Address | None = Field(
+        None,
+        description="numbers of labels that are names: a .txt file with one name per line in the order of the logits, "
+        "or a table with columns class_name or wnid, and label",
     )
     access: Literal["credentials", "anonymous", "requester_pays"] = Field(
         "credentials",
         description="how a bucket is read: a public one may need anonymous; requester_pays is for S3",
     )
-
-
-class ModelConfig(StrictPart):
-    """One classifier."""
-
-    name: FolderName = Field("", validate_default=False, description="name in the results; default: the builder")
-    builder: Name = Field(
-        description="torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME_OR_FOLDER[@REVISION] or package.module:function; "
-        "with @none the weights are random, drawn from the run's seed"
-    )
-    weights: Address | None = Field(None, description=".safetensors or .pth file, a path or s3://…, gs://…, az://…")
-    target_layer: Name | None = Field(None, description="dotted name of a submodule; default: discovered")
-    mean: tuple[float, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=MOST_CHANNELS,
-        description="mean of the normalisation, one value for each channel; default: the builder's",
-    )
-    std: tuple[float, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=MOST_CHANNELS,
-        description="standard deviation of the normalisation, one value for each channel; default: the builder's",
-    )
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments for the builder; of hf: only prompts, a list of texts"
-    )
-    classes: Address | tuple[str, ...] | None = Field(
-        None,
-        description="names of the classes in the order of the logits (of one logit: of 0 and 1): a list, a text file "
-        "with one name per line, or imagenet; changes no number; default: known for published weights only",
-    )
-    head: Spec | None = Field(
-        None,
-        validate_default=False,
-        description="how the outputs are read: softmax, binary, multilabel, multilabel:explained=LABEL, "
-        "value:tolerance=T (regression) or value:tolerance=T,explained=OUTPUT; binary and multilabel take "
-        "outputs=logits or outputs=probabilities where that cannot be seen; default: binary for one output, else "
-        "softmax; see [own-model.md](own-model.md#other-heads)",
-    )
-
-    @field_validator("builder", mode="before")
-    @classmethod
-    def _today(cls, value: Any) -> Any:
-        return renamed_builder(value)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "name" not in data and isinstance(data.get("builder"), str):
-            return {**data, "name": short_name(data["builder"])}
-        return data
-
-    @field_validator("head")
-    @classmethod
-    def _resolved(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """The head as it is recorded: with the number of an output that was named."""
-        names = info.data.get("classes")
-        try:
-            return None if value is None else str(parse_head(value, names if isinstance(names, tuple) else ()))
-        except UserError as error:
-            raise UserError(f"config: model '{info.data.get('name')}': {error}") from error
-
-    @field_validator("target_layer", mode="before")
-    @classmethod
-    def _one_layer(cls, value: Any) -> Any:
-        several = isinstance(value, (list, tuple))
-        if several:
-            raise ValueError("must be one layer, got a list; list the model once for each, under different names")
-        return value
-
-    @model_validator(mode="after")
-    def _for_each_channel(self) -> Self:
-        counts = [None if values is None else len(values) for values in (self.mean, self.std)]
-        if len({*counts}) > 1 and {*counts} != {None, RGB}:
-            raise ValueError(
-                "mean and std must have one value for each channel, got "
-                f"{counts[0] or 'no'} and {counts[1] or 'no'} values; name both"
-            )
-        return self
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        wrong = (
-            [value] if not isinstance(value, (list, tuple)) else [name for name in value if not isinstance(name, str)]
-        )
-        if value is not None and not isinstance(value, str) and wrong:
-            raise ValueError(
-                f"must be a list of names, the path of a text file or imagenet, got {shown(wrong[0])}; quote it"
-            )
-        return value
 
 
 class ImageConfig(StrictPart):
@@ -231,6 +132,9 @@ class SummaryConfig(StrictPart):
         "apart",
         description="pairs under attacks on maps that enter consistency, responsiveness and RM: none, those on the "
         "CAM's own map, or all; by_cam has columns for them",
+    )
+    only: Literal["all", "correct"] = Field(
+        "all", description="correct: all numbers but accuracy leave out the images that a model gets wrong unperturbed"
     )
 
 

@@ -44,6 +44,7 @@ class RecordedSummary(RecordedPart):
 
     intervals: Literal["delta", "bootstrap"] = "delta"
     map_attacks: Literal["apart", "own", "all"] = "apart"
+    only: Literal["all", "correct"] = "all"
 
 
 class RecordedEntry(RecordedPart):

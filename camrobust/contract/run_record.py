@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
+from camrobust.contract.columns import Column
 from camrobust.contract.former_names import ATTACKED
 from camrobust.contract.record import Count, Key, Name, Part, Record, Text
 from camrobust.contract.recorded_config import Config, Numbers, RecordedConfig, RecordedNumbers
 from camrobust.contract.registry import MODULE
 from camrobust.contract.run_documents import ManifestRecord
-from camrobust.contract.schema import SCORES, Column
+from camrobust.contract.schema import SCORES
 from camrobust.contract.sharding import MOST_SHARDS, ShardRecord
 
 ModuleName = Annotated[str, Field(max_length=200, pattern=MODULE)]

@@ -4,36 +4,11 @@ Types are written as in Arrow ("string", "int8", "float32", "bool", "binary"); `
 schemas of them. How a file encodes and compresses a column is not said here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from camrobust.contract import former_names
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a result table.
-
-    Attributes:
-        name: of the column.
-        type: as Arrow writes it.
-        meaning: one sentence.
-        required: the column is never null, and every version wrote it.
-    """
-
-    name: str
-    type: str
-    meaning: str
-    required: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Today's name, then the former ones."""
-        return (self.name, *(old for old, new in former_names.COLUMNS.items() if new == self.name))
-
-
-def _columns(*rows: tuple[str, str, str], required: str = "") -> tuple[Column, ...]:
-    return tuple(Column(*row, required=row[0] in required.split()) for row in rows)
-
+from camrobust.contract.columns import Column
+from camrobust.contract.columns import columns as _columns
+from camrobust.contract.comparison_schema import CHARACTERISTICS, TESTS
 
 CLEAN = "clean"
 """Name of the unperturbed variant; it has no score row."""
@@ -208,8 +183,20 @@ SUMMARY_COUNTS = _columns(
     ("flat_share", "float64", "share of pairs without a ranking to compare"),
     ("not_finite_share", "float64", "share of pairs with NaN or infinity in a map"),
     ("ambiguous_share", "float64", "share of pairs with a map whose sign the method calls arbitrary"),
+    ("n_left_out", "int64", "pairs that `summary.only` leaves out of all numbers but accuracy and n_labelled"),
     required="n_images n_pairs n_same n_flipped",
 )
+
+SUMMARY_ACCURACY = _columns(
+    (
+        "accuracy_clean",
+        "float64",
+        "share of labelled pairs whose clean image's class is the label; null for other heads",
+    ),
+    ("accuracy_perturbed", "float64", "share of labelled pairs whose perturbed image's class is the label"),
+)
+"""The accuracy of the classes, whatever the map; pairs that `summary.only` leaves out count here."""
+SUMMARY_LABELLED = _columns(("n_labelled", "int64", "pairs whose image has a label that can be predicted"))
 
 _ATTACKS = {"attacked": "attacks on this CAM's own map", "transferred": "attacks on another CAM's map"}
 SUMMARY_ATTACKS = _columns(
@@ -231,75 +218,6 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
 }
 """The summary tables and the columns they group by; each measure also has `_lower` and `_upper`."""
 
-TESTS = _columns(
-    ("factor", "string", "what is compared: cam or model (within an image) or dataset (between images)"),
-    ("dataset", "string", "where the images come from, null when datasets are compared"),
-    ("model", "string", "whose maps, null when models are compared"),
-    ("cam", "string", "which CAM, null when CAMs are compared"),
-    ("measure", "string", "consistency_adjusted, responsiveness_adjusted or robustness_adjusted of every image"),
-    ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta"),
-    ("first", "string", "first of a pair, or the one with this mean rank; null for a test of all at once"),
-    ("second", "string", "second of a pair, else null"),
-    ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank(_difference), rank_biserial, cliffs_delta"),
-    ("effect", "float64", "its value; of a pair, positive where the first is higher or ranks better"),
-    ("effect_lower", "float64", "lower end of its 95 % interval, null where there is none"),
-    ("effect_upper", "float64", "upper end"),
-    ("difference", "float64", "mean of the first minus mean of the second, in the measure's own unit; pairs only"),
-    ("difference_lower", "float64", "lower end of its 95 % interval over images"),
-    ("difference_upper", "float64", "upper end"),
-    ("statistic", "float64", "chi squared, F, H, q, t, the sum of positive ranks, or U"),
-    ("df", "float64", "degrees of freedom, of the numerator for F, null where there are none"),
-    ("p", "float64", "probability of a statistic at least as extreme if nothing differs"),
-    ("p_corrected", "float64", "Holm over all pairs of one comparison, over all comparisons for tests of all at once"),
-    ("n_groups", "int64", "how many are compared"),
-    ("n_images", "int64", "images with a value for all of them (between datasets: images of both)"),
-    ("n_dropped", "int64", "images left out because a value is missing"),
-    required="factor measure test effect_name n_groups n_images n_dropped",
-)
-
-DIFFERENCES = _columns(
-    ("dataset", "string", "where the images come from"),
-    ("model", "string", "whose maps"),
-    ("cam", "string", "which CAM"),
-    ("perturbation", "string", "whose pairs alone; null for all that both runs have together"),
-    ("measure", "string", "robustness, consistency or responsiveness, _adjusted; with --raw the raw ones, too"),
-    ("first", "float64", "first run: mean over images; robustness is the product of two means"),
-    ("second", "float64", "second run, likewise"),
-    ("difference", "float64", "second minus first"),
-    ("difference_lower", "float64", "lower end of its 95 % interval over images"),
-    ("difference_upper", "float64", "upper end"),
-    ("test", "string", "wilcoxon on the images of both, or cliffs_delta where the runs share less than two"),
-    ("effect", "float64", "rank-biserial correlation or Cliff's delta, positive where the second run is higher"),
-    ("p", "float64", "probability of an effect at least as large if nothing differs"),
-    ("p_corrected", "float64", "Holm over all lines of the measure"),
-    ("n_images", "int64", "images that both runs have, without those that are different photos"),
-    ("n_first", "int64", "images of the first run, or of its sample"),
-    ("n_second", "int64", "images of the second run, or of its sample"),
-)
-
-CHARACTERISTICS = _columns(
-    ("dataset", "string", "where the images come from, null for all datasets pooled"),
-    ("model", "string", "whose maps"),
-    ("cam", "string", "which CAM"),
-    ("family", "string", "perturbation family, or all"),
-    ("measure", "string", "consistency or consistency_adjusted of every image"),
-    ("analysis", "string", "spearman, all_properties (rank regression), dataset or dataset_given_segments"),
-    ("property", "string", "of the image, or confidence of the model; for datasets: FIRST - SECOND"),
-    ("effect", "float64", "rank correlation; of datasets: difference of means; null for all_properties"),
-    ("effect_lower", "float64", "lower end of its 95 % interval"),
-    ("effect_upper", "float64", "upper end"),
-    ("share", "float64", "share of the variance explained (of ranks; of values for datasets), [0, 1]"),
-    ("share_lower", "float64", "lower end of its 95 % interval, for all_properties"),
-    ("share_upper", "float64", "upper end"),
-    ("share_alone", "float64", "how much the share of all properties together drops if this property is left out"),
-    ("p", "float64", "probability of an effect at least as large if there is none"),
-    ("p_corrected", "float64", "Holm over the properties of one comparison; else p itself"),
-    ("n_images", "int64", "images with both"),
-    required="model cam family measure analysis n_images",
-)
-"""How much the characteristics of images explain; see docs/statistics.md."""
-
-
 SCORE_FILE = tuple(one for one in SCORES if one.name not in ("dataset", "model"))
 """Columns of a score file; its folders name the dataset and the model."""
 
@@ -312,7 +230,11 @@ def summary_columns(name: str) -> tuple[Column, ...]:
     """All columns of a table in `summary/`, in order; its name is one of `SUMMARIES`, tests or characteristics."""
     if name in ("tests", "characteristics"):
         return TESTS if name == "tests" else CHARACTERISTICS
-    measures = [replace(one, name=f"{one.name}{end}") for one in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
-    columns = (*(_SUMMARY_KEYS[key] for key in SUMMARIES[name]), *measures, *SUMMARY_SPREAD, *SUMMARY_COUNTS)
+    measures, accuracy = (
+        [replace(one, name=f"{one.name}{end}") for one in columns for end in ("", "_lower", "_upper")]
+        for columns in (SUMMARY_MEASURES, SUMMARY_ACCURACY)
+    )
+    counts = (*SUMMARY_COUNTS, *accuracy, *SUMMARY_LABELLED)
+    columns = (*(_SUMMARY_KEYS[key] for key in SUMMARIES[name]), *measures, *SUMMARY_SPREAD, *counts)
     more = {"by_cam": SUMMARY_ATTACKS, "by_level": [one for one in SCORES if one.name == "attacked_cam"]}
     return (*columns, *more.get(name, ()))

@@ -26,6 +26,7 @@ LEADERBOARD = {
     "dataset": "dataset", "model": "model", "cam": "CAM", "robustness_adjusted": "RM adj.",
     "consistency_adjusted": "cons. adj.", "responsiveness_adjusted": "resp. adj.", "robustness": "RM raw",
     "attacked_consistency_adjusted": "attacked", "transferred_consistency_adjusted": "transfer",
+    "accuracy_clean": "acc. clean", "accuracy_perturbed": "acc.",
     "flip_rate": "flips", "flat_share": "flat", "ambiguous_share": "ambig.", "n_images": "images",
 }  # fmt: skip
 """Columns of by_cam that the terminal shows, and their titles."""
@@ -77,9 +78,10 @@ def show_leaderboard(by_cam: "pl.DataFrame") -> None:
     ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
     title = f"Robustness of the maps (adjusted: {ADJUSTED})"
     columns = dict(LEADERBOARD)
-    for name in ("ambiguous_share", "attacked_consistency_adjusted", "transferred_consistency_adjusted"):
-        if not (ranked[name].fill_null(0) != 0).any():
-            del columns[name]
+    shares = ("ambiguous_share", "attacked_consistency_adjusted", "transferred_consistency_adjusted")
+    absent = [name for name in shares if not (ranked[name].fill_null(0) != 0).any()]
+    for name in (*absent, *(name for name in ("accuracy_clean", "accuracy_perturbed") if not ranked[name].count())):
+        del columns[name]
     show_table(title, [*columns.values()], ranked.select(*columns).rows())
 
 

@@ -50,6 +50,7 @@ class Found:
         tables: keys of tables that name photos, where there are no photos.
         base: address of the folder at which relative paths in the tables start.
         left_out: how many files are neither, or are excluded, by kind.
+        excluded_folders: the first folders of excluded photos; where folders are classes, these are classes, too.
     """
 
     store: Store
@@ -57,6 +58,7 @@ class Found:
     tables: list[str] = field(default_factory=list)
     base: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
+    excluded_folders: frozenset[str] = frozenset()
 
     def is_empty(self) -> bool:
         """Whether nothing at all lies there."""
@@ -188,7 +190,8 @@ def _sorted(
     left_out[EXCLUDED] = len(piles[EXCLUDED])
     spark = tables and not pattern and store.uri.lower().endswith(".parquet")
     base = open_object(store.uri)[0].uri if spark else store.uri
-    return Found(store, images, tables, base, {kind: count for kind, count in left_out.items() if count})
+    excluded = frozenset(key.partition("/")[0] for key in piles[EXCLUDED] if "/" in key and suffix_of(key) in photos)
+    return Found(store, images, tables, base, {kind: count for kind, count in left_out.items() if count}, excluded)
 
 
 def _pile(entry: Entry, photos: Sequence[str], exclusions: Exclusions) -> str:

@@ -8,6 +8,7 @@ import polars as pl
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.secrecy import without_query
+from camrobust.io.class_numbers import FOLDERS, folder_labels, read_class_numbers
 from camrobust.io.image_listing import EXCLUDED, Found, find, in_words
 from camrobust.io.manifest_rows import bare, file_twice, label_column, manifest_rows, text_column
 from camrobust.io.objects import Access
@@ -45,7 +46,7 @@ def list_images(
 
 def list_dataset(
     name: str, images: str, labels: str | None = None, access: Access = "credentials", exclude: Sequence[str] = (),
-    *, arrays: bool = False,
+    *, arrays: bool = False, label_names: str | None = None,
 ) -> Listing:  # fmt: skip
     """List all images of one dataset.
 
@@ -54,10 +55,11 @@ def list_dataset(
         images: a folder, an s3://, gs:// or az:// prefix, a pattern such as photos/*.jpg, one image, or a manifest:
             a table (`io.tables`), or a folder or pattern of tables, with a column uri and perhaps image_id and label.
             Relative paths in a manifest start at the manifest's folder.
-        labels: a table with image_id (or file) and label (or class_index).
+        labels: a table with image_id (or file) and label (or class_index), or "folders" for the names of sub-folders.
         access: how a bucket is listed and read; a folder ignores it.
         exclude: patterns of image ids to leave out (`io.patterns`).
         arrays: .npy files are images, too.
+        label_names: a file that gives names their numbers, for labels that are names (`io.class_numbers`).
 
     Raises:
         UserError: there are no images, a column or value is missing, an address is not that of a store or holds a
@@ -66,10 +68,11 @@ def list_dataset(
     exclusions = Exclusions(exclude)
     found = find(name, images, access, exclusions, arrays=arrays)
     left_out = dict(found.left_out)
+    known = None if label_names is None else read_class_numbers(label_names, f"label_names of dataset '{name}'")
     if found.tables:
         # Names of files do not count, only image ids.
         exclusions = Exclusions(exclude)
-        table, remarks = _from_tables(name, found, access, relabelled=labels is not None)
+        table, remarks = _from_tables(name, found, access, known, relabelled=labels is not None)
         kept = [not exclusions.match(image_id) for image_id in table["image_id"]] if exclude else [True] * table.height
         if not all(kept):
             left_out[EXCLUDED] = left_out.get(EXCLUDED, 0) + kept.count(False)
@@ -78,8 +81,16 @@ def list_dataset(
         table, remarks = _from_keys(name, found), []
     if table.is_empty():
         raise UserError(f"dataset '{name}': {_nothing(found, images, left_out)}")
-    if labels is not None:
-        table, more = _with_labels(table.drop("label"), labels, name)
+    if labels == FOLDERS:
+        if found.tables:
+            raise UserError(
+                f"dataset '{name}': labels: folders is for images in folders, and {images} is a manifest; give it a "
+                "column label"
+            )
+        given, said = folder_labels(table["image_id"], found.excluded_folders, known, f"dataset '{name}'")
+        table, remarks = table.with_columns(given), [*remarks, said, *_unlabelled(given, table, "lie in no sub-folder")]
+    elif labels is not None:
+        table, more = _with_labels(table.drop("label"), labels, name, known)
         remarks += more
     _check_ids(table, name)
     remarks += [f"exclude '{short(pattern)}' matches no image" for pattern in exclusions.unused]
@@ -107,12 +118,14 @@ def _from_keys(name: str, found: Found) -> pl.DataFrame:
     )
 
 
-def _from_tables(name: str, found: Found, access: Access, *, relabelled: bool) -> tuple[pl.DataFrame, list[str]]:
+def _from_tables(
+    name: str, found: Found, access: Access, known: Mapping[str, int] | None, *, relabelled: bool
+) -> tuple[pl.DataFrame, list[str]]:
     """The rows of all tables of a manifest, and what is to be said of them."""
     parts, remarks = [], []
     for key in found.tables:
         given = read_table(found.store.locate(key), "manifest", access)
-        rows, said = manifest_rows(given, found.base, key, relabelled=relabelled)
+        rows, said = manifest_rows(given, found.base, key, known, relabelled=relabelled)
         parts.append(rows)
         remarks += said
     table = pl.concat(parts)
@@ -150,7 +163,9 @@ def _check_ids(table: pl.DataFrame, name: str) -> None:
         )
 
 
-def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFrame, list[str]]:
+def _with_labels(
+    table: pl.DataFrame, labels: str, name: str, numbers: Mapping[str, int] | None = None
+) -> tuple[pl.DataFrame, list[str]]:
     """The images with the labels of a table, and what is to be said of the two."""
     what = f"labels of dataset '{name}'"
     given = read_table(labels, what)
@@ -158,7 +173,7 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFr
     # An image of the very name comes first; only other names are taken without the blanks around them.
     exact = keys.is_in(table["image_id"].to_list()).fill_null(value=False)
     keys = pl.select(pl.when(exact).then(keys).otherwise(bare(given, keys))).to_series()
-    values = label_column(given)
+    values = label_column(given, numbers)
     if values is None:
         raise given.error("has no column 'label' or 'class_index'; rename or add it")
     known = pl.DataFrame({"image_id": keys, "label": values}).drop_nulls("image_id").unique(maintain_order=True)
@@ -182,13 +197,14 @@ def _with_labels(table: pl.DataFrame, labels: str, name: str) -> tuple[pl.DataFr
     if others.height:
         example = short(without_query(others["image_id"][0]))
         remarks.append(f"{others.height:,} entries of {labels} name no image, such as '{example}'")
-    without = joined.filter(pl.col("label").is_null())
-    if without.height:
-        remarks.append(
-            f"{without.height:,} of {joined.height:,} images have no label in {labels}, such as "
-            f"'{short(without['image_id'][0])}'"
-        )
-    return joined, remarks
+    return joined, remarks + _unlabelled(joined["label"], joined, f"have no label in {labels}")
+
+
+def _unlabelled(labels: pl.Series, table: pl.DataFrame, what: str) -> list[str]:
+    without = table.filter(labels.is_null())
+    if without.is_empty():
+        return []
+    return [f"{without.height:,} of {table.height:,} images {what}, such as '{short(without['image_id'][0])}'"]
 
 
 def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:

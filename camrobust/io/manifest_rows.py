@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +11,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short, shown
 from camrobust.contract.secrecy import refuse_address, without_query
 from camrobust.io.addresses import ODD, SCHEME, parse
+from camrobust.io.class_numbers import numbers_of
 from camrobust.io.clouds import SCHEMES as CLOUDS
 from camrobust.io.store import open_store
 from camrobust.io.tables import LABELS, ROW, Table, bare_cells, rows_in_words
@@ -31,13 +32,16 @@ MOST_FOLDERS = 100_000
 """Folders of images whose links are resolved to find files that are named twice."""
 
 
-def manifest_rows(table: Table, base: str, key: str, *, relabelled: bool = False) -> tuple[pl.DataFrame, list[str]]:
+def manifest_rows(
+    table: Table, base: str, key: str, numbers: Mapping[str, int] | None = None, *, relabelled: bool = False
+) -> tuple[pl.DataFrame, list[str]]:
     """The images that a table names.
 
     Args:
         table: with a column uri, and perhaps image_id and label or class_index.
         base: address of the folder at which relative paths start.
         key: of the table below the folder or pattern that was given; a folder `label=3` in it is a column.
+        numbers: of the classes by name, for labels that are names; None for ImageNet's wnids only.
         relabelled: the labels come from another table, so that it does not matter if some are missing here.
 
     Returns:
@@ -61,7 +65,7 @@ def manifest_rows(table: Table, base: str, key: str, *, relabelled: bool = False
     blank = (bare_id == "").fill_null(value=True)
     if blank.any():
         raise table.error(f"has no image_id in {table.rows(blank)}; fill it, or leave the column out")
-    labels, remarks = label_column(table), []
+    labels, remarks = label_column(table, numbers), []
     if labels is None:
         labels = _label_of_folder(table, key)
     elif labels.null_count() and not relabelled:
@@ -122,11 +126,15 @@ def _shortened(name: str) -> set[str]:
     return {name, *(name[:place] + name[place + 1 :] for place in range(len(name)))}
 
 
-def label_column(table: Table) -> pl.Series | None:
+def label_column(table: Table, numbers: Mapping[str, int] | None = None) -> pl.Series | None:
     """The labels of a table, null where there is none; None if it has no column of labels.
 
+    Args:
+        table: the table.
+        numbers: of the classes by name, for labels that are names; None for ImageNet's wnids only.
+
     Raises:
-        UserError: a label is not a whole number.
+        UserError: a label is neither a whole number nor a known name.
     """
     name = column_of(table, LABELS)
     if name is None:
@@ -143,11 +151,22 @@ def label_column(table: Table) -> pl.Series | None:
     else:
         column = text_column(table, (name,)).str.strip_chars()
         column = column.set(column.str.to_lowercase().is_in(MISSING).fill_null(value=False), None)
+        column = _numbered(table, column, numbers)
         _refuse_labels(table, column, ~column.str.contains(WHOLE))
         whole = column.str.replace(r"\.0*$", "").str.strip_prefix("+").cast(pl.Int64, strict=False)
-    numbers = whole.cast(pl.Int32, strict=False)
-    _refuse_labels(table, column, numbers.is_null() & column.is_not_null())
-    return numbers.alias("label")
+    labels = whole.cast(pl.Int32, strict=False)
+    _refuse_labels(table, column, labels.is_null() & column.is_not_null())
+    return labels.alias("label")
+
+
+def _numbered(table: Table, texts: pl.Series, known: Mapping[str, int] | None) -> pl.Series:
+    """Labels as text, with the numbers of classes in the place of their names."""
+    names = texts.filter((~texts.str.contains(WHOLE)).fill_null(value=False)).unique().to_list()
+    names += [] if known is None else [name for name in texts.drop_nulls().unique() if name in known]
+    numbers = numbers_of({*names}, known, table.what) if names else None
+    if numbers is None:
+        return texts
+    return texts.replace({name: str(number) for name, number in numbers.items()})
 
 
 def _refuse_labels(table: Table, column: pl.Series, wrong: pl.Series) -> None:
@@ -158,7 +177,10 @@ def _refuse_labels(table: Table, column: pl.Series, wrong: pl.Series) -> None:
 
 
 def _not_a_label(table: Table, got: str) -> UserError:
-    return UserError(f"{table.what}: labels must be class indices (integers), got {got}; map names first")
+    return UserError(
+        f"{table.what}: labels must be class indices (integers), got {got}; give label_names, a file with "
+        "the number of each name"
+    )
 
 
 def _label_of_folder(table: Table, key: str) -> pl.Series:

@@ -23,7 +23,8 @@ from camrobust.io.store import read_object
 from camrobust.io.table_bytes import MOST_BYTES, PARQUET, NotATableError, as_utf8, check_utf8, unpacked
 from camrobust.io.table_json import known_values
 
-KNOWN = ("image_id", "file", "uri", "label", "class_index")
+NAMES = ("class_name", "wnid")
+KNOWN = ("image_id", "file", "uri", "label", "class_index", *NAMES)
 """The columns that are read; others are ignored."""
 ROW = "row"
 """The column with the number of a row; in a spreadsheet the header is row 1."""

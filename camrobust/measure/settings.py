@@ -6,7 +6,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from camrobust.contract.schema import SCORES, Column
+from camrobust.contract.columns import Column
+from camrobust.contract.schema import SCORES
 from camrobust.core.perturb import Variant
 from camrobust.core.similarity import SIMILARITIES, Similarity
 

@@ -23,7 +23,7 @@ def critical_differences(tests: pl.DataFrame) -> Figure | None:
     """Mean ranks of the CAMs over images, 1 = best; a bar joins CAMs that Nemenyi's test does not tell apart.
 
     Args:
-        tests: `schema.TESTS`.
+        tests: `comparison_schema.TESTS`.
 
     Returns:
         None where no CAMs could be compared.
@@ -80,7 +80,7 @@ def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) ->
     """Rank correlation of every image property with adjusted consistency, with its 95 % interval, per CAM.
 
     Args:
-        characteristics: `schema.CHARACTERISTICS`.
+        characteristics: `comparison_schema.CHARACTERISTICS`.
         cams: names from top to bottom.
 
     Returns:

@@ -27,6 +27,7 @@ MEASURES = {
     "responsiveness": "responsiveness (raw)",
     "robustness": "robustness RM (raw)",
     "flip_rate": "share of predictions that flipped",
+    "accuracy_perturbed": "accuracy on the perturbed images",
 }
 
 

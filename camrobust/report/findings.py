@@ -24,11 +24,40 @@ def estimate(row: Row, name: str, digits: int = 2) -> str:
     return value if low is None or high is None else f"{value} (95 % interval {low:.{digits}f} to {high:.{digits}f})"
 
 
+def accuracy_sentences(by_model: pl.DataFrame) -> list[str]:
+    """Say how often each model is right, and what `summary.only` leaves out.
+
+    Args:
+        by_model: the summary table.
+    """
+    known = by_model.drop_nulls("accuracy_clean")
+    sentences = [
+        f"{row['model']} on {row['dataset']} predicts the label of {_share(row, 'accuracy_clean')} of the clean images "
+        f"and of {_share(row, 'accuracy_perturbed')} of the perturbed ones."
+        for row in known.head(SHOWN).iter_rows(named=True)
+    ]
+    if known.height > SHOWN:
+        sentences.append(f"The accuracy of {known.height - SHOWN} more models is in summary/by_model.csv.")
+    left_out, kept = int(by_model["n_left_out"].sum()), int(by_model["n_pairs"].sum())
+    if left_out:
+        sentences.append(
+            f"All numbers but accuracy leave out {left_out:,} of {left_out + kept:,} pairs, because the model gets "
+            "their clean image wrong or it has no label (summary.only: correct)."
+        )
+    return sentences
+
+
+def _share(row: Row, name: str) -> str:
+    low, high = row[f"{name}_lower"], row[f"{name}_upper"]
+    interval = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f} %)"
+    return f"{100 * row[name]:.1f} %{interval}"
+
+
 def test_sentences(tests: pl.DataFrame, controls: Sequence[str]) -> list[str]:
     """Say which differences are more than chance.
 
     Args:
-        tests: `schema.TESTS`.
+        tests: `comparison_schema.TESTS`.
         controls: CAMs that are a floor.
     """
     groups = tests.filter(pl.col("factor") == "cam").select("dataset", "model").unique(maintain_order=True)
@@ -139,7 +168,7 @@ def characteristics_sentences(characteristics: pl.DataFrame, controls: Sequence[
     """Say how much the characteristics of images explain of the stability of maps.
 
     Args:
-        characteristics: `schema.CHARACTERISTICS`.
+        characteristics: `comparison_schema.CHARACTERISTICS`.
         controls: CAMs that are a floor; they are left out.
     """
     rows = characteristics.filter(

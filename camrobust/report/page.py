@@ -19,7 +19,7 @@ from camrobust.contract.secrecy import masked
 from camrobust.report.charts import heat_map, severity_curves
 from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.figure import Figure
-from camrobust.report.findings import characteristics_sentences, test_sentences
+from camrobust.report.findings import accuracy_sentences, characteristics_sentences, test_sentences
 from camrobust.report.gallery import exhibits
 from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.reproduce import commands, configuration, stage_times
@@ -33,6 +33,7 @@ MOST_DRAWN, MOST_NAMES = 50_000, 400
 """Rows of a figure's numbers, and CAMs or perturbations in them; the largest real figures have a tenth of these."""
 MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
             "responsiveness")  # fmt: skip
+ACCURACIES = ("accuracy_clean", "accuracy_perturbed")
 ATTACKED = ("attacked_consistency_adjusted", "transferred_consistency_adjusted")
 
 
@@ -89,7 +90,8 @@ def build_report(
     drawn_tables = {**summaries, "by_level": by_level}
     figures, classes = _figures(run, drawn_tables, ranked), run.classes if isinstance(run, RunRecord) else {}
     page = _template().render(
-        headline=headline(run, ranked, by_level),
+        headline=[*headline(run, ranked, by_level), *accuracy_sentences(summaries["by_model"])],
+        accuracies=ACCURACIES if ranked["n_labelled"].sum() else (),
         adjusted=ADJUSTED,
         rows=[_leaderboard_row(row, run) for row in ranked.iter_rows(named=True)],
         counted=run.config.summary.map_attacks,
@@ -184,8 +186,9 @@ def _chosen(ranked: pl.DataFrame, run: DescribedRecord) -> list[tuple[str, str]]
 def _leaderboard_row(row: Mapping[str, Any], run: DescribedRecord) -> dict[str, Any]:
     twin = run.same_as.get(row["model"], {}).get(row["cam"])
     note = "floor: random weights" if row["cam"] in run.controls else f"same maps as {twin}" if twin else ""
-    cells, attacks = (
+    cells, attacks, answers = (
         [{"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]} for name in names]
-        for names in (MEASURES, ATTACKED)
+        for names in (MEASURES, ATTACKED, ACCURACIES)
     )
-    return {**row, "note": note, "control": row["cam"] in run.controls, "cells": cells, "attacks": attacks}
+    marks = {"note": note, "control": row["cam"] in run.controls}
+    return {**row, **marks, "cells": cells, "attacks": attacks, "answers": answers}

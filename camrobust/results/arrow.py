@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from camrobust.contract.schema import FAILURES, IMAGES, MAPS, Column
+from camrobust.contract.columns import Column
+from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from camrobust.contract.columns import Column
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import SCORE_FILE
 from camrobust.io.parquet_budget import Budget
 from camrobust.results.block_plan import PlannedBlock, Runs, ScoreFile, planned_blocks
 from camrobust.results.tables import read_coded
+from camrobust.summary.answers import COLUMNS as ANSWERS
+from camrobust.summary.answers import Answers
 from camrobust.summary.rows import COLUMNS, NO_SEVERITY, NUMBERS, TEXT, Block, Coded, Rows
 
 ROWS = 3_000_000
@@ -24,17 +27,20 @@ ROWS = 3_000_000
 rows are added up."""
 
 USED = tuple(column for column in SCORE_FILE if column.name in COLUMNS)
+LABELLED = tuple(column for column in SCORE_FILE if column.name in {*COLUMNS, *ANSWERS})
 
 
-def score_blocks(runs: Runs, rows: int = ROWS) -> Iterator[Block]:
+def score_blocks(runs: Runs, rows: int = ROWS, *, labelled: bool = False) -> Iterator[Block]:
     """Read all score rows of some runs, block by block.
 
     Args:
         runs: the store of each run, and the commits that count there.
         rows: how many rows of one model a block should hold.
+        labelled: read labels and predictions, too; without labels they are bytes for nothing.
     """
+    columns = LABELLED if labelled else USED
     with ThreadPoolExecutor(1) as pool:
-        for block, reads in groupby(_ahead(_reads(runs, rows, pool)), key=lambda read: read.block):
+        for block, reads in groupby(_ahead(_reads(runs, rows, pool, columns)), key=lambda read: read.block):
             yield Block(block.dataset, block.images, _by_model(reads))
 
 
@@ -53,12 +59,12 @@ class _Read:
     rows: Future[Rows]
 
 
-def _reads(runs: Runs, rows: int, pool: ThreadPoolExecutor) -> Iterator[_Read]:
+def _reads(runs: Runs, rows: int, pool: ThreadPoolExecutor, columns: Sequence[Column]) -> Iterator[_Read]:
     """Block by block and model by model; a read starts when it is asked for."""
     for block in planned_blocks(runs, rows):
         places = {image: place for place, image in enumerate(block.images)}
         for model, files in block.files.items():
-            yield _Read(block, model, pool.submit(_read, files, places))
+            yield _Read(block, model, pool.submit(_read, files, places, columns))
 
 
 def _ahead(reads: Iterator[_Read]) -> Iterator[_Read]:
@@ -77,9 +83,9 @@ def _by_model(reads: Iterator[_Read]) -> Iterator[tuple[str, Rows]]:
             yield read.model, rows
 
 
-def _read(files: Sequence[ScoreFile], places: Mapping[str, int]) -> Rows:
+def _read(files: Sequence[ScoreFile], places: Mapping[str, int], columns: Sequence[Column]) -> Rows:
     budget = Budget()
-    tables = [_table(file, places, budget) for file in files]
+    tables = [_table(file, places, budget, columns) for file in files]
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     image = _coded(table["image_id"])
     stranger = next((name for name in image.values if name not in places), None)
@@ -96,11 +102,18 @@ def _read(files: Sequence[ScoreFile], places: Mapping[str, int]) -> Rows:
         severity=_numpy(severity),
         same=_numpy(table["kept_class"]),
         numbers={name: _numpy(table[name]) for name in NUMBERS},
+        answers=_answers(table),
     )
 
 
-def _table(file: ScoreFile, places: Mapping[str, int], budget: Budget) -> pa.Table:
-    table, _ = read_coded(file.store, file.key, USED, budget)
+def _answers(table: pa.Table) -> Answers | None:
+    if "label" not in table.column_names or table["label"].null_count == table.num_rows:
+        return None
+    return Answers.of({name: _numpy(pc.fill_null(table[name].cast(pa.float64()), np.nan)) for name in ANSWERS})
+
+
+def _table(file: ScoreFile, places: Mapping[str, int], budget: Budget, columns: Sequence[Column]) -> pa.Table:
+    table, _ = read_coded(file.store, file.key, columns, budget)
     if file.whole:
         return table
     wanted = pa.array(list(places), pa.string())

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from camrobust.contract.columns import Column
 from camrobust.contract.errors import RunFailed
 from camrobust.contract.record import FORMAT
 from camrobust.contract.run_files import (
@@ -30,7 +31,7 @@ from camrobust.contract.run_files import (
     number_of,
     scores_folder,
 )
-from camrobust.contract.schema import COMMITS, SCORES, Column
+from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.results.arrow import TABLES, arrow_schema, empty_frame
 from camrobust.results.counted import (

@@ -15,11 +15,11 @@ from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
-from camrobust.results.reduce import attacks_of, otherwise_found
+from camrobust.results.reduce import attacks_of, classless, otherwise_found
 from camrobust.summary.aggregate import KEPT, SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
 from camrobust.summary.profiles import Profile
-from camrobust.summary.rows import Block, Coded, Rows
+from camrobust.summary.rows import Block, Rows
 from camrobust.summary.same_photo import other_photos
 
 SAME = ("metric", "segments", "image")
@@ -36,7 +36,7 @@ class Comparison:
     """How two runs differ.
 
     Attributes:
-        table: `schema.DIFFERENCES`.
+        table: `comparison_schema.DIFFERENCES`.
         settings: keys of the configuration that differ, and models of one name whose weights or target layers differ.
         versions: libraries of different versions, with the version in each run.
         only_first: models, CAMs, datasets and perturbations that only the first run has, in words.
@@ -119,12 +119,13 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
         )
     # One share for both runs, so that their samples hold the same images.
     shares = shares_kept({name: max(count.get(name, 0) for count in counts) for name in {**counts[0], **counts[1]}})
-    profiles = [
-        reduce_scores(
-            _blocks(run, record, levels), SummarySettings(alone=by is not None, attacks=attacks_of([record])), shares
-        ).profiles
-        for run, record in zip(runs, records, strict=True)
-    ]
+    only = "correct" if all(record.config.summary.only == "correct" for record in records) else "all"
+    profiles = []
+    for run, record in zip(runs, records, strict=True):
+        chosen = SummarySettings(
+            alone=by is not None, attacks=attacks_of([record]), only=only, classless=classless([record])
+        )
+        profiles.append(reduce_scores(_blocks(run, record, levels, only != "all"), chosen, shares).profiles)
     table = differences(*(_without_others(of_run, photos, left_out) for of_run in profiles), raw=raw)
     if table.is_empty():
         raise UserError(
@@ -189,10 +190,12 @@ def _only_in(run: RunRecord, other: RunRecord) -> list[str]:
     return [*names, *(f"{name} at {strength}" for name, strength in sorted(_levels(run) - _levels(other)))]
 
 
-def _blocks(run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level]) -> Iterator[Block]:
-    """The rows of a run at some strengths."""
+def _blocks(
+    run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level], labelled: bool
+) -> Iterator[Block]:
+    """The rows of a run at some strengths, with labels or without."""
     every = levels == _levels(record)
-    for block in score_blocks(run):
+    for block in score_blocks(run, labelled=labelled):
         yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
 
 
@@ -204,13 +207,4 @@ def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[
         kept = wanted[names.codes, strengths.codes]
         if not kept.any():
             continue
-        yield (
-            model,
-            Rows(
-                image=every.image[kept],
-                text={name: Coded(column.codes[kept], column.values) for name, column in every.text.items()},
-                severity=every.severity[kept],
-                same=every.same[kept],
-                numbers={name: values[kept] for name, values in every.numbers.items()},
-            ),
-        )
+        yield model, every.where(kept)

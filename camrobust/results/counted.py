@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from camrobust.contract.columns import Column
 from camrobust.contract.record import parse_record
 from camrobust.contract.run_documents import CommitRecord, DoneRecord, FileRecord
 from camrobust.contract.run_files import (
@@ -15,7 +16,7 @@ from camrobust.contract.run_files import (
     partition_of,
     table_of,
 )
-from camrobust.contract.schema import COMMITS, SCORES, Column
+from camrobust.contract.schema import COMMITS, SCORES
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.parquet_budget import Budget, TableError, TooLargeTableError
 from camrobust.results.arrow import TABLES, empty_frame

@@ -12,8 +12,9 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from camrobust.contract.columns import Column
 from camrobust.contract.quoting import short
-from camrobust.contract.schema import FAILURES, IMAGES, KEYS, Column
+from camrobust.contract.schema import FAILURES, IMAGES, KEYS
 from camrobust.io.parquet_budget import Budget
 from camrobust.results.arrow import empty_frame
 from camrobust.results.block_plan import PlannedBlock, ScoreFile, planned_blocks

@@ -48,7 +48,10 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     check_combinable({folder.uri: document for folder, document in zip(folders, documents, strict=True)})
     runs = [(folder.store, folder.committed()) for folder in folders]
     check_scores([key for _, committed in runs for key in committed.tables("scores")])
-    config = documents[0].config
+    images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
+    labelled, config = images["label"].null_count() < images.height, documents[0].config
+    if config.summary.only == "correct" and not labelled:
+        raise UserError("aggregate: summary.only: correct needs labels, and no image has one; set summary.only: all")
     settings = SummarySettings(
         average=config.metric.average,
         controls=tuple(dict.fromkeys(cam for document in documents for cam in document.controls)),
@@ -56,9 +59,11 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         seed=config.seed,
         families={name: family for document in documents for name, family in document.families.items()},
         attacks=attacks_of(documents, config.summary.map_attacks),
+        only=config.summary.only,
+        classless=classless(documents),
     )
-    reduction = reduce_scores(score_blocks(runs), settings, shares_kept(image_counts(runs)))
-    images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
+    blocks = score_blocks(runs, labelled=labelled)
+    reduction = reduce_scores(blocks, settings, shares_kept(image_counts(runs)))
     with ThreadPoolExecutor(2) as pool:
         tests = pool.submit(significance_tests, reduction.profiles)
         characteristics = pool.submit(characterise, reduction.profiles, images)
@@ -70,6 +75,12 @@ def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> Ma
     variants = [variant for record in records for variant in record.variants]
     cams = {(one.perturbation, one.strength): one.attacked for one in variants if one.attacked is not None}
     return MapAttacks(cams, {name: same for record in records for name, same in record.same_as.items()}, counted)
+
+
+def classless(records: Sequence[DescribedRecord]) -> frozenset[str]:
+    """The models of some runs that predict no class that could be right: they put out labels or values."""
+    heads = {name: record.head_of(name).partition(":")[0] for record in records for name in record.models}
+    return frozenset(name for name, head in heads.items() if head not in ("softmax", "binary"))
 
 
 def check_combinable(documents: Mapping[str, RunRecord]) -> None:

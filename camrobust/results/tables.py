@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from camrobust.contract.columns import Column
 from camrobust.contract.quoting import first_line, short
-from camrobust.contract.schema import Column
 from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.parquet_budget import WIDEST, Budget, TableError, needed_bytes

@@ -22,7 +22,9 @@ def list_apart(config: RunConfig) -> tuple[pl.DataFrame, dict[str, Mapping[str, 
     check_apart(config)
     arrays = config.channels != RGB
     listed = {
-        one.name: list_dataset(one.name, one.images, one.labels, one.access, one.exclude, arrays=arrays)
+        one.name: list_dataset(
+            one.name, one.images, one.labels, one.access, one.exclude, arrays=arrays, label_names=one.label_names
+        )
         for one in config.datasets
     }
     manifest = pl.concat([listing.images for listing in listed.values()])

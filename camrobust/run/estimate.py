@@ -7,8 +7,8 @@ import polars as pl
 import torch
 
 from camrobust.contract.config import RunConfig
-from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.defaults import REPLACEMENT_S
+from camrobust.contract.model_config import ModelConfig
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.channels import noise
 from camrobust.core.draws import Draws

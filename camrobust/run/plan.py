@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from camrobust.contract.config import RunConfig
-from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
+from camrobust.contract.model_config import ModelConfig
 from camrobust.contract.run_record import BuilderRecord, PluginRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.core.channels import pixel_bytes

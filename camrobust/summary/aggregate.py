@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import SUMMARIES
+from camrobust.summary.answers import COLUMNS as ANSWERS
 from camrobust.summary.estimates import estimate_table
 from camrobust.summary.intervals import image_weights
 from camrobust.summary.map_attacks import OWN, TRANSFER, MapAttacks, with_attacks
@@ -48,6 +49,9 @@ class SummarySettings:
         families: perturbation to family, for characteristics; a perturbation that is not named is its own family.
         alone: one profile per perturbation, instead of one for all perturbations together.
         attacks: the attacks on maps, and which of their pairs enter the measures.
+        only: "all", or "correct" to leave out the images that a model gets wrong before they are perturbed, and those
+            without a label.
+        classless: models that predict no class that could be right, because they put out labels or values.
     """
 
     average: str = "macro"
@@ -58,6 +62,8 @@ class SummarySettings:
     families: Mapping[str, str] = field(default_factory=dict)
     alone: bool = False
     attacks: MapAttacks = field(default_factory=MapAttacks)
+    only: str = "all"
+    classless: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ def summarise(
 
 def reduce_frame(scores: pl.LazyFrame, settings: SummarySettings) -> Reduction:
     """The same as `reduce_scores`, for rows in memory."""
-    known = [name for name in ("dataset", "model", *COLUMNS) if name in scores.collect_schema().names()]
+    wanted = dict.fromkeys(("dataset", "model", *COLUMNS, *ANSWERS))
+    known = [name for name in wanted if name in scores.collect_schema().names()]
     settings = replace(settings, attacks=settings.attacks.with_those_of(scores))
     return reduce_scores(blocks_of(scores.select(known).collect()), settings)
 
@@ -154,7 +161,8 @@ def _add_block(
     over_models: PairSums | None = None
     for model, rows in block.rows:
         where = (block.dataset, model)
-        placed = Placed.of(rows)
+        asked = replace(rows, answers=None) if model in settings.classless else rows
+        placed = Placed.of(asked, only_correct=settings.only == "correct")
         images, keys = len(block.images), [(*where, *cell) for cell in placed.cells]
         _check_dense(images * len(keys), len(rows.image), where)
         starts, strengths = starts_of([cell[:2] for cell in placed.cells])
@@ -172,7 +180,7 @@ def _add_block(
             if roles.any():
                 perturbations = levels.where((roles != TRANSFER) | settings.attacks.enters(roles)).rolled(starts)
                 _add_attacks(groups, where, placed, levels, roles, weights)
-        shown = perturbations.pairs.sum(axis=0) > 0
+        shown = (perturbations.pairs.sum(axis=0) > 0) | (perturbations.events[-1] > 0)
         named = [(*where, *key) for key, there in zip(strengths, shown, strict=True) if there]
         groups["by_perturbation"].add(named, perturbations.of(shown), weights)
         starts, cams = starts_of([key[:1] for key in strengths])

@@ -15,7 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import special
 
-from camrobust.contract.schema import CHARACTERISTICS, IMAGES
+from camrobust.contract.comparison_schema import CHARACTERISTICS
+from camrobust.contract.schema import IMAGES
 from camrobust.summary.intervals import t_interval
 from camrobust.summary.line_tables import Line, line_table
 from camrobust.summary.profiles import Profile
@@ -66,7 +67,7 @@ class _Property:
 
 
 def characterise(profiles: Sequence[Profile], images: pl.DataFrame) -> pl.DataFrame:
-    """The table `schema.CHARACTERISTICS`.
+    """The table `comparison_schema.CHARACTERISTICS`.
 
     Args:
         profiles: one per dataset and model.

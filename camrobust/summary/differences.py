@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.contract.schema import DIFFERENCES
+from camrobust.contract.comparison_schema import DIFFERENCES
 from camrobust.summary.intervals import t_interval
 from camrobust.summary.line_tables import Line, line_table
 from camrobust.summary.moments import SIDES
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 def differences(first: Sequence[Profile], second: Sequence[Profile], *, raw: bool = False) -> pl.DataFrame:
-    """The table `schema.DIFFERENCES`: second minus first for every dataset, model, CAM and perturbation of both runs.
+    """The table `comparison_schema.DIFFERENCES`: second minus first by dataset, model, CAM and perturbation.
 
     Args:
         first: profiles of the first run, one per dataset and model, or per dataset, model and perturbation.

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from camrobust.contract.schema import SUMMARY_COUNTS, SUMMARY_MEASURES, SUMMARY_SPREAD
+from camrobust.summary.answers import accuracy_table
 from camrobust.summary.exact_sums import added
 from camrobust.summary.intervals import RatioSums, covariance, interval, percentiles, product_variance
 from camrobust.summary.moments import SIDES, Groups, medians
@@ -43,7 +44,8 @@ def estimate_table(groups: Groups, keys: Sequence[str], level: float) -> pl.Data
     )
     schema = {key: pl.Int8 if key == "severity" else pl.String for key in keys}
     labels = pl.DataFrame(list(groups.keys), schema=schema, orient="row")
-    return pl.concat([labels, table, _counts(groups.counts)], how="horizontal").sort(keys, nulls_last=True)
+    parts = [labels, table, _counts(groups.counts), accuracy_table(groups.answers, level)]
+    return pl.concat(parts, how="horizontal").sort(keys, nulls_last=True)
 
 
 def _spread(groups: Groups) -> dict[str, Array]:
@@ -91,9 +93,9 @@ def _resampled(
 
 
 def _counts(counts: Array) -> pl.DataFrame:
-    images, pairs, same, flipped, *events = counts.T
+    images, pairs, same, flipped, *events, left_out = counts.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        columns = [images, pairs, same, flipped, *(event / pairs for event in events)]
+        columns = [images, pairs, same, flipped, *(event / pairs for event in events), left_out]
     types = {column.name: pl.Int64 if column.type == "int64" else pl.Float64 for column in SUMMARY_COUNTS}
     return pl.DataFrame(
         {name: column.astype(np.int64) if kind == pl.Int64 else column

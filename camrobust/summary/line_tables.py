@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from camrobust.contract.schema import Column
+from camrobust.contract.columns import Column
 
 Line = dict[str, Any]
 """Column name to value; a missing column is null."""

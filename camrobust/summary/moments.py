@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrobust.summary.answers import MOMENTS as ANSWERS
+from camrobust.summary.answers import moments_of
 from camrobust.summary.exact_sums import LARGE, SMALL, column_sums, counted, split, sums_at
 from camrobust.summary.pairs import FORMS, Array, PairSums, Placed
 
 SIDES = ("consistency", "responsiveness")
 MOMENTS = ("n", "a", "b", "aa", "ab", "bb", "m", "mm")
 CROSSED = ("ac", "ad", "bc", "bd")
-COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad", "ambiguous")
+COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped", "flips", "flat", "bad", "ambiguous", "left_out")
 STEP = 0.001
 """Width of the bins of the histograms from which medians are read; the bins are centred on its multiples."""
 RANGES = {"consistency": (0, 1), "responsiveness": (0, 1),
@@ -37,7 +39,8 @@ class Groups:
         units: into multiples of which powers of two the sums are split.
         moments: (G, 2 forms, 2 sides, 8, parts).
         crossed: (G, 2 forms, 4, parts).
-        counts: (G, 8).
+        counts: (G, 9).
+        answers: (G, 9), see `summary.answers`.
         histogram: (G, bins of all measures).
         resampled: (G, 2 forms, 4, R, parts), Σ w·a, Σ w·b, Σ w·c, Σ w·d.
     """
@@ -49,6 +52,7 @@ class Groups:
     moments: Array = field(init=False)
     crossed: Array = field(init=False)
     counts: Array = field(default_factory=lambda: np.zeros((0, len(COUNTS))))
+    answers: Array = field(default_factory=lambda: np.zeros((0, len(ANSWERS))))
     histogram: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, sum(BINS.values())), np.uint32))
     resampled: Array = field(init=False)
 
@@ -85,6 +89,8 @@ class Groups:
                 self.resampled[places, form] += np.stack([self._drawn(weights, x) for x in (a, b, c, d)], axis=1)
         inside = np.stack([(pairs.pairs > 0).sum(0), pairs.pairs.sum(0), *pairs.counts[0].sum(1), *pairs.events])
         self.counts[places] += inside.T
+        if pairs.answers is not None:
+            self.answers[places] += moments_of(pairs.answers)
 
     def add_single(self, keys: Sequence[tuple[Any, ...]], placed: Placed) -> None:
         """Add the images of a block with at most one pair per cell: equal to `add`, but faster, as zeros are skipped.
@@ -109,8 +115,12 @@ class Groups:
                 parts = (n, total, n, squares, total, n, total, squares)
                 self.moments[places, form, side] += np.stack([part[side] for part in parts], axis=1)
             self._fill_single(places, where, r, flipped, form)
-        pairs = np.bincount(placed.cell, minlength=L)
+        pairs = placed.pairs_of_cells()
         self.counts[places] += np.stack([pairs, pairs, *known[0], *placed.events]).T
+        if placed.answers is not None:
+            labelled, *right = placed.answers.counted(placed.cell, L)
+            each = (labelled, labelled, labelled, *(count for count in right for _ in range(3)))
+            self.answers[places] += np.stack(each, axis=1)
 
     def _fill_single(
         self, places: NDArray[np.int64], where: NDArray[np.int64], r: Array, flipped: NDArray[np.bool_], form: int
@@ -140,7 +150,7 @@ class Groups:
 
     def _resize(self, groups: int) -> None:
         """Reserve space for so many groups; unused zeros take no memory until they are written to."""
-        for name in ("moments", "crossed", "counts", "histogram", "resampled"):
+        for name in ("moments", "crossed", "counts", "answers", "histogram", "resampled"):
             old = getattr(self, name)
             kept = min(groups, len(old))
             new = np.zeros((groups, *old.shape[1:]), old.dtype)

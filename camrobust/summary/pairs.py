@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrobust.summary.answers import Answers
 from camrobust.summary.exact_sums import SMALL, added, sums_at
 from camrobust.summary.rows import NO_SEVERITY, Rows
 
@@ -31,20 +32,26 @@ class PairSums:
         sums: by form, (2, I, G): Σ r over pairs that kept their class, Σ (1 - r) over flipped pairs.
         counts: by form, (2, I, G): number of pairs in these sums; one array for both forms if they are equal.
         pairs: (I, G), number of all pairs.
-        events: (4, G), number of pairs that flipped, then by the statuses of `NOT_SCORED`.
+        events: (5, G), number of pairs that flipped, then by the statuses of `NOT_SCORED`, then of those left out,
+            which are in none of the other numbers but `answers`.
+        answers: (3, I, G), labelled pairs, and those whose clean and perturbed prediction is right; None where no pair
+            is labelled.
     """
 
     sums: tuple[Array, Array]
     counts: tuple[Array, Array]
     pairs: Array
     events: Array
+    answers: Array | None = None
 
     def mapped(self, change: Callable[[Array], Array]) -> "PairSums":
         """Apply the same change of the last axis to all arrays."""
         raw, adjusted = self.counts
         counts = change(raw)
         both = (counts, counts if adjusted is raw else change(adjusted))
-        return PairSums((change(self.sums[0]), change(self.sums[1])), both, change(self.pairs), change(self.events))
+        answers = None if self.answers is None else change(self.answers)
+        sums = (change(self.sums[0]), change(self.sums[1]))
+        return PairSums(sums, both, change(self.pairs), change(self.events), answers)
 
     def rolled(self, starts: Sequence[int]) -> "PairSums":
         """Merge neighbouring groups, each from one start to the next."""
@@ -66,7 +73,9 @@ class PairSums:
             (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1]),
             self.pairs + other.pairs,
             self.events + other.events,
-        )
+            self.answers if other.answers is None else other.answers if self.answers is None
+            else self.answers + other.answers,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,9 @@ class Placed:
         flipped: (N,) bool, the class was not kept.
         values: by form, (N,) r.
         good: by form, (N,) bool, r is defined; one array for both forms if they are equal.
-        events: (4, cells), number of pairs that flipped, then by the statuses of `NOT_SCORED`.
+        events: (5, cells), as in `PairSums`.
+        counted: (N,) bool, rows that are not left out; None where all count.
+        answers: whether the predictions are the labels, of all rows; None without labels.
     """
 
     image: NDArray[np.integer[Any]]
@@ -90,13 +101,22 @@ class Placed:
     values: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
     good: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     events: Array
+    counted: NDArray[np.bool_] | None = None
+    answers: Answers | None = None
 
     @classmethod
-    def of(cls, rows: Rows) -> "Placed":
-        """The rows of some images under one model."""
+    def of(cls, rows: Rows, *, only_correct: bool = False) -> "Placed":
+        """The rows of some images under one model.
+
+        Args:
+            rows: the rows.
+            only_correct: leave out the images whose clean prediction is wrong, or that have no label.
+        """
         cell, cells = _cells(rows)
+        every = np.ones(len(cell), bool)
+        counted = every if not only_correct else ~every if rows.answers is None else rows.answers.right[0]
         status = rows.text["status"]
-        ok = _is(status.codes, status.values, "ok")
+        ok = _is(status.codes, status.values, "ok") & counted
         raw, adjusted = (rows.numbers[column] for column in FORMS.values())
         good, other = (ok & ~np.isnan(values) for values in (raw, adjusted))
         flipped = ~rows.same
@@ -104,9 +124,18 @@ class Placed:
             flipped,
             *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite", "ambiguous")),
         )
-        events = np.stack([_counted(cell, event, len(cells)) for event in happened])
+        events = np.stack([*(_counted(cell, event & counted, len(cells)) for event in happened),
+                           _counted(cell, ~counted, len(cells))])  # fmt: skip
         both = (good, good if np.array_equal(good, other) else other)
-        return cls(rows.image, cell, cells, flipped, (raw, adjusted), both, events)
+        left_out = counted if only_correct else None
+        return cls(rows.image, cell, cells, flipped, (raw, adjusted), both, events, left_out, rows.answers)
+
+    def _of_counted(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        return places if self.counted is None else places[self.counted]
+
+    def pairs_of_cells(self) -> NDArray[np.int64]:
+        """(cells,), number of pairs that are not left out."""
+        return np.bincount(self._of_counted(self.cell), minlength=len(self.cells))
 
     def single(self, images: int) -> bool:
         """Whether no image has two rows in one cell."""
@@ -130,8 +159,9 @@ class Placed:
         if self.good[0].all():
             pairs = counts.sum(axis=0)
         else:
-            pairs = np.bincount(index, minlength=size).reshape(images, G).astype(np.float64)
-        return PairSums((sums[0], sums[1]), both, pairs, np.add.reduceat(self.events, starts, axis=1))
+            pairs = np.bincount(self._of_counted(index), minlength=size).reshape(images, G).astype(np.float64)
+        answers = None if self.answers is None else self.answers.counted(index, size).reshape(3, images, G)
+        return PairSums((sums[0], sums[1]), both, pairs, np.add.reduceat(self.events, starts, axis=1), answers)
 
 
 def _is(codes: NDArray[np.int32], values: Sequence[str], wanted: str) -> NDArray[np.bool_]:

@@ -8,6 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from camrobust.summary.answers import COLUMNS as ANSWERS
+from camrobust.summary.answers import Answers
+
 NO_SEVERITY = -1
 """Stands for null: the level was given by its strength, not by a severity."""
 TEXT = ("cam", "perturbation", "strength", "status")
@@ -41,6 +44,7 @@ class Rows:
         severity: (N,) int16, `NO_SEVERITY` for null.
         same: (N,) bool, the class was kept.
         numbers: the columns of `NUMBERS`, (N,) float, NaN if undefined.
+        answers: whether the predictions are the labels; None where no row has a label, or no class is predicted.
     """
 
     image: NDArray[np.integer[Any]]
@@ -48,6 +52,18 @@ class Rows:
     severity: NDArray[np.int16]
     same: NDArray[np.bool_]
     numbers: Mapping[str, NDArray[np.floating[Any]]]
+    answers: Answers | None = None
+
+    def where(self, rows: NDArray[np.bool_]) -> "Rows":
+        """Some of the rows."""
+        return Rows(
+            image=self.image[rows],
+            text={name: Coded(column.codes[rows], column.values) for name, column in self.text.items()},
+            severity=self.severity[rows],
+            same=self.same[rows],
+            numbers={name: values[rows] for name, values in self.numbers.items()},
+            answers=None if self.answers is None else self.answers.where(rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,5 +107,12 @@ def _by_model(rows: pl.DataFrame, images: pl.Series) -> Iterator[tuple[str, Rows
                     name: part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() if name in part.columns else missing
                     for name in NUMBERS
                 },
+                answers=_answers(part),
             ),
         )
+
+
+def _answers(part: pl.DataFrame) -> Answers | None:
+    if not {*ANSWERS} <= {*part.columns} or part["label"].null_count() == part.height:
+        return None
+    return Answers.of({name: part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ANSWERS})

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from camrobust.contract.schema import TESTS
+from camrobust.contract.comparison_schema import TESTS
 from camrobust.summary.friedman import RankSums, conover, critical_difference, friedman, nemenyi
 from camrobust.summary.intervals import t_interval
 from camrobust.summary.line_tables import Line, line_table
@@ -26,7 +26,7 @@ OMNIBUS = ("friedman", "iman_davenport", "kruskal_wallis")
 
 
 def significance_tests(profiles: Sequence[Profile]) -> pl.DataFrame:
-    """The table `schema.TESTS`: a test of all groups at once, mean ranks, then every pair.
+    """The table `comparison_schema.TESTS`: a test of all groups at once, mean ranks, then every pair.
 
     The image is the block: it gives one value per CAM and model, its mean over perturbations. An image without one of
     the compared values is left out and counted.

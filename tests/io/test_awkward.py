@@ -152,6 +152,7 @@ def near(given, name):
 
 
 WORKBOOK = "manifest: M is a workbook or a zip archive; save it as CSV (UTF-8), or unpack it"
+NAMED = "give label_names, a file with the number of each name"
 INTEGERS = "manifest: labels must be class indices (integers), got "
 SENTENCES = {
     "a near miss": ("uri,labels\na,1\n", near("labels", "label")),
@@ -177,14 +178,14 @@ SENTENCES = {
     "no image_id": (
         "uri,image_id\na,1\nb,\n", "manifest: M has no image_id in row 3; fill it, or leave the column out"
     ),
-    "a name as a label": ("uri,label\n\na,1\nb,cat\n", f"{INTEGERS}'cat' in row 4 of M; map names first"),
-    "half a label": ("uri\tlabel\na\t1\nb\t2.5\n", f"{INTEGERS}'2.5' in row 3 of M; map names first"),
-    "a half in parquet": (parquet(uri=["a", "b"], label=[1, 2.5]), f"{INTEGERS}2.5 in row 2 of M; map names first"),
-    "a huge label": (parquet(uri=["a"], label=[2**40]), f"{INTEGERS}{2**40} in row 1 of M; map names first"),
-    "true": ('{"uri": "a", "label": true}', f"{INTEGERS}Boolean; map names first"),
+    "a name as a label": ("uri,label\n\na,1\nb,cat\n", f"{INTEGERS}'cat' in row 4 of M; {NAMED}"),
+    "half a label": ("uri\tlabel\na\t1\nb\t2.5\n", f"{INTEGERS}'2.5' in row 3 of M; {NAMED}"),
+    "a half in parquet": (parquet(uri=["a", "b"], label=[1, 2.5]), f"{INTEGERS}2.5 in row 2 of M; {NAMED}"),
+    "a huge label": (parquet(uri=["a"], label=[2**40]), f"{INTEGERS}{2**40} in row 1 of M; {NAMED}"),
+    "true": ('{"uri": "a", "label": true}', f"{INTEGERS}Boolean; {NAMED}"),
     "categories that are names": (
         parquet(uri=["a", "b"], label=pa.array(["7", "cat"]).dictionary_encode()),
-        f"{INTEGERS}'cat' in row 2 of M; map names first",
+        f"{INTEGERS}'cat' in row 2 of M; {NAMED}",
     ),
     "Windows-1252": (
         "uri,label\na,1\nü,2\n".encode("cp1252"),

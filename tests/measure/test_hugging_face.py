@@ -7,8 +7,8 @@ import torch
 
 import camrobust
 from camrobust.bench.speed.tiny_transformers import SIDE, VIT, build
-from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
+from camrobust.contract.model_config import ModelConfig
 from camrobust.measure.built import Built, ModelSpec
 from camrobust.measure.hugging_face import _with_processor
 from camrobust.measure.model import load_model

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from camrobust.contract.config_parts import ModelConfig
 from camrobust.contract.errors import UserError
+from camrobust.contract.model_config import ModelConfig
 from camrobust.contract.run_record import BuilderRecord
 from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import load_model

@@ -225,7 +225,7 @@ def test_safetensors_are_read_as_they_are():
 
 
 def test_a_path_that_is_no_file_is_told_where_weights_are_named(tmp_path):
-    from camrobust.contract.config_parts import ModelConfig
+    from camrobust.contract.model_config import ModelConfig
     from camrobust.run.plan import fetch_weights
 
     Path(tmp_path / "zero.pth").symlink_to("/dev/zero")

@@ -95,3 +95,15 @@ def test_failed_images_and_empty_tables(store):
     runs = [(store, read_committed(store))]
     assert {image for block in score_blocks(runs) for image in block.images} == {"image-0", "image-1"}
     assert list(blocks_of(table().clear())) == []
+
+
+def test_labels_and_predictions_are_read_where_they_are_asked_for(store):
+    whole = table(flip=0.4).with_columns(label=pl.when(ids(2)).then(None).otherwise(pl.lit(1, pl.Int32)))
+    commit(store, whole.filter(ids(0, 1, 2, 3)))
+    commit(store, whole.filter(~ids(0, 1, 2, 3)))
+    runs = [(store, read_committed(store))]
+    found = reduce_scores(score_blocks(runs, 40, labelled=True), SummarySettings()).tables
+    same(found, summarise(whole.lazy()))
+    assert found["by_model"]["n_labelled"].min() > 0
+    without = reduce_scores(score_blocks(runs, 40), SummarySettings()).tables["by_model"]
+    assert without["n_labelled"].sum() == 0

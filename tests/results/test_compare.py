@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from camrobust.contract.comparison_schema import DIFFERENCES
 from camrobust.contract.errors import UserError
-from camrobust.contract.schema import DIFFERENCES
 from camrobust.interface.cli import main
 from camrobust.results.compare import compare_runs
 from camrobust.results.folder import open_run

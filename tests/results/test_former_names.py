@@ -4,7 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from camrobust.contract.schema import IMAGES, SCORE_FILE, Column
+from camrobust.contract.columns import Column
+from camrobust.contract.schema import IMAGES, SCORE_FILE
 from camrobust.io.local_folder import Folder
 from camrobust.io.parquet_budget import TableError, TooLargeTableError
 from camrobust.results.tables import read_coded, read_frame

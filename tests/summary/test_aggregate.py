@@ -7,6 +7,7 @@ import pytest
 from camrobust.contract.schema import (
     SCORES,
     SUMMARIES,
+    SUMMARY_ACCURACY,
     SUMMARY_ATTACKS,
     SUMMARY_COUNTS,
     SUMMARY_MEASURES,
@@ -86,7 +87,8 @@ def test_columns_are_the_schemas_and_rows_order_changes_nothing():
     first = summarise(table.lazy())
     second = summarise(table.sample(fraction=1, shuffle=True, seed=1).lazy())
     measures = [f"{measure.name}{end}" for measure in SUMMARY_MEASURES for end in ("", "_lower", "_upper")]
-    others = [column.name for column in (*SUMMARY_SPREAD, *SUMMARY_COUNTS)]
+    accuracy = [f"{column.name}{end}" for column in SUMMARY_ACCURACY for end in ("", "_lower", "_upper")]
+    others = [column.name for column in (*SUMMARY_SPREAD, *SUMMARY_COUNTS)] + accuracy + ["n_labelled"]
     for name, keys in SUMMARIES.items():
         more = {"by_level": ["attacked_cam"], "by_cam": [column.name for column in SUMMARY_ATTACKS]}
         assert first[name].columns == [*keys, *measures, *others, *more.get(name, [])]

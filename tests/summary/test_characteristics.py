@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from camrobust.contract.schema import CHARACTERISTICS
+from camrobust.contract.comparison_schema import CHARACTERISTICS
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import PROPERTIES, characterise
 from tests.synthetic import images, scores

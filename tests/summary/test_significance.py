@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from camrobust.contract.schema import SCORES, TESTS
+from camrobust.contract.comparison_schema import TESTS
+from camrobust.contract.schema import SCORES
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.ranktests import holm
 from camrobust.summary.significance import significance_tests

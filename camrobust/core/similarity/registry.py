@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from camrobust.contract import schema
+from camrobust.contract.columns import Column
 from camrobust.contract.quoting import short
 from camrobust.contract.registry import Registry, registering_module
-from camrobust.contract.schema import Column
 
 Function = Callable[..., Tensor]
 FLAT = 1e-6

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from camrobust.contract.columns import Column
 from camrobust.contract.defaults import RGB
-from camrobust.contract.schema import FAILURES, IMAGES, MANIFEST, SCORES, Column
+from camrobust.contract.schema import FAILURES, IMAGES, MANIFEST, SCORES
 from camrobust.results.arrow import TABLES, arrow_schema
 
 if TYPE_CHECKING:
