@@ -3,10 +3,10 @@
 #
 # There is no CUDA base. torch's wheels bring CUDA 13 themselves and need only the host's driver: version 580 or newer.
 # requirements.lock names everything that a run imports, with hashes: the versions that the tests ran with (`make lock`).
-# Only uv and hatchling, which install it and build the wheel, are pinned without a hash.
+# Only what builds the wheel and uv, which installs it, are pinned without a hash.
 FROM python:3.11.15-slim-bookworm AS wheel
 WORKDIR /src
-RUN pip install --no-cache-dir hatchling==1.33.0
+RUN pip install --no-cache-dir hatchling==1.33.0 hatch-fancy-pypi-readme==25.1.0
 COPY pyproject.toml README.md LICENSE ./
 COPY camrobust camrobust
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .

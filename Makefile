@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 IMAGE := .venv-image
+EMPTY := .venv-empty
 
-.PHONY: azurite demo test test-all test-model test-lowest lint bench reference lock image image-check clean
+.PHONY: azurite demo test test-all test-model test-lowest lint bench reference dist dist-check lock image image-check \
+  clean
 
 demo: $(VENV)/demo
 	$(BIN)/camrobust demo
@@ -38,6 +40,18 @@ lint: $(VENV)/dev
 # The API reference from the docstrings; a warning is an error.
 reference: $(VENV)/dev
 	$(BIN)/python docs/reference.py $(VENV)/reference
+
+# The source distribution, and the wheel that is built from it and not from the checkout.
+dist: $(VENV)/dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist -d dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+
+# The wheel with its dependencies in an empty environment, far from the checkout, up to the demo's report. Several GB.
+dist-check: dist
+	$(PYTHON) -m venv --clear $(EMPTY)
+	$(EMPTY)/bin/python -m pip install --quiet "$$(echo dist/*.whl)[demo]"
+	cd $(EMPTY) && bin/python -P -m camrobust demo --output demo-run && bin/camrobust verify demo-run
 
 bench: $(VENV)/dev
 	$(BIN)/camrobust bench peers
@@ -92,4 +106,4 @@ $(LOWEST)/dev: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(IMAGE) demo-run
+	rm -rf $(VENV) $(LOWEST) $(IMAGE) $(EMPTY) dist demo-run

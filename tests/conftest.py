@@ -54,6 +54,8 @@ def pytest_runtest_teardown(item, nextitem):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if sys.platform != "linux" and any(map(item.get_closest_marker, ("cluster", "linux"))):
+        pytest.skip("needs Linux, whose /proc tells of processes and memory")
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,19 @@ def brief(monkeypatch):
 
     monkeypatch.setattr(masked, "SAMPLES", 2)
     monkeypatch.setattr(optimised, "STEPS", 3)
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory):
+    """The source distribution, and the wheel that is built from it, as `make dist` does."""
+    folder, build = tmp_path_factory.mktemp("dist"), [sys.executable, "-m", "hatchling", "build", "-d"]
+    subprocess.run([*build, folder, "-t", "sdist"], cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    (sdist,) = folder.iterdir()
+    shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
+    (source,) = (folder / "unpacked").iterdir()
+    subprocess.run([*build, folder, "-t", "wheel"], cwd=source, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return SimpleNamespace(sdist=sdist, wheel=wheel, source=source)
 
 
 def free_port():

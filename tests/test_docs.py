@@ -31,12 +31,6 @@ def test_the_generated_pages_are_in_step_with_the_registries():
     assert "| None |" not in generate.results_page()
 
 
-def test_what_the_readme_links_to_exists():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
-            assert link.startswith("https://") or (page.parent / link).is_file(), f"{page.name}: {link}"
-
-
 def test_the_readmes_configuration_is_valid():
     import yaml
 

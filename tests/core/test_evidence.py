@@ -209,6 +209,7 @@ def growth(names, batches):
     return [after - start for after, start in zip(held(), before, strict=True)]
 
 
+@pytest.mark.linux
 def test_no_memory_growth_over_2000_batches():
     tensors, size = growth(CLASSIC, 2000)
     assert tensors <= 2

@@ -33,6 +33,7 @@ def run(command, folder):
     return main([command, str(folder), *([str(folder)] if command == "compare" else [])])
 
 
+@pytest.mark.linux
 def test_a_spoiled_folder_gives_at_most_one_sentence():
     done = subprocess.run([sys.executable, "-m", "tests.hostile.fuzz", str(MUTATIONS)], capture_output=True, text=True,
                           check=False, cwd=ROOT, timeout=3600,

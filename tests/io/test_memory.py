@@ -9,10 +9,12 @@ import sys
 import zlib
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.pictures import chunk, png, tiff
 
+pytestmark = pytest.mark.linux
 MIB = 2**20
 BUDGET_MIB = 1024
 SIDE = 13_377

@@ -61,6 +61,7 @@ for name in names:
 """
 
 
+@pytest.mark.linux
 def test_hostile_files_are_one_sentence_and_take_no_more_than_they_are_long(tmp_path):
     command = [sys.executable, "-c", TRIAL, str(tmp_path), str(SEED), str(MUTATIONS)]
     surroundings = environment(PYTHONWARNINGS="ignore")

@@ -105,15 +105,12 @@ def test_a_node_lost_with_a_corrupt_image_and_a_drained_one_end_exact(monkeypatc
 
 
 @pytest.fixture(scope="module")
-def wheel_python(tmp_path_factory):
+def wheel_python(dist, tmp_path_factory):
     """The Python of an environment that has the built wheel, and of everything else what is installed here."""
-    home, dist = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("dist")
-    run = [sys.executable, "-m"]
-    for command in (["hatchling", "build", "-t", "wheel", "-d", str(dist)],
-                    ["venv", "--without-pip", str(home)],
-                    ["pip", "--python", str(home), "install", "--quiet", "--no-index", "--no-deps", "--find-links",
-                     str(dist), "camrobust"]):  # fmt: skip
-        subprocess.run([*run, *command], cwd=ROOT, check=True, capture_output=True)
+    home = tmp_path_factory.mktemp("environment")
+    install = ["pip", "--python", str(home), "install", "--quiet", "--no-index", "--no-deps", str(dist.wheel)]
+    for command in (["venv", "--without-pip", str(home)], install):
+        subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     site, python = Path(sysconfig.get_path("purelib")), home / "bin" / "python"
     own = home / site.relative_to(sys.prefix)
     # In a .pth file this is only a path: the .pth files of that folder, such as the editable install, are not read.
