@@ -61,7 +61,7 @@ lock: $(VENV)/dev
 	$(PYTHON) -m venv --clear $(IMAGE)
 	$(IMAGE)/bin/python -m pip install --quiet $(shell grep -o 'uv==[0-9.]*' jobs/install.sh)
 	$(BIN)/python -m pip freeze --exclude-editable | sed -n 's/+[a-z0-9.]*$$//;/==/p' >$(IMAGE)/tested.txt
-	$(IMAGE)/bin/uv pip compile --system-certs pyproject.toml --extra timm --constraints $(IMAGE)/tested.txt --python-version 3.11 \
+	$(IMAGE)/bin/uv pip compile --system-certs pyproject.toml --extra azure --extra gcs --extra timm --constraints $(IMAGE)/tested.txt --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --quiet --upgrade \
 	  --custom-compile-command 'make lock' --output-file requirements.lock
 

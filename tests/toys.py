@@ -186,15 +186,19 @@ def greedy():
 
 
 class Patient(Pooled):
-    """Takes as many seconds for a pass as PATIENCE_S says, so that there is time to end its process."""
+    """Takes as many seconds for a pass as it is told or PATIENCE_S says, so that there is time to end its process."""
+
+    seconds = None
 
     def forward(self, images):
-        time.sleep(float(os.environ.get("PATIENCE_S", "0")))
+        time.sleep(float(os.environ.get("PATIENCE_S", "0")) if self.seconds is None else self.seconds)
         return super().forward(images)
 
 
-def patient():
-    return seeded(Patient(), 1)
+def patient(seconds=None):
+    model = seeded(Patient(), 1)
+    model.seconds = seconds
+    return model
 
 
 class Quitting(Pooled):

@@ -28,7 +28,7 @@ from camrobust.contract.secrecy import refuse_secrets
 class RunConfig(StrictPart):
     """A whole configuration."""
 
-    output: Name = Field(description="folder or s3://bucket/prefix for this run's results; no gs:// or az://")
+    output: Name = Field(description="folder, or s3://, gs:// or az:// prefix, for this run's results")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1, description="one or more sets of photographs")
     models: tuple[Annotated[ModelConfig, BeforeValidator(model_shorthand)], ...] = Field(

@@ -1,33 +1,62 @@
-"""Google Cloud Storage and Azure Blob Storage as stores that can only be read, through pyarrow's clients.
+"""Google Cloud Storage and Azure Blob Storage as stores, through the clouds' own libraries.
 
 Addresses are `gs://bucket/prefix`, `az://container/prefix` with the account in `AZURE_STORAGE_ACCOUNT`, and
 `abfs://container@account.dfs.core.windows.net/prefix`.
-
-A run folder cannot lie here: its lease needs "create only if the key is free", which both services offer but pyarrow's
-clients do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, NoReturn
+from threading import Thread
+from typing import Protocol, TypeVar
 
 from camrobust.contract.errors import UserError
-from camrobust.io.addresses import Address
-from camrobust.io.cloud_calls import AZURE, with_retries
-from camrobust.io.cloud_clients import azure, azure_account, google
-from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, check_size
-from camrobust.io.store_errors import missing_bucket
+from camrobust.io.addresses import Address, parse
+from camrobust.io.azure import AzureContainer, azure_account
+from camrobust.io.google import GoogleBucket
+from camrobust.io.objects import Access, Entry, MissingObjectError, TooLargeObjectError
+from camrobust.io.retries import FIRST_PAUSE_S, OBJECT_TIMEOUT_S, insist
+from camrobust.io.store_errors import incomplete
 
+AZURE = ("az", "abfs", "abfss")
 SCHEMES = ("gs", *AZURE)
-READ_BYTES = 64 * 2**20
-"""The size of one read: most photos fit into it."""
+T = TypeVar("T")
+
+
+class Service(Protocol):
+    """A bucket or container; each call asks once, and `explained` turns what it raises into a sentence."""
+
+    def get(self, key: str, most: int | None, where: str) -> bytes:
+        """The whole object; raises TooLargeObjectError."""
+
+    def part(self, key: str, start: int, count: int) -> bytes:
+        """Some bytes, fewer at the end of the object."""
+
+    def size(self, key: str) -> int:
+        """The size of the object in bytes."""
+
+    def put(self, key: str, content: bytes, where: str) -> None:
+        """Write the object."""
+
+    def put_new(self, key: str, content: bytes, where: str) -> bool:
+        """Write the object if the key is free; whether it was."""
+
+    def remove(self, key: str) -> None:
+        """Delete the object."""
+
+    def page(self, prefix: str, token: str | None, where: str) -> tuple[list[Entry], str | None]:
+        """One page of the objects below a prefix, and what asks for the next one."""
+
+    def explained(self, error: Exception, where: str) -> Exception:
+        """The same error in one sentence with the remedy."""
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """A prefix in a Google bucket or an Azure container, read-only.
+    """A prefix in a Google bucket or an Azure container.
 
     Attributes:
         place: the prefix; its key is empty or ends with a slash.
@@ -43,131 +72,112 @@ class Cloud:
         return self.place.uri()
 
     @property
-    def _scheme(self) -> str:
-        return self.place.scheme
-
-    @property
-    def _bucket(self) -> str:
-        return self.place.bucket.partition("@")[0]
-
-    @property
-    def _filesystem(self) -> Any:
+    def _service(self) -> Service:
+        name, _, host = self.place.bucket.partition("@")
         anonymous = self.access == "anonymous"
-        if self._scheme == "gs":
-            return google(anonymous=anonymous)
-        return azure(self.place.bucket.partition("@")[2], anonymous=anonymous)
+        return GoogleBucket(name, anonymous) if self.place.scheme == "gs" else AzureContainer(name, host, anonymous)
 
-    def _path(self, key: str) -> str:
-        """The path in the form these clients need; raises UserError for a key that they would change."""
+    def _key(self, key: str) -> str:
+        """The key in the bucket; raises UserError for one that the services would change."""
         _check_key(self._at(key))
-        return f"{self._bucket}/{self.place.key}{key}"
+        return self.place.key + key
 
     def _at(self, key: str) -> Address:
         return replace(self.place, key=self.place.key + key)
 
+    def _try(self, where: str, call: Callable[[Service], T]) -> T:
+        """What the service answers, tried again while an error may pass, with every error in one sentence."""
+        service = self._service
+
+        def once() -> T:
+            try:
+                return _in_time(partial(call, service), where)
+            except (UserError, MissingObjectError, TooLargeObjectError):
+                raise
+            except Exception as error:
+                raise service.explained(error, where) from error
+
+        return insist(once, str(replace(self.place, key="")), FIRST_PAUSE_S)
+
     def read(self, key: str, most: int | None = None) -> bytes:
         """The content; raises MissingObjectError, and TooLargeObjectError if it has more than `most` bytes."""
-
-        def whole() -> bytes:
-            chunks: list[bytes] = []
-            with self._filesystem.open_input_stream(self._path(key)) as stream:
-                while chunk := stream.read(READ_BYTES):
-                    chunks.append(chunk)
-                    check_size(self.locate(key), sum(map(len, chunks)), most)
-            return b"".join(chunks)
-
-        try:
-            return with_retries(whole, self.locate(key))
-        except MissingObjectError:
-            self._check_bucket()
-            raise
+        where, whole = self.locate(key), self._key(key)
+        return self._try(where, lambda service: service.get(whole, most, where))
 
     def head(self, key: str, count: int) -> bytes:
         """The first bytes; raises MissingObjectError."""
         return self.read_range(key, 0, count)
 
     def read_range(self, key: str, start: int, count: int) -> bytes:
-        """Some bytes; raises MissingObjectError."""
-
-        def some() -> bytes:
-            with self._filesystem.open_input_file(self._path(key)) as file:
-                return bytes(file.read_at(count, start)) if start < file.size() else b""
-
-        return with_retries(some, self.locate(key))
+        """Some bytes in one request; raises MissingObjectError."""
+        whole = self._key(key)
+        return self._try(self.locate(key), lambda service: service.part(whole, start, count)) if count else b""
 
     def size_bytes(self, key: str) -> int:
         """Size of an object; raises MissingObjectError."""
+        whole = self._key(key)
+        return self._try(self.locate(key), lambda service: service.size(whole))
 
-        def ask() -> int:
-            with self._filesystem.open_input_file(self._path(key)) as file:
-                return int(file.size())
+    def write(self, key: str, content: bytes) -> None:
+        """One put: readers see the whole object or none."""
+        where, whole = self.locate(key), self._key(key)
+        self._try(where, lambda service: service.put(whole, content, where))
 
-        return with_retries(ask, self.locate(key))
+    def create(self, key: str, content: bytes) -> bool:
+        """One conditional put. A retry that finds its own content has succeeded."""
+        where, whole = self.locate(key), self._key(key)
+        return self._try(where, lambda service: service.put_new(whole, content, where)) or self.read(key) == content
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object whose key begins with the prefix, sorted by key."""
-        root = len(self._path(""))
-        files = self._files(self._path(prefix[: prefix.rfind("/") + 1]).removesuffix("/"))
-        entries = [Entry(file.path[root:], file.size) for file in files]
-        for entry in entries:
+        """Every object whose key begins with the prefix, sorted by key, except folder markers (`a/`)."""
+        found = [
+            Entry(entry.key.removeprefix(self.place.key), entry.size_bytes)
+            for entry in self._entries(self.place.key + prefix)
+            if not entry.key.endswith("/")
+        ]
+        for entry in found:
             _check_key(self._at(entry.key))
-        if not entries:
-            self._check_bucket()
-        yield from sorted((entry for entry in entries if entry.key.startswith(prefix)), key=attrgetter("key"))
+        yield from sorted(found, key=attrgetter("key"))
 
-    def _files(self, folder: str) -> Iterator[Any]:
-        """Files below a path.
+    def _entries(self, prefix: str) -> Iterator[Entry]:
+        token: str | None = None
+        while True:
+            page = self._try(self.uri, partial(_page, prefix=prefix, token=token, where=self.uri))
+            yield from page[0]
+            token = page[1]
+            if not token:
+                return
 
-        Azure is listed folder by folder. A folder that contains an empty name (`a//b`) appears in its own listing, and
-        the client's own recursion would then crash the process.
-        """
-        from pyarrow.fs import FileSelector, FileType
-
-        waiting = [folder]
-        while waiting:
-            here = waiting.pop()
-            selector = FileSelector(here, allow_not_found=True, recursive=self._scheme == "gs")
-            for info in with_retries(partial(self._info, selector), self.uri):
-                if info.type == FileType.File:
-                    yield info
-                elif self._scheme in AZURE:
-                    below = info.path.partition("/")[2]
-                    _check_key(replace(self.place, key=f"{below}//" if info.path == here else f"{below}/"))
-                    waiting.append(info.path)
-
-    def _info(self, what: Any) -> Any:
-        """What the client of this moment says: after refused credentials it is a new one."""
-        return self._filesystem.get_file_info(what)
-
-    def _check_bucket(self) -> None:
-        """Raise UserError if there is no such bucket; without permission to look, its objects may still be readable."""
-        from pyarrow.fs import FileType
-
-        try:
-            info = with_retries(partial(self._info, self._bucket), self.uri)
-        except DeniedObjectError:
-            return
-        if info.type == FileType.NotFound:
-            raise missing_bucket(self.uri, "bucket" if self._scheme == "gs" else "container", self._bucket)
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing object is no error."""
+        whole = self._key(key)
+        with suppress(MissingObjectError):
+            self._try(self.locate(key), lambda service: service.remove(whole))
 
     def locate(self, key: str) -> str:
         """The address of an object, in the scheme of the given address."""
         return str(self._at(key))
 
-    def write(self, key: str, content: bytes) -> None:
-        """Refused."""
-        del key, content
-        refuse_output(self.uri)
 
-    def create(self, key: str, content: bytes) -> bool:
-        """Refused."""
-        del key, content
-        refuse_output(self.uri)
+def _page(service: Service, prefix: str, token: str | None, where: str) -> tuple[list[Entry], str | None]:
+    return service.page(prefix, token, where)
 
-    def delete(self, key: str) -> None:
-        """Refused."""
-        del key
-        refuse_output(self.uri)
+
+def _in_time(call: Callable[[], T], where: str) -> T:
+    """The result of a call; these libraries would wait for ever for a store that sends a few bytes now and then."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            answer.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    try:
+        return answer.result(OBJECT_TIMEOUT_S)
+    except TimeoutError as error:
+        raise incomplete(where, f" within {OBJECT_TIMEOUT_S} s") from error
 
 
 def open_cloud(place: Address, access: Access) -> Cloud:
@@ -178,7 +188,7 @@ def open_cloud(place: Address, access: Access) -> Cloud:
         access: how to read the bucket.
 
     Raises:
-        UserError: no account is named, these clients would change the key, or the access is for S3 only.
+        UserError: no account is named, the services would change the key, or the access is for S3 only.
     """
     if access == "requester_pays":
         raise UserError(f"access: requester_pays is for s3:// only, got {place.uri()}; use credentials or anonymous")
@@ -188,18 +198,21 @@ def open_cloud(place: Address, access: Access) -> Cloud:
     return Cloud(place, access)
 
 
+def one_spelling(uri: str) -> str:
+    """The same address for az://, abfs:// and abfss:// with the same account; other addresses as they are."""
+    place = parse(uri)
+    if place.scheme not in AZURE:
+        return uri
+    container, _, host = place.bucket.partition("@")
+    return str(Address("az", f"{container}@{azure_account(host)}", place.key))
+
+
 def _check_key(place: Address) -> None:
-    """Raise UserError for a key that pyarrow's clients refuse or change."""
+    """Raise UserError for a key that a service or its library would change."""
     if place.odd():
         raise UserError(
             f"{place.scheme}: '{place}' must hold no empty name, '.' or '..' between slashes and no control character, "
             "as this cloud's client would look elsewhere; rename it, or copy it to a folder or s3://"
         )
-
-
-def refuse_output(uri: str) -> NoReturn:
-    """Raise UserError: results cannot be written to this store."""
-    raise UserError(
-        f"output: '{uri}' must be a folder or s3://bucket/prefix, as gs:// and az:// can only be read; write to a "
-        "folder or S3 and copy the run afterwards"
-    )
+    if place.scheme in AZURE and "\\" in place.key:
+        raise UserError(f"{place.scheme}: '{place}' must hold no backslash, as Azure takes it for a slash; rename it")

@@ -23,6 +23,13 @@ LINES = 15
 """Lines in the whole patience that say what a store answers: one a minute."""
 OBJECT_TIMEOUT_S = 300
 """For one whole object. A store that sends a few bytes now and then is given up, too; in half an image's timeout."""
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+"""Between two bytes of an answer."""
+CONNECTIONS = 64
+"""Kept open by a client."""
+FIRST_PAUSE_S = 0.5
+"""The longest possible pause after the first attempt of a call to a far store."""
 BACKOFF_S = 20.0
 """The longest pause between two attempts, unless the patience is short."""
 SLICE_S = 0.5

@@ -10,13 +10,13 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.secrecy import sentence
 from camrobust.io.addresses import Address, parse
 from camrobust.io.objects import Access, Entry, TooLargeObjectError, check_size
-from camrobust.io.retries import OBJECT_TIMEOUT_S, insist
+from camrobust.io.retries import FIRST_PAUSE_S, OBJECT_TIMEOUT_S, insist
 from camrobust.io.s3_client import client, forget_clients
 from camrobust.io.store_errors import (
-    RefusedCredentialsError,
     UnreachableStoreError,
     incomplete,
     missing_bucket,
+    missing_credentials,
     missing_object,
     no_permission,
     overloaded,
@@ -25,7 +25,7 @@ from camrobust.io.store_errors import (
 )
 
 CHUNK_BYTES = 2**20
-FIRST_PAUSE_S = 0.5
+CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
 ALREADY_THERE, BEING_WRITTEN, TOO_MANY, NO_SUCH_RANGE = 412, 409, 429, 416
 """Status codes: of a refused conditional put, of one that must be tried again, of too many requests, of bytes that the
 object does not have."""
@@ -207,7 +207,8 @@ def _explained(where: str) -> Iterator[None]:
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError) as error:
-        raise _no_credentials(where) from error
+        # A file or a process that gives credentials may be at work on new ones.
+        raise missing_credentials(where, CREDENTIALS, forget_clients) from error
     except EndpointConnectionError as error:
         raise UnreachableStoreError(
             f"s3: cannot reach the endpoint for {where}; check AWS_ENDPOINT_URL and the network"
@@ -225,15 +226,6 @@ def _explained(where: str) -> Iterator[None]:
         raise UserError(
             f"s3: cannot request {where}; AWS_ENDPOINT_URL must be http://host or https://host, perhaps with a port"
         ) from error
-
-
-def _no_credentials(where: str) -> Exception:
-    """A file or a process that gives credentials may be at work on new ones."""
-    error = RefusedCredentialsError(
-        f"s3: no credentials for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
-    )
-    error.why, error.before_next = "has no credentials here", forget_clients
-    return error
 
 
 def _status(error: Any) -> int:

@@ -8,11 +8,7 @@ import os
 from functools import cache
 from typing import Any
 
-from camrobust.io.retries import polars_retries
-
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
-"""Between two bytes of an answer."""
+from camrobust.io.retries import CONNECT_TIMEOUT_S, CONNECTIONS, READ_TIMEOUT_S, polars_retries
 
 
 def client(*, anonymous: bool = False) -> Any:
@@ -47,7 +43,7 @@ def _client(process: int, anonymous: bool) -> Any:
             retries={"total_max_attempts": 1, "mode": "standard"},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=64,
+            max_pool_connections=CONNECTIONS,
             signature_version=UNSIGNED if anonymous else None,
         ),
     )

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io.objects import DeniedObjectError, MissingObjectError
 
+PASSING = (408, 410, 429)
+"""Statuses below 500 that may be better next time: a slow request, an upload that was forgotten, too many requests."""
+
 
 class PassingError(UserError):
     """An error that may pass, so that the call is tried again (`io.retries`); takes one string, so that it unpickles.
@@ -59,6 +62,19 @@ def no_permission(where: str, needed: str) -> DeniedObjectError:
     return DeniedObjectError(f"{_scheme(where)}: no permission for {where}; these credentials need {needed} on it")
 
 
+def missing_credentials(where: str, remedy: str, renew: Callable[[], None]) -> RefusedCredentialsError:
+    """There are no credentials, or not yet.
+
+    Args:
+        where: the address.
+        remedy: what gives some.
+        renew: makes the next attempt look for them again.
+    """
+    error = RefusedCredentialsError(f"{_scheme(where)}: no credentials for {where}; {remedy}")
+    error.why, error.before_next = "has no credentials here", renew
+    return error
+
+
 def refused_credentials(where: str, code: str, renew: Callable[[], None], *, expired: bool) -> RefusedCredentialsError:
     """The credentials are not valid, or no longer.
 
@@ -94,3 +110,18 @@ def incomplete(where: str, how: str) -> FailingStoreError:
 def unexpected(where: str, code: str) -> RunFailed:
     """An answer that a second attempt would not change."""
     return RunFailed(f"{_scheme(where)}: {where} answered {code}, as it would again; check address and endpoint")
+
+
+def of_status(where: str, status: int, code: str) -> UserError:
+    """An answer of which no more is known than its status.
+
+    Args:
+        where: the address.
+        status: of the answer.
+        code: what the service calls it.
+    """
+    if status >= 500 or status in PASSING:
+        return overloaded(where, code)
+    if status == 400:
+        return UserError(f"{_scheme(where)}: {where} is refused ({code}); correct the address")
+    return unexpected(where, code)

@@ -22,7 +22,7 @@ from camrobust.contract.run_record import RunRecord
 from camrobust.contract.schema import MANIFEST, SCORES
 from camrobust.contract.sharding import SHARDS, ShardRecord
 from camrobust.io.addresses import refuse_odd
-from camrobust.io.clouds import Cloud, refuse_output
+from camrobust.io.clouds import Cloud
 from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store, TooLargeObjectError
 from camrobust.io.s3 import Bucket
@@ -48,7 +48,7 @@ def _parquet(table: pl.DataFrame) -> bytes:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, local or on S3. It deletes nothing: only `results.commits.delete_uncounted` does."""
+    """The folder of one run, on any store. It deletes nothing: only `results.commits.delete_uncounted` does."""
 
     store: Store
 
@@ -287,9 +287,7 @@ def open_run(uri: str) -> RunFolder:
         UserError: the address cannot hold a run.
     """
     store = open_store(uri)
-    if isinstance(store, Cloud):
-        refuse_output(uri)
-    if isinstance(store, Bucket):
+    if isinstance(store, (Bucket, Cloud)):
         refuse_odd(store.place, "output")
     return RunFolder(replace(store, links=False) if isinstance(store, Folder) else store)
 
@@ -299,7 +297,7 @@ def fresh_folder(uri: str) -> RunFolder:
     folder = first = open_run(uri)
     number = 1
     while folder.holds("run.json") or folder.holds(SHARDS):
-        if isinstance(first.store, Bucket) and not first.store.place.key:
+        if isinstance(first.store, (Bucket, Cloud)) and not first.store.place.key:
             raise UserError(f"output: beside {uri} there are only other buckets; give a prefix in it")
         number += 1
         folder = open_run(f"{first.uri}-{number}")

@@ -7,6 +7,7 @@ import polars as pl
 from camrobust.contract.config import RunConfig
 from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
+from camrobust.io.clouds import one_spelling
 from camrobust.io.image_listing import is_table_name
 from camrobust.io.manifest import list_dataset
 from camrobust.io.patterns import before_wildcard, depth, has_wildcard, matcher
@@ -74,10 +75,10 @@ def check_photos(config: RunConfig, manifest: pl.DataFrame) -> None:
     output = _folder(config.output)
     folders = manifest.with_columns(folder=pl.col("uri").str.replace(r"[^/]*$", "")).unique("folder")
     for uri, folder in folders.select("uri", "folder").iter_rows():
-        if (folder if "://" in folder else _folder(folder)).startswith(output):
+        if (one_spelling(folder) if "://" in folder else _folder(folder)).startswith(output):
             raise UserError(f"output: {config.output} contains the photograph {uri}; choose an output beside them")
 
 
 def _folder(uri: str) -> str:
     """An address with links resolved and a slash at its end; addresses inside the folder begin with it."""
-    return open_store(uri).locate("_").removesuffix("_")
+    return one_spelling(open_store(uri).locate("_").removesuffix("_"))

@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import os
 import re
-import time
 from email.utils import formatdate
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -14,7 +13,6 @@ import polars as pl
 import pytest
 
 from camrobust.contract.errors import UserError
-from camrobust.io.cloud_clients import forget_clients
 from camrobust.io.manifest import list_images
 from camrobust.io.store import open_store, read_object
 
@@ -51,23 +49,6 @@ def put(uri, content):
         answer.read()
 
 
-@pytest.fixture(params=["gs", "az", "abfs"])
-def place(request, monkeypatch):
-    """The address of a new bucket or container."""
-    store = request.getfixturevalue("google_store" if request.param == "gs" else "azure_store")
-    for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_SAS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in store.items():
-        monkeypatch.setenv(name, value)
-    forget_clients()
-    name = f"bucket-{time.time_ns()}"
-    host = "@devstoreaccount1.dfs.core.windows.net" if request.param == "abfs" else ""
-    uri = f"{request.param}://{name}{host}"
-    open_store(uri)._filesystem.create_dir(name)
-    yield uri
-    forget_clients()
-
-
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_photos_with_odd_names_are_listed_and_not_mixed_up(place, slash):
     for name in NAMES:
@@ -90,8 +71,7 @@ def refused(uri):
 def test_photos_with_names_that_the_client_changes_are_refused(place, key):
     put(f"{place}/set/sub/c.png", b"another")
     put(f"{place}/{key}", b"1")
-    told = f"{place}/{key}" if place.startswith("gs") else f"{place}/{key.removesuffix('c.png')}"
-    with pytest.raises(UserError, match=f"^{refused(told)}$"):
+    with pytest.raises(UserError, match=f"^{refused(f'{place}/{key}')}$"):
         list_images("x", f"{place}/set")
 
 

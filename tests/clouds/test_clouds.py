@@ -1,23 +1,27 @@
-"""Google and Azure on loopback: as a store, in a run, behind a failing proxy, and with wrong keys."""
+"""Google and Azure on loopback: as a store, in a run, and with wrong keys."""
 
-import random
-import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 
 import polars as pl
 import pytest
-from pyarrow.fs import FileSystem
+from ray import cloudpickle
 from safetensors.torch import save_file
 
-from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
+from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.interface.cli import main
-from camrobust.io import cloud_calls, cloud_clients
-from camrobust.io.cloud_clients import forget_clients
+from camrobust.io import azure, google
 from camrobust.io.manifest import list_dataset
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
-from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
+from camrobust.io.store_errors import PassingError
+from camrobust.results.folder import open_run
+from camrobust.run.apart import check_apart
+from camrobust.run.stages.commit import Commit
 from tests import in_process
+from tests.cloud_places import forget_clients, new_place, put, settle
 from tests.photos import write_photos
 from tests.runs import TINY, config, failures, scores
 from tests.toys import pooled
@@ -25,41 +29,11 @@ from tests.toys import pooled
 pytestmark = pytest.mark.s3
 
 
-def client(uri) -> FileSystem:
-    return open_store(uri)._filesystem
-
-
-def put(uri, content):
-    place = uri.partition("://")[2]
-    bucket, _, key = place.partition("/")
-    with client(uri).open_output_stream(f"{bucket.partition('@')[0]}/{key}") as stream:
-        stream.write(content)
-
-
-def settle(monkeypatch, variables):
-    """Set the environment of one cloud and clear that of others."""
-    for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_SAS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    forget_clients()
-
-
-@pytest.fixture(params=["gs", "az", "abfs"])
-def place(request, monkeypatch):
-    """The address of a new bucket or container."""
-    store = request.getfixturevalue("google_store" if request.param == "gs" else "azure_store")
-    settle(monkeypatch, store)
-    name = f"bucket-{time.time_ns()}"
-    host = "@devstoreaccount1.dfs.core.windows.net" if request.param == "abfs" else ""
-    uri = f"{request.param}://{name}{host}"
-    client(uri).create_dir(name)
-    yield uri
-    forget_clients()
-
-
-def test_a_cloud_is_a_store_to_read_from(place):
-    for key, content in {"a/b/x/one.txt": b"1", "a/b/x/two words.txt": b"22", "a/b/y": b"", "a/bc": b"no"}.items():
+def test_a_cloud_is_a_store(place, monkeypatch):
+    monkeypatch.setattr(google, "PAGE", 2)
+    monkeypatch.setattr(azure, "PAGE", 2)
+    for key, content in {"a/b/x/one.txt": b"1", "a/b/x/two words.txt": b"22", "a/b/y": b"", "a/bc": b"no",
+                         "a/b/x/": b""}.items():  # fmt: skip
         put(f"{place}/{key}", content)
     store = open_store(f"{place}/a/b/")
     assert store.uri == f"{place}/a/b"
@@ -79,9 +53,52 @@ def test_a_cloud_is_a_store_to_read_from(place):
     assert (store.read_range("x/one.txt", 1, 3), store.size_bytes("y")) == (b"", 0)
     with pytest.raises(TooLargeObjectError, match=r"words\.txt has more than 1 bytes"):
         store.read("x/two words.txt", 1)
+    store.write("y", b"another")
+    assert store.read("y") == b"another"
+    store.delete("y")
+    store.delete("y")
     for read in (store.read, store.size_bytes, lambda key: store.head(key, 9)):
-        with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/z"):
-            read("z")
+        with pytest.raises(MissingObjectError, match=f"there is no object {place}/a/b/y"):
+            read("y")
+
+
+def test_of_many_that_create_an_object_one_succeeds(place):
+    store = open_store(f"{place}/x")
+    for key in ("lease/1", "lease/2"):
+        with ThreadPoolExecutor(8) as pool:
+            created = list(pool.map(lambda number: store.create(key, b"%d" % number), range(8)))  # noqa: B023
+        assert sum(created) == 1
+        assert store.read(key) == b"%d" % created.index(True)
+        assert store.create(key, b"%d" % created.index(True))
+
+
+def test_nothing_sent_to_workers_holds_a_credential(place, cloud):
+    """Each worker finds the credentials itself."""
+    folder = open_run(f"{place}/run")
+    folder.store.write("x", b"")  # now the client of this process holds the credentials
+    sent = cloudpickle.dumps([Commit(folder.uri, 1), folder])
+    assert place.partition("@")[0].encode() in sent
+    assert cloud("az")["AZURE_STORAGE_KEY"].encode() not in sent
+
+
+def test_a_marker_of_a_folder_is_no_object(azure_store, monkeypatch):
+    settle(monkeypatch, azure_store)
+    place = new_place("az")
+    put(f"{place}/a/x", b"1")
+    container = azure.AzureContainer(place.removeprefix("az://"), "", anonymous=False)
+    container._blob("a").upload_blob(b"", metadata={"Hdi_IsFolder": "true"})
+    assert [entry.key for entry in open_store(place).list()] == ["a/x"]
+    forget_clients()
+
+
+def test_photos_and_results_in_one_place_are_refused_in_every_spelling(monkeypatch):
+    settle(monkeypatch, {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=here"})
+    same, other = "abfs://c@here.dfs.core.windows.net/x/photos", "abfs://c@there.dfs.core.windows.net/x/photos"
+    for images, apart in ((same, False), (other, True), ("az://c/x", False), ("az://c/xy", True)):
+        run = parse_config({"output": "az://c/x", "datasets": [{"name": "d", "images": images}], "cams": ["gradcam"],
+                            "models": ["tests.toys:pooled"], "perturbations": ["contrast:1"]})  # fmt: skip
+        with nullcontext() if apart else pytest.raises(UserError, match="lie inside one another"):
+            check_apart(run)
 
 
 def test_hidden_objects_are_left_out_and_photos_are_told_by_content(place, tmp_path):
@@ -108,33 +125,13 @@ def test_a_missing_bucket(place):
         gone.read("y")
 
 
-def test_a_cloud_takes_no_objects_and_no_runs(place, tmp_path, capsys):
-    sentence = (
-        f"output: '{place}/runs/x' must be a folder or s3://bucket/prefix, as gs:// and az:// can only be read; write "
-        "to a folder or S3 and copy the run afterwards"
-    )
-    store = open_store(f"{place}/runs/x")
-    for refused in (lambda: store.write("a", b""), lambda: store.create("a", b""), lambda: store.delete("a")):
-        with pytest.raises(UserError) as caught:
-            refused()
-        assert str(caught.value) == sentence
-    write_photos(tmp_path / "set", 1)
-    path = config(tmp_path, tmp_path / "set", output=f"{place}/runs/x")
-    for arguments in (["run", str(path), "--quiet"], ["plan", str(path)], ["verify", f"{place}/runs/x"]):
-        assert main(arguments) == 2
-        assert capsys.readouterr().err.splitlines()[-1] == f"camrobust: {sentence}"
-
-
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_run_from_clouds_equals_the_run_from_a_folder(
+def test_runs_from_and_to_clouds_equal_the_run_from_and_to_a_folder(
     cluster, google_store, azure_store, tmp_path, monkeypatch, capsys
 ):
     settle(monkeypatch, {**google_store, **azure_store})
-    name = f"bucket-{time.time_ns()}"
-    gs, az = f"gs://{name}", f"az://{name}"
-    for uri in (gs, az):
-        client(uri).create_dir(name)
+    gs, az = new_place("gs"), new_place("az")
     write_photos(tmp_path / "set", 4)
     photos = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
     save_file(pooled().state_dict(), tmp_path / "toy.safetensors")
@@ -155,21 +152,31 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(
         {"name": "listed", "images": f"{az}/manifest.csv"},
     ]
     builder = {"name": "toy", "builder": "tests.toys:pooled"}
-    from_clouds = config(
-        tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], max_failure_share=0.5,
-        **TINY,
-    )  # fmt: skip
-    code, printed, said = in_process.camrobust(
-        capsys, "run", from_clouds, "--quiet", by=in_process.through_open_session
-    )
-    assert code == 0, said
-    assert main(["verify", str(tmp_path / "out")]) == 0
-    (gone,) = failures(tmp_path / "out").to_dicts()
-    assert (gone["dataset"], gone["image_id"], gone["kind"]) == ("listed", "gone.jpg", "missing")
-    assert gone["message"] == f"there is no object {az}/photos/gone.jpg"
     secret = azure_store["AZURE_STORAGE_KEY"]
-    assert secret not in said + printed
-    assert not any(secret.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    outputs = {f"{gs}/runs/one #1": in_process.through_open_session, f"{az}/runs/one": in_process.without_ray}
+    for output, by in outputs.items():
+        path = config(
+            tmp_path, "", datasets=far, models=[{**builder, "weights": f"{gs}/toy.safetensors"}], output=output,
+            max_failure_share=0.5, **TINY,
+        )  # fmt: skip
+        code, printed, said = in_process.camrobust(capsys, "run", path, "--quiet", by=by)
+        assert code == 0, said
+        run = open_store(output)
+        victim = next(entry.key for entry in run.list("scores/"))
+        run.delete(victim)
+        assert main(["verify", output]) == 1
+        assert in_process.camrobust(capsys, "run", path)[0] == 0
+        assert "nothing to do" in in_process.camrobust(capsys, "run", path)[2]
+        for command in ("status", "verify", "aggregate", "report"):
+            assert in_process.camrobust(capsys, command, output)[0] == 0, command
+        (gone,) = failures(output).to_dicts()
+        assert (gone["dataset"], gone["image_id"], gone["kind"]) == ("listed", "gone.jpg", "missing")
+        assert gone["message"] == f"there is no object {az}/photos/gone.jpg"
+        keys = {entry.key for entry in run.list()}
+        assert {"run.json", "lease/00000001.json", "done/00000004.json", "report/00000004/index.html"} <= keys
+        assert secret not in said + printed
+        assert not any(secret.encode() in run.read(key) for key in keys)
+    assert in_process.camrobust(capsys, "compare", "--exact", *outputs)[0] == 0
 
     kept = {"name": "listed", "images": str(tmp_path / "kept.csv")}
     pl.DataFrame({"uri": [f"{local}/photo-001.jpg", f"{local}/photo-002.jpg"],
@@ -181,63 +188,8 @@ def test_a_run_from_clouds_equals_the_run_from_a_folder(
         models=[{**builder, "weights": str(tmp_path / "toy.safetensors")}], **TINY,
     )  # fmt: skip
     assert in_process.run(here).exit_code == 0
-    assert scores(tmp_path / "out").equals(scores(tmp_path / "here"))
-
-
-@pytest.fixture
-def faults(place, google_store, azure_store, monkeypatch):
-    """The faults of a proxy between the clients and the store; none at first."""
-    found = Faults(dice=random.Random(1))
-    real = google_store["STORAGE_EMULATOR_HOST"] if place.startswith("gs") else azure_endpoint(azure_store)
-    with failing_store(real, found) as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        connection = azure_store["AZURE_STORAGE_CONNECTION_STRING"].replace(azure_endpoint(azure_store), address)
-        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
-        forget_clients()
-        yield found
-    forget_clients()
-
-
-def azure_endpoint(store):
-    return store["AZURE_STORAGE_CONNECTION_STRING"].partition("BlobEndpoint=")[2].rpartition("/")[0]
-
-
-@pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_survived(faults, place, fault, monkeypatch):
-    monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 0.1)
-    content = bytes(range(256)) * 256
-    put(f"{place}/x/one", content)
-    store = open_store(f"{place}/x")
-    faults.shares = {fault: 0.4}
-    for _ in range(4):
-        assert store.read("one") == content
-        assert [entry.key for entry in store.list()] == ["one"]
-    assert faults.struck[fault] >= 2
-
-
-@pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
-def test_a_store_that_keeps_failing_gives_one_sentence_and_exit_code_1(faults, place, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(cloud_clients, "BACKOFF_S", 1)
-    put(f"{place}/x", b"content")
-    forget_clients()
-    faults.shares = {"refuse": 1}
-    sentence = rf"{place}/x answered (UNAVAILABLE|503); the store may be overloaded, run again to resume"
-    with pytest.raises(RunFailed, match=sentence) as caught:
-        read_object(f"{place}/x")
-    assert caught.value.exit_code == 1
-    assert faults.struck["refuse"] >= 1
-
-
-@pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
-def test_a_silent_store_is_given_up(faults, place, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(cloud_calls, "OBJECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("camrobust.bench.chaos.proxy.SLOW_S", 1)
-    faults.shares = {"slow": 1}
-    with pytest.raises(RunFailed, match=r"/x did not answer in full within 0.2 s; run again to resume"):
-        read_object(f"{place}/x")
+    for output in outputs:
+        assert scores(output).equals(scores(tmp_path / "here"))
 
 
 def test_a_wrong_key_and_a_missing_key(azure_store, monkeypatch, tmp_path):
@@ -246,6 +198,11 @@ def test_a_wrong_key_and_a_missing_key(azure_store, monkeypatch, tmp_path):
     with pytest.raises(DeniedObjectError, match="az: no permission for az://photos/x; these credentials need"):
         read_object("az://photos/x")
     forget_clients()
+    for no_key in ("a", "not base 64!"):
+        monkeypatch.setenv("AZURE_STORAGE_KEY", no_key)
+        with pytest.raises(UserError, match=r"az: the credentials are refused for az://photos/x \(no valid key\)"):
+            read_object("az://photos/x")
+        forget_clients()
     with pytest.raises(DeniedObjectError, match="az: no permission for az://photos/x"):
         read_object("az://photos/x", "anonymous")
     with pytest.raises(UserError, match=r"az: az://c/x is refused \(OutOfRangeInput\); correct the address"):
@@ -257,40 +214,89 @@ def test_a_wrong_key_and_a_missing_key(azure_store, monkeypatch, tmp_path):
     forget_clients()
 
 
-def test_a_new_worker_waits_for_its_credentials(monkeypatch, tmp_path):
-    class ThirdTimeError(Exception):
-        """Ends the wait, which would last for minutes."""
-
-    attempts = []
-
-    def forget():
-        attempts.append(1)
-        forget_clients()
-        if len(attempts) == 3:
-            raise ThirdTimeError
-
-    settle(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")})
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
-    monkeypatch.setattr(cloud_calls, "forget_clients", forget)
-    forget_clients()
-    with pytest.raises(ThirdTimeError), patient():
-        read_object("gs://nobody-has-asked-before/x")
-    forget_clients()
+def test_error_codes_are_explained():
+    bucket, container = google.GoogleBucket("b", anonymous=False), azure.AzureContainer("c", "", anonymous=False)
+    for found, kind, sentence in (
+        (bucket._refused(404, set(), "gs://b/k"), MissingObjectError, "there is no object gs://b/k"),
+        (bucket._refused(401, set(), "gs://b/k"), PassingError, "the credentials are refused for gs://b/k (401)"),
+        (bucket._refused(403, {"forbidden"}, "gs://b/k"), DeniedObjectError, "no permission for gs://b/k; these"),
+        (bucket._refused(403, {"rateLimitExceeded"}, "gs://b/k"), PassingError, "gs://b/k answered rateLimitExceeded;"),
+        (bucket._refused(429, set(), "gs://b/k"), PassingError, "gs://b/k answered 429; the store may be overloaded"),
+        (bucket._refused(412, set(), "gs://b/k"), RunFailed, "gs://b/k answered 412, as it would again; check address"),
+        (replace(bucket, anonymous=True)._refused(401, set(), "gs://b/k"), DeniedObjectError, "no permission for gs:"),
+        (container._refused(403, "AuthenticationFailed", "", "az://c/k"), PassingError, "refused for az://c/k (Auth"),
+        (container._refused(403, "AuthorizationPermissionMismatch", "", "az://c/k"), DeniedObjectError, "permission"),
+        (
+            container._refused(404, "ContainerNotFound", "", "az://c/k"),
+            UserError,
+            "there is no container 'c' (az://c/k)",
+        ),
+        (
+            container._refused(409, "PublicAccessNotPermitted", "", "az://c/k"),
+            DeniedObjectError,
+            "no permission for az",
+        ),
+        (
+            container._refused(409, "BlobArchived", "", "az://c/k"),
+            RunFailed,
+            "answered BlobArchived, as it would again",
+        ),
+        (
+            container._refused(503, "ServerBusy", "", "az://c/k"),
+            PassingError,
+            "az://c/k answered ServerBusy; the store",
+        ),
+        (
+            container._refused(400, "InvalidResourceName", "", "az://c/k"),
+            UserError,
+            "is refused (InvalidResourceName);",
+        ),
+    ):
+        assert isinstance(found, kind), found
+        assert isinstance(found, PassingError) == (kind is PassingError), found
+        assert sentence in str(found)
+    expired = container._refused(
+        403, "AuthenticationFailed", "Signature not valid in the specified time frame", "az://c"
+    )
+    assert expired.always
+    assert not container._refused(403, "AuthenticationFailed", "The MAC signature is another", "az://c").always
 
 
 def test_a_key_goes_to_its_own_account_only(azure_store, monkeypatch):
     settle(monkeypatch, azure_store)
-    assert cloud_clients._connection()["AccountKey"] == azure_store["AZURE_STORAGE_KEY"]
-    own = cloud_clients.azure("devstoreaccount1.dfs.core.windows.net", anonymous=False)
-    other = cloud_clients.azure("another.dfs.core.windows.net", anonymous=False)
-    assert own == cloud_clients.azure("", anonymous=False)
-    assert other != own
-    forget_clients()
+    own = azure._settings_for("devstoreaccount1.dfs.core.windows.net")
+    assert own["AccountKey"] == azure_store["AZURE_STORAGE_KEY"]
+    assert azure._settings_for("") == own
+    assert azure._settings_for("another.dfs.core.windows.net") == {}
+    for host in ("devstoreaccount1.dfs.core.windows.example", "devstoreaccount1.blob.evilcore.windows.net",
+                 "devstoreaccount1.example.dfs.core.windows.net", "a/b.dfs.core.windows.net"):  # fmt: skip
+        with pytest.raises(
+            UserError, match=f"store: '{host}' is no account of Azure, and credentials are sent nowhere"
+        ):
+            open_store(f"abfs://c@{host}/x" if "/" not in host else "abfs://c@x") and azure.azure_account(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "string", "endpoint"),
+    [
+        ("", "AccountName=here", "https://here.blob.core.windows.net"),
+        ("", "AccountName=here;EndpointSuffix=core.chinacloudapi.cn", "https://here.blob.core.chinacloudapi.cn"),
+        ("", "BlobEndpoint=https://here.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=x",
+         "https://here.blob.core.windows.net"),
+        ("a", "", "https://a.blob.core.windows.net"),
+        ("a.dfs.core.usgovcloudapi.net", "", "https://a.blob.core.usgovcloudapi.net"),
+        ("a.z12.dfs.storage.azure.net", "AccountName=here", "https://a.z12.blob.storage.azure.net"),
+        ("onelake.dfs.fabric.microsoft.com", "", "https://onelake.blob.fabric.microsoft.com"),
+        ("a.dfs.stack.example", "EndpointSuffix=stack.example", "https://a.blob.stack.example"),
+    ],
+)  # fmt: skip
+def test_the_endpoint_of_an_account(host, string, endpoint, monkeypatch):
+    settle(monkeypatch, {"AZURE_STORAGE_CONNECTION_STRING": string})
+    assert azure._endpoint(host, azure._settings_for(host)) == endpoint
 
 
 def test_an_unreachable_store(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(cloud_clients, "BACKOFF_S", 1)
     settle(monkeypatch, {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"})
     with pytest.raises(UserError, match="gs: cannot reach the store for gs://b/x; check the address and the network"):
         read_object("gs://b/x")
@@ -304,6 +310,7 @@ def test_an_unreachable_store(monkeypatch):
         ("az://c/x", "credentials", "store: an az:// address names no account; set AZURE_STORAGE_ACCOUNT, or write abfs://"),
         ("abfs://c:S@a.dfs.core.windows.net/x", "credentials", "the abfs:// address must not hold a secret"),
         ("az://c/x?sv=1&sig=S", "credentials", "the az:// address must not hold a secret"),
+        ("abfs://c@a.dfs.core.windows.net/a\\b", "credentials", "b/' must hold no backslash, as Azure takes"),
         ("gs://b/x", "requester_pays", "access: requester_pays is for s3:// only, got gs://b/x; use credentials or"),
     ],
 )  # fmt: skip
