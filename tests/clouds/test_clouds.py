@@ -205,6 +205,8 @@ def test_a_wrong_key_and_a_missing_key(azure_store, monkeypatch, tmp_path):
         forget_clients()
     with pytest.raises(DeniedObjectError, match="az: no permission for az://photos/x"):
         read_object("az://photos/x", "anonymous")
+    monkeypatch.setenv("AZURE_STORAGE_KEY", azure_store["AZURE_STORAGE_KEY"])
+    forget_clients()
     with pytest.raises(UserError, match=r"az: az://c/x is refused \(OutOfRangeInput\); correct the address"):
         read_object("az://c/x")
     settle(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")})

@@ -27,7 +27,7 @@ from tests import in_process
 from tests.cloud_places import forget_clients, new_place, settle
 from tests.conftest import _serve, free_port
 from tests.photos import write_photos
-from tests.runs import config
+from tests.runs import SMALL, config
 
 pytestmark = pytest.mark.s3
 UPLOADS = 5
@@ -104,7 +104,7 @@ def test_a_key_file_of_google_is_read_again(google_store, tmp_path, monkeypatch)
         settle(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(key_file), "API_ENDPOINT_OVERRIDE": address})
         place = new_place("gs")
         write_photos(tmp_path / "set", 2)
-        path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"{place}/run")
+        path = config(tmp_path, tmp_path / "set", output=f"{place}/run", **SMALL | {"cams": ["gradcam"]})
         assert in_process.run(path).exit_code == 0
         assert bound.refused >= 1
         contents = [read_object(f"{place}/run/{entry.key}") for entry in open_store(f"{place}/run").list()]
