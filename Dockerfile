@@ -9,6 +9,7 @@ WORKDIR /src
 RUN pip install --no-cache-dir hatchling==1.33.0 hatch-fancy-pypi-readme==25.1.0
 COPY pyproject.toml README.md LICENSE ./
 COPY camrobust camrobust
+COPY jobs jobs
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 
 FROM python:3.11.15-slim-bookworm

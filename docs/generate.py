@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/: `python docs/generate.py`. A test keeps them in step with the registries."""
+"""Write what is generated in docs/ and jobs/configs: `python docs/generate.py`. A test keeps it in step."""
 
 import json
 from collections.abc import Iterator
@@ -13,9 +13,11 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.record import Part
 from camrobust.contract.run_documents import DoneRecord, ProgressRecord
 from camrobust.contract.run_record import RunRecord
+from camrobust.interface.config_schema import FILE, schema_text
 from camrobust.interface.listing import catalogue
 
 HERE = Path(__file__).parent
+CONFIGS = HERE.parent / "jobs" / "configs"
 MARK = "<!-- generated from camrobust/contract by docs/generate.py -->"
 
 
@@ -175,3 +177,4 @@ if __name__ == "__main__":
     (HERE / "configuration.md").write_text(configuration_page(), "utf-8")
     (HERE / "catalogue.md").write_text(catalogue_page(), "utf-8")
     (HERE / "results.md").write_text(results_page(), "utf-8")
+    (CONFIGS / FILE).write_text(schema_text(), "utf-8")

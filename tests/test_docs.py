@@ -29,6 +29,7 @@ def test_the_generated_pages_are_in_step_with_the_registries():
     assert (ROOT / "docs" / "configuration.md").read_text("utf-8") == generate.configuration_page()
     assert (ROOT / "docs" / "results.md").read_text("utf-8") == generate.results_page()
     assert "| None |" not in generate.results_page()
+    assert (generate.CONFIGS / generate.FILE).read_text("utf-8") == generate.schema_text()
 
 
 def test_the_readmes_configuration_is_valid():

@@ -4,26 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from camrobust.contract.config import RunConfig
-from camrobust.contract.config_parts import (
-    ClusterConfig,
-    DatasetConfig,
-    ImageConfig,
-    MetricConfig,
-    SummaryConfig,
-)
+from camrobust.contract.config_mistakes import first_mistake
 from camrobust.contract.errors import UserError
-from camrobust.contract.former_names import SETTINGS
-from camrobust.contract.model_config import ModelConfig
 from camrobust.contract.plain_yaml import read_text, read_yaml
-from camrobust.contract.quoting import short, shown
-from camrobust.contract.registry import unknown
+from camrobust.contract.quoting import short
 
 LONGEST_INDEX = 10
-UNIONS = ("str", "constrained-str", "dict[str,any]", "tuple[str, ...]")
-"""Words that pydantic adds to the place of a mistake where a value may have several types."""
 KINDS = {
     type(None): "nothing", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false",
 }  # fmt: skip
@@ -61,7 +50,7 @@ def parse_config(data: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(data))
     except ValidationError as error:
-        raise _first_mistake(error) from error
+        raise first_mistake(error) from error
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -93,39 +82,3 @@ def _index(place: list[Any], key: str, option: str) -> int:
     if not (key.isascii() and key.isdigit() and len(key) < LONGEST_INDEX) or int(key) >= len(place):
         raise UserError(f"{option}: '{short(key)}' must be a position from 0 to {len(place) - 1}")
     return int(key)
-
-
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    """The keys that are known at a place of the configuration."""
-    places: dict[str, type[BaseModel]] = {
-        "datasets": DatasetConfig, "models": ModelConfig, "image": ImageConfig, "metric": MetricConfig,
-        "summary": SummaryConfig, "cluster": ClusterConfig,
-    }  # fmt: skip
-    model = places.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
-    return list(model.model_fields)
-
-
-def _first_mistake(error: ValidationError) -> UserError:
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if part not in UNIONS]
-    where = _dotted(location)
-    if first["type"] == "extra_forbidden":
-        place = _dotted(location[:-1])
-        if where in SETTINGS:
-            return UserError(f"config: the key '{where}' is now called '{SETTINGS[where]}'")
-        message = str(unknown("key", location[-1], _keys_at(location)))
-        return UserError(f"config{': ' + place if place else ''}: {message}")
-    if first["type"] == "missing" and isinstance(location[-1], int):
-        place = _dotted(location[:-1])
-        return UserError(f"config: {place} has too few values, {location[-1]}; give least and most")
-    if first["type"] == "missing":
-        return UserError(f"config: the key '{where}' is missing")
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = first["input"]
-    got = "" if isinstance(given, (dict, BaseModel)) or "got" in message else f", got {shown(given)}"
-    return UserError(f"config: {where + ': ' if where else ''}{message}{got}")
-
-
-def _dotted(location: Sequence[int | str]) -> str:
-    return ".".join(short(str(part)) for part in location)

@@ -3,12 +3,12 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
+from camrobust.contract.spelling import nearest, suggestion
 
 
 class Named(Protocol):
@@ -35,10 +35,8 @@ LISTED = 40
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for an unknown name: it tells the nearest match and all names, or of many names the nearest."""
     names, given = sorted(known), short(name)
-    near = get_close_matches(given, names, n=8, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    shown = names if len(names) <= LISTED else [*(near or names[:8]), "…"]
-    return UserError(f"unknown {kind} '{given}'; {hint}known: {', '.join(shown)}")
+    shown = names if len(names) <= LISTED else [*(nearest(given, names) or names[:8]), "…"]
+    return UserError(f"unknown {kind} '{given}'; {suggestion(given, names)}known: {', '.join(shown)}")
 
 
 class NameTakenError(ValueError):

@@ -15,11 +15,13 @@ from pathlib import Path
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, harmless
 from camrobust.contract.secrecy import sentence
-from camrobust.interface.command_line import Parser, add_commands
+from camrobust.interface.command_line import add_commands
 from camrobust.interface.commands import BENCHMARKS, COMMANDS
+from camrobust.interface.parser import Parser
 
 LONGEST_MESSAGE = 4000
 """In characters. Our own messages are shorter; only a library's can be cut here."""
+BEGIN = "To begin: `camrobust demo`, which needs nothing, or `camrobust init FOLDER`, for photos of your own."
 BENCH = "measure speed and scale, and test what survives faults"
 
 
@@ -27,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     verbose = False
     try:
-        given = _parser().parse_args(arguments)
+        parser = _parser()
+        given = parser.parse_args(arguments)
+        given.parser = parser
         verbose = given.verbose
         # A configuration may name a module of the working directory. Its place is last, so that it hides no other.
         if str(Path.cwd()) not in sys.path:
@@ -52,8 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code
 
 
+class _Version(argparse.Action):
+    """Prints the version; it is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"camrobust {version('camrobust')}\n")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="camrobust", description="How robust are class activation maps to noise?")
+    parser = Parser(prog="camrobust", description="How robust are class activation maps to noise?", epilog=BEGIN)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     subcommands = add_commands(parser, "COMMAND", COMMANDS)
     add_commands(subcommands.add_parser("bench", help=BENCH, description=BENCH), "BENCHMARK", BENCHMARKS)
     return parser

@@ -1,30 +1,19 @@
-"""The parts that all commands share: the parser, the rows of the command table, JSON on standard output."""
+"""The parts that all commands share: the rows of the command table, values of options, JSON on standard output."""
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless_json
+from camrobust.interface.parser import Parser
 
 if TYPE_CHECKING:
     from camrobust.contract.sharding import ShardRecord
 
 Given = argparse.Namespace
 """The arguments that the user gave."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line with exit code 2, as every other command does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message as UserError."""
-        greedy = [action.option_strings[0] for action in self._actions if action.option_strings and action.nargs == "+"]
-        if greedy and message.startswith("the following arguments are required"):
-            message += f"; put options that take several values ({', '.join(greedy)}) after the other arguments"
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_every_command_has_help_and_options_take_several_values_in_one_way(capsy
     repeated = {key for key, (_, kind) in options.items() if kind in ("_AppendAction", "_ExtendAction")}
     assert repeated == {
         ("run", "--set"), ("plan", "--set"), ("explain", "--cam"), ("explain", "--perturb"), ("sheet", "--perturb"),
-        ("list", "--plugins"), ("job", "--variants"),
+        ("list", "--plugins"), ("job", "--variants"), ("init", "--model"),
     }  # fmt: skip
     assert {options[key] for key in repeated} == {("+", "_ExtendAction")}
 
@@ -297,7 +297,5 @@ def test_resave_jpeg_quality_changes_the_digest(base, tmp_path):
     plain = load_config(path)
     assert load_config(path, ["resave_jpeg_quality=null"]).digest() == plain.digest()
     assert load_config(path, ["resave_jpeg_quality=85"]).digest() != plain.digest()
-    with pytest.raises(
-        UserError, match="config: resave_jpeg_quality: input should be less than or equal to 100, got 101"
-    ):
+    with pytest.raises(UserError, match="config: resave_jpeg_quality: must be a whole number from 1 to 100, got 101"):
         load_config(path, ["resave_jpeg_quality=101"])

@@ -57,10 +57,13 @@ MISTAKES = {
         "config: metric: unknown key 'rbop'; did you mean 'rbo_p'? known: average, explained_class, rbo_p, "
         "similarities, ties",
     ),
-    "missing key": (lambda d, p: {k: v for k, v in d.items() if k != "cams"}, "config: the key 'cams' is missing"),
+    "missing key": (
+        lambda d, p: {k: v for k, v in d.items() if k != "cams"},
+        "config: the key 'cams' is missing; write for example cams: [",
+    ),
     "value out of range": (
         lambda d, p: d | {"metric": {"rbo_p": 2}},
-        "config: metric.rbo_p: input should be less than 1, got 2",
+        "config: metric.rbo_p: must be a number above 0 and below 1, got 2",
     ),
     "unknown torchvision model": (
         lambda d, p: d | {"models": ["torchvision:resnet19@none"]},
@@ -293,10 +296,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, base, files, capsys):
         (["run", "nowhere.yaml"], "config: there is no file 'nowhere.yaml'; give the path of a YAML file"),
         (["verify", "nowhere"], "holds no run.json; give the output folder of a run"),
         (["report", "nowhere"], "holds no run.json; give the output folder of a run"),
-        (["list", "cam"], "argument kind: invalid choice: 'cam'"),
-        (["runn"], "invalid choice: 'runn'"),
-        ([], "the following arguments are required: COMMAND; see camrobust --help"),
-        (["run", "--set", "seed=1", "a.yaml"], "config; put options that take several values (--set) after the other "),
+        (["list", "cam"], "unknown value of kind 'cam'; did you mean 'cams'? known: cams, "),
+        (["runn"], "unknown command 'runn'; did you mean 'run'? known: "),
+        ([], "give one of the commands init, run, demo, plan, "),
+        (["run", "--set", "seed=1", "a.yaml"], "config: there is no file 'a.yaml'; give the path of a YAML file"),
         (["bench", "passes", "--device", "cuda"], "bench: this machine has no CUDA device; use --device cpu"),
         (
             ["explain", "nowhere.jpg", "--model", "tests.toys:pooled", "--cam", "gradcam"],
@@ -319,7 +322,7 @@ def test_mistakes_in_arguments(arguments, sentence, capsys, monkeypatch):
 
 def test_set_overrides_and_its_mistakes(base, tmp_path, capsys):
     code, lines = run(tmp_path, capsys, base, "--set", "metric.rbo_p=7")
-    assert (code, lines) == (2, ["camrobust: config: metric.rbo_p: input should be less than 1, got 7"])
+    assert (code, lines) == (2, ["camrobust: config: metric.rbo_p: must be a number above 0 and below 1, got 7"])
     code, lines = run(tmp_path, capsys, base, "--set", "seed")
     assert (code, lines) == (
         2, ["camrobust: --set must be key=value, got 'seed'; for example --set metric.rbo_p=0.95"]

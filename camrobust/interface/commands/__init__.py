@@ -8,13 +8,13 @@ import argparse
 
 from camrobust.contract.defaults import CROP, REPLACEMENT_S, RESIZE
 from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several, shard
-from camrobust.interface.commands import explore, results, runs
+from camrobust.interface.commands import begin, explore, results, runs
 from camrobust.interface.commands.bench import BENCHMARKS
 
 __all__ = ["BENCHMARKS", "COMMANDS"]
 
 CONFIG = (
-    argument("config", "YAML file, see jobs/configs"),
+    argument("config", "YAML file; `camrobust init` writes one"),
     several("--set", "settings to override; each value is YAML", metavar="KEY=VALUE"),
     argument("--output", "override the output folder"),
 )
@@ -25,7 +25,23 @@ RUNNING = (
 RUN = argument("run", "output folder of a run")
 SHARD = argument("--shard", "only the images of shard I of N, which has a driver of its own", type=shard, metavar="I/N")
 
+PLUGINS = several("--plugins", "modules of your own that register methods", metavar="MODULE")
+
 COMMANDS = {
+    "init": Command(
+        begin.init,
+        "write a commented configuration for the images and models given",
+        (
+            argument("images", "folders, patterns or tables of images, each a dataset", nargs="*"),
+            several("--model", "torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME or package.module:function"),
+            argument("--output", "folder of the results, as the configuration will name it"),
+            argument("--config", "file to write", default="run.yaml"),
+            argument(
+                "--example", "copy a configuration that comes with camrobust: first, imagenet-c, imagenet-val, paper, "
+                "signs or spot", metavar="NAME",
+            ),
+        ),
+    ),
     "run": Command(
         runs.run,
         "measure, verify, aggregate and report; resumes a run that was interrupted",
@@ -97,6 +113,12 @@ COMMANDS = {
             flag("--exact", "check instead that all rows are equal bit for bit; exit code 1 if they are not"),
             JSON,
         ),
+    ),
+    "schema": Command(begin.schema, "print the JSON schema of a configuration, for editors"),
+    "completion": Command(
+        begin.completion,
+        "print what makes the TAB key complete commands, options and names in a shell",
+        (argument("shell", "the shell", choices=("bash", "zsh", "tcsh")),),
     ),
     "watch-spot": Command(
         runs.watch_spot,
