@@ -8,7 +8,8 @@ TESTS = _columns(
     ("model", "string", "whose maps, null when models are compared"),
     ("cam", "string", "which CAM, null when CAMs are compared"),
     ("measure", "string", "consistency_adjusted, responsiveness_adjusted or robustness_adjusted of every image"),
-    ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta"),
+    ("test", "string", "friedman, iman_davenport, kruskal_wallis; mean_rank; nemenyi, conover, wilcoxon, cliffs_delta; "
+                       "wilcoxon_control: a CAM against a control"),
     ("first", "string", "first of a pair, or the one with this mean rank; null for a test of all at once"),
     ("second", "string", "second of a pair, else null"),
     ("effect_name", "string", "kendall_w, epsilon_squared, mean_rank(_difference), rank_biserial, cliffs_delta"),
@@ -26,7 +27,7 @@ TESTS = _columns(
     ("n_images", "int64", "images with a value for all of them (between datasets: images of both)"),
     ("n_dropped", "int64", "images left out because a value is missing"),
     required="factor measure test effect_name n_groups n_images n_dropped",
-)
+)  # fmt: skip
 
 DIFFERENCES = _columns(
     ("dataset", "string", "where the images come from"),

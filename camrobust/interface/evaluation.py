@@ -9,6 +9,7 @@ import polars as pl
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import SUMMARIES
 from camrobust.interface.notebook import notebook
+from camrobust.report.leaderboard import latex, markdown
 from camrobust.results.shards import open_results
 from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
 from camrobust.summary.map_attacks import MapAttacks
@@ -58,7 +59,9 @@ class Evaluation:
         if by not in (*SUMMARIES, "tests"):
             raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
         reduction = self._reduced(average, intervals, map_attacks)
-        return significance_tests(reduction.profiles) if by == "tests" else reduction.tables[by]
+        if by == "tests":
+            return significance_tests(reduction.profiles, self.controls, self.same_as)
+        return reduction.tables[by]
 
     def _reduced(
         self, average: str | None = None, intervals: str | None = None, map_attacks: str | None = None
@@ -73,6 +76,21 @@ class Evaluation:
         """The leaderboard and the curves against severity, in a notebook."""
         tables = self._reduced().tables
         return notebook(tables["by_cam"], tables["by_level"], self.controls, self.same_as)
+
+    def to_latex(self) -> str:
+        r"""The leaderboard as a LaTeX table for the package booktabs, methods with the same maps in one line.
+
+        Examples:
+            >>> import camrobust
+            >>> result = camrobust.load_run("runs/mine")
+            >>> print(result.to_latex().splitlines()[1])
+            \begin{tabular}{rlrrrrr}
+        """
+        return latex(self.summary(), self.controls, self.same_as)
+
+    def to_markdown(self) -> str:
+        """The same table in Markdown."""
+        return markdown(self.summary(), self.controls, self.same_as)
 
     def stability(self, *, same_class: bool = True) -> pl.DataFrame:
         """Max- and avg-sensitivity, local Lipschitz estimate, continuity and relative stabilities of every image.

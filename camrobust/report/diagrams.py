@@ -6,24 +6,30 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from camrobust.report.charts import COLUMNS, colours
-from camrobust.report.figure import TEXT, Figure, choice, choices, picked, plain, source
+from camrobust.report.charts import COLUMNS
+from camrobust.report.colours import in_colour
+from camrobust.report.figure import TEXT, Figure, choice, choices, first_view, heading, picked, plain, source
 from camrobust.summary.friedman import cliques
 
 MEASURES = {
-    "consistency_adjusted": "consistency",
-    "responsiveness_adjusted": "responsiveness",
-    "robustness_adjusted": "robustness RM",
+    "robustness_adjusted": "adjusted RM",
+    "consistency_adjusted": "adjusted consistency",
+    "responsiveness_adjusted": "adjusted responsiveness",
 }
+LEVEL = 0.05
 ROW_PX = 22
 STEP_PX = 13
 
 
-def critical_differences(tests: pl.DataFrame) -> Figure | None:
-    """Mean ranks of the CAMs over images, 1 = best; a bar joins CAMs that Nemenyi's test does not tell apart.
+def critical_differences(
+    tests: pl.DataFrame, controls: Sequence[str] = (), measure: str | None = None
+) -> Figure | None:
+    """Mean ranks of the distinct CAMs over images, 1 = best; a bar joins CAMs that Nemenyi's test does not tell apart.
 
     Args:
         tests: `comparison_schema.TESTS`.
+        controls: CAMs that are a floor.
+        measure: the one that is shown first.
 
     Returns:
         None where no CAMs could be compared.
@@ -41,22 +47,32 @@ def critical_differences(tests: pl.DataFrame) -> Figure | None:
         where = {"dataset": dataset, "model": model, "measure": MEASURES[str(measure)]}
         rows += [{**where, **row} for row in _diagram(group.sort("effect", "first"))]
     table = pl.DataFrame(rows, infer_schema_length=None)
-    measures = table["measure"].unique(maintain_order=True).to_list()
+    measures = [name for name in MEASURES.values() if name in table["measure"]]
+    view = first_view(table, "model", "dataset")["measure"]
+    measures.sort(key=lambda name: (name not in view, name != MEASURES.get(measure or "")))
     chosen = [choice("measure", measures), *choices(table, "model", "dataset")]
     last = max(row["row"] for row in rows)
     base = alt.Chart(source()).encode(
         y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[last + 0.8, -1.8], nice=False)),
-        x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(zero=False, padding=60)),
+        x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(domainMin=1, zero=False, nice=True)),
     )
     cam = base.transform_filter("datum.kind == 'cam'")
     level = base.transform_filter("datum.kind == 'level'")
+    cams = table.filter(pl.col("kind") == "cam")["cam"].unique(maintain_order=True).to_list()
+    colour = in_colour(cams, controls, legend=None)
     tips = [alt.Tooltip("label:N", title="mean rank"), alt.Tooltip("images:Q"), alt.Tooltip("dropped:Q")]
     layered = alt.layer(
         level.mark_rule(strokeWidth=4, color=TEXT).encode(x2="to:Q", tooltip=alt.Tooltip("label:N", title="level")),
-        cam.mark_point(filled=True, size=60, color=TEXT).encode(tooltip=tips),
+        cam.mark_point(filled=True, size=60, opacity=1).encode(tooltip=tips, color=colour),
         cam.mark_text(align="left", dx=9, color=TEXT, fontSize=12, limit=240).encode(text="label:N"),
-    ).properties(width=640, height=ROW_PX * (last + 3))
+    ).properties(width=640, height=ROW_PX * (last + 3), title=_ranks_title(table))
     return Figure("ranks", plain(layered.transform_filter(picked(chosen)).add_params(*chosen)), table)
+
+
+def _ranks_title(table: pl.DataFrame) -> alt.Title:
+    counted = table.with_columns(n_images=pl.col("images").fill_null(0))
+    what = "Mean ranks of the distinct CAMs; a bar joins those within the critical difference"
+    return heading(what, counted, "measure", "model", "dataset")
 
 
 def _diagram(ordered: pl.DataFrame) -> list[dict[str, Any]]:
@@ -64,24 +80,30 @@ def _diagram(ordered: pl.DataFrame) -> list[dict[str, Any]]:
     means = ordered["effect"].to_list()
     half = float((ordered["effect_upper"] - ordered["effect_lower"])[0])
     cams = [
-        {"kind": "cam", "row": float(row), "from": line["effect"], "to": line["effect"], "images": line["n_images"],
-         "dropped": line["n_dropped"], "label": f"{line['first']}  {line['effect']:.2f}"}
+        {"kind": "cam", "cam": line["first"], "row": float(row), "from": line["effect"], "to": line["effect"],
+         "images": line["n_images"], "dropped": line["n_dropped"], "label": f"{line['first']}  {line['effect']:.2f}"}
         for row, line in enumerate(ordered.iter_rows(named=True))
     ]  # fmt: skip
     levels = [
-        {"kind": "level", "row": -1 - number / 2, "from": means[first] - 0.04, "to": means[last] + 0.04,
+        {"kind": "level", "cam": None, "row": -1 - number / 2, "from": means[first] - 0.04, "to": means[last] + 0.04,
          "images": None, "dropped": None, "label": f"within the critical difference of {half:.3f}"}
         for number, (first, last) in enumerate(cliques(means, half))
     ]  # fmt: skip
     return cams + levels
 
 
-def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) -> Figure | None:
+def characteristics_chart(
+    characteristics: pl.DataFrame, cams: Sequence[str], controls: Sequence[str] = ()
+) -> Figure | None:
     """Rank correlation of every image property with adjusted consistency, with its 95 % interval, per CAM.
+
+    The properties come in the order of their mean correlation, strongest first. A point is filled where the
+    correlation differs from 0 after Holm, and hollow where it does not.
 
     Args:
         characteristics: `comparison_schema.CHARACTERISTICS`.
         cams: names from top to bottom.
+        controls: CAMs that are a floor.
 
     Returns:
         None where nothing could be correlated.
@@ -91,31 +113,44 @@ def characteristics_chart(characteristics: pl.DataFrame, cams: Sequence[str]) ->
     ).drop_nulls(["property", "effect"]).select(
         pl.col("dataset").fill_null("all pooled"), "model", "cam", "family", "property", "n_images",
         *(pl.col(name).round(4) for name in ("effect", "effect_lower", "effect_upper", "share")),
+        clear=(pl.col("p_corrected") < LEVEL).fill_null(value=False),
     )  # fmt: skip
     if correlations.is_empty():
         return None
+    strongest = alt.EncodingSortField("strength", op="mean", order="descending")
+    drawn = [cam for cam in cams if cam in correlations["cam"]]
     chosen = choices(correlations, "family", "model", "dataset")
+    colour = in_colour(drawn, controls, legend=None)
     base = alt.Chart(source()).encode(
-        y=alt.Y("cam:N", title=None, sort=list(cams), axis=alt.Axis(ticks=False, domain=False)),
-        color=colours(cams, correlations["cam"].unique().to_list()).legend(None),
+        y=alt.Y("cam:N", title=None, sort=list(cams), axis=alt.Axis(ticks=False, domain=False)), color=colour
     )
     zero = alt.condition("datum.value === 0", alt.value("#888c"), alt.value("#8883"))
     axis = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], gridColor=zero)
-    span = base.mark_rule(strokeWidth=2, clip=True).encode(
-        x=alt.X("effect_lower:Q", title=None, axis=axis, scale=alt.Scale(domain=[-1, 1])), x2="effect_upper:Q"
+    title = "rank correlation (-1 to 1)"
+    span = base.mark_rule(strokeWidth=1.5, clip=True).encode(
+        x=alt.X("effect_lower:Q", title=title, axis=axis, scale=alt.Scale(domain=[-1, 1])), x2="effect_upper:Q"
     )
-    point = base.mark_point(filled=True, size=34, opacity=1).encode(
-        x="effect:Q",
+    point = base.mark_point(size=36, opacity=1, strokeWidth=1.5).encode(
+        x=alt.X("effect:Q", title=title),
+        fill=alt.condition("datum.clear", in_colour(drawn, controls, legend=None), alt.value("transparent")),
         tooltip=[
             alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("property:N"), alt.Tooltip("effect:Q", format=".3f"),
             alt.Tooltip("effect_lower:Q", format=".3f"), alt.Tooltip("effect_upper:Q", format=".3f"),
+            alt.Tooltip("clear:N", title="differs from 0 after Holm"),
             alt.Tooltip("share:Q", format=".1%", title="variance explained"), alt.Tooltip("n_images:Q", title="images"),
         ],
     )  # fmt: skip
+    keys = [one.name.removeprefix("pick_") for one in chosen]
+    keys += [key for key in ("model", "dataset") if key not in keys]
     faceted = (
         alt.layer(span, point)
         .properties(width=210, height=alt.Step(STEP_PX))
-        .facet(facet=alt.Facet("property:N", title=None, sort=None), columns=COLUMNS)
+        .facet(facet=alt.Facet("property:N", title=None, sort=strongest), columns=COLUMNS)
         .transform_filter(picked(chosen))
-    )
+        .transform_calculate(strength="abs(datum.effect)")
+        .properties(
+            title=heading("Properties of images against adjusted consistency; filled: not 0 after Holm",
+                          correlations, *keys)
+        )
+    )  # fmt: skip
     return Figure("traits", plain(faceted.add_params(*chosen) if chosen else faceted), correlations)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -29,6 +30,25 @@ MEASURES = {
     "flip_rate": "share of predictions that flipped",
     "accuracy_perturbed": "accuracy on the perturbed images",
 }
+UNITS = {
+    "consistency_adjusted": "adjusted consistency (0 = chance, 1 = same ranking)",
+    "responsiveness_adjusted": "adjusted responsiveness (0 = same ranking, 1 = chance)",
+    "robustness_adjusted": "adjusted RM (0 = chance)",
+    "consistency": "raw consistency (rank-biased overlap, 0 to 1)",
+    "responsiveness": "raw responsiveness (1 - rank-biased overlap, 0 to 1)",
+    "robustness": "raw RM (0 to 1)",
+    "flip_rate": "share of predictions that flipped (0 to 1)",
+    "accuracy_perturbed": "accuracy on the perturbed images (0 to 1)",
+}
+"""Measures with their range, for the axes."""
+MEASURED = "@measure"
+"""Stands for the picked measure in the title of an axis, which Vega-Lite cannot compute; see `with_measure`."""
+PAIRS = (
+    "indexof(pick_measure, 'consistency') == 0 ? datum.n_same : indexof(pick_measure, 'responsiveness') == 0 ? "
+    "datum.n_flipped : indexof(pick_measure, 'robustness') == 0 ? min(datum.n_same, datum.n_flipped) : datum.n_pairs"
+)
+"""How many pairs are behind a value: of RM those of the factor that has fewer."""
+COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped")
 
 
 @dataclass(frozen=True)
@@ -47,18 +67,19 @@ class Figure:
 
     def complete(self) -> dict[str, Any]:
         """The specification with its numbers, for any Vega-Lite renderer."""
-        return {**self.specification, "datasets": {NUMBERS: self.numbers.to_dicts()}}
+        return {**with_measure(self.specification), "datasets": {NUMBERS: self.numbers.to_dicts()}}
 
     def packed(self) -> dict[str, Any]:
         """The specification, and the numbers by column: a third of the bytes that rows would take."""
         return {"specification": self.specification, "columns": self.numbers.to_dict(as_series=False)}
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """The first choice as NAME.svg and NAME.png, and all numbers as NAME.csv."""
-        drawn = json.dumps({**self.complete(), "background": PAPER}).replace(f'"{TEXT}"', f'"{INK}"')
+        """The first choice as NAME.svg, NAME.png and NAME.pdf, and all numbers as NAME.csv."""
+        drawn = json.dumps({**self.complete(), "background": PAPER, "padding": 8}).replace(f'"{TEXT}"', f'"{INK}"')
         try:
             yield f"{self.name}.svg", vl_convert.vegalite_to_svg(drawn).encode()
             yield f"{self.name}.png", vl_convert.vegalite_to_png(drawn, scale=PNG_SCALE)
+            yield f"{self.name}.pdf", vl_convert.vegalite_to_pdf(drawn)
         except ValueError as error:
             raise UserError(
                 f"report: the figure {self.name} cannot be drawn from its numbers ({first_line(error)}); run camrobust "
@@ -67,6 +88,16 @@ class Figure:
         yield f"{self.name}.csv", csv_of(self.numbers)
 
 
+def with_measure(specification: dict[str, Any]) -> dict[str, Any]:
+    """The specification with the first measure in the titles of its axes."""
+    params = specification.get("params", ())
+    first = next((one["value"] for one in params if one["name"] == "pick_measure"), None)
+    text = json.dumps(specification)
+    whole: dict[str, Any] = json.loads(text.replace(f'"{MEASURED}"', json.dumps(UNITS.get(str(first), ""))))
+    return whole
+
+
+@cache
 def source() -> alt.NamedData:
     """The data set that a figure's specification reads."""
     return alt.NamedData(name=NUMBERS)
@@ -84,10 +115,53 @@ def choices(table: pl.DataFrame, *keys: str) -> list[alt.Parameter]:
     return [choice(key, values) for key, values in options.items() if len(values) > 1]
 
 
-def measure_choice(table: pl.DataFrame) -> alt.Parameter:
-    """A list of the measures that have a value somewhere in the table."""
+def measure_choice(table: pl.DataFrame, first: str | None, *keys: str) -> alt.Parameter:
+    """A list of the measures that have a value somewhere in the table.
+
+    The one that is picked has one in the first view, which shows the first value of each key: `first` if it does.
+    """
     names = [name for name in MEASURES if table[name].count()] or list(MEASURES)[:1]
+    view = first_view(table, *keys)
+    names.sort(key=lambda name: (not view[name].count(), name != first))
     return choice("measure", names, [MEASURES[name] for name in names])
+
+
+def first_view(table: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """The rows with the first value of each key, which is picked before a reader picks another."""
+    return table.filter(pl.col(key) == table[key][0] for key in keys) if keys else table
+
+
+def heading(what: str, table: pl.DataFrame, *keys: str) -> alt.Title:
+    """A title that names what is drawn: the measure is said by the axis, each key by its picked or only value.
+
+    Args:
+        what: the first line.
+        table: the figure's numbers.
+        keys: columns that are fixed in a view, "model" or "dataset".
+    """
+    parts = []
+    for key in keys:
+        values = table[key].unique(maintain_order=True).to_list()
+        value = f"pick_{key}" if len(values) > 1 else json.dumps(str(values[0]))
+        parts.append(f"'{key} ' + {value}")
+    images = f"'n = ' + {_images(table, keys)} + ' images'"
+    second = " + ', ' + ".join([*parts, images])
+    expression = alt.ExprRef(f"[{json.dumps(what)}, {second}]")
+    return alt.Title(expression, anchor="start", fontSize=12, fontWeight="normal", color=TEXT, limit=900, offset=10)
+
+
+def _images(table: pl.DataFrame, keys: Sequence[str]) -> str:
+    """An expression: most images behind a value of the view."""
+    several = [key for key in keys if table[key].n_unique() > 1]
+    if not several:
+        return str(table["n_images"].max() or 0)
+    nested: dict[str, Any] = {}
+    for row in table.group_by(several, maintain_order=True).agg(pl.col("n_images").max()).iter_rows(named=True):
+        place = nested
+        for key in several[:-1]:
+            place = place.setdefault(row[key], {})
+        place[row[several[-1]]] = row["n_images"]
+    return f"({json.dumps(nested)})" + "".join(f"[pick_{key}]" for key in several)
 
 
 def picked(chosen: Sequence[alt.Parameter]) -> str:
@@ -97,12 +171,13 @@ def picked(chosen: Sequence[alt.Parameter]) -> str:
 
 
 def measured(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Keys, measures and their bounds, rounded to four places."""
+    """Keys, measures and their bounds, rounded to four places, and counts."""
     bounds = [f"{name}_{end}" for name in MEASURES for end in ("lower", "upper")]
     return table.select(
         *keys,
         *(pl.col(name).round(4) for name in MEASURES),
         *(pl.col(name).round(4) for name in bounds if name in table.columns),
+        *COUNTS,
     )
 
 

@@ -5,6 +5,11 @@ from typing import Any
 
 import polars as pl
 
+from camrobust.report.measure import LEVEL, NAMES, Floor
+from camrobust.summary.floor import TEST
+
+GROUPS_SHOWN = 40
+"""Most pairs of a model and a dataset in a table of tests."""
 SHOWN = 4
 """Most groups that sentences are written for; the tables have all."""
 Row = Mapping[str, Any]
@@ -53,38 +58,96 @@ def _share(row: Row, name: str) -> str:
     return f"{100 * row[name]:.1f} %{interval}"
 
 
-def test_sentences(tests: pl.DataFrame, controls: Sequence[str]) -> list[str]:
+def test_sentences(tests: pl.DataFrame, measure: str) -> list[str]:
     """Say which differences are more than chance.
 
     Args:
         tests: `comparison_schema.TESTS`.
-        controls: CAMs that are a floor.
+        measure: the one that orders the leaderboard.
     """
     groups = tests.filter(pl.col("factor") == "cam").select("dataset", "model").unique(maintain_order=True)
     sentences = []
     for dataset, model in groups.head(SHOWN).iter_rows():
-        here = tests.filter((pl.col("dataset") == dataset) & (pl.col("model") == model) & (pl.col("factor") == "cam"))
-        for measure in ("consistency_adjusted", "robustness_adjusted"):
-            what = measure.removesuffix("_adjusted")
-            sentences += _cams(here.filter(pl.col("measure") == measure), f"{model} on {dataset}", what, controls)
+        here = tests.filter(
+            (pl.col("dataset") == dataset)
+            & (pl.col("model") == model)
+            & (pl.col("factor") == "cam")
+            & (pl.col("measure") == measure)
+        )
+        where = f"{model} on {dataset}, {NAMES[measure]}"
+        sentences += _cams(here, where) + floor_sentence(Floor.of(tests, model, dataset, measure), where)
     if groups.height > SHOWN:
         sentences.append(f"{groups.height - SHOWN} more pairs of a model and a dataset are in summary/tests.csv.")
-    return [*sentences, *_others(tests)]
+    return [*sentences, *_others(tests, measure)]
 
 
-def _cams(here: pl.DataFrame, where: str, what: str, controls: Sequence[str]) -> list[str]:
+def _cams(here: pl.DataFrame, where: str) -> list[str]:
     ranks = here.filter(pl.col("test") == "mean_rank").sort("effect", "first")
     if ranks.is_empty():
         return []
     n, dropped = int(ranks["n_images"][0]), int(ranks["n_dropped"][0])
-    text = f"{where}, {what}, over {n:,} images that have a value for all {ranks.height} CAMs"
+    text = f"{where}, over {n:,} images that have a value for all {ranks.height} distinct CAMs"
     left_out = "1 other is" if dropped == 1 else f"{dropped:,} others are"
     text += f" ({left_out} left out): " if dropped else ": "
     omnibus = here.filter(pl.col("test") == "friedman")
     if omnibus.height:
         text += _omnibus(omnibus.row(0, named=True), here.filter(pl.col("test") == "iman_davenport"))
-    pairs = here.filter(pl.col("test") == "wilcoxon")
-    return [text + _first_two(pairs, ranks) + _floor(pairs, controls)]
+    return [text + _first_two(here.filter(pl.col("test") == "wilcoxon"), ranks)]
+
+
+def floor_sentence(family: Floor, where: str) -> list[str]:
+    """How many CAMs lie above the control; why no number can be given where there are too few images."""
+    if not family.rows:
+        return []
+    controls, many = " and ".join(dict.fromkeys(row["second"] for row in family.rows)), len(family.cams)
+    if family.in_reach():
+        above = f"{len(family.above())} of {many} distinct CAMs exceed the control {controls}"
+        return [f"{where}: {above} (paired differences, 5 % level, Holm over {family.comparisons} comparisons)."]
+    clear = f"the intervals of {len(family.clear())} of {many} distinct CAMs' differences from the control {controls}"
+    return [f"{where}: {clear} lie above 0; {family.why_not()}."]
+
+
+def test_tables(tests: pl.DataFrame, measure: str) -> list[dict[str, Any]]:
+    """The comparisons that a reader asks for first: every CAM with the control, and the first CAM with every other."""
+    here = tests.filter((pl.col("factor") == "cam") & (pl.col("measure") == measure))
+    floor, pairs = [], []
+    for (dataset, model), group in here.group_by("dataset", "model", maintain_order=True):
+        where = {"dataset": dataset, "model": model}
+        compared = group.filter(pl.col("test") == TEST).sort("difference", descending=True, nulls_last=True)
+        floor.append({**where, "rows": [_test_row(row) for row in compared.iter_rows(named=True)]})
+        pairs.append({**where, "rows": [_test_row(row) for row in _first_and_others(group)]})
+    tables = (
+        ("Every CAM against the control", "Holm over the comparisons of a model on a dataset. CAMs with the same maps "
+         "are one.", floor),
+        ("The first CAM by mean rank against the others", "Holm over all pairs of a model on a dataset.", pairs),
+    )  # fmt: skip
+    found = [
+        {"title": title, "remark": remark, "groups": [group for group in groups if group["rows"]][:GROUPS_SHOWN]}
+        for title, remark, groups in tables
+    ]
+    return [table for table in found if table["groups"]]
+
+
+def _first_and_others(group: pl.DataFrame) -> list[Row]:
+    """The pairs of the CAM with the best mean rank, in the order of the others' ranks."""
+    pairs = group.filter(pl.col("test") == "wilcoxon")
+    compared = {*pairs["first"], *pairs["second"]}
+    ranks = group.filter((pl.col("test") == "mean_rank") & pl.col("first").is_in(list(compared))).sort(
+        "effect", "first"
+    )
+    names = ranks["first"].to_list()
+    found = [_pair(pairs, names[0], other) for other in names[1:]]
+    return [row for row in found if row is not None]
+
+
+def _test_row(row: Row) -> dict[str, Any]:
+    """A line of the table on the page."""
+    cells = {
+        name: {"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]}
+        for name in ("difference", "effect")
+    }
+    kept = {name: row[name] for name in ("first", "second", "p", "p_corrected", "n_images")}
+    return kept | cells | {"clear": row["p_corrected"] is not None and row["p_corrected"] < LEVEL}
 
 
 def _omnibus(friedman: Row, others: pl.DataFrame) -> str:
@@ -111,7 +174,7 @@ def _pair(pairs: pl.DataFrame, first: str, second: str) -> Row | None:
 
 def _turned(pair: Row) -> Row:
     """The same pair with the second first."""
-    turned = dict(pair)
+    turned = {**pair, "first": pair["second"], "second": pair["first"]}
     for name in ("effect", "difference"):
         for end, other in (("", ""), ("_lower", "_upper"), ("_upper", "_lower")):
             value = pair[f"{name}{other}"]
@@ -120,44 +183,29 @@ def _turned(pair: Row) -> Row:
 
 
 def _first_two(pairs: pl.DataFrame, ranks: pl.DataFrame) -> str:
-    best, second = [*ranks["first"].to_list(), None, None][:2]
+    compared = {*pairs["first"], *pairs["second"]}
+    best, second = [*(cam for cam in ranks["first"].to_list() if cam in compared), None, None][:2]
     row = None if best is None or second is None else _pair(pairs, best, second)
     if row is None:
         return ""
     return (
-        f"{best} ranks first, {second} second; their difference is {estimate(row, 'difference', 3)}, rank-biserial "
-        f"{estimate(row, 'effect')}, {probability(row['p_corrected'])} after Holm."
+        f"{best} ranks first of the CAMs, {second} second; their difference is {estimate(row, 'difference', 3)}, "
+        f"rank-biserial {estimate(row, 'effect')}, {probability(row['p_corrected'])} after Holm."
     )
 
 
-def _floor(pairs: pl.DataFrame, controls: Sequence[str]) -> str:
-    """How many CAMs lie above the floor."""
-    floor = next((cam for cam in controls if cam in pairs["first"] or cam in pairs["second"]), None)
-    if floor is None:
-        return ""
-    names = sorted({*pairs["first"], *pairs["second"]} - {None, *controls})
-    rows = [row for name in names if (row := _pair(pairs, name, floor)) is not None]
-    above = [row for row in rows if (row["effect"] or 0) > 0 and _certain(row)]
-    better = f"{len(above)} of {len(rows)} CAMs are significantly better than the control {floor}"
-    return f" {better} (5 % level, corrected by Holm)."
-
-
-def _certain(row: Row) -> bool:
-    return row["p_corrected"] is not None and row["p_corrected"] < 0.05
-
-
-def _others(tests: pl.DataFrame) -> list[str]:
+def _others(tests: pl.DataFrame, measure: str) -> list[str]:
     """The largest difference between two models (within images) and between two datasets."""
     sentences = []
     for factor, test, name in (("model", "wilcoxon", "rank-biserial"), ("dataset", "cliffs_delta", "Cliff's δ")):
         rows = tests.filter(
-            (pl.col("factor") == factor) & (pl.col("test") == test) & (pl.col("measure") == "consistency_adjusted")
+            (pl.col("factor") == factor) & (pl.col("test") == test) & (pl.col("measure") == measure)
         ).sort(pl.col("effect").abs(), descending=True, nulls_last=True)
         if rows.height:
             row = rows.row(0, named=True)
             where = row["cam"] if factor == "model" else f"{row['cam']} of {row['model']}"
             sentences.append(
-                f"The largest difference in consistency between two {factor}s is that of {row['first']} and "
+                f"The largest difference in {NAMES[measure]} between two {factor}s is that of {row['first']} and "
                 f"{row['second']} ({where}): {estimate(row, 'difference', 3)}, {name} {estimate(row, 'effect')}, "
                 f"{probability(row['p_corrected'])} after Holm, {row['n_images']:,} images."
             )

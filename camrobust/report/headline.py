@@ -1,80 +1,107 @@
 """The first sentences of the report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from camrobust.contract.run_record import DescribedRecord
-from camrobust.report.findings import estimate
+from camrobust.report.findings import estimate, probability
+from camrobust.report.measure import NAMES, Floor, leading_measure
+from camrobust.summary.treatments import treatments, twins_under
 
 
 def twins_of(run: DescribedRecord) -> list[dict[str, str]]:
-    """Models and CAMs that give the same maps as a CAM before them."""
-    return [{"model": model, "cam": cam} for model, twins in run.same_as.items() for cam in twins]
+    """Models and CAMs that give the same maps as a CAM that stands for them."""
+    return [{"model": model, "cam": cam} for model, cam in twins_under(run.models, run.cams, run.same_as)]
 
 
-def headline(run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame) -> list[str]:
+def headline(
+    run: DescribedRecord, ranked: pl.DataFrame, by_level: pl.DataFrame, tests: pl.DataFrame | None = None
+) -> list[str]:
     """Two or three sentences that say what the numbers show.
 
     Args:
         run: run.json or combined.json.
         ranked: the summary table by_cam, best first.
         by_level: the summary table.
+        tests: `schema.TESTS`; None where there are none.
     """
     is_control = pl.col("cam").is_in(run.controls)
-    rows, floors = ranked.filter(~is_control), ranked.filter(is_control)
+    is_twin = pl.struct("model", "cam").is_in(twins_of(run))
+    rows, floors = ranked.filter(~is_control & ~is_twin), ranked.filter(is_control)
     if not rows.height:
         return ["No CAM was scored, so there is nothing to compare."]
-    kept = kept_thing(run)
-    flips = _flips(rows, twins_of(run), kept, controls=floors.height > 0)
-    return [_best(rows, floors, run), flips, *_worst(by_level, rows.row(0, named=True), kept)]
+    kept, best = kept_thing(run), rows.row(0, named=True)
+    verdict = _verdict(rows, floors, run, tests)
+    left_out = ["controls left out"] * (floors.height > 0)
+    left_out += ["methods with the same maps counted once"] * (rows.height + floors.height < ranked.height)
+    flips = _flips(rows, leading_measure(rows, ()), kept, left_out)
+    return [*verdict, flips, *_worst(by_level, best, kept)]
 
 
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    return estimate(row, name) + (" (too few images for an interval)" if row[f"{name}_lower"] is None else "")
+def _interval(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
+    return estimate(row, name, digits) + (" (too few images for an interval)" if row[f"{name}_lower"] is None else "")
 
 
-def _best(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord) -> str:
-    best = rows.row(0, named=True)
-    if best["robustness_adjusted"] is not None:
-        return _first(rows, floors, run, "robustness")
-    if best["consistency_adjusted"] is not None:
-        unmeasured = "No prediction flipped, so responsiveness and robustness cannot be measured. "
-        return unmeasured + _first(rows, floors, run, "consistency")
-    return "No pair of maps could be compared; see the shares of flat maps and of flips in the table."
+def _verdict(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord, tests: pl.DataFrame | None) -> list[str]:
+    """Which row is first, and whether that row, or any other, lies above its control."""
+    best, measure = rows.row(0, named=True), leading_measure(rows, ())
+    if best[measure] is None:
+        return ["No pair of maps could be compared; see the shares of flat maps and of flips in the table."]
+    unmeasured = "No prediction flipped, so responsiveness and RM cannot be measured. "
+    before = "" if measure == "robustness_adjusted" else unmeasured
+    who, value, name = _who(best, run), _interval(best, measure), NAMES[measure]
+    control = _control(best, floors, measure)
+    beside = f"; the control {control['cam']} has {_interval(control, measure)}" if control else ""
+    first = f"{before}The highest {name} is that of {who}: {value}{beside}."
+    if control is None:
+        low = best[f"{measure}_lower"]
+        more = "" if low is not None and low > 0 else " This is not shown to be more than chance."
+        return [first + more]
+    families = {
+        key: Floor.of(tests, key[0], key[1], measure) for key in rows.select("model", "dataset").unique().iter_rows()
+    }
+    return [first, *_against_control(best, families, rows)]
 
 
-def _first(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord, what: str) -> str:
-    """The first row beside its control, and whether that row, or any other, is more than chance."""
-    best, measure = rows.row(0, named=True), f"{what}_adjusted"
-    twins = [cam for cam, other in run.same_as.get(best["model"], {}).items() if other == best["cam"]]
+def _who(best: Mapping[str, Any], run: DescribedRecord) -> str:
+    twins = treatments(run.cams, run.same_as.get(best["model"], {})).get(best["cam"], [])
     also = f" ({' and '.join(twins)} give{'s' if len(twins) == 1 else ''} the same maps)" if twins else ""
-    who = f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
-    floor = _floor(best, floors, measure)
-    value = _interval(best, measure)
-    if floor is not None:
-        value += f"; the control {floor['cam']} has {_interval(floor, measure)}"
-    above = [_above(row, _floor(row, floors, measure), measure) for row in rows.iter_rows(named=True)]
-    if above[0]:
-        return f"The highest adjusted {what} is that of {who}: {value}."
-    if any(above):
-        return f"{who} has the highest adjusted {what}, but the interval does not rule out chance: {value}."
-    more = "robust" if what == "robustness" else "consistent"
-    return f"No CAM is shown to be more {more} than chance: the highest adjusted {what}, that of {who}, is {value}."
+    return f"{best['cam']}{also} on {best['model']} ({best['dataset']})"
 
 
-def _floor(row: Mapping[str, Any], floors: pl.DataFrame, measure: str) -> dict[str, Any] | None:
+def _control(row: Mapping[str, Any], floors: pl.DataFrame, measure: str) -> dict[str, Any] | None:
     """The highest control of the same model and dataset."""
     same = (pl.col("model") == row["model"]) & (pl.col("dataset") == row["dataset"])
     here = floors.filter(same).drop_nulls(measure).sort(measure, descending=True)
     return here.row(0, named=True) if here.height else None
 
 
-def _above(row: Mapping[str, Any], floor: Mapping[str, Any] | None, measure: str) -> bool:
-    """Whether its whole interval lies above its control's value and above 0; false without an interval."""
-    low = row[f"{measure}_lower"]
-    return low is not None and low > max(0.0, floor[measure] if floor else 0.0)
+def _against_control(
+    best: Mapping[str, Any], families: Mapping[tuple[str, str], Floor], rows: pl.DataFrame
+) -> list[str]:
+    """The first row's paired difference from its control; then any other row that lies above its own."""
+    family = families[best["model"], best["dataset"]]
+    line = family.of_cam(best["cam"])
+    if line is None:
+        return []
+    difference = f"Image by image it exceeds {line['second']} by {_interval(line, 'difference')}"
+    if best["cam"] in family.above():
+        p, many = probability(line["p_corrected"]), family.comparisons
+        return [f"{difference}: more than chance ({p} after Holm over {many} comparison{'s' * (many > 1)})."]
+    others = [
+        f"{row['cam']} on {row['model']} ({row['dataset']})"
+        for row in rows.iter_rows(named=True)
+        if row["cam"] in families[row["model"], row["dataset"]].above()
+    ]
+    told = [f"{others[0]} does exceed its control."] if others else []
+    if not family.in_reach():
+        return [f"{difference}; {family.why_not()}.", *told]
+    p = probability(line["p_corrected"])
+    if told:
+        return [f"{difference}, which may be chance ({p} after Holm).", *told]
+    return [f"{difference}, which may be chance ({p} after Holm): no CAM is shown to exceed the control."]
 
 
 def kept_thing(run: DescribedRecord) -> str:
@@ -83,17 +110,16 @@ def kept_thing(run: DescribedRecord) -> str:
     return "class" if kinds <= {"softmax", "binary"} else "decision"
 
 
-def _flips(rows: pl.DataFrame, twins: list[dict[str, str]], kept: str, *, controls: bool) -> str:
+def _flips(rows: pl.DataFrame, measure: str, kept: str, left_out: Sequence[str]) -> str:
     pairs, rates = rows["n_pairs"].to_numpy(), rows["flip_rate"].fill_null(0).to_numpy()
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
-    overlap = rows.filter(pl.col("robustness_adjusted_lower").is_not_null() & ~pl.struct("model", "cam").is_in(twins))
+    overlap = rows.drop_nulls(f"{measure}_lower")
     what = "their predicted class" if kept == "class" else f"the {kept}"
     text = f"{flips:.0%} of the perturbed images changed {what}"
     if overlap.height > 1:
-        reach = overlap["robustness_adjusted_lower"][0]
-        level = int((overlap["robustness_adjusted_upper"][1:] >= reach).sum())
+        reach = overlap[f"{measure}_lower"][0]
+        level = int((overlap[f"{measure}_upper"][1:] >= reach).sum())
         text += f"; the intervals of {level} of the other {overlap.height - 1} rows overlap with that of the first"
-        left_out = ["controls left out"] * controls + ["methods with the same maps counted once"] * bool(twins)
         text += f" ({', '.join(left_out)})" if left_out else ""
     return text + "."
 

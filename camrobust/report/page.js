@@ -14,7 +14,8 @@ name();
 const board = document.getElementById("board"), rows = find("tbody tr", board);
 const filters = find("#filters select");
 const filter = () => {
-  for (const row of rows) row.hidden = filters.some(one => one.value && row.dataset[one.name] !== one.value.slice(1));
+  for (const row of rows) row.hidden = filters.some(
+    one => one.value && !JSON.parse(row.dataset[one.name]).includes(one.value.slice(1)));
   document.getElementById("shown").textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
 };
 for (const one of filters) one.addEventListener("change", filter);
@@ -27,7 +28,7 @@ const key = (row, place) => {
 const compare = (a, b) => a === null ? 1 : b === null ? -1 : typeof a === "string" ? a.localeCompare(b) : a - b;
 find("thead th", board).forEach((heading, place) => heading.firstElementChild.addEventListener("click", () => {
   const before = heading.getAttribute("aria-sort"), text = heading.classList.contains("text");
-  const sign = before === "descending" || (!before && text) ? 1 : -1;
+  const sign = before === "descending" || (!before && (text || place === 0)) ? 1 : -1;
   for (const other of find("thead th", board)) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
   const known = rows.filter(row => key(row, place) !== null), unknown = rows.filter(row => key(row, place) === null);
@@ -44,8 +45,18 @@ const draw = (id, {specification, columns}) => {
   const figure = document.getElementById(id), place = figure.querySelector(".chart");
   const width = figure.clientWidth;
   if (specification.columns) specification.columns = Math.max(1, Math.min(4, Math.floor(width / 300)));
+  const measure = units => JSON.stringify(specification.params || []).includes("pick_measure")
+    ? {signal: `(${JSON.stringify(units)})[pick_measure]`} : "";
+  const titled = part => {
+    if (part === null || typeof part !== "object") return part;
+    for (const [one, value] of Object.entries(part)) {
+      if (one === "title" && value === "@measure") part[one] = measure(units);
+      else titled(value);
+    }
+    return part;
+  };
   specification.config.legend.columns = Math.max(2, Math.floor(width / 190));
-  const options = {renderer: "svg", actions: false, bind: figure.querySelector(".controls")};
+  const options = {renderer: "svg", actions: false, bind: figure.querySelector(".controls"), patch: titled};
   return vegaEmbed(place, {...specification, datasets: {numbers: unpack(columns)}}, options).then(({view}) => {
     figure.querySelector("button").addEventListener("click", async () => {
       const svg = (await view.toSVG()).replaceAll("currentColor", getComputedStyle(root).color);
@@ -57,6 +68,13 @@ const draw = (id, {specification, columns}) => {
     });
   });
 };
-const figures = JSON.parse(document.getElementById("figures").textContent);
+const {units, figures} = JSON.parse(document.getElementById("figures").textContent);
+// On paper nothing is closed.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = find("details:not([open])");
+  for (const one of closed) one.open = true;
+});
+addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
 Promise.all(Object.entries(figures).map(([id, figure]) => draw(id, figure)))
   .then(() => { root.dataset.drawn = "yes"; });

@@ -2,39 +2,35 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
-import jinja2
 import polars as pl
-import vl_convert
-from markupsafe import Markup
 
 from camrobust.contract.heads import HEADS
 from camrobust.contract.run_documents import TimesPart
 from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.contract.schema import ADJUSTED
 from camrobust.contract.secrecy import masked
-from camrobust.report.charts import heat_map, severity_curves
+from camrobust.report.charts import forest, heat_map, severity_curves
 from camrobust.report.diagrams import characteristics_chart, critical_differences
-from camrobust.report.figure import Figure
-from camrobust.report.findings import accuracy_sentences, characteristics_sentences, test_sentences
-from camrobust.report.gallery import exhibits
+from camrobust.report.figure import UNITS, Figure
+from camrobust.report.findings import accuracy_sentences, characteristics_sentences, test_sentences, test_tables
+from camrobust.report.gallery import Exhibit, Kind, exhibits
 from camrobust.report.headline import headline, kept_thing, twins_of
+from camrobust.report.leaderboard import latex, lines, markdown
+from camrobust.report.measure import NAMES, leading_measure, ranked_by
+from camrobust.report.pictures import ramp
 from camrobust.report.reproduce import commands, configuration, stage_times
+from camrobust.report.template import render
 from camrobust.summary.map_attacks import without_transfers
 from camrobust.summary.spreadsheet import csv_of
+from camrobust.summary.treatments import treatments
 
 FAILURES_SHOWN = 50
 KINDS_SHOWN = 20
 NO_TIMES = TimesPart()
 MOST_DRAWN, MOST_NAMES = 50_000, 400
 """Rows of a figure's numbers, and CAMs or perturbations in them; the largest real figures have a tenth of these."""
-MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted", "robustness", "consistency",
-            "responsiveness")  # fmt: skip
-ACCURACIES = ("accuracy_clean", "accuracy_perturbed")
-ATTACKED = ("attacked_consistency_adjusted", "transferred_consistency_adjusted")
+DAY = len("2026-01-31")
 
 
 @dataclass(frozen=True)
@@ -45,15 +41,20 @@ class Report:
         page: HTML that needs no network and no other file.
         figures: those on the page.
         leaderboard: `by_cam`, best first.
+        run: its record.
     """
 
     page: str
     figures: Sequence[Figure]
     leaderboard: pl.DataFrame
+    run: DescribedRecord
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Names below the report's folder, and contents: every figure as SVG, PNG and CSV; the page last."""
+        """Names below the report's folder, and contents: every figure as SVG, PDF, PNG and CSV; the page last."""
+        board = (self.leaderboard, self.run.controls, self.run.same_as)
         yield "figures/leaderboard.csv", csv_of(self.leaderboard)
+        yield "figures/leaderboard.tex", latex(*board).encode()
+        yield "figures/leaderboard.md", markdown(*board).encode()
         for figure in self.figures:
             for name, content in figure.files():
                 yield f"figures/{name}", content
@@ -68,6 +69,7 @@ def build_report(
     failures: pl.DataFrame,
     maps: pl.DataFrame,
     *,
+    name: str = "",
     drawn: str = "",
     times: TimesPart = NO_TIMES,
 ) -> Report:
@@ -80,65 +82,87 @@ def build_report(
         images: `schema.IMAGES`.
         failures: `schema.FAILURES`.
         maps: the gallery, `schema.MAPS`.
+        name: of the run, the page's title.
         drawn: the time, as text.
         times: how long measuring took.
     """
-    controls = run.controls
-    ranked = summaries["by_cam"].sort(["robustness_adjusted", "consistency_adjusted"], descending=True, nulls_last=True)
+    by_cam, controls = summaries["by_cam"], run.controls
+    measure = leading_measure(by_cam, controls)
+    ranked = ranked_by(by_cam, measure)
     tests, traits = summaries.get("tests"), summaries.get("characteristics")
     by_level = without_transfers(summaries["by_level"], run.same_as)
-    drawn_tables = {**summaries, "by_level": by_level}
-    figures, classes = _figures(run, drawn_tables, ranked), run.classes if isinstance(run, RunRecord) else {}
-    page = _template().render(
-        headline=[*headline(run, ranked, by_level), *accuracy_sentences(summaries["by_model"])],
-        accuracies=ACCURACIES if ranked["n_labelled"].sum() else (),
-        adjusted=ADJUSTED,
-        rows=[_leaderboard_row(row, run) for row in ranked.iter_rows(named=True)],
-        counted=run.config.summary.map_attacks,
-        attacks=bool(ranked["n_attacked"].sum() or ranked["n_transferred"].sum()),
-        filters={key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
-        figures={figure.name for figure in figures},
-        packed={figure.name: figure.packed() for figure in figures},
-        tested=[] if tests is None else test_sentences(tests, controls),
-        explained=[] if traits is None else characteristics_sentences(traits, controls),
-        style=Markup(_part("page.css")),
-        script=Markup(_part("page.js")),
-        vega=Markup(_vega()),
-        galleries=[
-            (model, cam, exhibits(maps, scores, model, cam, classes.get(model, ())))
-            for model, cam in (_chosen(ranked, run) if maps.height else ())
-        ],
-        segments=images["n_segments"].median() if images.height else None,
-        n_images=images.height,
-        failures=[masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
-        kinds=failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),
-        n_failures=failures.height,
-        run=run,
-        heads=HEADS,
-        kept=kept_thing(run),
-        combined=isinstance(run, CombinedRecord),
-        warnings=masked(run.warnings) if isinstance(run, RunRecord) else [],
-        drawn=drawn,
-        config=configuration(run),
-        commands=commands(run),
-        times=stage_times(times),
+    figures = _figures(run, {**summaries, "by_level": by_level}, ranked, measure)
+    drawn_names = {figure.name for figure in figures}
+    page = render(
+        {
+            "name": masked(name),
+            "day": run.started[:DAY],
+            "headline": [*headline(run, ranked, by_level, tests), *accuracy_sentences(summaries["by_model"])],
+            "measure": NAMES[measure],
+            "adjusted": ADJUSTED,
+            "rows": lines(by_cam, controls, run.same_as),
+            "counted": run.config.summary.map_attacks,
+            "accuracies": bool(ranked["n_labelled"].sum()),
+            "attacks": bool(ranked["n_attacked"].sum() or ranked["n_transferred"].sum()),
+            "filters": {key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
+            "figures": drawn_names,
+            "compared": drawn_names & {"models", "datasets"},
+            "packed": {"units": UNITS, "figures": {figure.name: figure.packed() for figure in figures}},
+            "tested": [] if tests is None else test_sentences(tests, measure),
+            "test_tables": [] if tests is None else test_tables(tests, measure),
+            "explained": [] if traits is None else characteristics_sentences(traits, controls),
+            "galleries": _galleries(run, ranked, scores, maps),
+            "ramp": ramp(),
+            "segments": images["n_segments"].median() if images.height else None,
+            "n_images": images.height,
+            "failures": [masked(row) for row in failures.head(FAILURES_SHOWN).iter_rows(named=True)],
+            "kinds": failures["kind"].value_counts(sort=True).head(KINDS_SHOWN).rows(),
+            "n_failures": failures.height,
+            "run": run,
+            "heads": HEADS,
+            "kept": kept_thing(run),
+            "combined": isinstance(run, CombinedRecord),
+            "warnings": masked(run.warnings) if isinstance(run, RunRecord) else [],
+            "drawn": drawn,
+            "config": configuration(run),
+            "commands": commands(run),
+            "times": stage_times(times),
+        }
     )
-    return Report(page, figures, ranked)
+    return Report(page, figures, ranked, run)
 
 
-def _figures(run: DescribedRecord, summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame) -> list[Figure]:
+def _galleries(
+    run: DescribedRecord, ranked: pl.DataFrame, scores: pl.LazyFrame, maps: pl.DataFrame
+) -> list[tuple[str, str, Mapping[Kind, list[Exhibit]]]]:
+    """The exhibits of the first and of the last CAM."""
+    classes = run.classes if isinstance(run, RunRecord) else {}
+    return [
+        (model, cam, exhibits(maps, scores, model, cam, classes.get(model, ())))
+        for model, cam in (_chosen(ranked, run) if maps.height else ())
+    ]
+
+
+def _figures(
+    run: DescribedRecord, summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame, measure: str
+) -> list[Figure]:
     """The figures for which there are numbers; CAMs that give the same maps are drawn once."""
-    controls, cams, twins = run.controls, run.cams, twins_of(run)
+    controls, twins = run.controls, twins_of(run)
     is_twin = pl.struct("model", "cam").is_in(twins)
+    order = ranked["cam"].unique(maintain_order=True).to_list()
+    everywhere = treatments(order, *(run.same_as.get(model, {}) for model in run.models))
+    alone = ranked.filter(pl.col("cam").is_in([*everywhere]))
     drawn = [
-        severity_curves(summaries["by_level"].filter(~is_twin), cams, controls),
-        heat_map(summaries["by_perturbation"].filter(~is_twin), ranked["cam"].unique(maintain_order=True).to_list()),
+        forest(alone, "model", order, controls, measure),
+        forest(alone, "dataset", order, controls, measure),
+        severity_curves(summaries["by_level"].filter(~is_twin), order, controls, measure),
+        heat_map(summaries["by_perturbation"].filter(~is_twin), order, measure),
     ]
     if "tests" in summaries:
-        drawn.append(critical_differences(summaries["tests"]))
+        drawn.append(critical_differences(summaries["tests"], controls, measure))
     if "characteristics" in summaries:
         explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(controls))
-        drawn.append(characteristics_chart(explained, cams))
+        drawn.append(characteristics_chart(explained, order, controls))
     return [figure for figure in drawn if figure is not None and _drawable(figure)]
 
 
@@ -149,46 +173,8 @@ def _drawable(figure: Figure) -> bool:
     return table.height <= MOST_DRAWN and max(names, default=0) <= MOST_NAMES
 
 
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "percent": _percent}
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment.from_string(_part("page.html.jinja"))
-
-
-def _part(name: str) -> str:
-    return files("camrobust.report").joinpath(name).read_text("utf-8")
-
-
-@cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, from the installed package."""
-    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return script
-
-
-def _number(value: object, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
-
-
-def _percent(share: object, digits: int = 0) -> str:
-    return f"{100 * share:.{digits}f} %" if isinstance(share, (int, float)) else "–"
-
-
 def _chosen(ranked: pl.DataFrame, run: DescribedRecord) -> list[tuple[str, str]]:
     """Models and CAMs in the gallery: the first and the last row that is neither a floor nor a twin."""
     alone = ranked.filter(~pl.col("cam").is_in(run.controls) & ~pl.struct("model", "cam").is_in(twins_of(run)))
     pairs = alone.select("model", "cam").rows()
     return list(dict.fromkeys([*pairs[:1], *pairs[-1:]]))
-
-
-def _leaderboard_row(row: Mapping[str, Any], run: DescribedRecord) -> dict[str, Any]:
-    twin = run.same_as.get(row["model"], {}).get(row["cam"])
-    note = "floor: random weights" if row["cam"] in run.controls else f"same maps as {twin}" if twin else ""
-    cells, attacks, answers = (
-        [{"value": row[name], "lower": row[f"{name}_lower"], "upper": row[f"{name}_upper"]} for name in names]
-        for names in (MEASURES, ATTACKED, ACCURACIES)
-    )
-    marks = {"note": note, "control": row["cam"] in run.controls}
-    return {**row, **marks, "cells": cells, "attacks": attacks, "answers": answers}

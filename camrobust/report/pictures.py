@@ -34,6 +34,11 @@ def colour(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return mixed
 
 
+def ramp() -> str:
+    """The colours of a map from the least to the greatest value, as a CSS gradient."""
+    return f"linear-gradient(to right, {', '.join(f'rgb({r:.0f} {g:.0f} {b:.0f})' for r, g, b in RAMP)})"
+
+
 def overlay(photo: NDArray[np.uint8], values: NDArray[Any], strength: float = 0.55) -> Image.Image:
     """A map over its photo.
 
@@ -53,14 +58,17 @@ def overlay(photo: NDArray[np.uint8], values: NDArray[Any], strength: float = 0.
 
 
 def outlined(photo: NDArray[np.uint8], outlines: bytes | None) -> Image.Image:
-    """A photo with its segments' borders drawn."""
+    """A photo with its segments' borders drawn white between two dark lines, so that they show on any photo."""
     if outlines is None:
         return Image.fromarray(photo)
     border = decoded(outlines, "PNG", "L")[..., None] > 0
     if border.shape[:2] != photo.shape[:2]:
         raise UserError("report: an outline in maps/ is not of its photo's size; get a sound copy of the run")
-    half = (photo.astype(np.uint16) + np.array(OUTLINE, np.uint16)) // 2
-    return Image.fromarray(np.where(border, half, photo).astype(np.uint8))
+    around = np.pad(border[..., 0], 1)
+    beside = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    dark = (photo.astype(np.uint16) // 3).astype(np.uint8)
+    drawn = np.where(beside[..., None], dark, photo)
+    return Image.fromarray(np.where(border, np.array(OUTLINE, np.uint8), drawn))
 
 
 def decoded(content: bytes, form: Literal["JPEG", "PNG"], mode: str) -> NDArray[np.uint8]:

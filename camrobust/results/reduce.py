@@ -23,6 +23,7 @@ from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_k
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.map_attacks import MapAttacks
 from camrobust.summary.significance import significance_tests
+from camrobust.summary.treatments import merged
 
 Entry = TypeVar("Entry")
 LONGEST_DIGEST = 4000
@@ -65,7 +66,7 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     blocks = score_blocks(runs, labelled=labelled)
     reduction = reduce_scores(blocks, settings, shares_kept(image_counts(runs)))
     with ThreadPoolExecutor(2) as pool:
-        tests = pool.submit(significance_tests, reduction.profiles)
+        tests = pool.submit(significance_tests, reduction.profiles, settings.controls, settings.attacks.same_as)
         characteristics = pool.submit(characterise, reduction.profiles, images)
         return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
 
@@ -74,7 +75,7 @@ def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> Ma
     """The attacks on maps of some runs; `counted` says which of their pairs enter the measures."""
     variants = [variant for record in records for variant in record.variants]
     cams = {(one.perturbation, one.strength): one.attacked for one in variants if one.attacked is not None}
-    return MapAttacks(cams, {name: same for record in records for name, same in record.same_as.items()}, counted)
+    return MapAttacks(cams, merged(record.same_as for record in records), counted)
 
 
 def classless(records: Sequence[DescribedRecord]) -> frozenset[str]:
@@ -213,7 +214,7 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
         target_layers={name: layer for run in records for name, layer in run.target_layers.items()},
         heads={name: head for run in records for name, head in run.heads.items()},
         outputs={name: outputs for run in records for name, outputs in run.outputs.items()},
-        same_as={name: twins for run in records for name, twins in run.same_as.items()},
+        same_as=merged(run.same_as for run in records),
         versions=first.versions,
         hardware=first.hardware,
         started=min(run.started for run in records),

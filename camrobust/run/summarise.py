@@ -76,9 +76,16 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
         pl.concat([folder.table(name, held) for folder, held in parts]) for name in ("images", "failures")
     )
     images = images.unique(["dataset", "image_id"], keep="first", maintain_order=True)
-    drawn = build_report(record, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS), drawn=record.finished)
+    drawn = build_report(
+        record, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS), name=name_of(output), drawn=record.finished
+    )
     _draw(output, drawn, "report/")
     return tables
+
+
+def name_of(folder: RunFolder) -> str:
+    """What a run is called: the last part of its address."""
+    return folder.uri.rstrip("/").rpartition("/")[2]
 
 
 def _draw(folder: RunFolder, drawn: Report, place: str) -> str:
@@ -127,6 +134,7 @@ def report(folder: RunFolder, number: int | None = None) -> str:
         folder.table("images", committed),
         folder.table("failures", committed),
         maps,
+        name=name_of(folder),
         drawn=utc(),
         times=times(folder, {}),
     )

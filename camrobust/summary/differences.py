@@ -6,16 +6,14 @@ common part of its influence cancels. Runs that share fewer than two images are 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from camrobust.contract.comparison_schema import DIFFERENCES
+from camrobust.summary.influence import Side
 from camrobust.summary.intervals import t_interval
 from camrobust.summary.line_tables import Line, line_table
-from camrobust.summary.moments import SIDES
 from camrobust.summary.profiles import Profile
 from camrobust.summary.ranktests import cliffs_delta, holm, wilcoxon
 
@@ -23,7 +21,6 @@ MEASURES = ("robustness_adjusted", "consistency_adjusted", "responsiveness_adjus
 RAW = ("robustness", "consistency", "responsiveness")
 FEWEST = 2
 """Shared images that a paired comparison needs."""
-Array = NDArray[np.float64]
 
 
 def differences(first: Sequence[Profile], second: Sequence[Profile], *, raw: bool = False) -> pl.DataFrame:
@@ -65,7 +62,7 @@ def _of_pair(first: Profile, second: Profile, measures: Sequence[str]) -> list[L
     for cam in first.cams:
         if cam not in second.cams:
             continue
-        before, after = _Side(first, cam, rows[0], measures), _Side(second, cam, rows[1], measures)
+        before, after = Side(first, cam, rows[0], measures), Side(second, cam, rows[1], measures)
         where = {"dataset": first.dataset, "model": first.model, "cam": cam, "perturbation": first.perturbation}
         counts = {"n_images": len(shared), "n_first": len(first.images), "n_second": len(second.images)}
         lines += [
@@ -74,30 +71,7 @@ def _of_pair(first: Profile, second: Profile, measures: Sequence[str]) -> list[L
     return lines
 
 
-class _Side:
-    """The values of one CAM in one run, image by image, and their estimates."""
-
-    def __init__(self, profile: Profile, cam: str, rows: Any, measures: Sequence[str]) -> None:
-        self.values = {name: profile.of_cam(name, cam).astype(np.float64)[rows] for name in measures}
-
-    def estimate(self, name: str) -> tuple[float, Array]:
-        """The mean over images (for RM the product of both means), and the influence of each image on it."""
-        _, product, suffix = name.partition("robustness")
-        if not product:
-            return _mean(self.values[name])
-        (C, influence_c), (R, influence_r) = (_mean(self.values[f"{side}{suffix}"]) for side in SIDES)
-        return C * R, R * influence_c + C * influence_r
-
-
-def _mean(values: Array) -> tuple[float, Array]:
-    known = ~np.isnan(values)
-    if not known.any():
-        return np.nan, np.full(len(values), np.nan)
-    mean = float(values[known].mean())
-    return mean, np.where(known, values - mean, 0) / known.mean()
-
-
-def _difference(first: _Side, second: _Side, name: str, *, paired: bool) -> Line:
+def _difference(first: Side, second: Side, name: str, *, paired: bool) -> Line:
     (before, influence_before), (after, influence_after) = first.estimate(name), second.estimate(name)
     influences = [influence_after - influence_before] if paired else [influence_before, influence_after]
     # The variance of fewer than two images is unknown.

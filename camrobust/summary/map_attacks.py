@@ -16,6 +16,7 @@ from camrobust.contract.schema import SUMMARIES, SUMMARY_ATTACKS
 from camrobust.summary.estimates import estimate_table
 from camrobust.summary.moments import Groups
 from camrobust.summary.pairs import Cell
+from camrobust.summary.treatments import first_of
 
 NO_ATTACK, OWN, TRANSFER = 0, 1, 2
 """What a pair is: without an attack on maps, with one on its CAM's own map, or with one on another CAM's map."""
@@ -91,7 +92,7 @@ def without_transfers(by_level: pl.DataFrame, same_as: Mapping[str, Mapping[str,
 
 def _same(same_as: Mapping[str, str], first: str, second: str) -> bool:
     """Whether two CAMs give the same maps."""
-    return same_as.get(first, first) == same_as.get(second, second)
+    return first_of(first, same_as) == first_of(second, same_as)
 
 
 def with_attacks(by_cam: pl.DataFrame, own: Groups, transfer: Groups, level: float) -> pl.DataFrame:

@@ -76,6 +76,11 @@ def wilcoxon(differences: NDArray[np.floating[Any]], level: float = 0.95) -> Eff
     return Effect(r, *_within(r - half, r + half), (whole + signed) / 2, float(test.pvalue))
 
 
+def least_p(n: int) -> float:
+    """The smallest p-value that Wilcoxon's two-sided test can give for n images: all differences have the same sign."""
+    return min(1.0, 2.0 ** (1 - n))
+
+
 def kruskal(groups: list[NDArray[np.floating[Any]]]) -> Omnibus:
     """Kruskal and Wallis' H of independent groups, with ε² = H/(n - 1); NaN if all values are equal."""
     whole = np.concatenate(groups)

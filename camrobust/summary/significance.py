@@ -3,7 +3,7 @@
 CAMs and models are compared within images, datasets between images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,60 +12,80 @@ import polars as pl
 from numpy.typing import NDArray
 
 from camrobust.contract.comparison_schema import TESTS
+from camrobust.summary.floor import against_the_floor
 from camrobust.summary.friedman import RankSums, conover, critical_difference, friedman, nemenyi
 from camrobust.summary.intervals import t_interval
 from camrobust.summary.line_tables import Line, line_table
 from camrobust.summary.profiles import Profile
 from camrobust.summary.ranktests import Effect, Omnibus, cliffs_delta, holm, kruskal, wilcoxon
+from camrobust.summary.treatments import SameAs, treatments
 
 MEASURES = ("consistency_adjusted", "responsiveness_adjusted", "robustness_adjusted")
 FEWEST = 2
 """Complete images that a test needs."""
 Values = NDArray[np.floating[Any]]
+NO_TWINS: SameAs = {}
 OMNIBUS = ("friedman", "iman_davenport", "kruskal_wallis")
 
 
-def significance_tests(profiles: Sequence[Profile]) -> pl.DataFrame:
-    """The table `comparison_schema.TESTS`: a test of all groups at once, mean ranks, then every pair.
+def significance_tests(
+    profiles: Sequence[Profile], controls: Collection[str] = (), same_as: SameAs = NO_TWINS
+) -> pl.DataFrame:
+    """The table `comparison_schema.TESTS`: tests of all groups at once, mean ranks, every pair, CAMs against the floor.
 
     The image is the block: it gives one value per CAM and model, its mean over perturbations. An image without one of
-    the compared values is left out and counted.
+    the compared values is left out and counted. Methods with the same maps are one treatment: they stand in the table
+    under one name. Where several models are compared, methods are one only if they coincide under all of them.
+    Wilcoxon's pairs are pairs of CAMs that are no controls; those with a control are a family of their own.
 
     Args:
         profiles: one per dataset and model.
+        controls: CAMs that are a floor.
+        same_as: by model, CAMs to the CAM that gives the same maps.
     """
     lines: list[Line] = []
     for measure in MEASURES:
-        for group, names, values in _within(profiles, measure):
-            lines += _blocks({**group, "measure": measure}, names, values)
-        for group, names, samples in _between(profiles, measure):
+        for group, names, values in _within(profiles, measure, same_as):
+            lines += _blocks({**group, "measure": measure}, names, values, controls)
+        for profile in profiles:
+            lines += against_the_floor(profile, measure, _distinct(profile, same_as), controls)
+        for group, names, samples in _between(profiles, measure, same_as):
             lines += _independent({**group, "measure": measure}, names, samples)
     return _corrected(line_table(lines, TESTS))
 
 
-def _within(profiles: Sequence[Profile], measure: str) -> Iterator[tuple[Line, list[str], Values]]:
+def _distinct(profile: Profile, same_as: SameAs) -> list[str]:
+    """The CAMs of a model that differ from one another."""
+    return [*treatments(profile.cams, same_as.get(profile.model, {}))]
+
+
+def _within(profiles: Sequence[Profile], measure: str, same_as: SameAs) -> Iterator[tuple[Line, list[str], Values]]:
     """Comparisons within images: the group, names and (n, k) values; CAMs of a model, then models of a CAM."""
     for profile in profiles:
         group = {"factor": "cam", "dataset": profile.dataset, "model": profile.model, "cam": None}
-        yield group, profile.cams, profile.measure(measure)
+        cams = _distinct(profile, same_as)
+        yield group, cams, profile.measure(measure)[:, [profile.cams.index(cam) for cam in cams]]
     for dataset in dict.fromkeys(profile.dataset for profile in profiles):
         of_dataset = [profile for profile in profiles if profile.dataset == dataset]
-        for cam in sorted({cam for profile in of_dataset for cam in profile.cams}):
+        cams = sorted({cam for profile in of_dataset for cam in profile.cams})
+        for cam in treatments(cams, *(same_as.get(profile.model, {}) for profile in of_dataset)):
             chosen = [profile for profile in of_dataset if cam in profile.cams]
             values = np.stack([profile.of_cam(measure, cam) for profile in chosen], axis=1)
             group = {"factor": "model", "dataset": dataset, "model": None, "cam": cam}
             yield group, [profile.model for profile in chosen], values
 
 
-def _between(profiles: Sequence[Profile], measure: str) -> Iterator[tuple[Line, list[str], list[Values]]]:
+def _between(
+    profiles: Sequence[Profile], measure: str, same_as: SameAs
+) -> Iterator[tuple[Line, list[str], list[Values]]]:
     """Comparisons between images: the group, names and samples; datasets of a model and CAM."""
-    for model, cam in sorted({(profile.model, cam) for profile in profiles for cam in profile.cams}):
+    for model, cam in sorted({(profile.model, cam) for profile in profiles for cam in _distinct(profile, same_as)}):
         chosen = [profile for profile in profiles if profile.model == model and cam in profile.cams]
         group = {"factor": "dataset", "dataset": None, "model": model, "cam": cam}
         yield group, [profile.dataset for profile in chosen], [profile.of_cam(measure, cam) for profile in chosen]
 
 
-def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
+def _blocks(group: Line, names: Sequence[str], values: Values, controls: Collection[str]) -> list[Line]:
     known = ~np.isnan(values).any(axis=1)
     whole = values[known].astype(np.float64)
     n, k = whole.shape
@@ -89,7 +109,8 @@ def _blocks(group: Line, names: Sequence[str], values: Values) -> list[Line]:
         pair = {**group, "first": names[first], "second": names[second]}
         d = whole[:, first] - whole[:, second]
         pair |= _difference(float(d.mean()), float(d.var(ddof=1)) / n, n - 1)
-        lines.append(_line(pair, counts, "wilcoxon", "rank_biserial", wilcoxon(d)))
+        if not controls or not {names[first], names[second]} & {*controls}:
+            lines.append(_line(pair, counts, "wilcoxon", "rank_biserial", wilcoxon(d)))
         if k > 2:
             name = "mean_rank_difference"
             lines.append(_line(pair, counts, "nemenyi", name, nemenyi(ranks, first, second, half)))

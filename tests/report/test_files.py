@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from camrobust.contract.schema import MAPS
+from camrobust.report.colours import look
 from camrobust.report.page import build_report
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.characteristics import characterise
@@ -37,10 +38,11 @@ def files(report):
     return dict(report.files())
 
 
-def test_every_figure_is_there_in_three_forms_and_the_page_comes_last(files):
-    figures = ("curves", "heatmap", "ranks", "traits")
-    forms = {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png", "csv")}
-    assert forms | {"figures/leaderboard.csv", "index.html"} == set(files)
+def test_every_figure_is_there_in_all_forms_and_the_page_comes_last(files):
+    figures = ("models", "curves", "heatmap", "ranks", "traits")
+    forms = {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf", "png", "csv")}
+    forms |= {f"figures/leaderboard.{kind}" for kind in ("csv", "tex", "md")}
+    assert forms | {"index.html"} == set(files)
     assert list(files)[-1] == "index.html"
     for link in forms:
         assert f'href="{link}"'.encode() in files["index.html"]
@@ -52,6 +54,9 @@ def test_the_pictures_have_marks_in_colours_that_read_on_white(files):
             root = ElementTree.fromstring(content)
             assert len(root.findall(".//{http://www.w3.org/2000/svg}path")) > 5
             assert b"currentColor" not in content
+        if name.endswith(".pdf"):
+            assert content.startswith(b"%PDF-")
+            assert content.rstrip().endswith(b"%%EOF")
         if name.endswith(".png"):
             with Image.open(BytesIO(content)) as picture:
                 assert min(picture.size) > 100
@@ -64,3 +69,22 @@ def test_the_numbers_are_those_of_the_figures(report, files):
         assert read.equals(figure.numbers)
     board = pl.read_csv(BytesIO(files["figures/leaderboard.csv"]))
     assert board["robustness_adjusted"].drop_nulls().is_sorted(descending=True)
+
+
+def test_every_picture_stands_alone(report, files):
+    """Measure with its range, model, dataset and the number of images are written in the picture."""
+    for figure in report.figures:
+        text = files[f"figures/{figure.name}.svg"].decode()
+        assert "n = 25 images" in text
+        assert "dataset d" in text
+        if figure.name != "models":
+            assert "model it" in text
+        assert "@measure" not in text
+        assert any(word in text for word in ("adjusted RM (0 = chance)", "mean rank", "rank correlation (-1 to 1)"))
+
+
+def test_a_cam_has_one_colour_in_every_figure(report, files):
+    colour = look("a").colour
+    for figure in report.figures:
+        if figure.name != "heatmap":
+            assert colour in files[f"figures/{figure.name}.svg"].decode().lower()

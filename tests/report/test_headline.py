@@ -1,13 +1,15 @@
+import numpy as np
 import polars as pl
-import pytest
 
 from camrobust.report.headline import headline
+from camrobust.summary.floor import TEST
 from tests.documents import run_record
 
 LEVELS = pl.DataFrame(
     schema={"dataset": pl.String, "model": pl.String, "cam": pl.String, "consistency_adjusted": pl.Float64}
 )
-RUN = run_record(controls=["random"])
+CAMS = ("a", "b", "c", "e", "random")
+RUN = run_record(models=("m", "n"), cams=CAMS)
 
 
 def line(cam, value, low=None, high=None, model="m", measure="robustness_adjusted"):
@@ -18,61 +20,93 @@ def line(cam, value, low=None, high=None, model="m", measure="robustness_adjuste
     return {"dataset": "d", "model": model, "cam": cam, "n_pairs": 10, "flip_rate": 0.3, **empty, **numbers}
 
 
-def sentences(*lines, run=RUN):
-    return headline(run, pl.DataFrame(lines, infer_schema_length=None), LEVELS)
+def sentences(*lines, run=RUN, tests=None):
+    return headline(run, pl.DataFrame(lines, infer_schema_length=None), LEVELS, tests)
 
 
-def test_the_first_is_named_beside_its_control():
-    first, _ = sentences(line("a", 0.5, 0.4, 0.6), line("random", 0.1, -0.1, 0.2))
-    assert first == (
-        "The highest adjusted robustness is that of a on m (d): 0.50 (95 % interval 0.40 to 0.60); "
-        "the control random has 0.10 (95 % interval -0.10 to 0.20)."
-    )
+def floors(*rows, n_images=40):
+    """The table of tests with comparisons (cam, difference, low, high, p, p after Holm) with the control."""
+    return pl.DataFrame(
+        [
+            {"factor": "cam", "dataset": "d", "model": "m", "measure": "robustness_adjusted", "test": TEST,
+             "first": cam, "second": "random", "effect": np.sign(difference), "difference": difference,
+             "difference_lower": low, "difference_upper": high, "p": p, "p_corrected": corrected, "n_images": n_images}
+            for cam, difference, low, high, p, corrected in rows
+        ],
+        infer_schema_length=None,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("low", "control"),
-    [(0.4, 0.5), (0.4, 0.7), (0.4, 0.41), (0.0, 0.1), (-0.2, 0.1)],
-    ids=["level", "below", "in the interval", "to 0", "across 0"],
+FIRST = (
+    "The highest adjusted RM is that of a on m (d): 0.50 (95 % interval 0.40 to 0.60); "
+    "the control random has 0.10 (95 % interval -0.10 to 0.20)."
 )
-def test_what_is_not_more_than_chance_is_said_first(low, control):
-    rows = [line("a", 0.5, low, 0.8), line("b", 0.2, -0.1, 0.3), line("random", control, 0.1, 0.9)]
-    first, *_ = sentences(*sorted(rows, key=lambda row: -row["robustness_adjusted"]))
-    assert first == (
-        "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
-        f"0.50 (95 % interval {low:.2f} to 0.80); the control random has {control:.2f} (95 % interval 0.10 to 0.90)."
+
+
+def test_the_first_is_set_against_its_control_by_their_paired_difference():
+    rows = [line("a", 0.5, 0.4, 0.6), line("b", 0.2, 0.1, 0.3), line("random", 0.1, -0.1, 0.2)]
+    tests = floors(("a", 0.4, 0.3, 0.5, 0.001, 0.002), ("b", 0.1, -0.1, 0.3, 0.3, 0.3))
+    first, second, _ = sentences(*rows, tests=tests)
+    assert first == FIRST
+    assert second == (
+        "Image by image it exceeds random by 0.40 (95 % interval 0.30 to 0.50): more than chance (p = 0.002 after Holm "
+        "over 2 comparisons)."
     )
 
 
-def test_without_an_interval_nothing_is_shown():
+def test_a_difference_that_may_be_chance_is_said_to_be_one_though_the_intervals_lie_apart():
+    rows = [line("a", 0.5, 0.4, 0.6), line("b", 0.3, 0.2, 0.4), line("random", 0.1, -0.1, 0.2)]
+    tests = floors(("a", 0.4, -0.1, 0.9, 0.2, 0.2), ("b", 0.2, -0.1, 0.5, 0.1, 0.2))
+    assert sentences(*rows, tests=tests)[:2] == [
+        FIRST,
+        "Image by image it exceeds random by 0.40 (95 % interval -0.10 to 0.90), which may be chance (p = 0.200 after "
+        "Holm): no CAM is shown to exceed the control.",
+    ]
+    tests = floors(("a", 0.4, -0.1, 0.9, 0.2, 0.2), ("b", 0.2, 0.1, 0.3, 0.001, 0.002))
+    assert sentences(*rows, tests=tests)[2] == "b on m (d) does exceed its control."
+
+
+def test_where_no_p_can_reach_the_level_the_verdict_says_so():
+    """Eight images: Wilcoxon's smallest p is 2/2^8 = 0.0078, and seven comparisons make 0.055 of it."""
+    rows = [line("a", 0.5, 0.4, 0.6), line("random", 0.1, -0.1, 0.2)]
+    tests = floors(*((cam, 0.4, 0.3, 0.5, 0.0078125, 0.0546875) for cam in "abcefgh"), n_images=8)
+    assert sentences(*rows, tests=tests)[1] == (
+        "Image by image it exceeds random by 0.40 (95 % interval 0.30 to 0.50); with 8 images the smallest possible p "
+        "is 0.0078, and Holm's correction over 7 comparisons makes that 0.055: no test can reach 5 %, however much the "
+        "maps differ."
+    )
+    six = floors(*((cam, 0.4, 0.3, 0.5, 0.0078125, 0.046875) for cam in "abcefg"), n_images=8)
+    assert sentences(*rows, tests=six)[1].endswith("more than chance (p = 0.047 after Holm over 6 comparisons).")
+
+
+def test_without_comparisons_nothing_is_claimed():
     assert sentences(line("a", 0.5, -0.1, 0.8), run=run_record())[0] == (
-        "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
-        "0.50 (95 % interval -0.10 to 0.80)."
+        "The highest adjusted RM is that of a on m (d): 0.50 (95 % interval -0.10 to 0.80). This is not shown to be "
+        "more than chance."
     )
-    assert sentences(line("a", 0.5), line("random", 0.4))[0] == (
-        "No CAM is shown to be more robust than chance: the highest adjusted robustness, that of a on m (d), is "
-        "0.50 (too few images for an interval); the control random has 0.40 (too few images for an interval)."
+    first, flips = sentences(line("a", 0.5), line("random", 0.4))
+    assert first == (
+        "The highest adjusted RM is that of a on m (d): 0.50 (too few images for an interval); the control random has "
+        "0.40 (too few images for an interval)."
     )
-    assert sentences(line("a", -0.1), run=run_record())[0].startswith("No CAM is shown to be more robust than chance")
+    assert flips.startswith("30% ")
 
 
 def test_the_control_is_that_of_the_same_model():
-    first, *_ = sentences(line("random", 0.6, 0.5, 0.7), line("a", 0.5, 0.4, 0.6), line("a", 0.3, 0.2, 0.4, "n"),
+    first, *_ = sentences(line("a", 0.5, 0.4, 0.6), line("random", 0.4, 0.3, 0.5), line("a", 0.3, 0.2, 0.4, "n"),
                           line("random", 0.1, 0.0, 0.2, "n"))  # fmt: skip
+    assert first.endswith("; the control random has 0.40 (95 % interval 0.30 to 0.50).")
+
+
+def test_without_flips_verdict_and_overlaps_speak_of_consistency():
+    rows = [line("a", 0.5, 0.4, 0.6, measure="consistency_adjusted"),
+            line("b", 0.5, 0.4, 0.6, measure="consistency_adjusted")]  # fmt: skip
+    first, flips = sentences(*rows)
     assert first == (
-        "a on m (d) has the highest adjusted robustness, but the interval does not rule out chance: "
-        "0.50 (95 % interval 0.40 to 0.60); the control random has 0.60 (95 % interval 0.50 to 0.70)."
+        "No prediction flipped, so responsiveness and RM cannot be measured. "
+        "The highest adjusted consistency is that of a on m (d): 0.50 (95 % interval 0.40 to 0.60)."
     )
-
-
-def test_without_flips_consistency_is_set_against_its_control():
-    rows = [line("a", 0.5, 0.4, 0.6, measure="consistency_adjusted")]
-    unmeasured = "No prediction flipped, so responsiveness and robustness cannot be measured. "
-    assert sentences(*rows)[0] == (
-        f"{unmeasured}The highest adjusted consistency is that of a on m (d): 0.50 (95 % interval 0.40 to 0.60)."
-    )
-    rows.append(line("random", 0.9, 0.8, 1.0, measure="consistency_adjusted"))
-    assert sentences(*rows)[0].startswith(f"{unmeasured}No CAM is shown to be more consistent than chance: ")
+    assert "the intervals of 1 of the other 1 rows overlap" in flips
 
 
 def test_labels_and_values_are_decisions_and_no_classes():
@@ -90,7 +124,7 @@ def test_who_is_left_out_of_the_overlaps_is_said():
     assert sentences(*rows, run=run_record())[1] == text.format("2 of the other 3") + "."
     rows.append(line("random", 0.2, 0.1, 0.5))
     assert sentences(*rows)[1] == text.format("2 of the other 3") + " (controls left out)."
-    twins = run_record(controls=["random"], same_as={"m": {"b": "a"}})
+    twins = run_record(cams=CAMS, same_as={"m": {"b": "a"}})
     assert sentences(*rows, run=twins)[1] == (
         text.format("1 of the other 2") + " (controls left out, methods with the same maps counted once)."
     )

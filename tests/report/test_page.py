@@ -10,6 +10,7 @@ from PIL import Image
 from camrobust.bench.scale import rows as volume
 from camrobust.contract.schema import CLEAN, MAPS, SCORES
 from camrobust.report.gallery import exhibits
+from camrobust.report.leaderboard import latex, lines, markdown
 from camrobust.report.page import build_report
 from camrobust.report.pictures import RAMP, colour, overlay
 from camrobust.report.reproduce import commands
@@ -109,7 +110,7 @@ def test_pairs_of_ambiguous_maps_are_told():
 
 def test_a_run_without_flips_says_so():
     page = build(scores(flip=-1, bad=0))
-    assert "No prediction flipped, so responsiveness and robustness cannot be measured." in page
+    assert "No prediction flipped, so responsiveness and RM cannot be measured." in page
 
 
 def test_a_run_without_pictures_scores_or_severities_still_builds():
@@ -124,7 +125,73 @@ def test_a_run_without_pictures_scores_or_severities_still_builds():
 def test_twins_are_named():
     run = run_of(same_as={"m<i>": {"hirescam": "gradcam"}})
     page = build(scores(models=("m<i>",), cams=("gradcam", "hirescam"), bad=0), gallery=False, run=run)
-    assert re.search(r"<th scope=\"row\">hirescam<small>same maps as gradcam</small>", page)
+    assert '<th scope="row">gradcam<small>same maps: hirescam</small></th>' in page
+    assert '<th scope="row">hirescam' not in page
+
+
+def test_ranks_begin_at_1_and_leave_out_the_floor_and_what_has_no_value():
+    table = scores(images=12, cams=("a", "b", "random"), bad=0, seed=2)
+    table = pl.concat([table, scores(images=12, cams=("c",), bad=2).with_columns(cam=pl.lit("c"))])
+    by_cam = summarise(table.lazy())["by_cam"]
+    found = lines(by_cam, ["random"], {})
+    assert [(line["cam"], line["rank"]) for line in found if line["rank"]] == [
+        (cam, place + 1)
+        for place, cam in enumerate(
+            by_cam.filter(pl.col("cam").is_in(["a", "b"])).sort("robustness_adjusted", descending=True)["cam"]
+        )
+    ]
+    assert {line["cam"] for line in found if not line["rank"]} == {"c", "random"}
+    whiskers = [line["cells"][0]["whisker"] for line in found if line["rank"]]
+    assert all(0 <= place <= 100 for one in whiskers for place in one.values())
+
+
+def test_the_title_is_the_runs_name_and_day():
+    table = scores()
+    built = build_report(run_of(), summarise(table.lazy()), table.lazy(), images(table), failures(), frame(MAPS, []),
+                         name="</title>mine", drawn="2026-02-01").page  # fmt: skip
+    assert "<title>&lt;/title&gt;mine, 2026-01-01: camrobust report</title>" in built
+    assert "<h1><bdi>&lt;/title&gt;mine</bdi>" in built
+
+
+NASTY = [
+    "a|b",
+    "<script>",
+    "[x](https://e.vil)",
+    r"\input{/etc/passwd}",
+    "50%_$x^2$ & #~",
+    "=cmd()",
+    "x\n| y",
+    "\x1b[2J",
+    "@all",
+]
+
+
+def test_names_are_text_in_tables_for_papers():
+    table = scores(images=6, models=NASTY, cams=("gradcam", "random"), bad=0)
+    by_cam = summarise(table.lazy())["by_cam"]
+    tex, text = (write(by_cam, ["random"], {}) for write in (latex, markdown))
+    assert r"\textbackslash{}input\{/etc/passwd\}" in tex
+    assert r"50\%\_\$x\textasciicircum{}2\$ \& \#\textasciitilde{}" in tex
+    body = tex.split("\\midrule\n")[1].split("\n\\bottomrule")[0].splitlines()
+    assert len(body) == 2 * len(NASTY)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {7}
+    assert not set("<>\x1b") & {*tex}
+    rows = text.splitlines()
+    assert len(rows) == 2 + 2 * len(NASTY)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
+    assert not re.search(r"(?<!\\)\]\(", text)
+    for harm in ("<script>", "\x1b", "@all", "https://e"):
+        assert harm not in text
+
+
+def test_tables_for_papers_hold_the_leaderboards_numbers():
+    table = scores(images=12, cams=("gradcam", "hirescam", "random"), bad=0, seed=2)
+    by_cam = summarise(table.lazy())["by_cam"]
+    row = by_cam.filter(pl.col("cam") == "gradcam").row(0, named=True)
+    cell = f"{row['robustness_adjusted']:.2f} [{row['robustness_adjusted_lower']:.2f}, "
+    twins = {"m": {"hirescam": "gradcam"}}
+    assert f"| 1 | gradcam; = hirescam | {cell}" in markdown(by_cam, ["random"], twins)
+    assert f"1 & gradcam; = hirescam & {cell}".replace("-", "$-$") in latex(by_cam, ["random"], twins)
 
 
 def test_colours_run_from_dark_to_light():

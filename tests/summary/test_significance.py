@@ -7,12 +7,12 @@ from camrobust.contract.comparison_schema import TESTS
 from camrobust.contract.schema import SCORES
 from camrobust.summary.aggregate import SummarySettings, reduce_frame
 from camrobust.summary.ranktests import holm
-from camrobust.summary.significance import significance_tests
+from camrobust.summary.significance import NO_TWINS, significance_tests
 from tests.synthetic import frame, score_rows, scores
 
 
-def compared(table, **settings):
-    return significance_tests(reduce_frame(table.lazy(), SummarySettings(**settings)).profiles)
+def compared(table, same_as=NO_TWINS, controls=("random",)):
+    return significance_tests(reduce_frame(table.lazy(), SummarySettings()).profiles, controls, same_as)
 
 
 def test_columns_are_the_schemas_and_every_comparison_is_there():
@@ -22,7 +22,9 @@ def test_columns_are_the_schemas_and_every_comparison_is_there():
     here = {(factor, test): n for factor, test, n in kinds.rows()}
     measures = 3
     assert here["cam", "friedman"] == here["cam", "iman_davenport"] == 4 * measures
-    assert here["cam", "wilcoxon"] == here["cam", "nemenyi"] == here["cam", "conover"] == 4 * 3 * measures
+    assert here["cam", "nemenyi"] == here["cam", "conover"] == 4 * 3 * measures
+    assert here["cam", "wilcoxon"] == 4 * measures
+    assert here["cam", "wilcoxon_control"] == 4 * 2 * measures
     assert here["model", "wilcoxon"] == 2 * 3 * measures
     assert ("model", "friedman") not in here
     assert here["dataset", "kruskal_wallis"] == here["dataset", "cliffs_delta"] == 2 * 3 * measures
@@ -113,3 +115,71 @@ def test_constant_datasets_have_a_difference_without_width():
     )
     assert found.height == 2
     assert set(found.select("difference", "difference_lower", "difference_upper").row(0)) == {0}
+
+
+def wide(**keywords):
+    """Three CAMs, of which two are the same maps under every model, and a control."""
+    table = scores(cams=("a", "c", "random"), **keywords)
+    return pl.concat([table, table.filter(pl.col("cam") == "a").with_columns(cam=pl.lit("b"))])
+
+
+def test_methods_with_the_same_maps_are_one_treatment():
+    table = wide(images=25, models=("m", "n"), datasets=("d", "e"), seed=2)
+    found = compared(table, {name: {"b": "a"} for name in "mn"})
+    without = compared(table.filter(pl.col("cam") != "b"))
+    assert found.equals(without)
+    assert {*found["first"].drop_nulls(), *found["second"].drop_nulls(), *found["cam"].drop_nulls()} == {
+        "a", "c", "random", "m", "n", "d", "e"
+    }  # fmt: skip
+
+
+def test_models_are_compared_under_twins_that_do_not_coincide_in_all_of_them():
+    table = wide(images=25, models=("m", "n"), seed=2)
+    found = compared(table, {"m": {"b": "a"}, "n": {}})
+    models = found.filter((pl.col("factor") == "model") & (pl.col("test") == "wilcoxon"))
+    assert set(models["cam"]) == {"a", "b", "c", "random"}
+    ranks = found.filter((pl.col("test") == "mean_rank") & (pl.col("factor") == "cam"))
+    assert set(ranks.filter(pl.col("model") == "m")["first"]) == {"a", "c", "random"}
+    assert set(ranks.filter(pl.col("model") == "n")["first"]) == {"a", "b", "c", "random"}
+
+
+def test_comparisons_with_the_control_are_a_family_of_their_own():
+    table = scores(images=30, cams=("a", "b", "c", "random"), seed=4)
+    profile = reduce_frame(table.lazy(), SummarySettings()).profiles[0]
+    found = compared(table)
+    for measure in ("consistency_adjusted", "robustness_adjusted"):
+        here = found.filter((pl.col("measure") == measure) & (pl.col("factor") == "cam"))
+        family = here.filter(pl.col("test") == "wilcoxon_control")
+        assert family.select("first", "second").rows() == [(cam, "random") for cam in "abc"]
+        values = {cam: profile.of_cam(measure, cam).astype(float) for cam in ("a", "b", "c", "random")}
+        for line in family.iter_rows(named=True):
+            d = values[line["first"]] - values["random"]
+            d = d[~np.isnan(d)]
+            assert line["n_images"] == len(d)
+            assert line["p"] == pytest.approx(stats.wilcoxon(d).pvalue)
+        assert family["p_corrected"].to_numpy() == pytest.approx(holm(family["p"].to_numpy()))
+        pairs = here.filter(pl.col("test") == "wilcoxon")
+        assert "random" not in {*pairs["first"], *pairs["second"]}
+        assert pairs["p_corrected"].to_numpy() == pytest.approx(holm(pairs["p"].to_numpy()))
+
+
+def test_the_difference_from_the_control_is_that_of_the_leaderboard_with_the_interval_of_a_bootstrap():
+    table = scores(images=60, cams=("a", "random"), seed=6, bad=0.02)
+    reduction = reduce_frame(table.lazy(), SummarySettings())
+    board = {row["cam"]: row for row in reduction.tables["by_cam"].iter_rows(named=True)}
+    values = {cam: [reduction.profiles[0].of_cam(f"{side}_adjusted", cam).astype(float)
+                    for side in ("consistency", "responsiveness")] for cam in board}  # fmt: skip
+    generator = np.random.default_rng(0)
+    for measure, sides in (("consistency_adjusted", [0]), ("robustness_adjusted", [0, 1])):
+        row = compared(table).filter((pl.col("measure") == measure) & (pl.col("test") == "wilcoxon_control"))
+        line = row.row(0, named=True)
+        assert line["difference"] == pytest.approx(board["a"][measure] - board["random"][measure], abs=1e-6)
+        drawn = []
+        for _ in range(2000):
+            chosen = generator.integers(0, 60, 60)
+            a, floor = (np.prod([np.nanmean(values[cam][side][chosen]) for side in sides]) for cam in ("a", "random"))
+            drawn.append(a - floor)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        assert (line["difference_lower"], line["difference_upper"]) == pytest.approx(
+            (low, high), abs=0.1 * (high - low)
+        )
