@@ -32,6 +32,7 @@ CORE: dict[str, set[str]] = {
     "segments": {"channels"},
     "similarity": {"ranks", "scaling", "ties"},
 }
+CORE["certify"] = {"ranks", "similarity"}
 CORE["explain"] = {"draws", "memory", "precision", "scaling", "similarity"}
 CORE["perturb"] = {"channels", "explain", "ranks", "segments", *CORE["explain"]}
 LIBRARIES = {

@@ -87,7 +87,18 @@ class RankedPair:
 
 def ranked(scores_a: Tensor, scores_b: Tensor, sizes: Tensor | None = None) -> RankedPair:
     """The tie groups of two lists of scores (…, m); arguments as in `agreement`."""
-    falling = torch.stack(torch.broadcast_tensors(scores_a, scores_b)).double().neg_()
+    return _ranked(torch.stack(torch.broadcast_tensors(scores_a, scores_b)).double().neg_(), sizes)
+
+
+def ranks_of(scores: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """The first and the last rank, from 0 at the highest score, of every item's tie group: (…, m) to (2, …, m) int64.
+
+    The arguments are as in `agreement`. Items that are padding come behind all others.
+    """
+    return _ranked(scores.double().neg()[None], sizes).of_items[:, 0]
+
+
+def _ranked(falling: Tensor, sizes: Tensor | None) -> RankedPair:
     m = falling.shape[-1]
     if sizes is None:
         sizes = torch.full((1,), m, device=falling.device)
@@ -187,17 +198,26 @@ def _overlaps(pair: RankedPair, ties: str) -> tuple[Tensor, Tensor]:
     return shared.div_(norm), depths.square() / norm.mul_(pair.sizes)
 
 
-def depth_weights(pair: RankedPair, p: float) -> Tensor:
-    """The weight of A_d in rank-biased overlap, (…, m): (1-p)·p^(d-1), at the last item p^(m-1), in the padding 0."""
-    powers = p ** (pair.depths - 1)
-    weights = torch.where(pair.depths == pair.sizes, powers, powers * (1 - p))
-    return weights * (pair.depths <= pair.sizes)
+def depth_weights(depths: Tensor, sizes: Tensor, p: float) -> Tensor:
+    """The weight of A_d in rank-biased overlap: (1-p)·p^(d-1), at the last item p^(m-1), in the padding 0.
+
+    Args:
+        depths: 1 … M, (M,) float64, M the number of items with padding.
+        sizes: (…, 1), the number of items m of each list.
+        p: persistence.
+
+    Returns:
+        (…, M) float64; they add up to 1.
+    """
+    powers = p ** (depths - 1)
+    weights = torch.where(depths == sizes, powers, powers * (1 - p))
+    return weights * (depths <= sizes)
 
 
 def agreement_of(pair: RankedPair, p: float, ties: str) -> tuple[Tensor, Tensor]:
     """Rank-biased overlap, raw and adjusted for chance, of rankings that are known already; see `agreement`."""
     overlaps, expected = _overlaps(pair, ties)
-    weights = depth_weights(pair, p)
+    weights = depth_weights(pair.depths, pair.sizes, p)
     raw, chance = (overlaps * weights).sum(dim=-1).clamp_(0, 1), (expected * weights).sum(dim=-1)
     room = 1 - chance
     return raw, (raw - chance).div_(room).masked_fill_(room <= 1e-12, torch.nan)

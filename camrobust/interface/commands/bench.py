@@ -184,6 +184,18 @@ def _fuzz(given: Given) -> int:
     return 0 if outcome.passed else 1
 
 
+def _certificates(given: Given) -> int:
+    from camrobust.bench.certificates import check
+
+    tables, sound = check(given.simulations, given.tries, given.boxes, given.seed)
+    if given.json:
+        print_json(tables)
+    else:
+        for title, rows in tables.items():
+            show(given, title, rows)
+    return 0 if sound else 1
+
+
 def _count(text: str) -> Argument:
     return argument("count", text, type=positive(int), metavar="N")
 
@@ -214,6 +226,9 @@ CLOCK = argument(
     "--clock", "seconds of an outage of the store, and of the patience with it, in one second", type=positive(float),
     default=40.0,
 )  # fmt: skip
+SIMULATIONS = argument("--simulations", "simulated images of each kind", type=positive(int), default=10_000)
+TRIES = argument("--tries", "attacks on certified maps", type=positive(int), default=1000)
+BOXES = argument("--boxes", "random bounds that are compared with all orders", type=positive(int), default=400)
 RUN = argument("run", "run folder", metavar="RUN")
 SEED = argument("--seed", "seed of every random draw", type=int, default=0)
 
@@ -249,6 +264,10 @@ BENCHMARKS = {
     "rehearsal": Command(
         _rehearsal, "run N images from and to the S3 store of AWS_ENDPOINT_URL while workers and nodes are lost",
         (*REHEARSED, SEED, JSON),
+    ),
+    "certificates": Command(
+        _certificates, "try certificates by simulation, by attack and against all orders",
+        (SIMULATIONS, TRIES, BOXES, SEED, JSON),
     ),
     "rows": Command(
         _rows, "time all summaries of N synthetic score rows", (_count("number of rows"), JSON)

@@ -117,7 +117,7 @@ def soft_overlap(clean: Tensor, scores: Tensor, sizes: Tensor, p: float = 0.9) -
     ranks = 0.5 + (above * inside[:, None, :]).sum(dim=2)
     soft = torch.sigmoid((depths + 0.5 - ranks[..., None]) / SOFT) * inside[..., None]
     norms = (exact.square().sum(dim=1) * soft.square().sum(dim=1)).clamp(min=1e-30).sqrt()
-    return ((exact * soft).sum(dim=1) / norms * depth_weights(pair, p)).sum(dim=-1)
+    return ((exact * soft).sum(dim=1) / norms * depth_weights(depths, pair.sizes, p)).sum(dim=-1)
 
 
 @perturbation(
