@@ -3,6 +3,7 @@
 They belong to the process and not to a stage's object: Ray makes a new one for every batch of Load.
 """
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock, Timer
@@ -12,7 +13,9 @@ import ray
 from ray.exceptions import RayError
 
 WAIT_S = 0.25
-"""An end waits at most so long. A worker with work to do begins sooner; one without may soon be stopped."""
+"""An end waits so long in a worker that begins at least four batches a second; one without work may soon be stopped."""
+LONGEST_WAIT_S = 1.0
+"""In a worker that begins them more slowly, an end waits for two of its pauses, but at most so long."""
 SLOW_S = 1.0
 """A batch that took longer saves nothing by waiting."""
 
@@ -26,6 +29,8 @@ class _Ends(NamedTuple):
 
 _LOCK = Lock()
 _WAITING: dict[Any, _Ends] = {}
+_BEGUN: dict[Any, tuple[float, float]] = {}
+"""By ledger, when this process last began a batch, on the clock, and how long after the one before it, s."""
 
 
 def end_later(ledger: Any, message: Sequence[Any]) -> None:
@@ -37,7 +42,8 @@ def end_later(ledger: Any, message: Sequence[Any]) -> None:
     """
     with _LOCK:
         if ledger not in _WAITING:
-            timer = Timer(WAIT_S, _send, [ledger])
+            _, pause_s = _BEGUN.get(ledger, (0.0, 0.0))
+            timer = Timer(min(max(WAIT_S, 2 * pause_s), LONGEST_WAIT_S), _send, [ledger])
             timer.daemon = True
             _WAITING[ledger] = _Ends([], timer)
             timer.start()
@@ -45,7 +51,14 @@ def end_later(ledger: Any, message: Sequence[Any]) -> None:
 
 
 def take_ends(ledger: Any) -> list[list[Any]]:
-    """The ends that wait for this ledger; the caller tells it."""
+    """The ends that wait for this ledger; the caller tells it, because it begins a batch."""
+    now = time.monotonic()
+    last, _ = _BEGUN.get(ledger, (now, 0.0))
+    _BEGUN[ledger] = now, now - last
+    return _take(ledger)
+
+
+def _take(ledger: Any) -> list[list[Any]]:
     with _LOCK:
         ends = _WAITING.pop(ledger, None)
     if ends is None:
@@ -56,7 +69,7 @@ def take_ends(ledger: Any) -> list[list[Any]]:
 
 def _send(ledger: Any) -> None:
     """Tell the ledger now, if the process still belongs to a cluster; without one, Ray would start another."""
-    ends = take_ends(ledger)
+    ends = _take(ledger)
     if ray.is_initialized():
         for message in ends:
             with suppress(RayError):

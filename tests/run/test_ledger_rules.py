@@ -39,9 +39,10 @@ class Clock:
     """Timers that ring when the test says so."""
 
     def __init__(self):
-        self.ringing = []
+        self.ringing, self.waits_s = [], []
 
-    def timer(self, _seconds, function, arguments):
+    def timer(self, seconds, function, arguments):
+        self.waits_s.append(seconds)
         new = SimpleNamespace(ring=lambda: function(*arguments))
         new.start = lambda: self.ringing.append(new)
         new.cancel = lambda: self.ringing.remove(new)
@@ -57,6 +58,7 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(waiting_ends, "Timer", clock.timer)
     monkeypatch.setattr(waiting_ends, "_WAITING", {})
+    monkeypatch.setattr(waiting_ends, "_BEGUN", {})
     monkeypatch.setattr(waiting_ends.ray, "is_initialized", lambda: True)
     return clock
 
@@ -282,6 +284,16 @@ def test_a_fast_batch_costs_one_message_and_the_last_end_is_sent_by_a_timer(ledg
     assert one.sent == ["begin"] * 4 + ["end"]
     assert ledger.look()["explain"][::2] == (64, 0)
     assert (ledger.open, ledger.batches, clock.ringing) == ({}, {}, [])
+
+
+def test_an_end_waits_for_two_pauses_between_begins_within_limits(process, clock, monkeypatch):
+    one, now = process(), [0.0]
+    monkeypatch.setattr(waiting_ends.time, "monotonic", lambda: now[0])
+    for pause_s in (0.0, 0.01, 0.3, 30.0, 0.4):
+        now[0] += pause_s
+        one.do(NAMES[:2])
+    assert clock.waits_s == pytest.approx([0.25, 0.25, 0.6, 1.0, 0.8])
+    assert one.sent == ["begin"] * 5
 
 
 def test_an_image_alone_and_a_slow_batch_end_at_once(ledger, process, clock, monkeypatch):
