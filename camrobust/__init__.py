@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from camrobust.interface.api import evaluate, explain
     from camrobust.interface.attacks import attack, minimal_eps
     from camrobust.interface.evaluation import load_run
+    from camrobust.interface.guarantees import certified_top
     from camrobust.interface.maps import overlay
 
 # Without this, on some processors, MKL's sums depend on where a matrix lies in memory, so a row of a pass on its place.
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __all__ = [
-    "__version__", "attack", "cam", "evaluate", "explain", "load_run", "minimal_eps", "overlay", "perturbation",
-    "similarity",
+    "__version__", "attack", "cam", "certified_top", "evaluate", "explain", "load_run", "minimal_eps", "overlay",
+    "perturbation", "similarity",
 ]  # fmt: skip
 
 MODULES = {
     "attack": "interface.attacks",
     "cam": "core.explain.cams",
+    "certified_top": "interface.guarantees",
     "evaluate": "interface.api",
     "explain": "interface.api",
     "load_run": "interface.evaluation",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from camrobust.bench import certificates
-from camrobust.bench.certificates import attack, coverage, orders
+from camrobust.bench.certificates import attack, balls, coverage, orders
 from camrobust.core.certify import overlap
 from camrobust.interface.cli import main
 
@@ -42,6 +42,16 @@ def test_all_orders_and_that_a_wrong_rule_is_found(monkeypatch):
     assert all(row["violations"] for row in orders.against_orders(20))
 
 
+def test_no_attack_in_a_ball_breaks_its_certificate_and_some_beyond_do():
+    rows = balls.in_balls(1, seed=1)
+    assert [(row["norm"], row["method"]) for row in rows] == [
+        ("linf", "interval"), ("linf", "linear"), ("l2", "interval"), ("l2", "linear")
+    ]  # fmt: skip
+    assert not any(row["top_broken"] or row["bounds_broken"] for row in rows)
+    assert sum(row["tries"] for row in rows) > 100
+    assert any(row["broken_beyond"] for row in rows)
+
+
 @pytest.mark.parametrize(("violations", "code"), [(0, 0), (1, 1)])
 def test_the_command_fails_where_a_certificate_does(violations, code, monkeypatch, capsys):
     held = {"promised": 0.95, "bounds_hold": 0.97, "order_holds": None}
@@ -50,8 +60,9 @@ def test_the_command_fails_where_a_certificate_does(violations, code, monkeypatc
         certificates, "attacks", lambda *_: [dict.fromkeys(certificates.CONTRADICTIONS, 0) | {"tries": 4}]
     )
     monkeypatch.setattr(certificates, "against_orders", lambda *_: [{"violations": violations}])
+    monkeypatch.setattr(certificates, "in_balls", lambda *_: [{"top_broken": 0, "bounds_broken": 0}])
     assert main(["bench", "certificates", "--json"]) == code
-    assert len(json.loads(capsys.readouterr().out)) == 3
+    assert len(json.loads(capsys.readouterr().out)) == 4
 
 
 def test_the_ascent_stays_in_the_ball():

@@ -187,7 +187,7 @@ def _fuzz(given: Given) -> int:
 def _certificates(given: Given) -> int:
     from camrobust.bench.certificates import check
 
-    tables, sound = check(given.simulations, given.tries, given.boxes, given.seed)
+    tables, sound = check(given.simulations, given.tries, given.boxes, given.images, given.seed)
     if given.json:
         print_json(tables)
     else:
@@ -229,6 +229,7 @@ CLOCK = argument(
 SIMULATIONS = argument("--simulations", "simulated images of each kind", type=positive(int), default=10_000)
 TRIES = argument("--tries", "attacks on certified maps", type=positive(int), default=1000)
 BOXES = argument("--boxes", "random bounds that are compared with all orders", type=positive(int), default=400)
+CERTIFIED = argument("--images", "images of each small network", type=positive(int), default=10, metavar="N")
 RUN = argument("run", "run folder", metavar="RUN")
 SEED = argument("--seed", "seed of every random draw", type=int, default=0)
 
@@ -267,7 +268,7 @@ BENCHMARKS = {
     ),
     "certificates": Command(
         _certificates, "try certificates by simulation, by attack and against all orders",
-        (SIMULATIONS, TRIES, BOXES, SEED, JSON),
+        (SIMULATIONS, TRIES, BOXES, CERTIFIED, SEED, JSON),
     ),
     "rows": Command(
         _rows, "time all summaries of N synthetic score rows", (_count("number of rows"), JSON)
