@@ -52,8 +52,9 @@ def clopper_pearson(hits: Tensor, samples: int, tail: Tensor | float) -> tuple[T
     from scipy.special import betaincinv
 
     tails = torch.as_tensor(tail, dtype=torch.float64, device=hits.device).expand(hits.shape)
-    pairs = np.stack([hits.cpu().double().numpy().ravel(), tails.cpu().numpy().ravel()])
-    (k, a), back = np.unique(pairs, axis=1, return_inverse=True)
+    levels, level = np.unique(tails.cpu().numpy().ravel(), return_inverse=True)
+    keys, back = np.unique(level.ravel() * (samples + 1) + hits.cpu().numpy().ravel(), return_inverse=True)
+    k, a = keys % (samples + 1), levels[keys // (samples + 1)]
     n, miss = samples, samples - k
     below = betaincinv(np.maximum(k, 1), miss + 1, a) * (1 - OUTWARD)
     above = betaincinv(np.maximum(miss, 1), k + 1, a) * (1 - OUTWARD)

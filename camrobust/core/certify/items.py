@@ -41,7 +41,7 @@ def top_places(sizes: Tensor, share: float) -> Tensor:
     if not 0 < share <= 1:
         raise ValueError(f"certify: top must be above 0 and at most 1 (share of the items), got {share:g}; try 0.2")
     # 0.07·100 is 7.000000000000001 in floating point, and its ceiling must be 7.
-    return (sizes.double() * share - 1e-9).ceil().long()
+    return (sizes.double() * share - 1e-9).ceil().long().clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def _check_same(chain: Chain, module: nn.Module, image: Tensor, mean: Tensor, st
     with torch.no_grad():
         found = module(((images - mean) / std).to(parameter)).double().cpu()
         wanted = chain.logits(images)
+    if not bool(wanted.isfinite().all()):
+        raise _refuse("the network's outputs are not finite")
     if found.shape != wanted.shape or not bool(((found - wanted).abs() <= SAME * wanted.abs().amax()).all()):
         raise _refuse("the network puts out something else than its layers")
 
