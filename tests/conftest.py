@@ -21,8 +21,6 @@ SHARED = Path(os.environ.get("CAMROBUST_SHARED", Path(__file__).parents[2] / "sh
 NO_PARAMETERS = SimpleNamespace(params={})
 LONGEST = ("test_nodes.py", "test_memory.py", "test_run.py", "test_private.py")
 """Files of tests that start a Ray of their own."""
-WARM = {"RAY_num_workers_soft_limit": "8"}
-"""Ray keeps so many idle workers, instead of one per core; the next run then need not import torch into new ones."""
 NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
@@ -207,7 +205,7 @@ class SharedRay:
         self.store = self.stack.enter_context(failing_store(self.variables["AWS_ENDPOINT_URL"], self.faults))
         with pytest.MonkeyPatch.context() as surroundings:
             # Its workers keep the environment that is there when it starts.
-            for name, value in (self.variables | WARM | {"AWS_ENDPOINT_URL": self.store}).items():
+            for name, value in (self.variables | {"AWS_ENDPOINT_URL": self.store}).items():
                 surroundings.setenv(name, value)
             self.stack.enter_context(session("local", ClusterConfig()))
         self.address = ray.get_runtime_context().gcs_address

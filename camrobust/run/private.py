@@ -27,6 +27,9 @@ SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Longest path of a socket, as Ray checks it."""
 SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ONE_MACHINE = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+IDLE_WORKERS = {"RAY_num_workers_soft_limit": str(max(8, os.cpu_count() or 1))}
+"""How many idle worker processes Ray keeps on a node; by default as many as it has free cores, and actors leave none.
+Then a worker of Load or Commit ends a second after its task, and the next one imports all libraries anew."""
 
 
 def closed(folder: Path) -> dict[str, str]:

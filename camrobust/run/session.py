@@ -23,7 +23,14 @@ from camrobust.contract.errors import RunFailed, UserError
 from camrobust.contract.quoting import first_line
 from camrobust.io.retries import patience_s
 from camrobust.run.ledger import DEATHS
-from camrobust.run.private import AUTHENTICATION, private, short_temporary_folder, temporary_folder, variables
+from camrobust.run.private import (
+    AUTHENTICATION,
+    IDLE_WORKERS,
+    private,
+    short_temporary_folder,
+    temporary_folder,
+    variables,
+)
 from camrobust.run.stderr import only_python_speaks
 
 ANSWER_S = 5.0
@@ -36,7 +43,7 @@ EXECUTOR_S = 60.0
 """Longest wait for a thread of Ray Data at the end of a session."""
 OURS = {"RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2", "RAY_DATA_USAGE_DISABLED": "1"}
 """Variables that a session sets where the user has not; the second spares a process that counts the use of Ray Data."""
-OURS_LOCAL = {START: str(START_S)}
+OURS_LOCAL = {START: str(START_S)} | IDLE_WORKERS
 """The same where it starts Ray. A cluster that stands answers soon, and would be asked so long for another token."""
 CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
 

@@ -20,7 +20,7 @@ from camrobust.bench.chaos.processes import descendants, kill, title
 from camrobust.bench.chaos.proxy import Link
 from camrobust.contract.errors import RunFailed
 from camrobust.results.lease import started
-from camrobust.run.private import AUTHENTICATION, LOOPBACK, closed
+from camrobust.run.private import AUTHENTICATION, IDLE_WORKERS, LOOPBACK, closed
 from camrobust.run.spot import drain
 
 START_S = 90.0
@@ -102,7 +102,7 @@ class Nodes:
             **{name: value for name, value in os.environ.items() if name not in AUTHENTICATION}, **environment,
             **closed(Path(self.folder)), "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
-            "RAY_health_check_initial_delay_ms": "2000",
+            "RAY_health_check_initial_delay_ms": "2000", **IDLE_WORKERS,
         }  # fmt: skip
         self.port = free_port()
         self.address = f"{LOOPBACK}:{self.port}"
