@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from camrobust.core.similarity import similarity
     from camrobust.interface.api import evaluate, explain
     from camrobust.interface.attacks import attack, minimal_eps
-    from camrobust.interface.evaluation import load_run
+    from camrobust.interface.evaluation import load, load_run
     from camrobust.interface.guarantees import certified_top
     from camrobust.interface.maps import overlay
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __all__ = [
-    "__version__", "attack", "cam", "certified_top", "evaluate", "explain", "load_run", "minimal_eps", "overlay",
-    "perturbation", "similarity",
+    "__version__", "attack", "cam", "certified_top", "evaluate", "explain", "load", "load_run", "minimal_eps",
+    "overlay", "perturbation", "similarity",
 ]  # fmt: skip
 
 MODULES = {
@@ -33,6 +33,7 @@ MODULES = {
     "certified_top": "interface.guarantees",
     "evaluate": "interface.api",
     "explain": "interface.api",
+    "load": "interface.evaluation",
     "load_run": "interface.evaluation",
     "minimal_eps": "interface.attacks",
     "overlay": "interface.maps",

@@ -82,10 +82,10 @@ def test_the_page_about_an_own_model_runs_as_it_stands(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "own-model.md", "exec"), {})
     assert "robustness_adjusted" in capsys.readouterr().out
-    page = (tmp_path / "result.html").read_text()
-    assert page.count("<tr>") == 1 + 4
-    assert "<svg" in page
-    assert pl.read_parquet(tmp_path / "scores.parquet").height == 3 * 11 * 4
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert page.count('<tr data-cam="') == 4
+    assert (tmp_path / "report" / "figures" / "curves.svg").is_file()
+    assert pl.read_parquet(tmp_path / "result.parquet").height == 3 * 11 * 4
 
 
 def snippets(language):

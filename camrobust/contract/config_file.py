@@ -33,7 +33,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | N
     data = read_yaml(read_text(Path(path)), f"config: '{short(str(path))}'")
     if not isinstance(data, dict):
         got = KINDS.get(type(data), type(data).__name__)
-        raise UserError(f"config: '{short(str(path))}' must hold keys and values, got {got}; README.md has an example")
+        raise UserError(
+            f"config: '{short(str(path))}' must hold keys and values, got {got}; `camrobust init` writes an example"
+        )
     for override in overrides:
         _override(data, override)
     if output is not None:

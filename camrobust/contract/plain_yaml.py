@@ -124,7 +124,9 @@ def read_text(file: Path) -> str:
     except PermissionError as error:
         raise UserError(f"config: '{name}' cannot be read ({error.strerror}); check its permissions") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"config: there is no file '{name}'; give the path of a YAML file") from error
+        raise UserError(
+            f"config: there is no file '{name}'; give the path of a YAML file, `camrobust init` writes one"
+        ) from error
     if len(content) > MOST_BYTES:
         raise UserError(f"config: '{name}' has more than {MOST_BYTES} bytes; give the path of a YAML file")
     try:

@@ -8,7 +8,7 @@ NEAR = 8
 """Most suggestions for one name."""
 SHORTEST_PART = 3
 """Fewest characters by which a name is found inside another one."""
-ALIKE = 0.6
+ALIKE = 0.65
 """Least similarity of two spellings, as difflib counts it. Below, suggestions are chance: `sklearn` for `clean`."""
 
 

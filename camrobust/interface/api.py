@@ -34,13 +34,15 @@ from camrobust.interface.arguments import (
     ready_model,
     true_class,
 )
+from camrobust.interface.bars import bar
 from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
-from camrobust.interface.maps import Maps
+from camrobust.interface.maps import SHOWN, Maps
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.image import measure
 from camrobust.measure.model import Model
 from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
+from camrobust.report.gallery import spoken
 from camrobust.results.arrow import make_table
 
 SEGMENT_BATCH = 8
@@ -73,6 +75,7 @@ def evaluate(
     similarities: str | Sequence[str] | None = None,
     resave_jpeg_quality: int | None = None,
     image_ids: Sequence[str] | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
 
@@ -106,6 +109,7 @@ def evaluate(
         image_ids: one unique text per image. It names the image in the result, and the random draws depend on it. By
             default an id depends only on its image: the path below a folder, as in a run; a name and a hash of the
             bytes for other files; a hash of the pixels for tensors, arrays and pictures.
+        progress: whether to show bars, in a notebook or on standard error.
 
     Raises:
         UserError: an unknown name, a file that is not an image, or an image given twice.
@@ -115,8 +119,10 @@ def evaluate(
         >>> import camrobust, torch, torchvision
         >>> model, photos = torchvision.models.squeezenet1_1(), torch.rand(2, 3, 64, 64)
         >>> result = camrobust.evaluate(model, photos, ["gradcam", "random"], ["gaussian_noise:1,3", "contrast:5"])
-        >>> result.scores.height, sorted(result.summary()["cam"])  # 2 images, 2 CAMs, 3 perturbed variants
-        (12, ['gradcam', 'random'])
+        >>> result
+        Evaluation(2 images × 1 model × 2 CAMs × 3 variants = 12 rows)
+        >>> sorted(result.summary()["cam"])  # the table has the most robust CAM first
+        ['gradcam', 'random']
     """
     channels, cams = channels_of(model, mean), as_list(cams)
     planned = variants(as_list(perturbations), channels, cams)
@@ -140,25 +146,29 @@ def evaluate(
     classes = [None] * len(names)
     if labels is not None:
         classes = per_image(labels, "labels", len(names), "pass None where unknown")
-    tables, same_as = [], {}
+    tables, same_as, heads = [], {}, {}
     with ready_model(model, target_layer, pixels, mean, std, head) as ready:
+        heads = {ready.name: ready.network.readout.head}
         truths = [true_class(label, ready) for label in classes]
         for variant in planned:
             if variant.needs_model:
                 refuse_target(ready, ready.classes, variant)
-        cut = torch.cat([segment(batch, **cutting) for batch in pixels.split(SEGMENT_BATCH)])
+        with bar(progress, "segments", len(names)) as advance:
+            cut = torch.cat([advance(segment(some, **cutting)) for some in pixels.split(SEGMENT_BATCH)])
         settings = replace(settings, batch=pass_size(len(planned) + 1, ready.device.type))
         if any(variant.attacked_cam for variant in planned) and len(pixels):
             same_as = {ready.name: coinciding(ready, settings.cams, pixels[:2], precision)}
         together = max(1, BYTES_TOGETHER // ((len(planned) + 1) * pixels[0].nbytes)) if len(pixels) else 1
-        for start in range(0, len(names), together):
-            some = slice(start, start + together)
-            stacks = make_variants(pixels[some], planned, names[some], "images", seed, resave_jpeg_quality)
-            samples = map(Sample, repeat("images"), names[some], truths[some], cut[some])
-            rows, _ = measure(ready, [*map(ImageVariants, samples, stacks, repeat(planned))], settings)
-            tables.append(make_table(settings.columns(), rows))
+        with bar(progress, "maps", len(names)) as advance:
+            for start in range(0, len(names), together):
+                some = slice(start, start + together)
+                stacks = make_variants(pixels[some], planned, names[some], "images", seed, resave_jpeg_quality)
+                samples = map(Sample, repeat("images"), names[some], truths[some], cut[some])
+                rows, _ = measure(ready, [*map(ImageVariants, samples, stacks, repeat(planned))], settings)
+                tables.append(make_table(settings.columns(), rows))
+                advance(names[some])
     scores = pl.DataFrame(pa.concat_tables(tables or [make_table(settings.columns(), [])]))
-    return Evaluation(scores, tuple(name for name in cams if CAMS[name].control), same_as=same_as)
+    return Evaluation(scores, tuple(name for name in cams if CAMS[name].control), same_as=same_as, heads=heads)
 
 
 @torch.inference_mode(False)
@@ -227,4 +237,28 @@ def explain(
         choose = None if targets is None else (lambda _: wanted)
         evidence = collect(ready.network, ready.inputs(images, "fp32"), choose, draws)
         maps = all_maps(evidence, functions)
-    return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images)
+        said = _said(ready, evidence.logits[:SHOWN].detach(), evidence.targets[:SHOWN], told=targets is not None)
+    return Maps({name: maps[:, number] for number, name in enumerate(cams)}, images, names, said)
+
+
+def _said(ready: Model, scores: Tensor, targets: Tensor, *, told: bool) -> list[str]:
+    """What the model says of each image, in words: the class with its probability, or the value; what was explained.
+
+    Args:
+        ready: the model.
+        scores: of the images, (B, n).
+        targets: the explained classes, (B,).
+        told: whether the user chose them.
+    """
+    readout, names = ready.network.readout, ready.class_names
+    predicted = readout.predicted(scores)
+    numbers, sure = predicted.tolist(), readout.confidence(scores, predicted).tolist()
+    if readout.has_classes:
+        said = [f"{spoken(number, names)}, {share:.0%}" for number, share in zip(numbers, sure, strict=True)]
+    else:
+        said = [f"value {value:.4g}" for value in readout.values(scores, predicted).tolist()]
+    if not told:
+        return said
+    return [
+        f"{words}; explained: {spoken(target, names)}" for words, target in zip(said, targets.tolist(), strict=True)
+    ]

@@ -82,10 +82,10 @@ def begin(
     Raises:
         UserError: no such images or example, the file exists, it cannot be written, or an address holds a secret.
     """
+    check_file(config, "init", "--config")
     path = Path(config)
     if path.exists():
         raise UserError(f"init: '{short(config)}' exists already; choose another file with --config, or remove it")
-    check_file(config, "init", "--config")
     said: list[str] = []
     if example is not None:
         if images or models or output is not None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.defaults import CROP, RESIZE, RGB
 from camrobust.contract.errors import UserError
-from camrobust.core.perturb import PERTURBATIONS, Variant, make_variants, variants, without_model
-from camrobust.interface.explain_grid import write
+from camrobust.core.channels import as_photo, spoken
+from camrobust.core.perturb import PERTURBATIONS, Variant, check_defined, make_variants, variants, without_model
+from camrobust.interface.explain_grid import check_picture, write
 from camrobust.interface.inputs import photo
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -18,10 +19,13 @@ TEXT = 18
 MARGIN = 4
 
 
-def installed() -> tuple[list[str], list[str]]:
-    """Perturbations that need no model, and the reasons why some of them are not available here."""
+def installed(channels: int = RGB) -> tuple[list[str], list[str]]:
+    """Perturbations of such images that need no model, and the reasons why some of them are not available here."""
     names, missing = [], []
     for name in without_model():
+        if not PERTURBATIONS[name].takes(channels):
+            missing.append(f"{name} is not defined for images of {spoken(channels)}")
+            continue
         try:
             PERTURBATIONS[name].ready()
             names.append(name)
@@ -31,8 +35,9 @@ def installed() -> tuple[list[str], list[str]]:
 
 
 def sheet(
-    image: str, output: str, *, perturbations: Sequence[str], seed: int = 0, jpeg: int | None = None, cell: int = 160
-) -> None:
+    image: str, output: str, *, perturbations: Sequence[str], seed: int = 0, jpeg: int | None = None, cell: int = 160,
+    channels: int = RGB,
+) -> None:  # fmt: skip
     """Draw a photo and its perturbed variants.
 
     Args:
@@ -42,6 +47,7 @@ def sheet(
         seed: of every random draw.
         jpeg: variants are saved as JPEG of this quality and read back; None to leave this out.
         cell: side of one picture, px.
+        channels: of the photo, which keeps its 16 bits unless there are three; then the grey mean is drawn.
 
     Raises:
         UserError: an unknown name, a photo that cannot be read, an output that cannot be written, a value out of range.
@@ -52,18 +58,20 @@ def sheet(
         raise UserError(
             f"sheet: resave-jpeg-quality must be 1 to 100 (JPEG quality), got {jpeg}; choose another quality"
         )
-    planned = variants(list(perturbations))
+    check_picture(output, "sheet")
+    check_defined((), channels, jpeg)
+    planned = variants(list(perturbations), channels)
     attack = next((variant.perturbation for variant in planned if variant.needs_model), None)
     if attack is not None:
         raise UserError(f"sheet: '{attack}' needs a model; leave it out here and use `camrobust explain`")
     rows = [list(group) for _, group in groupby(planned, key=lambda variant: variant.perturbation)]
-    pixels = photo(image, "sheet", RESIZE, CROP)
+    pixels = photo(image, "sheet", RESIZE, CROP, channels=channels)
     step_x, step_y = cell + MARGIN, cell + TEXT + MARGIN
     picture = Image.new("RGB", (LEFT + step_x * (1 + max(map(len, rows))), step_y * len(rows)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     for row, group in enumerate(rows):
         stack = make_variants(pixels[None], group, [Path(image).name], "sheet", seed, jpeg)[0]
-        photos = stack.permute(0, 2, 3, 1).numpy()
+        photos = as_photo(stack).permute(0, 2, 3, 1).contiguous().numpy()
         draw.text((4, row * step_y + cell // 2), group[0].perturbation.replace("+", "\n+ "), "black", font)
         titles = ["clean", *(_title(variant, font, cell) for variant in group)]
         for column, (title, variant) in enumerate(zip(titles, photos, strict=True)):

@@ -12,11 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from camrobust.contract.defaults import CROP, RESIZE, RGB
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line, short
 from camrobust.core.channels import as_photo
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import Variant, left_out, make_variants, variants
 from camrobust.core.segments import quickshift
 from camrobust.interface.inputs import photo
+from camrobust.interface.outputs import check_file
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import ModelSpec
@@ -77,6 +79,7 @@ def explain_picture(
     Raises:
         UserError: an unknown name, a photo that cannot be read, an output that cannot be written.
     """
+    check_picture(output)
     names_of_cams = tuple(CAMS[name].name for name in cams)
     channels = len(mean) if mean else RGB
     planned = _planned(perturbations, channels, cams)
@@ -124,6 +127,23 @@ def _planned(perturbations: Sequence[str], channels: int, cams: Sequence[str]) -
     return variants(list(perturbations), channels, cams) if perturbations else ()
 
 
+def check_picture(output: str, command: str = "explain") -> str:
+    """The format of a picture that is to be written; called before it is drawn.
+
+    Args:
+        output: path of the file.
+        command: first word of an error message.
+
+    Raises:
+        UserError: the suffix names no picture format, or the file cannot be written.
+    """
+    form = Image.registered_extensions().get(Path(output).suffix.lower(), "")
+    if form not in Image.SAVE:
+        raise UserError(f"{command}: output must end in .png, .jpg or .webp, got '{short(output)}'; name the picture")
+    check_file(output, command)
+    return form
+
+
 def write(output: str, picture: Image.Image, command: str = "explain") -> None:
     """Write a picture in the format that its suffix names.
 
@@ -135,12 +155,12 @@ def write(output: str, picture: Image.Image, command: str = "explain") -> None:
     Raises:
         UserError: the suffix names no picture format, or the file cannot be written.
     """
-    sink = BytesIO()
-    suffix = Path(output).suffix.lower()
-    formats = Image.registered_extensions()
-    if formats.get(suffix) not in Image.SAVE:
-        raise UserError(f"{command}: output must end in .png, .jpg or .webp, got '{output}'; name the picture")
-    picture.save(sink, formats[suffix])
+    sink, form = BytesIO(), check_picture(output, command)
+    try:
+        picture.save(sink, form)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{command}: a picture of {picture.width} × {picture.height} px cannot be written as "
+                        f"'{short(output)}' ({first_line(error)}); choose .png") from error  # fmt: skip
     try:
         Path(output).write_bytes(sink.getvalue())
     except OSError as error:

@@ -1,6 +1,7 @@
 """Maps that draw themselves in a notebook, and one map drawn over its photo."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from camrobust.report.pictures import overlay as overlaid
 
 SHOWN = 6
 """Number of images that a notebook shows with their maps."""
+HASHED = re.compile(r"(.+)@[0-9a-f]{12}")
+"""The id that `interface.inputs` gives a file: its name and a hash of its bytes."""
+PIXELS = re.compile(r"[0-9a-f]{16}")
+"""The id of an image without a name."""
 
 
 class Maps(dict[str, Tensor]):
@@ -25,14 +30,37 @@ class Maps(dict[str, Tensor]):
     Args:
         maps: maps by CAM.
         images: the images, (B, C, H, W) uint8 or in [0, 1]; the first `SHOWN` are kept.
+        names: of the images, as `explain` names them; None for their numbers.
+        predicted: what the model says of each of the first images, in words; None to say nothing.
     """
 
-    def __init__(self, maps: Mapping[str, Tensor], images: Tensor) -> None:
+    def __init__(
+        self, maps: Mapping[str, Tensor], images: Tensor, names: Sequence[str] | None = None,
+        predicted: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(maps)
+        self._count = len(images)
         self._photos = as_photo(images[:SHOWN]).permute(0, 2, 3, 1).cpu().numpy()
+        shown = range(len(self._photos))
+        self._names = [_title(number, names[number] if names else "") for number in shown]
+        self._predicted = [predicted[number] if predicted else "" for number in shown]
+
+    def __repr__(self) -> str:
+        """The shapes, not the numbers."""
+        shapes = ", ".join(f"{name}: {tuple(maps.shape)}" for name, maps in self.items())
+        return f"Maps({shapes})"
 
     def _repr_html_(self) -> str:
-        return pictures(self._photos, {name: maps[:SHOWN].float().cpu().numpy() for name, maps in self.items()})
+        maps = {name: maps[:SHOWN].float().cpu().numpy() for name, maps in self.items()}
+        return pictures(self._photos, maps, self._names, self._predicted, self._count)
+
+
+def _title(number: int, name: str) -> str:
+    """What a notebook calls an image: its file, or its number where it has no name."""
+    if not name or PIXELS.fullmatch(name):
+        return f"image {number}"
+    file = HASHED.fullmatch(name)
+    return file[1] if file else name
 
 
 def overlay(

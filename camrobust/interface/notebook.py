@@ -11,6 +11,7 @@ from PIL import Image
 
 from camrobust.contract.schema import ADJUSTED
 from camrobust.report.charts import severity_curves
+from camrobust.report.figure import Figure
 from camrobust.report.pictures import data_uri, overlay
 from camrobust.summary.map_attacks import without_transfers
 
@@ -45,16 +46,32 @@ def notebook(
     curves = severity_curves(
         without_transfers(by_level, same_as), ranked["cam"].unique(maintain_order=True).to_list(), controls
     )
-    drawn = "" if curves is None else next(iter(curves.files()))[1].decode()
+    drawn = _curves(curves, ranked)
     return f"<p>Adjusted: {ADJUSTED}. With 95 % intervals over images.</p>{table}{drawn}"
 
 
-def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]]) -> str:
+def _curves(curves: Figure | None, ranked: pl.DataFrame) -> str:
+    """The curves as SVG, and a line about what is not in them."""
+    if curves is None:
+        return "<p>No curves: no strength was given as a severity.</p>"
+    several = [key for key in ("model", "dataset") if ranked[key].n_unique() > 1]
+    which = " and ".join(f"{key} {escape(str(curves.numbers[key][0]))}" for key in several)
+    note = f"<p>Curves of {which} alone; <code>chart('curves')</code> has a choice of all.</p>" if several else ""
+    return note + next(iter(curves.files()))[1].decode()
+
+
+def pictures(
+    photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]], names: Sequence[str], predicted: Sequence[str],
+    count: int,
+) -> str:  # fmt: skip
     """A table with one row per photo and its maps, as HTML without scripts; every name is escaped.
 
     Args:
         photos: (B, H, W, 3).
         maps: maps (B, h, w) by CAM.
+        names: of the B photos.
+        predicted: what the model says of each, in words, or "".
+        count: how many images there are; those that are not shown are counted below.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps))
     rows = []
@@ -62,10 +79,12 @@ def pictures(photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]])
         drawn = {"photo": Image.fromarray(photo)} | {
             cam: overlay(photo, values[number]) for cam, values in maps.items()
         }
-        cells = "".join(f'<td><img src="{data_uri(picture)}" alt="image {number}, {escape(name)}"></td>'
+        cells = "".join(f'<td><img src="{data_uri(picture)}" alt="{escape(names[number])}, {escape(name)}"></td>'
                         for name, picture in drawn.items())  # fmt: skip
-        rows.append(f"<tr><td>{number}</td>{cells}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        said = f"<br>{escape(predicted[number])}" if predicted[number] else ""
+        rows.append(f"<tr><td>{escape(names[number])}{said}</td>{cells}</tr>")
+    more = f"<p>The first {len(photos)} of {count} images.</p>" if count > len(photos) else ""
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>{more}"
 
 
 def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +25,8 @@ FILES = re.compile(
     r"\.(ya?ml|jpe?g|png|tiff?|webp|bmp|gif|npy|jp2|heic|avif|json|csv|parquet)$|/|^\.\.?$", re.IGNORECASE
 )  # fmt: skip
 """How the path of a file looks."""
+BUILDERS = ("torchvision:", "timm:", "hf:")
+"""How the builder of a model begins, which may look like a path otherwise."""
 NUMBER = re.compile(r"-\.?\d")
 
 
@@ -41,9 +44,10 @@ class Parser(argparse.ArgumentParser):
             args: what the user gave after the name of the program or command; None for the program's own.
             namespace: as of argparse.
         """
-        if args is None or self._subparsers is not None:
-            return super().parse_known_args(None if args is None else self._command_first(list(args)), namespace)
-        found, extra = super().parse_known_args(self._places_first(list(args)), namespace)
+        given = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is not None:
+            return super().parse_known_args(self._command_first(given), namespace)
+        found, extra = super().parse_known_args(self._places_first(given), namespace)
         if extra:
             self.error(f"there is no place for '{short(extra[0])}'")
         return found, extra
@@ -158,6 +162,8 @@ def _belongs(token: str, place: argparse.Action) -> bool:
     """Whether an argument looks as if it had that place: one of its choices, or the path of a file."""
     if place.choices is not None:
         return token in place.choices
+    if token.startswith(BUILDERS):
+        return False
     try:
         return "=" not in token and (FILES.search(token) is not None or Path(token).exists())
     except (OSError, ValueError):

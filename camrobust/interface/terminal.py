@@ -1,88 +1,110 @@
 """What a person sees in the terminal: progress on standard error, tables on standard output."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
 
 from camrobust.contract.quoting import harmless
-from camrobust.contract.schema import ADJUSTED
 from camrobust.contract.secrecy import sentence
+from camrobust.contract.units import counted, duration
 from camrobust.results.progress import Progress as State
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from camrobust.results.verify import Completeness
 
 INTERVAL_S = 10
 """Time between two progress lines where standard error is not a terminal."""
-LEADERBOARD = {
-    "dataset": "dataset", "model": "model", "cam": "CAM", "robustness_adjusted": "RM adj.",
-    "consistency_adjusted": "cons. adj.", "responsiveness_adjusted": "resp. adj.", "robustness": "RM raw",
-    "attacked_consistency_adjusted": "attacked", "transferred_consistency_adjusted": "transfer",
-    "accuracy_clean": "acc. clean", "accuracy_perturbed": "acc.",
-    "flip_rate": "flips", "flat_share": "flat", "ambiguous_share": "ambig.", "n_images": "images",
-}  # fmt: skip
-"""Columns of by_cam that the terminal shows, and their titles."""
+FILE_WIDTH = 120
+"""Width of a table that is not shown on a terminal, in characters."""
+BAR, LEAST_BAR = 20, 6
+"""Width of the progress bar, where there is room for it."""
+SLOWEST = 0.1
+"""Images per second; slower rates are given per minute."""
+WRAPPED = 16
+"""Longer cells may be folded to this width before a column is left out."""
 
 
 def say(line: str) -> None:
     """Print a line on standard error, so that standard output holds only data."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(_text(sentence(line)))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(plain(sentence(line)))
 
 
-def _text(value: object) -> str:
+def plain(value: object) -> str:
     """Text for rich in which nothing is markup and nothing controls the terminal."""
     return escape(harmless(str(value)))
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on standard output: numbers to three decimals, null as a dash."""
-    table = Table(title=_text(title), title_justify="left")
-    numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
-    for column, right in zip(columns, numeric, strict=True):
-        table.add_column(_text(column), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+def output() -> Console:
+    """Standard output; a file is as wide as `FILE_WIDTH`, unless the variable COLUMNS says otherwise."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    as_told = console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return console if as_told else Console(highlight=False, width=FILE_WIDTH)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], least: int = 2) -> None:
+    """Print a table on standard output: numbers to three decimals, null as a dash.
+
+    Where it is too wide, long cells are folded; where that is not enough, the last columns are left out, and a line
+    names them.
+
+    Args:
+        title: stands above it.
+        columns: their names.
+        rows: a value for each column.
+        least: so many columns are never left out.
+    """
+    console = output()
+    cells = [[_cell(value) for value in row] for row in rows]
+    needs = [max([*(min(WRAPPED, cell_len(row[place])) for row in cells), cell_len(name)]) + 3
+             for place, name in enumerate(columns)]  # fmt: skip
+    shown = len(columns)
+    while shown > least and sum(needs[:shown]) + 1 > console.width:
+        shown -= 1
+    table = Table(title=plain(title), title_justify="left")
+    numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
+    for column, right in zip(columns[:shown], numeric[:shown], strict=True):
+        table.add_column(plain(column), justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row[:shown])
     console.print(table)
+    if shown < len(columns):
+        say(f"left out for want of width: {', '.join(columns[shown:])}; a wider terminal or --json shows them")
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if isinstance(value, float) else _text(value)
+    return f"{value:.3f}" if isinstance(value, float) else plain(value)
+
+
+def show_amounts(title: str, amounts: Sequence[tuple[str, str]]) -> None:
+    """Print what is counted and how much, one a line, long text folded behind the names."""
+    table = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(overflow="fold", max_width=44)
+    table.add_column(overflow="fold")
+    for name, amount in amounts:
+        table.add_row(plain(name), plain(amount))
+    output().print(table)
 
 
 def show_completeness(completeness: "Completeness", uri: str) -> None:
     """Print one line: whether the run in this folder is complete, and which rows are missing if not."""
-    failed = f", {completeness.failed_images} images failed" if completeness.failed_images else ""
+    failed = f", {counted(completeness.failed_images, 'image')} failed" if completeness.failed_images else ""
     rows = f"{completeness.score_rows:,} of {completeness.planned_rows:,} rows"
     if completeness.complete:
         say(f"complete: {rows} scored{failed} ({uri})")
         return
     missing = f"{completeness.missing} image-model pairs missing, {completeness.surplus} surplus"
     say(f"incomplete: {rows}, {missing}{failed}; for example {', '.join(completeness.examples)} ({uri})")
-
-
-def show_leaderboard(by_cam: "pl.DataFrame") -> None:
-    """Print the summary table by_cam, the most robust CAM first."""
-    ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
-    title = f"Robustness of the maps (adjusted: {ADJUSTED})"
-    columns = dict(LEADERBOARD)
-    shares = ("ambiguous_share", "attacked_consistency_adjusted", "transferred_consistency_adjusted")
-    absent = [name for name in shares if not (ranked[name].fill_null(0) != 0).any()]
-    for name in (*absent, *(name for name in ("accuracy_clean", "accuracy_perturbed") if not ranked[name].count())):
-        del columns[name]
-    show_table(title, [*columns.values()], ranked.select(*columns).rows())
 
 
 class Meter:
@@ -114,18 +136,15 @@ class Meter:
 
     def _draw(self, now: State) -> None:
         if self.bar is None:
-            self.bar = Progress(
-                TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"),
-                TextColumn("{task.fields[failures]} failed{task.fields[rate]},"), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[stages]}"),
-                console=Console(stderr=True),
-            )  # fmt: skip
-            self.bar.add_task("", total=now.total, failures=now.failures, rate="", stages="")
+            console = Console(stderr=True)
+            column = Column(no_wrap=True, overflow="ellipsis")
+            width = max(LEAST_BAR, min(BAR, console.width - 60))
+            line = TextColumn("{task.fields[line]}", table_column=column)
+            self.bar = Progress(BarColumn(bar_width=width), line, console=console, refresh_per_second=2)
+            self.bar.add_task("", total=now.total, line="")
             self.bar.start()
-        self.bar.update(
-            self.bar.task_ids[0], completed=now.done, total=now.total, failures=now.failures, rate=_rate(now),
-            stages=_text(stage_line(now)),
-        )  # fmt: skip
+        room = self.bar.console.width - (self.bar.columns[0].bar_width or 0) - 2  # type: ignore[union-attr]
+        self.bar.update(self.bar.task_ids[0], completed=now.done, total=now.total, line=plain(fitting(now, room)))
         if now.done >= now.total:
             self.bar.stop()
 
@@ -134,15 +153,28 @@ class Meter:
         if now.done < now.total and self.last is not None and clock - self.last < INTERVAL_S:
             return
         self.last = clock
-        left = "" if now.left_s is None or now.done == now.total else f", {now.left_s:.0f} s left"
-        say(
-            f"measured {now.done} of {now.total} images, {now.failures} failed, {now.seconds:.0f} s"
-            f"{_rate(now)}{left}; {stage_line(now)}"
-        )
+        say(f"measured {'; '.join([', '.join(progress_parts(now)), stage_line(now)])}")
 
 
-def _rate(now: State) -> str:
-    return f", {now.done / max(now.seconds, 1e-9):.2f} images/s" if now.done else ""
+def progress_parts(now: State) -> list[str]:
+    """How far a run is, the most needed first: count, time left, rate, failures, time."""
+    ended = now.done >= now.total
+    left = [] if now.left_s is None or ended else [f"{duration(now.left_s)} left"]
+    per_s = now.done / max(now.seconds, 1e-9)
+    rate = [f"{per_s:.2g} images/s" if per_s >= SLOWEST else f"{60 * per_s:.2g} images/min"] if now.done else []
+    failed = [f"{now.failures:,} failed"] if now.failures else []
+    return [f"{now.done:,} of {now.total:,} images", *left, *rate, *failed, duration(now.seconds)]
+
+
+def fitting(now: State, room: int) -> str:
+    """The progress in one line of so many characters; what finds no room is left out, the least needed first."""
+    parts = progress_parts(now)
+    line = parts[0]
+    for part in parts[1:]:
+        if cell_len(line) + 2 + cell_len(part) <= room:
+            line += f", {part}"
+    whole = f"{line}; {stage_line(now)}"
+    return whole if cell_len(whole) <= room else set_cell_size(line, room).rstrip()
 
 
 def stage_line(now: State) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import first_line, short
 from camrobust.contract.registry import unknown
+from camrobust.contract.spelling import nearest, suggestion
 from camrobust.measure.built import IMAGENET_MEAN, IMAGENET_STD, UNTRAINED, Built, ModelSpec, some
 from camrobust.measure.checkpoints import StateDict, fitting, reasons
 from camrobust.measure.hugging_face import hugging_face
@@ -20,7 +21,7 @@ def build_module(spec: ModelSpec, *, own_weights: bool) -> Built:
     if not rest:
         raise UserError(
             f"model '{spec.name}': builder must be torchvision:NAME, timm:NAME, hf:NAME or package.module:function, "
-            f"got '{spec.builder}'"
+            f"got '{spec.builder}'{_meant(spec.builder)}"
         )
     if kind == "hf":
         return hugging_face(spec, rest, own_weights=own_weights)
@@ -30,6 +31,15 @@ def build_module(spec: ModelSpec, *, own_weights: bool) -> Built:
     if build is None:
         return _function(spec, kind, rest)
     return build(spec, name, tag or ("DEFAULT" if own_weights else UNTRAINED))
+
+
+def _meant(name: str) -> str:
+    """What a name without a builder may mean: a model of torchvision."""
+    from torchvision import models
+
+    bare, _, tag = name.partition("@")
+    near = nearest(bare, models.list_models(module=models))
+    return f"; did you mean 'torchvision:{near[0]}{'@' if tag else ''}{tag}'?" if near else ""
 
 
 def _download(spec: ModelSpec, build: Callable[[], nn.Module]) -> nn.Module:
@@ -83,9 +93,10 @@ def _function(spec: ModelSpec, module_name: str, function_name: str) -> Built:
     try:
         module = import_module(module_name)
     except ImportError as error:
+        hint = "" if "." in module_name else suggestion(module_name, ("torchvision", "timm"))
         raise UserError(
-            f"model '{spec.name}': cannot import '{module_name}' ({first_line(error)}); "
-            "is it installed, or in the working directory that the job was submitted with?"
+            f"model '{spec.name}': cannot import '{module_name}' ({first_line(error)}); {hint}is it installed, or in "
+            "the working directory that the job was submitted with?"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -69,6 +69,12 @@ class Figure:
         """The specification with its numbers, for any Vega-Lite renderer."""
         return {**with_measure(self.specification), "datasets": {NUMBERS: self.numbers.to_dicts()}}
 
+    def chart(self) -> alt.TopLevelMixin:
+        """The figure as an Altair chart in the colours of the files."""
+        drawn = json.loads(json.dumps({**self.complete(), "background": PAPER}).replace(f'"{TEXT}"', f'"{INK}"'))
+        made: alt.TopLevelMixin = alt.Chart.from_dict(drawn)
+        return made
+
     def packed(self) -> dict[str, Any]:
         """The specification, and the numbers by column: a third of the bytes that rows would take."""
         return {"specification": self.specification, "columns": self.numbers.to_dict(as_series=False)}

@@ -27,6 +27,11 @@ def commands(run: DescribedRecord) -> list[str]:
         f"# install the plugin {module} yourself: package {plugin.package}, version {plugin.version}"
         for module, plugin in (run.plugins.items() if isinstance(run, RunRecord) else ())
     ]
+    if not isinstance(run, RunRecord):
+        # Measured by `camrobust.evaluate`: there is no configuration.
+        cams, names = masked(run.cams), masked(list(dict.fromkeys(variant.perturbation for variant in run.variants)))
+        return [*own, *install, f"# camrobust.evaluate(model, images, cams={cams}, perturbations={names} at the "
+                f"strengths above, seed={run.config.seed})"]  # fmt: skip
     return [*own, *install, *plugins, "camrobust run run.yaml --output again", "camrobust verify again"]
 
 

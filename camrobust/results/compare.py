@@ -1,7 +1,7 @@
 """`camrobust compare RUN RUN`: what changed between two runs, in settings, versions and scores."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ import polars as pl
 
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
+from camrobust.contract.registry import unknown
 from camrobust.contract.run_record import RunRecord
 from camrobust.io.objects import Store
 from camrobust.results.block_plan import image_counts
@@ -86,7 +88,9 @@ class Comparison:
         return {**vars(self), "table": self.table.to_dicts()}
 
 
-def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, raw: bool = False) -> Comparison:
+def compare_runs(
+    first: RunFolder, second: RunFolder, *, by: str | None = None, raw: bool = False, pairs: Sequence[str] = ()
+) -> Comparison:
     """Differences, second minus first, over the images, models, CAMs and strengths of both runs.
 
     Args:
@@ -94,16 +98,19 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
         second: another run.
         by: "perturbation" to compare each perturbation alone; None for all perturbations together.
         raw: also compare the measures that are not adjusted for chance.
+        pairs: models of different names that are compared, each as OLD=NEW: its name in the first run, and in the
+            second. The table calls them "OLD → NEW".
 
     Raises:
         ValueError: by is something else.
-        UserError: a folder holds no run, the runs measured differently, they have nothing in common, or every common
-            image id stands for different photos.
+        UserError: a pair names a model that its run has not, a folder holds no run, the runs measured differently, they
+            have nothing in common, or every common image id stands for different photos.
     """
     if by not in (None, "perturbation"):
         raise ValueError(f"compare: by must be 'perturbation' or None, got {by!r}")
     folders = (first, second)
     records = first.run(), second.run()
+    paired = model_pairs(pairs, *records)
     settings, levels = _settings(folders, *records), _levels(records[0]) & _levels(records[1])
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
@@ -126,18 +133,58 @@ def compare_runs(first: RunFolder, second: RunFolder, *, by: str | None = None, 
             alone=by is not None, attacks=attacks_of([record]), only=only, classless=classless([record])
         )
         profiles.append(reduce_scores(_blocks(run, record, levels, only != "all"), chosen, shares).profiles)
-    table = differences(*(_without_others(of_run, photos, left_out) for of_run in profiles), raw=raw)
+    named = [_renamed(of_run, names) for of_run, names in zip(profiles, _labels(paired), strict=True)]
+    table = differences(*(_without_others(of_run, photos, left_out) for of_run in named), raw=raw)
     if table.is_empty():
         raise UserError(
             f"compare: {first.uri} and {second.uri} share no CAM of a model of the same name on a dataset of the same "
-            "name; name what corresponds alike"
+            f"name; pair models by --map OLD=NEW (the first has {short(', '.join(records[0].models))}, the second "
+            f"{short(', '.join(records[1].models))})"
         )
     compared = {*table["dataset"]}
     sampled = sorted(name for name, share in shares.items() if share < 1 and name in compared)
     return Comparison(
-        table, [*settings, *otherwise_found(*records)], _versions(*records), _only_in(*records),
-        _only_in(records[1], records[0]), len(levels), sampled, others,
+        table, [*settings, *otherwise_found(*records)], _versions(*records),
+        _only_in(*records, paired), _only_in(records[1], records[0], paired.values()), len(levels), sampled, others,
     )  # fmt: skip
+
+
+def model_pairs(pairs: Sequence[str], first: RunRecord, second: RunRecord) -> dict[str, str]:
+    """Models of the first run, by name, to those of the second that they are compared with.
+
+    Args:
+        pairs: each as OLD=NEW.
+        first: a run.
+        second: another run.
+
+    Raises:
+        UserError: one is not of that form, names a model that its run has not, or a model stands in two pairs.
+    """
+    found: dict[str, str] = {}
+    for text in pairs:
+        # A name may hold = itself, so the split is the one that both runs know.
+        splits = [(text[:place], text[place + 1 :]) for place, sign in enumerate(text) if sign == "="]
+        if not splits:
+            raise UserError(f"compare: --map must be OLD=NEW, the names of two models, got '{short(text)}'")
+        known = [(old, new) for old, new in splits if old in first.models and new in second.models]
+        old, new = (known or splits)[0]
+        for which, name, models in (("first", old, first.models), ("second", new, second.models)):
+            if name not in models:
+                raise UserError(f"compare: --map: {unknown(f'model of the {which} run', name, models)}")
+        if old in found or new in found.values():
+            raise UserError(f"compare: --map: each model can stand in one pair, got '{short(text)}'; leave one out")
+        found[old] = new
+    return found
+
+
+def _labels(paired: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What the paired models are called in the table, by their names in the first run and in the second."""
+    labels = {old: f"{old} → {new}" for old, new in paired.items()}
+    return labels, {paired[old]: label for old, label in labels.items()}
+
+
+def _renamed(profiles: Sequence[Profile], names: Mapping[str, str]) -> list[Profile]:
+    return [replace(profile, model=names.get(profile.model, profile.model)) for profile in profiles]
 
 
 def _settings(folders: Sequence[RunFolder], first: RunRecord, second: RunRecord) -> list[str]:
@@ -182,9 +229,10 @@ def _levels(run: RunRecord) -> set[Level]:
     return {(variant.perturbation, variant.strength) for variant in run.variants}
 
 
-def _only_in(run: RunRecord, other: RunRecord) -> list[str]:
-    """Models, CAMs, datasets and perturbations that a run has and the other has not, in words."""
-    names = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(run, what) if name not in getattr(other, what)]
+def _only_in(run: RunRecord, other: RunRecord, paired: Collection[str] = ()) -> list[str]:
+    """Models that are not paired, CAMs, datasets and perturbations that a run has and the other has not, in words."""
+    names = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(run, what)
+             if name not in getattr(other, what) and not (what == "models" and name in paired)]  # fmt: skip
     datasets = [[entry.name for entry in record.numbers.datasets] for record in (run, other)]
     names += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
     return [*names, *(f"{name} at {strength}" for name, strength in sorted(_levels(run) - _levels(other)))]

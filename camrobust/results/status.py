@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camrobust.contract.sharding import ShardRecord, shards_of
+from camrobust.contract.units import duration
 from camrobust.results.folder import RunFolder
 from camrobust.results.lease import is_held
 from camrobust.results.progress import Progress, Stage, in_all, read_progress
@@ -21,6 +22,7 @@ class Status:
 
     Attributes:
         state: complete, running, or stopped (no driver is at work and results are missing).
+        images: images planned.
         parts: parts planned.
         committed: parts committed.
         failures: failure rows committed.
@@ -32,6 +34,7 @@ class Status:
     """
 
     state: str
+    images: int
     parts: int
     committed: int
     failures: int
@@ -44,13 +47,14 @@ class Status:
     @property
     def sentence(self) -> str:
         """The state in one line."""
-        share = f"{self.committed} of {self.parts} images and parts ({self.committed / max(1, self.parts):.1%})"
+        things = "images" if self.parts == self.images else f"parts of {self.images:,} images"
+        share = f"{self.committed:,} of {self.parts:,} {things} ({self.committed / max(1, self.parts):.1%})"
         if self.state == "complete":
             return f"complete: {share}"
         if self.state == "stopped":
             return f"stopped: {share}; run the same command again to resume"
         left = None if self.latest is None else self.latest.left_s
-        return f"running: {share}" + ("" if left is None else f", about {left:.0f} s left")
+        return f"running: {share}" + ("" if left is None else f", about {duration(left)} left")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for --json."""
@@ -79,6 +83,7 @@ def status(folder: RunFolder) -> Status:
         state = "running" if is_held(folder.store) else "stopped"
     return Status(
         state=state,
+        images=planned.images,
         parts=parts,
         committed=committed.parts.height,
         failures=int(committed.parts["failures"].sum()),

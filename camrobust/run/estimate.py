@@ -22,6 +22,8 @@ from camrobust.run.plan import Plan, build, make_plan, settings_of
 from camrobust.run.tried_models import check_models
 
 PASSES = 3
+DIGITS = 6
+"""Decimals of hours: a small run takes seconds."""
 ATTACK_COST = 3
 """Cost of a forward and backward pass through the whole model, in forward passes."""
 
@@ -69,18 +71,31 @@ def estimate(
     price = {} if dollars_per_hour is None else {"explain_dollars": round(hours * dollars_per_hour, 2)}
     return {
         **counts,
-        "explain_worker_hours": round(hours, 3),
-        "explain_hours_on_these_workers": round(hours / workers, 3),
+        "explain_worker_hours": round(hours, DIGITS),
+        "explain_hours_on_these_workers": round(hours / workers, DIGITS),
         **price,
         **_on_spot(plan, seconds_per_image, workers, interruptions_per_h, replacement_s, dollars_per_hour),
-        "load_core_hours": round(segment_s * counts["images"] / 3600, 3),
+        "load_core_hours": round(segment_s * counts["images"] / 3600, DIGITS),
         "score_bytes": counts["rows"] * plan.row_bytes,
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
+        **({} if _asks_in_vain(config, device) is None else {"gpu": _asks_in_vain(config, device)}),
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
         **{f"head_of_{name}": fact["head"] for name, fact in facts.items() if fact["head"] != "softmax"},
         **({"left_out": " ".join(plan.notes)} if plan.notes else {}),
         **({"warnings": " ".join(plan.warnings)} if plan.warnings else {}),
     }
+
+
+def _asks_in_vain(config: RunConfig, device: str) -> str | None:
+    """The sentence for a configuration that asks for GPUs where there are none; None where all is well."""
+    asked = [name for name in ("gpus_per_explainer", "gpus_per_perturber") if getattr(config.cluster, name)]
+    if not asked or device == "cuda":
+        return None
+    less = " ".join(f"cluster.{name}=0" for name in asked)
+    return (
+        f"cluster.{asked[0]} asks for {getattr(config.cluster, asked[0]):g} of a GPU, and this machine has none; run "
+        f"it on a cluster with GPUs (--address), or here with --set {less}"
+    )
 
 
 def _on_spot(

@@ -129,10 +129,10 @@ def test_merges_keep_working(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "must hold keys and values, got nothing; README.md has an example"),
-        (b"[a]", "must hold keys and values, got a list; README.md has an example"),
-        (b"7", "must hold keys and values, got a number; README.md has an example"),
-        (b"2001-12-14", "must hold keys and values, got date; README.md has an example"),
+        (b"", "must hold keys and values, got nothing; `camrobust init` writes an example"),
+        (b"[a]", "must hold keys and values, got a list; `camrobust init` writes an example"),
+        (b"7", "must hold keys and values, got a number; `camrobust init` writes an example"),
+        (b"2001-12-14", "must hold keys and values, got date; `camrobust init` writes an example"),
         ("a: é".encode("latin-1"), "is not valid UTF-8 (byte 3); save it as UTF-8"),
         (PLAIN.encode("utf-16"), "is not valid UTF-8 (byte 0); save it as UTF-8"),
         (b"#" * (MOST_BYTES + 1), f"has more than {MOST_BYTES} bytes; give the path of a YAML file"),

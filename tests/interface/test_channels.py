@@ -350,3 +350,31 @@ def test_the_digest_of_runs_of_photos_stays(tmp_path):
     own = [{"name": "net", "builder": "tests.toys:normalised"}]
     said = [data(tmp_path, 1, models=own, image={"crop": 64, "channels": count}) for count in (1, 2)]
     assert len({parse_config(one).digest() for one in said}) == 2
+
+
+def test_a_sheet_of_a_radiograph_leaves_out_what_is_not_defined(tmp_path, capsys):
+    Image.fromarray(radiographs(1)[0, 0]).save(tmp_path / "x.png")
+    arguments = [
+        "sheet",
+        str(tmp_path / "x.png"),
+        "--channels",
+        "1",
+        "--cell",
+        "32",
+        "--output",
+        str(tmp_path / "s.png"),
+    ]
+    assert main([*arguments, "--perturb", "gaussian_noise:1,5"]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)[:32, 170 : 170 + 32]
+    assert np.abs(drawn - drawn[..., :1]).max() == 0
+    grey = np.asarray(Image.fromarray(drawn[..., 0].astype(np.uint8)))
+    wanted = radiographs(1)[0, 0] / 257
+    assert abs(grey.mean() - wanted.mean()) < 4
+    assert main([*arguments, "--perturb", "saturate:1"]) == 2
+    assert "saturate must have images of 3 channels, got 1 channel" in capsys.readouterr().err
+    from camrobust.interface.contact_sheet import installed
+
+    names, missing = installed(1)
+    assert "saturate is not defined for images of 1 channel" in missing
+    assert "saturate" not in names
+    assert "gaussian_noise" in names

@@ -31,13 +31,13 @@ def test_plan_counts_and_spends_nothing(base, tmp_path, capsys):
     assert main(["plan", str(path), "--json", "--forwards-per-s", "10"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["images"], found["rows"], found["forwards"]) == (2, 2, 4)
-    assert found["explain_worker_hours"] == round(4 / 10 / 3600, 3)
+    assert found["explain_worker_hours"] == round(4 / 10 / 3600, 6)
     assert "explain_dollars" not in found
     price = ["--images", "50000", "--workers", "4", "--dollars-per-hour", "0.5"]
     assert main(["plan", str(path), "--json", "--forwards-per-s", "10", *price]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["images"], found["rows"], found["forwards"]) == (50000, 50000, 100000)
-    assert found["explain_hours_on_these_workers"] == round(100000 / 10 / 3600 / 4, 3)
+    assert found["explain_hours_on_these_workers"] == round(100000 / 10 / 3600 / 4, 6)
     assert found["explain_dollars"] == round(100000 / 10 / 3600 * 0.5, 2)
     assert main(["plan", str(path)]) == 0
     assert not (tmp_path / "out").exists()
@@ -54,7 +54,7 @@ def test_plan_prices_machines_that_are_taken_away(base, tmp_path, capsys):
     assert main([*asked, "--interruptions", "0.1", "--replacement-s", "360"]) == 0
     found = json.loads(capsys.readouterr().out)
     work_h, block_h, commit = 2_000_000 / 10 / 3600, 64 * 2 / 10 / 3600, 157
-    assert found["explain_worker_hours"] == stays["explain_worker_hours"] == round(work_h, 3)
+    assert found["explain_worker_hours"] == stays["explain_worker_hours"] == round(work_h, 6)
     exact = expected(work_h, block_h, commit, Fleet(10, 0.1, 0.1))
     assert found["interruptions"] == round(exact.interruptions, 2) > 5
     assert found["hours_with_interruptions"] == round(exact.run_h, 3)
@@ -178,7 +178,8 @@ def test_every_command_has_help_and_options_take_several_values_in_one_way(capsy
     repeated = {key for key, (_, kind) in options.items() if kind in ("_AppendAction", "_ExtendAction")}
     assert repeated == {
         ("run", "--set"), ("plan", "--set"), ("explain", "--cam"), ("explain", "--perturb"), ("sheet", "--perturb"),
-        ("list", "--plugins"), ("job", "--variants"), ("init", "--model"),
+        ("list", "--plugins"), ("job", "--variants"), ("init", "--model"), ("explain", "--plugins"),
+        ("sheet", "--plugins"), ("compare", "--map"),
     }  # fmt: skip
     assert {options[key] for key in repeated} == {("+", "_ExtendAction")}
 
@@ -299,3 +300,22 @@ def test_resave_jpeg_quality_changes_the_digest(base, tmp_path):
     assert load_config(path, ["resave_jpeg_quality=85"]).digest() != plain.digest()
     with pytest.raises(UserError, match="config: resave_jpeg_quality: must be a whole number from 1 to 100, got 101"):
         load_config(path, ["resave_jpeg_quality=101"])
+
+
+def test_explain_and_sheet_know_the_methods_of_plugins(tmp_path, monkeypatch, capsys):
+    from tests.plugin_files import DIMMED, METHODS, registries, write_module
+
+    write_photos(tmp_path, 1)
+    photo = str(tmp_path / "photo-000.jpg")
+    monkeypatch.syspath_prepend(tmp_path)
+    write_module(tmp_path, "of_mine", METHODS + DIMMED)
+    sheet = ["sheet", photo, "--cell", "16", "--perturb", "dimmed:1-5", "--output", str(tmp_path / "sheet.png")]
+    grid = ["explain", "--model", "tests.toys:pooled", "--cam", "negated", "--resize", "64", "--crop", "64",
+            "--output", str(tmp_path / "grid.png")]  # fmt: skip
+    with registries():
+        assert main(sheet) == 2
+        assert "unknown perturbation 'dimmed'" in capsys.readouterr().err
+        assert main([*sheet, "--plugins", "of_mine"]) == 0
+        assert main([*grid, "--plugins", "of_mine", photo]) == 0
+    assert (tmp_path / "sheet.png").is_file()
+    assert (tmp_path / "grid.png").is_file()

@@ -242,11 +242,6 @@ MISTAKES = {
         lambda d, p: d | {"output": "ftp://host/x"},
         "store: 'ftp://host/x' must be a path, file://, s3://, gs:// or az://, got ftp://; copy it to one of these",
     ),
-    "an output that cannot be made sure of": (
-        lambda d, p: d | {"output": "gs://bucket/runs/x"},
-        "output: 'gs://bucket/runs/x' must be a folder or s3://bucket/prefix, as gs:// and az:// can only be read; "
-        "write to a folder or S3 and copy the run afterwards",
-    ),
     "a crop that does not fit": (
         lambda d, p: d | {"image": {"resize": 64, "crop": 224}},
         "config: image: crop must be at most resize (64 px), got 224",

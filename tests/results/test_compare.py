@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -299,3 +300,41 @@ def test_a_dataset_of_other_photos_is_left_out_whole(tmp_path):
     )
     assert {*found.table["dataset"]} == {"d"}
     assert any(line.startswith("dataset e left out: 8 of the 8 image ids") for line in found.lines())
+
+
+def test_models_of_two_names_are_compared_in_pairs(tmp_path, capsys):
+    def moved(table):
+        return table.with_columns(rbo_adjusted=pl.col("rbo_adjusted") - 0.2)
+
+    first = write_run(tmp_path / "a", models=("old=1", "other"))
+    second = write_run(tmp_path / "b", models=("new", "more"), moved=moved)
+    alike = [write_run(tmp_path / name, models=("m",), moved=change)
+             for name, change in (("c", lambda table: table), ("d", moved))]  # fmt: skip
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--map", "old=1=new", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["model"] for row in found["table"]} == {"old=1 → new"}
+    assert (found["only_first"], found["only_second"]) == (["model other"], ["model more"])
+    rows = compare_runs(first, second, pairs=["old=1=new"]).table.drop("model")
+    assert rows.select("cam", "measure", "n_images").equals(
+        compare_runs(*alike).table.select("cam", "measure", "n_images")
+    )
+    both = compare_runs(first, second, pairs=["old=1=new", "other=more"]).table
+    assert {*both["model"]} == {"old=1 → new", "other → more"}
+    for pairs, sentence in (
+        (
+            ["old1=new"],
+            "compare: --map: unknown model of the first run 'old1'; did you mean 'old=1'? known: old=1, other",
+        ),
+        (
+            ["other=news"],
+            "compare: --map: unknown model of the second run 'news'; did you mean 'new'? known: more, new",
+        ),
+        (["other=new", "old=1=new"], "each model can stand in one pair, got 'old=1=new'; leave one out"),
+        (["other"], "--map must be OLD=NEW, the names of two models, got 'other'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            compare_runs(first, second, pairs=pairs)
+    with pytest.raises(
+        UserError, match=r"pair models by --map OLD=NEW \(the first has old=1, other, the second new, m"
+    ):
+        compare_runs(first, second)

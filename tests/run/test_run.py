@@ -233,7 +233,7 @@ def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_en
     assert finished.attempts == 2
     assert finished.stages["commit"].images >= redone["total"]
     _, printed, told = in_process.camrobust(capsys, "status", out)
-    assert f"complete: {MANY} of {MANY} images and parts (100.0%)" in told
+    assert f"complete: {MANY} of {MANY} images (100.0%)" in told
     assert "explain" in printed
 
     rows = scores(out)

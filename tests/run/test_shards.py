@@ -119,7 +119,7 @@ def test_verify_and_status_tell_of_every_shard(shards, copied, capsys):
     assert code == 0
     parts = [record(out, number)["planned"]["images"] for number in (1, 2, 3)]
     assert said.splitlines() == [
-        f"shard {n}/3: complete: {count} of {count} images and parts (100.0%)" for n, count in enumerate(parts, 1)
+        f"shard {n}/3: complete: {count} of {count} images (100.0%)" for n, count in enumerate(parts, 1)
     ]
     path, out = copied
     victim = next((out / "shard-2-of-3" / "scores").rglob("*.parquet"))

@@ -6,7 +6,7 @@ line starts fast.
 
 import argparse
 
-from camrobust.contract.defaults import CROP, REPLACEMENT_S, RESIZE
+from camrobust.contract.defaults import CROP, REPLACEMENT_S, RESIZE, RGB
 from camrobust.interface.command_line import JSON, Command, argument, flag, positive, several, shard
 from camrobust.interface.commands import begin, explore, results, runs
 from camrobust.interface.commands.bench import BENCHMARKS
@@ -109,6 +109,7 @@ COMMANDS = {
             argument("first", "output folder of a run"),
             argument("second", "output folder of another run"),
             argument("--by", "compare each one alone; default: all together", choices=("perturbation",)),
+            several("--map", "models to compare by their names in the first and in the second run", metavar="OLD=NEW"),
             flag("--raw", "also compare the measures that are not adjusted for chance"),
             flag("--exact", "check instead that all rows are equal bit for bit; exit code 1 if they are not"),
             JSON,
@@ -137,7 +138,7 @@ COMMANDS = {
             argument(
                 "kind", "what to list", choices=("cams", "perturbations", "similarities", "segments", "models")
             ),
-            several("--plugins", "modules of your own whose methods are listed, too", metavar="MODULE"),
+            PLUGINS,
             JSON,
         ),
     ),
@@ -162,6 +163,7 @@ COMMANDS = {
             argument("--head", "how the outputs are read, as in a configuration, such as multilabel"),
             several("--cam", "CAMs to draw, see `camrobust list cams`", required=True, metavar="CAM"),
             several("--perturb", "perturbations to apply, one column each", metavar="NAME:LEVEL"),
+            PLUGINS,
             argument("--output", "picture to write", default="explain.png"),
         ),
     ),
@@ -179,6 +181,8 @@ COMMANDS = {
             argument(
                 "--jpeg-after", argparse.SUPPRESS, type=int, dest="resave_jpeg_quality", default=argparse.SUPPRESS
             ),
+            argument("--channels", "channels of the photo (default: %(default)d)", type=positive(int), default=RGB),
+            PLUGINS,
             argument("--cell", "side of one picture, px", type=int, default=160),
             argument("--output", "picture to write", default="sheet.png"),
         ),

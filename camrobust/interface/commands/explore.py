@@ -17,7 +17,9 @@ def explain(given: Given) -> int:
     """`camrobust explain`."""
     from camrobust.interface.explain_grid import explain_picture
     from camrobust.interface.terminal import say
+    from camrobust.measure.plugins import load_plugins
 
+    load_plugins(given.plugins)
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
@@ -32,14 +34,17 @@ def sheet(given: Given) -> int:
     from camrobust.interface.contact_sheet import installed
     from camrobust.interface.contact_sheet import sheet as draw_sheet
     from camrobust.interface.terminal import say
+    from camrobust.measure.plugins import load_plugins
 
+    load_plugins(given.plugins)
     names = given.perturb
     if names is None:
-        names, missing = installed()
+        names, missing = installed(given.channels)
         for reason in missing:
             say(f"left out: {reason}")
     draw_sheet(
-        given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.resave_jpeg_quality, cell=given.cell
-    )
+        given.image, given.output, perturbations=names, seed=given.seed, jpeg=given.resave_jpeg_quality,
+        cell=given.cell, channels=given.channels,
+    )  # fmt: skip
     sys.stdout.write(f"{harmless(given.output)}\n")
     return 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def status(given: Given) -> int:
     """`camrobust status`."""
+    from camrobust.contract.units import counted, duration
     from camrobust.interface.terminal import say, show_table
     from camrobust.results.folder import open_run
     from camrobust.results.shards import sharded
@@ -29,14 +30,16 @@ def status(given: Given) -> int:
         return 0
     say(state.sentence)
     updated = "" if state.updated is None else f", last recorded {state.updated}"
-    say(f"{state.failures} failure rows, {state.uncounted} uncounted files, {state.attempts} attempts{updated}")
+    counts = ((state.failures, "failure row"), (state.uncounted, "uncounted file"), (state.attempts, "attempt"))
+    say(", ".join(counted(count, thing) for count, thing in counts) + updated)
     seconds = 0.0 if state.latest is None else state.latest.seconds
     rows = [
-        (name, stage.images, stage.busy_s, stage.images / stage.busy_s if stage.busy_s else None, stage.busy)
+        (name, f"{stage.images:,.0f}", duration(stage.busy_s),
+         duration(stage.busy_s / stage.images) if stage.images else None, stage.busy)
         for name, stage in state.stages.items()
-    ]
-    titles = ["stage", "images", "busy s", "images per busy s", "busy now"]
-    show_table(f"Stages over all attempts (the last one took {seconds:.0f} s)", titles, rows)
+    ]  # fmt: skip
+    titles = ["stage", "images", "worked for", "per image", "busy workers"]
+    show_table(f"Stages over all attempts (the last one took {duration(seconds)})", titles, rows)
     return 0
 
 
@@ -97,13 +100,17 @@ def report(given: Given) -> int:
 
 def aggregate(given: Given) -> int:
     """`camrobust aggregate`."""
-    from camrobust.interface.terminal import show_completeness, show_leaderboard
+    from camrobust.interface.leaderboard import show_leaderboard
+    from camrobust.interface.outputs import check_folder
+    from camrobust.interface.terminal import show_completeness
     from camrobust.results.folder import open_run
     from camrobust.results.shards import open_results
     from camrobust.run import summarise
 
     if (len(given.runs) > 1) != (given.output is not None):
         raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
+    if given.output is not None:
+        check_folder(given.output, "aggregate")
     folders = [open_results(uri) for uri in given.runs]
     for folder in folders:
         completeness = _verified(folder, quiet=False)
@@ -117,7 +124,8 @@ def aggregate(given: Given) -> int:
     if given.json:
         print_json({name: table.to_dicts() for name, table in tables.items()})
     else:
-        show_leaderboard(tables["by_cam"])
+        alike = [folder.run() for folder in folders]
+        show_leaderboard(tables["by_cam"], alike[0].same_as if len(alike) == 1 else {}, alike[0].controls)
     return 0
 
 
@@ -129,7 +137,9 @@ def compare(given: Given) -> int:
 
     if given.exact:
         return _compare_exactly(given)
-    changes = compare_runs(open_results(given.first), open_results(given.second), by=given.by, raw=given.raw)
+    changes = compare_runs(
+        open_results(given.first), open_results(given.second), by=given.by, raw=given.raw, pairs=given.map
+    )
     if given.json:
         print_json(changes.as_dict())
         return 0
@@ -150,8 +160,8 @@ def _compare_exactly(given: Given) -> int:
     from camrobust.results.exact import compare_exactly
     from camrobust.results.shards import open_results
 
-    if given.by or given.raw:
-        raise UserError("compare: --exact compares rows, so --by and --raw have no meaning; leave them out")
+    if given.by or given.raw or given.map:
+        raise UserError("compare: --exact compares rows, so --by, --raw and --map have no meaning; leave them out")
     comparison = compare_exactly(open_results(given.first), open_results(given.second))
     if given.json:
         print_json(comparison.as_dict())

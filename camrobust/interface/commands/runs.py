@@ -13,15 +13,19 @@ if TYPE_CHECKING:
 def run(given: Given) -> int:
     """`camrobust run`."""
     from camrobust.contract.config_file import load_config
+    from camrobust.interface.outputs import check_folder
 
     config = load_config(given.config, given.set, given.output)
+    check_folder(config.output)
     return _carry_out(config, given, fresh=given.fresh, retry_failures=given.retry_failures, shard=given.shard)
 
 
 def demo(given: Given) -> int:
     """`camrobust demo`."""
     from camrobust.interface.demo import demo_config
+    from camrobust.interface.outputs import check_folder
 
+    check_folder(given.output, "demo")
     return _carry_out(demo_config(given.output), given)
 
 
@@ -31,7 +35,8 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
-    from camrobust.interface.terminal import Meter, say, show_completeness, show_leaderboard
+    from camrobust.interface.leaderboard import show_leaderboard
+    from camrobust.interface.terminal import Meter, say, show_completeness
     from camrobust.run import summarise, workflow
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -51,7 +56,8 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
         return outcome.exit_code
     show_completeness(completeness, folder.uri)
     if completeness.complete and completeness.score_rows:
-        show_leaderboard(summarise.summaries(folder)["by_cam"])
+        record = folder.run()
+        show_leaderboard(summarise.summaries(folder)["by_cam"], record.same_as, record.controls)
         say(f"report: {folder.store.locate(folder.place('report') + 'index.html')}")
     if options.get("shard"):
         say(f"this is shard {options['shard']} alone; when all are complete: camrobust aggregate {config.output}")
@@ -66,11 +72,14 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
 def plan(given: Given) -> int:
     """`camrobust plan`."""
     from camrobust.contract.config_file import load_config
-    from camrobust.interface.terminal import show_table
+    from camrobust.interface.amounts import in_units
+    from camrobust.interface.outputs import check_folder
+    from camrobust.interface.terminal import show_amounts
     from camrobust.run.estimate import estimate
     from camrobust.run.shards import open_output
 
     config = load_config(given.config, given.set, given.output)
+    check_folder(config.output)
     folder = open_output(config, given.shard)
     rows = estimate(
         config,
@@ -87,7 +96,7 @@ def plan(given: Given) -> int:
     if given.json:
         print_json(rows)
     else:
-        show_table("Plan", ["what", "amount"], [(name.replace("_", " "), value) for name, value in rows.items()])
+        show_amounts("Plan", in_units(rows))
     return 0
 
 
