@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
@@ -124,8 +125,13 @@ class Meter:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        if self.bar is None:
+            return
+        # rich gives sys.stderr back as it was when the bar began, which after Ctrl-C is that of `run.stderr`.
+        now = sys.stderr
+        self.bar.stop()
+        if not isinstance(now, FileProxy):
+            sys.stderr = now
 
     def __call__(self, now: State) -> None:
         """Show the state of the run; see `workflow.Show`."""

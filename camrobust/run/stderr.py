@@ -23,7 +23,9 @@ def only_python_speaks() -> Iterator[None]:
     with suppress(AttributeError, OSError, ValueError):
         before.flush()
         if before.fileno() == STANDARD_ERROR:
-            own = sys.stderr = os.fdopen(os.dup(kept), "w", 1, before.encoding, before.errors)
+            # Never closed: a progress bar that began inside holds it, and must be able to show the cursor again after
+            # Ctrl-C has left this block.
+            own = sys.stderr = os.fdopen(os.dup(kept), "w", 1, before.encoding, before.errors, closefd=False)
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, STANDARD_ERROR)
     os.close(sink)
@@ -35,4 +37,4 @@ def only_python_speaks() -> Iterator[None]:
         if own is not None:
             sys.stderr = before
             with suppress(OSError, ValueError):
-                own.close()
+                own.flush()

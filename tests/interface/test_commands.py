@@ -284,6 +284,18 @@ print("at last", file=sys.stderr)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert told.stderr.splitlines() == ["from Python", "afterwards", "at last"]
+    held = """
+import os, sys
+from camrobust.run.stderr import only_python_speaks
+
+with only_python_speaks():
+    bar = sys.stderr
+print("the cursor", file=bar)
+"""
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", held], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert told.stderr == "the cursor\n"
     closed = "import os, sys; os.close(2); from camrobust.run.stderr import only_python_speaks as quiet\n"
     none = "import sys; sys.stderr = None; from camrobust.run.stderr import only_python_speaks as quiet\n"
     for before in (closed, none):

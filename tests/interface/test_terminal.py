@@ -1,6 +1,8 @@
 """What people see on terminals of 80 and 120 columns and in a log file."""
 
 import re
+import sys
+from io import StringIO
 
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ from rich.cells import cell_len
 from camrobust.contract.units import counted, duration, size
 from camrobust.interface.amounts import in_units
 from camrobust.interface.leaderboard import interval, show_leaderboard
-from camrobust.interface.terminal import Meter, fitting, progress_parts, show_table
+from camrobust.interface.terminal import Meter, fitting, progress_parts, say, show_table
 from camrobust.results.progress import Progress, Stage
 from camrobust.summary.aggregate import summarise
 from tests.synthetic import scores
@@ -55,6 +57,24 @@ def test_the_bar_fits_into_80_columns(monkeypatch, capsys):
     assert all(
         cell_len(line) <= 80 and "12,345 of 50,000 images, 3 h 23 min left, 3.1 images/s" in line for line in lines
     )
+
+
+class Terminal(StringIO):
+    def isatty(self):
+        return True
+
+
+def test_what_is_said_after_an_interruption_is_seen(monkeypatch):
+    """A run gives standard error a stream of its own, and takes it back before the bar is removed."""
+    outside, inside = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stderr", outside)
+    with Meter() as meter:
+        sys.stderr = inside
+        meter(NOW)
+        sys.stderr = outside
+    assert sys.stderr is outside
+    say("interrupted")
+    assert outside.getvalue().splitlines()[-1] == "interrupted"
 
 
 def board(models=("m",), cams=("gradcam", "hirescam", "layercam", "random")):
