@@ -30,8 +30,8 @@ BAR, LEAST_BAR = 20, 6
 """Width of the progress bar, where there is room for it."""
 SLOWEST = 0.1
 """Images per second; slower rates are given per minute."""
-WRAPPED = 16
-"""Longer cells may be folded to this width before a column is left out."""
+NAMED, WRAPPED = 40, 16
+"""Longer cells, of the first column and of the others, may be folded to this width before a column is left out."""
 
 
 def say(line: str) -> None:
@@ -65,15 +65,20 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """
     console = output()
     cells = [[_cell(value) for value in row] for row in rows]
-    needs = [max([*(min(WRAPPED, cell_len(row[place])) for row in cells), cell_len(name)]) + 3
+    # What a row is about stands first, and is not folded before it is very long.
+    uncut = [NAMED, *[WRAPPED] * (len(columns) - 1)]
+    needs = [max([*(min(uncut[place], cell_len(row[place])) for row in cells), cell_len(name)]) + 3
              for place, name in enumerate(columns)]  # fmt: skip
     shown = len(columns)
     while shown > least and sum(needs[:shown]) + 1 > console.width:
         shown -= 1
     table = Table(title=plain(title), title_justify="left")
     numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]
-    for column, right in zip(columns[:shown], numeric[:shown], strict=True):
-        table.add_column(plain(column), justify="right" if right else "left", overflow="fold")
+    for place, column in enumerate(columns[:shown]):
+        table.add_column(
+            plain(column), justify="right" if numeric[place] else "left", overflow="fold",
+            min_width=needs[0] - 3 if place == 0 else None,
+        )  # fmt: skip
     for row in cells:
         table.add_row(*row[:shown])
     console.print(table)

@@ -109,6 +109,12 @@ def test_the_closing_table_fits_with_intervals_and_twins(width, models, monkeypa
         assert "; summary/by_cam.csv has them" in err
 
 
+def test_names_are_not_folded(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    show_table("T", ["name", "more", "most"], [["eigengradcam-salient", "word " * 20, "word " * 20]])
+    assert "eigengradcam-salient " in capsys.readouterr().out
+
+
 def test_intervals_are_short():
     row = {"x": 0.456, "x_lower": -0.1, "x_upper": 1.0, "y": None, "y_lower": None, "y_upper": None, "z": 0.5,
            "z_lower": None, "z_upper": None}  # fmt: skip
