@@ -9,12 +9,14 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 
 from camrobust.contract import comparison_schema, schema
+from camrobust.contract.certificates import CERTIFIED
 from camrobust.contract.config import RunConfig
 from camrobust.contract.record import Part
 from camrobust.contract.run_documents import DoneRecord, ProgressRecord
 from camrobust.contract.run_record import RunRecord
 from camrobust.interface.config_schema import FILE, schema_text
 from camrobust.interface.listing import catalogue
+from camrobust.results.arrow import TABLES
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "jobs" / "configs"
@@ -46,8 +48,8 @@ def catalogue_page() -> str:
 def schema_part() -> str:
     """The columns of every table and the fields of every document, for docs/results.md."""
     parts = [MARK]
-    for name in ("scores", "images", "failures", "maps"):
-        columns = getattr(schema, name.upper())
+    tables = {"scores": schema.SCORES, **TABLES}
+    for name, columns in tables.items():
         rows = [{"column": one.name, "type": one.type, "meaning": one.meaning} for one in columns]
         parts += [f"## {name}/", table(rows)]
     measures = (*schema.SUMMARY_MEASURES, *schema.SUMMARY_SPREAD, *schema.SUMMARY_COUNTS, *schema.SUMMARY_ACCURACY,
@@ -59,6 +61,7 @@ def schema_part() -> str:
             "Beside these; by_level has `attacked_cam`. See [attacks](perturbations.md#whose-map-is-attacked).",
             schema.SUMMARY_ATTACKS,
         ),
+        ("summary/certificates", "See [certificates](certificates.md); only where the run has any.", CERTIFIED),
         ("summary/tests", "See [statistics](statistics.md).", comparison_schema.TESTS),
         ("camrobust compare", "What `camrobust compare A B --json` prints as `table`.", comparison_schema.DIFFERENCES),
         ("summary/characteristics", "See [statistics](statistics.md).", comparison_schema.CHARACTERISTICS),

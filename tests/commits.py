@@ -1,14 +1,15 @@
 """Commits written part by part, as tests want them; a run writes whole batches, see `run.stages.commit`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 import pyarrow as pa
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.schema import COMMITS
 from camrobust.io.objects import Store
-from camrobust.results.arrow import TABLES, empty_frame
+from camrobust.results.arrow import TABLES, empty_frame, make_table
 from camrobust.results.commits import put_commit
 
 
@@ -24,6 +25,7 @@ class PartResult:
         images: none or one row, `schema.IMAGES`.
         failures: failure rows, `schema.FAILURES`.
         maps: gallery rows, `schema.MAPS`.
+        certificates: `certificates.CERTIFICATES`.
     """
 
     dataset: str
@@ -33,6 +35,7 @@ class PartResult:
     images: pa.Table
     failures: pa.Table
     maps: pa.Table
+    certificates: pa.Table = field(default_factory=lambda: make_table(CERTIFICATES, []))
 
 
 def write_commit(store: Store, parts: Sequence[PartResult], number: int = 0) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from camrobust.contract.certify_config import CertifyConfig
 from camrobust.contract.config_parts import (
     ClusterConfig,
     DatasetConfig,
@@ -52,6 +53,10 @@ class RunConfig(StrictPart):
     metric: MetricConfig = MetricConfig()
     summary: SummaryConfig = SummaryConfig()
     segments: SegmentsConfig = SegmentsConfig()
+    certify: CertifyConfig | None = Field(
+        None,
+        description="guarantees for every map, {} for all defaults; default: none; see [certificates](certificates.md)",
+    )
     gallery_images: int = Field(64, ge=0, description="images whose maps are kept for the report")
     max_failure_share: float = Field(0.01, ge=0, le=1, description="share of failed images above which the run fails")
     cluster: ClusterConfig = ClusterConfig()
@@ -112,9 +117,8 @@ class RunConfig(StrictPart):
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True
         )
-        # Runs from before there was compiled code, or exclude, keep their digest.
-        if not self.compile:
-            ways["compile"] = True
+        # Runs from before there was compiled code, exclude or certify keep their digest.
+        ways |= {key: True for key in ("compile", "certify") if not getattr(self, key)}
         if self.image.channels in (None, max(self._named_channels(), default=RGB)):
             # It says nothing new, and runs from before it could be said keep their digest.
             ways["image"] = {"channels"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from camrobust.contract.certify_config import CertifyConfig
 from camrobust.contract.config import RunConfig
 from camrobust.contract.config_mistakes import first_mistake
 from camrobust.contract.errors import UserError
@@ -53,6 +54,14 @@ def parse_config(data: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(dict(data))
     except ValidationError as error:
         raise first_mistake(error) from error
+
+
+def parse_certify(data: Mapping[str, Any]) -> CertifyConfig:
+    """Check the part `certify` of a configuration alone; raises as `parse_config` does."""
+    try:
+        return CertifyConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise first_mistake(error, "certify") from error
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -46,12 +46,12 @@ WRONG_KIND = ("_type", "_parsing", "_error", "greater_than", "less_than", "too_s
 """Parts of the names of pydantic's errors that say no more than which values are taken."""
 
 
-def first_mistake(error: ValidationError) -> UserError:
-    """The first mistake that pydantic found, as one sentence with the remedy."""
+def first_mistake(error: ValidationError, *inside: str) -> UserError:
+    """The first mistake that pydantic found, as one sentence with the remedy; `inside` names the part it looked at."""
     errors = error.errors()
     # A key with a slip is also a key that is missing; the slip says more.
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    location = first["loc"]
+    location = (*inside, *first["loc"])
     place, rule = found(location)
     if first["type"] == "extra_forbidden":
         return _unknown_key(location[-1], location[:-1])

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
+from camrobust.contract.certify_config import MOST_RADII, MOST_SIGMAS
 from camrobust.contract.former_names import renamed_settings
 from camrobust.contract.record import Count, Name
 
@@ -14,6 +15,7 @@ DEEPEST = 40
 MAX_PLAIN = 4 * 2**20
 """Characters and values in it; a configuration file has a quarter of that at most."""
 LARGEST_BITS = 64
+Deviation = Annotated[float, Field(ge=0, le=5)]
 
 
 class RecordedPart(BaseModel):
@@ -47,6 +49,18 @@ class RecordedSummary(RecordedPart):
     only: Literal["all", "correct"] = "all"
 
 
+class RecordedCertify(RecordedPart):
+    """`certify`."""
+
+    sigma: tuple[Deviation, ...] = Field(max_length=MOST_SIGMAS)
+    radii: tuple[Deviation, ...] = Field(max_length=MOST_RADII)
+    samples: Count
+    pilot: Count
+    alpha: Deviation
+    item: Literal["rank", "top"]
+    top: Deviation
+
+
 class RecordedEntry(RecordedPart):
     """An entry of `datasets` or `models`."""
 
@@ -60,6 +74,7 @@ class RecordedConfig(RecordedPart):
     gallery_images: Count = 0
     metric: RecordedMetric = RecordedMetric()
     summary: RecordedSummary = RecordedSummary()
+    certify: RecordedCertify | None = None
 
 
 class RecordedNumbers(RecordedPart):

@@ -59,7 +59,7 @@ class ProgressRecord(Record):
 class FileRecord(Part):
     """One data file that counts."""
 
-    table: Name = Field(description="scores, images, failures or maps")
+    table: Name = Field(description="scores, certificates, images, failures or maps")
     key: Key = Field(description="of the file in the run folder")
     size_bytes: Count = Field(description="size of the file")
     dataset: Key | None = Field(None, description="dataset of a score file, else null")
@@ -83,6 +83,9 @@ class FinishedRecord(TimesPart, Record):
     planned_rows: Count = Field(0, description="score rows that the plan asks for")
     score_rows: Count = Field(0, description="score rows that are there")
     failed_rows: Count = Field(0, description="planned rows whose image is named in failures")
+    planned_certificates: Count = Field(0, description="rows of certificates that the plan asks for")
+    certificate_rows: Count = Field(0, description="rows of certificates that are there")
+    failed_certificates: Count = Field(0, description="planned ones whose image is named in failures")
     missing: Count = Field(0, description="pairs of image and model without all rows and not named in failures")
     surplus: Count = Field(0, description="pairs of image and model with a row too many")
     images: Count = Field(0, description="images planned")

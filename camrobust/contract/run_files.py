@@ -9,13 +9,13 @@ from urllib.parse import quote, unquote
 
 from camrobust.contract.sharding import within_shard
 
-RESULTS = ("commits/", "scores/", "images/", "failures/", "maps/")
+RESULTS = ("commits/", "scores/", "certificates/", "images/", "failures/", "maps/")
 """Folders of the commits and of the data files that they name. Listed in this order, every file of a commit is seen."""
 OTHERS = ("lease/", "beats/", "done/", "progress/", "manifest/", "summary/", "report/")
 """The other folders that a run writes."""
 
 _PARTITION = r"scores/dataset=[^/=]+/model=[^/=]+"
-_DATA = rf"(?:{_PARTITION}|images|failures|maps)"
+_DATA = rf"(?:{_PARTITION}|certificates|images|failures|maps)"
 _NUMBERED = re.compile(
     rf"(?:{_DATA}/([0-9]{{8}})-[0-9a-f]{{24}}-[0-9a-f]{{16}}|commits/([0-9]{{8}})-(?:[0-9a-f]{{24}}|kept-[0-9a-f]{{16}}))\.parquet"
 )
@@ -77,7 +77,7 @@ def number_of(key: str) -> int | None:
 
 
 def table_of(key: str) -> str:
-    """The table that a data file belongs to: scores, images, failures or maps."""
+    """The table that a data file belongs to: scores, certificates, images, failures or maps."""
     return within_shard(key).partition("/")[0]
 
 

@@ -53,6 +53,8 @@ class PlannedRecord(Part):
     attack_passes: int = Field(0, ge=0, description="forward and backward passes of the attacks on models")
     forwards: int = Field(0, ge=0, description="forward passes, without those of attacks and of costly CAMs")
     rows: int = Field(ge=0, lt=2**62, description="score rows: images × models × variants × CAMs")
+    certificates: Count = Field(0, description="rows of certificates: images × models × CAMs × sigmas × radii")
+    certificate_forwards: Count = Field(0, description="forward passes of certificates, pilots included")
 
 
 class PluginRecord(Part):

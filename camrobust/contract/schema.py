@@ -6,6 +6,7 @@ schemas of them. How a file encodes and compresses a column is not said here.
 
 from dataclasses import replace
 
+from camrobust.contract.certificates import CERTIFIED
 from camrobust.contract.columns import Column
 from camrobust.contract.columns import columns as _columns
 from camrobust.contract.comparison_schema import CHARACTERISTICS, TESTS
@@ -226,10 +227,14 @@ _SUMMARY_KEYS = {
 }
 
 
+OTHER_SUMMARIES = {"tests": TESTS, "characteristics": CHARACTERISTICS, "certificates": CERTIFIED}
+"""The other tables in `summary/`; certificates only where the run has any."""
+
+
 def summary_columns(name: str) -> tuple[Column, ...]:
-    """All columns of a table in `summary/`, in order; its name is one of `SUMMARIES`, tests or characteristics."""
-    if name in ("tests", "characteristics"):
-        return TESTS if name == "tests" else CHARACTERISTICS
+    """All columns of a table in `summary/`, in order; its name is one of `SUMMARIES` or `OTHER_SUMMARIES`."""
+    if name in OTHER_SUMMARIES:
+        return OTHER_SUMMARIES[name]
     measures, accuracy = (
         [replace(one, name=f"{one.name}{end}") for one in columns for end in ("", "_lower", "_upper")]
         for columns in (SUMMARY_MEASURES, SUMMARY_ACCURACY)

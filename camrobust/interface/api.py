@@ -14,6 +14,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from camrobust.contract.certificates import CERTIFICATES
+from camrobust.contract.certify_config import CertifyConfig
 from camrobust.contract.defaults import CROP, RESIZE
 from camrobust.core.draws import Draws
 from camrobust.core.explain.cams import CAMS
@@ -26,6 +28,7 @@ from camrobust.core.segments import segment
 from camrobust.interface.arguments import (
     TargetLayer,
     as_list,
+    certify_settings,
     channels_of,
     check_cams,
     check_evaluation,
@@ -38,6 +41,7 @@ from camrobust.interface.bars import bar
 from camrobust.interface.evaluation import Evaluation
 from camrobust.interface.inputs import Photographs, check_once, pixels_of
 from camrobust.interface.maps import SHOWN, Maps
+from camrobust.measure.certificates import certificates
 from camrobust.measure.coinciding import coinciding
 from camrobust.measure.image import measure
 from camrobust.measure.model import Model
@@ -76,6 +80,7 @@ def evaluate(
     resave_jpeg_quality: int | None = None,
     image_ids: Sequence[str] | None = None,
     progress: bool = False,
+    certify: bool | Mapping[str, Any] | CertifyConfig | None = None,
 ) -> Evaluation:
     """Measure how robust a model's maps are to noise, in this process.
 
@@ -110,6 +115,8 @@ def evaluate(
             default an id depends only on its image: the path below a folder, as in a run; a name and a hash of the
             bytes for other files; a hash of the pixels for tensors, arrays and pictures.
         progress: whether to show bars, in a notebook or on standard error.
+        certify: also compute what cannot change within a distance of each image: as in a configuration, such as
+            {"sigma": [0.12], "samples": 1000}, or True for the defaults there. Every sample is a pass.
 
     Raises:
         UserError: an unknown name, a file that is not an image, or an image given twice.
@@ -131,6 +138,7 @@ def evaluate(
     check_cams(cams)
     check_defined((), channels, resave_jpeg_quality)
     check_evaluation(explained_class, precision, resave_jpeg_quality)
+    asked = certify_settings(certify)
     settings = MeasureSettings(
         tuple(CAMS[name].name for name in cams),
         seed,
@@ -146,7 +154,7 @@ def evaluate(
     classes = [None] * len(names)
     if labels is not None:
         classes = per_image(labels, "labels", len(names), "pass None where unknown")
-    tables, same_as, heads = [], {}, {}
+    tables, certified, same_as, heads = [], [], {}, {}
     with ready_model(model, target_layer, pixels, mean, std, head) as ready:
         heads = {ready.name: ready.network.readout.head}
         truths = [true_class(label, ready) for label in classes]
@@ -164,11 +172,16 @@ def evaluate(
                 some = slice(start, start + together)
                 stacks = make_variants(pixels[some], planned, names[some], "images", seed, resave_jpeg_quality)
                 samples = map(Sample, repeat("images"), names[some], truths[some], cut[some])
-                rows, _ = measure(ready, [*map(ImageVariants, samples, stacks, repeat(planned))], settings)
+                ready_images = [*map(ImageVariants, samples, stacks, repeat(planned))]
+                rows, _ = measure(ready, ready_images, settings)
                 tables.append(make_table(settings.columns(), rows))
+                if asked is not None:
+                    certified += [row for of in certificates(ready, ready_images, settings, asked) for row in of]
                 advance(names[some])
     scores = pl.DataFrame(pa.concat_tables(tables or [make_table(settings.columns(), [])]))
-    return Evaluation(scores, tuple(name for name in cams if CAMS[name].control), same_as=same_as, heads=heads)
+    guarantees = None if asked is None else pl.DataFrame(make_table(CERTIFICATES, certified))
+    controls = tuple(name for name in cams if CAMS[name].control)
+    return Evaluation(scores, controls, same_as=same_as, heads=heads, certificates=guarantees)
 
 
 @torch.inference_mode(False)

@@ -10,16 +10,22 @@ from warnings import warn
 import numpy as np
 from torch import Tensor, nn
 
+from camrobust.contract.certify_config import CertifyConfig
+from camrobust.contract.config_file import parse_certify
 from camrobust.contract.defaults import PRECISIONS, RGB
 from camrobust.contract.errors import UserError
 from camrobust.contract.heads import parse_head
+from camrobust.contract.plain_yaml import read_yaml
 from camrobust.contract.quoting import short, shown
 from camrobust.core.channels import spoken
 from camrobust.core.explain.network import frozen
 from camrobust.measure.built import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from camrobust.measure.model import Model, load_model, wrap
 from camrobust.measure.networks import plain, refuse_shapeless
+from camrobust.measure.settings import CertifySettings
 
+ONE_SIGMA = 0.12
+"""The sigma of a picture, where none is named."""
 TargetLayer = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the layer itself; a list may hold one of them."""
 
@@ -184,6 +190,37 @@ def check_evaluation(explained_class: str, precision: str, resave_jpeg_quality: 
             "resave_jpeg_quality: must be a whole number from 1 to 100 (JPEG quality), "
             f"got {resave_jpeg_quality}; None leaves it out"
         )
+
+
+def certify_settings(value: bool | Mapping[str, Any] | CertifyConfig | None) -> CertifySettings | None:
+    """What is to be certified: None for nothing, True for all defaults, or as in a configuration.
+
+    Raises:
+        UserError: an unknown key, or a value out of its range.
+    """
+    if value is None or value is False:
+        return None
+    if value is not True and not isinstance(value, (Mapping, CertifyConfig)):
+        raise UserError(
+            f"certify: must be True, or keys as in a configuration, got {shown(value)}; pass {{'samples': 500}}"
+        )
+    config = value if isinstance(value, CertifyConfig) else parse_certify({} if value is True else value)
+    return CertifySettings(**config.model_dump())
+
+
+def certify_options(options: Sequence[str]) -> CertifySettings:
+    """What `--certify KEY=VALUE …` asks for; by default one sigma, as a picture has little room.
+
+    Raises:
+        UserError: an option without =, an unknown key, or a value out of its range.
+    """
+    data: dict[str, Any] = {"sigma": [ONE_SIGMA]}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise UserError(f"--certify: must be KEY=VALUE, got '{short(option)}'; for example samples=500")
+        data[key] = read_yaml(text, f"--certify {short(key)}: the value")
+    return CertifySettings(**parse_certify(data).model_dump())
 
 
 def true_class(label: object, ready: Model) -> int | None:

@@ -19,6 +19,7 @@ from camrobust.report.leaderboard import latex, markdown
 from camrobust.report.measure import leading_measure, ranked_by
 from camrobust.results.shards import open_results
 from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
+from camrobust.summary.certified import certified_consistency
 from camrobust.summary.map_attacks import MapAttacks
 from camrobust.summary.significance import significance_tests
 from camrobust.summary.stability import per_image
@@ -46,6 +47,8 @@ class Evaluation:
         only: "all", or "correct" to leave out the images that a model gets wrong before they are perturbed.
         heads: by model, how its outputs are read, as in a configuration; softmax where none is named.
         record: run.json, where the scores are those of a run.
+        certificates: one row per image, CAM, sigma and radius; columns as `certificates.CERTIFICATES`; None where none
+            were asked for.
     """
 
     scores: pl.DataFrame
@@ -58,6 +61,7 @@ class Evaluation:
     only: str = "all"
     heads: Mapping[str, str] = field(default_factory=dict)
     record: DescribedRecord | None = None
+    certificates: pl.DataFrame | None = None
 
     def __repr__(self) -> str:
         """How much was measured, in one line."""
@@ -73,12 +77,12 @@ class Evaluation:
         self, by: str = "by_cam", average: str | None = None, intervals: str | None = None,
         map_attacks: str | None = None, only: str | None = None,
     ) -> pl.DataFrame:  # fmt: skip
-        """Consistency, responsiveness and robustness with intervals; or tests of the differences between CAMs.
+        """Consistency, responsiveness and robustness with intervals; or tests between CAMs; or certified consistency.
 
         by_cam has the most robust CAM first, as the report has.
 
         Args:
-            by: by_level, by_perturbation, by_cam, by_model, by_dataset or tests.
+            by: by_level, by_perturbation, by_cam, by_model, by_dataset, tests, or, with certificates, certificates.
             average: "macro" or "micro"; None for this evaluation's own.
             intervals: "delta" or "bootstrap", both clustered by image; None for this evaluation's own.
             map_attacks: "apart", "own" or "all"; None for this evaluation's own.
@@ -88,8 +92,11 @@ class Evaluation:
             UserError: there is no such table, or no image has a label.
             ValueError: one of the other arguments is something else.
         """
-        if by not in (*SUMMARIES, "tests"):
-            raise UserError(f"summary: by must be one of {', '.join((*SUMMARIES, 'tests'))}, got '{by}'")
+        names = (*SUMMARIES, "tests", *(() if self.certificates is None else ("certificates",)))
+        if by not in names:
+            raise UserError(f"summary: by must be one of {', '.join(names)}, got '{by}'")
+        if by == "certificates" and self.certificates is not None:
+            return certified_consistency([self.certificates])
         reduction = self._reduced(average, intervals, map_attacks, only)
         if by == "tests":
             return significance_tests(reduction.profiles, self.controls, self.same_as)
@@ -275,9 +282,9 @@ def load_run(uri: str | Path) -> Evaluation:
         ['dataset', 'consistency', 'consistency_lower']
     """
     folder = open_results(str(uri))
-    run = folder.run()
+    run, committed = folder.run(), folder.committed()
     return Evaluation(
-        folder.scores(folder.committed()),
+        folder.scores(committed),
         tuple(run.controls),
         run.config.metric.average,
         run.config.summary.intervals,
@@ -287,4 +294,5 @@ def load_run(uri: str | Path) -> Evaluation:
         run.config.summary.only,
         run.heads,
         run,
+        folder.table("certificates", committed) if run.config.certify else None,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from camrobust.contract.defaults import CROP, RESIZE, RGB
 from camrobust.contract.errors import UserError
@@ -17,25 +17,21 @@ from camrobust.core.channels import as_photo
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.perturb import Variant, left_out, make_variants, variants
 from camrobust.core.segments import quickshift
+from camrobust.interface.certified_grid import certified_grid
 from camrobust.interface.inputs import photo
 from camrobust.interface.outputs import check_file
+from camrobust.interface.picture_grid import Cell, picture_grid, stacked
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import ModelSpec
 from camrobust.measure.image import measure
 from camrobust.measure.model import load_model
-from camrobust.measure.settings import ImageVariants, MeasureSettings, Sample, pass_size
+from camrobust.measure.settings import CertifySettings, ImageVariants, MeasureSettings, Sample, pass_size
 from camrobust.measure.weights import MOST_BYTES
 from camrobust.report.gallery import spoken
 from camrobust.report.pictures import overlay
 from camrobust.run.class_names import class_names
 
-CELL = 224
-TEXT = 34
-MARGIN = 8
-LEFT = 150
-ACROSS = 6
-"""Number of variants side by side."""
 FLIPPED = "#b00020"
 
 
@@ -55,6 +51,7 @@ def explain_picture(
     classes: str | None = None,
     head: str | None = None,
     seed: int = 0,
+    certify: CertifySettings | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Draw the maps of a photo and of its perturbed variants.
@@ -74,6 +71,7 @@ def explain_picture(
         classes: "imagenet", or a text file of class names; None for the names that published weights come with.
         head: how the outputs are read, as in a configuration.
         seed: of every random draw.
+        certify: below, also draw what is certain about every map within a distance; None leaves it out.
         say: takes what the user should know about the model.
 
     Raises:
@@ -118,9 +116,11 @@ def explain_picture(
         for variant, label, confidence, value, stayed in per_variant
     ]
     agreement = {name: scores[name].reshape(len(planned), len(cams)) for name in ("rbo", "rbo_adjusted")}
-    write(
-        output, _grid(as_photo(explained.pixels).numpy(), explained.maps.cpu().numpy(), list(cams), columns, agreement)
-    )
+    picture = _grid(as_photo(explained.pixels).numpy(), explained.maps.cpu().numpy(), cams, columns, agreement)
+    if certify is not None:
+        certified = certified_grid(ready, ImageVariants(sample, stack[:1], ()), settings, certify, names)
+        picture = stacked([picture, certified])
+    write(output, picture)
 
 
 def _planned(perturbations: Sequence[str], channels: int, cams: Sequence[str]) -> tuple[Variant, ...]:
@@ -177,43 +177,23 @@ class _Column:
 
 
 def _grid(
-    photos: NDArray[np.uint8], maps: NDArray[np.float32], cams: list[str], columns: list[_Column],
+    photos: NDArray[np.uint8], maps: NDArray[np.float32], cams: Sequence[str], columns: Sequence[_Column],
     agreement: Mapping[str, NDArray[Any]],
 ) -> Image.Image:  # fmt: skip
     """Photos in the first row, then a row of maps per CAM; under a perturbed map its agreement with the clean one.
 
-    If the prediction flipped, the text says so in red. More than `ACROSS` variants are drawn in bands, one below the
-    other.
+    If the prediction flipped, the text says so in red.
     """
-    across, rows = min(ACROSS, len(columns)), len(cams) + 1
-    bands = -(-len(columns) // ACROSS)
-    step_x, step_y = CELL + MARGIN, CELL + TEXT + MARGIN
-    picture = Image.new("RGB", (LEFT + step_x * across, MARGIN + step_y * rows * bands), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-
-    def show(drawn: Image.Image, row: int, column: int, lines: Sequence[str], colour: str) -> None:
-        left, top = LEFT + column % ACROSS * step_x, MARGIN + (column // ACROSS * rows + row) * step_y
-        picture.paste(drawn.resize((CELL, CELL)), (left, top))
-        draw.text((left, top + CELL + 1), "\n".join(_fitting(line, font) for line in lines), colour, font)
-
+    cells = []
     for column, about in enumerate(columns):
         colour = FLIPPED if about.flipped else "black"
         photo = np.ascontiguousarray(photos[column].transpose(1, 2, 0))
         below = (about.title, f"{'flipped: ' if about.flipped else ''}{about.prediction}")
-        show(Image.fromarray(photo), 0, column, below, colour)
+        cells.append([Cell(Image.fromarray(photo), below, colour)])
         for row, _ in enumerate(cams):
             text = ""
             if column and agreement:
                 raw, adjusted = (float(agreement[name][column - 1, row]) for name in ("rbo", "rbo_adjusted"))
                 text = "no ranking (flat map)" if np.isnan(raw) else f"RBO {raw:.2f}, adjusted {adjusted:.2f}"
-            show(overlay(photo, maps[column, row]), row + 1, column, (text,), colour)
-    for row, name in enumerate(["photo", *cams] * bands):
-        draw.text((MARGIN, MARGIN + row * step_y + CELL // 2), name, "black", font)
-    return picture
-
-
-def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The line, shortened to the width of a cell."""
-    while font.getlength(line) > CELL and len(line) > 1:
-        line = line.rstrip("…")[:-1] + "…"
-    return line
+            cells[-1].append(Cell(overlay(photo, maps[column, row]), (text,), colour))
+    return picture_grid(["photo", *cams], cells)

@@ -94,6 +94,12 @@ class Model:
             )
         return tuple(f"model '{self.name}': {remark}" for remark in remarks)
 
+    def remember(self, images: int) -> None:
+        """Let no pass hold more images than this, because more of them ran out of memory."""
+        self.fits.images = images
+        # Graphs and code for the larger shape would keep memory that is short.
+        self.prepared.clear()
+
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), uint8 or in [0, 1], to the model's input, float32 on its device."""
         images = images.to(self.device)

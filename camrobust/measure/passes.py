@@ -141,12 +141,7 @@ def passes(
         clean.carry()
         return result
 
-    def remember(images: int) -> None:
-        model.fits.images = images
-        # Graphs and code for the larger shape would keep memory that is short.
-        model.prepared.clear()
-
-    yield from halving_on_oom(range(len(batch)), size(), one_pass, remember, filled=True)
+    yield from halving_on_oom(range(len(batch)), size(), one_pass, model.remember, filled=True)
 
 
 def _on_host(pixels: Tensor) -> Tensor | np.ndarray:

@@ -57,6 +57,29 @@ class MeasureSettings:
         return (*SCORES, *(one.column for one in self.measures() if one.name not in known))
 
 
+@dataclass(frozen=True)
+class CertifySettings:
+    """What is certified; the keys of `contract.certify_config.CertifyConfig`.
+
+    Attributes:
+        sigma: S standard deviations of the noise, shares of the pixel range.
+        samples: noisy copies of an image for each of them.
+        pilot: other copies, which choose the class.
+        alpha: probability of an error.
+        radii: R distances, shares of sigma.
+        item: "rank" or "top".
+        top: share of the segments that counts as the top.
+    """
+
+    sigma: tuple[float, ...]
+    samples: int
+    pilot: int
+    alpha: float
+    radii: tuple[float, ...]
+    item: str
+    top: float
+
+
 def pass_size(images: int, device: str, bytes_per_image: int = 0, *, costly: bool = False) -> int:
     """Images in every forward pass, by a rule that looks at no machine, so that a resumed run uses the same number.
 

@@ -15,6 +15,7 @@ from camrobust.report.diagrams import characteristics_chart, critical_difference
 from camrobust.report.figure import UNITS, Figure
 from camrobust.report.findings import accuracy_sentences, characteristics_sentences, test_sentences, test_tables
 from camrobust.report.gallery import Exhibit, Kind, exhibits
+from camrobust.report.guarantees import CertainMap, certain_maps, certified_curves, guarantee_sentences
 from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.leaderboard import latex, lines, markdown
 from camrobust.report.measure import NAMES, leading_measure, ranked_by
@@ -70,6 +71,7 @@ def build_report(
     maps: pl.DataFrame,
     *,
     name: str = "",
+    certificates: pl.DataFrame | None = None,
     drawn: str = "",
     times: TimesPart = NO_TIMES,
 ) -> Report:
@@ -82,6 +84,7 @@ def build_report(
         images: `schema.IMAGES`.
         failures: `schema.FAILURES`.
         maps: the gallery, `schema.MAPS`.
+        certificates: rows of `certificates.CERTIFICATES` with a mask; None where there are none.
         name: of the run, the page's title.
         drawn: the time, as text.
         times: how long measuring took.
@@ -89,7 +92,7 @@ def build_report(
     by_cam, controls = summaries["by_cam"], run.controls
     measure = leading_measure(by_cam, controls)
     ranked = ranked_by(by_cam, measure)
-    tests, traits = summaries.get("tests"), summaries.get("characteristics")
+    tests, traits, certified = (summaries.get(name) for name in ("tests", "characteristics", "certificates"))
     by_level = without_transfers(summaries["by_level"], run.same_as)
     figures = _figures(run, {**summaries, "by_level": by_level}, ranked, measure)
     drawn_names = {figure.name for figure in figures}
@@ -112,6 +115,10 @@ def build_report(
             "test_tables": [] if tests is None else test_tables(tests, measure),
             "explained": [] if traits is None else characteristics_sentences(traits, controls),
             "galleries": _galleries(run, ranked, scores, maps),
+            "guarantees": guarantee_sentences(certified, controls)
+            if certified is not None and certified.height
+            else [],
+            "certain": _certain(run, ranked, certificates, maps),
             "ramp": ramp(),
             "segments": images["n_segments"].median() if images.height else None,
             "n_images": images.height,
@@ -143,6 +150,15 @@ def _galleries(
     ]
 
 
+def _certain(
+    run: DescribedRecord, ranked: pl.DataFrame, certificates: pl.DataFrame | None, maps: pl.DataFrame
+) -> list[tuple[str, str, list[CertainMap]]]:
+    """What is certain about maps of the first CAM."""
+    if certificates is None or not maps.height:
+        return []
+    return [(model, cam, certain_maps(certificates, maps, model, cam)) for model, cam in _chosen(ranked, run)[:1]]
+
+
 def _figures(
     run: DescribedRecord, summaries: Mapping[str, pl.DataFrame], ranked: pl.DataFrame, measure: str
 ) -> list[Figure]:
@@ -160,6 +176,8 @@ def _figures(
     ]
     if "tests" in summaries:
         drawn.append(critical_differences(summaries["tests"], controls, measure))
+    if "certificates" in summaries:
+        drawn.append(certified_curves(summaries["certificates"].filter(~is_twin), order, controls))
     if "characteristics" in summaries:
         explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(controls))
         drawn.append(characteristics_chart(explained, order, controls))

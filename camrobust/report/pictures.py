@@ -23,6 +23,9 @@ MOST_SIDE_PX = 4096
 SIDE_PX = 192
 """Longest side of a picture on the page."""
 OUTLINE = (255, 255, 255)
+STRIPE_PX, LIGHT, DARK = 4, 110, 0.25
+"""Width of the stripes on undecided segments, how much lighter every other one is, and what is left of the light on
+segments that are certainly not in the top."""
 
 
 def colour(values: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -69,6 +72,26 @@ def outlined(photo: NDArray[np.uint8], outlines: bytes | None) -> Image.Image:
     dark = (photo.astype(np.uint16) // 3).astype(np.uint8)
     drawn = np.where(beside[..., None], dark, photo)
     return Image.fromarray(np.where(border, np.array(OUTLINE, np.uint8), drawn))
+
+
+def membership(photo: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Image.Image:
+    """A photo in colour where its segments are certainly in the top, dark where they are certainly not, else striped.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        mask: (H, W): white in, black out, anything between undecided.
+
+    Raises:
+        UserError: they are not of one size.
+    """
+    if mask.shape != photo.shape[:2]:
+        raise UserError("report: a mask in certificates/ is not of its photo's size; get a sound copy of the run")
+    grey = photo.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    places = np.add.outer(np.arange(mask.shape[0]), np.arange(mask.shape[1]))
+    striped = np.where((places // STRIPE_PX % 2 == 0)[..., None], LIGHT + (1 - LIGHT / 255) * grey, grey)
+    inside, out = (mask == value for value in (255, 0))
+    drawn = np.where(inside[..., None], photo, np.where(out[..., None], grey * DARK, striped))
+    return Image.fromarray(drawn.round().astype(np.uint8))
 
 
 def decoded(content: bytes, form: Literal["JPEG", "PNG"], mode: str) -> NDArray[np.uint8]:

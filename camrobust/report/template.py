@@ -35,6 +35,7 @@ SECTIONS = (
     Section("overview", "CAM × perturbation"),
     Section("differences", "More than chance?", needs="tested"),
     Section("characteristics", "Characteristics", needs="explained"),
+    Section("guarantees", "Guarantees", needs="guarantees"),
     Section("gallery", "Gallery"),
     Section("failures", "Failures", needs="n_failures"),
     Section("made", "How this was made"),

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.columns import Column
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 
 if TYPE_CHECKING:
     import polars as pl
 
-TABLES = {"images": IMAGES, "failures": FAILURES, "maps": MAPS}
+TABLES = {"certificates": CERTIFICATES, "images": IMAGES, "failures": FAILURES, "maps": MAPS}
 
 _ARROW = {
     "string": pa.string(), "binary": pa.binary(), "bool": pa.bool_(), "int8": pa.int8(), "int16": pa.int16(),

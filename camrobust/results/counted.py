@@ -57,7 +57,7 @@ class Committed:
         return sorted({name for files in self.contents for name in files})
 
     def tables(self, name: str) -> list[str]:
-        """Keys of the files of one table: scores, images, failures or maps."""
+        """Keys of the files of one table: scores, certificates, images, failures or maps."""
         return [key for key in self.files if table_of(key) == name]
 
     def records(self) -> list[FileRecord]:

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from camrobust.contract.certificates import CERTIFICATE_KEYS, CERTIFICATES
 from camrobust.contract.columns import Column
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import FAILURES, IMAGES, KEYS
@@ -26,6 +27,7 @@ ROWS = 500_000
 """Score rows of one model in a block, both runs together, unless a single commit has more; about 300 bytes each."""
 TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "scores": tuple(column.name for column in KEYS if column.name != "severity"),
+    "certificates": CERTIFICATE_KEYS,
     "images": ("dataset", "image_id"),
     "failures": ("dataset", "image_id", "model", "stage"),
 }
@@ -96,7 +98,7 @@ class ExactComparison:
     """How far the rows of two runs are equal.
 
     Attributes:
-        tables: the difference by table: scores, images and failures.
+        tables: the difference by table: scores, certificates if there are any, images and failures.
     """
 
     tables: dict[str, TableDifference]
@@ -132,8 +134,8 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
         rows: how many score rows of one model a block should hold, both runs together.
 
     Returns:
-        The differences of the tables scores, images and failures. Settings, manifests and gallery maps are not
-        compared.
+        The differences of the tables scores, images and failures, and of certificates if there are any. Settings,
+        manifests and gallery maps are not compared.
 
     Raises:
         UserError: a folder holds no run, or a file is not as camrobust writes it.
@@ -151,7 +153,10 @@ def compare_exactly(first: RunFolder, second: RunFolder, rows: int = ROWS) -> Ex
             ]
             _compare(scores, sides, columns, TABLE_KEYS["scores"])
     tables = {"scores": scores}
-    for name, stored in (("images", IMAGES), ("failures", FAILURES)):
+    small = {"certificates": CERTIFICATES, "images": IMAGES, "failures": FAILURES}
+    if not any(committed.tables("certificates") for _, committed in runs):
+        del small["certificates"]
+    for name, stored in small.items():
         sides = [folder.table(name, committed) for folder, (_, committed) in zip(folders, runs, strict=True)]
         tables[name] = TableDifference()
         _compare(tables[name], sides, stored, TABLE_KEYS[name])

@@ -1,7 +1,7 @@
 """The summary tables of one run, or of several runs with the same settings."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import chain, combinations
@@ -9,17 +9,22 @@ from typing import TypeVar
 
 import polars as pl
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import new_record
 from camrobust.contract.recorded_config import RecordedNumbers
 from camrobust.contract.registry import JOIN
 from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
+from camrobust.io.objects import Store
 from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
+from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
 from camrobust.results.scan import check_scores
+from camrobust.results.tables import read_frame
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
+from camrobust.summary.certified import USED, certified_consistency
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.map_attacks import MapAttacks
 from camrobust.summary.significance import significance_tests
@@ -33,7 +38,7 @@ FREE = ("datasets", "models", "cams", "perturbations", "seed")
 
 
 def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> dict[str, pl.DataFrame]:
-    """The tables of `schema.SUMMARIES`, tests and characteristics over all rows of some runs.
+    """The tables of `schema.SUMMARIES`, tests, characteristics and any certificates over all rows of some runs.
 
     Args:
         folders: one run, or several that can be combined.
@@ -65,10 +70,19 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
     )
     blocks = score_blocks(runs, labelled=labelled)
     reduction = reduce_scores(blocks, settings, shares_kept(image_counts(runs)))
+    certified = {"certificates": certified_consistency(_certificates(runs))} if config.certify else {}
     with ThreadPoolExecutor(2) as pool:
         tests = pool.submit(significance_tests, reduction.profiles, settings.controls, settings.attacks.same_as)
         characteristics = pool.submit(characterise, reduction.profiles, images)
-        return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result()}
+        return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result(), **certified}
+
+
+def _certificates(runs: Sequence[tuple[Store, Committed]]) -> Iterator[pl.DataFrame]:
+    """The rows of certificates of some runs, file by file, without masks."""
+    columns = [column for column in CERTIFICATES if column.name in USED]
+    for store, committed in runs:
+        for key in committed.tables("certificates"):
+            yield read_frame(store, key, columns)[0]
 
 
 def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> MapAttacks:

@@ -8,16 +8,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from camrobust.contract.certificates import CERTIFICATE_KEYS, CERTIFICATES
+from camrobust.contract.columns import Column
+from camrobust.contract.recorded_config import RecordedCertify
 from camrobust.contract.run_files import partition_of
 from camrobust.contract.run_record import VariantRecord
 from camrobust.contract.schema import SCORE_FILE
 from camrobust.results.counted import IMAGE
 from camrobust.results.folder import RunFolder
+from camrobust.results.row_counts import PlannedRows, RowCounts, by_pair, count_rows, grouped, planned_rows
 from camrobust.results.tables import read_frame
 
 VARIANT = ["cam", "perturbation", "strength", "replicate"]
 EXAMPLES = 5
 USED = tuple(column for column in SCORE_FILE if column.name in ("image_id", *VARIANT))
+CERTIFIED = tuple(column for column in CERTIFICATES if column.name in CERTIFICATE_KEYS)
 ROWS_AT_ONCE = 2_000_000
 BYTES_AT_ONCE = 256 * 2**20
 """Score rows that are counted together; these and the list of images bound the memory for runs of any size."""
@@ -35,6 +40,9 @@ class Completeness:
         surplus: pairs with a row twice, with a row that was not planned, or with all rows and a failure.
         images: images planned.
         failed_images: images named in failures, for at least one model.
+        planned_certificates: rows of certificates that the plan asks for.
+        certificate_rows: rows of certificates that are there.
+        failed_certificates: planned ones without a row whose pair is named in failures.
         examples: the first few missing or surplus pairs, as text.
     """
 
@@ -46,11 +54,19 @@ class Completeness:
     images: int
     failed_images: int
     examples: tuple[str, ...]
+    planned_certificates: int = 0
+    certificate_rows: int = 0
+    failed_certificates: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether scored and failed rows add up to the plan, each exactly once."""
-        return not self.missing and not self.surplus and self.score_rows + self.failed_rows == self.planned_rows
+        return (
+            not self.missing
+            and not self.surplus
+            and self.score_rows + self.failed_rows == self.planned_rows
+            and self.certificate_rows + self.failed_certificates == self.planned_certificates
+        )
 
     @property
     def failure_share(self) -> float:
@@ -63,51 +79,20 @@ class Completeness:
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """The rows that every image must have under every model.
-
-    Attributes:
-        variants: one line per row: the columns of `VARIANT`, its `number`, and its `mark`, a random number.
-        rows: number of these rows.
-        marks: sum of their marks.
-    """
-
-    variants: pl.DataFrame
-    rows: int
-    marks: int
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Score rows of one dataset and model, by the position of the image in the manifest.
-
-    Attributes:
-        rows: (images,) number of rows.
-        wrong: (images,) how many of them are not planned or occur twice.
-        marks: (images,) sum of their marks. If an image has as many rows as planned, the sum is right only if no row is
-            there twice, even if the rows lie in files that were counted separately.
-        unplanned: image_id and number of rows of images that are not in the manifest.
-    """
-
-    rows: NDArray[np.int64]
-    wrong: NDArray[np.int64]
-    marks: NDArray[np.int64]
-    unplanned: pl.DataFrame
-
-
-@dataclass(frozen=True)
 class _Tally:
     """The counts of `Completeness` for one dataset and model."""
 
     score_rows: int
     failed_rows: int
+    certificate_rows: int
+    failed_certificates: int
     missing: int
     surplus: int
     examples: list[str]
 
 
 def verify(folder: RunFolder) -> Completeness:
-    """Compare a run with its plan. Every score row is read once, one dataset and model after the other.
+    """Compare a run with its plan. Every row is read once, one dataset and model after the other.
 
     Of a run in shards every shard is compared with the images that belong to it. The shards have one list of images,
     and a hash puts each image on one of them, so a run is complete if all its shards are.
@@ -130,25 +115,32 @@ def in_all(parts: Sequence[Completeness]) -> Completeness:
 
 def _verify(folder: RunFolder) -> Completeness:
     run, committed = folder.run(), folder.committed()
-    files = committed.tables("scores")
+    files, certified = committed.tables("scores"), committed.tables("certificates")
     manifest = folder.manifest().select(IMAGE)
     failures = folder.table("failures", committed).select(*IMAGE, "model")
     del committed
-    planned = _planned(run.cams, run.variants)
+    planned, guarantees = _planned(run.cams, run.variants), _planned_certificates(run.cams, run.config.certify)
     images = {
         str(name): rows.select("image_id") for (name,), rows in manifest.partition_by("dataset", as_dict=True).items()
     }
     keys_of: dict[tuple[str, str], list[str]] = {(dataset, model): [] for dataset in images for model in run.models}
     for key in files:
         keys_of.setdefault(partition_of(key), []).append(key)
+    certificates = by_pair(_gathered(folder, certified, CERTIFIED), guarantees)
     tallies = []
-    for (dataset, model), keys in keys_of.items():
+    for pair in dict.fromkeys((*keys_of, *certificates)):
+        dataset, model = pair
         known = images[dataset] if dataset in images and model in run.models else manifest.clear().select("image_id")
         named = failures.filter(pl.col("dataset") == dataset, pl.col("model").is_null() | (pl.col("model") == model))
-        counts = _count(known, _grouped(folder, keys, planned.variants))
-        tallies.append(_tally((dataset, model), known, counts, named, planned))
+        scored = (grouped(rows, planned) for rows in _gathered(folder, keys_of.get(pair, ()), USED))
+        counted = [
+            _Counted(planned, count_rows(known, scored)),
+            _Counted(guarantees, count_rows(known, certificates.get(pair, ()))),
+        ]
+        tallies.append(_tally(pair, known, counted, named))
+    pairs = manifest.height * len(run.models)
     return Completeness(
-        planned_rows=manifest.height * len(run.models) * planned.rows,
+        planned_rows=pairs * planned.rows,
         score_rows=sum(tally.score_rows for tally in tallies),
         failed_rows=sum(tally.failed_rows for tally in tallies),
         missing=sum(tally.missing for tally in tallies),
@@ -156,39 +148,34 @@ def _verify(folder: RunFolder) -> Completeness:
         images=manifest.height,
         failed_images=failures.select(IMAGE).unique().join(manifest, on=IMAGE, how="semi").height,
         examples=tuple(example for tally in tallies for example in tally.examples)[:EXAMPLES],
+        planned_certificates=pairs * guarantees.rows,
+        certificate_rows=sum(tally.certificate_rows for tally in tallies),
+        failed_certificates=sum(tally.failed_certificates for tally in tallies),
     )
 
 
-def _planned(cams: Sequence[str], variants: Sequence[VariantRecord]) -> _Planned:
+def _planned(cams: Sequence[str], variants: Sequence[VariantRecord]) -> PlannedRows:
     named = [
         {"cam": cam, **{key: getattr(variant, key) for key in VARIANT[1:]}} for cam in cams for variant in variants
     ]
-    schema = {"cam": pl.String, "perturbation": pl.String, "strength": pl.String, "replicate": pl.Int16}
-    # So small that the sum over all rows of an image does not overflow.
-    marks = np.random.default_rng(0).integers(1, 2**40, len(named))
-    table = (
-        pl.DataFrame(named, schema=schema).with_row_index("number").with_columns(mark=pl.Series(marks, dtype=pl.Int64))
+    return planned_rows(
+        named, {"cam": pl.String, "perturbation": pl.String, "strength": pl.String, "replicate": pl.Int16}
     )
-    return _Planned(table, table.height, int(marks.sum()))
 
 
-def _grouped(folder: RunFolder, keys: Sequence[str], variants: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """By image: its rows in some files, how many of them are wrong, and the sum of their marks."""
-    for scores in _gathered(folder, keys):
-        joined = scores.lazy().join(variants.lazy(), on=VARIANT, how="left")
-        counts = joined.group_by("image_id").agg(
-            rows=pl.len().cast(pl.Int64),
-            wrong=(pl.len() - pl.col("number").drop_nulls().n_unique()).cast(pl.Int64),
-            marks=pl.col("mark").sum(),
-        )
-        yield counts.collect(engine="streaming")
+def _planned_certificates(cams: Sequence[str], asked: RecordedCertify | None) -> PlannedRows:
+    named = [] if asked is None else [
+        {"cam": cam, "sigma": sigma, "radius_share": share}
+        for cam in cams for sigma in asked.sigma for share in asked.radii
+    ]  # fmt: skip
+    return planned_rows(named, {"cam": pl.String, "sigma": pl.Float64, "radius_share": pl.Float64})
 
 
-def _gathered(folder: RunFolder, keys: Sequence[str]) -> Iterator[pl.DataFrame]:
+def _gathered(folder: RunFolder, keys: Sequence[str], columns: Sequence[Column]) -> Iterator[pl.DataFrame]:
     """The rows of some files, in tables of about `ROWS_AT_ONCE` rows."""
     waiting: list[pl.DataFrame] = []
     for key in keys:
-        waiting.append(read_frame(folder.store, key, USED)[0])
+        waiting.append(read_frame(folder.store, key, columns)[0])
         if sum(table.height for table in waiting) >= ROWS_AT_ONCE or sum(map(_bytes, waiting)) >= BYTES_AT_ONCE:
             yield pl.concat(waiting)
             waiting = []
@@ -200,41 +187,35 @@ def _bytes(table: pl.DataFrame) -> int:
     return int(table.estimated_size())
 
 
-def _count(images: pl.DataFrame, groups: Iterator[pl.DataFrame]) -> _Counts:
-    """Add up the groups by image; images: column image_id, in the order of the manifest."""
-    placed = images.with_row_index("place")
-    sums = {name: np.zeros(images.height, np.int64) for name in ("rows", "wrong", "marks")}
-    unplanned = [pl.DataFrame(schema={"image_id": pl.String, "rows": pl.Int64})]
-    for group in groups:
-        known = group.join(placed, on="image_id", how="inner")
-        for name, column in sums.items():
-            np.add.at(column, known["place"].to_numpy(), known[name].to_numpy())
-        if known.height < group.height:
-            unplanned.append(group.join(known, on="image_id", how="anti").select("image_id", "rows"))
-    return _Counts(**sums, unplanned=pl.concat(unplanned).group_by("image_id", maintain_order=True).sum())
+@dataclass(frozen=True)
+class _Counted:
+    """The rows of one kind, scores or certificates: what was planned for every image, and what is there."""
+
+    planned: PlannedRows
+    counts: RowCounts
+
+    def failed(self, images: NDArray[np.bool_]) -> int:
+        """Planned rows without a row, of some images (I,)."""
+        return int((self.planned.rows - self.counts.rows[images]).clip(0).sum())
 
 
-def _tally(
-    pair: tuple[str, str], images: pl.DataFrame, counts: _Counts, failures: pl.DataFrame, planned: _Planned
-) -> _Tally:
+def _tally(pair: tuple[str, str], images: pl.DataFrame, both: Sequence[_Counted], failures: pl.DataFrame) -> _Tally:
+    """The counts of one dataset and model; `both` are its scores and its certificates."""
     failed = images["image_id"].is_in(failures["image_id"].unique().implode()).to_numpy()
-    missing = ~failed & (counts.rows < planned.rows)
-    # An image that travels in parts may have rows of some and failures of others.
-    surplus = (
-        (counts.wrong > 0)
-        | (counts.rows > planned.rows)
-        | (failed & (counts.rows == planned.rows))
-        | ((counts.rows == planned.rows) & (counts.marks != planned.marks))
-    )
-    wrong = [
-        *images["image_id"].gather(np.flatnonzero(missing | surplus)[:EXAMPLES]),
-        *counts.unplanned["image_id"][:EXAMPLES],
-    ]
+    scores, certificates = both
+    missing = ~failed & np.any([kind.counts.missing(kind.planned) for kind in both], axis=0)
+    # An image that travels in parts may have rows of some and failures of others; its certificates are in one part.
+    surplus = np.any([kind.counts.surplus(kind.planned) for kind in both], axis=0)
+    surplus |= failed & (scores.counts.rows == scores.planned.rows)
+    unplanned = dict.fromkeys(name for kind in both for name in kind.counts.unplanned["image_id"])
+    wrong = [*images["image_id"].gather(np.flatnonzero(missing | surplus)[:EXAMPLES]), *[*unplanned][:EXAMPLES]]
     dataset, model = pair
     return _Tally(
-        score_rows=int(counts.rows.sum() + counts.unplanned["rows"].sum()),
-        failed_rows=int((planned.rows - counts.rows[failed]).clip(0).sum()),
+        score_rows=scores.counts.total,
+        failed_rows=scores.failed(failed),
+        certificate_rows=certificates.counts.total,
+        failed_certificates=certificates.failed(failed),
         missing=int(missing.sum()),
-        surplus=int(surplus.sum()) + counts.unplanned.height,
+        surplus=int(surplus.sum()) + len(unplanned),
         examples=[f"{dataset} / {image_id} / {model}" for image_id in wrong],
     )

@@ -12,6 +12,8 @@ BLOCK_BYTES = 128 * 2**20
 PASSES_PER_BLOCK = {"cpu": 768, "cuda": 32_768}
 """Most passes that a block needs: about a minute of work, which is lost when its worker is. For the largest networks on
 a core it is half an hour, and a run may stand still for 40 minutes (`cluster.image_timeout_s`)."""
+PASS_S = 2.5
+"""Seconds of a pass through the largest networks on a core."""
 PASSES_OF_CAM = {"shared": 0, "tail": 4, "passes": 4, "many passes": 512, "thousands of passes": 5120}
 """About how many passes a CAM adds for each variant, by its cost."""
 BLOCKS_PER_EXPLAINER = 8
@@ -46,10 +48,16 @@ def images_per_block(plan: Plan, pending: int, explainers: int, device: str) -> 
 
 
 def passes_per_image(plan: Plan) -> int:
-    """About how many passes an image takes under all models, a pass for each step of an attack included."""
+    """About how many passes an image takes under all models, those of attacks and of noisy copies included."""
     each = 1 + sum(PASSES_OF_CAM[CAMS[name].cost] for name in plan.config.cams)
     attacks = sum(variant.attack_passes for variant in plan.variants)
-    return len(plan.config.models) * (each * (len(plan.variants) + len(plan.parts)) + attacks)
+    passed = len(plan.variants) + len(plan.parts) + plan.noisy_copies
+    return len(plan.config.models) * (each * passed + attacks)
+
+
+def longest_image_s(plan: Plan) -> float:
+    """How long the passes of one image may take under all models, s, if they are as slow as they ever are."""
+    return PASS_S * passes_per_image(plan) if plan.noisy_copies else 0.0
 
 
 def variant_bytes(plan: Plan) -> int:
@@ -89,6 +97,6 @@ def images_per_commit(plan: Plan, pending: int, block: int = 1) -> int:
 
 
 def batch_bytes_per_image(plan: Plan) -> int:
-    """About how many bytes the score rows of one image take in a batch for Commit, all models together."""
+    """About how many bytes the rows of one image take in a batch for Commit, all models together."""
     row_bytes = BATCH_ROW_BYTES + int(plan.manifest["image_id"].str.len_bytes().sum()) // plan.manifest.height
-    return len(plan.config.models) * plan.rows_per_image * row_bytes
+    return len(plan.config.models) * (plan.rows_per_image + plan.certificates_per_image) * row_bytes

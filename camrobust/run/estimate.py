@@ -24,6 +24,8 @@ from camrobust.run.tried_models import check_models
 PASSES = 3
 DIGITS = 6
 """Decimals of hours: a small run takes seconds."""
+CERTIFICATE_BYTES = 25
+"""About how many bytes a row of certificates takes in a file."""
 ATTACK_COST = 3
 """Cost of a forward and backward pass through the whole model, in forward passes."""
 
@@ -64,7 +66,9 @@ def estimate(
         seconds_per_image = sum(_seconds_per_image(plan, model, device) for model in config.models)
     else:
         seconds_per_image = (
-            (counts["forwards"] + ATTACK_COST * counts["attack_passes"]) / max(1, counts["images"]) / forwards_per_s
+            (counts["forwards"] + counts.get("certificate_forwards", 0) + ATTACK_COST * counts["attack_passes"])
+            / max(1, counts["images"])
+            / forwards_per_s
         )
     segment_s = _segment_seconds(plan)
     hours = seconds_per_image * counts["images"] / 3600
@@ -77,6 +81,7 @@ def estimate(
         **_on_spot(plan, seconds_per_image, workers, interruptions_per_h, replacement_s, dollars_per_hour),
         "load_core_hours": round(segment_s * counts["images"] / 3600, DIGITS),
         "score_bytes": counts["rows"] * plan.row_bytes,
+        **({"certificate_bytes": counts["certificates"] * CERTIFICATE_BYTES} if "certificates" in counts else {}),
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
         **({} if _asks_in_vain(config, device) is None else {"gpu": _asks_in_vain(config, device)}),
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
@@ -139,7 +144,7 @@ def _unlisted(images: int) -> pl.DataFrame:
 
 
 def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
-    """Seconds to explain all variants of one image under one model, from a few timed passes."""
+    """Seconds to explain all variants and noisy copies of one image under one model, from a few timed passes."""
     model = build(config, plan.config.image.crop, device)
     settings = settings_of(plan.config, plan.pass_sizes[device])
     harmless = next((variant for variant in plan.variants if not variant.needs_model), None)
@@ -153,7 +158,7 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
         explained.confidences.sum().item()
         times.append(time.perf_counter() - start)
     attack_passes = sum(variant.attack_passes for variant in plan.variants)
-    passes = len(plan.variants) + len(plan.parts) + ATTACK_COST * attack_passes
+    passes = len(plan.variants) + len(plan.parts) + plan.noisy_copies + ATTACK_COST * attack_passes
     return min(times) / settings.batch * passes
 
 

@@ -20,7 +20,7 @@ from camrobust.measure.built import ModelSpec
 from camrobust.measure.model import Model, load_model
 from camrobust.measure.plugins import default_similarities, load_plugins, refuse_unnamed
 from camrobust.measure.same_network import check_builder, check_readout, check_state
-from camrobust.measure.settings import MeasureSettings, pass_size
+from camrobust.measure.settings import CertifySettings, MeasureSettings, pass_size
 from camrobust.measure.weights import MOST_BYTES
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ class Plan:
         return len(self.variants) * len(self.config.cams)
 
     @property
+    def certificates_per_image(self) -> int:
+        """Rows of certificates of one image under one model."""
+        asked = self.config.certify
+        return 0 if asked is None else len(self.config.cams) * len(asked.sigma) * len(asked.radii)
+
+    @property
+    def noisy_copies(self) -> int:
+        """Noisy copies of one image that certificates need under one model, those of the pilot included."""
+        asked = self.config.certify
+        return 0 if asked is None else len(asked.sigma) * (asked.samples + asked.pilot)
+
+    @property
     def sources(self) -> dict[str, str]:
         """SHA-256 of the source of every plugin."""
         return {module: plugin.sha256 for module, plugin in self.plugins.items()}
@@ -99,6 +111,19 @@ class Plan:
 
         return tuple(f"dataset '{name}': {in_words(kinds)}" for name, kinds in self.left_out.items())
 
+    @property
+    def size(self) -> tuple[str, ...]:
+        """How much is to be measured, in lines for the user."""
+        counts = self.counts()
+        lines = [
+            f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "
+            f"{counts['cams']} = {counts['rows']:,} rows"
+        ]
+        if "certificates" in counts:
+            passed, rows = counts["certificate_forwards"], counts["certificates"]
+            lines.append(f"certificates: {passed:,} noisy copies of images pass, for {rows:,} rows")
+        return tuple(lines)
+
     def counts(self) -> dict[str, int]:
         """Planned numbers, as run.json holds them."""
         from camrobust.results.folder import of_shard
@@ -114,6 +139,14 @@ class Plan:
             "attack_passes": images * models * sum(variant.attack_passes for variant in self.variants),
             "forwards": images * models * (len(self.variants) + len(self.parts)),
             "rows": images * models * self.rows_per_image,
+            **(
+                {}
+                if self.config.certify is None
+                else {
+                    "certificates": images * models * self.certificates_per_image,
+                    "certificate_forwards": images * models * self.noisy_copies,
+                }
+            ),
         }
 
 
@@ -188,6 +221,11 @@ def settings_of(config: RunConfig, batch: int) -> MeasureSettings:
         config.precision,
         config.compile,
     )
+
+
+def certify_of(config: RunConfig) -> CertifySettings | None:
+    """What a configuration asks to certify, without pydantic; None for nothing."""
+    return None if config.certify is None else CertifySettings(**config.certify.model_dump())
 
 
 def spec_of(config: ModelConfig) -> ModelSpec:

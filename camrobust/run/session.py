@@ -49,7 +49,9 @@ CHANGED_BY_RAY = (*AUTHENTICATION, "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT"
 
 
 @contextmanager
-def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
+def session(
+    address: str, cluster: ClusterConfig, *, verbose: bool = False, longest_image_s: float = 0.0
+) -> Iterator[None]:
     """Start or join Ray, quietly; afterwards Ray is shut down and the environment is as before.
 
     Args:
@@ -57,6 +59,7 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
             an existing cluster, with the caller's RAY_AUTH_* variables.
         cluster: how long the run may stand still; at least long enough to find an image that hangs.
         verbose: let Ray print.
+        longest_image_s: how long certificates may take for one image, in which time nothing else need move.
 
     Raises:
         UserError: there is no cluster, it refuses us, or this program is connected to one already.
@@ -79,7 +82,7 @@ def session(address: str, cluster: ClusterConfig, *, verbose: bool = False) -> I
             # Ray's own handler would end the process with code 15, silently.
             signal.signal(signal.SIGTERM, terminated)
         try:
-            _configure(cluster, verbose=verbose)
+            _configure(cluster, longest_image_s, verbose=verbose)
             yield
         finally:
             _await_executors()
@@ -97,12 +100,12 @@ def _await_executors() -> None:
             thread.join(EXECUTOR_S)
 
 
-def _configure(cluster: ClusterConfig, *, verbose: bool) -> None:
+def _configure(cluster: ClusterConfig, longest_image_s: float, *, verbose: bool) -> None:
     context = DataContext.get_current()
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = max(
         cluster.no_progress_timeout_s,
-        (DEATHS + 1) * cluster.image_timeout_s,
+        (DEATHS + 1) * (cluster.image_timeout_s + longest_image_s),
         patience_s() + cluster.image_timeout_s,
     )
     if not verbose:

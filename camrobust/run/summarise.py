@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.errors import UserError
 from camrobust.contract.record import MAX_AMOUNT, MAX_NUMBER, content_of
 from camrobust.contract.run_documents import MOST_STAGES, StageRecord, TimesPart
@@ -16,6 +17,7 @@ from camrobust.io.parquet_budget import Budget
 from camrobust.report.page import Report, build_report
 from camrobust.report.reading import checked
 from camrobust.results.arrow import empty_frame
+from camrobust.results.counted import Committed
 from camrobust.results.documents import read_record
 from camrobust.results.environment import utc
 from camrobust.results.folder import RunFolder
@@ -107,7 +109,8 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
     Raises:
         UserError: there are none.
     """
-    names = (*SUMMARIES, "tests", "characteristics")
+    certified = ("certificates",) if folder.run().config.certify else ()
+    names = (*SUMMARIES, "tests", "characteristics", *certified)
     place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
     try:
         tables = {
@@ -116,6 +119,13 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
     except MissingObjectError as error:
         raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
     return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in tables.items()}
+
+
+def _masked(folder: RunFolder, committed: Committed) -> pl.DataFrame | None:
+    """The rows of certificates of the gallery's images; None if the run has no certificates."""
+    keys, budget = committed.tables("certificates"), Budget()
+    tables = (read_frame(folder.store, key, CERTIFICATES, budget)[0].drop_nulls("membership") for key in keys)
+    return pl.concat(tables) if keys else None
 
 
 def report(folder: RunFolder, number: int | None = None) -> str:
@@ -134,6 +144,7 @@ def report(folder: RunFolder, number: int | None = None) -> str:
         folder.table("images", committed),
         folder.table("failures", committed),
         maps,
+        certificates=_masked(folder, committed),
         name=name_of(folder),
         drawn=utc(),
         times=times(folder, {}),

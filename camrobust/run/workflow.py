@@ -251,13 +251,8 @@ def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", Ru
         hardware=hardware(),
         started=utc(),
     )  # fmt: skip
-    for line in (*plan.notes, *(f"warning: {warning}" for warning in warnings)):
+    for line in (*plan.notes, *(f"warning: {warning}" for warning in warnings), *plan.size):
         say(line)
-    counts = plan.counts()
-    say(
-        f"images × models × variants × CAMs = {counts['images']} × {counts['models']} × {counts['variants']} × "
-        f"{counts['cams']} = {counts['rows']:,} rows"
-    )
     return plan, record
 
 
@@ -289,11 +284,12 @@ def _measure(
     plan: "Plan", folder: RunFolder, pending: pl.DataFrame, address: str, verbose: bool, lease: Lease, show: Show
 ) -> None:
     """Measure the pending images on a cluster."""
+    from camrobust.run.batch_sizes import longest_image_s
     from camrobust.run.pipeline import measure_pending
     from camrobust.run.placement import check_room
     from camrobust.run.session import session
 
-    with session(address, plan.config.cluster, verbose=verbose):
+    with session(address, plan.config.cluster, verbose=verbose, longest_image_s=longest_image_s(plan)):
         if address == "local":
             check_room(plan)
         measure_pending(plan, folder, pending, lease.number, show, lease.check)

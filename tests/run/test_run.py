@@ -13,6 +13,7 @@ from camrobust.bench.chaos.processes import descendants
 from camrobust.contract.config_file import load_config
 from camrobust.contract.schema import SCORES
 from camrobust.interface.cli import main
+from camrobust.results.exact import compare_exactly
 from camrobust.results.folder import open_run
 from camrobust.results.status import status
 from camrobust.run import pipeline
@@ -170,6 +171,7 @@ MANY = 18
 FEW = SMALL | {
     "gallery_images": 0,
     "perturbations": ["gaussian_noise:1-5", "salt_pepper:1-5"],
+    "certify": {"sigma": [0.1], "samples": 6, "pilot": 2, "radii": [0.0, 0.1]},
     "models": [
         {"name": "toy/a", "builder": "tests.toys:pooled"},
         {"name": "007", "builder": "tests.toys:patient"},
@@ -242,3 +244,6 @@ def test_kill_9_of_a_worker_and_then_of_everything_a_deleted_file_and_a_rerun_en
     assert in_process.run(whole).exit_code == 0
     assert rows.equals(scores(tmp_path / "whole"))
     assert not (out / "failures").exists()
+    exact = compare_exactly(open_run(str(out)), open_run(str(tmp_path / "whole")))
+    assert exact.is_equal
+    assert exact.tables["certificates"].equal == finished.certificate_rows == MANY * 2 * 5 * 2

@@ -65,9 +65,9 @@ def bench(
     check_device(device)
     model = random_model(MODEL, device)
     planned = variants([f"gaussian_noise:sigma={0.02 * step:g}" for step in range(1, BATCH[device])])
-    image = _image()
+    image = picture()
     pixels = make_variants(image[None], planned, ["bench"], "bench", 0)[0]
-    given = ImageVariants(Sample("bench", "bench", None, _grid(pixels.shape[-1])), pixels, planned)
+    given = ImageVariants(Sample("bench", "bench", None, squares(pixels.shape[-1])), pixels, planned)
     settings = MeasureSettings(CLASSIC, batch=BATCH[device], precision=precision)
 
     def maps(model: Model, *cams: str) -> Callable[[], object]:
@@ -129,14 +129,14 @@ def _ratio(times: list[float], plain: list[float]) -> float:
     return statistics.median(time / base for time, base in zip(times, plain, strict=True))
 
 
-def _image() -> Tensor:
+def picture() -> Tensor:
     """A smooth picture, (3, 224, 224) uint8, made of interpolated noise; the same on every machine."""
     coarse = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
     return (smooth[0] * 255).to(torch.uint8)
 
 
-def _grid(size: int, cells: int = 6) -> Tensor:
+def squares(size: int, cells: int = 6) -> Tensor:
     """36 square segments, about as many as Quickshift finds on a photo."""
     row = torch.arange(size) * cells // size
     return row[:, None] * cells + row[None, :]

@@ -163,6 +163,10 @@ COMMANDS = {
             argument("--head", "how the outputs are read, as in a configuration, such as multilabel"),
             several("--cam", "CAMs to draw, see `camrobust list cams`", required=True, metavar="CAM"),
             several("--perturb", "perturbations to apply, one column each", metavar="NAME:LEVEL"),
+            argument(
+                "--certify", "also draw what is certain within a distance; keys as in a configuration, samples=500",
+                nargs="*", metavar="KEY=VALUE",
+            ),
             PLUGINS,
             argument("--output", "picture to write", default="explain.png"),
         ),

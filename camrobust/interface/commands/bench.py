@@ -65,6 +65,13 @@ def _formats(given: Given) -> int:
     return show(given, "Plain forward pass of one batch, ms", formats(given.device, given.repeats))
 
 
+def _certificates(given: Given) -> int:
+    from camrobust.bench.speed.certifying import certifying
+
+    rows = certifying(given.device, given.samples, given.repeats)
+    return show(given, "Certificates of ten CAMs on a ResNet-50 against plain forward passes of as many images", rows)
+
+
 def _zoo(given: Given) -> int:
     from camrobust.bench.speed.zoo import zoo
     from camrobust.interface.terminal import say
@@ -211,6 +218,7 @@ PRESET = argument("--preset", "variants of an image: full has 15, quick 8", choi
 DEVICE = argument("--device", "device of the models", choices=("cpu", "cuda"), default="cpu")
 REPEATS = argument("--repeats", "interleaved repetitions", type=positive(int), default=15)
 PRECISION = argument("--precision", "precision of the layers", choices=PRECISIONS, default=PRECISIONS[0])
+SAMPLES = argument("--samples", "noisy copies of an image", type=positive(int), default=48)
 PEERS = flag("--peers", "also time imagecorruptions")
 IMAGES = argument("--images", "number of pictures", type=positive(int), default=1000, metavar="N")
 ONLY_MAPS = flag("--only-maps", "leave out the perturbations and the segments")
@@ -245,6 +253,9 @@ BENCHMARKS = {
     ),
     "formats": Command(
         _formats, "time plain forward passes by memory format, and compiled", (DEVICE, REPEATS, JSON)
+    ),
+    "certificates": Command(
+        _certificates, "time certificates against plain forward passes", (DEVICE, REPEATS, SAMPLES, JSON)
     ),
     "zoo": Command(
         _zoo, "try architectures of torchvision, timm and transformers", (JSON,)

@@ -15,6 +15,7 @@ def list_registry(given: Given) -> int:
 
 def explain(given: Given) -> int:
     """`camrobust explain`."""
+    from camrobust.interface.arguments import certify_options
     from camrobust.interface.explain_grid import explain_picture
     from camrobust.interface.terminal import say
     from camrobust.measure.plugins import load_plugins
@@ -23,7 +24,8 @@ def explain(given: Given) -> int:
     explain_picture(
         given.image, given.output, model=given.model, weights=given.weights, target_layer=given.target_layer,
         mean=given.mean and tuple(given.mean), std=given.std and tuple(given.std), resize=given.resize, crop=given.crop,
-        classes=given.classes, head=given.head, cams=given.cam, perturbations=given.perturb, say=say,
+        classes=given.classes, head=given.head, cams=given.cam, perturbations=given.perturb,
+        certify=None if given.certify is None else certify_options(given.certify), say=say,
     )  # fmt: skip
     sys.stdout.write(f"{harmless(given.output)}\n")
     return 0

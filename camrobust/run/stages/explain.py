@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.config import RunConfig
 from camrobust.contract.run_record import BuilderRecord
 from camrobust.contract.schema import FAILURES, IMAGES, MAPS
 from camrobust.core.perturb import Variant
 from camrobust.io.retries import patient
+from camrobust.measure.certificates import certificates
 from camrobust.measure.image import Explained, measure
 from camrobust.measure.model import Model
 from camrobust.measure.plugins import load_plugins
@@ -20,7 +22,7 @@ from camrobust.measure.prepared import try_out
 from camrobust.measure.settings import ImageVariants, Sample
 from camrobust.results.arrow import make_table
 from camrobust.run.ledger import ImagePart, Watch
-from camrobust.run.plan import build, settings_of
+from camrobust.run.plan import build, certify_of, settings_of
 from camrobust.run.stages.batches import QUARANTINED, Failure, batch_of, measured_fields, rows_column
 from camrobust.run.stages.gallery import map_rows
 from camrobust.run.stages.perturb import Perturb, PerturbedRow, perturbed_rows
@@ -37,11 +39,21 @@ class _Scored:
         table: score rows of several parts.
         rows: those of this part.
         explained: its maps, where the gallery shows them.
+        certificates: rows of `certificates.CERTIFICATES`, with part 0 of an image.
     """
 
     table: pa.Table
     rows: range
     explained: Explained | None
+    certificates: list[dict[str, Any]]
+
+
+class _Wanted(NamedTuple):
+    """One part of an image that is to be measured, whether the gallery shows it, and whether it is certified now."""
+
+    image: ImageVariants
+    shown: bool
+    certified: bool
 
 
 class _Cells(NamedTuple):
@@ -51,6 +63,7 @@ class _Cells(NamedTuple):
     images: list[dict[str, Any]]
     failures: list[dict[str, Any]]
     maps: list[dict[str, Any]]
+    certificates: list[dict[str, Any]]
 
 
 class Explain:
@@ -105,7 +118,7 @@ class Explain:
                 )
                 for model in config.models
             ]
-        self.settings = settings_of(config, pass_size)
+        self.settings, self.certify = settings_of(config, pass_size), certify_of(config)
         self.columns = self.settings.columns()
         if config.compile:
             for model in self.models:
@@ -127,6 +140,7 @@ class Explain:
                     cells[place].failures.append(_failure_row(rows[place], model.name, result))
                     continue
                 cells[place].scores.append(result)
+                cells[place].certificates.extend(result.certificates)
                 if result.explained is not None:
                     first = model is self.models[0]
                     cells[place].maps.extend(
@@ -138,8 +152,9 @@ class Explain:
             "images": make_table(IMAGES, [row for cell in cells for row in cell.images]),
             "failures": make_table(FAILURES, [row for cell in cells for row in cell.failures]),
             "maps": make_table(MAPS, [row for cell in cells for row in cell.maps]),
+            "certificates": make_table(CERTIFICATES, [row for cell in cells for row in cell.certificates]),
         }
-        counts = {name: [len(getattr(cell, name)) for cell in cells] for name in ("images", "failures", "maps")}
+        counts = {name: [len(getattr(cell, name)) for cell in cells] for name in tables if name != "scores"}
         counts["scores"] = [sum(len(scored.rows) for scored in cell.scores) for cell in cells]
         keys = {name: [getattr(row, name) for row in rows] for name in ImagePart._fields}
         columns = {name: rows_column(table, counts[name]) for name, table in tables.items()}
@@ -162,37 +177,49 @@ class Explain:
         shown = [item.part == 0 and item[:2] in self.gallery for item in items]
 
         def work(some: Sequence[int]) -> list[_Scored | Failure]:
-            return self._measure(model, [images[place] for place in some], [shown[place] for place in some])
+            chosen = [_Wanted(images[place], shown[place], items[place].part == 0) for place in some]
+            return self._measure(model, chosen)
 
         return self.watch.over_all(items, work, lambda why: Failure("explain", QUARANTINED, why), model=model.name)
 
-    def _measure(self, model: Model, images: Sequence[ImageVariants], shown: Sequence[bool]) -> list[_Scored | Failure]:
+    def _measure(self, model: Model, wanted: Sequence[_Wanted]) -> list[_Scored | Failure]:
         """Scores and maps, or what went wrong: one model's trouble with one image must not end the run."""
         # The passes of several images have the timeout each; an image alone has it as a whole.
-        renew = self.watch.renew if len(images) > 1 else _nothing
-        keep = {place for place, show in enumerate(shown) if show}
+        renew = self.watch.renew if len(wanted) > 1 else _nothing
+        images = [one.image for one in wanted]
+        keep = {place for place, one in enumerate(wanted) if one.shown}
         raised = ""
         try:
             columns, explained = measure(model, images, self.settings, renew, keep)
+            certified = self._certified(model, wanted)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - model code may raise anything; it becomes a failure row
             raised = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        if raised and len(images) > 1:
+        if raised and len(wanted) > 1:
             # The error is gone by now, and with it the memory of the pass that raised it.
-            return [
-                result for image, show in zip(images, shown, strict=True) for result in self._alone(model, image, show)
-            ]
+            return [result for one in wanted for result in self._alone(model, one)]
         if raised:
             return [Failure("explain", "error", raised)]
         table = make_table(self.columns, columns)
         ends = np.cumsum([0, *(len(image.variants) * len(self.config.cams) for image in images)]).tolist()
         return [
-            _Scored(table, range(ends[place], ends[place + 1]), explained.get(place)) for place in range(len(images))
+            _Scored(table, range(ends[place], ends[place + 1]), explained.get(place), certified.get(place, []))
+            for place in range(len(images))
         ]
 
-    def _alone(self, model: Model, image: ImageVariants, show: bool) -> list[_Scored | Failure]:
+    def _certified(self, model: Model, wanted: Sequence[_Wanted]) -> dict[int, list[dict[str, Any]]]:
+        """Rows of certificates, by the place of their image. Each pass has the timeout, also of one image."""
+        if self.certify is None:
+            return {}
+        places = [place for place, one in enumerate(wanted) if one.certified]
+        drawn = {number for number, place in enumerate(places) if wanted[place].shown}
+        images = [wanted[place].image for place in places]
+        rows = certificates(model, images, self.settings, self.certify, self.watch.renew, drawn)
+        return dict(zip(places, rows, strict=True))
+
+    def _alone(self, model: Model, one: _Wanted) -> list[_Scored | Failure]:
         """The same for one image of a batch that raised an error."""
         self.watch.renew()
-        return self._measure(model, [image], [show])
+        return self._measure(model, [one])
 
     def _score_table(self, scored: Sequence[_Scored]) -> pa.Table:
         """The score rows of all parts, in their order."""
@@ -212,7 +239,7 @@ def _nothing() -> None:
 
 def _without_models(row: PerturbedRow) -> _Cells:
     """What is known of a part before any model sees it: its image's own row, or its failure."""
-    cells = _Cells([], [], [], [])
+    cells = _Cells([], [], [], [], [])
     # An image's own row goes with its part 0, unless there is no image.
     if row.part == 0 and row.segments is not None:
         cells.images.append({"dataset": row.dataset, "image_id": row.image_id, "label": row.label, **row.properties})

@@ -1,0 +1,159 @@
+"""Certificates on the page: a figure, two sentences, and some maps with what is certain about them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import altair as alt
+import polars as pl
+
+from camrobust.contract.schema import CLEAN
+from camrobust.report.colours import in_colour, in_dashes, in_markers
+from camrobust.report.figure import Figure, choice, choices, heading, picked, plain, source
+from camrobust.report.pictures import data_uri, decoded, membership
+
+SHOWN = {
+    "certified_consistency": "all images, 0 if the class is not certain",
+    "certified_only": "certain classes only",
+}
+NOTHING = (
+    "Here nothing beyond chance is certain for any CAM at any radius above 0, which says that the guarantee is weak "
+    "and not that the maps are; smaller radii or more samples may show more."
+)
+IMAGES = 4
+"""Images whose certain segments are shown."""
+
+
+def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> Figure | None:
+    """Certified consistency against the radius: a line with its 95 % interval per CAM, a panel per sigma.
+
+    Args:
+        table: `certificates.CERTIFIED`.
+        cams: names in the order of the colours.
+        controls: CAMs that are a floor; drawn dashed.
+
+    Returns:
+        None where there is no certificate.
+    """
+    if table.is_empty():
+        return None
+    counted = [name for name in SHOWN if table[name].count()]
+    chosen = [choice("counted", counted, [SHOWN[name] for name in counted]), *choices(table, "model", "dataset")]
+    drawn = [cam for cam in cams if cam in table["cam"]]
+    base = alt.Chart(source()).encode(
+        x=alt.X("radius:Q", title="l2 radius", axis=alt.Axis(format=".2~g", tickCount=4)),
+        color=in_colour(drawn, controls),
+    )
+    axis = alt.Y("value:Q", title="certified (0 = nothing is)", scale=alt.Scale(domain=[0, 1], nice=False))
+    band = base.mark_area(opacity=0.12, clip=True).encode(
+        y=alt.Y("lower:Q", title="certified (0 = nothing is)"), y2="upper:Q", tooltip=alt.value(None)
+    )
+    line = base.mark_line(clip=True).encode(y=axis, strokeDash=in_dashes(drawn, controls))
+    points = base.mark_point(clip=True, size=34, opacity=1).encode(
+        y=axis,
+        shape=in_markers(drawn, controls),
+        tooltip=[
+            alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("radius:Q", format=".4g"),
+            alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("lower:Q", format=".3f"),
+            alt.Tooltip("upper:Q", format=".3f"), alt.Tooltip("n_certified:Q", title="images with a certain class"),
+            alt.Tooltip("n_images:Q", title="images"),
+        ],
+    )  # fmt: skip
+    faceted = (
+        alt.layer(band, line, points)
+        .properties(width=250, height=170)
+        .facet(facet=alt.Facet("sigma:O", title="sigma"), columns=3)
+        .resolve_scale(x="independent")
+        .transform_filter(picked(chosen[1:]))
+        .transform_calculate(
+            value="datum[pick_counted]", lower="datum[pick_counted + '_lower']", upper="datum[pick_counted + '_upper']"
+        )
+        .transform_filter("isValid(datum.value)")
+        .properties(title=heading("Certified consistency against the radius", table, "model", "dataset"))
+        .add_params(*chosen)
+    )
+    keys = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "n_images", "n_certified")
+    bounds = [f"{name}{end}" for name in SHOWN for end in ("", "_lower", "_upper")]
+    return Figure("certified", plain(faceted), table.select(*keys, *(pl.col(name).round(4) for name in bounds)))
+
+
+def guarantee_sentences(table: pl.DataFrame, controls: Sequence[str]) -> list[str]:
+    """What the figure says and does not say, in two sentences.
+
+    Args:
+        table: `certificates.CERTIFIED`, not empty.
+        controls: CAMs that are a floor.
+    """
+    alpha, samples = _float(table["alpha"].max()), int(_float(table["samples"].min()))
+    first = (
+        f"This is not about the map of one photo but about the smoothed ranks, averaged over noise of deviation sigma "
+        f"({samples:,} samples): for each image, CAM and sigma, with probability {1 - alpha:g} at least, no "
+        "change of the pixels up to that l2 radius, found by whom or what ever, takes their agreement (adjusted RBO) "
+        "below the value that is averaged here."
+    )
+    cams = table.filter(~pl.col("cam").is_in(controls) & (pl.col("radius") > 0))
+    best = cams.sort("certified_consistency", "radius", descending=[True, False], nulls_last=True).head(1)
+    if best.is_empty() or not best["certified_consistency"][0]:
+        return [first, NOTHING]
+    row = best.row(0, named=True)
+    floor = table.filter(
+        pl.col("cam").is_in(controls)
+        & pl.all_horizontal(pl.col(key) == row[key] for key in ("dataset", "model", "sigma", "radius_share"))
+    )["certified_consistency"].max()
+    beside = "" if floor is None else f" (a random map: {_float(floor):.2f})"
+    return [
+        first,
+        f"The highest guarantee is {row['certified_consistency']:.2f}{beside}, for {row['cam']} of {row['model']} at "
+        f"radius {row['radius']:.3g} and sigma {row['sigma']:g}; of {row['n_images']} images tried, "
+        f"{row['n_images'] - row['n_certified']} count as 0 there because their class is not certain, and 0 means that "
+        "nothing is guaranteed, not that the map changes.",
+    ]
+
+
+def _float(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+@dataclass(frozen=True)
+class CertainMap:
+    """One image, and at each sigma its segments that are certain at the smallest radius: titles and pictures."""
+
+    image_id: str
+    dataset: str
+    cells: list[tuple[str, str, str]]
+
+
+def certain_maps(certificates: pl.DataFrame, maps: pl.DataFrame, model: str, cam: str) -> list[CertainMap]:
+    """Images of the gallery with what is certain about the top segments of one CAM.
+
+    Args:
+        certificates: rows with a mask, `certificates.CERTIFICATES`.
+        maps: the gallery, `schema.MAPS`; it has the photos.
+        model: whose maps.
+        cam: which method.
+    """
+    rows = certificates.filter((pl.col("model") == model) & (pl.col("cam") == cam)).drop_nulls("membership")
+    photos = maps.filter((pl.col("model") == model) & (pl.col("perturbation") == CLEAN))
+    rows = rows.join(photos.select("dataset", "image_id", "photo"), on=["dataset", "image_id"], how="inner")
+    shown: list[CertainMap] = []
+    for (dataset, image_id), of_image in rows.sort("dataset", "image_id", "sigma", "radius").group_by(
+        "dataset", "image_id", maintain_order=True
+    ):
+        if len(shown) == IMAGES:
+            break
+        cells = []
+        for row in of_image.unique("sigma", keep="first", maintain_order=True).iter_rows(named=True):
+            photo = decoded(row["photo"], "JPEG", "RGB")
+            drawn = data_uri(membership(photo, decoded(row["membership"], "PNG", "L")))
+            sure = row["class_radius"] is not None and row["radius"] < row["class_radius"]
+            cells.append((f"sigma {row['sigma']:g}, radius {row['radius']:.3g}", drawn, _told(row, sure=sure)))
+        shown.append(CertainMap(str(image_id), str(dataset), cells))
+    return shown
+
+
+def _told(row: dict[str, float], *, sure: bool) -> str:
+    shares = ", ".join(
+        f"{word} {row[name]:.0%}"
+        for word, name in (("in", "certainly_in"), ("out", "certainly_out"), ("undecided", "undecided"))
+        if row[name] is not None
+    )
+    return f"{shares}; class {'certain' if sure else 'not certain'}"

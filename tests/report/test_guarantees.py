@@ -1,0 +1,92 @@
+"""Certificates on the page: what the sentences say, what the figure draws, and what the pictures show."""
+
+from io import BytesIO
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from camrobust.contract.certificates import CERTIFICATES
+from camrobust.contract.errors import UserError
+from camrobust.contract.schema import MAPS
+from camrobust.report.guarantees import NOTHING, certain_maps, certified_curves, guarantee_sentences
+from camrobust.report.pictures import membership
+from camrobust.results.arrow import make_table
+from camrobust.summary.certified import certified_consistency
+
+
+def table(guaranteed=0.4):
+    rows = [
+        {
+            "dataset": "d", "model": "m", "image_id": str(image), "cam": cam, "sigma": 0.25, "radius_share": share,
+            "radius": share * 0.25, "item": "rank", "n": 1000, "alpha": 0.01, "class_radius": 0.02 * image,
+            "abstained": image == 0, "certified_rbo_adjusted": guaranteed if cam == "gradcam" else -0.2,
+            "flat_share": 0.0, "undecided": 0.5,
+        }
+        for image in range(4) for cam in ("gradcam", "random") for share in (0.0, 0.1, 0.2)
+    ]  # fmt: skip
+    return certified_consistency([pl.DataFrame(make_table(CERTIFICATES, rows))])
+
+
+def test_two_sentences_say_what_is_certain_for_whom_and_what_counts_as_nothing():
+    first, second = guarantee_sentences(table(), ["random"])
+    assert "not about the map of one photo but about the smoothed ranks" in first
+    assert "1,000 samples" in first
+    assert "with probability 0.99 at least" in first
+    # At radius 0.025 the classes of images 2 and 3 are certain.
+    assert second == (
+        "The highest guarantee is 0.20 (a random map: 0.00), for gradcam of m at radius 0.025 and sigma 0.25; of 4 "
+        "images tried, 2 count as 0 there because their class is not certain, and 0 means that nothing is guaranteed, "
+        "not that the map changes."
+    )
+
+
+def test_where_nothing_is_certain_that_is_what_is_said():
+    assert guarantee_sentences(table(-0.1), ["random"])[1] == NOTHING
+    only_floor = table().filter(pl.col("cam") == "random")
+    assert guarantee_sentences(only_floor, ["random"])[1] == NOTHING
+
+
+def test_the_figure_has_every_radius_and_can_be_drawn():
+    figure = certified_curves(table(), ["gradcam", "random"], ["random"])
+    assert figure.numbers.height == 2 * 3
+    names = [name for name, content in figure.files() if content]
+    assert names == ["certified.svg", "certified.png", "certified.pdf", "certified.csv"]
+    assert certified_curves(table().clear(), ["gradcam"], []) is None
+
+
+def png(shades):
+    sink = BytesIO()
+    Image.fromarray(np.array(shades, np.uint8)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def jpeg(side):
+    sink = BytesIO()
+    Image.fromarray(np.full((side, side, 3), (200, 80, 40), np.uint8)).save(sink, "JPEG", quality=95)
+    return sink.getvalue()
+
+
+def test_certain_segments_are_in_colour_excluded_ones_dark_and_others_grey():
+    photo = np.full((2, 3, 3), (200, 80, 40), np.uint8)
+    drawn = np.asarray(membership(photo, np.array([[255, 0, 128]] * 2, np.uint8)))
+    assert drawn[0, 0].tolist() == [200, 80, 40]
+    assert len(set(drawn[0, 1].tolist())) == len(set(drawn[0, 2].tolist())) == 1
+    assert drawn[0, 1, 0] < 50 < drawn[0, 2, 0]
+
+
+def test_a_mask_of_another_size_is_one_sentence():
+    maps = pl.DataFrame(
+        make_table(MAPS, [{"dataset": "d", "image_id": "a", "model": "m", "perturbation": "clean", "photo": jpeg(8)}])
+    )
+    row = {"dataset": "d", "image_id": "a", "model": "m", "cam": "gradcam", "sigma": 0.1, "radius": 0.01,
+           "class_radius": 0.02, "certainly_in": 0.25, "certainly_out": 0.5, "undecided": 0.25}  # fmt: skip
+    rows = [row | {"membership": png(np.zeros((8, 8)))}, row | {"radius": 0.05, "membership": png(np.zeros((8, 8)))}]
+    (shown,) = certain_maps(pl.DataFrame(make_table(CERTIFICATES, rows)), maps, "m", "gradcam")
+    ((title, picture, told),) = shown.cells
+    assert (title, told) == ("sigma 0.1, radius 0.01", "in 25%, out 50%, undecided 25%; class certain")
+    assert picture.startswith("data:image/jpeg")
+    wrong = pl.DataFrame(make_table(CERTIFICATES, [row | {"membership": png(np.zeros((4, 4)))}]))
+    with pytest.raises(UserError, match="a mask in certificates/ is not of its photo's size"):
+        certain_maps(wrong, maps, "m", "gradcam")
