@@ -34,7 +34,11 @@ def schema() -> Rule:
 
 
 def resolved(rule: Rule) -> Rule:
-    """A rule, looked up where it only refers to another one."""
+    """A rule, looked up where it only refers to another one, also if null may stand there instead."""
+    parts = [one for one in rule.get("anyOf", ()) if one.get("type") != "null"]
+    if len(parts) == 1 and "$ref" in parts[0]:
+        rule = {**rule, **parts[0]}
+        del rule["anyOf"]
     name = rule.get("$ref", "").rpartition("/")[2]
     return {**schema()["$defs"][name], **{key: value for key, value in rule.items() if key != "$ref"}} if name else rule
 

@@ -57,7 +57,7 @@ def test_explain_draws_what_is_certain_below_the_maps(tmp_path, capsys):
     [
         (0.5, "certify: must be True, or keys as in a configuration, got 0.5; pass {'samples': 500}"),
         ({"sample": 5}, "config: certify: unknown key 'sample'; did you mean 'samples'?"),
-        ({"alpha": 2}, "config: certify.alpha: input should be less than 0.5, got 2"),
+        ({"alpha": 2}, "config: certify.alpha: must be a number above 0 and below 0.5, got 2"),
     ],
 )
 def test_mistakes_are_one_sentence(certify, sentence):

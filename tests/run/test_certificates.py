@@ -128,11 +128,11 @@ def test_a_run_without_certificates_is_as_before(path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("certify.sigma=[0]", "config: certify.sigma.0: input should be greater than 0, got 0"),
+        ("certify.sigma=[0]", "config: certify.sigma.0: must be a number above 0 and of at most 1, got 0"),
         ("certify.sigma=[0.1,0.1]", "config: certify.sigma: must be different numbers, got [0.1, 0.1]"),
-        ("certify.samples=1", "config: certify.samples: input should be greater than or equal to 2, got 1"),
+        ("certify.samples=1", "config: certify.samples: must be a whole number from 2 to 1e+06, got 1"),
         ("certify.radius=[0.1]", "config: certify: unknown key 'radius'; did you mean 'radii'?"),
-        ("certify.item=ranks", "config: certify.item: input should be 'rank' or 'top', got 'ranks'"),
+        ("certify.item=ranks", "config: certify.item: must be one of rank, top, got 'ranks'"),
     ],
 )
 def test_mistakes_are_one_sentence(path, change, sentence):

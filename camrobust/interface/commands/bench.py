@@ -65,7 +65,7 @@ def _formats(given: Given) -> int:
     return show(given, "Plain forward pass of one batch, ms", formats(given.device, given.repeats))
 
 
-def _certificates(given: Given) -> int:
+def _certificate_cost(given: Given) -> int:
     from camrobust.bench.speed.certifying import certifying
 
     rows = certifying(given.device, given.samples, given.repeats)
@@ -254,8 +254,8 @@ BENCHMARKS = {
     "formats": Command(
         _formats, "time plain forward passes by memory format, and compiled", (DEVICE, REPEATS, JSON)
     ),
-    "certificates": Command(
-        _certificates, "time certificates against plain forward passes", (DEVICE, REPEATS, SAMPLES, JSON)
+    "certificate-cost": Command(
+        _certificate_cost, "time certificates against plain forward passes", (DEVICE, REPEATS, SAMPLES, JSON)
     ),
     "zoo": Command(
         _zoo, "try architectures of torchvision, timm and transformers", (JSON,)
