@@ -76,13 +76,15 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
     return Figure("certified", plain(faceted), table.select(*keys, *(pl.col(name).round(4) for name in bounds)))
 
 
-def guarantee_sentences(table: pl.DataFrame, controls: Sequence[str]) -> list[str]:
+def guarantee_sentences(table: pl.DataFrame | None, controls: Sequence[str]) -> list[str]:
     """What the figure says and does not say, in two sentences.
 
     Args:
-        table: `certificates.CERTIFIED`, not empty.
+        table: `certificates.CERTIFIED`; without rows there are no sentences.
         controls: CAMs that are a floor.
     """
+    if table is None or table.is_empty():
+        return []
     alpha, samples = _float(table["alpha"].max()), int(_float(table["samples"].min()))
     first = (
         f"This is not about the map of one photo but about the smoothed ranks, averaged over noise of deviation sigma "

@@ -115,9 +115,7 @@ def build_report(
             "test_tables": [] if tests is None else test_tables(tests, measure),
             "explained": [] if traits is None else characteristics_sentences(traits, controls),
             "galleries": _galleries(run, ranked, scores, maps),
-            "guarantees": guarantee_sentences(certified, controls)
-            if certified is not None and certified.height
-            else [],
+            "guarantees": guarantee_sentences(certified, controls),
             "certain": _certain(run, ranked, certificates, maps),
             "ramp": ramp(),
             "segments": images["n_segments"].median() if images.height else None,

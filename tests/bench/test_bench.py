@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from camrobust.bench.speed import formats, perturbing
+from camrobust.bench.speed import certifying, formats, perturbing
 from camrobust.bench.speed import passes as bench
 from camrobust.bench.speed.available import perturbations_here
 from camrobust.bench.speed.peers import SEVEN, SHARED
@@ -194,3 +194,15 @@ def test_every_family_of_transformers_that_builds_from_a_configuration_is_in_the
 def test_perturbations_whose_photographs_are_missing_are_left_out(monkeypatch):
     monkeypatch.setattr("camrobust.core.perturb.frost.find_spec", lambda _: None)
     assert set(without_model()) - set(perturbations_here()) == {"frost"}
+
+
+def test_certificates_are_timed_against_as_many_plain_passes(monkeypatch, capsys):
+    monkeypatch.setattr(certifying, "random_model", lambda *_: load_model(ModelSpec("toy", "tests.toys:pooled")))
+    monkeypatch.setattr(certifying, "LARGEST_PASS", 2)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=map(float, count()).__next__))
+    arguments = ["bench", "certificate-cost", "--repeats", "1", "--samples", "3", "--json"]
+    assert main(arguments) == 0
+    one, three = json.loads(capsys.readouterr().out)
+    # Three samples are two passes, and the pilot is one more.
+    assert (one["sigmas"], one["copies"], three["sigmas"], three["copies"]) == (1, 6, 3, 18)
+    assert one["ratio to plain forwards"] == three["ratio to plain forwards"] == 1
