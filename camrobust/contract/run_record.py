@@ -157,6 +157,14 @@ class CombinedRecord(DescribedRecord):
 
     combined: list[Key] = Field(min_length=1, max_length=10_000, description="addresses of the runs")
     finished: str = Field("", max_length=100, description="when they were combined, UTC")
+    strengths: Literal["common", "all"] = Field(
+        "all", description="whether only strengths that everything was measured under are pooled, or all"
+    )
+    uncommon: list[VariantRecord] = Field(
+        [],
+        max_length=MAX_ROWS_PER_IMAGE,
+        description="variants that not everything was measured under",
+    )
 
 
 class RunRecord(DescribedRecord):

@@ -20,6 +20,7 @@ from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.leaderboard import latex, lines, markdown
 from camrobust.report.measure import NAMES, leading_measure, ranked_by
 from camrobust.report.pictures import ramp
+from camrobust.report.pooled import pooled_sentences
 from camrobust.report.reproduce import commands, configuration, stage_times
 from camrobust.report.template import render
 from camrobust.summary.map_attacks import without_transfers
@@ -72,6 +73,7 @@ def build_report(
     *,
     name: str = "",
     certificates: pl.DataFrame | None = None,
+    saved: str | None = None,
     drawn: str = "",
     times: TimesPart = NO_TIMES,
 ) -> Report:
@@ -86,6 +88,7 @@ def build_report(
         maps: the gallery, `schema.MAPS`.
         certificates: rows of `certificates.CERTIFICATES` with a mask; None where there are none.
         name: of the run, the page's title.
+        saved: path of its run.yaml, see `reproduce.commands`.
         drawn: the time, as text.
         times: how long measuring took.
     """
@@ -100,7 +103,11 @@ def build_report(
         {
             "name": masked(name),
             "day": run.started[:DAY],
-            "headline": [*headline(run, ranked, by_level, tests), *accuracy_sentences(summaries["by_model"])],
+            "headline": [
+                *headline(run, ranked, by_level, tests),
+                *pooled_sentences(run),
+                *accuracy_sentences(summaries["by_model"]),
+            ],
             "measure": NAMES[measure],
             "adjusted": ADJUSTED,
             "rows": lines(by_cam, controls, run.same_as),
@@ -130,7 +137,7 @@ def build_report(
             "warnings": masked(run.warnings) if isinstance(run, RunRecord) else [],
             "drawn": drawn,
             "config": configuration(run),
-            "commands": commands(run),
+            "commands": commands(run, saved),
             "times": stage_times(times),
         }
     )

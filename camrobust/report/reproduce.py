@@ -14,14 +14,19 @@ def configuration(run: DescribedRecord) -> str:
     return yaml.safe_dump(masked(run.config.plain), sort_keys=False, allow_unicode=True)
 
 
-def commands(run: DescribedRecord) -> list[str]:
-    """Shell lines that measure the run again, its configuration saved as run.yaml."""
+def commands(run: DescribedRecord, saved: str | None = None) -> list[str]:
+    """Shell lines that measure the run again.
+
+    Args:
+        run: run.json or combined.json.
+        saved: path of its run.yaml on this machine; None where there is none, and the lines write it.
+    """
     if isinstance(run, CombinedRecord):
         return [f"camrobust aggregate {shlex.join(masked(run.combined))} --output again"]
     versions = dict(run.versions)
-    own = [f"# Python {versions.pop('python', '')}, camrobust {versions.pop('camrobust', '')}"]
+    own = [f"# Python {versions.pop('python', '')}"]
     pinned = [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
-    install = [f"pip install {shlex.join(pinned)}"] if pinned else []
+    install = [f"pip install {shlex.join(sorted(pinned, key=lambda pin: not pin.startswith('camrobust==')))}"]
     # Not `pip install`: the name of a private package may be a stranger's on the public index.
     plugins = [
         f"# install the plugin {module} yourself: package {plugin.package}, version {plugin.version}"
@@ -32,7 +37,17 @@ def commands(run: DescribedRecord) -> list[str]:
         cams, names = masked(run.cams), masked(list(dict.fromkeys(variant.perturbation for variant in run.variants)))
         return [*own, *install, f"# camrobust.evaluate(model, images, cams={cams}, perturbations={names} at the "
                 f"strengths above, seed={run.config.seed})"]  # fmt: skip
-    return [*own, *install, *plugins, "camrobust run run.yaml --output again", "camrobust verify again"]
+    written = [] if saved else _here_document(configuration(run))
+    path = shlex.quote(saved or "run.yaml")
+    return [*own, *install, *plugins, *written, f"camrobust run {path} --output again", "camrobust verify again"]
+
+
+def _here_document(text: str) -> list[str]:
+    """Lines that write run.yaml, whatever is in it."""
+    end, lines = "END", text.splitlines()
+    while end in lines:
+        end += "_"
+    return [f"cat > run.yaml <<'{end}'", *lines, end]
 
 
 def stage_times(times: TimesPart) -> list[str]:

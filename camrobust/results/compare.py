@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from camrobust.contract.config import differing_keys
@@ -17,11 +16,12 @@ from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
+from camrobust.results.levels import Level, at_levels, levels_of
 from camrobust.results.reduce import attacks_of, classless, otherwise_found
 from camrobust.summary.aggregate import KEPT, SummarySettings, reduce_scores, shares_kept
 from camrobust.summary.differences import differences
 from camrobust.summary.profiles import Profile
-from camrobust.summary.rows import Block, Rows
+from camrobust.summary.rows import Block
 from camrobust.summary.same_photo import other_photos
 
 SAME = ("metric", "segments", "image")
@@ -29,8 +29,6 @@ SAME = ("metric", "segments", "image")
 SHOWN = 8
 """So many names of things that only one run has are listed in a line."""
 NAMED = ("models", "cams")
-Level = tuple[str, str]
-"""Perturbation and strength."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def compare_runs(
     folders = (first, second)
     records = first.run(), second.run()
     paired = model_pairs(pairs, *records)
-    settings, levels = _settings(folders, *records), _levels(records[0]) & _levels(records[1])
+    settings, levels = _settings(folders, *records), levels_of(records[0]) & levels_of(records[1])
     if not levels:
         raise UserError(f"compare: {first.uri} and {second.uri} share no perturbation at the same strength")
     runs = [[(folder.store, folder.committed())] for folder in folders]
@@ -225,34 +223,18 @@ def _without_others(profiles: Sequence[Profile], photos: pl.DataFrame, left_out:
     return kept
 
 
-def _levels(run: RunRecord) -> set[Level]:
-    return {(variant.perturbation, variant.strength) for variant in run.variants}
-
-
 def _only_in(run: RunRecord, other: RunRecord, paired: Collection[str] = ()) -> list[str]:
     """Models that are not paired, CAMs, datasets and perturbations that a run has and the other has not, in words."""
     names = [f"{what[:-1]} {name}" for what in NAMED for name in getattr(run, what)
              if name not in getattr(other, what) and not (what == "models" and name in paired)]  # fmt: skip
     datasets = [[entry.name for entry in record.numbers.datasets] for record in (run, other)]
     names += [f"dataset {name}" for name in datasets[0] if name not in datasets[1]]
-    return [*names, *(f"{name} at {strength}" for name, strength in sorted(_levels(run) - _levels(other)))]
+    return [*names, *(f"{name} at {strength}" for name, strength in sorted(levels_of(run) - levels_of(other)))]
 
 
 def _blocks(
     run: Sequence[tuple[Store, Committed]], record: RunRecord, levels: set[Level], labelled: bool
 ) -> Iterator[Block]:
     """The rows of a run at some strengths, with labels or without."""
-    every = levels == _levels(record)
-    for block in score_blocks(run, labelled=labelled):
-        yield block if every else Block(block.dataset, block.images, _at(block.rows, levels))
-
-
-def _at(rows: Iterator[tuple[str, Rows]], levels: set[Level]) -> Iterator[tuple[str, Rows]]:
-    """Only the rows at some strengths."""
-    for model, every in rows:
-        names, strengths = every.text["perturbation"], every.text["strength"]
-        wanted = np.array([[(name, strength) in levels for strength in strengths.values] for name in names.values])
-        kept = wanted[names.codes, strengths.codes]
-        if not kept.any():
-            continue
-        yield model, every.where(kept)
+    blocks = score_blocks(run, labelled=labelled)
+    return blocks if levels == levels_of(record) else at_levels(blocks, levels)

@@ -31,6 +31,7 @@ from camrobust.io.store import open_store
 from camrobust.results.counted import Committed, read_committed, read_scores, read_small
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease
+from camrobust.results.saved import save_configuration
 from camrobust.results.tables import read_frame
 from camrobust.summary.spreadsheet import csv_of
 
@@ -73,7 +74,7 @@ class RunFolder:
         return True
 
     def begin(self, record: RunRecord, manifest: pl.DataFrame | bytes, document: str = "run.json") -> bool:
-        """Write the manifest, then run.json with the hash of the manifest.
+        """Write the manifest, then run.json with the hash of the manifest, then run.yaml.
 
         Args:
             record: run.json without its manifest.
@@ -88,7 +89,10 @@ class RunFolder:
         key = f"manifest/{digest[:24]}.parquet"
         self.store.create(key, content)
         named = record.model_copy(update={"manifest": ManifestRecord(key=key, sha256=digest)})
-        return self.store.create(document, content_of(named, defaults=True, indent=2))
+        created = self.store.create(document, content_of(named, defaults=True, indent=2))
+        if created:
+            save_configuration(self.store, record)
+        return created
 
     def record(self) -> RunRecord | None:
         """run.json; None if there is none.

@@ -21,6 +21,7 @@ from camrobust.results.block_plan import image_counts
 from camrobust.results.blocks import score_blocks
 from camrobust.results.counted import Committed
 from camrobust.results.folder import RunFolder
+from camrobust.results.levels import at_levels, common_levels, pooled_levels, uncommon
 from camrobust.results.scan import check_scores
 from camrobust.results.tables import read_frame
 from camrobust.summary.aggregate import SummarySettings, reduce_scores, shares_kept
@@ -37,12 +38,16 @@ FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys of the configuration in which runs of one leaderboard may differ."""
 
 
-def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> dict[str, pl.DataFrame]:
+def reduce_runs(
+    folders: Sequence[RunFolder], intervals: str | None = None, strengths: str = "common"
+) -> dict[str, pl.DataFrame]:
     """The tables of `schema.SUMMARIES`, tests, characteristics and any certificates over all rows of some runs.
 
     Args:
         folders: one run, or several that can be combined.
         intervals: delta or bootstrap; None for the setting of the first run.
+        strengths: of several runs, "common" pools the strengths of perturbations that everything was measured under,
+            "all" what there is.
 
     Raises:
         UserError: a folder holds no run or no scores, or the runs cannot be combined.
@@ -51,7 +56,8 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         if count > 1:
             raise UserError(f"aggregate: {uri} is given twice, and its rows would count twice; give it once")
     documents = [folder.run() for folder in folders]
-    check_combinable({folder.uri: document for folder, document in zip(folders, documents, strict=True)})
+    by_uri = {folder.uri: document for folder, document in zip(folders, documents, strict=True)}
+    check_combinable(by_uri)
     runs = [(folder.store, folder.committed()) for folder in folders]
     check_scores([key for _, committed in runs for key in committed.tables("scores")])
     images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
@@ -69,6 +75,8 @@ def reduce_runs(folders: Sequence[RunFolder], intervals: str | None = None) -> d
         classless=classless(documents),
     )
     blocks = score_blocks(runs, labelled=labelled)
+    if len(folders) > 1 and strengths == "common":
+        blocks = at_levels(blocks, pooled_levels(by_uri, config.summary.map_attacks))
     reduction = reduce_scores(blocks, settings, shares_kept(image_counts(runs)))
     certified = {"certificates": certified_consistency(_certificates(runs))} if config.certify else {}
     with ThreadPoolExecutor(2) as pool:
@@ -207,15 +215,21 @@ def _names(run: RunRecord, what: str) -> list[str]:
     return list(getattr(run, what))
 
 
-def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRecord:
+def combined_record(runs: Mapping[str, RunRecord], finished: str, strengths: str = "common") -> CombinedRecord:
     """One record with the parts of several run.json that the report needs.
 
     Args:
         runs: run.json by the address of its run.
         finished: the time, as text.
+        strengths: "common" or "all", as in `reduce_runs`.
     """
     records = list(runs.values())
     first = records[0]
+    variants = _union(run.variants for run in records)
+    counted = first.config.summary.map_attacks
+    levels = pooled_levels(runs, counted) if strengths == "common" else common_levels(records, counted)
+    others = uncommon(records, levels)
+    left_out = {*others} if strengths == "common" else set()
     return new_record(
         CombinedRecord,
         digest=_joined([run.digest for run in records]),
@@ -224,7 +238,9 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str) -> CombinedRec
         cams=_union(run.cams for run in records),
         controls=_union(run.controls for run in records),
         families={name: family for run in records for name, family in run.families.items()},
-        variants=_union(run.variants for run in records),
+        variants=[variant for variant in variants if variant not in left_out],
+        strengths=strengths,
+        uncommon=others,
         target_layers={name: layer for run in records for name, layer in run.target_layers.items()},
         heads={name: head for run in records for name, head in run.heads.items()},
         outputs={name: outputs for run in records for name, outputs in run.outputs.items()},

@@ -1,11 +1,13 @@
 """The steps after measuring: summary tables, the report, and several runs combined."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
 from camrobust.contract.record import MAX_AMOUNT, MAX_NUMBER, content_of
 from camrobust.contract.run_documents import MOST_STAGES, StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
@@ -15,6 +17,8 @@ from camrobust.contract.sharding import SHARDS
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.parquet_budget import Budget
 from camrobust.report.page import Report, build_report
+from camrobust.report.paper import printed
+from camrobust.report.pooled import pooled_sentences
 from camrobust.report.reading import checked
 from camrobust.results.arrow import empty_frame
 from camrobust.results.counted import Committed
@@ -23,6 +27,7 @@ from camrobust.results.environment import utc
 from camrobust.results.folder import RunFolder
 from camrobust.results.progress import in_all, read_progress
 from camrobust.results.reduce import combined_record, reduce_runs
+from camrobust.results.saved import saved_configuration
 from camrobust.results.tables import read_frame
 
 
@@ -59,7 +64,9 @@ def aggregate(folder: RunFolder, intervals: str | None = None, number: int | Non
     return _written(folder, reduce_runs([folder], intervals), place)
 
 
-def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None) -> dict[str, pl.DataFrame]:
+def combine(
+    folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None, strengths: str = "common"
+) -> dict[str, pl.DataFrame]:
     """Reduce several runs to one set of summary tables and one report, in a folder of their own.
 
     Raises:
@@ -70,8 +77,8 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
     if read_record(output.store, "combined.json", CombinedRecord) is None:
         output.check_ours()
     output.check_links()
-    record = combined_record({folder.uri: folder.run() for folder in folders}, utc())
-    tables = _written(output, reduce_runs(folders, intervals), "summary/")
+    record = combined_record({folder.uri: folder.run() for folder in folders}, utc(), strengths)
+    tables = _written(output, reduce_runs(folders, intervals, strengths), "summary/")
     output.store.write("combined.json", content_of(record, defaults=True, indent=2))
     parts = [(folder, folder.committed()) for folder in folders]
     images, failures = (
@@ -83,6 +90,12 @@ def combine(folders: Sequence[RunFolder], output: RunFolder, intervals: str | No
     )
     _draw(output, drawn, "report/")
     return tables
+
+
+def uncommon_strengths(output: RunFolder) -> list[str]:
+    """What several runs that were combined have not in common, in sentences."""
+    record = read_record(output.store, "combined.json", CombinedRecord)
+    return [] if record is None else pooled_sentences(record)
 
 
 def name_of(folder: RunFolder) -> str:
@@ -135,9 +148,15 @@ def report(folder: RunFolder, number: int | None = None) -> str:
         The address of the page.
     """
     number = folder.generation() if number is None else number
+    return _draw(folder, drawn_report(folder, number), numbered("report", number))
+
+
+def drawn_report(folder: RunFolder, number: int | None = None) -> Report:
+    """The page and its figures from the summary tables of a lease; None for the newest. Nothing is written."""
+    number = folder.generation() if number is None else number
     committed = folder.committed()
     maps = folder.table("maps", committed)
-    drawn = build_report(
+    return build_report(
         folder.run(),
         summaries(folder, number),
         folder.scores(committed, maps.select("dataset", "image_id").unique()).lazy(),
@@ -146,7 +165,50 @@ def report(folder: RunFolder, number: int | None = None) -> str:
         maps,
         certificates=_masked(folder, committed),
         name=name_of(folder),
+        saved=saved_configuration(folder.store),
         drawn=utc(),
         times=times(folder, {}),
     )
-    return _draw(folder, drawn, numbered("report", number))
+
+
+def report_pdf(folder: RunFolder) -> str:
+    """Print the page into the run folder, beside itself.
+
+    Returns:
+        The address of the PDF.
+    """
+    number = folder.generation()
+    key = f"{numbered('report', number)}report.pdf"
+    folder.store.write(key, printed(drawn_report(folder, number).page))
+    return folder.store.locate(key)
+
+
+def report_to(folder: RunFolder, output: Path, form: str) -> str:
+    """Write a report of a run elsewhere on this machine.
+
+    Args:
+        folder: of the run.
+        output: a folder, or a file that ends in .html or .pdf; the figures of a page lie in figures/ beside it.
+        form: "html" or "pdf".
+
+    Returns:
+        The path of the page or the PDF.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    name = output if output.suffix == f".{form}" else output / ("index.html" if form == "html" else "report.pdf")
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        drawn = drawn_report(folder)
+        if form == "pdf":
+            name.write_bytes(printed(drawn.page))
+            return str(name)
+        (name.parent / "figures").mkdir(exist_ok=True)
+        for place, content in drawn.files():
+            (name if place == "index.html" else name.parent / place).write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"report: {short(str(name))} cannot be written ({error.strerror}); choose another --output"
+        ) from error
+    return str(name)

@@ -5,6 +5,7 @@ from io import BytesIO
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from PIL import Image
 
 from camrobust.bench.scale import rows as volume
@@ -223,14 +224,19 @@ def test_nothing_secret_is_shown():
 
 def test_the_commands_repeat_the_run():
     versions = {"python": "3.11.2", "camrobust": "0.1.0", "torch": "2.13.0+cpu"}
-    assert commands(run_of(versions=versions)) == [
-        "# Python 3.11.2, camrobust 0.1.0",
-        "pip install torch==2.13.0",
-        "camrobust run run.yaml --output again",
+    assert commands(run_of(versions=versions), "runs/a b/run.yaml") == [
+        "# Python 3.11.2",
+        "pip install camrobust==0.1.0 torch==2.13.0",
+        "camrobust run 'runs/a b/run.yaml' --output again",
         "camrobust verify again",
     ]
+    hostile = run_of(versions=versions, config={"seed": 3, "plugins": "x\nEND\n$(touch /tmp/x)"})
+    written = commands(hostile)[2:-2]
+    assert written[0] == f"cat > run.yaml <<'{written[-1]}'"
+    assert written[-1] not in written[1:-1]
+    assert yaml.safe_load("\n".join(written[1:-1])) == hostile.config.plain
     plugins = {"own.methods": {"package": "own-methods", "version": "1.2"}}
-    assert commands(run_of(versions=versions, plugins=plugins))[2] == (
+    assert commands(run_of(versions=versions, plugins=plugins), "run.yaml")[2] == (
         "# install the plugin own.methods yourself: package own-methods, version 1.2"
     )
     both = combined_record({"runs/a b": run_of(), "runs/c": run_of(models=("n",))}, "today")

@@ -11,8 +11,10 @@ from camrobust.interface.cli import main
 from camrobust.results.arrow import empty_frame
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
+from camrobust.results.levels import common_levels
 from camrobust.results.reduce import check_combinable
 from camrobust.run.summarise import aggregate, combine, report, summaries
+from camrobust.summary.aggregate import summarise
 from tests.documents import VARIANT, change_document, run_document, run_record, write_json
 from tests.synthetic import images, scores
 
@@ -190,3 +192,68 @@ def test_a_folder_may_be_called_like_a_pattern(tmp_path):
     alone = aggregate(open_run(str(tmp_path / "run1")))["by_cam"]
     for name in ("run[1]", "run*"):
         assert aggregate(open_run(str(tmp_path / name)))["by_cam"].equals(alone)
+
+
+FIVE = ("gaussian_noise", "shot_noise", "contrast", "fog", "pixelate")
+
+
+def pooled(tmp_path, *more):
+    """Two models on one leaderboard, of which one was measured under two perturbations and one under five."""
+    write_run(tmp_path / "a", perturbations=FIVE[:2])
+    write_run(tmp_path / "b", models=("n",), perturbations=FIVE)
+    both = tmp_path / "both"
+    assert main(["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(both), *more]) == 0
+    return both
+
+
+def test_a_leaderboard_pools_the_strengths_that_everything_was_measured_under(tmp_path, capsys):
+    both = pooled(tmp_path)
+    said = (
+        "Left out, because not every CAM of every model was measured there: contrast (severity 1, severity 3, severity "
+        "5), fog (severity 1, severity 3, severity 5), pixelate (severity 1, severity 3, severity 5)."
+    )
+    assert said in capsys.readouterr().err
+    found = summaries(open_run(str(both)))
+    assert set(found["by_level"]["perturbation"]) == {*FIVE[:2]}
+    assert set(found["by_cam"]["n_pairs"]) == {8 * 2 * 3}
+    run = open_run(str(tmp_path / "b"))
+    rows = run.scores(run.committed()).filter(pl.col("perturbation").is_in(FIVE[:2]))
+    assert found["by_cam"].filter(pl.col("model") == "n").equals(summarise(rows.lazy())["by_cam"])
+    page = (both / "report" / "index.html").read_text()
+    assert "6 perturbed variants of each image" in page
+    assert said in page
+
+
+def test_all_strengths_are_pooled_only_where_asked_for_and_with_a_warning(tmp_path, capsys):
+    both = pooled(tmp_path, "--strengths", "all")
+    assert "Rows are means over different noise and cannot be compared: only some were measured under contrast " in (
+        capsys.readouterr().err
+    )
+    assert set(summaries(open_run(str(both)))["by_cam"]["n_pairs"]) == {8 * 2 * 3, 8 * 5 * 3}
+
+
+def test_runs_without_a_strength_in_common_are_refused(tmp_path, capsys):
+    write_run(tmp_path / "a", levels=(1, 3))
+    write_run(tmp_path / "b", models=("n",), levels=(5,))
+    arguments = ["aggregate", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"camrobust: aggregate: {tmp_path}/a and {tmp_path}/b have no strength of a perturbation in common, so their "
+        "means cannot be compared; aggregate them apart, or pool what there is with --strengths all"
+    ]
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_is_common_is_asked_of_every_cam_of_every_model_on_every_dataset():
+    def run(models, cams, levels, replicates=(0,)):
+        variants = [{"perturbation": "x", "severity": n, "strength": f"s={n}", "replicate": r}
+                    for n in levels for r in replicates]  # fmt: skip
+        return run_record(models=models, cams=cams, variants=variants)
+
+    def common(*runs):
+        return sorted(int(strength[-1]) for _, strength in common_levels(runs))
+
+    assert common(run(["m"], ["a"], (1, 2)), run(["m"], ["a"], (3,))) == [1, 2, 3]
+    assert common(run(["m"], ["a"], (1, 2)), run(["n"], ["a"], (2, 3))) == [2]
+    assert common(run(["m"], ["a", "b"], (1, 2)), run(["m"], ["b"], (3,))) == [1, 2]
+    assert common(run(["m"], ["a"], (1, 2)), run(["n"], ["a"], (1, 2), (0, 1))) == []

@@ -91,13 +91,27 @@ COMMANDS = {
         results.verify, "check that every planned row exists exactly once or its image is named in failures",
         (RUN, JSON),
     ),
-    "report": Command(results.report, "draw the page and its figures", (RUN, JSON)),
+    "report": Command(
+        results.report, "draw the page and its figures",
+        (
+            RUN,
+            argument("--format", "pdf is printed by an installed Chromium, Chrome, Edge or Brave (default: html)",
+                     choices=("html", "pdf")),
+            argument("--output", "another folder, or a file that ends in .html or .pdf; default: the run folder"),
+            flag("--open", "show it in a browser"),
+            JSON,
+        ),
+    ),
     "aggregate": Command(
         results.aggregate,
         "reduce the scores of a run, or of several runs with the same measurement settings, to summary tables",
         (
             argument("runs", "output folders of runs", nargs="+", metavar="RUN"),
             argument("--output", "folder for the tables of several runs"),
+            argument(
+                "--strengths", "of several runs: pool strengths of perturbations that everything was measured "
+                "under (common), or all there are", choices=("common", "all"), default="common",
+            ),
             argument("--intervals", "default: as the run was configured", choices=("delta", "bootstrap")),
             JSON,
         ),

@@ -1,10 +1,11 @@
 """The commands that read the folders of runs: status, verify, report, aggregate, compare."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import harmless
+from camrobust.contract.quoting import harmless, short
 from camrobust.interface.command_line import Given, print_json
 
 if TYPE_CHECKING:
@@ -90,19 +91,42 @@ def report(given: Given) -> int:
     from camrobust.results.shards import open_results
     from camrobust.run import summarise
 
-    address = summarise.report(open_results(given.run))
+    folder, form = open_results(given.run), _form(given)
+    if given.output is not None:
+        address = summarise.report_to(folder, Path(given.output), form)
+    else:
+        address = summarise.report_pdf(folder) if form == "pdf" else summarise.report(folder)
     if given.json:
         print_json({"report": address})
     else:
         sys.stdout.write(f"{harmless(address)}\n")
+    if given.open:
+        _open(address)
     return 0
+
+
+def _form(given: Given) -> str:
+    """Html or pdf: as asked for, else as the output's name says."""
+    ending = "" if given.output is None else Path(given.output).suffix.removeprefix(".").lower()
+    form: str = given.format or (ending if ending in ("html", "pdf") else "html")
+    if ending in ("html", "pdf") and ending != form:
+        raise UserError(f"report: --output ends in .{ending}, but --format is {form}; give one of the two")
+    return form
+
+
+def _open(address: str) -> None:
+    """Show a file in the user's browser."""
+    import webbrowser
+
+    if "://" in address or not webbrowser.open(Path(address).resolve().as_uri()):
+        raise UserError(f"report: {short(address)} was written, but no browser could be started to show it")
 
 
 def aggregate(given: Given) -> int:
     """`camrobust aggregate`."""
     from camrobust.interface.leaderboard import show_leaderboard
     from camrobust.interface.outputs import check_folder
-    from camrobust.interface.terminal import show_completeness
+    from camrobust.interface.terminal import say, show_completeness
     from camrobust.results.folder import open_run
     from camrobust.results.shards import open_results
     from camrobust.run import summarise
@@ -120,7 +144,10 @@ def aggregate(given: Given) -> int:
     if given.output is None:
         tables = summarise.aggregate(folders[0], given.intervals)
     else:
-        tables = summarise.combine(folders, open_run(given.output), given.intervals)
+        output = open_run(given.output)
+        tables = summarise.combine(folders, output, given.intervals, given.strengths)
+        for line in summarise.uncommon_strengths(output):
+            say(line)
     if given.json:
         print_json({name: table.to_dicts() for name, table in tables.items()})
     else:

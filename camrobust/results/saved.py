@@ -1,0 +1,44 @@
+"""run.yaml in a run folder: the configuration with which it began, ready to be run again from any folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from camrobust.contract.run_record import RunRecord
+from camrobust.contract.secrecy import masked
+from camrobust.io.objects import Store
+
+NAME = "run.yaml"
+HEAD = "# The configuration of this run. Measure it again: camrobust run run.yaml --output FOLDER\n"
+PATHS = {"datasets": ("images", "labels"), "models": ("weights",)}
+"""Settings that may be paths on this machine."""
+
+
+def save_configuration(store: Store, record: RunRecord) -> None:
+    """Write run.yaml, unless the folder has one already: it may be the user's own, from which the run was started."""
+    plain = dict(record.config.plain)
+    for key, names in PATHS.items():
+        plain[key] = [_absolute(entry, names) for entry in plain.get(key, ())]
+    text = yaml.safe_dump(masked(plain), sort_keys=False, allow_unicode=True)
+    store.create(NAME, f"{HEAD}{text}".encode())
+
+
+def saved_configuration(store: Store) -> str | None:
+    """The path of run.yaml in a run folder on this machine; None if there is none that camrobust wrote."""
+    address = store.locate(NAME)
+    if "://" in address or not Path(address).is_file():
+        return None
+    with Path(address).open(encoding="utf-8", errors="replace") as file:
+        return str(Path(address).absolute()) if file.readline() == HEAD else None
+
+
+def _absolute(entry: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """An entry whose relative paths hold from everywhere."""
+    changed = {
+        name: str(Path(value).absolute())
+        for name in names
+        if isinstance(value := entry.get(name), str) and "://" not in value and Path(value).exists()
+    }
+    return {**entry, **changed}
