@@ -8,8 +8,8 @@ import polars as pl
 from camrobust.report.measure import LEVEL, NAMES, Floor
 from camrobust.summary.floor import TEST
 
-GROUPS_SHOWN = 40
-"""Most pairs of a model and a dataset in a table of tests."""
+GROUPS_SHOWN, ROWS_SHOWN = 40, 50
+"""Most pairs of a model and a dataset in a table of tests, and most comparisons of each."""
 SHOWN = 4
 """Most groups that sentences are written for; the tables have all."""
 Row = Mapping[str, Any]
@@ -66,7 +66,7 @@ def test_sentences(tests: pl.DataFrame, measure: str) -> list[str]:
         measure: the one that orders the leaderboard.
     """
     groups = tests.filter(pl.col("factor") == "cam").select("dataset", "model").unique(maintain_order=True)
-    sentences = []
+    sentences, families = [], Floor.families(tests, measure)
     for dataset, model in groups.head(SHOWN).iter_rows():
         here = tests.filter(
             (pl.col("dataset") == dataset)
@@ -75,7 +75,7 @@ def test_sentences(tests: pl.DataFrame, measure: str) -> list[str]:
             & (pl.col("measure") == measure)
         )
         where = f"{model} on {dataset}, {NAMES[measure]}"
-        sentences += _cams(here, where) + floor_sentence(Floor.of(tests, model, dataset, measure), where)
+        sentences += _cams(here, where) + floor_sentence(families.get((model, dataset), Floor([])), where)
     if groups.height > SHOWN:
         sentences.append(f"{groups.height - SHOWN} more pairs of a model and a dataset are in summary/tests.csv.")
     return [*sentences, *_others(tests, measure)]
@@ -111,9 +111,11 @@ def test_tables(tests: pl.DataFrame, measure: str) -> list[dict[str, Any]]:
     """The comparisons that a reader asks for first: every CAM with the control, and the first CAM with every other."""
     here = tests.filter((pl.col("factor") == "cam") & (pl.col("measure") == measure))
     floor, pairs = [], []
-    for (dataset, model), group in here.group_by("dataset", "model", maintain_order=True):
+    groups = here.partition_by("dataset", "model", as_dict=True, maintain_order=True)
+    for (dataset, model), group in [*groups.items()][:GROUPS_SHOWN]:
         where = {"dataset": dataset, "model": model}
         compared = group.filter(pl.col("test") == TEST).sort("difference", descending=True, nulls_last=True)
+        compared = compared.head(ROWS_SHOWN)
         floor.append({**where, "rows": [_test_row(row) for row in compared.iter_rows(named=True)]})
         pairs.append({**where, "rows": [_test_row(row) for row in _first_and_others(group)]})
     tables = (
@@ -122,7 +124,7 @@ def test_tables(tests: pl.DataFrame, measure: str) -> list[dict[str, Any]]:
         ("The first CAM by mean rank against the others", "Holm over all pairs of a model on a dataset.", pairs),
     )  # fmt: skip
     found = [
-        {"title": title, "remark": remark, "groups": [group for group in groups if group["rows"]][:GROUPS_SHOWN]}
+        {"title": title, "remark": remark, "groups": [group for group in groups if group["rows"]]}
         for title, remark, groups in tables
     ]
     return [table for table in found if table["groups"]]
@@ -136,7 +138,7 @@ def _first_and_others(group: pl.DataFrame) -> list[Row]:
         "effect", "first"
     )
     names = ranks["first"].to_list()
-    found = [_pair(pairs, names[0], other) for other in names[1:]]
+    found = [_pair(pairs, names[0], other) for other in names[1 : ROWS_SHOWN + 1]]
     return [row for row in found if row is not None]
 
 

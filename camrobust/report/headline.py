@@ -59,10 +59,7 @@ def _verdict(rows: pl.DataFrame, floors: pl.DataFrame, run: DescribedRecord, tes
         low = best[f"{measure}_lower"]
         more = "" if low is not None and low > 0 else " This is not shown to be more than chance."
         return [first + more]
-    families = {
-        key: Floor.of(tests, key[0], key[1], measure) for key in rows.select("model", "dataset").unique().iter_rows()
-    }
-    return [first, *_against_control(best, families, rows)]
+    return [first, *_against_control(best, Floor.families(tests, measure), rows)]
 
 
 def _who(best: Mapping[str, Any], run: DescribedRecord) -> str:
@@ -82,7 +79,7 @@ def _against_control(
     best: Mapping[str, Any], families: Mapping[tuple[str, str], Floor], rows: pl.DataFrame
 ) -> list[str]:
     """The first row's paired difference from its control; then any other row that lies above its own."""
-    family = families[best["model"], best["dataset"]]
+    family = families.get((best["model"], best["dataset"]), Floor([]))
     line = family.of_cam(best["cam"])
     if line is None:
         return []
@@ -90,10 +87,11 @@ def _against_control(
     if best["cam"] in family.above():
         p, many = probability(line["p_corrected"]), family.comparisons
         return [f"{difference}: more than chance ({p} after Holm over {many} comparison{'s' * (many > 1)})."]
+    above = {key: other.above() for key, other in families.items()}
     others = [
         f"{row['cam']} on {row['model']} ({row['dataset']})"
         for row in rows.iter_rows(named=True)
-        if row["cam"] in families[row["model"], row["dataset"]].above()
+        if row["cam"] in above.get((row["model"], row["dataset"]), ())
     ]
     told = [f"{others[0]} does exceed its control."] if others else []
     if not family.in_reach():

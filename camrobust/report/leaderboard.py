@@ -84,7 +84,7 @@ def _whisker(cell: Row, frame: tuple[float, float]) -> dict[str, float | None] |
     low, high = frame
 
     def place(value: float | None) -> float | None:
-        return None if value is None else round(2 + 96 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
+        return None if value is None else round(2 + 96 * min(1.0, max(0.0, (value - low) / ((high - low) or 1.0))), 1)
 
     return {name: place(value) for name, value in cell.items() if name != "whisker"} | {"zero": place(0.0)}
 

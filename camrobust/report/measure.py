@@ -40,17 +40,13 @@ class Floor:
     rows: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, tests: pl.DataFrame | None, model: str, dataset: str, measure: str) -> "Floor":
-        """Pick the lines; there are none where the run has no control, or where an earlier version wrote the table."""
+    def families(cls, tests: pl.DataFrame | None, measure: str) -> "dict[tuple[str, str], Floor]":
+        """By model and dataset; none where the run has no control, or where an earlier version wrote the table."""
         if tests is None:
-            return cls([])
-        here = tests.filter(
-            (pl.col("test") == TEST)
-            & (pl.col("model") == model)
-            & (pl.col("dataset") == dataset)
-            & (pl.col("measure") == measure)
-        )
-        return cls(here.to_dicts())
+            return {}
+        here = tests.filter((pl.col("test") == TEST) & (pl.col("measure") == measure))
+        groups = here.partition_by("model", "dataset", as_dict=True, maintain_order=True)
+        return {(str(model), str(dataset)): cls(rows.to_dicts()) for (model, dataset), rows in groups.items()}
 
     def of_cam(self, cam: str) -> dict[str, Any] | None:
         """The comparison of a CAM with the control that it exceeds least."""

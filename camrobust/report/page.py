@@ -97,11 +97,15 @@ def build_report(
     ranked = ranked_by(by_cam, measure)
     tests, traits, certified = (summaries.get(name) for name in ("tests", "characteristics", "certificates"))
     by_level = without_transfers(summaries["by_level"], run.same_as)
+    distinct = treatments(run.cams, *(run.same_as.get(model, {}) for model in run.models))
+    if traits is not None:
+        traits = traits.filter(~pl.struct("model", "cam").is_in(twins_of(run)))
     figures = _figures(run, {**summaries, "by_level": by_level}, ranked, measure)
     drawn_names = {figure.name for figure in figures}
     page = render(
         {
             "name": masked(name),
+            "distinct": len(distinct),
             "day": run.started[:DAY],
             "headline": [
                 *headline(run, ranked, by_level, tests),

@@ -31,7 +31,7 @@ def saved_configuration(store: Store) -> str | None:
     if "://" in address or not Path(address).is_file():
         return None
     with Path(address).open(encoding="utf-8", errors="replace") as file:
-        return str(Path(address).absolute()) if file.readline() == HEAD else None
+        return str(Path(address).absolute()) if file.readline(len(HEAD)) == HEAD else None
 
 
 def _absolute(entry: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

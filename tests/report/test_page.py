@@ -146,6 +146,15 @@ def test_ranks_begin_at_1_and_leave_out_the_floor_and_what_has_no_value():
     assert all(0 <= place <= 100 for one in whiskers for place in one.values())
 
 
+def test_whiskers_of_values_that_are_all_0_or_missing():
+    by_cam = summarise(scores(images=8, cams=("a", "b"), bad=0).lazy())["by_cam"]
+    for value in (0.0, None):
+        columns = [f"robustness_adjusted{end}" for end in ("", "_lower", "_upper")]
+        flat = by_cam.with_columns(pl.lit(value if not place else None, pl.Float64).alias(name)
+                                   for place, name in enumerate(columns))  # fmt: skip
+        assert len(lines(flat, [], {})) == 2
+
+
 def test_the_title_is_the_runs_name_and_day():
     table = scores()
     built = build_report(run_of(), summarise(table.lazy()), table.lazy(), images(table), failures(), frame(MAPS, []),
