@@ -89,7 +89,9 @@ def severity_curves(
         fill=hollow,
         tooltip=[alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("severity:O"), alt.Tooltip("strength:N"), *TIPS],
     )
-    layers = [band, line, points, _counts(x)]
+    # A band of nothing would make Vega complain.
+    banded = (table["n_images"].max() or 0) >= BAND_IMAGES
+    layers = [*([band] if banded else []), line, points, _counts(x)]
     if named:
         layers += _names(drawn, controls, levels[-1], step)
     faceted = (
