@@ -122,7 +122,8 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
     Raises:
         UserError: there are none.
     """
-    certified = ("certificates",) if folder.run().config.certify else ()
+    record = folder.record()  # None in the folder of several runs together
+    certified = ("certificates",) if record is not None and record.config.certify else ()
     names = (*SUMMARIES, "tests", "characteristics", *certified)
     place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
     try:
