@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Protocol, TypeVar
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.secrecy import masked_text
 from camrobust.io.addresses import Address, parse
 from camrobust.io.azure import AzureContainer, azure_account
 from camrobust.io.google import GoogleBucket
@@ -85,17 +86,19 @@ class Cloud:
     def _at(self, key: str) -> Address:
         return replace(self.place, key=self.place.key + key)
 
-    def _try(self, where: str, call: Callable[[Service], T]) -> T:
+    def _try(self, where: str, call: Callable[[Service], T], *, writes: bool = False) -> T:
         """What the service answers, tried again while an error may pass, with every error in one sentence."""
         service = self._service
 
         def once() -> T:
             try:
-                return _in_time(partial(call, service), where)
+                return call(service) if writes else _in_time(partial(call, service), where)
             except (UserError, MissingObjectError, TooLargeObjectError):
                 raise
-            except Exception as error:
-                raise service.explained(error, where) from error
+            except Exception as error:  # noqa: BLE001 - raised again as one sentence
+                # The address of a request may hold a token, and logs show causes.
+                secret = masked_text(str(error)) != str(error)
+                raise service.explained(error, where) from (None if secret else error)
 
         return insist(once, str(replace(self.place, key="")), FIRST_PAUSE_S)
 
@@ -121,12 +124,13 @@ class Cloud:
     def write(self, key: str, content: bytes) -> None:
         """One put: readers see the whole object or none."""
         where, whole = self.locate(key), self._key(key)
-        self._try(where, lambda service: service.put(whole, content, where))
+        self._try(where, lambda service: service.put(whole, content, where), writes=True)
 
     def create(self, key: str, content: bytes) -> bool:
         """One conditional put. A retry that finds its own content has succeeded."""
         where, whole = self.locate(key), self._key(key)
-        return self._try(where, lambda service: service.put_new(whole, content, where)) or self.read(key) == content
+        ours = self._try(where, lambda service: service.put_new(whole, content, where), writes=True)
+        return ours or self.read(key) == content
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object whose key begins with the prefix, sorted by key, except folder markers (`a/`)."""

@@ -24,6 +24,7 @@ from camrobust.io.store_errors import (
     missing_object,
     no_permission,
     of_status,
+    overloaded,
     refused_credentials,
 )
 
@@ -53,15 +54,13 @@ class GoogleBucket:
 
     def get(self, key: str, most: int | None, where: str) -> bytes:
         """The whole object as it is stored, with its checksum compared."""
-        from google.api_core.exceptions import Forbidden, NotFound, Unauthorized
+        from google.api_core.exceptions import NotFound
 
         content = _Content(where, most)
         try:
             self._blob(key).download_to_file(content, raw_download=True, retry=None, timeout=TIMEOUT_S)
         except NotFound:
-            # The answer does not say whether it is the object or the bucket that is not there.
-            with suppress(Forbidden, Unauthorized):
-                self.page(key, None, where)
+            self._check_bucket(key, where)
             raise
         return content.getvalue()
 
@@ -110,7 +109,16 @@ class GoogleBucket:
                 content, content_type="application/octet-stream", retry=None, timeout=TIMEOUT_S, **condition
             )
         except NotFound as error:
-            raise missing_bucket(where, "bucket", self.name) from error
+            self._check_bucket(key, where)
+            # An upload in several requests was forgotten.
+            raise overloaded(where, "404") from error
+
+    def _check_bucket(self, key: str, where: str) -> None:
+        """Raise UserError if there is no such bucket, of which an answer 404 says nothing."""
+        from google.api_core.exceptions import Forbidden, Unauthorized
+
+        with suppress(Forbidden, Unauthorized):
+            self.page(key, None, where)
 
     def remove(self, key: str) -> None:
         """Delete the object; raises NotFound."""

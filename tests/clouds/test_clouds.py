@@ -1,5 +1,6 @@
 """Google and Azure on loopback: as a store, in a run, and with wrong keys."""
 
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -295,6 +296,17 @@ def test_a_key_goes_to_its_own_account_only(azure_store, monkeypatch):
 def test_the_endpoint_of_an_account(host, string, endpoint, monkeypatch):
     settle(monkeypatch, {"AZURE_STORAGE_CONNECTION_STRING": string})
     assert azure._endpoint(host, azure._settings_for(host)) == endpoint
+
+
+def test_a_token_in_the_address_of_a_request_is_in_no_traceback(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.delenv("AZURE_STORAGE_KEY", raising=False)
+    string = "BlobEndpoint=http://127.0.0.1:9/here;AccountName=here"
+    settle(monkeypatch, {"AZURE_STORAGE_CONNECTION_STRING": string, "AZURE_STORAGE_SAS_TOKEN": "?sv=1&sig=S3CRET"})
+    with pytest.raises(UserError, match="az: cannot reach the store for az://c-c/x") as caught:
+        read_object("az://c-c/x")
+    assert "S3CRET" not in "".join(traceback.format_exception(caught.value))
+    forget_clients()
 
 
 def test_an_unreachable_store(monkeypatch):
