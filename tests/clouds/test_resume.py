@@ -1,5 +1,6 @@
 """The same run from and to every store, killed in the middle and resumed: the rows are equal to the last bit."""
 
+import json
 import os
 import signal
 
@@ -15,14 +16,24 @@ from tests.runs import SMALL, config, end, start, wait_for
 pytestmark = [
     pytest.mark.s3,
     pytest.mark.cluster,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not os.environ.get("CAMROBUST_ALL"), reason="minutes: four runs through Ray"),
 ]
-IMAGES = 10
+IMAGES = 8
 SLOW = SMALL | {
-    "models": [{"name": "slow", "builder": "tests.toys:patient", "arguments": {"seconds": 0.3}}],
+    "models": [{"name": "slow", "builder": "tests.toys:patient", "arguments": {"seconds": 0.4}}],
     "cams": ["gradcam", "random"],
     "perturbations": ["gaussian_noise:1,5", "contrast:5"],
 }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Photos, and the results of a run in a folder that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_photos(folder / "set", IMAGES, size=(80, 72))
+    assert in_process.run(config(folder, folder / "set", **SLOW)).exit_code == 0
+    return folder
 
 
 def commits(output):
@@ -30,28 +41,28 @@ def commits(output):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_run_that_is_killed_goes_on_in_every_store(cluster, bucket, cloud, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("store", ["folder", "s3", "gs", "az"])
+def test_a_run_that_is_killed_goes_on_in_every_store(
+    cluster, bucket, cloud, whole, store, tmp_path, monkeypatch, capsys
+):
     settle(monkeypatch, {**cloud("gs"), **cloud("az")})
-    roots = {"folder": str(tmp_path / "store"), "s3": f"s3://{bucket}", "gs": new_place("gs"), "az": new_place("az")}
-    write_photos(tmp_path / "set", IMAGES, size=(80, 72))
-    for root in roots.values():
-        photos = open_store(f"{root}/photos")
-        for path in (tmp_path / "set").iterdir():
-            photos.write(path.name, path.read_bytes())
-        output = f"{root}/runs/one"
-        path = config(tmp_path, f"{root}/photos", output=output, **SLOW)
-        process = start("run", path, "--address", cluster.address)
-        try:
-            wait_for(lambda output=output: commits(output), process)
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-        finally:
-            end([process.pid])
-        assert 0 < len(open_run(output).committed().commits) < IMAGES
-        code, _, told = in_process.camrobust(capsys, "run", path)
-        assert code == 0, told
-        assert f" of {IMAGES} images and parts are committed" in told
-        assert in_process.camrobust(capsys, "verify", output)[0] == 0
-    for root in roots.values():
-        both = (f"{root}/runs/one", f"{roots['folder']}/runs/one")
-        assert in_process.camrobust(capsys, "compare", "--exact", *both)[0] == 0
+    root = {"folder": str(tmp_path / "store"), "s3": f"s3://{bucket}"}.get(store) or new_place(store)
+    photos = open_store(f"{root}/photos")
+    for path in (whole / "set").iterdir():
+        photos.write(path.name, path.read_bytes())
+    output = f"{root}/runs/one"
+    path = config(tmp_path, f"{root}/photos", output=output, **SLOW)
+    process = start("run", path, "--address", cluster.address)
+    try:
+        wait_for(lambda: commits(output), process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finally:
+        end([process.pid])
+    assert 0 < len(open_run(output).committed().commits) < IMAGES
+    code, _, told = in_process.camrobust(capsys, "run", path)
+    assert code == 0, told
+    assert f" of {IMAGES} images and parts are committed" in told
+    assert in_process.camrobust(capsys, "verify", output)[0] == 0
+    code, printed, _ = in_process.camrobust(capsys, "compare", "--exact", output, whole / "out", "--json")
+    assert (code, json.loads(printed)["tables"]["scores"]["rows"]) == (0, IMAGES * 2 * 3)
