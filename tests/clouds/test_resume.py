@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -11,20 +13,27 @@ from camrobust.results.folder import open_run
 from tests import in_process
 from tests.cloud_places import new_place, settle
 from tests.photos import write_photos
-from tests.runs import SMALL, config, end, start, wait_for
+from tests.runs import ROOT, SMALL, config, end, environment, wait_for
 
 pytestmark = [
     pytest.mark.s3,
-    pytest.mark.cluster,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not os.environ.get("CAMROBUST_ALL"), reason="minutes: four runs through Ray"),
+    pytest.mark.skipif(not os.environ.get("CAMROBUST_ALL"), reason="four processes that import torch"),
 ]
-IMAGES = 8
+IMAGES = 4
 SLOW = SMALL | {
-    "models": [{"name": "slow", "builder": "tests.toys:patient", "arguments": {"seconds": 0.4}}],
+    "models": [{"name": "slow", "builder": "tests.toys:patient", "arguments": {"seconds": 1.0}}],
     "cams": ["gradcam", "random"],
     "perturbations": ["gaussian_noise:1,5", "contrast:5"],
 }
+
+
+DRIVER = """
+import sys
+from camrobust.interface.cli import main
+from tests import in_process
+with in_process.without_ray():
+    sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +49,8 @@ def commits(output):
     return {entry.key for entry in open_store(output).list("commits/")}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("store", ["folder", "s3", "gs", "az"])
-def test_a_run_that_is_killed_goes_on_in_every_store(
-    cluster, bucket, cloud, whole, store, tmp_path, monkeypatch, capsys
-):
+def test_a_run_that_is_killed_goes_on_in_every_store(bucket, cloud, whole, store, tmp_path, monkeypatch, capsys):
     settle(monkeypatch, {**cloud("gs"), **cloud("az")})
     root = {"folder": str(tmp_path / "store"), "s3": f"s3://{bucket}"}.get(store) or new_place(store)
     photos = open_store(f"{root}/photos")
@@ -52,7 +58,8 @@ def test_a_run_that_is_killed_goes_on_in_every_store(
         photos.write(path.name, path.read_bytes())
     output = f"{root}/runs/one"
     path = config(tmp_path, f"{root}/photos", output=output, **SLOW)
-    process = start("run", path, "--address", cluster.address)
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, "run", path], env=environment(), cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     try:
         wait_for(lambda: commits(output), process)
         os.kill(process.pid, signal.SIGKILL)
