@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 IMAGE := .venv-image
 EMPTY := .venv-empty
 
-.PHONY: azurite demo test test-all test-model test-lowest lint bench reference dist dist-check lock image image-check \
+.PHONY: azurite demo test test-all test-model test-lowest lint bench reference tour dist dist-check lock image image-check \
   clean
 
 demo: $(VENV)/demo
@@ -52,6 +52,10 @@ dist-check: dist
 	$(PYTHON) -m venv --clear $(EMPTY)
 	$(EMPTY)/bin/python -m pip install --quiet "$$(echo dist/*.whl)[demo]"
 	cd $(EMPTY) && bin/python -P -m camrobust demo --output demo-run && bin/camrobust verify demo-run
+
+# Runs the notebook as it stands, and keeps in it what its cells show.
+tour: $(VENV)/dev
+	$(BIN)/python docs/tour.py
 
 bench: $(VENV)/dev
 	$(BIN)/camrobust bench peers

@@ -1,4 +1,5 @@
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -86,6 +87,34 @@ def test_the_page_about_an_own_model_runs_as_it_stands(tmp_path, monkeypatch, ca
     assert page.count('<tr data-cam="') == 4
     assert (tmp_path / "report" / "figures" / "curves.svg").is_file()
     assert pl.read_parquet(tmp_path / "result.parquet").height == 3 * 11 * 4
+
+
+def cells(path):
+    """Source, and what it shows as texts by MIME type, of every cell of code."""
+    found = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            shown = {}
+            for output in cell["outputs"]:
+                shown |= output.get("data", {output["output_type"]: output.get("text", "")})
+            found.append(("".join(cell["source"]), {name: "".join(text) for name, text in shown.items()}))
+    return found
+
+
+def test_the_tour_runs_as_it_stands_and_shows_what_is_kept_in_it(tmp_path):
+    command = [sys.executable, ROOT / "docs" / "tour.py", tmp_path / "tour.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kept, shown = cells(ROOT / "docs" / "tour.ipynb"), cells(tmp_path / "tour.ipynb")
+    assert [source for source, _ in shown] == [source for source, _ in kept]
+    assert [[*output] for _, output in shown] == [[*output] for _, output in kept]
+    everything = "".join(text for _, output in shown for text in output.values())
+    assert not {"error", "stream"} & {name for _, output in shown for name in output}
+    for needed in ("<table><tr><th>dataset</th>", "<svg", "data:image/jpeg", "p_corrected", "curves.svg"):
+        assert needed in everything
+    for place in (str(ROOT), sys.prefix, str(tmp_path)):
+        assert place not in (ROOT / "docs" / "tour.ipynb").read_text("utf-8")
+    assert (ROOT / "docs" / "tour.ipynb").stat().st_size < 2**20
 
 
 def snippets(language):
