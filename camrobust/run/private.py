@@ -11,12 +11,13 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from ray._common import utils
 from ray._private import ray_constants, services
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined] # not in Ray's stub
 
 from camrobust.contract.errors import UserError
@@ -30,6 +31,10 @@ ONE_MACHINE = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 IDLE_WORKERS = {"RAY_num_workers_soft_limit": str(max(8, os.cpu_count() or 1))}
 """How many idle worker processes Ray keeps on a node; by default as many as it has free cores, and actors leave none.
 Then a worker of Load or Commit ends a second after its task, and the next one imports all libraries anew."""
+LOGS, PAGES = "start_log_monitor", "start_api_server"
+UNUSED = ("start_monitor", LOGS, PAGES)
+"""Methods of Ray's `Node`, each of which starts a process: the autoscaler, what copies the output of workers to the
+driver, and the dashboard, which without its pages only counts the use of Ray."""
 
 
 def closed(folder: Path) -> dict[str, str]:
@@ -115,6 +120,29 @@ def private() -> Iterator[None]:
 
 
 @contextmanager
+def fewer_processes(*, logs: bool) -> Iterator[None]:
+    """While open, Ray does not start, nor wait for, what a cluster on one machine does not use.
+
+    Each of these processes takes more than a second of CPU before the first image is read.
+
+    Args:
+        logs: whether the driver shows what workers print.
+    """
+    before = {name: getattr(Node, name) for name in UNUSED}
+    _leave_out(name for name in UNUSED if not (logs and name == LOGS))
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
+def _leave_out(names: Iterable[str]) -> None:
+    for name in names:
+        setattr(Node, name, lambda *_, **__: None)
+
+
+@contextmanager
 def variables(changes: Mapping[str, str | None]) -> Iterator[None]:
     """While open, some environment variables have other values (None: unset); Ray reads them anew both times."""
     before = {name: os.environ.get(name) for name in changes}
@@ -144,6 +172,10 @@ def main() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = True
     services.get_node_ip_address = lambda address=None: LOOPBACK  # noqa: ARG005 - Ray passes it by name
     os.environ.update(ONE_MACHINE)
+    # Nor a server for Ray's client, which Ray starts where it could.
+    no_client = ImportError("not used")
+    scripts.get_ray_client_dependency_error = lambda: no_client  # type: ignore[attr-defined] # imported there
+    _leave_out(name for name in UNUSED if not (name == PAGES and "--include-dashboard=true" in sys.argv))
     scripts.main()
 
 

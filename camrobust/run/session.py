@@ -26,6 +26,7 @@ from camrobust.run.ledger import DEATHS
 from camrobust.run.private import (
     AUTHENTICATION,
     IDLE_WORKERS,
+    fewer_processes,
     private,
     short_temporary_folder,
     temporary_folder,
@@ -141,12 +142,13 @@ def connect(address: str, *, verbose: bool = False, folder: str | None = None) -
     """
     keywords: dict[str, Any] = {"address": address, "log_to_driver": verbose}
     patience = _time_to_start(float(os.environ.get(START, START_S))) if address == "local" else nullcontext()
+    fewer = fewer_processes(logs=verbose) if address == "local" else nullcontext()
     if address == "local":
         keywords |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": folder}
     else:
         check_reachable(address)
     try:
-        with patience:
+        with patience, fewer:
             ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **keywords)
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(refusal(address, error) or _no_cluster(address)) from error

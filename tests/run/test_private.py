@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from camrobust.bench.chaos.processes import descendants
+from camrobust.bench.chaos.processes import descendants, title
 from camrobust.contract.errors import UserError
 from camrobust.run.session import connect
 from tests.photos import write_photos
@@ -129,6 +129,14 @@ def test_a_local_session_listens_on_loopback_only(program):
     for part in ("gcs_server", "raylet", "ray::Actor", "ray::DashboardAgent", "-c"):
         assert any(part in title for title, _ in sockets), (part, sockets)
     assert outside(sockets) == []
+
+
+@pytest.mark.cluster
+def test_a_local_session_has_no_process_that_it_does_not_use(program):
+    titles = [title(pid) for pid in descendants(program.pid)]
+    assert any("raylet" in one for one in titles)
+    for part in ("monitor.py", "log_monitor", "dashboard.py", "ray.util.client"):
+        assert not any(part in one for one in titles), part
 
 
 @pytest.mark.cluster

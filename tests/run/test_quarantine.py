@@ -48,7 +48,7 @@ def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_
     Image.new("RGB", (256, 256), (0, 0, 0)).save(folder / "black.png")
     Image.new("RGB", (256, 256), (255, 255, 255)).save(folder / "white.png")
     models = ["tests.toys:pooled", {"name": "fragile", "builder": "tests.toys:fragile"}]
-    path = config(tmp_path, folder, models=models, max_failure_share=1, cluster=ONE_WORKER | {"image_timeout_s": 5},
+    path = config(tmp_path, folder, models=models, max_failure_share=1, cluster=ONE_WORKER | {"image_timeout_s": 3},
                   **FEW)  # fmt: skip
     code, told = run(path)
     assert code == 0, told
@@ -56,7 +56,7 @@ def test_images_that_kill_or_hang_their_worker_are_quarantined_and_can_be_tried_
     assert found.select("image_id", "model", "stage", "kind").rows() == [
         (name, "fragile", "explain", "quarantined") for name in ("black.png", "white.png")
     ]
-    sentence = "the worker died 3 times at this image (crash, out of memory, or more than 5 s in the stage explain)"
+    sentence = "the worker died 3 times at this image (crash, out of memory, or more than 3 s in the stage explain)"
     assert set(found["message"]) == {sentence}
     rows = scores(tmp_path / "out")
     assert rows.group_by("model").len().sort("model").rows() == [
