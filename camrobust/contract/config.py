@@ -25,6 +25,8 @@ from camrobust.contract.model_config import ModelConfig, model_shorthand
 from camrobust.contract.plain_yaml import check_plain
 from camrobust.contract.secrecy import refuse_secrets
 
+COLUMNS = ("image_column", "label_column")
+
 
 class RunConfig(StrictPart):
     """A whole configuration."""
@@ -117,13 +119,16 @@ class RunConfig(StrictPart):
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True
         )
-        # Runs from before there was compiled code, exclude or certify keep their digest.
+        # Runs from before there was compiled code, exclude, certify or the columns below keep their digest.
         ways |= {key: True for key in ("compile", "certify") if not getattr(self, key)}
         if self.image.channels in (None, max(self._named_channels(), default=RGB)):
             # It says nothing new, and runs from before it could be said keep their digest.
             ways["image"] = {"channels"}
         ways["datasets"] = {
-            place: {"access", *(name for name in ("exclude", "label_names") if not getattr(dataset, name))}
+            place: {
+                "access",
+                *(name for name in ("exclude", "label_names", *COLUMNS) if not getattr(dataset, name)),
+            }
             for place, dataset in enumerate(self.datasets)
         }
         # Runs from before there were heads keep their digest.

@@ -63,8 +63,11 @@ class DatasetConfig(StrictPart):
     name: FolderName = Field(description="name in the results")
     images: Address = Field(
         description="folder, s3://, gs:// or az:// prefix, pattern such as photos/*.jpg, one image, or a manifest: a "
-        "table (csv, line JSON, parquet), or a folder or pattern of tables, with a column uri"
+        "table (csv, line JSON, parquet), or a folder or pattern of tables, with a column uri; or [shards](running.md"
+        "#shards-of-a-data-set): parquet with the images inside, tar or zip, or a folder, pattern or {0..9} of them"
     )
+    image_column: Name | None = Field(None, description="images inside parquet; default: the one of {bytes, path}")
+    label_column: Name | None = Field(None, description="their labels; default: label or class_index")
     exclude: Annotated[tuple[Pattern, ...], BeforeValidator(one_or_several)] = Field(
         (), max_length=100, description="patterns of image ids to leave out, such as **/@eaDir/**"
     )

@@ -19,6 +19,7 @@ MANIFEST = _columns(
     ("image_id", "string", "path below the dataset's folder or prefix, or the manifest's image_id or uri"),
     ("uri", "string", "where the bytes are: a local path, s3://bucket/key, gs://bucket/key or az://container/key"),
     ("label", "int32", "true class index, null where unknown"),
+    ("place", "string", "where in a file that holds many images this one lies, see docs/running.md; else null"),
     required="dataset image_id uri",
 )
 

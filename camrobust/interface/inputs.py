@@ -17,11 +17,13 @@ from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.core.channels import DEEP, held
 from camrobust.interface.arguments import per_image
+from camrobust.io.file_kinds import HIDDEN
 from camrobust.io.image_errors import ImageError
-from camrobust.io.image_listing import HIDDEN, in_words
+from camrobust.io.image_listing import in_words
 from camrobust.io.images import MAX_BYTES, decode, prepare
 from camrobust.io.manifest import list_dataset
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
+from camrobust.io.readings import read_picture
 from camrobust.io.sample_levels import UNUSED
 from camrobust.io.store import read_object
 
@@ -166,10 +168,21 @@ def _several(images: Any, resize: int, crop: int, channels: int) -> list[tuple[s
         left_out = {kind: count for kind, count in listed.left_out.items() if kind != HIDDEN}
         if left_out:
             warn(f"images: {in_words(left_out)}", UserWarning, stacklevel=4)
-        rows = listed.images.select("image_id", "uri").iter_rows()
-        return [(name, _single(uri, resize, crop, channels)[1]) for name, uri in rows]
+        rows = listed.images.select("image_id", "uri", "place").iter_rows()
+        return [(name, _listed(uri, place, resize, crop, channels)) for name, uri, place in rows]
     alone = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
     return [_single(image, resize, crop, channels) for image in ([images] if alone else images)]
+
+
+def _listed(uri: str, place: str | None, resize: int, crop: int, channels: int) -> Tensor:
+    """Pixels of a listed image, which may lie inside a file with many."""
+    if place is None:
+        return _single(uri, resize, crop, channels)[1]
+    try:
+        content = read_picture(uri, place)
+    except ImageError as error:
+        raise UserError(f"images: an image in '{uri}' cannot be used: {error.message}") from error
+    return photo(uri, "images", resize, crop, content, channels)
 
 
 def _file_id(image: str | Path, content: bytes) -> str:

@@ -9,7 +9,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.imagenet import wnids
 from camrobust.contract.quoting import short
 from camrobust.contract.registry import unknown
-from camrobust.io.image_listing import is_table_name
+from camrobust.io.file_kinds import is_table_name
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.io.tables import LABELS, NAMES, read_table

@@ -1,39 +1,36 @@
-"""Finds what an address of images holds: photos in a folder or below a prefix, one photo, or tables that name photos.
+"""Finds what an address of images holds: photos below a folder or prefix, one photo, tables, or archives.
 
 Files are sorted by their names; only a file without an extension is looked into. Hidden files and folders are left out
 alike in folders and on every store.
 """
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import harmless
+from camrobust.contract.quoting import harmless, short
+from camrobust.io.braces import before_braces, expanded, has_braces
+from camrobust.io.file_kinds import (
+    ARRAY,
+    EXCLUDED,
+    HIDDEN,
+    counted,
+    is_archive_name,
+    is_table_name,
+    kind_of,
+    suffix_of,
+)
 from camrobust.io.image_formats import HEIF_REMEDY, HEIF_SUFFIXES, format_of, suffixes
 from camrobust.io.local_folder import Folder
 from camrobust.io.objects import Access, DeniedObjectError, Entry, MissingObjectError, Store
 from camrobust.io.patterns import Exclusions, before_wildcard, depth, has_wildcard, matcher
 from camrobust.io.store import open_object, open_store
+from camrobust.io.tar_members import is_tar
 
-ARRAY = ".npy"
-"""For images of other than three channels."""
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
-PACKED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
-OTHER_TABLES = (".xlsx", ".xls", ".xlsm", ".ods", ".feather", ".arrow", ".orc", ".avro")
-"""Tables that are refused by name."""
-_HIDDEN = re.compile(r"(?:^|/)(?:\.[^./][^/]*|\.\.[^/]+|lost\+found)(?=/|$)")
-"""A name that begins with a dot, but is not `.` or `..`; or the folder of a file system's own."""
-NO_SUFFIX, HIDDEN, EXCLUDED, OTHERS = "without extension", "hidden", "excluded", "with odd extensions"
 KINDS = 8
 """Kinds of files that are told apart in the sentence about what is left out."""
-MOST_KINDS = 50
-"""Kinds of files that are told apart in run.json."""
-SUFFIX = re.compile(r"\.(?=.*[a-z])[a-z0-9_+~-]{1,11}")
-"""The extensions that are named; others are odd."""
 HEAD_BYTES = 4096
 MOST_UNNAMED = 100_000
 """Files without an extension that are looked into; each takes one request on a store."""
@@ -47,7 +44,9 @@ class Found:
     Attributes:
         store: where the keys lie.
         images: keys of photos.
-        tables: keys of tables that name photos, where there are no photos.
+        tables: keys of tables that name or hold photos, where there are no photos.
+        archives: keys of tars and zips, where there are neither photos nor parquet tables.
+        sizes: bytes of the tables and archives, where known.
         base: address of the folder at which relative paths in the tables start.
         left_out: how many files are neither, or are excluded, by kind.
         excluded_folders: the first folders of excluded photos; where folders are classes, these are classes, too.
@@ -56,19 +55,15 @@ class Found:
     store: Store
     images: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    archives: list[str] = field(default_factory=list)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     base: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
     excluded_folders: frozenset[str] = frozenset()
 
     def is_empty(self) -> bool:
         """Whether nothing at all lies there."""
-        return not (self.images or self.tables or self.left_out)
-
-
-def is_table_name(images: str) -> bool:
-    """Whether the last name of an address is that of a table or of tables."""
-    path = PurePosixPath(images.lower().rstrip("/"))
-    return (path.with_suffix("") if path.suffix in PACKED else path).suffix in (*TABLES, *OTHER_TABLES)
+        return not (self.images or self.tables or self.archives or self.left_out)
 
 
 def find(name: str, images: str, access: Access, exclusions: Exclusions, *, arrays: bool = False) -> Found:
@@ -76,7 +71,7 @@ def find(name: str, images: str, access: Access, exclusions: Exclusions, *, arra
 
     Args:
         name: of the dataset.
-        images: a folder, a prefix, a pattern, one photo, a table, or a folder or pattern of tables.
+        images: a folder, a prefix, a pattern, one photo, a table or an archive, or a folder or pattern of these.
         access: how a bucket is listed and read.
         exclusions: patterns of keys to leave out.
         arrays: .npy files are photos, too, of other than three channels.
@@ -87,24 +82,47 @@ def find(name: str, images: str, access: Access, exclusions: Exclusions, *, arra
     store = open_store(images, access)
     near = isinstance(store, Folder)
     photos = (*suffixes(), ARRAY) if arrays else (*suffixes(),)
-    named = near or is_table_name(images) or suffix_of(images) in (*photos, *HEIF_SUFFIXES)
+    named = near or is_table_name(images) or is_archive_name(images) or suffix_of(images) in (*photos, *HEIF_SUFFIXES)
     if named and (alone := _file(images, access, photos)):
         return alone
     found = _sorted(store, _entries(store), photos, exclusions, images)
-    if found.is_empty() and has_wildcard(images):
-        folder, pattern = before_wildcard(images)
-        below, wanted = open_store(folder or ".", access), matcher(pattern)
-        if isinstance(below, Folder):
-            below = replace(below, depth=depth(pattern))
-        entries = (entry for entry in _entries(below) if wanted.match(entry.key))
+    if found.is_empty() and (has_wildcard(images) or has_braces(images)):
+        below, entries = _matching(images, access)
         return _sorted(below, entries, photos, exclusions, images, pattern=True)
     if found.is_empty() and not named and (alone := _file(images, access, photos)):
         return alone
     if found.is_empty() and near:
         _check_folder(name, images)
-    if found.is_empty() and is_table_name(images):
+    if found.is_empty() and (is_table_name(images) or is_archive_name(images)):
         raise UserError(f"manifest: there is no object {images}; correct the path")
     return found
+
+
+def _matching(images: str, access: Access) -> tuple[Store, Iterable[Entry]]:
+    """The store of a pattern, and the files in it that the pattern names.
+
+    Raises:
+        UserError: braces name a file that is not there.
+    """
+    folder, pattern = min(before_wildcard(images), before_braces(images), key=lambda parts: len(parts[0]))
+    names = expanded(pattern)
+    below = open_store(folder or ".", access)
+    if isinstance(below, Folder):
+        depths = [depth(name) for name in names]
+        below = replace(below, depth=None if None in depths else max(one for one in depths if one is not None))
+    if any(map(has_wildcard, names)):
+        wanted = matcher(*names)
+        return below, (entry for entry in _entries(below) if wanted.match(entry.key))
+    literal = set(names)
+    entries = [entry for entry in _entries(below) if entry.key in literal]
+    missing = sorted(literal.difference(entry.key for entry in entries))
+    if missing and entries:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"images: there is no {short(below.locate(missing[0]))}{more}, which {short(images)} stands for; correct "
+            "the range"
+        )
+    return below, entries
 
 
 def _check_folder(name: str, images: str) -> None:
@@ -124,11 +142,6 @@ def _check_folder(name: str, images: str) -> None:
 def _entries(store: Store) -> Iterator[Entry]:
     """Every object, and of a folder also the names of hidden ones."""
     return (replace(store, hidden=True) if isinstance(store, Folder) else store).list()
-
-
-def suffix_of(key: str) -> str:
-    """The last extension of a name in small letters; empty if it has none."""
-    return PurePosixPath(key.rpartition("/")[2]).suffix.lower()
 
 
 def _file(images: str, access: Access, photos: Sequence[str]) -> Found | None:
@@ -152,6 +165,8 @@ def _file(images: str, access: Access, photos: Sequence[str]) -> Found | None:
         return Found(store, images=[key])
     if suffix_of(key) in HEIF_SUFFIXES:
         raise UserError(f"images: {images} is read only with an extra; {HEIF_REMEDY}")
+    if is_archive_name(key) or (is_tar(head) and not is_table_name(key)):
+        return Found(store, archives=[key])
     return Found(store, tables=[key], base=store.uri)
 
 
@@ -172,46 +187,38 @@ def _sorted(
     Raises:
         UserError: the folder is a Delta table, or holds too many files without an extension.
     """
-    kinds = (HIDDEN, EXCLUDED, "photo", "unnamed", "table", "excluded table", "other")
+    kinds = (HIDDEN, EXCLUDED, "photo", "unnamed", "table", "excluded table", "archive", "other")
     piles: dict[str, list[str]] = {kind: [] for kind in kinds}
+    sizes = {}
     for entry in entries:
-        piles[_pile(entry, photos, exclusions)].append(entry.key)
+        pile = _pile(entry, photos, exclusions)
+        piles[pile].append(entry.key)
+        if pile in ("table", "excluded table", "archive"):
+            sizes[entry.key] = entry.size_bytes
     images = sorted([*piles["photo"], *_photos_among(store, piles["unnamed"], given)])
     # Patterns are those of image ids, so that no table of a manifest is left out by its own name.
     piles[EXCLUDED if images else "table"] += piles["excluded table"]
-    tables = [] if images else sorted(key for key in piles["table"] if pattern or _is_part(key))
-    rest = {*piles["unnamed"], *piles["table"], *piles["other"]}.difference(images, tables)
+    parts = [] if images else sorted(key for key in piles["table"] if _is_part(key))
+    archives = [] if images or parts else sorted(piles["archive"])
+    tables = sorted(piles["table"]) if pattern and not images and not archives else parts
+    rest = {*piles["unnamed"], *piles["table"], *piles["archive"], *piles["other"]}.difference(images, tables, archives)
     if tables and any(key.startswith("_delta_log/") for key in rest):
         raise UserError(f"images: {given} is a Delta table, whose files may be outdated; export it as parquet")
-    counts = Counter(_kind(key) for key in rest if not (tables and key.rpartition("/")[2].startswith("_")))
-    left_out = Counter(dict(counts.most_common(MOST_KINDS)))
-    left_out[OTHERS] += counts.total() - left_out.total()
-    left_out[HIDDEN] = len({key[: found.end()] for key in piles[HIDDEN] if (found := _HIDDEN.search(key))})
-    left_out[EXCLUDED] = len(piles[EXCLUDED])
+    # Spark's own files in a folder of tables begin with this sign.
+    names = (key for key in rest if not (tables and key.rpartition("/")[2].startswith("_")))
+    left_out = counted(names, piles[HIDDEN], len(piles[EXCLUDED]))
     spark = tables and not pattern and store.uri.lower().endswith(".parquet")
     base = open_object(store.uri)[0].uri if spark else store.uri
     excluded = frozenset(key.partition("/")[0] for key in piles[EXCLUDED] if "/" in key and suffix_of(key) in photos)
-    return Found(store, images, tables, base, {kind: count for kind, count in left_out.items() if count}, excluded)
+    return Found(store, images, tables, archives, sizes, base, left_out, excluded)
 
 
 def _pile(entry: Entry, photos: Sequence[str], exclusions: Exclusions) -> str:
     excluded = exclusions.match(entry.key)
-    if _HIDDEN.search(entry.key):
-        return HIDDEN
-    if excluded:
-        return "excluded table" if is_table_name(entry.key) else EXCLUDED
-    suffix = suffix_of(entry.key)
-    if suffix in photos:
-        return "photo"
-    if not suffix and entry.size_bytes:
-        return "unnamed"
-    return "table" if is_table_name(entry.key) else "other"
-
-
-def _kind(key: str) -> str:
-    """What a file that is left out is called."""
-    suffix = suffix_of(key)
-    return NO_SUFFIX if not suffix else suffix if SUFFIX.fullmatch(suffix) else OTHERS
+    kind = kind_of(entry.key, entry.size_bytes, photos)
+    if not excluded or kind in (HIDDEN, "archive"):
+        return kind
+    return "excluded table" if is_table_name(entry.key) else EXCLUDED
 
 
 def _is_part(key: str) -> bool:

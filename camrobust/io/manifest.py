@@ -9,17 +9,21 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.secrecy import without_query
 from camrobust.io.class_numbers import FOLDERS, folder_labels, read_class_numbers
-from camrobust.io.image_listing import EXCLUDED, Found, find, in_words
+from camrobust.io.file_kinds import ARRAY, EXCLUDED, together
+from camrobust.io.image_formats import suffixes
+from camrobust.io.image_listing import Found, find, in_words
 from camrobust.io.manifest_rows import bare, file_twice, label_column, manifest_rows, text_column
 from camrobust.io.objects import Access
+from camrobust.io.packs import Listed, check_packed_ids, photos_in_archives, photos_in_tables, tables_hold_pictures
 from camrobust.io.patterns import Exclusions
+from camrobust.io.picture_tables import BY_TYPE, Columns
 from camrobust.io.tables import ROW, read_table, rows_in_words
 
 LONGEST = 4096
 """Most bytes of an image_id or a uri. Paths and keys of stores are never longer."""
 SHOWN_REMARKS = 3
 """Tables of one manifest whose missing labels are named one by one."""
-SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32}
+SCHEMA = {"dataset": pl.String, "image_id": pl.String, "uri": pl.String, "label": pl.Int32, "place": pl.String}
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Listing:
     """The images of one dataset, and what is to be said of the rest.
 
     Attributes:
-        images: one row per image, `schema.MANIFEST`, sorted by image_id.
+        images: one row per image, `schema.MANIFEST`, sorted by image_id; those inside files that hold many in the
+            order of these files, so that neighbours are read together.
         left_out: how many files are no images that are read, or were excluded, by kind (`image_listing.in_words`).
         remarks: sentences for the user, for example on labels that are missing or belong to no image.
     """
@@ -46,7 +51,7 @@ def list_images(
 
 def list_dataset(
     name: str, images: str, labels: str | None = None, access: Access = "credentials", exclude: Sequence[str] = (),
-    *, arrays: bool = False, label_names: str | None = None,
+    *, arrays: bool = False, label_names: str | None = None, columns: Columns = BY_TYPE,
 ) -> Listing:  # fmt: skip
     """List all images of one dataset.
 
@@ -54,48 +59,85 @@ def list_dataset(
         name: name of the dataset.
         images: a folder, an s3://, gs:// or az:// prefix, a pattern such as photos/*.jpg, one image, or a manifest:
             a table (`io.tables`), or a folder or pattern of tables, with a column uri and perhaps image_id and label.
-            Relative paths in a manifest start at the manifest's folder.
+            Relative paths in a manifest start at the manifest's folder. Or a tar, a zip or a parquet table with the
+            images inside, or a folder, pattern or range (shard-{00..63}.tar) of them.
         labels: a table with image_id (or file) and label (or class_index), or "folders" for the names of sub-folders.
         access: how a bucket is listed and read; a folder ignores it.
         exclude: patterns of image ids to leave out (`io.patterns`).
         arrays: .npy files are images, too.
         label_names: a file that gives names their numbers, for labels that are names (`io.class_numbers`).
+        columns: of parquet tables with the images inside.
 
     Raises:
         UserError: there are no images, a column or value is missing, an address is not that of a store or holds a
-            secret, an image_id or a file occurs twice, or labels are not integers or contradict each other.
+            secret, an image_id or a file occurs twice, labels are not integers or contradict each other, or an archive
+            is damaged.
     """
     exclusions = Exclusions(exclude)
     found = find(name, images, access, exclusions, arrays=arrays)
-    left_out = dict(found.left_out)
     known = None if label_names is None else read_class_numbers(label_names, f"label_names of dataset '{name}'")
-    if found.tables:
+    packed = _is_packed(name, found, columns)
+    if packed or found.tables:
         # Names of files do not count, only image ids.
         exclusions = Exclusions(exclude)
-        table, remarks = _from_tables(name, found, access, known, relabelled=labels is not None)
-        kept = [not exclusions.match(image_id) for image_id in table["image_id"]] if exclude else [True] * table.height
-        if not all(kept):
-            left_out[EXCLUDED] = left_out.get(EXCLUDED, 0) + kept.count(False)
-        table = table.filter(pl.Series(kept, dtype=pl.Boolean))
+    inside: Mapping[str, int] = {}
+    said: Sequence[str] = ()
+    if packed:
+        table, inside, said = _from_packs(found, columns, known, arrays=arrays)
+    elif found.tables:
+        table, said = _from_tables(name, found, access, known, relabelled=labels is not None)
     else:
-        table, remarks = _from_keys(name, found), []
+        table = _from_keys(name, found)
+    left_out = together([found.left_out, inside])
+    if exclude and (packed or found.tables):
+        kept = pl.Series([not exclusions.match(image_id) for image_id in table["image_id"]], dtype=pl.Boolean)
+        left_out = together([left_out, {EXCLUDED: table.height - int(kept.sum())}])
+        table = table.filter(kept)
     if table.is_empty():
         raise UserError(f"dataset '{name}': {_nothing(found, images, left_out)}")
-    if labels == FOLDERS:
-        if found.tables:
-            raise UserError(
-                f"dataset '{name}': labels: folders is for images in folders, and {images} is a manifest; give it a "
-                "column label"
-            )
-        given, said = folder_labels(table["image_id"], found.excluded_folders, known, f"dataset '{name}'")
-        table, remarks = table.with_columns(given), [*remarks, said, *_unlabelled(given, table, "lie in no sub-folder")]
-    elif labels is not None:
-        table, more = _with_labels(table.drop("label"), labels, name, known)
-        remarks += more
-    _check_ids(table, name)
-    remarks += [f"exclude '{short(pattern)}' matches no image" for pattern in exclusions.unused]
-    listed = table.select(pl.lit(name).alias("dataset"), "image_id", "uri", "label").cast(SCHEMA).sort("image_id")  # type: ignore[arg-type]
-    return Listing(listed, left_out, tuple(f"dataset '{name}': {remark}" for remark in remarks))
+    table, more = _labelled(table, found, labels, name, known)
+    _check_ids(table, name, packed=packed)
+    unused = [f"exclude '{short(pattern)}' matches no image" for pattern in exclusions.unused]
+    remarks = tuple(f"dataset '{name}': {remark}" for remark in (*said, *more, *unused))
+    listed = pl.concat([pl.DataFrame(schema=SCHEMA), table], how="diagonal_relaxed").with_columns(dataset=pl.lit(name))
+    listed = listed.select(list(SCHEMA)).cast(SCHEMA)  # type: ignore[arg-type]
+    # Inside a pack, neighbours stay neighbours, so that they are read together.
+    return Listing(listed if packed else listed.sort("image_id"), left_out, remarks)
+
+
+def _is_packed(name: str, found: Found, columns: Columns) -> bool:
+    """Whether the images lie inside archives or parquet; raises UserError if columns are named and they do not."""
+    packed = bool(found.archives) or (bool(found.tables) and tables_hold_pictures(found, columns))
+    if columns != BY_TYPE and (found.archives or not packed):
+        raise UserError(
+            f"dataset '{name}': image_column and label_column are for parquet with pictures inside; leave them out"
+        )
+    return packed
+
+
+def _from_packs(found: Found, columns: Columns, known: Mapping[str, int] | None, *, arrays: bool) -> Listed:
+    """The images inside archives or parquet."""
+    if found.archives:
+        return photos_in_archives(found, (*suffixes(), ARRAY) if arrays else suffixes(), known)
+    return photos_in_tables(found, columns, known)
+
+
+def _labelled(
+    table: pl.DataFrame, found: Found, labels: str | None, name: str, known: Mapping[str, int] | None
+) -> tuple[pl.DataFrame, list[str]]:
+    """The images with the labels that are given beside them, and what is to be said."""
+    if labels is None:
+        return table, []
+    if labels != FOLDERS:
+        return _with_labels(table.drop("label"), labels, name, known)
+    if found.tables:
+        table_uri = found.store.locate(found.tables[0])
+        raise UserError(
+            f"dataset '{name}': labels: folders is for images in folders, and {table_uri} is a manifest; give it a "
+            "column label"
+        )
+    given, said = folder_labels(table["image_id"], found.excluded_folders, known, f"dataset '{name}'")
+    return table.with_columns(given), [said, *_unlabelled(given, table, "lie in no sub-folder")]
 
 
 def _nothing(found: Found, images: str, left_out: Mapping[str, int]) -> str:
@@ -148,7 +190,9 @@ def _from_tables(
     return table, remarks + file_twice(table, name)
 
 
-def _check_ids(table: pl.DataFrame, name: str) -> None:
+def _check_ids(table: pl.DataFrame, name: str, *, packed: bool) -> None:
+    if packed:
+        check_packed_ids(table, name)
     repeated = table.filter(pl.col("image_id").is_duplicated())
     if not repeated.is_empty():
         image = repeated["image_id"][0]

@@ -114,8 +114,13 @@ def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: Binary
     return needed
 
 
-def _unpacked(chunk: Any, file: BinaryIO) -> int:
-    start = chunk.data_page_offset
+def chunk_start(chunk: Any) -> int:
+    """Where the first page of a column of a row group begins."""
+    start: int = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
-    return unpacked_bytes(file, start, chunk.total_compressed_size, chunk.num_values)
+    return start
+
+
+def _unpacked(chunk: Any, file: BinaryIO) -> int:
+    return unpacked_bytes(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)

@@ -14,6 +14,8 @@ MOST_PAGES = 100_000
 """Most pages of one column in one row group."""
 DICTIONARY = 2
 """Page type: the distinct values of a column."""
+BY_NUMBER = (2, 8)
+"""Encodings whose values are numbers of distinct values."""
 DEEPEST = 8
 """Most levels of structures inside one another."""
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
@@ -97,8 +99,34 @@ class _Compact:
             raise PageError("the header of a page is cut off")
 
 
+@dataclass(frozen=True)
+class Page:
+    """A page of a column.
+
+    Attributes:
+        start: where its header begins.
+        length: bytes of its header and its content as stored.
+        unpacked_bytes: size of its content once unpacked.
+        values: number of its values, nulls included.
+        is_dictionary: it holds the distinct values of the column.
+        refers: its values are numbers of distinct values.
+    """
+
+    start: int
+    length: int
+    unpacked_bytes: int
+    values: int
+    is_dictionary: bool
+    refers: bool
+
+
 def unpacked_bytes(file: BinaryIO, start: int, length: int, values: int) -> int:
-    """The unpacked size of all pages of a column, bytes.
+    """The unpacked size of all pages of a column, bytes; arguments and errors are those of `pages_of`."""
+    return sum(page.unpacked_bytes for page in pages_of(file, start, length, values))
+
+
+def pages_of(file: BinaryIO, start: int, length: int, values: int) -> Iterator[Page]:
+    """The pages of a column.
 
     Args:
         file: the parquet file.
@@ -109,10 +137,7 @@ def unpacked_bytes(file: BinaryIO, start: int, length: int, values: int) -> int:
     Raises:
         PageError: these are not pages.
     """
-    return sum(_pages(file, start, start + length, values))
-
-
-def _pages(file: BinaryIO, place: int, end: int, values: int) -> Iterator[int]:
+    place, end = start, start + length
     for _ in range(MOST_PAGES):
         if values <= 0 or place >= end:
             return
@@ -124,11 +149,13 @@ def _pages(file: BinaryIO, place: int, end: int, values: int) -> Iterator[int]:
         count = inner.get(1, -1)
         if min(unpacked, packed, count) < 0 or place + reader[1] + packed > end:
             raise PageError("the header of a page does not fit its column")
-        if header.get(1) != DICTIONARY:
+        distinct = header.get(1) == DICTIONARY
+        if not distinct:
             values -= count
         elif count > unpacked:
             raise PageError("the header of a page states more values than bytes")
-        yield unpacked
+        encoding = inner.get(4 if 8 in header else 2)
+        yield Page(place, reader[1] + packed, unpacked, count, distinct, not distinct and encoding in BY_NUMBER)
         place += reader[1] + packed
     raise PageError(f"a column has more than {MOST_PAGES:,} pages")
 

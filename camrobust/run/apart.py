@@ -8,9 +8,10 @@ from camrobust.contract.config import RunConfig
 from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.io.clouds import one_spelling
-from camrobust.io.image_listing import is_table_name
+from camrobust.io.file_kinds import is_table_name
 from camrobust.io.manifest import list_dataset
 from camrobust.io.patterns import before_wildcard, depth, has_wildcard, matcher
+from camrobust.io.picture_tables import Columns
 from camrobust.io.store import open_store
 
 
@@ -24,7 +25,14 @@ def list_apart(config: RunConfig) -> tuple[pl.DataFrame, dict[str, Mapping[str, 
     arrays = config.channels != RGB
     listed = {
         one.name: list_dataset(
-            one.name, one.images, one.labels, one.access, one.exclude, arrays=arrays, label_names=one.label_names
+            one.name,
+            one.images,
+            one.labels,
+            one.access,
+            one.exclude,
+            arrays=arrays,
+            label_names=one.label_names,
+            columns=Columns(one.image_column, one.label_column),
         )
         for one in config.datasets
     }

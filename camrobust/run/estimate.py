@@ -140,7 +140,8 @@ def _on_spot(
 def _unlisted(images: int) -> pl.DataFrame:
     """A manifest of images that are counted and not listed."""
     names = pl.int_range(images, eager=True).cast(pl.String)
-    return pl.DataFrame({"dataset": "unlisted", "image_id": names, "uri": "", "label": None}, schema=SCHEMA)
+    unknown = {"uri": "", "label": None, "place": None}
+    return pl.DataFrame({"dataset": "unlisted", "image_id": names, **unknown}, schema=SCHEMA)
 
 
 def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:

@@ -176,6 +176,7 @@ def _plan(config: RunConfig, count: int) -> Plan:
     data = {
         "dataset": ["synthetic"] * count, "image_id": [f"image-{number}" for number in numbers],
         "uri": [f"{place}/photo-{number % PHOTOS:03}.jpg" for number in numbers], "label": [0] * count,
+        "place": [None] * count,
     }  # fmt: skip
     return make_plan(config, pl.DataFrame(make_table(MANIFEST, data)))
 

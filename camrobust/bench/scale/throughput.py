@@ -108,7 +108,7 @@ def _plan(folder: str) -> Plan:
         MANIFEST,
         {
             "dataset": ["synthetic"] * LONGEST, "image_id": names, "uri": [f"s3://bucket/{name}" for name in names],
-            "label": [0] * LONGEST,
+            "label": [0] * LONGEST, "place": [None] * LONGEST,
         },
     )  # fmt: skip
     return make_plan(config, pl.DataFrame(manifest))

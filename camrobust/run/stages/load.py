@@ -1,6 +1,6 @@
 """Fetch, decode, crop, segment: tasks on CPUs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,9 @@ from camrobust.io.image_characteristics import characteristics
 from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, decode
 from camrobust.io.memory_limit import memory_limit, private_bytes
-from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
+from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError, check_size
+from camrobust.io.places import Place, parse_place
+from camrobust.io.readings import Reading, readings
 from camrobust.io.retries import patient
 from camrobust.io.store import read_object
 from camrobust.run.ledger import ImagePart, Watch
@@ -73,9 +75,10 @@ class Load:
     def _loaded(self, batch: pa.Table) -> pa.Table:
         idle = private_bytes()
         most = None if idle is None else idle + LOAD_BYTES
-        datasets, names, uris = (batch[name].to_pylist() for name in ("dataset", "image_id", "uri"))
+        datasets, names, uris, inside = (batch[name].to_pylist() for name in ("dataset", "image_id", "uri", "place"))
         items = [ImagePart(dataset, name, 0) for dataset, name in zip(datasets, names, strict=True)]
-        images = self.watch.over_all(items, partial(self._load_all, datasets, uris, most), _quarantined)
+        load = partial(self._load_all, datasets, list(zip(uris, inside, strict=True)), most)
+        images = self.watch.over_all(items, load, _quarantined)
         columns = {name: batch[name] for name in (*KEYS, "parts")}
         columns |= {name: [image.properties.get(name) for image in images] for name in PROPERTIES}
         columns["pixels"] = tensor_column([image.pixels for image in images], pixel_type(self.config.channels))
@@ -85,32 +88,40 @@ class Load:
         )
 
     def _load_all(
-        self, datasets: Sequence[str], uris: Sequence[str], most: int | None, places: Sequence[int]
+        self, datasets: Sequence[str], files: Sequence[tuple[str, str | None]], most: int | None, places: Sequence[int]
     ) -> list[_Loaded]:
         """Fetch several images at once, decode one after the other; large files wait until the small are gone."""
         loaded: dict[int, _Loaded] = {}
-        left = list(places)
+        jobs, odd = _jobs(datasets, files, places)
+        loaded |= {place: self._load(error, most) for place, error in odd.items()}
         with ThreadPoolExecutor(FETCHES[0][1]) as pool:
             for size, together in FETCHES:
-                larger: list[int] = []
-                for start in range(0, len(left), together):
-                    group = left[start : start + together]
-                    contents = list(pool.map(lambda place: self._fetch(uris[place], datasets[place], size), group))  # noqa: B023
-                    for place in group:
+                larger: list[_Job] = []
+                for start in range(0, len(jobs), together):
+                    group = jobs[start : start + together]
+                    contents = list(pool.map(partial(self._fetch, most=size), group))
+                    for job in group:
                         self.watch.renew()
                         if size < MAX_BYTES and _is_larger(contents[0]):
-                            larger.append(place)
+                            larger.append(job)
                             contents.pop(0)
-                        else:
-                            # No name here holds the bytes, so that they are gone when the next file is fetched.
-                            loaded[place] = self._load(contents.pop(0), most)
-                left = larger
+                            continue
+                        # No name here holds the bytes, so that they are gone when the next file is fetched.
+                        found = _limited(job.pictures(contents.pop(0)), most)
+                        for place, content in zip(job.places, found, strict=True):
+                            self.watch.renew()
+                            loaded[place] = self._load(content, most)
+                jobs = larger
         return [loaded[place] for place in places]
 
-    def _fetch(self, uri: str, dataset: str, most: int) -> bytes | ImageError:
+    def _fetch(self, job: "_Job", most: int) -> list[bytes] | ImageError:
         """The bytes. A missing or forbidden object is its own failure; a failing store is the run's."""
+        access = self.access[job.dataset]
         try:
-            return read_object(uri, self.access[dataset], most)
+            if job.reading is None:
+                return [read_object(job.uri, access, most)]
+            check_size(job.uri, job.reading.size_bytes, most)
+            return job.reading.read(access)
         except MissingObjectError as error:
             return ImageError(str(error), "missing")
         except TooLargeObjectError as error:
@@ -134,10 +145,65 @@ class Load:
         return _Loaded(photo.pixels, segments, sizes | characteristics(photo.pixels))
 
 
+def _limited(found: Iterator[bytes | ImageError], most: int | None) -> Iterator[bytes | ImageError]:
+    """The same, unpacked within the memory of a worker."""
+    while True:
+        with memory_limit(most):
+            content = next(found, None)
+        if content is None:
+            return
+        yield content
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is fetched at once: a file, or some pictures of a file that holds many.
+
+    Attributes:
+        dataset: name of the dataset.
+        uri: address of the file.
+        places: places of its images in the batch.
+        reading: how pictures are read from it; None for a file that is one image.
+    """
+
+    dataset: str
+    uri: str
+    places: tuple[int, ...]
+    reading: Reading | None = None
+
+    def pictures(self, contents: list[bytes] | ImageError) -> Iterator[bytes | ImageError]:
+        """The bytes of every image; gives up its hold on the contents of a whole file."""
+        if isinstance(contents, ImageError):
+            yield from [contents] * len(self.places)
+        elif self.reading is None:
+            yield contents.pop()
+        else:
+            yield from self.reading.pictures(contents)
+
+
+def _jobs(
+    datasets: Sequence[str], files: Sequence[tuple[str, str | None]], places: Sequence[int]
+) -> tuple[list[_Job], dict[int, ImageError]]:
+    """What is fetched for the images at some places, and which of them lie where this version cannot read."""
+    jobs = [_Job(datasets[place], files[place][0], (place,)) for place in places if files[place][1] is None]
+    inside: dict[str, dict[int, tuple[str, Place]]] = {}
+    odd: dict[int, ImageError] = {}
+    for place in places:
+        uri, text = files[place]
+        if text is not None:
+            try:
+                inside.setdefault(datasets[place], {})[place] = (uri, parse_place(text))
+            except ImageError as error:
+                odd[place] = error
+    for dataset, wanted in inside.items():
+        jobs += [_Job(dataset, reading.uri, reading.numbers, reading) for reading in readings(wanted)]
+    return jobs, odd
+
+
 def _quarantined(why: str) -> _Loaded:
     return _Loaded(failure=Failure("load", QUARANTINED, why))
 
 
-def _is_larger(content: bytes | ImageError) -> bool:
+def _is_larger(content: list[bytes] | ImageError) -> bool:
     """Whether a file was left unread because it is larger than asked for."""
     return isinstance(content, ImageError) and content.kind == "too_large"

@@ -1,0 +1,241 @@
+"""Finds the pictures inside a parquet file: a column `image: {bytes, path}`, as Hugging Face writes it, or a named one.
+
+Nothing is read of the pictures but the sizes of their pages, and of these only in row groups of more than 16 MiB.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import first_line, short
+from camrobust.contract.secrecy import sentence
+from camrobust.io.manifest_rows import label_column
+from camrobust.io.objects import Store
+from camrobust.io.parquet_budget import Budget, chunk_start, needed_bytes
+from camrobust.io.parquet_excerpt import CODECS, Pages
+from camrobust.io.parquet_pages import pages_of
+from camrobust.io.places import ParquetPlace
+from camrobust.io.ranges import Ranged
+from camrobust.io.tables import LABELS, ROW, Table
+
+WHOLE_BYTES = 16 * 2**20
+"""Row groups whose pictures take no more are read whole."""
+RUN_BYTES = 4 * 2**20
+"""Of larger ones, pages of about so many bytes are read together."""
+BATCH_BYTES, MOST_ROWS = 64 * 2**20, 2**16
+MOST_LEVELS = 9
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table of pictures are read, where the user names them.
+
+    Attributes:
+        image: holds the pictures; None for the only one of Hugging Face's type.
+        label: holds the labels; None for label or class_index.
+    """
+
+    image: str | None = None
+    label: str | None = None
+
+
+BY_TYPE = Columns()
+"""No column is named."""
+
+
+def has_pictures(store: Store, key: str, size_bytes: int, columns: Columns) -> bool:
+    """Whether a parquet file holds pictures, rather than their addresses; raises UserError if it is damaged."""
+    with _explained(store.locate(key)):
+        schema = pq.ParquetFile(Ranged(store, key, size_bytes)).schema_arrow
+    return columns.image is not None or ("uri" not in schema.names and bool(_candidates(schema)))
+
+
+def _candidates(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if _is_feature(field.type)]
+
+
+def _is_feature(kind: pa.DataType) -> bool:
+    """Whether a column is of Hugging Face's type for pictures."""
+    if not pa.types.is_struct(kind):
+        return False
+    parts = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
+    return "path" in parts and _is_bytes(parts.get("bytes"))
+
+
+def _is_bytes(kind: pa.DataType | None) -> bool:
+    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn what readers raise into a sentence."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError) as error:
+        said = sentence(first_line(error))
+        raise UserError(f"images: {where} is not a readable parquet file ({said}); get an undamaged copy") from error
+
+
+def pictures_in_table(
+    store: Store, key: str, size_bytes: int, columns: Columns, numbers: Mapping[str, int] | None = None
+) -> pl.DataFrame:
+    """One row per row of a parquet file with pictures inside.
+
+    Args:
+        store: where it lies.
+        key: its key.
+        size_bytes: its size.
+        columns: which columns are read.
+        numbers: of the classes by name, for labels that are names.
+
+    Returns:
+        place, label (int32), image_id (if the table has it) and path (as the column of pictures has it).
+
+    Raises:
+        UserError: it is damaged, or has no such column, several, or one that holds no pictures.
+    """
+    file, where = Ranged(store, key, size_bytes), store.locate(key)
+    with _explained(where):
+        footer = pq.ParquetFile(file)
+        leaf = _leaf(footer.schema_arrow, columns, where)
+        others = _others(footer.schema_arrow, leaf, columns, where)
+        budget = Budget()
+        budget.add(size_bytes)
+        budget.take(needed_bytes(footer.metadata, set(others.values()), file), where)
+        cells = _cells(footer, others, _batch_rows(footer.metadata, set(others.values()), file))
+        places = [str(place) for place in _places(footer.metadata, leaf, file, where)]
+    table = Table("manifest", where, list(footer.schema_arrow.names), cells.with_row_index(ROW, 1))
+    labels = label_column(table if columns.label is None else _named(table), numbers)
+    return pl.DataFrame(
+        {
+            "place": places,
+            "label": pl.repeat(None, len(places), dtype=pl.Int32, eager=True) if labels is None else labels,
+            **{name: cells[name] if name in cells.columns else [None] * len(places) for name in ("image_id", "path")},
+        },
+        schema={"place": pl.String, "label": pl.Int32, "image_id": pl.String, "path": pl.String},
+    )
+
+
+def _named(table: Table) -> Table:
+    """The table as if the column that the user names were called label."""
+    return Table(table.what, table.uri, ["label"], table.cells)
+
+
+def _leaf(schema: pa.Schema, columns: Columns, where: str) -> str:
+    """Path of the column with the bytes of the pictures."""
+    found = [columns.image] if columns.image else _candidates(schema)
+    shown = ", ".join(short(name) for name in schema.names[:10])
+    if not found:
+        raise UserError(f"images: {where} has no column of pictures, only {shown}; name one as image_column")
+    if len(found) > 1:
+        several = ", ".join(map(short, found))
+        raise UserError(f"images: {where} has several columns of pictures ({several}); name one as image_column")
+    (name,) = found
+    if schema.names.count(name) != 1:
+        raise UserError(f"images: {where} has no column '{short(name)}' to be the image_column, only {shown}")
+    kind = schema.field(name).type
+    if not (_is_bytes(kind) or _is_feature(kind)):
+        raise UserError(
+            f"images: the column '{short(name)}' of {where} must hold the bytes of pictures, or a structure of bytes "
+            f"and path, got {short(str(kind))}"
+        )
+    return name if _is_bytes(kind) else f"{name}.bytes"
+
+
+def _others(schema: pa.Schema, leaf: str, columns: Columns, where: str) -> dict[str, str]:
+    """Paths of the columns that are read beside the pictures, by what they are for."""
+    if columns.label is not None and columns.label not in schema.names:
+        raise UserError(f"images: {where} has no column '{short(columns.label)}' to be the label_column")
+    found = {name: name for name in ("image_id", *LABELS) if name in schema.names and columns.label is None}
+    if columns.label is not None:
+        found = {"label": columns.label} | ({"image_id": "image_id"} if "image_id" in schema.names else {})
+    for path in found.values():
+        kind = schema.field(path).type
+        if pa.types.is_nested(kind):
+            raise ValueError(f"the column '{short(path)}' must hold one value in each row, not {short(str(kind))}")
+    if leaf.endswith(".bytes") and leaf not in schema.names:
+        found["path"] = f"{leaf.removesuffix('.bytes')}.path"
+    return found
+
+
+def _batch_rows(metadata: pq.FileMetaData, paths: Collection[str], file: Ranged) -> int:
+    """How many rows are read at a time: a text may be as long as a page, and may be that of every row."""
+    largest = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if chunk.path_in_schema in paths:
+                pages = pages_of(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)
+                largest = max([largest, *(page.unpacked_bytes for page in pages)])
+    return max(1, min(MOST_ROWS, BATCH_BYTES // largest))
+
+
+def _cells(file: pq.ParquetFile, others: dict[str, str], rows: int) -> pl.DataFrame:
+    """The columns beside the pictures, so many rows at a time."""
+    parts: dict[str, list[Any]] = {name: [] for name in others}
+    if others:
+        for batch in file.iter_batches(rows, columns=list(others.values()), use_threads=False):
+            for name, path in others.items():
+                outer, _, inner = (path, "", "") if path in batch.schema.names else path.partition(".")
+                column = batch.column(outer)
+                parts[name].append(pc.struct_field(column, inner) if inner else column)
+    cells = {name: pl.Series(name, pa.chunked_array(chunks)) for name, chunks in parts.items() if chunks}
+    whole = pl.DataFrame(cells)
+    return whole.with_columns(pl.col(name).cast(pl.String) for name in ("image_id", "path") if name in cells)
+
+
+def _places(metadata: pq.FileMetaData, leaf: str, file: Ranged, where: str) -> Iterator[ParquetPlace]:
+    """Where the picture of each row lies."""
+    nulls = rows = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = next(one for place in range(group.num_columns) if (one := group.column(place)).path_in_schema == leaf)
+        column = next(one for one in metadata.schema if one.path == leaf)
+        if column.max_repetition_level or chunk.num_values != group.num_rows or column.physical_type != "BYTE_ARRAY":
+            raise UserError(f"images: the column '{short(leaf)}' of {where} must hold one picture in each row")
+        if chunk.compression not in CODECS or column.max_definition_level > MOST_LEVELS:
+            raise UserError(
+                f"images: the pictures in {where} are compressed with {chunk.compression}; use snappy or zstd"
+            )
+        rows += group.num_rows
+        statistics = chunk.statistics
+        nulls += statistics.null_count if statistics is not None and statistics.has_null_count else 0
+        for pages in _units(chunk, column.max_definition_level, file):
+            yield from (ParquetPlace(pages, row) for row in range(pages.rows))
+    if rows and nulls == rows:
+        raise UserError(
+            f"images: the column '{short(leaf)}' of {where} holds no picture, perhaps only paths; write the pictures "
+            "into it, or give a manifest with a column uri"
+        )
+
+
+def _units(chunk: Any, levels: int, file: Ranged) -> Iterator[Pages]:
+    """The pages of a row group in runs that are read together."""
+    start, length, rows = chunk_start(chunk), chunk.total_compressed_size, chunk.num_values
+    if not 0 <= start <= start + length <= file.size_bytes or rows < 0:
+        raise ValueError("a row group lies outside the file")
+    if length <= WHOLE_BYTES:
+        yield Pages(start, length, chunk.compression, levels, rows)
+        return
+    behind: tuple[int, int] | None = None
+    begin = end = values = 0
+    refers = False
+    for page in pages_of(file, start, length, rows):
+        if page.is_dictionary:
+            behind = (page.start, page.length)
+            continue
+        if values and (page.refers != refers or page.start + page.length - begin > RUN_BYTES):
+            yield Pages(begin, end - begin, chunk.compression, levels, values, behind if refers else None)
+            values = 0
+        begin, refers = (page.start, page.refers) if not values else (begin, refers)
+        end, values = page.start + page.length, values + page.values
+    if values:
+        yield Pages(begin, end - begin, chunk.compression, levels, values, behind if refers else None)
