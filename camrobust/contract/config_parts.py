@@ -74,7 +74,8 @@ class DatasetConfig(StrictPart):
     labels: Address | None = Field(
         None,
         description="table (csv, line JSON, parquet) with columns image_id (or file) and label: a class number, a wnid "
-        "or a name; or folders: the sub-folders are the classes, in ImageNet's order if they are wnids, else sorted",
+        "or a name; or a .txt with a number for each image in the order of their ids; or "
+        "folders: the sub-folders are the classes, in ImageNet's order if they are wnids, else sorted",
     )
     label_names: Address | None = Field(
         None,

@@ -17,7 +17,7 @@ from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
 from camrobust.core.channels import DEEP, held
 from camrobust.interface.arguments import per_image
-from camrobust.io.file_kinds import HIDDEN
+from camrobust.io.file_kinds import HIDDEN, holds_many
 from camrobust.io.image_errors import ImageError
 from camrobust.io.image_listing import in_words
 from camrobust.io.images import MAX_BYTES, decode, prepare
@@ -163,7 +163,7 @@ def _pixels_id(pixels: Tensor) -> str:
 
 def _several(images: Any, resize: int, crop: int, channels: int) -> list[tuple[str, Tensor]]:
     """Ids and pixels of the images of a folder, or of files, pictures and arrays."""
-    if isinstance(images, (str, Path)) and Path(images).is_dir():
+    if isinstance(images, (str, Path)) and (Path(images).is_dir() or holds_many(str(images))):
         listed = list_dataset("images", str(images), arrays=channels != RGB)
         left_out = {kind: count for kind, count in listed.left_out.items() if kind != HIDDEN}
         if left_out:

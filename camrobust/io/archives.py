@@ -181,6 +181,8 @@ def _plain(name: str, where: str) -> str:
         raise UserError(f"images: the name {name!a} in {where} is not valid UTF-8; rename it")
     while name.startswith("./"):
         name = name[2:].lstrip("/")
+    if not name:
+        raise OddArchiveError("holds a file without a name; pack its files again")
     return name
 
 

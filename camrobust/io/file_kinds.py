@@ -44,6 +44,11 @@ def is_archive_name(images: str) -> bool:
     return suffix == ".tar" or (suffix in ARCHIVES and not compressed)
 
 
+def holds_many(images: str) -> bool:
+    """Whether the last name of an address is that of a tar, a zip or a parquet file."""
+    return is_archive_name(images) or images.lower().endswith(".parquet")
+
+
 def kind_of(key: str, size_bytes: int, photos: Collection[str]) -> str:
     """hidden, photo, unnamed (its content decides), table, archive or other.
 

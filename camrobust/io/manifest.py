@@ -10,6 +10,7 @@ from camrobust.contract.quoting import short
 from camrobust.contract.secrecy import without_query
 from camrobust.io.class_numbers import FOLDERS, folder_labels, read_class_numbers
 from camrobust.io.file_kinds import ARRAY, EXCLUDED, together
+from camrobust.io.ground_truth import labels_in_order
 from camrobust.io.image_formats import suffixes
 from camrobust.io.image_listing import Found, find, in_words
 from camrobust.io.manifest_rows import bare, file_twice, label_column, manifest_rows, text_column
@@ -61,7 +62,8 @@ def list_dataset(
             a table (`io.tables`), or a folder or pattern of tables, with a column uri and perhaps image_id and label.
             Relative paths in a manifest start at the manifest's folder. Or a tar, a zip or a parquet table with the
             images inside, or a folder, pattern or range (shard-{00..63}.tar) of them.
-        labels: a table with image_id (or file) and label (or class_index), or "folders" for the names of sub-folders.
+        labels: a table with image_id (or file) and label (or class_index), a text file with a number for each image in
+            the order of their ids, or "folders" for the names of sub-folders.
         access: how a bucket is listed and read; a folder ignores it.
         exclude: patterns of image ids to leave out (`io.patterns`).
         arrays: .npy files are images, too.
@@ -212,6 +214,9 @@ def _with_labels(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The images with the labels of a table, and what is to be said of the two."""
     what = f"labels of dataset '{name}'"
+    ordered = labels_in_order(labels, table["image_id"], what)
+    if ordered is not None:
+        return table.with_columns(ordered), []
     given = read_table(labels, what)
     keys, rows = text_column(given, ("image_id", "file")), given.cells[ROW]
     # An image of the very name comes first; only other names are taken without the blanks around them.

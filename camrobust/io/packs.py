@@ -39,7 +39,7 @@ class _Samples(Table):
 
 
 def tables_hold_pictures(found: Found, columns: Columns) -> bool:
-    """Whether the first of the tables that were found is one with pictures inside; raises UserError if damaged."""
+    """Whether the first of the tables that were found is one with pictures inside."""
     key = found.tables[0]
     if found.store.head(key, len(PARQUET)) != PARQUET:
         return False

@@ -4,13 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from io import BytesIO
 from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
-from camrobust.io.parquet_pages import unpacked_bytes
+from camrobust.io.parquet_pages import Opened, unpacked_bytes
 
 FLOOR_BYTES = 256 * 2**20
 """Allowed for files of any size."""
@@ -94,7 +94,7 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
     return names, present
 
 
-def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: BinaryIO) -> int:
+def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: Opened) -> int:
     """The most bytes that reading some columns can take, with texts as numbers."""
     if metadata.num_row_groups > MOST_GROUPS:
         raise ValueError(f"it has more than {MOST_GROUPS:,} row groups")
@@ -122,5 +122,5 @@ def chunk_start(chunk: Any) -> int:
     return start
 
 
-def _unpacked(chunk: Any, file: BinaryIO) -> int:
+def _unpacked(chunk: Any, file: Opened) -> int:
     return unpacked_bytes(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)

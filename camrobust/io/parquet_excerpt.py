@@ -74,8 +74,9 @@ def values_of(pages: Pages, content: bytes, wanted: Set[int]) -> dict[int, bytes
             here = [row for row in wanted if first <= row < first + len(column)]
             found |= {row: column[row - first].as_py() for row in here}
             first += len(column)
-    except MemoryError as error:
-        raise ImageError("unpacking it takes more memory than a worker may use", "too_large") from error
+    except MemoryError:
+        # pyarrow's own is an ArrowException, too.
+        raise
     except (PageError, pa.ArrowException, OSError, ValueError) as error:
         raise ImageError(
             "the pages of the parquet file that hold it are damaged or have changed", "truncated"

@@ -6,7 +6,7 @@ states, so these sizes are added up before anything is unpacked. Headers are Thr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 HEADER_BYTES = 2**20
 """Longest header; it may repeat the smallest and the largest value of its page."""
@@ -20,6 +20,19 @@ DEEPEST = 8
 """Most levels of structures inside one another."""
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
 """Field types of the compact protocol."""
+
+
+class Opened(Protocol):
+    """An open file of bytes."""
+
+    def seek(self, offset: int, /) -> int:
+        """Choose where the next read begins."""
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes."""
 
 
 class PageError(ValueError):
@@ -120,12 +133,12 @@ class Page:
     refers: bool
 
 
-def unpacked_bytes(file: BinaryIO, start: int, length: int, values: int) -> int:
+def unpacked_bytes(file: Opened, start: int, length: int, values: int) -> int:
     """The unpacked size of all pages of a column, bytes; arguments and errors are those of `pages_of`."""
     return sum(page.unpacked_bytes for page in pages_of(file, start, length, values))
 
 
-def pages_of(file: BinaryIO, start: int, length: int, values: int) -> Iterator[Page]:
+def pages_of(file: Opened, start: int, length: int, values: int) -> Iterator[Page]:
     """The pages of a column.
 
     Args:
@@ -160,7 +173,7 @@ def pages_of(file: BinaryIO, start: int, length: int, values: int) -> Iterator[P
     raise PageError(f"a column has more than {MOST_PAGES:,} pages")
 
 
-def _header(file: BinaryIO, most: int) -> tuple[dict[int, Any], int]:
+def _header(file: Opened, most: int) -> tuple[dict[int, Any], int]:
     """A header and its length; the first 512 bytes are nearly always enough."""
     start = file.tell()
     for size in (512, HEADER_BYTES):

@@ -29,6 +29,8 @@ WHOLE_BYTES = 16 * 2**20
 """Row groups whose pictures take no more are read whole."""
 RUN_BYTES = 4 * 2**20
 """Of larger ones, pages of about so many bytes are read together."""
+COLUMN_BYTES = 2**18
+"""Least bytes of one read of the columns beside the pictures, between which the pictures lie."""
 BATCH_BYTES, MOST_ROWS = 64 * 2**20, 2**16
 MOST_LEVELS = 9
 
@@ -51,10 +53,14 @@ BY_TYPE = Columns()
 
 
 def has_pictures(store: Store, key: str, size_bytes: int, columns: Columns) -> bool:
-    """Whether a parquet file holds pictures, rather than their addresses; raises UserError if it is damaged."""
-    with _explained(store.locate(key)):
+    """Whether a parquet file holds pictures, rather than their addresses; not if it is damaged."""
+    if columns.image is not None:
+        return True
+    try:
         schema = pq.ParquetFile(Ranged(store, key, size_bytes)).schema_arrow
-    return columns.image is not None or ("uri" not in schema.names and bool(_candidates(schema)))
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return "uri" not in schema.names and bool(_candidates(schema))
 
 
 def _candidates(schema: pa.Schema) -> list[str]:
@@ -101,7 +107,7 @@ def pictures_in_table(
     Raises:
         UserError: it is damaged, or has no such column, several, or one that holds no pictures.
     """
-    file, where = Ranged(store, key, size_bytes), store.locate(key)
+    file, where = Ranged(store, key, size_bytes, COLUMN_BYTES), store.locate(key)
     with _explained(where):
         footer = pq.ParquetFile(file)
         leaf = _leaf(footer.schema_arrow, columns, where)
@@ -110,7 +116,7 @@ def pictures_in_table(
         budget.add(size_bytes)
         budget.take(needed_bytes(footer.metadata, set(others.values()), file), where)
         cells = _cells(footer, others, _batch_rows(footer.metadata, set(others.values()), file))
-        places = [str(place) for place in _places(footer.metadata, leaf, file, where)]
+        places = [str(place) for place in _places(footer.metadata, leaf, Ranged(store, key, size_bytes), where)]
     table = Table("manifest", where, list(footer.schema_arrow.names), cells.with_row_index(ROW, 1))
     labels = label_column(table if columns.label is None else _named(table), numbers)
     return pl.DataFrame(

@@ -17,6 +17,7 @@ from tarfile import BLOCKSIZE, TarError, TarInfo
 from typing import NamedTuple
 
 from camrobust.io.image_errors import ImageError
+from camrobust.io.images import MAX_BYTES
 from camrobust.io.parquet_excerpt import Pages, values_of
 
 LOCAL_HEADER = b"PK\x03\x04"
@@ -26,6 +27,8 @@ _N = r"(\d{1,18})"
 _TAR = re.compile(rf"tar {_N}\+{_N}")
 _ZIP = re.compile(rf"zip {_N}\+{_N} (stored|deflated) {_N} ([0-9a-f]{{8}})")
 _PARQUET = re.compile(rf"parquet {_N}\+{_N}(?: dictionary {_N}\+{_N})? (\w{{1,20}}) (\d) {_N} of {_N}")
+MOST_BYTES = MAX_BYTES // 2
+"""Largest picture in a file with many: for a moment there are two copies of it."""
 CHANGED = "the file that holds it has changed since it was listed, or is damaged"
 
 
@@ -93,6 +96,8 @@ class ZipPlace:
 
     def picture(self, read: Read) -> bytes:
         """The bytes, unpacked; raises ImageError if size or checksum differ."""
+        if self.size_bytes > MOST_BYTES:
+            raise ImageError(f"it would unpack to more than {MOST_BYTES} bytes", "too_large")
         content = read(self.spans[0])
         if not content.startswith(LOCAL_HEADER) or len(content) < LOCAL_BYTES:
             raise ImageError(CHANGED, "truncated")
@@ -173,6 +178,8 @@ def pictures(places: Sequence[Place], read: Read) -> Iterator[bytes | ImageError
             yield unpacked[place.pages][place.row]
         except ImageError as error:
             yield error
+        except MemoryError:
+            yield ImageError("unpacking it takes more memory than a worker may use", "too_large")
 
 
 def _rows(pages: Pages, wanted: Iterable[int], read: Read) -> dict[int, bytes | ImageError]:

@@ -8,6 +8,8 @@ from camrobust.io.objects import Store
 
 NEAR_BYTES, FAR_BYTES = 2**16, 2**23
 """Least bytes of one read, in a folder and from a store, where a request costs as much as some MiB."""
+HELD_BYTES = 2**24
+"""Bytes that are kept of what was read before."""
 MOST_READ = 256 * 2**20
 """Most bytes that a parser may ask for at once; the file says how many, and may come from anyone."""
 
@@ -28,14 +30,15 @@ class Ranged(io.RawIOBase):
         store: where it lies.
         key: its key.
         size_bytes: its size.
+        least_bytes: of one read, for files that are hardly read in order; None for the usual.
     """
 
     store: Store
     key: str
     size_bytes: int
+    least_bytes: int | None = None
     _place: int = 0
-    _start: int = 0
-    _held: bytes = field(default=b"", repr=False)
+    _held: list[tuple[int, bytes]] = field(default_factory=list, repr=False)
 
     def readable(self) -> bool:
         """Yes."""
@@ -70,11 +73,16 @@ class Ranged(io.RawIOBase):
 
     def at(self, start: int, count: int) -> bytes:
         """Some bytes, wherever the next read begins."""
-        begin = start - self._start
-        if not 0 <= begin <= begin + count <= len(self._held):
-            least = NEAR_BYTES if isinstance(self.store, Folder) else FAR_BYTES
-            self._start = 0 if self.size_bytes <= least else start
-            wanted = max(least, start + count - self._start)
-            self._held = self.store.read_range(self.key, self._start, min(wanted, self.size_bytes - self._start))
-            begin = start - self._start
-        return self._held[begin : begin + count]
+        for begin, content in reversed(self._held):
+            if begin <= start and start + count <= begin + len(content):
+                return content[start - begin : start - begin + count]
+        far = NEAR_BYTES if isinstance(self.store, Folder) else FAR_BYTES
+        # A small file is read whole.
+        begin = 0 if self.size_bytes <= far else start
+        wanted = max(min(far, self.least_bytes or far), start + count - begin)
+        wanted = self.size_bytes if not begin and self.size_bytes <= far else min(wanted, self.size_bytes - begin)
+        content = self.store.read_range(self.key, begin, wanted)
+        self._held.append((begin, content))
+        while len(self._held) > 1 and sum(len(one) for _, one in self._held) > HELD_BYTES:
+            self._held.pop(0)
+        return content[start - begin : start - begin + count]

@@ -37,7 +37,7 @@ def tar_members(file: Ranged) -> Iterator[Found]:
         last = -1
         while (info := tar.next()) is not None:
             # The list would grow with the archive.
-            tar.members = []
+            tar.members = []  # type: ignore[attr-defined] # not in the stub
             if tar.offset <= last:
                 raise tarfile.ReadError("a member has a negative size")
             last = tar.offset

@@ -215,9 +215,9 @@ def pending_parts(manifest: pl.DataFrame, parts: int, committed: Committed) -> p
     Returns:
         The columns of the manifest and `parts`, the numbers of the missing parts, in the order of the manifest.
     """
-    placed = manifest.with_row_index("place")
+    placed = manifest.with_row_index("number")
     numbers = pl.DataFrame({"part": range(parts)}, schema={"part": pl.Int16})
-    planned = placed.select("place", "dataset", "image_id").join(numbers, how="cross")
-    missing = planned.join(committed.parts, on=["dataset", "image_id", "part"], how="anti").sort("place", "part")
-    gathered = missing.group_by("place", maintain_order=True).agg(parts="part")
-    return manifest[gathered["place"]].with_columns(gathered["parts"])
+    planned = placed.select("number", "dataset", "image_id").join(numbers, how="cross")
+    missing = planned.join(committed.parts, on=["dataset", "image_id", "part"], how="anti").sort("number", "part")
+    gathered = missing.group_by("number", maintain_order=True).agg(parts="part")
+    return manifest[gathered["number"]].with_columns(gathered["parts"])

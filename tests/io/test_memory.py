@@ -41,7 +41,7 @@ load = Load(config)
 def rows(uris):
     count = len(uris)
     return batch_of(PENDING, {"uri": [str(folder / uri) for uri in uris], "dataset": ["d"] * count, "image_id": uris,
-                              "label": [None] * count, "parts": [[0]] * count})
+                              "label": [None] * count, "place": [None] * count, "parts": [[0]] * count})
 def mib(field):
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
 load(rows(["warm/photo-000.jpg"]))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from camrobust.contract.errors import UserError
 from camrobust.io import picture_tables, ranges
@@ -310,7 +311,7 @@ def test_a_bomb_in_a_zip_is_one_failure(tmp_path):
     content = (tmp_path / "x.zip").read_bytes().replace((2**24).to_bytes(4, "little"), (100).to_bytes(4, "little"))
     (tmp_path / "x.zip").write_bytes(content)
     (row,) = list_images("d", str(tmp_path / "x.zip")).select("uri", "place").rows()
-    with pytest.raises(ImageError, match=r"^the file that holds it has changed since it was listed, or is damaged"):
+    with pytest.raises(ImageError, match=r"the file that holds it has changed since it was listed, or is damaged"):
         read_picture(*row)
 
 
@@ -343,7 +344,7 @@ def test_a_small_table_cannot_fill_the_memory(tmp_path, monkeypatch):
     assert read_picture(*listed.select("uri", "place").row(999)) == picture
     assert 2**20 <= max(largest) < 2**23
     monkeypatch.setattr("camrobust.io.parquet_excerpt.MOST_UNPACKED", 2**19)
-    with pytest.raises(ImageError, match=r"^the pages that hold it would unpack to more than 0 MiB"):
+    with pytest.raises(ImageError, match=r"the pages that hold it would unpack to more than 0 MiB"):
         read_picture(*listed.select("uri", "place").row(999))
 
 
@@ -389,3 +390,38 @@ def test_a_bucket_of_shards_is_listed_like_a_folder(bucket, tmp_path):
     assert (
         refused(f"s3://{bucket}/none.tar") == f"manifest: there is no object s3://{bucket}/none.tar; correct the path"
     )
+
+
+def test_imagenet_s_validation_tar_with_its_ground_truth(tmp_path):
+    """The numbers of the development kit are those of its meta.mat, not places among the sorted wnids."""
+    names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 5)]
+    tar_of(tmp_path / "val.tar", [(name, jpeg(0)) for name in (names[2], names[0], names[3], names[1])])
+    truth = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_bytes(b"490\n361\n1\n490\n")
+    said = refused(tmp_path / "val.tar", labels=str(truth))
+    assert said == (
+        "labels of dataset 'd': ILSVRC2012_validation_ground_truth.txt lies alone; put the development kit's meta.mat "
+        "beside it, which says what its numbers mean"
+    )
+    rows = [(490, "n01440764"), (361, "n01484850"), (1, "n01443537"), (1001, "n00001740")]
+    kinds = [("ILSVRC2012_ID", object), ("WNID", object)]
+    savemat(tmp_path / "meta.mat", {"synsets": np.array(rows, dtype=kinds)})
+    listed = list_images("d", str(tmp_path / "val.tar"), str(truth))
+    assert dict(listed["image_id", "label"].rows()) == dict(zip(names, [0, 2, 1, 0], strict=True))
+    assert read_picture(*listed["uri", "place"].row(0)) == jpeg(0)
+    (tmp_path / "meta.mat").write_bytes(b"x")
+    assert "meta.mat is not that of the development kit; put" in refused(tmp_path / "val.tar", labels=str(truth))
+    (tmp_path / "numbers.txt").write_text("5\n6\n7\n8")
+    plain = list_images("d", str(tmp_path / "val.tar"), str(tmp_path / "numbers.txt"))
+    assert dict(plain["image_id", "label"].rows()) == dict(zip(names, [5, 6, 7, 8], strict=True))
+    (tmp_path / "numbers.txt").write_text("5\n6\n7\n")
+    assert refused(tmp_path / "val.tar", labels=str(tmp_path / "numbers.txt")) == (
+        f"labels of dataset 'd': {tmp_path}/numbers.txt holds 3 numbers for 4 images; it must have one for each, in "
+        "the order of their image ids"
+    )
+
+
+def test_folders_in_an_archive_may_be_classes(tmp_path):
+    tar_of(tmp_path / "x.tar", [("./cat/1.jpg", jpeg(0)), ("./dog/1.jpg", jpeg(1)), ("./ape/1.jpg", jpeg(2))])
+    listed = list_images("d", str(tmp_path / "x.tar"), "folders")
+    assert listed["image_id", "label"].rows() == [("cat/1.jpg", 1), ("dog/1.jpg", 2), ("ape/1.jpg", 0)]

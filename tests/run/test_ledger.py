@@ -149,7 +149,8 @@ def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(
     ledger = open_ledger("fetch")
     names = [f"photo-{number:02}" for number in range(64)]
     columns = {"uri": names, "image_id": names}
-    pending = batch_of(PENDING, columns | {"dataset": ["d"] * 64, "label": [None] * 64, "parts": [[0]] * 64})
+    rest = {"dataset": ["d"] * 64, "label": [None] * 64, "place": [None] * 64, "parts": [[0]] * 64}
+    pending = batch_of(PENDING, columns | rest)
     done = (
         ray.data.from_arrow(pending)
         .map_batches(Fatal(config, ledger), batch_size=64, batch_format="pyarrow", num_cpus=0.5)

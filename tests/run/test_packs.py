@@ -1,9 +1,16 @@
 """Runs over photos inside tars, zips and parquet: the rows of a folder, through a failing store, resumed."""
 
+import polars as pl
 import pytest
+import torch
 
+from camrobust.contract.config_file import load_config
+from camrobust.interface.inputs import pixels_of
+from camrobust.io.manifest import list_dataset
 from camrobust.io.store import open_store
 from camrobust.results.folder import open_run
+from camrobust.run.stages.batches import pending_batch
+from camrobust.run.stages.load import Load
 from tests import in_process
 from tests.packs import in_shards, samples, table_of, tar_of, zip_of
 from tests.photos import write_photos
@@ -12,10 +19,17 @@ from tests.runs import SMALL, config, failures, scores
 QUICK = {**SMALL, "cams": ["gradcam"], "perturbations": ["gaussian_noise:1", "contrast:5"], "gallery_images": 1}
 
 
+@pytest.fixture(autouse=True)
+def only_rows(monkeypatch):
+    """No summaries and no page: the score rows are compared."""
+    for step in ("aggregate", "report"):
+        monkeypatch.setattr(f"camrobust.run.workflow.{step}", lambda folder, number: None)
+
+
 @pytest.fixture
 def photos(tmp_path):
-    """Six photos in a folder, and their contents and labels by name."""
-    write_photos(tmp_path / "photos", 6)
+    """Four photos in a folder, and their contents and labels by name."""
+    write_photos(tmp_path / "photos", 4)
     found = {path.name: path.read_bytes() for path in sorted((tmp_path / "photos").iterdir())}
     return found, {name: number % 2 for number, name in enumerate(found)}
 
@@ -93,4 +107,30 @@ def test_a_damaged_photo_in_an_archive_is_a_failure_and_the_rest_is_measured(pho
     (tmp_path / "x.tar").unlink()
     assert in_process.run(path, retry_failures=True).exit_code == 1
     assert failures(tmp_path / "out").select("image_id", "kind").rows() == [(second, "missing")]
-    assert scores(tmp_path / "out")["image_id"].n_unique() == 5
+    assert scores(tmp_path / "out")["image_id"].n_unique() == 3
+
+
+def test_pictures_that_are_not_read_are_failures(photos, tmp_path, monkeypatch):
+    contents, labels = photos
+    tar_of(tmp_path / "x.tar", samples(contents, labels))
+    found = load_config(str(config(tmp_path, tmp_path / "x.tar", **QUICK)))
+    listed = list_dataset("made up", str(tmp_path / "x.tar")).images
+    odd = listed.with_columns(place=pl.Series(["rar 0+5", *listed["place"][1:]]), parts=pl.Series([[0]] * 4))
+    largest = max(len(content) for content in contents.values())
+    monkeypatch.setattr("camrobust.run.stages.load.MOST_BYTES", largest + 511)
+    monkeypatch.setattr("camrobust.io.readings.READING_BYTES", 1)
+    loaded = Load(found)(pending_batch(odd))
+    large = [name for name, content in contents.items() if len(content) == largest]
+    said = dict(zip(loaded["image_id"].to_pylist(), loaded["kind"].to_pylist(), strict=True))
+    first = sorted(contents)[0]
+    assert said == dict.fromkeys(contents) | dict.fromkeys(large, "too_large") | {first: "unsupported"}
+
+
+def test_python_functions_read_archives_too(photos, tmp_path):
+    tar_of(tmp_path / "x.tar", samples(*photos))
+    table_of(tmp_path / "x.parquet", *photos)
+    names, pixels = pixels_of(str(tmp_path / "photos"), 72, 64)
+    for name in ("x.tar", "x.parquet"):
+        found = pixels_of(tmp_path / name, 72, 64)
+        assert found[0] == names
+        assert torch.equal(found[1], pixels)

@@ -249,7 +249,7 @@ def test_what_failed_in_loading_is_said_once_with_the_first_part_that_is_left(tm
     uris = [str(tmp_path / "set" / name) for name in ("photo-000.jpg", "gone.jpg", "left.jpg")]
     pending = batch_of(PENDING, {
         "uri": uris, "dataset": ["d"] * 3, "image_id": ["photo", "gone", "left"], "label": [None] * 3,
-        "parts": [[0, 1, 2], [0, 1, 2], [1, 2]],
+        "place": [None] * 3, "parts": [[0, 1, 2], [0, 1, 2], [1, 2]],
     })  # fmt: skip
     loaded = Load(config)(pending)
     assert loaded["pixels"].is_null().to_pylist() == [False, True, True]

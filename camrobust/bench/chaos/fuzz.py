@@ -181,7 +181,8 @@ def _load(load: Load, folder: Path, contents: Sequence[bytes]) -> list[str]:
         path.write_bytes(content)
     count = len(paths)
     names = {"uri": [str(path) for path in paths], "image_id": [path.name for path in paths]}
-    batch = batch_of(PENDING, names | {"dataset": ["d"] * count, "label": [None] * count, "parts": [[0]] * count})
+    rest = {"dataset": ["d"] * count, "label": [None] * count, "place": [None] * count, "parts": [[0]] * count}
+    batch = batch_of(PENDING, names | rest)
     try:
         return [kind or SCORED for kind in load(batch)["kind"].to_pylist()]
     except Exception as error:  # noqa: BLE001 - what is looked for is any exception that is not a failure row

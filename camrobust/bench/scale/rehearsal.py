@@ -10,8 +10,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ from camrobust.bench.chaos.ending import ending_cleanly, unwinding
 from camrobust.bench.chaos.nodes import nodes
 from camrobust.bench.scale.losses import Losses
 from camrobust.bench.scale.pictures import ROOT, upload, write_manifest
-from camrobust.bench.scale.relay import Requests, counting
+from camrobust.bench.scale.relay import Requests, counting, reached_through
 from camrobust.bench.scale.watched import Watched
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.contract.run_files import OTHERS, RESULTS
-from camrobust.io.s3_client import forget_clients
 from camrobust.results.folder import RunFolder, open_run
 from camrobust.results.scan import scan_scores
 from camrobust.results.verify import Completeness, verify
@@ -89,7 +87,7 @@ def rehearse(wanted: Rehearsal, say: Say = lambda _: None) -> dict[str, list[dic
         start = time.monotonic()
         upload(bucket, wanted.objects)
         uploaded_s = time.monotonic() - start
-        with counting(endpoint, requests) as address, _endpoint(address):
+        with counting(endpoint, requests) as address, reached_through(address):
             config = _config(Path(folder), bucket, wanted)
             watched, lost = _carry_out(config, address, wanted, say)
             counts = requests.take()
@@ -103,19 +101,6 @@ def rehearse(wanted: Rehearsal, say: Say = lambda _: None) -> dict[str, list[dic
             "files": _files(output),
             "lost": [{"what": what, "times": times} for what, times in sorted(lost.items())],
         }
-
-
-@contextmanager
-def _endpoint(address: str) -> Iterator[None]:
-    """While open, this process reaches the store through the relay, too."""
-    before = os.environ["AWS_ENDPOINT_URL"]
-    os.environ["AWS_ENDPOINT_URL"] = address
-    forget_clients()
-    try:
-        yield
-    finally:
-        os.environ["AWS_ENDPOINT_URL"] = before
-        forget_clients()
 
 
 def _config(folder: Path, bucket: str, wanted: Rehearsal) -> Path:

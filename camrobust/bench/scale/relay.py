@@ -6,12 +6,15 @@ not in Python.
 """
 
 import asyncio
+import os
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from camrobust.io.s3_client import forget_clients
 
 PIECE_BYTES = 2**18
 HEAD_BYTES = 2**16
@@ -71,6 +74,19 @@ def counting(endpoint: str, requests: Requests) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def reached_through(address: str) -> Iterator[None]:
+    """While open, this process reaches the store through the relay, too."""
+    before = os.environ["AWS_ENDPOINT_URL"]
+    os.environ["AWS_ENDPOINT_URL"] = address
+    forget_clients()
+    try:
+        yield
+    finally:
+        os.environ["AWS_ENDPOINT_URL"] = before
+        forget_clients()
 
 
 async def _end(server: asyncio.Server) -> None:

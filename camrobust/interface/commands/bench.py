@@ -140,6 +140,15 @@ def _rehearsal(given: Given) -> int:
     return 0 if run["complete"] and run["rows_planned"] == run["rows"] == run["rows_once"] else 1
 
 
+def _shards(given: Given) -> int:
+    from camrobust.bench.scale.shards import SHARDS, passed, shards
+    from camrobust.interface.terminal import say
+
+    rows = shards(given.count or 50_000, say)
+    show(given, f"Images in {SHARDS} files on S3; memory is of this process, MiB", rows)
+    return 0 if passed(rows) else 1
+
+
 def _rows(given: Given) -> int:
     from camrobust.bench.scale.rows import volume
     from camrobust.interface.terminal import say
@@ -280,6 +289,10 @@ BENCHMARKS = {
     "certificates": Command(
         _certificates, "try certificates by simulation, by attack and against all orders",
         (SIMULATIONS, TRIES, BOXES, CERTIFIED, SEED, JSON),
+    ),
+    "shards": Command(
+        _shards, "list and load N small images in 64 tars, zips and parquet files of the S3 store of AWS_ENDPOINT_URL",
+        (argument("count", "images; 50,000 unless given", type=positive(int), nargs="?", metavar="N"), JSON),
     ),
     "rows": Command(
         _rows, "time all summaries of N synthetic score rows", (_count("number of rows"), JSON)

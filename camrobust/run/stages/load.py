@@ -18,8 +18,8 @@ from camrobust.io.image_characteristics import characteristics
 from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES, decode
 from camrobust.io.memory_limit import memory_limit, private_bytes
-from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError, check_size
-from camrobust.io.places import Place, parse_place
+from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
+from camrobust.io.places import MOST_BYTES, Place, parse_place
 from camrobust.io.readings import Reading, readings
 from camrobust.io.retries import patient
 from camrobust.io.store import read_object
@@ -120,7 +120,8 @@ class Load:
         try:
             if job.reading is None:
                 return [read_object(job.uri, access, most)]
-            check_size(job.uri, job.reading.size_bytes, most)
+            if job.reading.size_bytes > min(most, MOST_BYTES):
+                return ImageError(f"it takes more than {MOST_BYTES} bytes of {job.uri}, and is not read", "too_large")
             return job.reading.read(access)
         except MissingObjectError as error:
             return ImageError(str(error), "missing")
