@@ -38,8 +38,8 @@ def forms(folder, contents, labels):
     """Eight addresses of the same photos beside their folder."""
     for name in ("tables", "web", "zips"):
         (folder / name).mkdir()
-    for number, some in enumerate(in_shards(contents, 3)):
-        table_of(folder / "tables" / f"train-{number:05}-of-00003.parquet", some, labels)
+    for number, some in enumerate(in_shards(contents, 2)):
+        table_of(folder / "tables" / f"train-{number:05}-of-00002.parquet", some, labels)
         tar_of(folder / "web" / f"set-{number:03}.tar", samples(some, labels))
         zip_of(folder / "zips" / f"{number}.zip", samples(some, labels))
     (folder / "tables" / "_SUCCESS").write_bytes(b"")
@@ -47,7 +47,7 @@ def forms(folder, contents, labels):
     lines = [f"photos/{name},{name},{labels[name]}" for name in contents]
     (folder / "list.csv").write_text("\n".join(["uri,image_id,label", *lines, ""]))
     return {
-        "glob": "photos/*.jpg", "csv": "list.csv", "parquet": "tables", "web": "web/set-{000..002}.tar",
+        "glob": "photos/*.jpg", "csv": "list.csv", "parquet": "tables", "web": "web/set-{000..001}.tar",
         "tar": "whole.tar", "zip": "zips/*.zip",
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_a_prefix_gives_the_same_rows(photos, tmp_path, bucket):
     for path in (*(tmp_path / "web").iterdir(), *(tmp_path / "tables").iterdir()):
         open_store(f"s3://{bucket}/{path.parent.name}").write(path.name, path.read_bytes())
     assert measured(tmp_path / "far", f"s3://{bucket}/photos").equals(right)
-    for name, images in (("web", "web/set-{000..002}.tar"), ("tables", "tables")):
+    for name, images in (("web", "web/set-{000..001}.tar"), ("tables", "tables")):
         found = measured(tmp_path / f"far-{name}", f"s3://{bucket}/{images}")
         assert found.drop("label").equals(right.drop("label"))
 
