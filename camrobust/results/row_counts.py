@@ -84,7 +84,7 @@ def grouped(rows: pl.DataFrame, planned: PlannedRows) -> pl.DataFrame:
 
 def count_rows(images: pl.DataFrame, groups: Iterable[pl.DataFrame]) -> RowCounts:
     """Add up what `grouped` gives, by image; images: column image_id, in the order of the manifest."""
-    placed = images.with_row_index("place")
+    placed = images.select("image_id").with_row_index("place")
     sums = {name: np.zeros(images.height, np.int64) for name in ("rows", "wrong", "marks")}
     unplanned = [pl.DataFrame(schema={"image_id": pl.String, "rows": pl.Int64})]
     for group in groups:
