@@ -25,7 +25,7 @@ def measure(plan, folder, pending, address, verbose, lease, show):
     load, commit = Load(config), Commit(folder.uri, lease.number)
     perturb = Perturb(config, plan.parts, "cpu", None, plan.sources)
     explain = Explain(config, plan.parts, kept, plan.weights, "cpu", plan.pass_sizes["cpu"], None, plan.sources,
-                      states=plan.states, builders=plan.builders, readouts=plan.readouts)  # fmt: skip
+                      states=plan.states, builders=plan.builders, readouts=plan.readouts, kept=plan.kept)  # fmt: skip
     for image in pending.iter_slices(1):
         commit(explain(perturb(load(pending_batch(image)))))
         lease.check()

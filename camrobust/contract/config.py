@@ -11,7 +11,6 @@ from camrobust.contract.certify_config import CertifyConfig
 from camrobust.contract.config_parts import (
     ClusterConfig,
     DatasetConfig,
-    ImageConfig,
     MetricConfig,
     ModuleName,
     Name,
@@ -21,6 +20,7 @@ from camrobust.contract.config_parts import (
     SummaryConfig,
 )
 from camrobust.contract.defaults import RGB
+from camrobust.contract.image_config import ImageConfig
 from camrobust.contract.model_config import ModelConfig, model_shorthand
 from camrobust.contract.plain_yaml import check_plain
 from camrobust.contract.secrecy import refuse_secrets
@@ -121,9 +121,13 @@ class RunConfig(StrictPart):
         )
         # Runs from before there was compiled code, exclude, certify or the columns below keep their digest.
         ways |= {key: True for key in ("compile", "certify") if not getattr(self, key)}
-        if self.image.channels in (None, max(self._named_channels(), default=RGB)):
-            # It says nothing new, and runs from before it could be said keep their digest.
-            ways["image"] = {"channels"}
+        # What says nothing new is left out, so that runs from before it could be said keep their digest.
+        usual = ImageConfig(channels=max(self._named_channels(), default=RGB))
+        ways["image"] = {
+            name
+            for name in ("channels", "interpolation", "aspect")
+            if getattr(self.image, name) in (None, getattr(usual, name))
+        }
         ways["datasets"] = {
             place: {
                 "access",
@@ -131,9 +135,10 @@ class RunConfig(StrictPart):
             }
             for place, dataset in enumerate(self.datasets)
         }
-        # Runs from before there were heads keep their digest.
+        # Runs from before there were heads and classes_kept keep their digest.
         ways["models"] = {
-            place: {"classes"} if model.head else {"classes", "head"} for place, model in enumerate(self.models)
+            place: {"classes", *(name for name in ("head", "classes_kept") if not getattr(model, name))}
+            for place, model in enumerate(self.models)
         }
         return self.model_dump(mode="json", exclude=ways)
 

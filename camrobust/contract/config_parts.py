@@ -1,7 +1,7 @@
 """The parts of a configuration: typed, frozen; a field's description is its line in the documentation."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import (
@@ -14,7 +14,6 @@ from pydantic import (
     model_validator,
 )
 
-from camrobust.contract.defaults import CROP, MOST_CHANNELS, RESIZE
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.registry import MODULE
@@ -88,35 +87,15 @@ class DatasetConfig(StrictPart):
     )
 
 
-class ImageConfig(StrictPart):
-    """How a photograph is resized and cropped."""
-
-    resize: int = Field(RESIZE, ge=1, le=4096, description="shorter side after resizing, px")
-    crop: int = Field(CROP, ge=8, le=4096, description="side of the centre crop, px")
-    channels: int | None = Field(
-        None,
-        ge=1,
-        le=MOST_CHANNELS,
-        description="channels of the images, 1 for greys; default: as many as mean and std of the models have values, "
-        "else 3; see [your own model](own-model.md#other-than-three-channels)",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.crop > self.resize:
-            raise ValueError(f"crop must be at most resize ({self.resize} px), got {self.crop}")
-        return self
-
-
 class MetricConfig(StrictPart):
     """How two maps are compared and averaged."""
 
     rbo_p: float = Field(0.9, gt=0, lt=1, description="persistence of rank-biased overlap: weight of the top ranks")
     ties: Literal["b", "a", "w", "index"] = Field("b", description="tie rule of rank-biased overlap")
-    explained_class: Literal["predicted", "clean"] = Field(
+    explained_class: Literal["predicted", "clean", "label"] = Field(
         "predicted",
-        description="class explained on the perturbed image: its own prediction, or the clean image's; labels and "
-        "values are always the clean image's",
+        description="class explained on the perturbed image: its own prediction, or the clean image's; or on both the "
+        "label; a multi-label network's label and a value are always the clean image's",
     )
     average: Literal["macro", "micro"] = Field(
         "macro", description="macro: over each image's pairs, then over images; micro: over all pairs"

@@ -63,6 +63,20 @@ class ModelConfig(StrictPart):
         "softmax; see [own-model.md](own-model.md#other-heads)",
     )
 
+    classes_kept: Address | tuple[Name, ...] | None = Field(
+        None,
+        description="classes between which the network may choose, as of 1000 for ImageNet-R: a list or a text file of "
+        "names, numbers or wnids, one per line; default: all",
+    )
+
+    @field_validator("classes_kept", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """Numbers in a list are written as they are."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
+
     @field_validator("builder", mode="before")
     @classmethod
     def _today(cls, value: Any) -> Any:

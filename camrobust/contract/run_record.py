@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from camrobust.contract.columns import Column
+from camrobust.contract.defaults import CROP, MOST_CHANNELS, RESIZE
 from camrobust.contract.former_names import ATTACKED
 from camrobust.contract.record import Count, Key, Name, Part, Record, Text
 from camrobust.contract.recorded_config import Config, Numbers, RecordedConfig, RecordedNumbers
@@ -86,6 +87,22 @@ class BuilderRecord(Part):
         return f"{self.package} {self.version}"
 
 
+class PreprocessingRecord(Part):
+    """What a model sees of a photograph."""
+
+    resize: int = Field(RESIZE, ge=1, le=4096, description="shorter side after resizing, px")
+    crop: int = Field(CROP, ge=1, le=4096, description="side of the centre crop, px")
+    interpolation: Name = Field("bilinear", description="filter of the resizing")
+    aspect: Name = Field("keep", description="keep, or squash where both sides become resize")
+    mean: tuple[float, ...] = Field((), max_length=MOST_CHANNELS, description="mean of the normalisation, by channel")
+    std: tuple[float, ...] = Field((), max_length=MOST_CHANNELS, description="standard deviation, by channel")
+    source: Name = Field(
+        "configuration",
+        description="where size and filter come from: configuration, weights (the published ones of every model) or "
+        "default",
+    )
+
+
 class SimilarityRecord(Part):
     """A column of the scores that other runs lack: a similarity of a plugin."""
 
@@ -124,6 +141,12 @@ class DescribedRecord(Record):
         {},
         max_length=1000,
         description="what every model puts out: logits, probabilities (they sum to 1) or sigmoids (from 0 to 1 each)",
+    )
+    preprocessing: dict[Name, PreprocessingRecord] = Field(
+        {}, max_length=1000, description="how photographs become what each model takes"
+    )
+    classes_kept: dict[Name, Annotated[list[Count], Field(max_length=1_000_000)]] = Field(
+        {}, max_length=1000, description="numbers of the classes between which a model chooses, where not all"
     )
     same_as: dict[Name, dict[Name, Name]] = Field(
         {}, max_length=1000, description="for every model, CAMs that give the same maps as another CAM before them"

@@ -103,7 +103,8 @@ def evaluate(
         crop: side of the centre crop of files, px.
         rbo_p: persistence of rank-biased overlap.
         ties: tie rule of rank-biased overlap.
-        explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all,
+            "label" the true class, which labels must then hold for every image.
         precision: precision of the forward pass: fp32, tf32, bf16 or fp16.
         segments: segmentation method, by name or as in a configuration: {"method": "slic", "n_segments": 40}; None
             for Quickshift.

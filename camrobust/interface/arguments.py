@@ -178,7 +178,7 @@ def check_cams(cams: Sequence[str]) -> None:
 def check_evaluation(explained_class: str, precision: str, resave_jpeg_quality: int | None) -> None:
     """Raise UserError for a value that a configuration would refuse."""
     for name, value, known in (
-        ("explained_class", explained_class, ("predicted", "clean")),
+        ("explained_class", explained_class, ("predicted", "clean", "label")),
         ("precision", precision, PRECISIONS),
     ):
         if value not in known:

@@ -27,7 +27,7 @@ output: {output}  # the results: tables, and report/index.html
 
 datasets:  # a folder with its folders, a pattern such as photos/*.jpg, s3://bucket/prefix, or a table with a column uri
 {datasets}
-    # labels: labels.csv  # table with the columns image_id (or file) and label, the number of the class
+    # labels: labels.csv  # table with the columns image_id (or file) and label, the number of the class; or folders
 
 models:  # torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME or a function of your own: package.module:function
 {models}
@@ -44,7 +44,7 @@ perturbations:  # NAME:SEVERITIES, from `camrobust list perturbations`; or a pre
 
 # What follows has the values that hold where a line is left out.
 # seed: 0                                # of every random draw
-# image: {{resize: 256, crop: 224}}        # px
+# image: {{resize: 256, crop: 224}}        # px; default: as the models' published weights want
 # segments: {{method: quickshift}}         # `camrobust list segments`
 # metric: {{rbo_p: 0.9, average: macro}}
 # gallery_images: 64                     # images whose maps are kept for the report

@@ -33,6 +33,8 @@ MAX_STRETCH = 50_000
 MAX_RESIZED_PIXELS = 2**26
 WHOLE_PIXELS = 48 * 10**6
 """Larger pictures that must be rotated or converted are resized in strips."""
+FILTERS = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
+"""Pillow's filters by name: bilinear, bicubic, lanczos, nearest, box, hamming."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,14 +63,55 @@ class Photo:
     height: int
 
 
-def decode(content: bytes, resize: int, crop: int, channels: int = RGB) -> Photo:
+@dataclass(frozen=True)
+class Resizing:
+    """How a picture becomes a square.
+
+    Attributes:
+        resize: shorter side after resizing, px.
+        crop: side of the centre crop, px.
+        filter: with antialiasing, as torchvision's and timm's evaluation transforms do it on pictures.
+        squash: both sides become `resize`, as many processors of Hugging Face do it.
+    """
+
+    resize: int
+    crop: int
+    filter: Image.Resampling = Image.Resampling.BILINEAR
+    squash: bool = False
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture after resizing, px.
+
+        Raises:
+            ImageError: it is so narrow that it would become gigabytes.
+        """
+        side = self.resize
+        if self.squash:
+            return side, side
+        short, long = min(width, height), max(width, height)
+        if long * side // short > min(MAX_STRETCH, MAX_RESIZED_PIXELS // side):
+            raise ImageError(f"{width} x {height} px is too narrow to be resized to {side} px", "too_large")
+        return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+
+
+def decode(
+    content: bytes,
+    resize: int,
+    crop: int,
+    channels: int = RGB,
+    *,
+    interpolation: str = "bilinear",
+    squash: bool = False,
+) -> Photo:
     """Decode an image file to the centre crop.
 
     Args:
         content: bytes of a file in one of `image_formats.FORMATS`.
-        resize: shorter side after resizing (bilinear with antialiasing, as torchvision's evaluation transform), px.
+        resize: shorter side after resizing, px.
         crop: side of the centre crop, px.
         channels: of the result. One: greys keep their depth, colours become their luma. Other numbers: see `bands`.
+        interpolation: name of the filter, which always antialiases.
+        squash: both sides become `resize`.
 
     Raises:
         ImageError: the file is empty, not an image, damaged, too large, of an unsupported kind or on an unknown scale.
@@ -77,24 +120,25 @@ def decode(content: bytes, resize: int, crop: int, channels: int = RGB) -> Photo
         raise ImageError("the file is empty", "empty")
     if len(content) > MAX_BYTES:
         raise ImageError(f"the file has more than {MAX_BYTES} bytes", "too_large")
+    how = Resizing(resize, crop, FILTERS[interpolation], squash)
     try:
-        return _decode(content, resize, crop, len(content), channels)
+        return _decode(content, how, len(content), channels)
     except ImageError as error:
         whole = without_metadata(content) if error.kind in ("truncated", "not_an_image") else None
         if whole is None:
             raise
-    return _decode(whole, resize, crop, len(content) + len(whole), channels)
+    return _decode(whole, how, len(content) + len(whole), channels)
 
 
-def _decode(content: bytes, resize: int, crop: int, held_bytes: int, channels: int) -> Photo:
+def _decode(content: bytes, how: Resizing, held_bytes: int, channels: int) -> Photo:
     with _as_image_error():
         if channels != RGB and content.startswith(NUMPY):
-            return _joined(array_bands(content, channels), resize, crop)
+            return _joined(array_bands(content, channels), how)
         image = open_picture(content)
         if channels in (1, RGB):
-            return _photo(image, resize, crop, held_bytes, significant_bits(content), channels, ours=True)
-        fit = partial(fit_into_budget, file_bytes=held_bytes, side=resize, ours=True)
-        return _joined(picture_bands(image, channels, fit), resize, crop)
+            return _photo(image, how, held_bytes, significant_bits(content), channels, ours=True)
+        fit = partial(fit_into_budget, file_bytes=held_bytes, side=how.resize, ours=True)
+        return _joined(picture_bands(image, channels, fit), how)
 
 
 def prepare(image: Image.Image, resize: int, crop: int, channels: int = RGB) -> Photo:
@@ -109,11 +153,11 @@ def prepare(image: Image.Image, resize: int, crop: int, channels: int = RGB) -> 
     Raises:
         ImageError: the picture is damaged, too large, of an unsupported kind or on an unknown scale.
     """
-    fit = partial(fit_into_budget, file_bytes=0, side=resize, ours=False)
+    how, fit = Resizing(resize, crop), partial(fit_into_budget, file_bytes=0, side=resize, ours=False)
     with _as_image_error():
         if channels in (1, RGB):
-            return _photo(image, resize, crop, 0, None, channels, ours=False)
-        return _joined(picture_bands(image, channels, fit), resize, crop)
+            return _photo(image, how, 0, None, channels, ours=False)
+        return _joined(picture_bands(image, channels, fit), how)
 
 
 @contextmanager
@@ -143,13 +187,11 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _photo(
-    image: Image.Image, resize: int, crop: int, file_bytes: int, bits: int | None, channels: int, *, ours: bool
-) -> Photo:
+def _photo(image: Image.Image, how: Resizing, file_bytes: int, bits: int | None, channels: int, *, ours: bool) -> Photo:
     size = image.size
     if not is_decoded(image):
         check_file(image)
-        fit_into_budget(image, file_bytes, resize, ours=ours)
+        fit_into_budget(image, file_bytes, how.resize, ours=ours)
     levels = levels_of(image, bits)
     image.load()
     if image.format == "TIFF":
@@ -157,19 +199,19 @@ def _photo(
     turn = _turn(image)
     width, height = size[::-1] if turn in ON_ITS_SIDE else size
     levels = checked(image, levels)
-    square = _centre_crop(image, levels, turn, resize, crop, "RGB" if channels == RGB else grey_mode(levels))
+    square = _centre_crop(image, levels, turn, how, "RGB" if channels == RGB else grey_mode(levels))
     if channels != RGB:
         return Photo(_plane(square)[None], width, height)
     return Photo(np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)), width, height)
 
 
-def _joined(bands: Iterator[Band], resize: int, crop: int) -> Photo:
+def _joined(bands: Iterator[Band], how: Resizing) -> Photo:
     """The crops of all channels."""
     planes, sizes = [], set()
     for image, levels in checked_bands(bands):
         turn = _turn(image)
         sizes.add(image.size[::-1] if turn in ON_ITS_SIDE else image.size)
-        planes.append(_plane(_centre_crop(image, levels, turn, resize, crop, grey_mode(levels))))
+        planes.append(_plane(_centre_crop(image, levels, turn, how, grey_mode(levels))))
     if len(sizes) > 1:
         raise ImageError("its pages have different sizes", "unsupported")
     return Photo(np.stack(planes), *sizes.pop())
@@ -187,23 +229,18 @@ def _plane(square: Image.Image) -> NDArray[np.float32]:
     return levels / white
 
 
-def _centre_crop(
-    image: Image.Image, levels: Levels, turn: int | None, resize: int, crop: int, mode: str
-) -> Image.Image:
-    """Set a picture upright, convert it to RGB, L or F, resize its shorter side and cut the centre."""
+def _centre_crop(image: Image.Image, levels: Levels, turn: int | None, how: Resizing, mode: str) -> Image.Image:
+    """Set a picture upright, convert it to RGB, L or F, resize it and cut the centre."""
     width, height = image.size[::-1] if turn in ON_ITS_SIDE else image.size
-    short, long = min(width, height), max(width, height)
-    if long * resize // short > min(MAX_STRETCH, MAX_RESIZED_PIXELS // resize):
-        raise ImageError(f"{width} x {height} px is too narrow to be resized to {resize} px", "too_large")
-    size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
+    size, crop = how.size(width, height), how.crop
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
     as_it_is = turn is None and needs_nothing(image, levels, mode)
     if width * height > WHOLE_PIXELS and not as_it_is:
-        columns = _columns(image, levels, turn, (width, height), (size[0], left, crop), mode)
-        return columns.resize((crop, size[1]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
+        columns = _columns(image, levels, turn, (width, height), (size[0], left, crop), mode, how.filter)
+        return columns.resize((crop, size[1]), how.filter).crop((0, top, crop, top + crop))
     if not as_it_is:
         image = _whole(image, levels, turn, (width, height), mode)
-    return image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + crop, top + crop))
+    return image.resize(size, how.filter).crop((left, top, left + crop, top + crop))
 
 
 def _whole(image: Image.Image, levels: Levels, turn: int | None, size: tuple[int, int], mode: str) -> Image.Image:
@@ -221,6 +258,7 @@ def _columns(
     size: tuple[int, int],
     target: tuple[int, int, int],
     mode: str,
+    filter_: Image.Resampling,
 ) -> Image.Image:
     """The picture upright, in a mode, resized along its rows and cut to some columns.
 
@@ -231,7 +269,7 @@ def _columns(
     columns = Image.new(mode, (crop, size[1]))
     for first, last in _rows((max(size[0], width), size[1])):
         strip = converted(_upright(image, turn, first, last), levels, mode)
-        resized = strip.resize((width, last - first), Image.Resampling.BILINEAR)
+        resized = strip.resize((width, last - first), filter_)
         columns.paste(resized.crop((left, 0, left + crop, last - first)), (0, first))
     return columns
 

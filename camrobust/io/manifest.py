@@ -256,15 +256,18 @@ def _unlabelled(labels: pl.Series, table: pl.DataFrame, what: str) -> list[str]:
     return [f"{without.height:,} of {table.height:,} images {what}, such as '{short(without['image_id'][0])}'"]
 
 
-def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
+def check_labels(
+    table: pl.DataFrame, classes: Mapping[str, int], kept: Mapping[str, Sequence[int]] | None = None
+) -> None:
     """Refuse labels outside the classes of a model.
 
     Args:
         table: the manifest.
         classes: number of classes by model name.
+        kept: numbers of the classes between which a model chooses, by its name, where not all.
 
     Raises:
-        UserError: a label is negative or too large.
+        UserError: a label is negative or too large, or no class that is kept.
     """
     known = table.drop_nulls("label")
     for model, count in classes.items():
@@ -274,4 +277,12 @@ def check_labels(table: pl.DataFrame, classes: Mapping[str, int]) -> None:
             raise UserError(
                 f"labels: label must be 0 to {count - 1} for model '{model}', got {row['label']} for "
                 f"'{short(row['image_id'])}'; correct the labels or leave them out"
+            )
+    for model, numbers in (kept or {}).items():
+        outside = known.filter(~pl.col("label").is_in(list(numbers)))
+        if not outside.is_empty():
+            row = outside.row(0, named=True)
+            raise UserError(
+                f"labels: label {row['label']} of '{short(row['image_id'])}' is not among the classes_kept of model "
+                f"'{model}', so that it could never be right; keep the class, or leave out its images"
             )

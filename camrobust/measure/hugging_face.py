@@ -65,6 +65,24 @@ def hugging_face(spec: ModelSpec, rest: str, *, own_weights: bool) -> Built:
     return built
 
 
+def processor_of(spec: ModelSpec, rest: str) -> Any | None:
+    """The image processor of a model that has its published weights; None where it has none, or weights are random.
+
+    Args:
+        spec: the model.
+        rest: what stands behind `hf:`.
+    """
+    import transformers
+
+    name, revision = _place(spec, rest)
+    if revision == UNTRAINED or (Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").is_file()):
+        return None
+    source: dict[str, Any] = {**SAFE, **({"revision": revision} if revision else {})}
+    processors: Any = transformers.AutoImageProcessor
+    with _one_sentence(spec, name), _silent():
+        return processors.from_pretrained(name, **source)
+
+
 def _prompts(spec: ModelSpec) -> list[str]:
     unknown = [key for key in spec.arguments if key != "prompts"]
     if unknown:

@@ -51,6 +51,11 @@ class ImageBatch:
         return noisy
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """The true class of every image, (B,) int64, -1 where unknown."""
+        return np.array([-1 if image.sample.label is None else image.sample.label for image in self.images])
+
+    @cached_property
     def sizes(self) -> np.ndarray:
         """The number of segments of every image, (B,) int64."""
         return np.array([image.sample.count for image in self.images])

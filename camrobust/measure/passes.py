@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
 from camrobust.core.channels import held, unit
 from camrobust.core.explain.evidence import collect
+from camrobust.core.explain.readout import Readout
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb import attack
 from camrobust.core.perturb.attacks.on_rank import Ranking
@@ -75,6 +78,8 @@ def passes(
         renew: called before each pass.
         compare: compare the maps of each pass with those of their clean images.
     """
+    if settings.explained_class == "label":
+        _check_labels(batch, model.network.readout)
     pixels = [_on_host(attacked(model, image, settings, renew)) for image in batch.images]
     clean, readout = _CleanRows(), model.network.readout
 
@@ -87,14 +92,15 @@ def passes(
         filled = [*rows, *[rows[-1]] * (size() - len(rows))]
         pieces = [pixels[image][part] for image, part in batch.slices(rows)]
         images = to_device([*pieces, *[pieces[-1][-1:]] * (size() - len(rows))], model.device)
-        places = np.stack([batch.owner[filled], (batch.clean[filled] - rows.start + 1).clip(min=0)])
-        owner, reference = to_device([places], model.device).unbind()
+        owners = batch.owner[filled]
+        places = np.stack([owners, (batch.clean[filled] - rows.start + 1).clip(min=0), batch.labels[owners]])
+        owner, reference, labels = to_device([places], model.device).unbind()
 
         def choose(logits: Tensor) -> Tensor:
             own = readout.predicted(logits)
-            if settings.explained_class == "predicted" and not readout.is_fixed:
-                return own
-            return clean.of("class", own, reference)
+            if readout.is_fixed or settings.explained_class == "clean":
+                return clean.of("class", own, reference)
+            return readout.positions(labels) if settings.explained_class == "label" else own
 
         inputs = model.inputs(images, settings.precision)
         ready = prepare(model, settings, inputs)
@@ -132,7 +138,7 @@ def passes(
             maps=maps,
             change=change,
             agreement=agreement() if compare else {},
-            classes=classes,
+            classes=readout.numbers(classes),
             confidences=confidences,
             entropies=readout.entropy(logits, classes),
             kept=readout.kept(logits, clean_logits, classes),
@@ -142,6 +148,27 @@ def passes(
         return result
 
     yield from halving_on_oom(range(len(batch)), size(), one_pass, model.remember, filled=True)
+
+
+def _check_labels(batch: ImageBatch, readout: Readout) -> None:
+    """Raise UserError where the true class cannot be explained: it is unknown, no class, or not what is attacked."""
+    if readout.is_fixed:
+        raise UserError(
+            f"explained_class: label needs a model that chooses one class, got head: {readout.head}; explain the clean "
+            "image's label or value"
+        )
+    if any(variant.attacked_cam for image in batch.images for variant in image.variants):
+        raise UserError(
+            "explained_class: label cannot be combined with attacks on maps, which attack that of the predicted class; "
+            "leave them out"
+        )
+    place = int(batch.labels.argmin())
+    if batch.labels[place] < 0:
+        image = short(batch.images[place].sample.image_id)
+        raise UserError(
+            f"explained_class: label needs the label of every image, and '{image}' has none; add it, or explain the "
+            "predicted class"
+        )
 
 
 def _on_host(pixels: Tensor) -> Tensor | np.ndarray:

@@ -27,7 +27,8 @@ class MeasureSettings:
         seed: of the CAMs that draw random numbers.
         rbo_p: persistence of rank-biased overlap.
         ties: tie rule of rank-biased overlap.
-        explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all.
+        explained_class: "predicted" explains each variant's own class, "clean" the clean image's class on all, "label"
+            the true class on all.
         batch: images in every forward pass; short passes are filled up, and the number is halved when the device runs
             out of memory. Another number changes the last bits of the results.
         similarities: names of the measures beside rank-biased overlap; None for all cheap ones.

@@ -12,6 +12,8 @@ import polars as pl
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
+from camrobust.contract.image_config import OWN
+from camrobust.contract.quoting import short
 from camrobust.contract.record import new_record
 from camrobust.contract.recorded_config import RecordedNumbers
 from camrobust.contract.registry import JOIN
@@ -34,12 +36,14 @@ from camrobust.summary.treatments import merged
 Entry = TypeVar("Entry")
 LONGEST_DIGEST = 4000
 """Characters of the digests of several runs that a record spells out."""
+OWN_IMAGE = {f"image.{name}" for name in OWN}
+"""Settings in which runs of different models may differ if each has what its models' published weights want."""
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys of the configuration in which runs of one leaderboard may differ."""
 
 
 def reduce_runs(
-    folders: Sequence[RunFolder], intervals: str | None = None, strengths: str = "common"
+    folders: Sequence[RunFolder], intervals: str | None = None, strengths: str = "common", only: str | None = None
 ) -> dict[str, pl.DataFrame]:
     """The tables of `schema.SUMMARIES`, tests, characteristics and any certificates over all rows of some runs.
 
@@ -48,6 +52,7 @@ def reduce_runs(
         intervals: delta or bootstrap; None for the setting of the first run.
         strengths: of several runs, "common" pools the strengths of perturbations that everything was measured under,
             "all" what there is.
+        only: correct or all; None for the setting of the first run.
 
     Raises:
         UserError: a folder holds no run or no scores, or the runs cannot be combined.
@@ -60,10 +65,17 @@ def reduce_runs(
     check_combinable(by_uri)
     runs = [(folder.store, folder.committed()) for folder in folders]
     check_scores([key for _, committed in runs for key in committed.tables("scores")])
-    images = pl.concat([folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)])
-    labelled, config = images["label"].null_count() < images.height, documents[0].config
-    if config.summary.only == "correct" and not labelled:
-        raise UserError("aggregate: summary.only: correct needs labels, and no image has one; set summary.only: all")
+    images = [folder.table("images", held) for folder, (_, held) in zip(folders, runs, strict=True)]
+    labelled, config = any(table["label"].count() for table in images), documents[0].config
+    only = only or config.summary.only
+    if only == "correct" and not labelled:
+        raise UserError("aggregate: only correct images needs labels, and no image has one; give --only all")
+    strange = sorted(classless(documents)) if only == "correct" else []
+    if strange:
+        raise UserError(
+            f"aggregate: only correct images needs models that choose one class, and '{short(strange[0])}' does not; "
+            "give --only all"
+        )
     settings = SummarySettings(
         average=config.metric.average,
         controls=tuple(dict.fromkeys(cam for document in documents for cam in document.controls)),
@@ -71,7 +83,7 @@ def reduce_runs(
         seed=config.seed,
         families={name: family for document in documents for name, family in document.families.items()},
         attacks=attacks_of(documents, config.summary.map_attacks),
-        only=config.summary.only,
+        only=only,
         classless=classless(documents),
     )
     blocks = score_blocks(runs, labelled=labelled)
@@ -81,7 +93,7 @@ def reduce_runs(
     certified = {"certificates": certified_consistency(_certificates(runs))} if config.certify else {}
     with ThreadPoolExecutor(2) as pool:
         tests = pool.submit(significance_tests, reduction.profiles, settings.controls, settings.attacks.same_as)
-        characteristics = pool.submit(characterise, reduction.profiles, images)
+        characteristics = pool.submit(characterise, reduction.profiles, _by_model(images, documents))
         return {**reduction.tables, "tests": tests.result(), "characteristics": characteristics.result(), **certified}
 
 
@@ -91,6 +103,14 @@ def _certificates(runs: Sequence[tuple[Store, Committed]]) -> Iterator[pl.DataFr
     for store, committed in runs:
         for key in committed.tables("certificates"):
             yield read_frame(store, key, columns)[0]
+
+
+def _by_model(images: Sequence[pl.DataFrame], documents: Sequence[RunRecord]) -> pl.DataFrame:
+    """The images of some runs; by model, too, where runs have other crops of them."""
+    if len({str(document.numbers.plain.get("image")) for document in documents}) < 2:
+        return pl.concat(images)
+    models = [pl.DataFrame({"model": document.models}) for document in documents]
+    return pl.concat([table.join(own, how="cross") for table, own in zip(images, models, strict=True)])
 
 
 def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> MapAttacks:
@@ -116,7 +136,8 @@ def check_combinable(documents: Mapping[str, RunRecord]) -> None:
         UserError: the runs cannot be combined; the message names the keys that differ, or what both runs measured.
     """
     for (first, one), (second, other) in combinations(documents.items(), 2):
-        keys = [*_differing(one.numbers, other.numbers), *otherwise_found(one, other)]
+        apart = _has_own_image(one) and _has_own_image(other) and not {*one.models} & {*other.models}
+        keys = [*_differing(one.numbers, other.numbers, apart=apart), *otherwise_found(one, other)]
         if keys:
             raise UserError(
                 f"aggregate: {first} and {second} cannot be combined (different: {', '.join(keys[:5])}); combine runs "
@@ -127,10 +148,10 @@ def check_combinable(documents: Mapping[str, RunRecord]) -> None:
             raise UserError(f"aggregate: {first} and {second} both hold {shared}; leave one of them out")
 
 
-def _differing(one: RecordedNumbers, other: RecordedNumbers) -> list[str]:
-    """Settings that differ, and models or datasets of one name that differ."""
+def _differing(one: RecordedNumbers, other: RecordedNumbers, *, apart: bool) -> list[str]:
+    """Settings that differ, and models or datasets of one name that differ; `apart` allows images of other sizes."""
     mine, theirs = ({key: run.plain[key] for key in run.plain if key not in FREE} for run in (one, other))
-    keys = differing_keys(mine, theirs)
+    keys = [key for key in differing_keys(mine, theirs) if not (apart and key in OWN_IMAGE)]
     for what in ("models", "datasets"):
         mine, theirs = ({entry.name: entry.plain for entry in getattr(numbers, what)} for numbers in (one, other))
         for name in mine.keys() & theirs.keys():
@@ -151,10 +172,16 @@ def otherwise_found(first: RunRecord, second: RunRecord) -> list[str]:
             if getattr(first, key).get(name) != getattr(second, key).get(name)
         ]
         + [f"heads.{name}" for name in names if first.head_of(name) != second.head_of(name)]
+        + [f"classes_kept.{name}" for name in names if first.classes_kept.get(name) != second.classes_kept.get(name)]
         + _other_networks(first, second)
         + _other_outputs(first, second)
         + _other_code(first, second)
     )
+
+
+def _has_own_image(run: RunRecord) -> bool:
+    """Whether the images of a run are as the published weights of all its models want them."""
+    return {*run.preprocessing} == {*run.models} and all(one.source == "weights" for one in run.preprocessing.values())
 
 
 def _other_networks(first: RunRecord, second: RunRecord) -> list[str]:
@@ -244,11 +271,17 @@ def combined_record(runs: Mapping[str, RunRecord], finished: str, strengths: str
         target_layers={name: layer for run in records for name, layer in run.target_layers.items()},
         heads={name: head for run in records for name, head in run.heads.items()},
         outputs={name: outputs for run in records for name, outputs in run.outputs.items()},
+        preprocessing={name: one for run in records for name, one in run.preprocessing.items()},
+        classes_kept={name: kept for run in records for name, kept in run.classes_kept.items()},
         same_as=merged(run.same_as for run in records),
         versions=first.versions,
         hardware=first.hardware,
         started=min(run.started for run in records),
-        config={key: value for key, value in first.numbers.plain.items() if key not in FREE},
+        config={
+            key: value
+            for key, value in first.numbers.plain.items()
+            if key not in FREE and all(run.numbers.plain.get(key) == value for run in records)
+        },
         combined=list(runs),
         finished=finished,
     )

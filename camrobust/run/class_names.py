@@ -45,6 +45,20 @@ def class_names(
     return names
 
 
+def kept_classes(name: str, given: Sequence[str] | str | None) -> list[str]:
+    """What a model's `classes_kept` holds, one text per class; empty where all are kept.
+
+    Raises:
+        UserError: the file cannot be read, or is empty.
+    """
+    if given is None:
+        return []
+    lines = [line for line in (_read(name, given, "classes_kept") if isinstance(given, str) else given) if line]
+    if not lines:
+        raise UserError(f"model '{name}': classes_kept is empty; name two classes or more, or leave it out")
+    return lines
+
+
 def _published(spec: ModelSpec) -> bool:
     """Whether the weights are the builder's own. A builder with arguments may have other classes and does not count."""
     kind, _, rest = spec.builder.partition(":")
@@ -58,15 +72,15 @@ def _imagenet() -> list[str]:
     return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _read(model: str, address: str) -> list[str]:
-    if address == IMAGENET:
+def _read(model: str, address: str, what: str = "classes") -> list[str]:
+    if address == IMAGENET and what == "classes":
         return _imagenet()
     try:
         text = read_object(address, most=MOST_BYTES).decode("utf-8-sig")
     except (MissingObjectError, TooLargeObjectError) as error:
-        raise UserError(f"model '{model}': {error}; correct classes") from error
+        raise UserError(f"model '{model}': {error}; correct {what}") from error
     except UnicodeDecodeError as error:
         name = short(address)
-        raise UserError(f"model '{model}': classes '{name}' is not UTF-8 text; save one name per line") from error
+        raise UserError(f"model '{model}': {what} '{name}' is not UTF-8 text; save one name per line") from error
     text = text.rstrip()
     return [line.strip() for line in text.split("\n")] if text else []

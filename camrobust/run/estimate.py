@@ -18,6 +18,7 @@ from camrobust.measure.image import explain_variants
 from camrobust.measure.settings import ImageVariants, Sample
 from camrobust.run.batch_sizes import images_per_block, images_per_commit
 from camrobust.run.interruptions import Fleet, expected
+from camrobust.run.own_image import with_own_image
 from camrobust.run.plan import Plan, build, make_plan, settings_of
 from camrobust.run.tried_models import check_models
 
@@ -58,6 +59,7 @@ def estimate(
     Raises:
         UserError: the run itself would refuse this configuration, or it would not end on such machines.
     """
+    config, source = with_own_image(config)
     plan = make_plan(config, None if images is None else _unlisted(images), shard=shard)
     counts = plan.counts()
     facts = check_models(plan) if images is None or forwards_per_s is None else {}
@@ -84,6 +86,7 @@ def estimate(
         **({"certificate_bytes": counts["certificates"] * CERTIFICATE_BYTES} if "certificates" in counts else {}),
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
         **({} if _asks_in_vain(config, device) is None else {"gpu": _asks_in_vain(config, device)}),
+        "images_become": f"{config.image.in_words} ({source})",
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
         **{f"head_of_{name}": fact["head"] for name, fact in facts.items() if fact["head"] != "softmax"},
         **({"left_out": " ".join(plan.notes)} if plan.notes else {}),
@@ -151,7 +154,7 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
     harmless = next((variant for variant in plan.variants if not variant.needs_model), None)
     planned = [] if harmless is None else [harmless] * (settings.batch - 1)
     pixels = noise(1, plan.config.channels, plan.config.image.crop).expand(len(planned) + 1, -1, -1, -1)
-    sample = Sample("", "", None, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
+    sample = Sample("", "", 0, torch.zeros(pixels.shape[-2:], dtype=torch.int64))
     times = []
     for _ in range(PASSES):
         start = time.perf_counter()

@@ -152,6 +152,7 @@ def stages(
             "states": plan.states,
             "builders": plan.builders,
             "readouts": plan.readouts,
+            "kept": plan.kept,
             "perturbs": where.perturbers is None,
         },
         batch_size=block if where.perturbers is None else rows,

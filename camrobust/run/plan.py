@@ -17,6 +17,7 @@ from camrobust.core.perturb import left_out as presets_without
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import ModelSpec
+from camrobust.measure.kept_classes import choosing_among
 from camrobust.measure.model import Model, load_model
 from camrobust.measure.plugins import default_similarities, load_plugins, refuse_unnamed
 from camrobust.measure.same_network import check_builder, check_readout, check_state
@@ -52,6 +53,7 @@ class Plan:
         states: hash of every model's network at the start of the run, where known (`measure.networks`).
         builders: where every model's builder was from, where known.
         readouts: every model's head and what it puts out, where known (`RunRecord.readouts`).
+        kept: numbers of the classes between which a model chooses, where not all.
         left_out: for every dataset, how many files of its folder are not measured, by kind, if it was listed now.
         remarks: what is to be said of the images and labels, if they were listed now.
     """
@@ -67,6 +69,7 @@ class Plan:
     states: Mapping[str, str] = field(default_factory=dict)
     builders: Mapping[str, BuilderRecord] = field(default_factory=dict)
     readouts: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -230,7 +233,7 @@ def certify_of(config: RunConfig) -> CertifySettings | None:
 
 def spec_of(config: ModelConfig) -> ModelSpec:
     """A model's part of the configuration, without pydantic."""
-    return ModelSpec(**config.model_dump(exclude={"classes"}))
+    return ModelSpec(**config.model_dump(exclude={"classes", "classes_kept"}))
 
 
 def fetch_weights(config: ModelConfig) -> bytes | None:
@@ -254,6 +257,7 @@ def build(
     state: str | None = None,
     builder: BuilderRecord | None = None,
     readout: tuple[str, str | None] | None = None,
+    kept: Sequence[int] = (),
     seed: int = 0,
 ) -> Model:
     """Fetch a model's weights and load it.
@@ -266,6 +270,7 @@ def build(
         state: hash of the network when the run began; None accepts any.
         builder: where its builder was from when the run began; None accepts any.
         readout: its head and what it put out when the run began; None accepts any.
+        kept: numbers of the classes between which it chooses; none for all.
         seed: of the run.
 
     Raises:
@@ -278,7 +283,7 @@ def build(
     check_builder(spec, builder)
     check_state(spec, state, model.state_sha256)
     check_readout(spec.name, readout, model.network.readout)
-    return model
+    return choosing_among(model, kept) if kept else model
 
 
 def check_file(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:

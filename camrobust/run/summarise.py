@@ -49,24 +49,28 @@ def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:
     )
 
 
-def aggregate(folder: RunFolder, intervals: str | None = None, number: int | None = None) -> dict[str, pl.DataFrame]:
+def aggregate(
+    folder: RunFolder, intervals: str | None = None, number: int | None = None, only: str | None = None
+) -> dict[str, pl.DataFrame]:
     """Reduce a run's scores to its summary tables and write them as parquet and csv.
 
     Args:
         folder: of the run.
         intervals: delta or bootstrap; None for the configured kind.
         number: of the lease that the tables belong to; None for the newest.
+        only: correct or all; None for the configured kind.
 
     Raises:
         UserError: the folder holds no run, or the run has no scores.
     """
     place = numbered("summary", folder.generation() if number is None else number)
-    return _written(folder, reduce_runs([folder], intervals), place)
+    return _written(folder, reduce_runs([folder], intervals, only=only), place)
 
 
 def combine(
-    folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None, strengths: str = "common"
-) -> dict[str, pl.DataFrame]:
+    folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None, strengths: str = "common",
+    only: str | None = None,
+) -> dict[str, pl.DataFrame]:  # fmt: skip
     """Reduce several runs to one set of summary tables and one report, in a folder of their own.
 
     Raises:
@@ -78,7 +82,7 @@ def combine(
         output.check_ours()
     output.check_links()
     record = combined_record({folder.uri: folder.run() for folder in folders}, utc(), strengths)
-    tables = _written(output, reduce_runs(folders, intervals, strengths), "summary/")
+    tables = _written(output, reduce_runs(folders, intervals, strengths, only), "summary/")
     output.store.write("combined.json", content_of(record, defaults=True, indent=2))
     parts = [(folder, folder.committed()) for folder in folders]
     images, failures = (

@@ -9,10 +9,12 @@ from camrobust.core.perturb.apply import refuse_attack, refuse_target
 from camrobust.core.perturb.variants import Variant
 from camrobust.io.manifest import check_labels
 from camrobust.measure.coinciding import coinciding
+from camrobust.measure.kept_classes import choosing_among, kept_numbers
 from camrobust.measure.model import Model, bytes_per_image, load_model
 from camrobust.measure.prepared import try_out
 from camrobust.measure.same_network import builder_record
-from camrobust.run.class_names import class_names
+from camrobust.run.class_names import class_names, kept_classes
+from camrobust.run.labels import check_use
 from camrobust.run.plan import Plan, fetch_weights, fingerprint, settings_of, spec_of
 
 
@@ -32,16 +34,24 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         weights = fetch_weights(config)
         spec = spec_of(config)
         model = load_model(spec, weights, crop, seed=plan.config.seed)
+        names, classes = class_names(spec, config.classes, model.classes, model.class_names), model.classes
+        texts = kept_classes(config.name, config.classes_kept)
+        kept = kept_numbers(config.name, texts, names, classes) if texts else ()
+        model = choosing_among(model, kept) if kept else model
         _check_channels(model, plan.config.channels)
         _refuse_attacks(model, plan.variants)
         if plan.config.compile:
             try_out(model, settings_of(plan.config, len(probe)), crop)
         facts[config.name] = {
             "target_layer": model.network.layer_name,
-            "classes": model.classes if model.network.readout.has_classes else None,
+            "classes": classes if model.network.readout.has_classes else None,
+            "kept": kept,
+            "colours": {
+                name: [round(value, 7) for value in getattr(model, name).flatten().tolist()] for name in ("mean", "std")
+            },
             "head": model.network.readout.head,
             "outputs": model.network.readout.outputs,
-            "class_names": class_names(spec, config.classes, model.classes, model.class_names),
+            "class_names": names,
             "weights_sha256": fingerprint(weights),
             "state_sha256": model.state_sha256,
             "builder": builder_record(spec),
@@ -51,7 +61,10 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
             "tail": "cut" if model.network.tail is not None else "full passes",
             "same_as": coinciding(model, plan.config.cams, probe, plan.config.precision),
         }
-    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items() if fact["classes"] is not None})
+    check_labels(plan.manifest, {name: fact["classes"] for name, fact in facts.items() if fact["classes"] is not None},
+                 {name: fact["kept"] for name, fact in facts.items() if fact["kept"]})  # fmt: skip
+    check_use(plan, {name: fact["head"] for name, fact in facts.items()},
+              {name: fact["classes"] for name, fact in facts.items()})  # fmt: skip
     return facts
 
 

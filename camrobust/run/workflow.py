@@ -12,15 +12,14 @@ import polars as pl
 from camrobust.contract.config import RunConfig
 from camrobust.contract.defaults import METRIC
 from camrobust.contract.errors import UserError
-from camrobust.contract.record import new_record
 from camrobust.contract.run_documents import FinishedRecord
-from camrobust.contract.run_record import RunRecord, VariantRecord
+from camrobust.contract.run_record import RunRecord
 from camrobust.contract.sharding import ShardRecord
 from camrobust.io.retries import hasty, patient
 from camrobust.results.commits import delete_uncounted, keep_rest
 from camrobust.results.counted import pending_parts
-from camrobust.results.environment import hardware, utc, versions
-from camrobust.results.folder import FENCED, RunFolder
+from camrobust.results.environment import utc
+from camrobust.results.folder import RunFolder
 from camrobust.results.lease import Lease, held
 from camrobust.results.progress import Progress, write_progress
 from camrobust.results.verify import Completeness, verify
@@ -85,16 +84,21 @@ def run(
     Raises:
         UserError: a mistake in the configuration, data, weights or credentials, or a store that fails for good.
     """
+    from camrobust.run.own_image import with_own_image
+
+    config, source = with_own_image(config, fresh=fresh)
     folder = open_output(config, shard, fresh=fresh)
     begun = folder.record()
     from camrobust.run.session import check_reachable
 
     if begun is None:
+        from camrobust.run.planned import planned
+
         check_reachable(address)
         begin = (
-            _begin(config, folder, say)
+            _begin(config, folder, say, source)
             if shard is None
-            else beginning_of(config, folder, shard, partial(_planned, config, say=say), say)
+            else beginning_of(config, folder, shard, partial(planned, config, say=say, source=source), say)
         )
     else:
         from camrobust.run.unchanged import check_networks, check_plugins
@@ -181,11 +185,12 @@ def measure_until_done(
         lease.renew(partial(_accepted, folder))
 
 
-def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan"]:
+def _begin(config: RunConfig, folder: RunFolder, say: Say, source: str = "configuration") -> Callable[[], "Plan"]:
     """List images and check every model; returns a function that writes the manifest and run.json."""
+    from camrobust.run.planned import planned
     from camrobust.run.unchanged import check_plugins
 
-    plan, record = _planned(config, folder, say)
+    plan, record = planned(config, folder, say, source)
 
     def begin() -> "Plan":
         """The plan as it now stands in the folder. Where another driver has begun in the meantime, its images count."""
@@ -199,70 +204,15 @@ def _begin(config: RunConfig, folder: RunFolder, say: Say) -> Callable[[], "Plan
     return begin
 
 
-def _planned(config: RunConfig, folder: RunFolder, say: Say) -> tuple["Plan", RunRecord]:
-    """List images and check every model: the plan, and run.json without its manifest."""
-    from camrobust.measure.plugins import added_similarities
-    from camrobust.run.plan import controls, families, make_plan, pass_sizes, settings_of
-    from camrobust.run.tried_models import check_models
-
-    say("listing images and checking models …")
-    plan = make_plan(config)
-    folder.check_ours()
-    facts = check_models(plan)
-    warnings = [*plan.warnings, *(remark for fact in facts.values() for remark in fact["remarks"])]
-    largest = max(fact["bytes_per_image"] for fact in facts.values())
-    plan = replace(
-        plan,
-        weights={name: fact["weights_sha256"] for name, fact in facts.items()},
-        pass_sizes=pass_sizes(config, plan.parts, largest),
-        states={name: fact["state_sha256"] for name, fact in facts.items()},
-        builders={name: fact["builder"] for name, fact in facts.items()},
-        readouts={name: (fact["head"], fact["outputs"]) for name, fact in facts.items()},
-    )
-    record = new_record(
-        RunRecord,
-        version=versions()["camrobust"],
-        digest=f"{FENCED}{config.digest()}",
-        config=config.model_dump(mode="json"),
-        numbers=config.numbers(),
-        metric=METRIC,
-        planned=plan.counts(),
-        models=[model.name for model in config.models],
-        cams=list(config.cams),
-        controls=controls(config.cams),
-        families=families(plan.variants),
-        variants=[
-            VariantRecord(perturbation=variant.perturbation, severity=variant.severity, strength=variant.strength,
-                          replicate=variant.replicate, attacked_cam=variant.attacked_cam)
-            for variant in plan.variants
-        ],
-        warnings=warnings, left_out=dict(plan.left_out),
-        target_layers={name: fact["target_layer"] for name, fact in facts.items()},
-        heads={name: fact["head"] for name, fact in facts.items()},
-        outputs={name: fact["outputs"] for name, fact in facts.items()},
-        weights_sha256=dict(plan.weights), state_sha256=dict(plan.states), builders=dict(plan.builders),
-        pass_sizes=dict(plan.pass_sizes),
-        tails={name: fact["tail"] for name, fact in facts.items()},
-        same_as={name: fact["same_as"] for name, fact in facts.items()},
-        classes={name: fact["class_names"] for name, fact in facts.items() if fact["class_names"]},
-        plugins=dict(plan.plugins),
-        similarities=added_similarities(settings_of(config, 1)),
-        versions=versions(),
-        hardware=hardware(),
-        started=utc(),
-    )  # fmt: skip
-    for line in (*plan.notes, *(f"warning: {warning}" for warning in warnings), *plan.size):
-        say(line)
-    return plan, record
-
-
 def _recorded_plan(config: RunConfig, folder: RunFolder) -> "Plan":
     """The plan of a run that has begun: its images and weights are those that the folder names."""
     from camrobust.run.plan import make_plan
 
     began = folder.run()
     plan = make_plan(config, folder.whole_manifest(), began.weights_sha256, began.pass_sizes, began.shard)
-    return replace(plan, states=began.state_sha256, builders=began.builders, readouts=began.readouts())
+    return replace(
+        plan, states=began.state_sha256, builders=began.builders, readouts=began.readouts(), kept=began.classes_kept
+    )
 
 
 def _written_down(folder: RunFolder, attempt: int, progress: Show) -> Show:

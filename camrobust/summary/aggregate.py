@@ -123,12 +123,14 @@ def reduce_scores(
         too, unless `settings.attacks` counts them.
 
     Raises:
-        ValueError: average or intervals is something else.
+        ValueError: average, intervals or only is something else.
     """
     if settings.average not in ("macro", "micro"):
         raise ValueError(f"summarise: average must be macro or micro, got '{settings.average}'")
     if settings.intervals not in ("delta", "bootstrap"):
         raise ValueError(f"summarise: intervals must be delta or bootstrap, got '{settings.intervals}'")
+    if settings.only not in ("all", "correct"):
+        raise ValueError(f"summarise: only must be all or correct, got '{settings.only}'")
     resamples = RESAMPLES if settings.intervals == "bootstrap" else 0
     groups = {name: Groups(settings.average, resamples) for name in (*SUMMARIES, *ATTACKS)}
     profiles = Profiles(settings.families, settings.alone)

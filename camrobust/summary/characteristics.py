@@ -71,7 +71,7 @@ def characterise(profiles: Sequence[Profile], images: pl.DataFrame) -> pl.DataFr
 
     Args:
         profiles: one per dataset and model.
-        images: rows as `schema.IMAGES`.
+        images: rows as `schema.IMAGES`; with a column model, those of each model.
     """
     lines: list[Line] = []
     for model in sorted({profile.model for profile in profiles}):
@@ -88,7 +88,8 @@ def characterise(profiles: Sequence[Profile], images: pl.DataFrame) -> pl.DataFr
 def _properties(profile: Profile, images: pl.DataFrame) -> dict[str, Array]:
     """Every property of the profile's images; unknown values are NaN."""
     wanted = pl.DataFrame({"image_id": profile.images}, schema={"image_id": pl.String})
-    of_dataset = images.filter(pl.col("dataset") == profile.dataset).unique("image_id", keep="first")
+    mine = images.filter(pl.col("model") == profile.model) if "model" in images.columns else images
+    of_dataset = mine.filter(pl.col("dataset") == profile.dataset).unique("image_id", keep="first")
     joined = wanted.join(of_dataset, on="image_id", how="left", maintain_order="left")
     names = [name for name in PROPERTIES if name in joined.columns]
     values = {name: joined[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names}

@@ -198,7 +198,7 @@ def test_all_of_imagenet_c_and_a_sequence_are_measured(tmp_path):
             {"resave_jpeg_quality": 101},
             "resave_jpeg_quality: must be a whole number from 1 to 100 (JPEG quality), got 101",
         ),
-        ({"explained_class": "other"}, "explained_class: must be one of predicted, clean, got 'other'"),
+        ({"explained_class": "other"}, "explained_class: must be one of predicted, clean, label, got 'other'"),
         ({"precision": "fp8"}, "precision: must be one of fp32, tf32, bf16, fp16, got 'fp8'"),
         ({"segments": "slick"}, "did you mean 'slic'?"),
     ],

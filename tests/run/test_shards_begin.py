@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.sharding import parse_shard, shard_of
-from camrobust.run import workflow
+from camrobust.run import planned as planned_module
 from tests import in_process
 from tests.photos import write_photos
 from tests.runs import config
@@ -72,7 +72,7 @@ def test_a_photo_that_appears_between_two_shards_belongs_to_none(photos, tmp_pat
 
 def planned_meanwhile(monkeypatch, other, shard):
     """While a driver lists images and checks models, another one plans the run for its own shard."""
-    real, begun = workflow._planned, []
+    real, begun = planned_module.planned, []
 
     def planned(*arguments, **keywords):
         found = real(*arguments, **keywords)
@@ -81,7 +81,7 @@ def planned_meanwhile(monkeypatch, other, shard):
             assert in_process.run(other, shard=parse_shard(shard)).exit_code == 0
         return found
 
-    monkeypatch.setattr(workflow, "_planned", planned)
+    monkeypatch.setattr(planned_module, "planned", planned)
 
 
 def test_of_two_shards_that_begin_at_once_one_plans_the_run(photos, tmp_path, monkeypatch, capsys):

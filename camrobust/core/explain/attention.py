@@ -205,7 +205,7 @@ def token_classifier(evidence: Evidence, method: str) -> Callable[[Tensor], Tens
     """
     parts = list(evidence.network.module.modules())
     readout = evidence.network.readout
-    outputs = readout.outputs_of(evidence.logits).shape[1]
+    outputs = readout.width or readout.outputs_of(evidence.logits).shape[1]
     heads = [part for part in parts if isinstance(part, nn.Linear) and len(part.weight) == outputs]
     if not heads:
         raise UserError(f"{method}: the model must end in a linear layer with one output per class; choose agcam")

@@ -15,6 +15,7 @@ one half.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -35,12 +36,17 @@ class Readout:
             logits elsewhere.
         explained: the output that is always explained; None for the highest one.
         tolerance: largest change of a value that counts as kept.
+        among: numbers of the classes between which a softmax chooses, rising; empty for all. Scores then have one
+            column for each of them, and what is explained is a position among them.
+        width: number of outputs of the network; 0 where it is that of the scores.
     """
 
     kind: str = "softmax"
     outputs: str = "logits"
     explained: int | None = None
     tolerance: float = 0.0
+    among: tuple[int, ...] = ()
+    width: int = 0
 
     @property
     def head(self) -> str:
@@ -74,13 +80,25 @@ class Readout:
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Outputs (B, m) as scores (B, n)."""
+        if self.among:
+            return outputs.index_select(1, _places(self.among, outputs.device))
         if self.kind != "binary":
             return outputs
         return torch.cat([1 - outputs if self.holds_probabilities else -outputs, outputs], dim=1)
 
     def outputs_of(self, scores: Tensor) -> Tensor:
-        """The outputs (B, m) that have these scores (B, n)."""
+        """The outputs (B, m) that have these scores (B, n); those of the classes in `among` where there are such."""
         return scores[:, 1:] if self.kind == "binary" else scores
+
+    def numbers(self, explained: Tensor) -> Tensor:
+        """The numbers of classes, labels or values that stand at some positions of the scores, (B,) to (B,)."""
+        return _places(self.among, explained.device)[explained] if self.among else explained
+
+    def positions(self, numbers: Tensor) -> Tensor:
+        """The positions of some classes among the scores, (B,) to (B,); any for a class that `among` leaves out."""
+        if not self.among:
+            return numbers
+        return torch.searchsorted(_places(self.among, numbers.device), numbers).clamp(max=len(self.among) - 1)
 
     def predicted(self, scores: Tensor) -> Tensor:
         """The class, label or value that a map explains, (B, n) to (B,)."""
@@ -166,6 +184,10 @@ class Readout:
             raise UserError("pgd_targeted: values have no target class; leave it out for a model with head: value")
         return -cross_entropy(scores, wanted, reduction="sum") if self.kind == "softmax" else own(scores, wanted).sum()
 
+    def has(self, number: int, classes: int) -> bool:
+        """Whether a network with so many scores can choose the class of this number."""
+        return number in self.among if self.among else 0 <= number < classes
+
     @property
     def _threshold(self) -> float:
         return 0.5 if self.holds_probabilities else 0.0
@@ -173,6 +195,12 @@ class Readout:
 
 SOFTMAX = Readout()
 """Classes that exclude each other, from logits."""
+
+
+@cache
+def _places(among: tuple[int, ...], device: torch.device) -> Tensor:
+    """(n,) int64. It stays on its device, because a CUDA graph can copy nothing to it."""
+    return torch.tensor(among, dtype=torch.int64, device=device)
 
 
 def own(scores: Tensor, explained: Tensor) -> Tensor:

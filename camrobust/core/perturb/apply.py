@@ -47,7 +47,13 @@ def refuse_target(victim: Victim, classes: int, variant: Variant) -> None:
             f"perturbations: {variant.perturbation} wants a class, and this model puts out values; leave it out for a "
             "model with head: value"
         )
-    if target >= classes:
+    readout = victim.network.readout
+    if readout.among and target >= 0 and not readout.has(int(target), classes):
+        raise UserError(
+            f"perturbations: target {int(target)} of {variant.perturbation} is not among the classes_kept of this "
+            "model; choose one of them"
+        )
+    if not readout.among and target >= classes:
         raise UserError(
             f"perturbations: target of {variant.perturbation} must be below {classes} (number of classes of this "
             f"model), got {int(target)}; choose another class"

@@ -113,6 +113,8 @@ COMMANDS = {
                 "under (common), or all there are", choices=("common", "all"), default="common",
             ),
             argument("--intervals", "default: as the run was configured", choices=("delta", "bootstrap")),
+            argument("--only", "images that each model gets right unperturbed, or all; default: as configured",
+                     choices=("correct", "all")),
             JSON,
         ),
     ),

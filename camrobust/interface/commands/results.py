@@ -142,10 +142,10 @@ def aggregate(given: Given) -> int:
             show_completeness(completeness, folder.uri)
             return 1
     if given.output is None:
-        tables = summarise.aggregate(folders[0], given.intervals)
+        tables = summarise.aggregate(folders[0], given.intervals, only=given.only)
     else:
         output = open_run(given.output)
-        tables = summarise.combine(folders, output, given.intervals, given.strengths)
+        tables = summarise.combine(folders, output, given.intervals, given.strengths, given.only)
         for line in summarise.uncommon_strengths(output):
             say(line)
     if given.json:

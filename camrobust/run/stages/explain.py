@@ -81,6 +81,7 @@ class Explain:
         states: hash of every model's network, where known.
         builders: where every model's builder was from, where known.
         readouts: every model's head and what it puts out, where known.
+        kept: numbers of the classes between which a model chooses, where not all.
         perturbs: whether this worker makes the variants itself.
     """
 
@@ -98,6 +99,7 @@ class Explain:
         states: Mapping[str, str] = NOTHING,
         builders: Mapping[str, BuilderRecord] = NOTHING,
         readouts: Mapping[str, tuple[str, str | None]] = NOTHING,
+        kept: Mapping[str, Sequence[int]] = NOTHING,
         perturbs: bool = False,
     ) -> None:
         load_plugins(config.plugins, sources)
@@ -114,6 +116,7 @@ class Explain:
                     state=states.get(model.name),
                     builder=builders.get(model.name),
                     readout=readouts.get(model.name),
+                    kept=kept.get(model.name, ()),
                     seed=config.seed,
                 )
                 for model in config.models

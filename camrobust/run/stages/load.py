@@ -136,7 +136,10 @@ class Load:
             if isinstance(content, ImageError):
                 raise content
             with memory_limit(most):
-                photo = decode(content, image.resize, image.crop, self.config.channels)
+                photo = decode(
+                    content, image.resize, image.crop, self.config.channels, interpolation=image.interpolation,
+                    squash=image.aspect == "squash",
+                )  # fmt: skip
         except ImageError as error:
             return _Loaded(failure=Failure("load", error.kind, error.message))
         settings = self.config.segments

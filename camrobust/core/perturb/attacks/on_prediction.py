@@ -254,11 +254,14 @@ def pgd_targeted(
     """
     ball = ball_around(images, epsilon)
     logits = clean_logits(victim, ball)
-    if int(target.max()) >= logits.shape[1]:
+    readout = victim.network.readout
+    strange = [number for number in target.int().tolist() if number != LEAST_LIKELY
+               and not readout.has(number, logits.shape[1])]  # fmt: skip
+    if strange:
         raise ValueError(
-            f"pgd_targeted: target must be below {logits.shape[1]} (number of classes), got {int(target.max())}; "
+            f"pgd_targeted: target must be below {logits.shape[1]} (number of classes), got {strange[0]}; "
             "choose a class of the model"
         )
-    classes = torch.where(target == LEAST_LIKELY, logits.argmin(dim=1), target.long())
+    classes = torch.where(target == LEAST_LIKELY, logits.argmin(dim=1), readout.positions(target.long()))
     towards = gradient_of(victim, lambda logits: victim.network.readout.towards(logits, classes))
     return _ascended(ball, towards, steps, step, draws)
