@@ -1,8 +1,10 @@
 """Amounts in units that a person reads: durations, sizes and counts."""
 
-from math import isfinite
+from math import floor, isfinite
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
+STORED = 1e-7
+"""Rounding of a number that was stored as float32."""
 
 
 def duration(seconds: float) -> str:
@@ -47,3 +49,12 @@ def counted(count: float, one: str, several: str | None = None) -> str:
     ('1 image', '24,000 images', '2 CAMs')
     """
     return f"{count:,.0f} {one if count == 1 else several or one + 's'}"
+
+
+def at_least(value: float) -> str:
+    """A lower bound with three decimals, rounded down.
+
+    >>> at_least(0.3999), at_least(-0.2301)
+    ('0.399', '-0.231')
+    """
+    return f"{floor(1000 * (value + STORED)) / 1000:.3f}"

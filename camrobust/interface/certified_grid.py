@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from camrobust.contract.units import at_least
 from camrobust.core.channels import as_photo
 from camrobust.interface.picture_grid import Cell, picture_grid
 from camrobust.measure.certificates import certificates
@@ -58,7 +59,7 @@ def _decision(row: Mapping[str, Any], names: Sequence[str], *, sure: bool) -> st
 def _ranks(row: Mapping[str, Any]) -> str:
     if row["certified_rbo_adjusted"] is None:
         return "no ranking (flat map)"
-    return f"adjusted RBO at least {row['certified_rbo_adjusted']:.2f}"
+    return f"adjusted RBO at least {at_least(row['certified_rbo_adjusted'])}"
 
 
 def _shares(row: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from camrobust.report.page import Report, build_report
 from camrobust.results.arrow import empty_frame
 from camrobust.results.environment import hardware, utc, versions
 from camrobust.summary.aggregate import Reduction
+from camrobust.summary.certified import certified_consistency
 from camrobust.summary.significance import significance_tests
 
 
@@ -48,11 +49,15 @@ def described(
     )
 
 
-def report_of(scores: pl.DataFrame, reduction: Reduction, record: DescribedRecord) -> Report:
+def report_of(
+    scores: pl.DataFrame, reduction: Reduction, record: DescribedRecord, certificates: pl.DataFrame | None
+) -> Report:
     """The page and its figures; there is no gallery, as maps are not kept, and no property of an image is known."""
     photos = scores.select("dataset", "image_id").unique(maintain_order=True)
     images = pl.concat([empty_frame(IMAGES), photos], how="diagonal")
     tables = {**reduction.tables, "tests": significance_tests(reduction.profiles, record.controls, record.same_as)}
+    if certificates is not None:
+        tables["certificates"] = certified_consistency([certificates])
     return build_report(
         record, tables, scores.lazy(), images, empty_frame(FAILURES), empty_frame(MAPS), drawn=utc()
     )  # fmt: skip

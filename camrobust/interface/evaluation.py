@@ -128,8 +128,9 @@ class Evaluation:
         """A figure of the report as an Altair chart: a notebook shows it, `.save("x.svg")` writes it.
 
         Args:
-            kind: curves (against severity), heatmap (CAM × perturbation), ranks (critical differences), and models or
-                datasets (compared) where there are several.
+            kind: curves (against severity), heatmap (CAM × perturbation), ranks (critical differences), models or
+                datasets (compared) where there are several, and certified (consistency against the radius) where there
+                are certificates.
 
         Raises:
             UserError: there is no such figure, or no numbers for it.
@@ -182,7 +183,7 @@ class Evaluation:
         if self.scores.is_empty():
             raise UserError("report: nothing was scored, so there is nothing to draw; give one image or more")
         reduction = self._reduced()
-        return report_of(self.scores, reduction, self.record or self._described())
+        return report_of(self.scores, reduction, self.record or self._described(), self.certificates)
 
     def _described(self) -> DescribedRecord:
         from camrobust.interface.drawn import described
@@ -213,6 +214,8 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         """Write the scores and the settings into one parquet file, which `camrobust.load` and any other reader read.
+
+        Certificates are not in it; write them with `result.certificates.write_parquet`.
 
         Args:
             path: name of the file, such as result.parquet.

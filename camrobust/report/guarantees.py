@@ -7,6 +7,7 @@ import altair as alt
 import polars as pl
 
 from camrobust.contract.schema import CLEAN
+from camrobust.contract.units import at_least
 from camrobust.report.colours import in_colour, in_dashes, in_markers
 from camrobust.report.figure import Figure, choice, choices, heading, picked, plain, source
 from camrobust.report.pictures import data_uri, decoded, membership
@@ -21,6 +22,8 @@ NOTHING = (
 )
 IMAGES = 4
 """Images whose certain segments are shown."""
+AVERAGED = {"rank": "the ranks of segments", "top": "whether segments are in the top"}
+"""What is averaged over the noise, by the kind of item."""
 
 
 def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> Figure | None:
@@ -68,10 +71,11 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
             value="datum[pick_counted]", lower="datum[pick_counted + '_lower']", upper="datum[pick_counted + '_upper']"
         )
         .transform_filter("isValid(datum.value)")
-        .properties(title=heading("Certified consistency against the radius", table, "model", "dataset"))
+        .properties(title=heading(f"Certified against the radius, {_alphas(table)}", table, "model", "dataset"))
         .add_params(*chosen)
     )
-    keys = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "n_images", "n_certified")
+    keys = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "n_images", "n_certified", "samples", "alpha",
+            "item")  # fmt: skip
     bounds = [f"{name}{end}" for name in SHOWN for end in ("", "_lower", "_upper")]
     return Figure("certified", plain(faceted), table.select(*keys, *(pl.col(name).round(4) for name in bounds)))
 
@@ -86,11 +90,12 @@ def guarantee_sentences(table: pl.DataFrame | None, controls: Sequence[str]) -> 
     if table is None or table.is_empty():
         return []
     alpha, samples = _float(table["alpha"].max()), int(_float(table["samples"].min()))
+    averaged = " or ".join(AVERAGED.get(str(item), "") for item in table["item"].unique().sort())
     first = (
-        f"This is not about the map of one photo but about the smoothed ranks, averaged over noise of deviation sigma "
-        f"({samples:,} samples): for each image, CAM and sigma, with probability {1 - alpha:g} at least, no "
-        "change of the pixels up to that l2 radius, found by whom or what ever, takes their agreement (adjusted RBO) "
-        "below the value that is averaged here."
+        f"This is not about the map of one photo but about {averaged}, averaged over noise of deviation sigma: for "
+        f"each image, CAM and sigma, with probability {1 - alpha:g} at least, the order of these averages over "
+        f"{samples:,} samples agrees (adjusted RBO) with that of the true averages at every image within that l2 "
+        "radius, whoever or whatever found it, at least as well as the value that counts here."
     )
     cams = table.filter(~pl.col("cam").is_in(controls) & (pl.col("radius") > 0))
     best = cams.sort("certified_consistency", "radius", descending=[True, False], nulls_last=True).head(1)
@@ -101,14 +106,19 @@ def guarantee_sentences(table: pl.DataFrame | None, controls: Sequence[str]) -> 
         pl.col("cam").is_in(controls)
         & pl.all_horizontal(pl.col(key) == row[key] for key in ("dataset", "model", "sigma", "radius_share"))
     )["certified_consistency"].max()
-    beside = "" if floor is None else f" (a random map: {_float(floor):.2f})"
+    beside = "" if floor is None else f" (a random map: {at_least(_float(floor))})"
+    where = f" on {row['dataset']}" if table["dataset"].n_unique() > 1 else ""
     return [
         first,
-        f"The highest guarantee is {row['certified_consistency']:.2f}{beside}, for {row['cam']} of {row['model']} at "
-        f"radius {row['radius']:.3g} and sigma {row['sigma']:g}; of {row['n_images']} images tried, "
-        f"{row['n_images'] - row['n_certified']} count as 0 there because their class is not certain, and 0 means that "
-        "nothing is guaranteed, not that the map changes.",
+        f"The highest guarantee is {at_least(row['certified_consistency'])}{beside}, for {row['cam']} of "
+        f"{row['model']}{where} at radius {row['radius']:.3g} and sigma {row['sigma']:g}; of {row['n_images']} images "
+        f"tried, {row['n_images'] - row['n_certified']} count as 0 there because their class is not certain, and 0 "
+        "means that nothing is guaranteed, not that the map changes.",
     ]
+
+
+def _alphas(table: pl.DataFrame) -> str:
+    return "alpha = " + ", ".join(f"{alpha:g}" for alpha in table["alpha"].unique().sort())
 
 
 def _float(value: object) -> float:

@@ -38,6 +38,8 @@ LONGEST_DIGEST = 4000
 """Characters of the digests of several runs that a record spells out."""
 OWN_IMAGE = {f"image.{name}" for name in OWN}
 """Settings in which runs of different models may differ if each has what its models' published weights want."""
+CERTIFIED_ONCE = ("dataset", "model", "cam")
+"""What only one of several runs certifies."""
 FREE = ("datasets", "models", "cams", "perturbations", "seed")
 """Keys of the configuration in which runs of one leaderboard may differ."""
 
@@ -98,11 +100,20 @@ def reduce_runs(
 
 
 def _certificates(runs: Sequence[tuple[Store, Committed]]) -> Iterator[pl.DataFrame]:
-    """The rows of certificates of some runs, file by file, without masks."""
+    """The rows of certificates of some runs, file by file, without masks.
+
+    Runs of other perturbations or another seed certify the same images again, and no image may count twice: of a CAM
+    under a model on a dataset, the first run's rows count.
+    """
     columns = [column for column in CERTIFICATES if column.name in USED]
+    before = pl.DataFrame(schema=dict.fromkeys(CERTIFIED_ONCE, pl.String))
     for store, committed in runs:
+        found = [before]
         for key in committed.tables("certificates"):
-            yield read_frame(store, key, columns)[0]
+            rows = read_frame(store, key, columns)[0].join(before, on=CERTIFIED_ONCE, how="anti", maintain_order="left")
+            found.append(rows.select(CERTIFIED_ONCE).unique())
+            yield rows
+        before = pl.concat(found).unique()
 
 
 def _by_model(images: Sequence[pl.DataFrame], documents: Sequence[RunRecord]) -> pl.DataFrame:

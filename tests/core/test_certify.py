@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from scipy.stats import norm as normal
 from statsmodels.stats.proportion import proportion_confint
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.core.certify.bounds import clopper_pearson, empirical_bernstein, hoeffding, item_bounds
 from camrobust.core.certify.certificate import IN, OUT, UNDECIDED, estimated_order, map_certificate
 from camrobust.core.certify.classes import certified_class
@@ -221,6 +222,18 @@ def test_no_possible_order_breaks_the_certificates(m):
             tops = [{*order[:K]} for order in orders]
             wanted = [all(i in top for top in tops) - all(i not in top for top in tops) for i in range(m)]
             assert members[row].tolist() == wanted == reference.membership(lower[row].tolist(), upper[row].tolist(), K)
+
+
+def test_two_smoothed_orders_may_agree_less_than_each_does_with_the_order_of_the_samples():
+    """So a certificate speaks of the samples' order, and nowhere of the smoothed order at the image."""
+    lower = torch.tensor([0.6, 0.05, 0.05, 0.3], dtype=torch.float64)
+    upper = torch.tensor([0.7, 0.95, 0.94, 0.4], dtype=torch.float64)
+    assert certified_overlaps(lower, upper).tolist() == [0, 1, 2, 4]
+    tops = {frozenset(order[:2]) for order in reference.possible_orders(lower.tolist(), upper.tolist())}
+    assert min(len(top & {0, 1}) for top in tops) == 1
+    assert {frozenset({0, 3}), frozenset({1, 2})} <= tops
+    texts = {column.name: column.meaning for column in CERTIFICATES}
+    assert all("samples" in texts[name] for name in ("certified_overlap", "certified_rbo"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def photos(count=2, side=64):
     return torch.nn.functional.interpolate(coarse, size=(side, side))
 
 
-def test_evaluate_certifies_every_image_cam_sigma_and_radius():
+def test_evaluate_certifies_every_image_cam_sigma_and_radius(tmp_path):
     result = camrobust.evaluate(pooled(), photos(), ["gradcam", "random"], ["contrast:1"], certify=ASKED)
     rows = result.certificates
     assert rows.columns == [column.name for column in CERTIFICATES]
@@ -28,6 +28,9 @@ def test_evaluate_certifies_every_image_cam_sigma_and_radius():
     assert rows["membership"].null_count() == rows.height
     assert result.summary("certificates").height == 2 * 2 * 2
     assert result.summary().height == 2
+    page = result.report(tmp_path / "page")
+    assert '<h2 id="guarantees">Guarantees</h2>' in page.read_text("utf-8")
+    assert result.chart("certified")
     alone = camrobust.evaluate(pooled(), photos(), ["gradcam", "random"], ["contrast:1"])
     assert alone.certificates is None
     assert alone.scores.equals(result.scores)

@@ -31,15 +31,25 @@ def table(guaranteed=0.4):
 
 def test_two_sentences_say_what_is_certain_for_whom_and_what_counts_as_nothing():
     first, second = guarantee_sentences(table(), ["random"])
-    assert "not about the map of one photo but about the smoothed ranks" in first
-    assert "1,000 samples" in first
-    assert "with probability 0.99 at least" in first
+    assert first == (
+        "This is not about the map of one photo but about the ranks of segments, averaged over noise of deviation "
+        "sigma: for each image, CAM and sigma, with probability 0.99 at least, the order of these averages over 1,000 "
+        "samples agrees (adjusted RBO) with that of the true averages at every image within that l2 radius, whoever or "
+        "whatever found it, at least as well as the value that counts here."
+    )
     # At radius 0.025 the classes of images 2 and 3 are certain.
     assert second == (
-        "The highest guarantee is 0.20 (a random map: 0.00), for gradcam of m at radius 0.025 and sigma 0.25; of 4 "
+        "The highest guarantee is 0.200 (a random map: 0.000), for gradcam of m at radius 0.025 and sigma 0.25; of 4 "
         "images tried, 2 count as 0 there because their class is not certain, and 0 means that nothing is guaranteed, "
         "not that the map changes."
     )
+
+
+def test_a_guarantee_is_rounded_down_and_says_of_which_items_and_which_dataset_it_is():
+    both = pl.concat([table(0.3998), table(0.1).with_columns(dataset=pl.lit("e"))])
+    first, second = guarantee_sentences(both.with_columns(item=pl.lit("top")), ["random"])
+    assert "but about whether segments are in the top, averaged over noise" in first
+    assert second.startswith("The highest guarantee is 0.199 (a random map: 0.000), for gradcam of m on d at radius")
 
 
 def test_where_nothing_is_certain_that_is_what_is_said():
@@ -51,6 +61,8 @@ def test_where_nothing_is_certain_that_is_what_is_said():
 def test_the_figure_has_every_radius_and_can_be_drawn():
     figure = certified_curves(table(), ["gradcam", "random"], ["random"])
     assert figure.numbers.height == 2 * 3
+    assert set(figure.numbers.select("alpha", "samples", "item").rows()) == {(0.01, 1000, "rank")}
+    assert "alpha = 0.01" in dict(figure.files())["certified.svg"].decode()
     names = [name for name, content in figure.files() if content]
     assert names == ["certified.svg", "certified.png", "certified.pdf", "certified.csv"]
     assert certified_curves(table().clear(), ["gradcam"], []) is None

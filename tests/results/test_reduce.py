@@ -4,11 +4,12 @@ import re
 import polars as pl
 import pytest
 
+from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import COMMITS, SUMMARIES
 from camrobust.interface.cli import main
-from camrobust.results.arrow import empty_frame
+from camrobust.results.arrow import empty_frame, make_table
 from camrobust.results.commits import put_commit
 from camrobust.results.folder import open_run
 from camrobust.results.levels import common_levels
@@ -79,6 +80,40 @@ def test_levels_may_be_spread_over_runs(tmp_path):
     assert found["by_level"]["severity"].unique().sort().to_list() == list(LEVELS)
     assert set(found["by_cam"]["n_images"]) == {8}
     assert set(found["by_cam"]["n_pairs"]) == {24}
+
+
+ASKED = {"sigma": [0.1], "samples": 500, "radii": [0.1]}
+
+
+def certified(folder, value, **changes):
+    """A run with certificates, of eight images."""
+    run = write_run(folder, changes={"certify": ASKED | changes.pop("certify", {})}, **changes)
+    rows = [
+        {"dataset": "d", "model": model, "image_id": f"image-{image}", "cam": "gradcam", "sigma": 0.1,
+         "radius_share": 0.1, "radius": 0.01, "item": "rank", "n": 500, "alpha": 0.01, "class_radius": 0.2,
+         "abstained": False, "certified_rbo_adjusted": value, "flat_share": 0.0, "undecided": 0.5}
+        for model in run.run().models for image in range(8)
+    ]  # fmt: skip
+    units = pl.DataFrame({"dataset": ["d"], "image_id": ["-"], "part": [-1], "rows": [0], "failures": [0]})
+    put_commit(run.store, units, scores(images=1).clear(), {"certificates": make_table(CERTIFICATES, rows)})
+    return run
+
+
+def test_images_that_several_runs_certify_count_once(tmp_path):
+    parts = [certified(tmp_path / str(level), level / 10, levels=(level,)) for level in LEVELS]
+    found = combine([*parts, certified(tmp_path / "n", 0.5, models=("n",))], open_run(str(tmp_path / "all")))
+    table = found["certificates"].select("model", "n_images", "certified_consistency").rows()
+    assert table == [("m", 8, pytest.approx(0.1)), ("n", 8, pytest.approx(0.5))]
+    assert combine(parts[1:], open_run(str(tmp_path / "rest")))["certificates"]["n_images"].to_list() == [8]
+
+
+def test_runs_with_other_certificates_are_not_pooled(tmp_path):
+    first, other = certified(tmp_path / "a", 0.1), certified(tmp_path / "b", 0.1, certify={"samples": 501})
+    without = write_run(tmp_path / "c", models=("n",))
+    with pytest.raises(UserError, match=r"\(different: certify.samples\)"):
+        combine([first, other], open_run(str(tmp_path / "all")))
+    with pytest.raises(UserError, match=r"\(different: certify"):
+        combine([without, first], open_run(str(tmp_path / "all")))
 
 
 REFUSED = [
