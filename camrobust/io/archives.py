@@ -117,7 +117,7 @@ def _explained(where: str) -> Iterator[None]:
         yield
     except OddArchiveError as error:
         raise UserError(f"images: {where} {error}") from error
-    except (TarError, BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError) as error:
+    except (TarError, BadZipFile, zlib.error, NotImplementedError, RecursionError, ValueError, EOFError) as error:
         said = sentence(first_line(error))
         raise UserError(f"images: {where} is not a readable archive ({said}); get an undamaged copy") from error
 

@@ -17,6 +17,7 @@ from camrobust.io.tables import LABELS, NAMES, read_table
 FOLDERS = "folders"
 """`labels: folders`: an image's class is the sub-folder that it lies in."""
 WHOLE = re.compile(r"[0-9]{1,9}")
+FIRST_FOLDER = "(?s)^([^/]+)/"
 SEVERAL = -1
 """Stands for the number of a name that several classes have."""
 MOST_BYTES = 16 * 2**20
@@ -101,6 +102,11 @@ def numbers_of(names: Collection[str], known: Mapping[str, int] | None, what: st
     return None
 
 
+def first_folders(images: pl.Series) -> set[str]:
+    """The first folder of each image id that has one."""
+    return {*images.str.extract(FIRST_FOLDER).drop_nulls()}
+
+
 def folder_labels(
     images: pl.Series, others: Collection[str], known: Mapping[str, int] | None, what: str
 ) -> tuple[pl.Series, str]:
@@ -121,8 +127,8 @@ def folder_labels(
     Raises:
         UserError: no image lies in a sub-folder, or a sub-folder has no number.
     """
-    classes = images.str.extract("(?s)^([^/]+)/")
-    names = sorted({*classes.drop_nulls().unique(), *others})
+    classes = images.str.extract(FIRST_FOLDER)
+    names = sorted({*first_folders(images), *others})
     if not classes.count():
         raise UserError(f"{what}: labels: folders needs images in sub-folders, one for each class; name a labels file")
     numbers = numbers_of(names, known, what)

@@ -1,14 +1,14 @@
 """Lists the images to measure, from a folder, a prefix, a pattern, one image or a manifest, as one table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.secrecy import without_query
-from camrobust.io.class_numbers import FOLDERS, folder_labels, read_class_numbers
+from camrobust.io.class_numbers import FOLDERS, first_folders, folder_labels, read_class_numbers
 from camrobust.io.file_kinds import ARRAY, EXCLUDED, together
 from camrobust.io.ground_truth import labels_in_order
 from camrobust.io.image_formats import suffixes
@@ -94,6 +94,7 @@ def list_dataset(
     if exclude and (packed or found.tables):
         kept = pl.Series([not exclusions.match(image_id) for image_id in table["image_id"]], dtype=pl.Boolean)
         left_out = together([left_out, {EXCLUDED: table.height - int(kept.sum())}])
+        found = replace(found, excluded_folders=frozenset(first_folders(table.filter(~kept)["image_id"])))
         table = table.filter(kept)
     if table.is_empty():
         raise UserError(f"dataset '{name}': {_nothing(found, images, left_out)}")

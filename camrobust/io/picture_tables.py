@@ -33,6 +33,8 @@ COLUMN_BYTES = 2**18
 """Least bytes of one read of the columns beside the pictures, between which the pictures lie."""
 BATCH_BYTES, MOST_ROWS = 64 * 2**20, 2**16
 MOST_LEVELS = 9
+PLACE_BYTES = 256
+"""What a row takes in the list of images; a few bytes of a table may stand for any number of rows."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def _is_feature(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType | None) -> bool:
+    if kind is not None and pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -115,6 +119,7 @@ def pictures_in_table(
         budget = Budget()
         budget.add(size_bytes)
         budget.take(needed_bytes(footer.metadata, set(others.values()), file), where)
+        budget.take(PLACE_BYTES * _rows(footer.metadata), where)
         cells = _cells(footer, others, _batch_rows(footer.metadata, set(others.values()), file))
         places = [str(place) for place in _places(footer.metadata, leaf, Ranged(store, key, size_bytes), where)]
     table = Table("manifest", where, list(footer.schema_arrow.names), cells.with_row_index(ROW, 1))
@@ -193,9 +198,20 @@ def _cells(file: pq.ParquetFile, others: dict[str, str], rows: int) -> pl.DataFr
                 outer, _, inner = (path, "", "") if path in batch.schema.names else path.partition(".")
                 column = batch.column(outer)
                 parts[name].append(pc.struct_field(column, inner) if inner else column)
-    cells = {name: pl.Series(name, pa.chunked_array(chunks)) for name, chunks in parts.items() if chunks}
-    whole = pl.DataFrame(cells)
-    return whole.with_columns(pl.col(name).cast(pl.String) for name in ("image_id", "path") if name in cells)
+    cells = [
+        pl.Series(name, pa.chunked_array(chunks)) if chunks else pl.Series(name, [], pl.String)
+        for name, chunks in parts.items()
+    ]
+    names = [pl.col(name).cast(pl.String) for name in ("image_id", "path") if name in parts]
+    return pl.DataFrame(cells).with_columns(pl.when(name.str.strip_chars() != "").then(name) for name in names)
+
+
+def _rows(metadata: pq.FileMetaData) -> int:
+    """How many rows the row groups state."""
+    several = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if min(several, default=0) < 0:
+        raise ValueError("a row group states a negative number of rows")
+    return sum(several)
 
 
 def _places(metadata: pq.FileMetaData, leaf: str, file: Ranged, where: str) -> Iterator[ParquetPlace]:

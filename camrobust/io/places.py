@@ -1,6 +1,7 @@
 """Where a picture lies in a file that holds many, as the column `place` of a list of images writes it.
 
-`tar 1024+2000`: the header of a member begins at byte 1,024, and 2,000 bytes of picture follow its 512 bytes.
+`tar 1024+2000 0a1b2c3d`: the header of a member begins at byte 1,024, and 2,000 bytes of picture follow its 512 bytes;
+the last number is the CRC-32 of the name in the header.
 
 `zip 0+2100 deflated 2000 0a1b2c3d`: the local header and the data of a member lie in 2,100 bytes from 0 on; unpacked,
 it has 2,000 bytes and this CRC-32.
@@ -24,7 +25,9 @@ LOCAL_HEADER = b"PK\x03\x04"
 LOCAL_BYTES = 30
 """Length of the fixed part of a zip's local header."""
 _N = r"(\d{1,18})"
-_TAR = re.compile(rf"tar {_N}\+{_N}")
+_TAR = re.compile(rf"tar {_N}\+{_N} ([0-9a-f]{{8}})")
+NAME_BYTES = 100
+"""Length of the name in a tar's header."""
 _ZIP = re.compile(rf"zip {_N}\+{_N} (stored|deflated) {_N} ([0-9a-f]{{8}})")
 _PARQUET = re.compile(rf"parquet {_N}\+{_N}(?: dictionary {_N}\+{_N})? (\w{{1,20}}) (\d) {_N} of {_N}")
 MOST_BYTES = MAX_BYTES // 2
@@ -47,16 +50,22 @@ class Span(NamedTuple):
 Read = Callable[[Span], bytes]
 
 
+def name_check(header: bytes) -> int:
+    """Tells members of one size apart, as where photos were packed again in another order: the CRC-32 of the name."""
+    return zlib.crc32(header[:NAME_BYTES])
+
+
 @dataclass(frozen=True)
 class TarPlace:
     """A member of a tar: its header, then its bytes."""
 
     start: int
     size_bytes: int
+    name_crc: int
 
     def __str__(self) -> str:
         """As `parse_place` reads it."""
-        return f"tar {self.start}+{self.size_bytes}"
+        return f"tar {self.start}+{self.size_bytes} {self.name_crc:08x}"
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -64,13 +73,14 @@ class TarPlace:
         return (Span(self.start, BLOCKSIZE + self.size_bytes),)
 
     def picture(self, read: Read) -> bytes:
-        """The bytes; raises ImageError if the header is not that of a member of this size."""
+        """The bytes; raises ImageError if the header is not that of a member of this size and name."""
         content = read(self.spans[0])
         try:
             size = TarInfo.frombuf(content[:BLOCKSIZE], "utf-8", "surrogateescape").size
         except (TarError, ValueError) as error:
             raise ImageError(CHANGED, "truncated") from error
-        if size != self.size_bytes or len(content) != BLOCKSIZE + size:
+        same = size == self.size_bytes and name_check(content) == self.name_crc
+        if not same or len(content) != BLOCKSIZE + size:
             raise ImageError(CHANGED, "truncated")
         return content[BLOCKSIZE:]
 
@@ -148,7 +158,7 @@ Place = TarPlace | ZipPlace | ParquetPlace
 def parse_place(text: str) -> Place:
     """The place that a list of images names; raises ImageError if it is none that this version reads."""
     if found := _TAR.fullmatch(text):
-        return TarPlace(int(found[1]), int(found[2]))
+        return TarPlace(int(found[1]), int(found[2]), int(found[3], 16))
     if found := _ZIP.fullmatch(text):
         return ZipPlace(int(found[1]), int(found[2]), found[3], int(found[4]), int(found[5], 16))
     if found := _PARQUET.fullmatch(text):

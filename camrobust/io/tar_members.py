@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Callable, Iterator
 
-from camrobust.io.places import TarPlace
+from camrobust.io.places import TarPlace, name_check
 from camrobust.io.ranges import OddArchiveError, Ranged
 
 LINKS, SPARSE, DEVICES = "links in archives", "sparse files in archives", "devices in archives"
@@ -38,7 +38,7 @@ def tar_members(file: Ranged) -> Iterator[Found]:
         while (info := tar.next()) is not None:
             # The list would grow with the archive.
             tar.members = []  # type: ignore[attr-defined] # not in the stub
-            if tar.offset <= last:
+            if info.size < 0 or tar.offset <= last:
                 raise tarfile.ReadError("a member has a negative size")
             last = tar.offset
             if info.isdir():
@@ -47,7 +47,8 @@ def tar_members(file: Ranged) -> Iterator[Found]:
             def read(count: int, start: int = info.offset_data, size: int = info.size) -> bytes:
                 return file.at(start, min(count, size))
 
-            place = TarPlace(info.offset_data - tarfile.BLOCKSIZE, info.size)
+            start = info.offset_data - tarfile.BLOCKSIZE
+            place = TarPlace(start, info.size, name_check(file.at(start, tarfile.BLOCKSIZE)))
             kind = _left_out(info)
             yield info.name, info.size, None if kind else place, kind, read
         _check_end(file, tar.offset)

@@ -26,7 +26,7 @@ def zip_members(file: Ranged) -> Iterator[Found]:
     """
     with zipfile.ZipFile(file) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
-        ends = [info.header_offset for info in infos[1:]] + [archive.start_dir]
+        ends = [*(info.header_offset for info in infos), archive.start_dir][1:]
         for info, end in zip(infos, ends, strict=True):
             if info.is_dir():
                 continue

@@ -106,9 +106,10 @@ def test_neighbours_are_read_together(tmp_path):
     other = str(tmp_path / "y.tar")
     assert len(readings(wanted | {10: (other, wanted[0][1])})) == 2
     # What lies far apart takes a request each, and what is large is read alone.
-    far = {0: ("u", parse_place("tar 0+100")), 1: ("u", parse_place(f"tar {2**20}+100"))}
+    far = {0: ("u", parse_place("tar 0+100 00000000")), 1: ("u", parse_place(f"tar {2**20}+100 00000000"))}
     assert [len(one.spans) for one in readings(far)] == [2]
-    large = {0: ("u", parse_place("tar 0+16777000")), 1: ("u", parse_place("tar 16777512+100"))}
+    ends = {0: "tar 0+16777000 00000000", 1: "tar 16777512+100 00000000"}
+    large = {number: ("u", parse_place(place)) for number, place in ends.items()}
     assert [one.numbers for one in readings(large)] == [(0,), (1,)]
 
 
@@ -325,6 +326,78 @@ def test_headers_cannot_ask_for_much_memory(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("size", [-1, -511, -512, -100_000])
+def test_a_member_of_a_negative_size_is_refused(size, tmp_path):
+    photo = jpeg(0)
+    tar_of(tmp_path / "x.tar", [("1.jpg", photo), ("2.jpg", b""), ("3.jpg", photo)])
+    content = bytearray((tmp_path / "x.tar").read_bytes())
+    place = content.index(b"2.jpg")
+    content[place + 124 : place + 136] = b"\xff" + (256**11 + size).to_bytes(11, "big")
+    content[place + 148 : place + 156] = b" " * 8
+    content[place + 148 : place + 156] = b"%06o\0 " % sum(content[place : place + 512])
+    (tmp_path / "x.tar").write_bytes(content)
+    assert refused(tmp_path / "x.tar") == (
+        f"images: {tmp_path}/x.tar is not a readable archive (a member has a negative size); get an undamaged copy"
+    )
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_long_names_of_long_names_are_a_sentence(kind, tmp_path):
+    (tmp_path / "x.tar").write_bytes(header("x", kind).tobuf() * 5000 + bytes(1024))
+    assert refused(tmp_path / "x.tar").startswith(f"images: {tmp_path}/x.tar is not a readable archive (maximum rec")
+
+
+def test_an_empty_shard_is_no_error(tmp_path):
+    for form in ("tar", "zip", "parquet"):
+        write(tmp_path / form, form, 2)
+        right = list_dataset("d", str(tmp_path / form)).images
+        empty = tmp_path / form / f"set-99.{form}"
+        {"tar": tar_of, "zip": zip_of}[form](empty, []) if form != "parquet" else table_of(empty, {}, {})
+        assert list_dataset("d", str(tmp_path / form)).images.equals(right), form
+        assert " no image" in refused(empty)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "zip"])
+def test_photos_packed_again_in_another_order_are_not_taken_for_each_other(suffix, tmp_path):
+    """All of one size, as bitmaps are, so that every photo lies where another one lay."""
+    photos = [(f"{number}.bmp", b"BM" + bytes([number]) * 998) for number in range(3)]
+    pack = {"tar": tar_of, "zip": zip_of}[suffix]
+    pack(tmp_path / f"x.{suffix}", photos)
+    listed = list_images("d", str(tmp_path / f"x.{suffix}"))
+    assert contents(listed) == dict(photos)
+    pack(tmp_path / f"x.{suffix}", [photos[0], photos[2], photos[1]])
+    assert read_picture(*listed["uri", "place"].row(0)) == photos[0][1]
+    for number in (1, 2):
+        with pytest.raises(ImageError, match="has changed since it was listed"):
+            read_picture(*listed["uri", "place"].row(number))
+
+
+def test_a_few_bytes_of_table_cannot_stand_for_any_number_of_rows(tmp_path):
+    column = pa.DictionaryArray.from_arrays(pa.nulls(2_000_000, pa.int8()).fill_null(0), pa.array([b"x"]))
+    pq.write_table(pa.table({"jpg": column}), tmp_path / "x.parquet", store_schema=False)
+    assert (tmp_path / "x.parquet").stat().st_size < 10_000
+    with pytest.raises(
+        UserError, match=r"x\.parquet would unpack to more than 25\d MiB, too much for a table of its size"
+    ):
+        columns_of(str(tmp_path / "x.parquet"), Columns("jpg"))
+
+
+def test_blank_names_of_rows_are_no_image_ids(tmp_path):
+    pictures = [{"bytes": jpeg(0), "path": ""}, {"bytes": jpeg(1), "path": "b.jpg"}]
+    pl.DataFrame({"image": pictures}).write_parquet(tmp_path / "x.parquet")
+    listing = list_dataset("d", str(tmp_path / "x.parquet"))
+    assert listing.images["image_id"].to_list() == ["000000000", "000000001"]
+    pl.DataFrame({"image": pictures, "image_id": [" ", "b"]}).write_parquet(tmp_path / "x.parquet")
+    assert refused(tmp_path / "x.parquet").endswith("has rows without image_id; fill it, or leave the column out")
+
+
+def test_pictures_of_a_column_of_categories_are_read(tmp_path):
+    named = {"jpg": pa.array([jpeg(0), jpeg(1), jpeg(0)]).dictionary_encode()}
+    pq.write_table(pa.table(named), tmp_path / "x.parquet")
+    listed = columns_of(str(tmp_path / "x.parquet"), Columns("jpg"))
+    assert list(contents(listed).values()) == [jpeg(0), jpeg(1), jpeg(0)]
+
+
 def test_a_small_table_cannot_fill_the_memory(tmp_path, monkeypatch):
     """A million rows of one picture are a few bytes of parquet; no more is unpacked at a time than is allowed."""
     picture = bytes(2**20)
@@ -425,3 +498,6 @@ def test_folders_in_an_archive_may_be_classes(tmp_path):
     tar_of(tmp_path / "x.tar", [("./cat/1.jpg", jpeg(0)), ("./dog/1.jpg", jpeg(1)), ("./ape/1.jpg", jpeg(2))])
     listed = list_images("d", str(tmp_path / "x.tar"), "folders")
     assert listed["image_id", "label"].rows() == [("cat/1.jpg", 1), ("dog/1.jpg", 2), ("ape/1.jpg", 0)]
+    # As in a folder, an excluded class stays one, so that the others keep their numbers.
+    fewer = list_dataset("d", str(tmp_path / "x.tar"), "folders", exclude=["cat/*"]).images
+    assert fewer["image_id", "label"].rows() == [("dog/1.jpg", 2), ("ape/1.jpg", 0)]
