@@ -134,12 +134,12 @@ def test_a_worker_that_is_killed_while_it_fetches_ends_in_one_quarantined_image(
     fetched = tmp_path / "fetched"
 
     class Fatal(Load):
-        def _fetch(self, uri, dataset, most):
+        def _fetch(self, job, most):
             with fetched.open("a") as file:
-                file.write(f"{uri}\n")
-            if uri == "photo-40":
+                file.write(f"{job.uri}\n")
+            if job.uri == "photo-40":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return content
+            return [content]
 
     config = parse_config({
         "output": str(tmp_path / "out"), "datasets": [{"name": "d", "images": str(tmp_path / "set")}],
