@@ -1,6 +1,7 @@
 """A figure: a Vega-Lite specification, the numbers that it draws, and the files of both."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,9 @@ INK, PAPER = "#1c1f24", "#ffffff"
 """Colours of text and background in the files, which have no page around them."""
 NUMBERS = "numbers"
 PNG_SCALE = 2.0
+NOT_IN_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(?:00(?:0[0-8bcef]|1[0-9a-f])|fff[ef])", re.IGNORECASE)
+"""The same characters as Vega's expressions write them."""
 MEASURES = {
     "consistency_adjusted": "consistency (adjusted)",
     "responsiveness_adjusted": "responsiveness (adjusted)",
@@ -81,7 +85,8 @@ class Figure:
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """The first choice as NAME.svg, NAME.png and NAME.pdf, and all numbers as NAME.csv."""
-        drawn = json.dumps({**self.complete(), "background": PAPER, "padding": 8}).replace(f'"{TEXT}"', f'"{INK}"')
+        whole = drawable({**self.complete(), "background": PAPER, "padding": 8})
+        drawn = json.dumps(whole).replace(f'"{TEXT}"', f'"{INK}"')
         try:
             yield f"{self.name}.svg", vl_convert.vegalite_to_svg(drawn).encode()
             yield f"{self.name}.png", vl_convert.vegalite_to_png(drawn, scale=PNG_SCALE)
@@ -92,6 +97,15 @@ class Figure:
                 "aggregate again"
             ) from error
         yield f"{self.name}.csv", csv_of(self.numbers)
+
+
+def drawable(value: Any) -> Any:
+    """The same with a replacement character for each that XML does not have; the library would abort the process."""
+    if isinstance(value, str):
+        return ESCAPED.sub(r"\1\\ufffd", NOT_IN_XML.sub("\ufffd", value))
+    if isinstance(value, dict):
+        return {drawable(key): drawable(one) for key, one in value.items()}
+    return [drawable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def with_measure(specification: dict[str, Any]) -> dict[str, Any]:
