@@ -50,3 +50,11 @@ def in_shards(photos, count):
     items = list(photos.items())
     size = -(-len(items) // count)
     return [dict(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def write_pack(path, photos, labels):
+    """One file of the form that its extension names."""
+    if path.suffix == ".parquet":
+        table_of(path, photos, labels)
+    else:
+        {".tar": tar_of, ".zip": zip_of}[path.suffix](path, samples(photos, labels))

@@ -17,7 +17,7 @@ from camrobust.io.store import open_object, read_object
 IMAGENET = "ILSVRC2012_validation_ground_truth.txt"
 CLASSES = "meta.mat"
 MOST_BYTES = 64 * 2**20
-_NUMBERS = re.compile(rb"(?:[0-9]{1,9}\r?\n)+(?:[0-9]{1,9}\s*)?|[0-9]{1,9}\s*")
+_NUMBERS = re.compile(rb"(?:\xef\xbb\xbf)?(?:[0-9]{1,9}\r?\n)*[0-9]{1,9}\s*")
 
 
 def labels_in_order(address: str, image_ids: pl.Series, what: str) -> pl.Series | None:
@@ -39,7 +39,7 @@ def labels_in_order(address: str, image_ids: pl.Series, what: str) -> pl.Series 
         return None
     if _NUMBERS.fullmatch(content) is None:
         return None
-    numbers = pl.Series("label", [int(line) for line in content.split()], pl.Int32)
+    numbers = pl.Series("label", [int(line) for line in content.decode("utf-8-sig").split()], pl.Int32)
     if len(numbers) != len(image_ids):
         raise UserError(
             f"{what}: {address} holds {len(numbers):,} numbers for {len(image_ids):,} images; it must have one for "

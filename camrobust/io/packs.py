@@ -13,6 +13,7 @@ from camrobust.io.archives import Photos, photos_in_archive
 from camrobust.io.file_kinds import together
 from camrobust.io.image_listing import Found
 from camrobust.io.manifest_rows import label_column
+from camrobust.io.objects import MissingObjectError
 from camrobust.io.picture_tables import Columns, has_pictures, pictures_in_table
 from camrobust.io.table_bytes import PARQUET
 from camrobust.io.tables import ROW, Table
@@ -135,5 +136,11 @@ def _size(found: Found, key: str) -> int:
 
 
 def _mapped(read: Callable[[str], R], keys: Sequence[str]) -> list[R]:
+    def one(key: str) -> R:
+        try:
+            return read(key)
+        except MissingObjectError as error:
+            raise UserError(f"images: {error} any more, which was there a moment ago; list the images again") from error
+
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, keys))
+        return list(pool.map(one, keys))

@@ -12,11 +12,14 @@ from camrobust.bench.chaos import proxy
 from camrobust.bench.chaos.proxy import FAULTS
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io import clouds, retries
+from camrobust.io.manifest import list_images
 from camrobust.io.objects import MissingObjectError
+from camrobust.io.readings import read_picture
 from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
 from camrobust.results.lease import held
 from tests.cloud_places import put, settle
+from tests.packs import write_pack
 
 pytestmark = [pytest.mark.s3, pytest.mark.parametrize("place", ["gs", "az"], indirect=True)]
 TURNS = 5
@@ -157,3 +160,25 @@ def test_an_endpoint_that_does_not_exist_is_told_while_a_run_is_planned(place, c
         with pytest.raises(UserError, match=f"^{scheme}: cannot reach the store for {scheme}://b-b/x; check") as caught:
             read_object(f"{scheme}://b-b/x")
         assert caught.value.exit_code == 2
+
+
+def test_shards_are_listed_and_read_through_faults(faults, place, pauses, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")
+    photos = {f"{number}.jpg": bytes([number]) * 50_000 for number in range(4)}
+    labels = {name: number for number, name in enumerate(photos)}
+    address = f"{place}/set"
+    for form in ("tar", "zip", "parquet"):
+        write_pack(tmp_path / f"x.{form}", photos, labels)
+        open_store(address).write(f"x.{form}", (tmp_path / f"x.{form}").read_bytes())
+        for _ in range(2):
+            faults.shares = {"refuse": 0.2, "cut": 0.2}
+            listed = list_images("d", f"{address}/x.{form}")
+            assert listed["label"].to_list() == [0, 1, 2, 3]
+            assert [read_picture(*row) for row in listed["uri", "place"].rows()] == list(photos.values())
+        faults.shares = {}
+    assert min(faults.struck["cut"], faults.struck["refuse"]) >= 3
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    faults.shares = {"cut": 1}
+    for form in ("tar", "zip", "parquet"):
+        with pytest.raises(RunFailed, match="did not answer in full"):
+            list_images("d", f"{address}/x.{form}")

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from camrobust.contract.errors import UserError
-from camrobust.io import picture_tables, ranges
+from camrobust.io import manifest, picture_tables, ranges
 from camrobust.io.braces import expanded
 from camrobust.io.image_errors import ImageError
 from camrobust.io.manifest import list_dataset, list_images
@@ -435,6 +435,22 @@ def test_a_file_that_changed_since_it_was_listed_is_a_failure(form, tmp_path):
             assert caught.value.kind == "truncated"
 
 
+@pytest.mark.parametrize("form", ["tar", "zip", "parquet"])
+def test_a_shard_that_is_gone_when_it_is_indexed_is_told(form, tmp_path, monkeypatch):
+    write(tmp_path / "s", form, 2)
+    gone = tmp_path / "s" / f"set-01.{form}"
+    real = manifest.find
+
+    def find(*arguments, **keywords):
+        found = real(*arguments, **keywords)
+        gone.unlink()
+        return found
+
+    monkeypatch.setattr(manifest, "find", find)
+    end = "any more, which was there a moment ago; list the images again"
+    assert refused(tmp_path / "s") == f"images: there is no file {gone} {end}"
+
+
 def test_labels_of_samples_are_numbers(tmp_path):
     tar_of(tmp_path / "x.tar", [("a.jpg", jpeg(0)), ("a.cls", b"7"), ("b.jpg", jpeg(1)), ("b.cls", b"cat")])
     got = f"'cat' in the label of 'b.jpg' of {tmp_path}/x.tar; "
@@ -484,7 +500,7 @@ def test_imagenet_s_validation_tar_with_its_ground_truth(tmp_path):
     assert read_picture(*listed["uri", "place"].row(0)) == jpeg(0)
     (tmp_path / "meta.mat").write_bytes(b"x")
     assert "meta.mat is not that of the development kit; put" in refused(tmp_path / "val.tar", labels=str(truth))
-    (tmp_path / "numbers.txt").write_text("5\n6\n7\n8")
+    (tmp_path / "numbers.txt").write_bytes(b"\xef\xbb\xbf5\r\n6\r\n7\r\n8\r\n\r\n")
     plain = list_images("d", str(tmp_path / "val.tar"), str(tmp_path / "numbers.txt"))
     assert dict(plain["image_id", "label"].rows()) == dict(zip(names, [5, 6, 7, 8], strict=True))
     (tmp_path / "numbers.txt").write_text("5\n6\n7\n")
