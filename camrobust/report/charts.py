@@ -90,7 +90,7 @@ def severity_curves(
         tooltip=[alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("severity:O"), alt.Tooltip("strength:N"), *TIPS],
     )
     # A band of nothing would make Vega complain.
-    banded = (table["n_images"].max() or 0) >= BAND_IMAGES
+    banded = (table["n_images"] >= BAND_IMAGES).any()
     layers = [*([band] if banded else []), line, points, _counts(x)]
     if named:
         layers += _names(drawn, controls, levels[-1], step)
