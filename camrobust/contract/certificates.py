@@ -21,24 +21,10 @@ CERTIFICATES = columns(
     ("abstained", "bool", "whether the smoothed decision is not certain even at the image itself"),
     ("n_segments", "int32", "number m of segments that were ranked"),
     ("flat_share", "float32", "share of samples whose map carries no ranking; they count against the certificate"),
-    (
-        "certified_overlap",
-        "float32",
-        "least share of the samples' top segments that are in the smoothed top of every image "
-        "within the radius, [0, 1]",
-    ),
-    (
-        "certified_rbo",
-        "float32",
-        "least rank-biased overlap of the order that the samples show and the smoothed order of any "
-        "image within the radius",
-    ),
+    ("certified_overlap", "float32", "least share of the samples' top that is in the smoothed top; null: flat, or all"),
+    ("certified_rbo", "float32", "least rank-biased overlap of the order of the samples and the smoothed order"),
     ("certified_rbo_adjusted", "float32", "the same adjusted for chance: 0 or less guarantees nothing beyond chance"),
-    (
-        "certainly_in",
-        "float32",
-        "share of segments that are certain to be in the smoothed top of every image within the radius",
-    ),
+    ("certainly_in", "float32", "share of segments that are certain to be in the smoothed top"),
     ("certainly_out", "float32", "share of segments that are certain to be outside of it"),
     ("undecided", "float32", "share of segments that may be either"),
     ("membership", "binary", "PNG mask, white in, black out, grey undecided; images of the gallery only, else null"),

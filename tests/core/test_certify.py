@@ -311,6 +311,17 @@ def test_a_map_that_is_always_flat_is_never_certified(kind, top):
     assert certified.credited(torch.ones(2, dtype=torch.bool)).eq(0).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_top_of_all_items_certifies_nobody_in_it(kind):
+    """Every item is in it whatever the map, so neither an overlap of 1 nor a white mask may say that it is stable."""
+    scores = torch.linspace(3, 0, 3) + 0.01 * torch.randn(1000, 2, 3, generator=stream())
+    certified = map_certificate(item_sums(scores, kind, torch.tensor([3, 2]), 0.6), torch.tensor([0.0]), 0.01, 0.6)
+    assert certified.overlap[0].item() == 1
+    assert certified.overlap[1].isnan().all()
+    assert certified.membership[:, 0].tolist() == [[IN, IN, OUT], [UNDECIDED] * 3]
+    assert not certified.rbo.isnan().any()
+
+
 def test_what_counts_in_certified_consistency():
     scores = torch.linspace(3, 0, 8) + 0.1 * torch.randn(2000, 8, generator=stream())
     certified = map_certificate(item_sums(scores), torch.tensor([0.0, 0.0, 5.0]), 0.01)

@@ -10,7 +10,7 @@ from PIL import Image
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import MAPS
-from camrobust.report.guarantees import NOTHING, certain_maps, certified_curves, guarantee_sentences
+from camrobust.report.guarantees import NO_CLASS, NOTHING, certain_maps, certified_curves, guarantee_sentences
 from camrobust.report.pictures import membership
 from camrobust.results.arrow import make_table
 from camrobust.summary.certified import certified_consistency
@@ -54,6 +54,9 @@ def test_a_guarantee_is_rounded_down_and_says_of_which_items_and_which_dataset_i
 
 def test_where_nothing_is_certain_that_is_what_is_said():
     assert guarantee_sentences(table(-0.1), ["random"])[1] == NOTHING
+    assert guarantee_sentences(table().with_columns(certified_consistency=0.0, n_certified=0), [])[1] == NO_CLASS
+    at_images = table().filter(pl.col("radius") == 0)
+    assert "for gradcam of m at radius 0 and sigma 0.25; of 4" in guarantee_sentences(at_images, ["random"])[1]
     only_floor = table().filter(pl.col("cam") == "random")
     assert guarantee_sentences(only_floor, ["random"])[1] == NOTHING
 

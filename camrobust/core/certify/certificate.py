@@ -17,6 +17,7 @@ class MapCertificate:
     """What is certain about the smoothed map of images … within R radii, all of it together with probability 1 - α.
 
     A map that is flat in all samples (or has a single segment) certifies nothing: its values are NaN, and all of its
+    items are undecided. Where the top K are all items, being among them says nothing: `overlap` is NaN, and all
     items are undecided.
 
     Attributes:
@@ -24,7 +25,7 @@ class MapCertificate:
         lower: (…, R, M) float64, L of every item, not in the order's places.
         upper: (…, R, M) float64, U.
         overlaps: (…, R, M) int64, t_d: the certified overlap of the first d items with those of the true order.
-        overlap: (…, R) float64, t_K/K, the certified overlap share of the top K; NaN where flat.
+        overlap: (…, R) float64, t_K/K, the certified overlap share of the top K; NaN where flat or K = m.
         rbo: (…, R) float64, certified rank-biased overlap of the estimated and the true order; NaN where flat.
         rbo_adjusted: (…, R) float64, the same adjusted for chance; NaN where flat.
         membership: (…, R, M) int8: 1 certainly in the top K, -1 certainly not, 0 undecided.
@@ -105,12 +106,13 @@ def map_certificate(
     first = overlaps.gather(-1, (K - 1).expand(rbo.shape)[..., None])[..., 0]
     flat = (sums.flat == sums.samples) | (sizes < 2)
     nothing = flat[..., None]
+    empty = nothing | (by_radius <= K)
     return MapCertificate(
         order=order, lower=lower, upper=upper, overlaps=overlaps,
-        overlap=(first / K.double()).masked_fill(nothing, torch.nan),
+        overlap=(first / K.double()).masked_fill(empty, torch.nan),
         rbo=rbo.masked_fill(nothing, torch.nan),
         rbo_adjusted=adjusted.masked_fill(nothing, torch.nan),
-        membership=certified_membership(lower, upper, K, by_radius).masked_fill(nothing[..., None], UNDECIDED),
+        membership=certified_membership(lower, upper, K, by_radius).masked_fill(empty[..., None], UNDECIDED),
         flat=flat, flat_share=sums.flat.double() / sums.samples, sizes=sizes,
     )  # fmt: skip
 
