@@ -16,7 +16,7 @@ PALETTE = ("#5a87ff", "#ff6900", "#3ca5b4", "#a53c4b", "#a59678", "#692dff", "#7
 FLOOR = "#787878"
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (8, 3), (4, 3), (8, 3, 2, 3), (2, 2), (12, 4))
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
-FLOOR_DASH, FLOOR_MARKER = (1, 3), "wedge"
+FLOOR_DASH, FLOOR_MARKER = (1, 3), "triangle-right"
 KNOWN = (
     "gradcam", "gradcam++", "ablationcam", "eigencam", "layercam", "xgradcam", "hirescam", "eigengradcam",
     "scorecam", "fullgrad", "cam", "smoothgradcam++", "gradcam-elementwise", "opti-cam", "recipro-cam", "lift-cam",

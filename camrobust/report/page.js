@@ -44,7 +44,8 @@ const unpack = columns => {
 const draw = (id, {specification, columns}) => {
   const figure = document.getElementById(id), place = figure.querySelector(".chart");
   const width = figure.clientWidth;
-  if (specification.columns) specification.columns = Math.max(1, Math.min(4, Math.floor(width / 300)));
+  const panel = specification.spec?.width + 20;  // with the gap to the next one; the names of rows stand left of all.
+  if (specification.columns) specification.columns = Math.max(1, Math.min(4, Math.floor((width - 130) / panel)));
   const measure = units => JSON.stringify(specification.params || []).includes("pick_measure")
     ? {signal: `(${JSON.stringify(units)})[pick_measure]`} : "";
   const titled = part => {

@@ -21,7 +21,7 @@ APPLICATIONS = (
     "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
 )
 FLAGS = ("--headless", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-background-networking",
-         "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-pdf-header-footer", "--window-size=1100,900",
+         "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-pdf-header-footer", "--window-size=1280,900",
          "--virtual-time-budget=60000")  # fmt: skip
 """No name is looked up: the page needs no network. The budget is the browser's own time, in which figures are drawn."""
 PATIENCE_S = 180
@@ -33,6 +33,21 @@ def find_browser() -> str | None:
     return found or next((path for path in APPLICATIONS if Path(path).is_file()), None)
 
 
+def needed_browser() -> str:
+    """The path of an installed browser.
+
+    Raises:
+        UserError: there is none.
+    """
+    browser = find_browser()
+    if browser is None:
+        raise UserError(
+            "report: a PDF is printed by a browser, and none is installed (Chromium, Chrome, Edge or Brave); install "
+            "one, or open the page of --format html and print it"
+        )
+    return browser
+
+
 def printed(page: str) -> bytes:
     """The page as a PDF.
 
@@ -42,12 +57,7 @@ def printed(page: str) -> bytes:
     Raises:
         UserError: there is no browser, or it fails.
     """
-    browser = find_browser()
-    if browser is None:
-        raise UserError(
-            "report: a PDF is printed by a browser, and none is installed (Chromium, Chrome, Edge or Brave); install "
-            "one, or open the page of --format html and print it"
-        )
+    browser = needed_browser()
     with tempfile.TemporaryDirectory(prefix="camrobust-print-") as folder:
         source, target = Path(folder, "index.html"), Path(folder, "report.pdf")
         source.write_text(page, encoding="utf-8")

@@ -202,7 +202,8 @@ def report_to(folder: RunFolder, output: Path, form: str) -> str:
     Raises:
         UserError: it cannot be written.
     """
-    name = output if output.suffix == f".{form}" else output / ("index.html" if form == "html" else "report.pdf")
+    named = output.suffix.lower() == f".{form}" and not output.is_dir()
+    name = output if named else output / ("index.html" if form == "html" else "report.pdf")
     try:
         name.parent.mkdir(parents=True, exist_ok=True)
         drawn = drawn_report(folder)

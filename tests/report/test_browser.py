@@ -8,6 +8,7 @@ import pytest
 
 from tests import in_process, runs
 from tests.photos import write_photos
+from tests.report.test_paper import report_of
 from tests.runs import ROOT, config
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -19,6 +20,14 @@ MODELS = ["<script>alert('model')</script>", "a" * 120]
 DATASET = '"d" & <b>\'s'
 HOSTILE = ["</script><script>alert(1)</script>.jpg", 'it\'s "quoted" &amp; more.jpg', "\u202egpj.exe", "é" * 250]
 CLASSES = ["<img src=x onerror=alert(3)>", "\u202egpj.exe", *("ü" * 200 + str(number) for number in range(8))]
+PERTURBATIONS = ("gaussian_noise", "shot_noise", "contrast", "fog")
+CUT = """[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)
+    .map(one => one.getAttribute('aria-label'))"""
+LINES = """Object.fromEntries([...document.querySelectorAll('#board tbody th, #board td.text bdi')].map(one => {
+    const range = document.createRange();
+    range.selectNodeContents(one.firstChild);
+    return [one.firstChild.textContent, new Set([...range.getClientRects()].map(box => box.top)).size];
+}))"""
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
 
@@ -153,6 +162,20 @@ def test_the_lists_of_a_figure_change_it(open_page):
         with page.expect_download() as saved:
             page.click("#heatmap button")
         assert saved.value.suggested_filename == "heatmap.svg"
+
+
+def test_at_1280_px_nothing_is_cut_and_no_name_is_broken(chromium, tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text(report_of(("efficientnet_lite0",), ("photos",), PERTURBATIONS).page, "utf-8")
+    with chromium.new_context(viewport=DESK) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn]")
+        assert page.evaluate(CUT) == []
+        assert page.locator("#curves svg").count() == 1
+        lines = page.evaluate(LINES)
+        assert {"eigengradcam", "efficientnet_lite0"} <= {*lines}
+        assert {*lines.values()} == {1}
 
 
 def test_the_button_turns_light_to_dark_and_back(open_page):

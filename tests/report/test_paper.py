@@ -20,6 +20,13 @@ NAMES = ("gradcam", "gradcam++", "ablationcam", "eigencam", "layercam", "xgradca
          "scorecam", "random")  # fmt: skip
 HEADINGS = ("Leaderboard", "Against severity", "CAM × perturbation", "More than chance?",
             "What characteristics of the images explain", "Gallery", "How this was made", "Most stable")  # fmt: skip
+BESIDE = {
+    "Against severity": "Agreement of maps against severity",
+    "CAM × perturbation": "Agreement of maps by CAM and perturbation",
+    "More than chance?": "Mean ranks of the distinct CAMs",
+    "What characteristics of the images explain": "Properties of images against",
+}
+"""Headings, and what their figure begins with, on the same page."""
 MARGIN_PX = 8
 """At 72 dpi; the page has 34 points of margin."""
 needs_browser = pytest.mark.skipif(paper.find_browser() is None, reason="needs a browser: apt-get install chromium")
@@ -67,6 +74,8 @@ def check_pages(report):
         assert heading in whole
     for row in report.leaderboard.iter_rows(named=True):
         assert f"{row['consistency']:.2f}" in whole
+    for heading, begin in BESIDE.items():
+        assert [begin in text for text in texts if heading in text] == [True], heading
     # The last column of the leaderboard, and the last line of the page.
     assert "images" in texts[0] or "images" in texts[1]
     assert "gallery_images: 4" in whole

@@ -91,7 +91,8 @@ def report(given: Given) -> int:
     from camrobust.results.shards import open_results
     from camrobust.run import summarise
 
-    folder, form = open_results(given.run), _form(given)
+    form = _form(given)
+    folder = open_results(given.run)
     if given.output is not None:
         address = summarise.report_to(folder, Path(given.output), form)
     else:
@@ -106,11 +107,25 @@ def report(given: Given) -> int:
 
 
 def _form(given: Given) -> str:
-    """Html or pdf: as asked for, else as the output's name says."""
-    ending = "" if given.output is None else Path(given.output).suffix.removeprefix(".").lower()
+    """Html or pdf: as asked for, else as the output's name says.
+
+    Raises:
+        UserError: the two disagree, the output cannot be written, or a PDF has no browser that prints it.
+    """
+    from camrobust.interface.outputs import check_folder, is_remote
+    from camrobust.report.paper import needed_browser
+
+    if given.output is not None and is_remote(given.output):
+        raise UserError("report: --output must be a folder or a file of this machine, not an address of a store")
+    path = Path(given.output or "")
+    ending = "" if path.is_dir() else path.suffix.removeprefix(".").lower()
     form: str = given.format or (ending if ending in ("html", "pdf") else "html")
     if ending in ("html", "pdf") and ending != form:
         raise UserError(f"report: --output ends in .{ending}, but --format is {form}; give one of the two")
+    if form == "pdf":
+        needed_browser()
+    if given.output is not None:
+        check_folder(str(path.parent if ending in ("html", "pdf") else path), "report")
     return form
 
 
