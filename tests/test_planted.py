@@ -83,7 +83,7 @@ def test_the_random_cam_gives_the_floor(measured):
     assert holds(floor, "responsiveness", 1 - turned, slack=0.05)
     assert holds(other, "consistency_adjusted", 0, slack=0.05)
     pairs = measured["still"].summary("tests").filter(
-        (pl.col("test") == "wilcoxon") & (pl.col("measure") == "consistency_adjusted")
+        (pl.col("test") == "wilcoxon_control") & (pl.col("measure") == "consistency_adjusted")
     )  # fmt: skip
     assert pairs.select("first", "second").row(0) == ("gradcam", "random")
     assert pairs["effect"][0] == 1

@@ -174,4 +174,4 @@ def test_the_command_says_it_in_a_sentence_as_data_and_by_its_exit_code(tmp_path
     assert main(["compare", "--exact", a, str(tmp_path / "nothing")]) == 2
     assert main(["compare", "--exact", a, b, "--raw"]) == 2
     err = capsys.readouterr().err
-    assert "compare: --exact compares rows, so --by and --raw have no meaning; leave them out" in err
+    assert "compare: --exact compares rows, so --by, --raw and --map have no meaning; leave them out" in err

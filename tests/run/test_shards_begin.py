@@ -38,7 +38,7 @@ def test_an_image_is_on_one_shard_whoever_asks():
 def test_a_shard_must_be_one_of_them(photos, tmp_path, capsys, given):
     path = config(tmp_path, photos)
     assert refused(capsys, "run", path, f"--shard={given}") == (
-        "argument --shard: must be I/N with I from 1 to N and N at most 1,000, for example 2/3, got "
+        "--shard: must be I/N with I from 1 to N and N at most 1,000, for example 2/3, got "
         f"{given!r}; see camrobust run --help"
     )
 

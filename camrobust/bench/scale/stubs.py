@@ -41,7 +41,7 @@ def no_bytes(_uri: str, *_arguments: object) -> bytes:
 
 
 @cache
-def photo(_content: bytes, _resize: int, crop: int, channels: int) -> Photo:
+def photo(_content: bytes, _resize: int, crop: int, channels: int, **_how: object) -> Photo:
     """A grey photograph."""
     return Photo(np.full((channels, crop, crop), 128, np.uint8), crop, crop)
 
