@@ -56,11 +56,12 @@ def test_lines_tables_and_progress_are_harmless(capsys):
 
 def test_a_bar_on_a_terminal_is_harmless(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "400")
     with Meter() as meter:
         meter(Progress(1, 2, 0, 3.0, {NASTY: Stage(1.0, 2.0, 1)}))
         task = meter.bar.tasks[0]
-    assert not STEERS.search(task.fields["stages"])
-    assert "\\[bold]" in task.fields["stages"]
+    assert not STEERS.search(task.fields["line"])
+    assert "\\[bold]" in task.fields["line"]
 
 
 def test_commands_print_image_ids_without_control_characters(tmp_path, capsys):
