@@ -6,9 +6,7 @@ import ipaddress
 import json
 import os
 import shutil
-import threading
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -18,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from camrobust.bench.chaos.proxy import Faults, _Handler, _Server
+from camrobust.bench.chaos.proxy import Faults, _Handler, serving
 from camrobust.contract.errors import UserError
 from camrobust.io import google
 from camrobust.io.retries import patient
@@ -31,20 +29,6 @@ from tests.runs import SMALL, config
 
 pytestmark = pytest.mark.s3
 UPLOADS = 5
-
-
-@contextmanager
-def serving(handler):
-    """The address of a server on loopback."""
-    server = _Server(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def pem(key):

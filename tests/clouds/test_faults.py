@@ -1,9 +1,7 @@
 """Google and Azure behind a proxy that refuses, delays, cuts off and loses answers."""
 
 import re
-import threading
 import time
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,14 +10,12 @@ from camrobust.bench.chaos import proxy
 from camrobust.bench.chaos.proxy import FAULTS
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io import clouds, retries
-from camrobust.io.manifest import list_images
 from camrobust.io.objects import MissingObjectError
-from camrobust.io.readings import read_picture
 from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
 from camrobust.results.lease import held
 from tests.cloud_places import put, settle
-from tests.packs import write_pack
+from tests.failing_stores import down, read_shards_through
 
 pytestmark = [pytest.mark.s3, pytest.mark.parametrize("place", ["gs", "az"], indirect=True)]
 TURNS = 5
@@ -113,16 +109,6 @@ def test_a_silent_store_is_given_up(faults, place, monkeypatch):
         read_object(f"{place}/x")
 
 
-@contextmanager
-def down(faults, seconds=DOWN_S):
-    """The store refuses everything from now on, and answers again after some seconds."""
-    faults.shares = {"refuse": 1}
-    back = threading.Timer(seconds, lambda: setattr(faults, "shares", {}))
-    back.start()
-    yield
-    back.join()
-
-
 def test_in_a_run_a_call_is_tried_by_time_and_the_user_hears_of_it(faults, place, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "30")
@@ -130,7 +116,7 @@ def test_in_a_run_a_call_is_tried_by_time_and_the_user_hears_of_it(faults, place
     store, lines = open_store(f"{place}/x"), []
     store.write("a", b"content")
     with held(store, lambda _: []) as lease:
-        with down(faults), patient(lambda _, line: lines.append(line)):
+        with down(faults, DOWN_S), patient(lambda _, line: lines.append(line)):
             assert store.read("a") == b"content"
             assert store.create("b", b"new")
         assert faults.struck["refuse"] > 2
@@ -163,22 +149,4 @@ def test_an_endpoint_that_does_not_exist_is_told_while_a_run_is_planned(place, c
 
 
 def test_shards_are_listed_and_read_through_faults(faults, place, pauses, tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")
-    photos = {f"{number}.jpg": bytes([number]) * 50_000 for number in range(4)}
-    labels = {name: number for number, name in enumerate(photos)}
-    address = f"{place}/set"
-    for form in ("tar", "zip", "parquet"):
-        write_pack(tmp_path / f"x.{form}", photos, labels)
-        open_store(address).write(f"x.{form}", (tmp_path / f"x.{form}").read_bytes())
-        for _ in range(2):
-            faults.shares = {"refuse": 0.2, "cut": 0.2}
-            listed = list_images("d", f"{address}/x.{form}")
-            assert listed["label"].to_list() == [0, 1, 2, 3]
-            assert [read_picture(*row) for row in listed["uri", "place"].rows()] == list(photos.values())
-        faults.shares = {}
-    assert min(faults.struck["cut"], faults.struck["refuse"]) >= 3
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    faults.shares = {"cut": 1}
-    for form in ("tar", "zip", "parquet"):
-        with pytest.raises(RunFailed, match="did not answer in full"):
-            list_images("d", f"{address}/x.{form}")
+    read_shards_through(faults, f"{place}/set", tmp_path, monkeypatch)

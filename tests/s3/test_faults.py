@@ -13,12 +13,10 @@ import pytest
 from camrobust.bench.chaos.proxy import FAULTS, Faults, failing_store
 from camrobust.contract.errors import RunFailed
 from camrobust.io import retries, s3
-from camrobust.io.manifest import list_images
-from camrobust.io.readings import read_picture
 from camrobust.io.s3_client import client, forget_clients
 from camrobust.io.store import open_store
 from tests import in_process
-from tests.packs import write_pack
+from tests.failing_stores import read_shards_through
 from tests.photos import write_photos
 from tests.runs import SMALL, config, scores
 
@@ -66,27 +64,7 @@ def test_every_fault_is_survived(faults, bucket, fault, monkeypatch):
 
 def test_shards_are_listed_and_read_through_faults(faults, bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")
-    forget_clients()
-    photos = {f"{number}.jpg": bytes([number]) * 50_000 for number in range(4)}
-    labels = {name: number for number, name in enumerate(photos)}
-    address = f"s3://{bucket}/set"
-    for form in ("tar", "zip", "parquet"):
-        write_pack(tmp_path / f"x.{form}", photos, labels)
-        open_store(address).write(f"x.{form}", (tmp_path / f"x.{form}").read_bytes())
-        for _ in range(2):
-            faults.shares = {"refuse": 0.2, "cut": 0.2}
-            listed = list_images("d", f"{address}/x.{form}")
-            assert listed["label"].to_list() == [0, 1, 2, 3]
-            assert [read_picture(*row) for row in listed["uri", "place"].rows()] == list(photos.values())
-        faults.shares = {}
-    assert min(faults.struck["cut"], faults.struck["refuse"]) >= 3
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    forget_clients()
-    faults.shares = {"cut": 1}
-    for form in ("tar", "zip", "parquet"):
-        with pytest.raises(RunFailed, match="did not answer in full"):
-            list_images("d", f"{address}/x.{form}")
+    read_shards_through(faults, f"s3://{bucket}/set", tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

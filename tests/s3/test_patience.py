@@ -5,13 +5,11 @@ import random
 import re
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from camrobust.bench.chaos.proxy import Faults, _Handler, _Server, failing_store
+from camrobust.bench.chaos.proxy import Faults, _Handler, failing_store, serving
 from camrobust.contract.errors import RunFailed, UserError
 from camrobust.io import s3
 from camrobust.io.objects import MissingObjectError
@@ -21,6 +19,7 @@ from camrobust.io.store import open_store
 from camrobust.results.lease import held
 from tests import in_process
 from tests.conftest import _moto
+from tests.failing_stores import down
 from tests.photos import write_photos
 from tests.runs import ROOT, config, environment
 
@@ -41,20 +40,10 @@ def faults(object_store, bucket, monkeypatch):
     forget_clients()
 
 
-@contextmanager
-def down(faults, seconds=DOWN_S):
-    """The store refuses everything from now on, and answers again after some seconds."""
-    faults.shares = {"refuse": 1}
-    back = threading.Timer(seconds, lambda: setattr(faults, "shares", {}))
-    back.start()
-    yield
-    back.join()
-
-
 def test_in_a_run_a_call_is_tried_by_time_and_the_user_hears_of_it(faults, bucket):
     store, lines, looks = open_store(f"s3://{bucket}/x"), [], []
     store.write("a", b"content")
-    with down(faults), patient(lambda _, line: lines.append(line), lambda: looks.append(1)):
+    with down(faults, DOWN_S), patient(lambda _, line: lines.append(line), lambda: looks.append(1)):
         assert store.read("a") == b"content"
         assert store.create("b", b"new")
         assert [entry.key for entry in store.list()] == ["a", "b"]
@@ -134,7 +123,7 @@ def test_a_lease_outlives_a_store_that_fails_for_longer_than_its_term(faults, bu
     monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
     store = open_store(f"s3://{bucket}/run")
     with held(store, lambda _: []) as lease:
-        with down(faults):
+        with down(faults, DOWN_S):
             pass
         assert faults.struck["refuse"] > 3
         lease.look()
@@ -145,7 +134,7 @@ def test_a_lease_outlives_a_store_that_fails_for_longer_than_its_term(faults, bu
             time.sleep(0.05)
         assert lease._beats > beats
         lease.check()
-        with down(faults):
+        with down(faults, DOWN_S):
             monkeypatch.setenv("AWS_ENDPOINT_URL", object_store["AWS_ENDPOINT_URL"])
             forget_clients()
             open_store(f"s3://{bucket}/run").create("lease/00000002.json", b'{"holder": "other", "accepts": []}')
@@ -186,7 +175,7 @@ def test_a_run_goes_on_after_the_store_was_down(faults, bucket, tmp_path):
         said.append(line)
         if line.startswith("images × models"):
             # The next step takes the lease.
-            outages.append(down(faults))
+            outages.append(down(faults, DOWN_S))
             outages[0].__enter__()
 
     outcome = in_process.run(path, say=say)
@@ -249,22 +238,17 @@ def test_credentials_that_expire_in_a_run_are_read_again(any_key, source, code, 
     give("OLDKEY")
     bound = type("_Bound", (Expiring,), {"upstream": any_key.removeprefix("http://"), "faults": Faults(),
                                          "code": code, "renew": staticmethod(lambda: give("NEWKEY"))})  # fmt: skip
-    server = _Server(("127.0.0.1", 0), bound)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
     try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-        forget_clients()
-        name = f"bucket-{time.time_ns()}"
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket=name)
-        client.close()
-        write_photos(tmp_path / "set", 2)
-        path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"s3://{name}/run")
-        assert in_process.run(path).exit_code == 0
-        assert bound.expired
+        with serving(bound) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            forget_clients()
+            name = f"bucket-{time.time_ns()}"
+            client = boto3.client("s3", region_name="us-east-1")
+            client.create_bucket(Bucket=name)
+            client.close()
+            write_photos(tmp_path / "set", 2)
+            path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"s3://{name}/run")
+            assert in_process.run(path).exit_code == 0
+            assert bound.expired
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
         forget_clients()

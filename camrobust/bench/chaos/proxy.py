@@ -183,8 +183,20 @@ def failing_store(endpoint: str, faults: Faults, link: Link | None = None) -> It
     """
     link = link or Link()
     bound = {"upstream": urlsplit(endpoint).netloc, "faults": faults, "link": link}
-    server = _Server(("127.0.0.1", 0), type("_Bound", (_Handler,), bound))
-    server.link = link
+    with serving(type("_Bound", (_Handler,), bound), link) as address:
+        yield address
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], link: Link | None = None) -> Iterator[str]:
+    """The address of a server on loopback, which is ended with the block.
+
+    Args:
+        handler: answers the requests.
+        link: while it is cut, no connection is taken; None for a link that is never cut.
+    """
+    server = _Server(("127.0.0.1", 0), handler)
+    server.link = link or server.link
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
