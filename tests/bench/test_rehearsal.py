@@ -242,6 +242,7 @@ def test_the_driver_streams_in_rounds_and_completes_the_run(cluster, path, tmp_p
     lines = capsys.readouterr().out.splitlines()
     events = [json.loads(line) for line in lines if line.startswith(watched.TOLD)]
     assert ended.value.code == 0, lines
-    assert [event["event"] for event in events] == ["list", "planned", "round", "round", "measured"]
-    assert [event["images"] for event in events[2:4]] == [3, 3]
+    assert [event["event"] for event in events] == ["list", "said", "planned", "round", "round", "measured"]
+    assert events[1]["line"].startswith("images: resize 32 px, crop 32 px")
+    assert [event["images"] for event in events[3:5]] == [3, 3]
     assert scores(tmp_path / "out").height == IMAGES * 6

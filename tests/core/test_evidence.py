@@ -2,6 +2,7 @@ import gc
 import re
 import resource
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +193,10 @@ def test_input_is_left_unchanged_and_evidence_holds_no_graph(brief):
 
 
 def growth(names, batches):
-    """Live tensors, and bytes of the process, that many batches leave behind."""
+    """Live tensors, and bytes of the process, that many batches leave behind: the least of three times as many.
+
+    What leaks grows each time, while threads of other tests may take memory once.
+    """
     net = network(seeded(Pooled()))
     batch = torch.rand(2, 3, 32, 32)
 
@@ -203,17 +207,20 @@ def growth(names, batches):
 
     for _ in range(batches // 10):
         maps_of(net, batch, names)
-    before = held()
-    for _ in range(batches):
-        maps_of(net, batch, names)
-    return [after - start for after, start in zip(held(), before, strict=True)]
+    states = [held()]
+    for _ in range(3):
+        for _ in range(batches):
+            maps_of(net, batch, names)
+        states.append(held())
+    grown = [[after - start for after, start in zip(*pair, strict=True)] for pair in pairwise(states)]
+    return [min(kind) for kind in zip(*grown, strict=True)]
 
 
 @pytest.mark.linux
 def test_no_memory_growth_over_2000_batches():
-    tensors, size = growth(CLASSIC, 2000)
+    tensors, size = growth(CLASSIC, 700)
     assert tensors <= 2
-    assert size < 4 * 2**20
+    assert size < 700 * 2**11
 
 
 @pytest.mark.gpu
@@ -232,9 +239,9 @@ def test_no_growth_of_a_gpus_memory_over_2000_batches():
 
 
 def test_no_memory_growth_of_methods_with_passes_of_their_own(brief):
-    tensors, size = growth(EVERY, 60)
+    tensors, size = growth(EVERY, 30)
     assert tensors <= 2
-    assert size < 4 * 2**20
+    assert size < 2**21
 
 
 def test_random_draws_differ_between_streams_and_repeat_with_them():
