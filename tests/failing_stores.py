@@ -1,6 +1,7 @@
 """What tests of every kind of store behind `bench.chaos.proxy` share."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -8,9 +9,14 @@ import pytest
 from camrobust.contract.errors import RunFailed
 from camrobust.io.manifest import list_images
 from camrobust.io.readings import read_picture
+from camrobust.io.retries import patient
 from camrobust.io.s3_client import forget_clients
 from camrobust.io.store import open_store
+from camrobust.results.lease import held
+from tests import in_process
 from tests.packs import write_pack
+from tests.photos import write_photos
+from tests.runs import config
 
 FORMS = ("tar", "zip", "parquet")
 
@@ -47,3 +53,64 @@ def read_shards_through(faults, address, folder, monkeypatch):
     for form in FORMS:
         with pytest.raises(RunFailed, match="did not answer in full"):
             list_images("d", f"{address}/x.{form}")
+
+
+def end_patience(faults, address, monkeypatch, answered):
+    """A call is tried for two seconds, then the run ends with one sentence."""
+    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "2")
+    store = open_store(address)
+    store.write("a", b"content")
+    faults.shares = {"refuse": 1}
+    with (
+        pytest.raises(RunFailed, match=f"answered {answered}; the store may be overloaded, run again to resume"),
+        patient(),
+    ):
+        store.read("a")
+    assert faults.struck["refuse"] > 1
+
+
+def outlive_outages(faults, address, seconds, monkeypatch, directly):
+    """A lease of one second outlives an outage, but not another driver that took it over in a second one.
+
+    `directly` makes clients reach the store without the proxy.
+    """
+    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
+    store = open_store(address)
+    with held(store, lambda _: []) as lease:
+        with down(faults, seconds):
+            pass
+        assert faults.struck["refuse"] > 3
+        lease.look()
+        beats = lease._beats
+        for _ in range(200):
+            if lease._beats > beats:
+                break
+            time.sleep(0.05)
+        assert lease._beats > beats
+        lease.check()
+        with down(faults, seconds):
+            directly()
+            open_store(address).create("lease/00000002.json", b'{"holder": "other", "accepts": []}')
+        lease._thread.join()
+        with pytest.raises(RunFailed, match="another driver has taken it over"):
+            lease.check()
+
+
+def run_through_an_outage(faults, output, seconds, folder):
+    """What a run says whose store is down from its plan on, for some seconds."""
+    write_photos(folder / "set", 3)
+    path = config(folder, folder / "set", models=["tests.toys:pooled"], output=output)
+    said, outages = [], []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("images × models"):
+            # The next step takes the lease.
+            outages.append(down(faults, seconds))
+            outages[0].__enter__()
+
+    outcome = in_process.run(path, say=say)
+    outages[0].__exit__(None, None, None)
+    assert outcome.exit_code == 0
+    assert faults.struck["refuse"] > 1
+    return said

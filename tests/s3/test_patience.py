@@ -16,10 +16,9 @@ from camrobust.io.objects import MissingObjectError
 from camrobust.io.retries import patient
 from camrobust.io.s3_client import forget_clients
 from camrobust.io.store import open_store
-from camrobust.results.lease import held
 from tests import in_process
 from tests.conftest import _moto
-from tests.failing_stores import down
+from tests.failing_stores import down, end_patience, outlive_outages, run_through_an_outage
 from tests.photos import write_photos
 from tests.runs import ROOT, config, environment
 
@@ -62,16 +61,7 @@ def test_outside_a_run_a_call_is_tried_by_number(faults, bucket):
 
 
 def test_patience_ends_with_one_sentence(faults, bucket, monkeypatch):
-    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "2")
-    store = open_store(f"s3://{bucket}/x")
-    store.write("a", b"content")
-    faults.shares = {"refuse": 1}
-    with (
-        pytest.raises(RunFailed, match="answered SlowDown; the store may be overloaded, run again to resume"),
-        patient(),
-    ):
-        store.read("a")
-    assert faults.struck["refuse"] > 1
+    end_patience(faults, f"s3://{bucket}/x", monkeypatch, "SlowDown")
 
 
 def test_what_does_not_pass_is_told_at_once_even_in_a_run(faults, bucket, monkeypatch):
@@ -120,27 +110,11 @@ def test_an_endpoint_that_does_not_exist_is_told_while_a_run_is_planned(bucket, 
 
 
 def test_a_lease_outlives_a_store_that_fails_for_longer_than_its_term(faults, bucket, object_store, monkeypatch):
-    monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", "1")
-    store = open_store(f"s3://{bucket}/run")
-    with held(store, lambda _: []) as lease:
-        with down(faults, DOWN_S):
-            pass
-        assert faults.struck["refuse"] > 3
-        lease.look()
-        beats = lease._beats
-        for _ in range(200):
-            if lease._beats > beats:
-                break
-            time.sleep(0.05)
-        assert lease._beats > beats
-        lease.check()
-        with down(faults, DOWN_S):
-            monkeypatch.setenv("AWS_ENDPOINT_URL", object_store["AWS_ENDPOINT_URL"])
-            forget_clients()
-            open_store(f"s3://{bucket}/run").create("lease/00000002.json", b'{"holder": "other", "accepts": []}')
-        lease._thread.join()
-        with pytest.raises(RunFailed, match="another driver has taken it over"):
-            lease.check()
+    def directly():
+        monkeypatch.setenv("AWS_ENDPOINT_URL", object_store["AWS_ENDPOINT_URL"])
+        forget_clients()
+
+    outlive_outages(faults, f"s3://{bucket}/run", DOWN_S, monkeypatch, directly)
 
 
 TIMED = """
@@ -167,21 +141,7 @@ def test_waiting_for_the_store_is_no_hanging_image():
 
 
 def test_a_run_goes_on_after_the_store_was_down(faults, bucket, tmp_path):
-    write_photos(tmp_path / "set", 3)
-    path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"s3://{bucket}/run")
-    said, outages = [], []
-
-    def say(line):
-        said.append(line)
-        if line.startswith("images × models"):
-            # The next step takes the lease.
-            outages.append(down(faults, DOWN_S))
-            outages[0].__enter__()
-
-    outcome = in_process.run(path, say=say)
-    outages[0].__exit__(None, None, None)
-    assert outcome.exit_code == 0
-    assert faults.struck["refuse"] > 1
+    said = run_through_an_outage(faults, f"s3://{bucket}/run", DOWN_S, tmp_path)
     assert [line for line in said if "answered SlowDown, for " in line]
 
 
