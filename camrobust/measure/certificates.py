@@ -63,8 +63,6 @@ def _rows(
     maps = map_certificate(sums.items, shares, alpha, asked.top, settings.rbo_p)
     decision = certified_class(torch.tensor(sums.hits), asked.samples, alpha)
     members = {name: maps.share(value) for name, value in _SHARES.items()}
-    among = model.network.readout.among
-    predicted = among[sums.explained] if among else sums.explained
     common = {
         "dataset": sample.dataset,
         "model": model.name,
@@ -73,7 +71,7 @@ def _rows(
         "item": asked.item,
         "n": asked.samples,
         "alpha": asked.alpha,
-        "predicted": predicted if model.network.readout.has_classes else None,
+        "predicted": sums.explained if model.network.readout.has_classes else None,
         "class_radius": None if decision.abstained else sigma * float(decision.radius),
         "abstained": bool(decision.abstained),
         "n_segments": sample.count,

@@ -19,11 +19,13 @@ def choosing_among(model: Model, kept: Sequence[int]) -> Model:
 
     Args:
         model: with a softmax over logits.
-        kept: numbers of the classes, rising.
+        kept: numbers of the classes, rising; none for the model as it is.
 
     Raises:
         UserError: its head is another one, or it puts out probabilities already.
     """
+    if not kept:
+        return model
     network, readout = model.network, model.network.readout
     if readout.kind != "softmax":
         raise UserError(

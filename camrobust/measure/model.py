@@ -94,6 +94,10 @@ class Model:
             )
         return tuple(f"model '{self.name}': {remark}" for remark in remarks)
 
+    def pass_size(self, batch: int) -> int:
+        """How many images a pass holds that should hold so many."""
+        return min(batch, self.fits.images or batch)
+
     def remember(self, images: int) -> None:
         """Let no pass hold more images than this, because more of them ran out of memory."""
         self.fits.images = images

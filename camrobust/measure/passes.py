@@ -83,15 +83,12 @@ def passes(
     pixels = [_on_host(attacked(model, image, settings, renew)) for image in batch.images]
     clean, readout = _CleanRows(), model.network.readout
 
-    def size() -> int:
-        return min(settings.batch, model.fits.images or settings.batch)
-
     def one_pass(chosen: Sequence[int]) -> PassResult:
         renew()
         rows = range(chosen[0], chosen[-1] + 1)
-        filled = [*rows, *[rows[-1]] * (size() - len(rows))]
+        filled = [*rows, *[rows[-1]] * (model.pass_size(settings.batch) - len(rows))]
         pieces = [pixels[image][part] for image, part in batch.slices(rows)]
-        images = to_device([*pieces, *[pieces[-1][-1:]] * (size() - len(rows))], model.device)
+        images = to_device([*pieces, *[pieces[-1][-1:]] * (model.pass_size(settings.batch) - len(rows))], model.device)
         owners = batch.owner[filled]
         places = np.stack([owners, (batch.clean[filled] - rows.start + 1).clip(min=0), batch.labels[owners]])
         owner, reference, labels = to_device([places], model.device).unbind()
@@ -147,7 +144,7 @@ def passes(
         clean.carry()
         return result
 
-    yield from halving_on_oom(range(len(batch)), size(), one_pass, model.remember, filled=True)
+    yield from halving_on_oom(range(len(batch)), model.pass_size(settings.batch), one_pass, model.remember, filled=True)
 
 
 def _check_labels(batch: ImageBatch, readout: Readout) -> None:

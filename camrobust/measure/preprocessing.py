@@ -11,11 +11,10 @@ from typing import Any
 
 from camrobust.contract.image_config import INTERPOLATIONS, ImageConfig
 from camrobust.measure.built import UNTRAINED, ModelSpec
+from camrobust.measure.hugging_face import CROPPED_BELOW
 
 PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers of filters, as processors write them."""
-CROPPED_BELOW = 384
-"""ConvNeXt's processor resizes to this size and above without cropping."""
 
 
 def published_preprocessing(spec: ModelSpec) -> ImageConfig | None:

@@ -35,7 +35,7 @@ class Smoothed:
     """The sums over the samples of one image at one sigma, on the host.
 
     Attributes:
-        explained: the class, label or value whose map was made of every sample.
+        explained: the class, label or value whose map was made of every sample, by its number in the network.
         hits: samples with the decision that is certified: the class; for a label or a value, that on the clean image.
         items: what the samples say of every segment under every CAM, (K, M).
     """
@@ -127,12 +127,9 @@ class _Copies:
         """
         model, settings, S = self.model, self.settings, len(self.sigmas)
 
-        def size() -> int:
-            return min(settings.batch, model.fits.images or settings.batch)
-
         def one_pass(chosen: Sequence[int]) -> _Pass:
             self.renew()
-            filled = np.array([*chosen, *[chosen[-1]] * (size() - len(chosen))])
+            filled = np.array([*chosen, *[chosen[-1]] * (model.pass_size(settings.batch) - len(chosen))])
             copies, first = filled // S, chosen[0] // S
             places, sigmas = to_device([np.stack([copies - first, filled % S])], model.device).unbind()
             images = held(pixels(range(first, chosen[-1] // S + 1), places, sigmas))
@@ -143,7 +140,7 @@ class _Copies:
             evidence = collect(ready.network, inputs, None if wanted is None else lambda _: wanted, draws)
             return _Pass(chosen[0], len(chosen), sigmas, evidence, ready)
 
-        yield from halving_on_oom(rows, size(), one_pass, model.remember, filled=True)
+        yield from halving_on_oom(rows, model.pass_size(settings.batch), one_pass, model.remember, filled=True)
 
 
 def smoothed(
@@ -192,7 +189,7 @@ def smoothed(
                 sums[sigma] = sums[sigma] + more if sigma in sums else more
     return [
         Smoothed(label, count, _on_host(sums[sigma]))
-        for sigma, (label, count) in enumerate(zip(explained.tolist(), hits.tolist(), strict=True))
+        for sigma, (label, count) in enumerate(zip(readout.numbers(explained).tolist(), hits.tolist(), strict=True))
     ]
 
 

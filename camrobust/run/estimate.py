@@ -72,7 +72,7 @@ def estimate(
             / max(1, counts["images"])
             / forwards_per_s
         )
-    segment_s = _segment_seconds(plan)
+    segment_s, gpu = _segment_seconds(plan), _missing_gpu(config, device)
     hours = seconds_per_image * counts["images"] / 3600
     price = {} if dollars_per_hour is None else {"explain_dollars": round(hours * dollars_per_hour, 2)}
     return {
@@ -85,7 +85,7 @@ def estimate(
         "score_bytes": counts["rows"] * plan.row_bytes,
         **({"certificate_bytes": counts["certificates"] * CERTIFICATE_BYTES} if "certificates" in counts else {}),
         "measured_on": f"given rate of {forwards_per_s:g} per second" if forwards_per_s else f"this machine's {device}",
-        **({} if _asks_in_vain(config, device) is None else {"gpu": _asks_in_vain(config, device)}),
+        **({} if gpu is None else {"gpu": gpu}),
         "images_become": f"{config.image.in_words} ({source})",
         **{f"target_layer_of_{name}": fact["target_layer"] for name, fact in facts.items()},
         **{f"head_of_{name}": fact["head"] for name, fact in facts.items() if fact["head"] != "softmax"},
@@ -94,7 +94,7 @@ def estimate(
     }
 
 
-def _asks_in_vain(config: RunConfig, device: str) -> str | None:
+def _missing_gpu(config: RunConfig, device: str) -> str | None:
     """The sentence for a configuration that asks for GPUs where there are none; None where all is well."""
     asked = [name for name in ("gpus_per_explainer", "gpus_per_perturber") if getattr(config.cluster, name)]
     if not asked or device == "cuda":

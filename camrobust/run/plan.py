@@ -283,7 +283,7 @@ def build(
     check_builder(spec, builder)
     check_state(spec, state, model.state_sha256)
     check_readout(spec.name, readout, model.network.readout)
-    return choosing_among(model, kept) if kept else model
+    return choosing_among(model, kept)
 
 
 def check_file(config: ModelConfig, weights: bytes | None, sha256: str | None) -> None:

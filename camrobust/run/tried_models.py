@@ -37,7 +37,7 @@ def check_models(plan: Plan) -> dict[str, dict[str, Any]]:
         names, classes = class_names(spec, config.classes, model.classes, model.class_names), model.classes
         texts = kept_classes(config.name, config.classes_kept)
         kept = kept_numbers(config.name, texts, names, classes) if texts else ()
-        model = choosing_among(model, kept) if kept else model
+        model = choosing_among(model, kept)
         _check_channels(model, plan.config.channels)
         _refuse_attacks(model, plan.variants)
         if plan.config.compile:

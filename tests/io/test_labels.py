@@ -12,8 +12,6 @@ from camrobust.contract.imagenet import wnids
 from camrobust.io.manifest import list_dataset
 from tests.photos import write_photos
 
-PACK = Path(__file__).parents[2].parent / "shared" / "data" / "labels.csv"
-
 
 def in_folders(root, *folders, first="x.jpg"):
     """One photo in each folder."""
@@ -68,9 +66,8 @@ def test_wnids_have_their_usual_numbers_also_where_few_are_there(tmp_path):
     )
 
 
-@pytest.mark.skipif(not PACK.exists(), reason="the data pack is not here")
-def test_wnids_are_those_of_the_data_pack_and_of_timm(tmp_path):
-    known = pl.read_csv(PACK)
+def test_wnids_are_those_of_the_data_pack_and_of_timm(shared_data, tmp_path):
+    known = pl.read_csv(shared_data / "labels.csv")
     assert [wnids()[name] for name in known["wnid"]] == known["class_index"].to_list()
     timm = pytest.importorskip("timm.data")
     assert [wnids()[name] for name in timm.ImageNetInfo().label_names()] == list(range(1000))
@@ -78,11 +75,11 @@ def test_wnids_are_those_of_the_data_pack_and_of_timm(tmp_path):
     known.select(image_id="file", label="wnid").write_csv(tmp_path / "wnids.csv")
     known.select(image_id="file", label="class_name").write_csv(tmp_path / "names.csv")
     known.select(uri="file", label="class_name").write_csv(tmp_path / "manifest.csv")
-    photos = PACK.parent / "images"
+    photos = shared_data / "images"
     wanted = dict(known.select("file", "class_index").iter_rows())
     assert labels_of(list_dataset("d", str(photos), str(tmp_path / "wnids.csv"))) == wanted
     for images, labels in ((photos, str(tmp_path / "names.csv")), (tmp_path / "manifest.csv", None)):
-        assert labels_of(list_dataset("d", str(images), labels, label_names=str(PACK))) == wanted
+        assert labels_of(list_dataset("d", str(images), labels, label_names=str(shared_data / "labels.csv"))) == wanted
 
 
 def test_names_have_the_numbers_of_a_file(tmp_path):

@@ -7,7 +7,7 @@ kind z of a sample                    where it is unknown
 ==== ================================ ===============================================================
 rank (m - rank)/(m - 1), middle ranks a flat or non-finite sample: 0 in `lower`, 1 in `upper`
      where scores are tied
-top  1 in the top K, otherwise 0      the same; and so does an item of a tie group that the border cuts
+top  1 in the top K, otherwise 0      as for rank; so is an item whose tie group lies across the border
 ==== ================================ ===============================================================
 """
 

@@ -42,22 +42,23 @@ def refuse_target(victim: Victim, classes: int, variant: Variant) -> None:
     target = PERTURBATIONS[variant.perturbation].arguments(variant.values).get("target")
     if target is None:
         return
-    if not victim.network.readout.has_classes:
+    readout = victim.network.readout
+    if not readout.has_classes:
         raise UserError(
             f"perturbations: {variant.perturbation} wants a class, and this model puts out values; leave it out for a "
             "model with head: value"
         )
-    readout = victim.network.readout
-    if readout.among and target >= 0 and not readout.has(int(target), classes):
+    if target < 0 or readout.has(int(target), classes):
+        return
+    if readout.among:
         raise UserError(
             f"perturbations: target {int(target)} of {variant.perturbation} is not among the classes_kept of this "
             "model; choose one of them"
         )
-    if not readout.among and target >= classes:
-        raise UserError(
-            f"perturbations: target of {variant.perturbation} must be below {classes} (number of classes of this "
-            f"model), got {int(target)}; choose another class"
-        )
+    raise UserError(
+        f"perturbations: target of {variant.perturbation} must be below {classes} (number of classes of this "
+        f"model), got {int(target)}; choose another class"
+    )
 
 
 def attack(

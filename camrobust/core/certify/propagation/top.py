@@ -40,21 +40,20 @@ class MapBounds:
         """The items by their scores, highest first, (m,) int64."""
         return self.scores.argsort(descending=True, stable=True)
 
-    def top(self, k: int) -> Tensor:
-        """The k items of highest score, (k,) int64."""
-        return self.order[:k]
+    @property
+    def _room(self) -> Tensor:
+        """What rounding may have changed."""
+        return ROUNDING * torch.maximum(self.lower.abs().max(), self.upper.abs().max())
 
     def holds(self, k: int) -> bool:
         """Whether no image in the ball has another item among its top k."""
         least_in, most_out = self.lower[self.order[:k]].min(), self.upper[self.order[k:]].max()
-        room = ROUNDING * torch.maximum(self.lower.abs().max(), self.upper.abs().max())
-        return bool(least_in > most_out + room)
+        return bool(least_in > most_out + self._room)
 
     def rbo(self, p: float = 0.9) -> tuple[float, float]:
         """The least rank-biased overlap with the map of any image in the ball, raw and adjusted; without chance."""
         lower, upper = self.lower[self.order], self.upper[self.order]
-        room = ROUNDING * torch.maximum(lower.abs().max(), upper.abs().max())
-        raw, adjusted = certified_rbo(certified_overlaps(lower - room, upper), p)
+        raw, adjusted = certified_rbo(certified_overlaps(lower - self._room, upper), p)
         return raw.item(), adjusted.item()
 
 
