@@ -49,7 +49,8 @@ def read_class_numbers(address: str, what: str) -> dict[str, int]:
 
 def _from_table(address: str, what: str) -> dict[str, int]:
     table = read_table(address, what)
-    columns, label = [name for name in NAMES if name in table.names], next(iter({*LABELS} & {*table.names}), None)
+    columns = [name for name in NAMES if name in table.names]
+    label = next((name for name in LABELS if name in table.names), None)
     if not columns or label is None:
         raise table.error("must have a column class_name or wnid, and one label or class_index; rename or add them")
     numbers = table.cells[label].cast(pl.String).str.strip_chars()

@@ -9,6 +9,8 @@ from torchvision.datasets import ImageFolder
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.imagenet import wnids
+from camrobust.io import class_numbers
+from camrobust.io.class_numbers import read_class_numbers
 from camrobust.io.manifest import list_dataset
 from tests.photos import write_photos
 
@@ -90,6 +92,14 @@ def test_names_have_the_numbers_of_a_file(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\ncat/y.jpg,cat\ndog/y.jpg,1\n3/y.jpg,\n")
     found = list_dataset("d", address, str(tmp_path / "labels.csv"), label_names=str(tmp_path / "names.txt"))
     assert labels_of(found) == {"3/y.jpg": None, "cat/y.jpg": 2, "dog/y.jpg": 1}
+
+
+def test_of_two_columns_of_numbers_the_first_in_labels_counts(tmp_path, monkeypatch):
+    """A set of both would have the order of their hashes, which differs from process to process."""
+    (tmp_path / "names.csv").write_text("class_index,class_name,label\n1,cat,3\n2,dog,4\n")
+    assert read_class_numbers(str(tmp_path / "names.csv"), "d") == {"cat": 3, "dog": 4}
+    monkeypatch.setattr(class_numbers, "LABELS", class_numbers.LABELS[::-1])
+    assert read_class_numbers(str(tmp_path / "names.csv"), "d") == {"cat": 1, "dog": 2}
 
 
 WRONG = {
