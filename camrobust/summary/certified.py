@@ -4,15 +4,14 @@ from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
-from scipy.special import stdtrit
 
 from camrobust.contract.certificates import CERTIFIED
 from camrobust.summary.exact_sums import SMALL, Array, added, sums_at
+from camrobust.summary.intervals import interval
 
 GROUP = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "item", "n", "alpha")
 USED = (*GROUP, "class_radius", "abstained", "certified_rbo_adjusted", "flat_share", "undecided")
 """Columns that the summary reads."""
-LEVEL = 0.95
 
 
 def certified_consistency(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -88,5 +87,5 @@ def _mean(name: str, count: Array, total: Array, squares: Array) -> dict[str, Ar
     some, several = np.where(count > 0, count, np.nan), np.where(count > 1, count, np.nan)
     mean = total / some
     variance = np.maximum((squares - total**2 / several) / (several - 1), 0)
-    half = stdtrit(several - 1, (1 + LEVEL) / 2) * np.sqrt(variance / several)
-    return {name: mean, f"{name}_lower": np.maximum(mean - half, 0), f"{name}_upper": np.minimum(mean + half, 1)}
+    lower, upper = interval(mean, variance / several, count, low=0, high=1)
+    return {name: mean, f"{name}_lower": lower, f"{name}_upper": upper}
