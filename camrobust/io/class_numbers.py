@@ -129,7 +129,7 @@ def folder_labels(
         UserError: no image lies in a sub-folder, or a sub-folder has no number.
     """
     classes = images.str.extract(FIRST_FOLDER)
-    names = sorted({*first_folders(images), *others})
+    names = sorted({*classes.drop_nulls(), *others})
     if not classes.count():
         raise UserError(f"{what}: labels: folders needs images in sub-folders, one for each class; name a labels file")
     numbers = numbers_of(names, known, what)

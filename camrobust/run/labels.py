@@ -7,7 +7,7 @@ import polars as pl
 from camrobust.contract.errors import UserError
 from camrobust.contract.imagenet import wnids
 from camrobust.contract.quoting import short
-from camrobust.io.class_numbers import FOLDERS
+from camrobust.io.class_numbers import FOLDERS, first_folders
 from camrobust.run.plan import Plan
 
 
@@ -66,8 +66,7 @@ def _check_folders(plan: Plan, classes: Mapping[str, int | None]) -> None:
         here = plan.manifest.filter((pl.col("dataset") == dataset.name) & pl.col("label").is_not_null())
         if here.is_empty():
             continue
-        folders = here["image_id"].str.extract("(?s)^([^/]+)/").unique()
-        if all(folder in wnids() for folder in folders):
+        if first_folders(here["image_id"]) <= wnids().keys():
             continue
         highest = int(here["label"].max())  # type: ignore[arg-type]
         for model, count in classes.items():
