@@ -12,7 +12,7 @@ levels; the picture is in row 17, counted from 0. ` dictionary 4+300` behind the
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from tarfile import BLOCKSIZE, TarError, TarInfo
 from typing import NamedTuple
@@ -192,8 +192,12 @@ def pictures(places: Sequence[Place], read: Read) -> Iterator[bytes | ImageError
             yield ImageError("unpacking it takes more memory than a worker may use", "too_large")
 
 
-def _rows(pages: Pages, wanted: Iterable[int], read: Read) -> dict[int, bytes | ImageError]:
-    behind = read(Span(*pages.dictionary)) if pages.dictionary else b""
-    found = values_of(pages, behind + read(Span(pages.start, pages.length)), set(wanted))
+def _rows(pages: Pages, wanted: Sequence[int], read: Read) -> dict[int, bytes | ImageError]:
+    """The pictures in some rows, or why there is none; the same error for all of them if the pages are damaged."""
+    try:
+        behind = read(Span(*pages.dictionary)) if pages.dictionary else b""
+        found = values_of(pages, behind + read(Span(pages.start, pages.length)), set(wanted))
+    except ImageError as error:
+        return dict.fromkeys(wanted, error)
     empty = ImageError("the row holds no picture", "missing")
     return {row: empty if content is None else content for row, content in found.items()}

@@ -20,6 +20,7 @@ from camrobust.io import manifest, picture_tables, ranges
 from camrobust.io.braces import expanded
 from camrobust.io.image_errors import ImageError
 from camrobust.io.manifest import list_dataset, list_images
+from camrobust.io.parquet_excerpt import values_of
 from camrobust.io.picture_tables import Columns
 from camrobust.io.places import parse_place, pictures
 from camrobust.io.readings import read_picture, readings
@@ -419,6 +420,18 @@ def test_a_small_table_cannot_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("camrobust.io.parquet_excerpt.MOST_UNPACKED", 2**19)
     with pytest.raises(ImageError, match=r"the pages that hold it would unpack to more than 0 MiB"):
         read_picture(*listed.select("uri", "place").row(999))
+
+
+def test_damaged_pages_are_unpacked_once_for_all_their_rows(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"jpg": [b"x" * 99, b"y" * 99, b"z" * 99]}), tmp_path / "x.parquet")
+    listed = columns_of(str(tmp_path / "x.parquet"), Columns("jpg"))
+    tries = []
+    monkeypatch.setattr("camrobust.io.places.values_of", lambda *given: tries.append(given) or values_of(*given))
+    read = list(pictures([parse_place(place) for place in listed["place"]], lambda span: bytes(span.length)))
+    assert [(one.kind, one.message) for one in read] == [
+        ("truncated", "the pages of the parquet file that hold it are damaged or have changed")
+    ] * 3
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize("form", FORMS)
