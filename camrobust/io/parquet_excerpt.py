@@ -5,7 +5,7 @@ for the pages, and pyarrow unpacks them. It is written in Thrift's compact proto
 of parquet.thrift.
 """
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from camrobust.io.image_errors import ImageError
-from camrobust.io.parquet_pages import PageError, pages_of
+from camrobust.io.parquet_pages import Page, PageError, pages_of
 
 CODECS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "BROTLI": 4, "ZSTD": 6, "LZ4": 7}
 """Numbers of the codecs by pyarrow's names."""
@@ -63,8 +63,9 @@ def values_of(pages: Pages, content: bytes, wanted: Set[int]) -> dict[int, bytes
         ImageError: the pages are damaged, or would unpack to too much.
     """
     try:
-        batch = _batch_rows(pages, content)
-        file = pq.ParquetFile(BytesIO(_file(pages, content)), page_checksum_verification=True)
+        headers = list(pages_of(BytesIO(content), 0, len(content), pages.rows))
+        batch = _batch_rows(pages, headers)
+        file = pq.ParquetFile(BytesIO(_file(pages, headers, content)), page_checksum_verification=True)
         found: dict[int, bytes | None] = {}
         first = 0
         for some in file.iter_batches(batch, use_threads=False):
@@ -86,27 +87,26 @@ def values_of(pages: Pages, content: bytes, wanted: Set[int]) -> dict[int, bytes
     return found
 
 
-def _batch_rows(pages: Pages, content: bytes) -> int:
+def _batch_rows(pages: Pages, headers: Sequence[Page]) -> int:
     """How many rows are unpacked at a time: each may be the whole page of distinct values.
 
     Raises:
         ImageError: the pages would unpack to too much.
     """
-    sizes = list(pages_of(BytesIO(content), 0, len(content), pages.rows))
-    if sum(page.unpacked_bytes for page in sizes) > MOST_UNPACKED:
+    if sum(page.unpacked_bytes for page in headers) > MOST_UNPACKED:
         raise ImageError(f"the pages that hold it would unpack to more than {MOST_UNPACKED // 2**20} MiB", "too_large")
-    distinct = max((page.unpacked_bytes for page in sizes if page.is_dictionary), default=0)
+    distinct = max((page.unpacked_bytes for page in headers if page.is_dictionary), default=0)
     return max(1, min(pages.rows, MOST_UNPACKED // distinct if distinct else pages.rows))
 
 
-def _file(pages: Pages, content: bytes) -> bytes:
+def _file(pages: Pages, headers: Sequence[Page], content: bytes) -> bytes:
     """A parquet file of these pages."""
-    footer = _footer(pages, content)
+    footer = _footer(pages, headers, len(content))
     return MAGIC + content + footer + len(footer).to_bytes(4, "little") + MAGIC
 
 
-def _footer(pages: Pages, content: bytes) -> bytes:
-    (first, *others) = pages_of(BytesIO(content), 0, len(content), pages.rows)
+def _footer(pages: Pages, headers: Sequence[Page], length: int) -> bytes:
+    (first, *others) = headers
     data = len(MAGIC) + (first.length if first.is_dictionary and others else 0)
     names = [_text(ROW)] * max(1, pages.levels)
     column = [
@@ -115,8 +115,8 @@ def _footer(pages: Pages, content: bytes) -> bytes:
         (3, LIST, _list(BINARY, names)),
         (4, INT32, _number(CODECS[pages.codec])),
         (5, INT64, _number(pages.rows)),
-        (6, INT64, _number(len(content))),
-        (7, INT64, _number(len(content))),
+        (6, INT64, _number(length)),
+        (7, INT64, _number(length)),
         (9, INT64, _number(data)),
     ]
     if first.is_dictionary:
@@ -124,7 +124,7 @@ def _footer(pages: Pages, content: bytes) -> bytes:
     chunk = _structure((2, INT64, _number(len(MAGIC))), (3, STRUCT, _structure(*column)))
     group = _structure(
         (1, LIST, _list(STRUCT, [chunk])),
-        (2, INT64, _number(len(content))),
+        (2, INT64, _number(length)),
         (3, INT64, _number(pages.rows)),
     )
     return _structure(
