@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
-from camrobust.io.parquet_pages import Opened, unpacked_bytes
+from camrobust.io.parquet_pages import Opened, pages_of
 
 FLOOR_BYTES = 256 * 2**20
 """Allowed for files of any size."""
@@ -90,15 +90,16 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
         if name in present and pa.types.is_nested(kind):
             raise ValueError(f"the column '{name}' must hold one value in each row, not {kind}")
     budget.add(len(content))
-    budget.take(needed_bytes(footer.metadata, set(present), file), where)
+    needed, _ = page_sizes(footer.metadata, set(present), file)
+    budget.take(needed, where)
     return names, present
 
 
-def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: Opened) -> int:
-    """The most bytes that reading some columns can take, with texts as numbers."""
+def page_sizes(metadata: pq.FileMetaData, names: Collection[str], file: Opened) -> tuple[int, int]:
+    """The most bytes that reading some columns can take, with texts as numbers; and those of their largest page."""
     if metadata.num_row_groups > MOST_GROUPS:
         raise ValueError(f"it has more than {MOST_GROUPS:,} row groups")
-    needed = rows = 0
+    needed = largest = rows = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         rows += group.num_rows
@@ -108,10 +109,13 @@ def needed_bytes(metadata: pq.FileMetaData, names: Collection[str], file: Opened
                 continue
             if chunk.num_values != group.num_rows or group.num_rows < 0:
                 raise ValueError(f"the column {chunk.path_in_schema} must have one value for each row")
-            needed += _unpacked(chunk, file) + WIDEST * group.num_rows
+            pages = pages_of(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)
+            sizes = [page.unpacked_bytes for page in pages]
+            needed += sum(sizes) + WIDEST * group.num_rows
+            largest = max([largest, *sizes])
     if rows != metadata.num_rows:
         raise ValueError("its row groups do not add up to its number of rows")
-    return needed
+    return needed, largest
 
 
 def chunk_start(chunk: Any) -> int:
@@ -120,7 +124,3 @@ def chunk_start(chunk: Any) -> int:
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
     return start
-
-
-def _unpacked(chunk: Any, file: Opened) -> int:
-    return unpacked_bytes(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)

@@ -133,11 +133,6 @@ class Page:
     refers: bool
 
 
-def unpacked_bytes(file: Opened, start: int, length: int, values: int) -> int:
-    """The unpacked size of all pages of a column, bytes; arguments and errors are those of `pages_of`."""
-    return sum(page.unpacked_bytes for page in pages_of(file, start, length, values))
-
-
 def pages_of(file: Opened, start: int, length: int, values: int) -> Iterator[Page]:
     """The pages of a column.
 

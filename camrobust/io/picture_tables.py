@@ -3,7 +3,7 @@
 Nothing is read of the pictures but the sizes of their pages, and of these only in row groups of more than 16 MiB.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from camrobust.contract.quoting import first_line, short
 from camrobust.contract.secrecy import sentence
 from camrobust.io.manifest_rows import label_column
 from camrobust.io.objects import Store
-from camrobust.io.parquet_budget import Budget, chunk_start, needed_bytes
+from camrobust.io.parquet_budget import Budget, chunk_start, page_sizes
 from camrobust.io.parquet_excerpt import CODECS, Pages
 from camrobust.io.parquet_pages import pages_of
 from camrobust.io.places import ParquetPlace
@@ -118,9 +118,10 @@ def pictures_in_table(
         others = _others(footer.schema_arrow, leaf, columns, where)
         budget = Budget()
         budget.add(size_bytes)
-        budget.take(needed_bytes(footer.metadata, set(others.values()), file), where)
+        needed, largest = page_sizes(footer.metadata, set(others.values()), file)
+        budget.take(needed, where)
         budget.take(PLACE_BYTES * _rows(footer.metadata), where)
-        cells = _cells(footer, others, _batch_rows(footer.metadata, set(others.values()), file))
+        cells = _cells(footer, others, _batch_rows(largest))
         places = [str(place) for place in _places(footer.metadata, leaf, Ranged(store, key, size_bytes), where)]
     table = Table("manifest", where, list(footer.schema_arrow.names), cells.with_row_index(ROW, 1))
     labels = label_column(table if columns.label is None else _named(table), numbers)
@@ -176,17 +177,9 @@ def _others(schema: pa.Schema, leaf: str, columns: Columns, where: str) -> dict[
     return found
 
 
-def _batch_rows(metadata: pq.FileMetaData, paths: Collection[str], file: Ranged) -> int:
+def _batch_rows(largest: int) -> int:
     """How many rows are read at a time: a text may be as long as a page, and may be that of every row."""
-    largest = 1
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for place in range(group.num_columns):
-            chunk = group.column(place)
-            if chunk.path_in_schema in paths:
-                pages = pages_of(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)
-                largest = max([largest, *(page.unpacked_bytes for page in pages)])
-    return max(1, min(MOST_ROWS, BATCH_BYTES // largest))
+    return max(1, min(MOST_ROWS, BATCH_BYTES // max(1, largest)))
 
 
 def _cells(file: pq.ParquetFile, others: dict[str, str], rows: int) -> pl.DataFrame:
