@@ -42,6 +42,11 @@ class VariantRecord(Part):
         """The CAM whose map it attacks, also of a run that does not say."""
         return self.attacked_cam or ATTACKED.get(self.perturbation)
 
+    @property
+    def level(self) -> tuple[str, str]:
+        """The perturbation and its strength."""
+        return self.perturbation, self.strength
+
 
 class PlannedRecord(Part):
     """How much is to be measured, see `plan.Plan.counts`."""
@@ -238,7 +243,7 @@ class RunRecord(DescribedRecord):
         planned = self.planned
         if not planned.images and self.shard is None:
             raise ValueError("planned.images must be at least 1, got 0")
-        keys = {(variant.perturbation, variant.strength, variant.replicate) for variant in self.variants}
+        keys = {(variant.level, variant.replicate) for variant in self.variants}
         if len(keys) < len(self.variants):
             raise ValueError("variants must be different")
         for what in ("models", "cams", "variants"):

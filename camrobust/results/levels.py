@@ -3,7 +3,7 @@
 A mean over some strengths cannot stand beside a mean over others on one leaderboard.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -18,7 +18,7 @@ Level = tuple[str, str]
 
 def levels_of(run: RunRecord) -> set[Level]:
     """The strengths of a run."""
-    return {(variant.perturbation, variant.strength) for variant in run.variants}
+    return {variant.level for variant in run.variants}
 
 
 def at_levels(blocks: Iterator[Block], levels: set[Level]) -> Iterator[Block]:
@@ -51,17 +51,15 @@ def common_levels(runs: Sequence[RunRecord], counted: str = "apart") -> set[Leve
     Returns:
         Only attacks on maps if there is no such strength.
     """
-    attacks = [one for run in runs for one in run.variants if counted == "apart" and one.attacked]
-    apart = {(one.perturbation, one.strength) for one in attacks}
     common: set[tuple[Level, frozenset[int]]] | None = None
     for members in _memberships(runs):
         replicates: dict[Level, set[int]] = {}
         for run in members:
             for variant in run.variants:
-                replicates.setdefault((variant.perturbation, variant.strength), set()).add(variant.replicate)
+                replicates.setdefault(variant.level, set()).add(variant.replicate)
         here = {(level, frozenset(numbers)) for level, numbers in replicates.items()}
         common = here if common is None else common & here
-    return {level for level, _ in common or ()} | apart
+    return {level for level, _ in common or ()} | _apart(runs, counted)
 
 
 def pooled_levels(runs: Mapping[str, RunRecord], counted: str = "apart") -> set[Level]:
@@ -75,8 +73,7 @@ def pooled_levels(runs: Mapping[str, RunRecord], counted: str = "apart") -> set[
         UserError: there is no strength in common.
     """
     levels = common_levels([*runs.values()], counted)
-    attacks = {(one.perturbation, one.strength) for run in runs.values() for one in run.variants if one.attacked}
-    if not levels - (attacks if counted == "apart" else set()):
+    if not levels - _apart(runs.values(), counted):
         names = [*runs]
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         raise UserError(
@@ -84,6 +81,11 @@ def pooled_levels(runs: Mapping[str, RunRecord], counted: str = "apart") -> set[
             "cannot be compared; aggregate them apart, or pool what there is with --strengths all"
         )
     return levels
+
+
+def _apart(runs: Iterable[RunRecord], counted: str) -> set[Level]:
+    """The strengths of attacks on maps, where these are not averaged with other perturbations."""
+    return {one.level for run in runs for one in run.variants if counted == "apart" and one.attacked}
 
 
 def _memberships(runs: Sequence[RunRecord]) -> Iterator[list[RunRecord]]:
@@ -104,4 +106,4 @@ def _memberships(runs: Sequence[RunRecord]) -> Iterator[list[RunRecord]]:
 def uncommon(runs: Sequence[RunRecord], levels: set[Level]) -> list[VariantRecord]:
     """The variants of some runs at other strengths, each once."""
     every = dict.fromkeys(variant for run in runs for variant in run.variants)
-    return [variant for variant in every if (variant.perturbation, variant.strength) not in levels]
+    return [variant for variant in every if variant.level not in levels]

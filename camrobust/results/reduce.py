@@ -127,7 +127,7 @@ def _by_model(images: Sequence[pl.DataFrame], documents: Sequence[RunRecord]) ->
 def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> MapAttacks:
     """The attacks on maps of some runs; `counted` says which of their pairs enter the measures."""
     variants = [variant for record in records for variant in record.variants]
-    cams = {(one.perturbation, one.strength): one.attacked for one in variants if one.attacked is not None}
+    cams = {one.level: one.attacked for one in variants if one.attacked is not None}
     return MapAttacks(cams, merged(record.same_as for record in records), counted)
 
 
