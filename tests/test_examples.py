@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 import camrobust
-from camrobust.contract import spelling, units
+from camrobust.contract import heads, spelling, units
 from camrobust.core.perturb import perturb
 from camrobust.core.rank_lists import rbo_lists
 from camrobust.core.ranks import agreement, rbo
@@ -34,7 +34,7 @@ def test_the_example_of_a_public_function_runs(function, tmp_path, monkeypatch):
     assert (results.attempted, "".join(printed)) == (len(example.examples), "")
 
 
-@pytest.mark.parametrize("module", [amounts, spelling, units], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [amounts, heads, spelling, units], ids=lambda module: module.__name__)
 def test_the_examples_of_small_functions_run(module):
     results = doctest.testmod(module)
     assert (results.attempted > 0, results.failed) == (True, 0)

@@ -21,6 +21,20 @@ OUTPUTS = ("logits", "probabilities")
 MOST_DIGITS = 9
 
 
+def chooses_class(head: str) -> bool:
+    """Whether a model with this head chooses one class, which a label could show to be right or wrong.
+
+    Args:
+        head: as in a configuration; softmax and binary choose a class, labels and values are none.
+
+    Examples:
+        >>> from camrobust.contract.heads import chooses_class
+        >>> chooses_class("binary:outputs=logits"), chooses_class("value:tolerance=0.5")
+        (True, False)
+    """
+    return head.partition(":")[0] in ("softmax", "binary")
+
+
 @dataclass(frozen=True)
 class Head:
     """How a network's outputs are read.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.heads import chooses_class
 from camrobust.contract.quoting import short
 from camrobust.contract.run_record import DescribedRecord
 from camrobust.contract.schema import SUMMARIES
@@ -23,9 +24,6 @@ from camrobust.summary.certified import certified_consistency
 from camrobust.summary.map_attacks import MapAttacks
 from camrobust.summary.significance import significance_tests
 from camrobust.summary.stability import per_image
-
-WITHOUT_CLASS = ("multilabel", "value")
-"""Heads of models that predict no class that could be right."""
 
 if TYPE_CHECKING:
     from camrobust.report.page import Report
@@ -115,7 +113,7 @@ class Evaluation:
         attacks = MapAttacks(same_as=self.same_as, counted=map_attacks or self.map_attacks)
         settings = SummarySettings(
             average or self.average, self.controls, intervals or self.intervals, self.seed, attacks=attacks, only=only,
-            classless=frozenset(name for name, head in self.heads.items() if head.partition(":")[0] in WITHOUT_CLASS),
+            classless=frozenset(name for name, head in self.heads.items() if not chooses_class(head)),
         )  # fmt: skip
         return reduce_frame(self.scores.lazy(), settings)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from camrobust.contract.heads import chooses_class
 from camrobust.contract.run_record import DescribedRecord
 from camrobust.report.findings import estimate, probability
 from camrobust.report.measure import NAMES, Floor, leading_measure
@@ -104,8 +105,7 @@ def _against_control(
 
 def kept_thing(run: DescribedRecord) -> str:
     """What a pair keeps where it did not flip: a class, unless a model of the run puts out labels or values."""
-    kinds = {run.head_of(model).partition(":")[0] for model in run.models}
-    return "class" if kinds <= {"softmax", "binary"} else "decision"
+    return "class" if all(chooses_class(run.head_of(model)) for model in run.models) else "decision"
 
 
 def _flips(rows: pl.DataFrame, measure: str, kept: str, left_out: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import polars as pl
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.config import differing_keys
 from camrobust.contract.errors import UserError
+from camrobust.contract.heads import chooses_class
 from camrobust.contract.image_config import OWN
 from camrobust.contract.quoting import short
 from camrobust.contract.record import new_record
@@ -133,8 +134,8 @@ def attacks_of(records: Sequence[DescribedRecord], counted: str = "apart") -> Ma
 
 def classless(records: Sequence[DescribedRecord]) -> frozenset[str]:
     """The models of some runs that predict no class that could be right: they put out labels or values."""
-    heads = {name: record.head_of(name).partition(":")[0] for record in records for name in record.models}
-    return frozenset(name for name, head in heads.items() if head not in ("softmax", "binary"))
+    heads = {name: record.head_of(name) for record in records for name in record.models}
+    return frozenset(name for name, head in heads.items() if not chooses_class(head))
 
 
 def check_combinable(documents: Mapping[str, RunRecord]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.heads import chooses_class
 from camrobust.contract.imagenet import wnids
 from camrobust.contract.quoting import short
 from camrobust.io.class_numbers import FOLDERS, first_folders
@@ -28,7 +29,7 @@ def check_use(plan: Plan, heads: Mapping[str, str], classes: Mapping[str, int | 
         return
     setting = "metric.explained_class: label" if explains else "summary.only: correct"
     for model, head in heads.items():
-        if head.partition(":")[0] not in ("softmax", "binary"):
+        if not chooses_class(head):
             raise UserError(
                 f"{setting} needs models that choose one class, and model '{model}' has head: {short(head)}; make a "
                 "run of its own for it"
