@@ -7,7 +7,7 @@ names them, share their name up to its first dot: `a/7.jpg`, `a/7.cls` (a class 
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tarfile import TarError
@@ -19,7 +19,7 @@ from camrobust.contract.secrecy import sentence
 from camrobust.io.file_kinds import HIDDEN, counted, kind_of, together
 from camrobust.io.image_formats import format_of
 from camrobust.io.objects import Store
-from camrobust.io.places import LOCAL_HEADER, Place
+from camrobust.io.places import LOCAL_HEADER, Member
 from camrobust.io.ranges import OddArchiveError, Ranged
 from camrobust.io.table_bytes import CODECS
 from camrobust.io.tables import LABELS
@@ -32,25 +32,6 @@ SIDECAR_BYTES = 2**20
 SIDECARS = ("cls", "json")
 """The first one that holds a label counts."""
 COMPRESSED = {**CODECS, b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
-
-
-@dataclass(frozen=True)
-class Member:
-    """A member of an archive.
-
-    Attributes:
-        name: as the archive writes it.
-        size_bytes: its size once unpacked, as the archive states it.
-        place: where it lies; None if it is left out.
-        kind: why it is left out, or empty.
-        read: gives its first bytes; they are valid until the next member is asked for.
-    """
-
-    name: str
-    size_bytes: int
-    place: Place | None
-    read: Callable[[int], bytes]
-    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,13 +70,10 @@ def photos_in_archive(store: Store, key: str, size_bytes: int, photos: Collectio
 def _members(file: Ranged, where: str) -> Iterator[Member]:
     head = file.at(0, HEAD_BYTES)
     if head.startswith((LOCAL_HEADER, b"PK\x05\x06")):
-        for name, size, zipped, kind, read in zip_members(file):
-            yield Member(name, size, zipped, read, kind)
-        return
+        return zip_members(file)
     if not is_tar(head):
         raise _no_archive(head, where)
-    for name, size, tarred, kind, read in tar_members(file):
-        yield Member(name, size, tarred, read, kind)
+    return tar_members(file)
 
 
 def _no_archive(head: bytes, where: str) -> UserError:

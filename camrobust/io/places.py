@@ -155,6 +155,25 @@ class ParquetPlace:
 Place = TarPlace | ZipPlace | ParquetPlace
 
 
+@dataclass(frozen=True)
+class Member:
+    """A member of an archive.
+
+    Attributes:
+        name: as the archive writes it.
+        size_bytes: its size once unpacked, as the archive states it.
+        place: where it lies; None if it is left out.
+        kind: why it is left out, or empty.
+        read: gives its first bytes; they are valid until the next member is asked for.
+    """
+
+    name: str
+    size_bytes: int
+    place: Place | None
+    read: Callable[[int], bytes]
+    kind: str = ""
+
+
 def parse_place(text: str) -> Place:
     """The place that a list of images names; raises ImageError if it is none that this version reads."""
     if found := _TAR.fullmatch(text):

@@ -1,15 +1,14 @@
 """Lists the members of a tar, whose headers alone are parsed, by Python's tarfile."""
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from camrobust.io.places import TarPlace, name_check
+from camrobust.io.places import Member, TarPlace, name_check
 from camrobust.io.ranges import OddArchiveError, Ranged
 
 LINKS, SPARSE, DEVICES = "links in archives", "sparse files in archives", "devices in archives"
 TAIL_BYTES = 2**20
 """So far behind the end of an archive is looked for another one."""
-Found = tuple[str, int, TarPlace | None, str, Callable[[int], bytes]]
 
 
 def is_tar(head: bytes) -> bool:
@@ -26,8 +25,8 @@ def is_tar(head: bytes) -> bool:
     return True
 
 
-def tar_members(file: Ranged) -> Iterator[Found]:
-    """Every member: name, size, place (None for what is no regular file), why it is left out, and a reader.
+def tar_members(file: Ranged) -> Iterator[Member]:
+    """Every member but folders; what is no regular file has no place.
 
     Raises:
         TarError: the archive is damaged.
@@ -50,7 +49,7 @@ def tar_members(file: Ranged) -> Iterator[Found]:
             start = info.offset_data - tarfile.BLOCKSIZE
             place = TarPlace(start, info.size, name_check(file.at(start, tarfile.BLOCKSIZE)))
             kind = _left_out(info)
-            yield info.name, info.size, None if kind else place, kind, read
+            yield Member(info.name, info.size, None if kind else place, read, kind)
         _check_end(file, tar.offset)
 
 

@@ -2,10 +2,10 @@
 
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from camrobust.contract.quoting import short
-from camrobust.io.places import LOCAL_BYTES, ZipPlace
+from camrobust.io.places import LOCAL_BYTES, Member, ZipPlace
 from camrobust.io.ranges import OddArchiveError, Ranged
 from camrobust.io.tar_members import LINKS
 
@@ -14,11 +14,10 @@ ENCRYPTED = 1
 """Bit of a member's flags."""
 SLACK_BYTES = 2**17
 """Most bytes of a local header beside its name, and what may stand behind a member."""
-Found = tuple[str, int, ZipPlace | None, str, Callable[[int], bytes]]
 
 
-def zip_members(file: Ranged) -> Iterator[Found]:
-    """Every member: name, size, place (None for a link), why it is left out, and a reader.
+def zip_members(file: Ranged) -> Iterator[Member]:
+    """Every member but folders; a link has no place.
 
     Raises:
         BadZipFile: the archive is damaged.
@@ -36,7 +35,8 @@ def zip_members(file: Ranged) -> Iterator[Found]:
                     return member.read(count)
 
             linked = stat.S_ISLNK(info.external_attr >> 16)
-            yield info.filename, info.file_size, None if linked else _place(info, end), LINKS * linked, read
+            place = None if linked else _place(info, end)
+            yield Member(info.filename, info.file_size, place, read, LINKS * linked)
 
 
 def _place(info: zipfile.ZipInfo, end: int) -> ZipPlace:
