@@ -16,7 +16,6 @@ from camrobust.contract.errors import UserError
 from camrobust.io.objects import Entry, check_size
 from camrobust.io.retries import CONNECT_TIMEOUT_S, CONNECTIONS, READ_TIMEOUT_S
 from camrobust.io.store_errors import (
-    UnreachableStoreError,
     incomplete,
     missing_bucket,
     missing_credentials,
@@ -24,6 +23,7 @@ from camrobust.io.store_errors import (
     no_permission,
     of_status,
     refused_credentials,
+    unreachable,
 )
 
 SUFFIX = "core.windows.net"
@@ -120,10 +120,7 @@ class AzureContainer:
         from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
         if isinstance(error, ServiceRequestError):
-            scheme = where.partition("://")[0]
-            return UnreachableStoreError(
-                f"{scheme}: cannot reach the store for {where}; check the address and the network"
-            )
+            return unreachable(where)
         if isinstance(error, HttpResponseError) and error.status_code:
             return self._refused(error.status_code, _code(error), str(error.message), where)
         if isinstance(error, ClientAuthenticationError) and "igning" not in type(error).__name__:

@@ -17,7 +17,6 @@ from camrobust.contract.errors import UserError
 from camrobust.io.objects import Entry, check_size
 from camrobust.io.retries import CONNECT_TIMEOUT_S, CONNECTIONS, READ_TIMEOUT_S
 from camrobust.io.store_errors import (
-    UnreachableStoreError,
     incomplete,
     missing_bucket,
     missing_credentials,
@@ -26,6 +25,7 @@ from camrobust.io.store_errors import (
     of_status,
     overloaded,
     refused_credentials,
+    unreachable,
 )
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -149,7 +149,7 @@ class GoogleBucket:
         if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):
             return refused_credentials(where, type(error).__name__, forget_google_clients, expired=False)
         if _is_unreachable(error):
-            return UnreachableStoreError(f"gs: cannot reach the store for {where}; check the address and the network")
+            return unreachable(where)
         if isinstance(error, GoogleAPICallError) and error.code is not None:
             return self._refused(int(error.code), {str(one.get("reason", "")) for one in error.errors or ()}, where)
         return incomplete(where, f" ({type(error).__name__})")

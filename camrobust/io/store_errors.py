@@ -47,6 +47,13 @@ def _scheme(where: str) -> str:
     return where.partition("://")[0]
 
 
+def unreachable(where: str) -> UnreachableStoreError:
+    """Nothing answers at this address."""
+    return UnreachableStoreError(
+        f"{_scheme(where)}: cannot reach the store for {where}; check the address and the network"
+    )
+
+
 def missing_object(where: str) -> MissingObjectError:
     """There is no such object."""
     return MissingObjectError(f"there is no object {where}")
