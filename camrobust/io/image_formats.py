@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.ExifTags import Base as Tag
 
 from camrobust.io.decoding_memory import check_webp
+from camrobust.io.file_kinds import ARRAY
 from camrobust.io.image_errors import ImageError
 from camrobust.io.jpeg2000 import codestream
 
@@ -63,10 +64,15 @@ def known_formats() -> tuple[str, ...]:
 
 
 @cache
-def suffixes() -> frozenset[str]:
-    """The extensions of files that this installation reads, in small letters: of `FORMATS`, and .mpo."""
+def suffixes(*, arrays: bool = False) -> frozenset[str]:
+    """The extensions of files that this installation reads, in small letters: of `FORMATS`, and .mpo.
+
+    Args:
+        arrays: with that of arrays, which are photos of other than three channels.
+    """
     known = (*known_formats(), "MPO")
-    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in known)
+    photos = frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in known)
+    return photos | {ARRAY} if arrays else photos
 
 
 def format_of(head: bytes) -> str | None:

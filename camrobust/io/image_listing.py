@@ -4,7 +4,7 @@ Files are sorted by their names; only a file without an extension is looked into
 alike in folders and on every store.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import harmless, short
 from camrobust.io.braces import before_braces, expanded, has_braces
 from camrobust.io.file_kinds import (
-    ARRAY,
     EXCLUDED,
     HIDDEN,
     counted,
@@ -81,7 +80,7 @@ def find(name: str, images: str, access: Access, exclusions: Exclusions, *, arra
     """
     store = open_store(images, access)
     near = isinstance(store, Folder)
-    photos = (*suffixes(), ARRAY) if arrays else (*suffixes(),)
+    photos = suffixes(arrays=arrays)
     named = near or is_table_name(images) or is_archive_name(images) or suffix_of(images) in (*photos, *HEIF_SUFFIXES)
     if named and (alone := _file(images, access, photos)):
         return alone
@@ -144,7 +143,7 @@ def _entries(store: Store) -> Iterator[Entry]:
     return (replace(store, hidden=True) if isinstance(store, Folder) else store).list()
 
 
-def _file(images: str, access: Access, photos: Sequence[str]) -> Found | None:
+def _file(images: str, access: Access, photos: Collection[str]) -> Found | None:
     """The one photo or table that an address names; None if there is no such file.
 
     Raises:
@@ -171,7 +170,7 @@ def _file(images: str, access: Access, photos: Sequence[str]) -> Found | None:
 
 
 def _sorted(
-    store: Store, entries: Iterable[Entry], photos: Sequence[str], exclusions: Exclusions, given: str,
+    store: Store, entries: Iterable[Entry], photos: Collection[str], exclusions: Exclusions, given: str,
     *, pattern: bool = False,
 ) -> Found:  # fmt: skip
     """Sort files into photos, tables and what is left out.
@@ -213,7 +212,7 @@ def _sorted(
     return Found(store, images, tables, archives, sizes, base, left_out, excluded)
 
 
-def _pile(entry: Entry, photos: Sequence[str], exclusions: Exclusions) -> str:
+def _pile(entry: Entry, photos: Collection[str], exclusions: Exclusions) -> str:
     excluded = exclusions.match(entry.key)
     kind = kind_of(entry.key, entry.size_bytes, photos)
     if not excluded or kind in (HIDDEN, "archive"):

@@ -9,7 +9,7 @@ from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.secrecy import without_query
 from camrobust.io.class_numbers import FOLDERS, first_folders, folder_labels, read_class_numbers
-from camrobust.io.file_kinds import ARRAY, EXCLUDED, together
+from camrobust.io.file_kinds import EXCLUDED, together
 from camrobust.io.ground_truth import labels_in_order
 from camrobust.io.image_formats import suffixes
 from camrobust.io.image_listing import Found, find, in_words
@@ -121,7 +121,7 @@ def _is_packed(name: str, found: Found, columns: Columns) -> bool:
 def _from_packs(found: Found, columns: Columns, known: Mapping[str, int] | None, *, arrays: bool) -> Listed:
     """The images inside archives or parquet."""
     if found.archives:
-        return photos_in_archives(found, (*suffixes(), ARRAY) if arrays else suffixes(), known)
+        return photos_in_archives(found, suffixes(arrays=arrays), known)
     return photos_in_tables(found, columns, known)
 
 

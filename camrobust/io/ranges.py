@@ -77,10 +77,11 @@ class Ranged(io.RawIOBase):
             if begin <= start and start + count <= begin + len(content):
                 return content[start - begin : start - begin + count]
         far = NEAR_BYTES if isinstance(self.store, Folder) else FAR_BYTES
-        # A small file is read whole.
-        begin = 0 if self.size_bytes <= far else start
-        wanted = max(min(far, self.least_bytes or far), start + count - begin)
-        wanted = self.size_bytes if not begin and self.size_bytes <= far else min(wanted, self.size_bytes - begin)
+        if self.size_bytes <= far:
+            # A small file is read whole.
+            begin, wanted = 0, self.size_bytes
+        else:
+            begin, wanted = start, min(max(min(far, self.least_bytes or far), count), self.size_bytes - start)
         content = self.store.read_range(self.key, begin, wanted)
         self._held.append((begin, content))
         while len(self._held) > 1 and sum(len(one) for _, one in self._held) > HELD_BYTES:
