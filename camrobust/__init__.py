@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from camrobust.core.similarity import similarity
     from camrobust.interface.api import evaluate, explain
     from camrobust.interface.attacks import attack, minimal_eps
+    from camrobust.interface.certified_top import certified_top
     from camrobust.interface.evaluation import load, load_run
-    from camrobust.interface.guarantees import certified_top
     from camrobust.interface.maps import overlay
 
 # Without this, on some processors, MKL's sums depend on where a matrix lies in memory, so a row of a pass on its place.
@@ -30,7 +30,7 @@ __all__ = [
 MODULES = {
     "attack": "interface.attacks",
     "cam": "core.explain.cams",
-    "certified_top": "interface.guarantees",
+    "certified_top": "interface.certified_top",
     "evaluate": "interface.api",
     "explain": "interface.api",
     "load": "interface.evaluation",

@@ -89,10 +89,14 @@ def test_the_description_on_a_package_index_renders_and_all_of_its_links_are_add
 def test_the_wheel_is_built_from_the_source_distribution_and_holds_the_package_only(dist, metadata):
     with zipfile.ZipFile(dist.wheel) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        shipped = {path: wheel.read(f"camrobust/configs/{path.name}") for path in (ROOT / "jobs" / "configs").iterdir()}
+        assert wheel.read("camrobust/py.typed") == b""
         notes = {name.partition("/")[2] for name in wheel.namelist()} - {name.partition("/")[2] for name in names}
     ours = [path for path in (ROOT / "camrobust").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert names >= {str(path.relative_to(ROOT)) for path in ours}
     assert all(name.startswith("camrobust/") for name in names)
+    assert {path.suffix for path in shipped} == {".yaml", ".json"}
+    assert all(content == path.read_bytes() for path, content in shipped.items())
     assert "licenses/LICENSE" in notes
     assert metadata["License-Expression"] == "Apache-2.0"
     for name in ("tests/conftest.py", "docs/own-model.md", "jobs/install.sh", "Dockerfile", "Makefile", "CHANGELOG.md"):

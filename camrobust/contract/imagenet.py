@@ -4,6 +4,8 @@ from functools import cache
 from importlib.resources import files
 
 COUNT = 1000
+IMAGENET = "imagenet"
+"""`classes: imagenet`: the names of these classes."""
 
 
 @cache

@@ -84,8 +84,9 @@ def begin(
     """
     check_file(config, "init", "--config")
     path = Path(config)
+    exists = UserError(f"init: '{short(config)}' exists already; choose another file with --config, or remove it")
     if path.exists():
-        raise UserError(f"init: '{short(config)}' exists already; choose another file with --config, or remove it")
+        raise exists
     said: list[str] = []
     if example is not None:
         if images or models or output is not None:
@@ -99,14 +100,22 @@ def begin(
     # A secret in an address, or a name that no configuration takes, is told before anything is written.
     parse_config(read_yaml(text, "init: what was given"))
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-        schema = path.with_name(FILE)
-        if not schema.exists():
-            schema.write_text(schema_text(), "utf-8")
+        if not _created(path, text):
+            raise exists
+        beside = f" and, for editors, {FILE} beside it" if _created(path.with_name(FILE), schema_text()) else ""
     except OSError as error:
         raise UserError(f"init: cannot write '{short(config)}' ({error.strerror}); choose another --config") from error
-    return [*said, f"wrote {config} and, for editors, {FILE} beside it", f"next: camrobust plan {config}"]
+    return [*said, f"wrote {config}{beside}", f"next: camrobust plan {config}"]
+
+
+def _created(path: Path, text: str) -> bool:
+    """Write a new file; False where there is one already, or a link."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _filled(

@@ -9,14 +9,13 @@ from PIL import Image
 
 from camrobust.contract.units import at_least
 from camrobust.core.channels import as_photo
-from camrobust.interface.picture_grid import Cell, picture_grid
+from camrobust.interface.picture_grid import WARNING, Cell, picture_grid
 from camrobust.measure.certificates import certificates
 from camrobust.measure.model import Model
 from camrobust.measure.settings import CertifySettings, ImageVariants, MeasureSettings
 from camrobust.report.gallery import spoken
 from camrobust.report.pictures import decoded, membership
-
-ABSTAINED = "#b00020"
+from camrobust.summary.certified import class_is_certain
 
 
 def certified_grid(
@@ -41,9 +40,9 @@ def certified_grid(
     for (sigma, radius), of_cams in groupby(ordered, key=lambda row: (row["sigma"], row["radius"])):
         cells = {row["cam"]: row for row in of_cams}
         first = cells[settings.cams[0]]
-        sure = first["class_radius"] is not None and radius < first["class_radius"]
+        sure = class_is_certain(first)
         above = (f"within {radius:.3g} (sigma {sigma:g})", _decision(first, names, sure=sure))
-        columns.append([Cell(Image.fromarray(photo), above, "black" if sure else ABSTAINED)])
+        columns.append([Cell(Image.fromarray(photo), above, "black" if sure else WARNING)])
         for cam in settings.cams:
             row = cells[cam]
             drawn = membership(photo, decoded(row["membership"], "PNG", "L"))

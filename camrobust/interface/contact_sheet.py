@@ -41,7 +41,7 @@ def sheet(
     """Draw a photo and its perturbed variants.
 
     Args:
-        image: path or s3:// address of the photo.
+        image: path or address of the photo.
         output: picture to write; its suffix decides the format.
         perturbations: as in a configuration, such as fog, gaussian_noise:1,3 or preset:weather.
         seed: of every random draw.

@@ -16,6 +16,7 @@ from camrobust.contract.units import counted
 from camrobust.interface.notebook import notebook
 from camrobust.interface.outputs import check_folder
 from camrobust.interface.saved import read_saved, write_saved
+from camrobust.report.elsewhere import SUFFIXES, write_page
 from camrobust.report.leaderboard import latex, markdown
 from camrobust.report.measure import leading_measure, ranked_by
 from camrobust.results.shards import open_results
@@ -154,7 +155,7 @@ class Evaluation:
             The page.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or a file that camrobust did not write would be replaced.
 
         Examples:
             >>> import camrobust
@@ -163,20 +164,17 @@ class Evaluation:
             page/index.html
         """
         place = Path(path)
-        name = place.name if place.suffix.lower() in (".html", ".htm") else "index.html"
+        name = place.name if place.suffix.lower() in SUFFIXES else "index.html"
         folder = place.parent if name == place.name else place
         check_folder(str(folder), "report", "path")
         try:
-            for key, content in self._report().files():
-                file = folder / (name if key == "index.html" else key)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content)
+            write_page(folder / name, self._report().files(), "path")
         except OSError as error:
             raise UserError(f"report: cannot write '{short(str(place))}' ({error.strerror}); choose another") from error
         return folder / name
 
     def _report(self) -> "Report":
-        from camrobust.interface.drawn import report_of
+        from camrobust.interface.evaluation_report import report_of
 
         if self.scores.is_empty():
             raise UserError("report: nothing was scored, so there is nothing to draw; give one image or more")
@@ -184,7 +182,7 @@ class Evaluation:
         return report_of(self.scores, reduction, self.record or self._described(), self.certificates)
 
     def _described(self) -> DescribedRecord:
-        from camrobust.interface.drawn import described
+        from camrobust.interface.evaluation_report import described
 
         return described(self.scores, self.controls, self.same_as, self.heads, self.settings())
 
@@ -268,7 +266,7 @@ def load(path: str | Path) -> Evaluation:
 
 
 def load_run(uri: str | Path) -> Evaluation:
-    """The scores of a run folder, local or on S3; of a run in shards, those of all shards.
+    """The scores of a run folder, local or in a store; of a run in shards, those of all shards.
 
     Args:
         uri: output folder of the run.

@@ -20,7 +20,7 @@ from camrobust.core.segments import quickshift
 from camrobust.interface.certified_grid import certified_grid
 from camrobust.interface.inputs import photo
 from camrobust.interface.outputs import check_file
-from camrobust.interface.picture_grid import Cell, picture_grid, stacked
+from camrobust.interface.picture_grid import WARNING, Cell, picture_grid, stacked
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import ModelSpec
@@ -31,8 +31,6 @@ from camrobust.measure.weights import MOST_BYTES
 from camrobust.report.gallery import spoken
 from camrobust.report.pictures import overlay
 from camrobust.run.class_names import class_names
-
-FLIPPED = "#b00020"
 
 
 def explain_picture(
@@ -186,7 +184,7 @@ def _grid(
     """
     cells = []
     for column, about in enumerate(columns):
-        colour = FLIPPED if about.flipped else "black"
+        colour = WARNING if about.flipped else "black"
         photo = np.ascontiguousarray(photos[column].transpose(1, 2, 0))
         below = (about.title, f"{'flipped: ' if about.flipped else ''}{about.prediction}")
         cells.append([Cell(Image.fromarray(photo), below, colour)])

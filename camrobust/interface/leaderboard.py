@@ -31,9 +31,7 @@ ALWAYS = 3
 """So many measures are shown however narrow the terminal is."""
 
 
-def show_leaderboard(
-    by_cam: pl.DataFrame, same_as: Mapping[str, Mapping[str, str]] | None = None, controls: Sequence[str] = ()
-) -> None:
+def show_leaderboard(by_cam: pl.DataFrame, same_as: Mapping[str, Mapping[str, str]], controls: Sequence[str]) -> None:
     """Print the summary table by_cam on standard output, the most robust CAM first.
 
     Args:
@@ -42,7 +40,7 @@ def show_leaderboard(
         controls: CAMs that are a floor.
     """
     ranked = ranked_by(by_cam, leading_measure(by_cam, controls))
-    width, marks = output().width, _marks(same_as or {})
+    width, marks = output().width, _marks(same_as)
     keys = [key for key in ("dataset", "model") if ranked[key].n_unique() > 1]
     needed, _ = _columns(ranked, keys, marks, controls)
     parts = [ranked]

@@ -12,14 +12,11 @@ from PIL import Image
 from camrobust.contract.schema import ADJUSTED
 from camrobust.report.charts import severity_curves
 from camrobust.report.figure import Figure
+from camrobust.report.leaderboard import COLUMNS
+from camrobust.report.measure import leading_measure, ranked_by
 from camrobust.report.pictures import data_uri, overlay
 from camrobust.summary.map_attacks import without_transfers
 
-COLUMNS = {
-    "robustness_adjusted": "RM",
-    "consistency_adjusted": "consistency",
-    "responsiveness_adjusted": "responsiveness",
-}
 ATTACKED = {
     "attacked_consistency_adjusted": "consistency, own map attacked",
     "transferred_consistency_adjusted": "consistency, another CAM's map attacked",
@@ -38,7 +35,7 @@ def notebook(
         controls: CAMs that serve as a floor.
         same_as: by model, CAMs to the CAM before them that gives the same maps.
     """
-    ranked = by_cam.sort("robustness_adjusted", descending=True, nulls_last=True)
+    ranked = ranked_by(by_cam, leading_measure(by_cam, controls))
     columns = COLUMNS | {name: title for name, title in ATTACKED.items() if ranked[name].count()}
     head = ["dataset", "model", "CAM", *columns.values(), "flipped", "images"]
     rows = "".join(f"<tr>{''.join(_cells(row, columns))}</tr>" for row in ranked.iter_rows(named=True))

@@ -11,6 +11,8 @@ MARGIN = 8
 LEFT = 150
 ACROSS = 6
 """Number of columns side by side."""
+WARNING = "#b00020"
+"""The colour of lines that say that a class is another one, or is not certain."""
 
 
 @dataclass(frozen=True)

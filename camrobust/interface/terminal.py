@@ -32,6 +32,8 @@ SLOWEST = 0.1
 """Images per second; slower rates are given per minute."""
 NAMED, WRAPPED = 40, 16
 """Longer cells, of the first column and of the others, may be folded to this width before a column is left out."""
+LEAST = 2
+"""So many columns are never left out."""
 
 
 def say(line: str) -> None:
@@ -51,7 +53,7 @@ def output() -> Console:
     return console if as_told else Console(highlight=False, width=FILE_WIDTH)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], least: int = 2) -> None:
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on standard output: numbers to three decimals, null as a dash.
 
     Where it is too wide, long cells are folded; where that is not enough, the last columns are left out, and a line
@@ -61,7 +63,6 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         title: stands above it.
         columns: their names.
         rows: a value for each column.
-        least: so many columns are never left out.
     """
     console = output()
     cells = [[_cell(value) for value in row] for row in rows]
@@ -70,7 +71,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     needs = [max([*(min(uncut[place], cell_len(row[place])) for row in cells), cell_len(name)]) + 3
              for place, name in enumerate(columns)]  # fmt: skip
     shown = len(columns)
-    while shown > least and sum(needs[:shown]) + 1 > console.width:
+    while shown > LEAST and sum(needs[:shown]) + 1 > console.width:
         shown -= 1
     table = Table(title=plain(title), title_justify="left")
     numeric = [all(isinstance(row[place], (int, float, type(None))) for row in rows) for place in range(len(columns))]

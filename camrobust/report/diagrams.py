@@ -9,14 +9,10 @@ import polars as pl
 from camrobust.report.charts import COLUMNS
 from camrobust.report.colours import in_colour
 from camrobust.report.figure import TEXT, Figure, choice, choices, first_view, heading, picked, plain, source
+from camrobust.report.measure import LEVEL, NAMES
 from camrobust.summary.friedman import cliques
 
-MEASURES = {
-    "robustness_adjusted": "adjusted RM",
-    "consistency_adjusted": "adjusted consistency",
-    "responsiveness_adjusted": "adjusted responsiveness",
-}
-LEVEL = 0.05
+MEASURES = NAMES | {"responsiveness_adjusted": "adjusted responsiveness"}
 ROW_PX = 22
 STEP_PX = 13
 
@@ -43,8 +39,8 @@ def critical_differences(
     if ranks.is_empty():
         return None
     rows: list[dict[str, Any]] = []
-    for (dataset, model, measure), group in ranks.group_by("dataset", "model", "measure", maintain_order=True):
-        where = {"dataset": dataset, "model": model, "measure": MEASURES[str(measure)]}
+    for (dataset, model, compared), group in ranks.group_by("dataset", "model", "measure", maintain_order=True):
+        where = {"dataset": dataset, "model": model, "measure": MEASURES[str(compared)]}
         rows += [{**where, **row} for row in _diagram(group.sort("effect", "first"))]
     table = pl.DataFrame(rows, infer_schema_length=None)
     measures = [name for name in MEASURES.values() if name in table["measure"]]

@@ -254,7 +254,7 @@ def _strongest(rows: pl.DataFrame) -> list[str]:
     if alone.is_empty():
         return []
     row = alone.sort(pl.col("effect").abs(), descending=True).row(0, named=True)
-    clear = int((alone["p_corrected"] < 0.05).sum())
+    clear = int((alone["p_corrected"] < LEVEL).sum())
     return [
         f"The property most strongly tied to consistency is {row['property']}: rank correlation "
         f"{estimate(row, 'effect')} for {row['cam']} of {row['model']} on {row['dataset']} ({row['n_images']:,} "

@@ -1,7 +1,8 @@
 """Certificates on the page: a figure, two sentences, and some maps with what is certain about them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -12,6 +13,7 @@ from camrobust.contract.units import at_least
 from camrobust.report.colours import in_colour, in_dashes, in_markers
 from camrobust.report.figure import Figure, choice, choices, heading, picked, plain, source
 from camrobust.report.pictures import data_uri, decoded, membership
+from camrobust.summary.certified import class_is_certain
 
 SHOWN = {
     "certified_consistency": "all images, 0 if the class is not certain",
@@ -166,16 +168,15 @@ def certain_maps(certificates: pl.DataFrame, maps: pl.DataFrame, model: str, cam
         for row in of_image.unique("sigma", keep="first", maintain_order=True).head(MOST_SIGMAS).iter_rows(named=True):
             photo = decoded(row["photo"], "JPEG", "RGB")
             drawn = data_uri(membership(photo, decoded(row["membership"], "PNG", "L")))
-            sure = row["class_radius"] is not None and row["radius"] < row["class_radius"]
-            cells.append((f"sigma {row['sigma']:g}, radius {row['radius']:.3g}", drawn, _told(row, sure=sure)))
+            cells.append((f"sigma {row['sigma']:g}, radius {row['radius']:.3g}", drawn, _told(row)))
         shown.append(CertainMap(str(image_id), str(dataset), cells))
     return shown
 
 
-def _told(row: dict[str, float], *, sure: bool) -> str:
+def _told(row: Mapping[str, Any]) -> str:
     shares = ", ".join(
         f"{word} {row[name]:.0%}"
         for word, name in (("in", "certainly_in"), ("out", "certainly_out"), ("undecided", "undecided"))
         if row[name] is not None
     )
-    return f"{shares}; class {'certain' if sure else 'not certain'}"
+    return f"{shares}; class {'certain' if class_is_certain(row) else 'not certain'}"

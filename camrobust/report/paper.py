@@ -12,6 +12,7 @@ from pathlib import Path
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
+from camrobust.report.elsewhere import PDF
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge",
             "microsoft-edge-stable", "msedge", "brave-browser", "brave")  # fmt: skip
@@ -75,4 +76,4 @@ def printed(page: str) -> bytes:
                 f"report: {short(browser)} did not print the page (exit code {done.returncode}); open the page of "
                 "--format html and print it"
             )
-        return content
+        return content + PDF

@@ -31,7 +31,7 @@ from camrobust.io.store import open_store
 from camrobust.results.counted import Committed, read_committed, read_scores, read_small
 from camrobust.results.documents import read_record
 from camrobust.results.lease import newest_lease
-from camrobust.results.saved import save_configuration
+from camrobust.results.run_yaml import save_configuration
 from camrobust.results.tables import read_frame
 from camrobust.summary.spreadsheet import csv_of
 

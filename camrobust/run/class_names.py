@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.imagenet import IMAGENET
 from camrobust.contract.quoting import short
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import UNTRAINED, ModelSpec
 
-IMAGENET = "imagenet"
-"""`classes: imagenet`: the names of the 1000 classes of ImageNet-1k, in their usual order."""
 MOST_BYTES = 16 * 2**20
 """Largest file of class names."""
 

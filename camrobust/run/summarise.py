@@ -16,6 +16,7 @@ from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.contract.sharding import SHARDS
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.parquet_budget import Budget
+from camrobust.report.elsewhere import check_replaced, write_page
 from camrobust.report.page import Report, build_report
 from camrobust.report.paper import printed
 from camrobust.report.pooled import pooled_sentences
@@ -27,7 +28,7 @@ from camrobust.results.environment import utc
 from camrobust.results.folder import RunFolder
 from camrobust.results.progress import in_all, read_progress
 from camrobust.results.reduce import combined_record, reduce_runs
-from camrobust.results.saved import saved_configuration
+from camrobust.results.run_yaml import saved_configuration
 from camrobust.results.tables import read_frame
 
 
@@ -70,8 +71,11 @@ def aggregate(
 def combine(
     folders: Sequence[RunFolder], output: RunFolder, intervals: str | None = None, strengths: str = "common",
     only: str | None = None,
-) -> dict[str, pl.DataFrame]:  # fmt: skip
+) -> tuple[dict[str, pl.DataFrame], list[str]]:  # fmt: skip
     """Reduce several runs to one set of summary tables and one report, in a folder of their own.
+
+    Returns:
+        The tables, and what the runs have not in common, in sentences.
 
     Raises:
         UserError: the runs cannot be combined, or the output holds a run.
@@ -93,13 +97,7 @@ def combine(
         record, tables, pl.LazyFrame(), images, failures, empty_frame(MAPS), name=name_of(output), drawn=record.finished
     )
     _draw(output, drawn, "report/")
-    return tables
-
-
-def uncommon_strengths(output: RunFolder) -> list[str]:
-    """What several runs that were combined have not in common, in sentences."""
-    record = read_record(output.store, "combined.json", CombinedRecord)
-    return [] if record is None else pooled_sentences(record)
+    return tables, pooled_sentences(record)
 
 
 def name_of(folder: RunFolder) -> str:
@@ -200,19 +198,18 @@ def report_to(folder: RunFolder, output: Path, form: str) -> str:
         The path of the page or the PDF.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or a file that camrobust did not write would be replaced.
     """
     named = output.suffix.lower() == f".{form}" and not output.is_dir()
     name = output if named else output / ("index.html" if form == "html" else "report.pdf")
     try:
+        check_replaced(name)
         name.parent.mkdir(parents=True, exist_ok=True)
         drawn = drawn_report(folder)
         if form == "pdf":
             name.write_bytes(printed(drawn.page))
             return str(name)
-        (name.parent / "figures").mkdir(exist_ok=True)
-        for place, content in drawn.files():
-            (name if place == "index.html" else name.parent / place).write_bytes(content)
+        write_page(name, drawn.files())
     except OSError as error:
         raise UserError(
             f"report: {short(str(name))} cannot be written ({error.strerror}); choose another --output"

@@ -1,6 +1,7 @@
 """Certified consistency against the radius, from rows of certificates that need not all be in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,6 +45,11 @@ def certified_consistency(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
             sums[:, number] += sums_at(where, rows[name].to_numpy(), len(places), SMALL)
     groups = pl.DataFrame([*places], schema=_SCHEMA, orient="row")
     return _table(groups, dict(zip(_SUMMED, added(sums).T, strict=True)))
+
+
+def class_is_certain(row: Mapping[str, Any]) -> bool:
+    """Whether the class of a row of `certificates.CERTIFICATES` is certain within the row's radius."""
+    return row["class_radius"] is not None and bool(row["class_radius"] > row["radius"])
 
 
 _CERTIFIED = (pl.col("class_radius") > pl.col("radius")).fill_null(value=False)

@@ -19,6 +19,7 @@ from camrobust.core.perturb import PERTURBATIONS, variants
 from camrobust.interface import cli
 from camrobust.interface.beginning import shipped
 from camrobust.interface.cli import main
+from camrobust.interface.commands import COMMANDS
 from camrobust.interface.config_schema import FILE, MODELINE, editor_schema
 from tests.photos import write_photos
 from tests.runs import ROOT
@@ -76,6 +77,33 @@ def test_init_takes_no_secret_and_copies_examples(tmp_path, monkeypatch, capsys)
     assert "init: unknown example 'papr'; did you mean 'paper'? known: accuracy, certificates, first, " in err
 
 
+def test_the_help_names_every_example():
+    (example,) = (one for one in COMMANDS["init"].arguments if one.name == "--example")
+    *first, last = shipped()
+    assert example.settings["help"].endswith(f": {', '.join(first)} or {last}")
+
+
+def test_init_says_what_it_wrote_and_follows_no_link(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--example", "first"]) == 0
+    assert f"wrote run.yaml and, for editors, {FILE} beside it" in capsys.readouterr().err
+    for name in ("run.yaml", FILE):
+        (tmp_path / name).unlink()
+    (tmp_path / FILE).write_text("mine")
+    assert main(["init", "--example", "first"]) == 0
+    assert capsys.readouterr().err.splitlines() == ["wrote run.yaml", "next: camrobust plan run.yaml"]
+    assert (tmp_path / FILE).read_text() == "mine"
+    for name in ("run.yaml", FILE):
+        (tmp_path / name).unlink()
+    (tmp_path / FILE).symlink_to("elsewhere.json")
+    assert main(["init", "--example", "first"]) == 0
+    assert capsys.readouterr().err.splitlines() == ["wrote run.yaml", "next: camrobust plan run.yaml"]
+    (tmp_path / "dangling.yaml").symlink_to("elsewhere.yaml")
+    assert main(["init", "--example", "first", "--config", "dangling.yaml"]) == 2
+    assert "init: 'dangling.yaml' exists already; choose another file with --config" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "dangling.yaml", "run.yaml"]
+
+
 def test_the_schema_takes_every_shipped_configuration_and_refuses_slips(capsys):
     assert main(["schema"]) == 0
     whole = json.loads(capsys.readouterr().out)
@@ -95,14 +123,6 @@ def test_the_schema_takes_every_shipped_configuration_and_refuses_slips(capsys):
         assert list(check.iter_errors(good | slip)), slip
     offered = whole["properties"]["perturbations"]["items"]["anyOf"][0]["enum"]
     assert {f"{name}:1-5" for name in PERTURBATIONS.names()} < {*offered}
-
-
-def test_the_wheel_holds_the_configurations_and_the_types():
-    import tomllib
-
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {"jobs/configs": "camrobust/configs"}
-    assert (ROOT / "camrobust" / "py.typed").read_bytes() == b""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

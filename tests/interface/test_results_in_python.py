@@ -52,6 +52,31 @@ def test_the_report_is_a_page_with_its_figures(result, tmp_path):
         result.report(tmp_path / "file" / "x")
 
 
+def test_a_report_replaces_an_earlier_one_but_no_file_of_the_users(result, tmp_path):
+    page = result.report(tmp_path / "page")
+    page.with_name("notes.txt").write_text("mine")
+    page.with_name("figures").joinpath("leaderboard.csv").write_text("an earlier one")
+    assert result.report(tmp_path / "page") == page
+    assert "gradcam" in page.with_name("figures").joinpath("leaderboard.csv").read_text()
+    assert page.with_name("notes.txt").read_text() == "mine"
+    page.write_text("<title>mine</title>")
+    with pytest.raises(UserError, match=r"report: '.*index.html' exists, and nothing says that camrobust wrote it; ch"):
+        result.report(tmp_path / "page")
+    assert page.read_text() == "<title>mine</title>"
+
+
+def test_a_notebook_has_the_order_of_the_page_where_no_cam_has_an_rm(result):
+    """Without flips there is no RM, and adjusted consistency decides."""
+    late = pl.col("cam").replace("gradcam", "zcam").replace("hirescam", "ycam")
+    kept = replace(result, scores=result.scores.with_columns(late, kept_class=pl.lit(value=True)))
+    board = kept.summary()
+    assert board["robustness_adjusted"].null_count() == 3
+    assert board["cam"].to_list() == ["ycam", "zcam", "random"]
+    page = kept._repr_html_()
+    places = [page.index(f"<td>{cam}</td>") for cam in board["cam"]]
+    assert places == sorted(places)
+
+
 def test_a_saved_result_comes_back_whole(result, tmp_path):
     more = replace(result, scores=result.scores.with_columns(mine=pl.lit(0.5, pl.Float32)), seed=7, average="micro")
     more.save(tmp_path / "r.parquet")

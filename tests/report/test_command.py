@@ -59,6 +59,56 @@ def test_what_is_written_where(run, browser, typed, written, tmp_path, capsys):
     assert Path(path).read_bytes()[:5] == (b"%PDF-" if path.lower().endswith("pdf") else b"<!doc")
 
 
+@pytest.mark.parametrize("name", ["folder", "mine.html", "mine.pdf"])
+def test_the_same_command_again_replaces_its_own_files_and_no_others(run, browser, name, tmp_path, capsys):
+    place = tmp_path / name
+    assert in_process.camrobust(capsys, "report", run, "--output", place)[0] == 0
+    folder = place if name == "folder" else tmp_path
+    (folder / "figures").mkdir(exist_ok=True)
+    for own in ("notes.txt", "figures/own.png"):
+        (folder / own).write_text("mine")
+    assert in_process.camrobust(capsys, "report", run, "--output", place)[::2] == (0, "")
+    assert [(folder / own).read_text() for own in ("notes.txt", "figures/own.png")] == ["mine"] * 2
+
+
+@pytest.mark.parametrize(
+    ("theirs", "typed"),
+    [
+        ("index.html", "{here}"),
+        ("figures/leaderboard.csv", "{here}"),
+        ("thesis.html", "{here}/thesis.html"),
+        ("thesis.pdf", "{here}/thesis.pdf"),
+    ],
+)
+def test_a_file_that_camrobust_did_not_write_is_not_replaced(run, browser, theirs, typed, tmp_path, capsys):
+    file = tmp_path / theirs
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("%PDF-1.4 mine")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    code, out, err = in_process.camrobust(capsys, "report", run, "--output", typed.format(here=tmp_path))
+    assert (code, out) == (2, "")
+    assert err == (
+        f"camrobust: report: '{file}' exists, and nothing says that camrobust wrote it; choose another --output, or "
+        "remove it\n"
+    )
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert file.read_text() == "%PDF-1.4 mine"
+
+
+@pytest.mark.parametrize("link", ["index.html", "report.pdf", "figures", "figures/leaderboard.csv"])
+def test_no_link_is_followed(run, browser, link, tmp_path, capsys):
+    here, aim = tmp_path / "here", tmp_path / "aim"
+    form = "pdf" if link.endswith("pdf") else "html"
+    assert in_process.camrobust(capsys, "report", run, "--output", here, "--format", form)[0] == 0
+    (here / link).rename(aim)
+    (here / link).symlink_to(aim)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    code, out, err = in_process.camrobust(capsys, "report", run, "--output", here, "--format", form)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"camrobust: report: '{here / link}' exists, and nothing says that camrobust wrote it; ")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [

@@ -110,6 +110,14 @@ def test_charts_hold_the_tables_numbers(made):
     assert characteristics_chart(traits.clear(), []) is None
 
 
+@pytest.mark.parametrize("measure", ["robustness_adjusted", "consistency_adjusted", "responsiveness_adjusted"])
+def test_the_diagram_first_shows_the_measure_that_is_asked_for(made, measure):
+    figure = critical_differences(made[2]["tests"], ["random"], measure)
+    (shown,) = (one["value"] for one in figure.specification["params"] if one["name"] == "pick_measure")
+    assert shown == {"robustness_adjusted": "adjusted RM", "consistency_adjusted": "adjusted consistency",
+                     "responsiveness_adjusted": "adjusted responsiveness"}[measure]  # fmt: skip
+
+
 def test_the_page_has_both_parts_and_still_builds_without_them(made):
     table, pictures, tables = made
     page = build_report(run_of(), tables, table.lazy(), pictures, failures(), frame(MAPS, [])).page

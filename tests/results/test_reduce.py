@@ -76,7 +76,7 @@ def test_runs_that_measured_alike_become_one_leaderboard(tmp_path, capsys):
 
 def test_levels_may_be_spread_over_runs(tmp_path):
     parts = [write_run(tmp_path / str(level), levels=(level,)) for level in LEVELS]
-    found = combine(parts, open_run(str(tmp_path / "all")))
+    found, _ = combine(parts, open_run(str(tmp_path / "all")))
     assert found["by_level"]["severity"].unique().sort().to_list() == list(LEVELS)
     assert set(found["by_cam"]["n_images"]) == {8}
     assert set(found["by_cam"]["n_pairs"]) == {24}
@@ -101,10 +101,10 @@ def certified(folder, value, **changes):
 
 def test_images_that_several_runs_certify_count_once(tmp_path):
     parts = [certified(tmp_path / str(level), level / 10, levels=(level,)) for level in LEVELS]
-    found = combine([*parts, certified(tmp_path / "n", 0.5, models=("n",))], open_run(str(tmp_path / "all")))
+    found, _ = combine([*parts, certified(tmp_path / "n", 0.5, models=("n",))], open_run(str(tmp_path / "all")))
     table = found["certificates"].select("model", "n_images", "certified_consistency").rows()
     assert table == [("m", 8, pytest.approx(0.1)), ("n", 8, pytest.approx(0.5))]
-    assert combine(parts[1:], open_run(str(tmp_path / "rest")))["certificates"]["n_images"].to_list() == [8]
+    assert combine(parts[1:], open_run(str(tmp_path / "rest")))[0]["certificates"]["n_images"].to_list() == [8]
 
 
 def test_runs_with_other_certificates_are_not_pooled(tmp_path):

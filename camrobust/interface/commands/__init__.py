@@ -37,8 +37,8 @@ COMMANDS = {
             argument("--output", "folder of the results, as the configuration will name it"),
             argument("--config", "file to write", default="run.yaml"),
             argument(
-                "--example", "copy a configuration that comes with camrobust: first, imagenet-c, imagenet-val, paper, "
-                "signs or spot", metavar="NAME",
+                "--example", "copy a configuration that comes with camrobust: accuracy, certificates, first, "
+                "imagenet-c, imagenet-val, paper, signs or spot", metavar="NAME",
             ),
         ),
     ),

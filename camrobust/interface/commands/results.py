@@ -160,14 +160,14 @@ def aggregate(given: Given) -> int:
         tables = summarise.aggregate(folders[0], given.intervals, only=given.only)
     else:
         output = open_run(given.output)
-        tables = summarise.combine(folders, output, given.intervals, given.strengths, given.only)
-        for line in summarise.uncommon_strengths(output):
+        tables, left_out = summarise.combine(folders, output, given.intervals, given.strengths, given.only)
+        for line in left_out:
             say(line)
     if given.json:
         print_json({name: table.to_dicts() for name, table in tables.items()})
     else:
-        alike = [folder.run() for folder in folders]
-        show_leaderboard(tables["by_cam"], alike[0].same_as if len(alike) == 1 else {}, alike[0].controls)
+        first = folders[0].run()
+        show_leaderboard(tables["by_cam"], first.same_as if len(folders) == 1 else {}, first.controls)
     return 0
 
 

@@ -6,21 +6,26 @@ from typing import Any
 
 import yaml
 
+from camrobust.contract.imagenet import IMAGENET
 from camrobust.contract.run_record import RunRecord
 from camrobust.contract.secrecy import masked
+from camrobust.io.class_numbers import FOLDERS
 from camrobust.io.objects import Store
 
 NAME = "run.yaml"
 HEAD = "# The configuration of this run. Measure it again: camrobust run run.yaml --output FOLDER\n"
-PATHS = {"datasets": ("images", "labels"), "models": ("weights",)}
-"""Settings that may be paths on this machine."""
+PATHS = {
+    "datasets": {"images": None, "labels": FOLDERS, "label_names": None},
+    "models": {"weights": None, "classes": IMAGENET, "classes_kept": None},
+}
+"""Settings that may be paths on this machine or patterns of them, and the word of each that is none."""
 
 
 def save_configuration(store: Store, record: RunRecord) -> None:
     """Write run.yaml, unless the folder has one already: it may be the user's own, from which the run was started."""
     plain = dict(record.config.plain)
-    for key, names in PATHS.items():
-        plain[key] = [_absolute(entry, names) for entry in plain.get(key, ())]
+    for key, words in PATHS.items():
+        plain[key] = [_absolute(entry, words) for entry in plain.get(key, ())]
     text = yaml.safe_dump(masked(plain), sort_keys=False, allow_unicode=True)
     store.create(NAME, f"{HEAD}{text}".encode())
 
@@ -34,11 +39,11 @@ def saved_configuration(store: Store) -> str | None:
         return str(Path(address).absolute()) if file.readline(len(HEAD)) == HEAD else None
 
 
-def _absolute(entry: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """An entry whose relative paths hold from everywhere."""
+def _absolute(entry: Mapping[str, Any], words: Mapping[str, str | None]) -> dict[str, Any]:
+    """An entry whose relative paths hold from everywhere; ~ does already."""
     changed = {
         name: str(Path(value).absolute())
-        for name in names
-        if isinstance(value := entry.get(name), str) and "://" not in value and Path(value).exists()
+        for name, word in words.items()
+        if isinstance(value := entry.get(name), str) and value != word and "://" not in value and value[:1] != "~"
     }
     return {**entry, **changed}

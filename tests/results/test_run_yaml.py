@@ -5,7 +5,7 @@ import pytest
 from camrobust.contract.config_file import load_config, parse_config
 from camrobust.contract.schema import MANIFEST
 from camrobust.results.folder import open_run
-from camrobust.results.saved import saved_configuration
+from camrobust.results.run_yaml import saved_configuration
 from tests.documents import run_record
 from tests.synthetic import frame
 
@@ -34,6 +34,38 @@ def test_it_is_the_configuration_with_paths_that_hold_from_everywhere(config, tm
     again = load_config(path, output="again")
     assert [one.images for one in again.datasets] == [str(tmp_path / "photos"), "s3://b/photos"]
     assert again.model_copy(update={"datasets": config.datasets, "output": config.output}) == config
+
+
+def test_every_path_and_pattern_becomes_absolute_and_no_word_does(config, tmp_path):
+    """Though folders are named like the words, and nothing matches the patterns."""
+    for name in ("folders", "imagenet"):
+        (tmp_path / name).mkdir()
+    datasets = [
+        {"images": "photos/*.jpg", "labels": "folders", "label_names": "names.txt"},
+        {"images": "x-{00..63}.tar", "labels": "./folders"},
+        {"images": "~/photos", "labels": "gs://b/labels.csv", "label_names": "file:///names.txt"},
+    ]
+    models = [
+        {"classes": "imagenet", "classes_kept": "kept.txt"},
+        {"classes": "names.txt", "classes_kept": ["n01440764", 3]},
+        {"classes": ["imagenet", "dog"], "classes_kept": "imagenet", "weights": "w.pth"},
+    ]
+    whole = config.model_dump(mode="json") | {
+        "datasets": [{"name": str(place), **one} for place, one in enumerate(datasets)],
+        "models": [{"name": str(place), "builder": "a:b", **one} for place, one in enumerate(models)],
+    }
+    again = load_config(saved_configuration(begun(parse_config(whole)).store))
+    here = [[one.images, one.labels, one.label_names] for one in again.datasets]
+    assert here == [
+        [f"{tmp_path}/photos/*.jpg", "folders", f"{tmp_path}/names.txt"],
+        [f"{tmp_path}/x-{{00..63}}.tar", f"{tmp_path}/folders", None],
+        ["~/photos", "gs://b/labels.csv", "file:///names.txt"],
+    ]
+    assert [[one.classes, one.classes_kept, one.weights] for one in again.models] == [
+        ["imagenet", f"{tmp_path}/kept.txt", None],
+        [f"{tmp_path}/names.txt", ("n01440764", "3"), None],
+        [("imagenet", "dog"), f"{tmp_path}/imagenet", f"{tmp_path}/w.pth"],
+    ]
 
 
 @pytest.mark.parametrize("content", ["seed: 1\n", "x" * 1_000_000, ""])
