@@ -24,12 +24,15 @@ CERTIFICATES = columns(
     ("certified_overlap", "float32", "least share of the samples' top that is in the smoothed top; null: flat, or all"),
     ("certified_rbo", "float32", "least rank-biased overlap of the order of the samples and the smoothed order"),
     ("certified_rbo_adjusted", "float32", "the same adjusted for chance: 0 or less guarantees nothing beyond chance"),
+    ("agreement_random", "float32", "seen, not certain: least agreement of the samples' order with that of samples "
+                                    "drawn again at images in random directions at the radius; null: not tried"),
+    ("agreement_attacked", "float32", "the same at an image within the radius that was attacked; null: not tried"),
     ("certainly_in", "float32", "share of segments that are certain to be in the smoothed top"),
     ("certainly_out", "float32", "share of segments that are certain to be outside of it"),
     ("undecided", "float32", "share of segments that may be either"),
     ("membership", "binary", "PNG mask, white in, black out, grey undecided; images of the gallery only, else null"),
     required="dataset model image_id cam sigma radius_share radius item n alpha abstained",
-)
+)  # fmt: skip
 """Columns of `certificates/`: one row per image, model, CAM, sigma and radius."""
 
 CERTIFIED = columns(
@@ -46,6 +49,11 @@ CERTIFIED = columns(
     ("certified_only", "float64", "the same mean over images whose class is certified; null where there is none"),
     ("certified_only_lower", "float64", "lower end of its 95 % interval"),
     ("certified_only_upper", "float64", "upper end"),
+    ("agreement_random", "float64", "seen, not certain: mean of the rows' agreement_random over all images tried; "
+                                    "below 0 counts as 0"),
+    ("agreement_attacked", "float64", "the same of agreement_attacked"),
+    ("agreement_random_only", "float64", "mean of agreement_random over images whose class is certified"),
+    ("agreement_attacked_only", "float64", "the same of agreement_attacked"),
     ("class_certified_share", "float64", "share of images whose class is certified at the radius"),
     ("abstained_share", "float64", "share of images whose class is not certified even at the image itself"),
     ("flat_share", "float64", "mean share of samples whose map carries no ranking"),

@@ -9,6 +9,8 @@ from camrobust.contract.config_parts import StrictPart
 Sigma = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=5)]
 MOST_SIGMAS, MOST_RADII = 10, 20
+ATTACK_STEPS, ATTACK_COPIES = 10, 8
+"""Steps of the attack on an image's order, and noisy copies in each."""
 
 
 class CertifyConfig(StrictPart):
@@ -37,6 +39,22 @@ class CertifyConfig(StrictPart):
         "rank", description="what is averaged over the noise: the rank of a segment, or whether it is in the top"
     )
     top: float = Field(0.2, gt=0, le=1, description="share of the segments that counts as the top")
+    tries: int = Field(
+        0, ge=0, le=100, description="other images at each radius where the samples are drawn again, the first one "
+        "attacked and the rest in random directions, to see how well the orders agree there"
+    )  # fmt: skip
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies of an image that pass, those of the pilot and of other images within the radii included."""
+        again = self.tries * sum(1 for share in self.radii if share) + min(self.tries, 1) * (0 in self.radii)
+        return len(self.sigma) * (self.pilot + self.samples * (1 + again))
+
+    @property
+    def attack_passes(self) -> int:
+        """Forward and backward passes of the attacks on an image's order."""
+        attacked = sum(1 for share in self.radii if share) if self.tries else 0
+        return len(self.sigma) * attacked * ATTACK_STEPS * ATTACK_COPIES
 
     @field_validator("sigma", "radii")
     @classmethod

@@ -119,8 +119,10 @@ class RunConfig(StrictPart):
         ways: dict[str, Any] = dict.fromkeys(
             ("output", "cluster", "gallery_images", "max_failure_share", "plugins", "summary"), True
         )
-        # Runs from before there was compiled code, exclude, certify or the columns below keep their digest.
+        # Runs from before there was compiled code, exclude, certify, its tries or the columns below keep their digest.
         ways |= {key: True for key in ("compile", "certify") if not getattr(self, key)}
+        if self.certify is not None and not self.certify.tries:
+            ways["certify"] = {"tries"}
         # What says nothing new is left out, so that runs from before it could be said keep their digest.
         usual = ImageConfig(channels=max(self._named_channels(), default=RGB))
         ways["image"] = {

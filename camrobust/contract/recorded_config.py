@@ -59,6 +59,7 @@ class RecordedCertify(RecordedPart):
     alpha: Deviation
     item: Literal["rank", "top"]
     top: Deviation
+    tries: Count = 0
 
 
 class RecordedEntry(RecordedPart):

@@ -14,6 +14,7 @@ from camrobust.core.certify.certificate import MapCertificate, map_certificate
 from camrobust.core.certify.classes import certified_class
 from camrobust.core.certify.membership import IN, OUT, UNDECIDED
 from camrobust.measure.model import Model
+from camrobust.measure.nearby import ATTACKED, RANDOM
 from camrobust.measure.settings import CertifySettings, ImageVariants, MeasureSettings, Sample
 from camrobust.measure.smoothed import Smoothed, smoothed
 
@@ -86,6 +87,8 @@ def _rows(
             "certified_overlap": _number(maps.overlap[place, number]),
             "certified_rbo": _number(maps.rbo[place, number]),
             "certified_rbo_adjusted": _number(maps.rbo_adjusted[place, number]),
+            "agreement_random": _number(sums.nearby[number, RANDOM, place]),
+            "agreement_attacked": _number(sums.nearby[number, ATTACKED, place]),
             **{name: float(values[place, number]) for name, values in members.items()},
             "membership": membership_mask(sample, maps, place, number) if drawn else None,
         }

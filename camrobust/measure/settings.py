@@ -70,6 +70,7 @@ class CertifySettings:
         radii: R distances, shares of sigma.
         item: "rank" or "top".
         top: share of the segments that counts as the top.
+        tries: images at each radius where the samples are drawn again.
     """
 
     sigma: tuple[float, ...]
@@ -79,6 +80,7 @@ class CertifySettings:
     radii: tuple[float, ...]
     item: str
     top: float
+    tries: int = 0
 
 
 def pass_size(images: int, device: str, bytes_per_image: int = 0, *, costly: bool = False) -> int:

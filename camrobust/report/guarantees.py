@@ -15,9 +15,10 @@ from camrobust.report.figure import Figure, choice, choices, heading, picked, pl
 from camrobust.report.pictures import data_uri, decoded, membership
 from camrobust.summary.certified import class_is_certain
 
+ONLY = "certified_only"
 SHOWN = {
     "certified_consistency": "all images, 0 if the class is not certain",
-    "certified_only": "certain classes only",
+    ONLY: "certain classes only",
 }
 NOTHING = (
     "Here nothing beyond chance is certain at any radius, for any CAM and any image whose class is certain, which says "
@@ -30,6 +31,8 @@ NO_CLASS = (
     "samples may show more."
 )
 """Where no image has a certain class."""
+SEEN = {"agreement_attacked": "at an attacked image", "agreement_random": "at random images"}
+"""Where the order was looked at; the columns' names, and with `_only` those over certain classes."""
 IMAGES = 4
 """Images whose certain segments are shown."""
 AVERAGED = {"rank": "the ranks of segments", "top": "whether segments are in the top"}
@@ -38,6 +41,8 @@ AVERAGED = {"rank": "the ranks of segments", "top": "whether segments are in the
 
 def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequence[str]) -> Figure | None:
     """Certified consistency against the radius: a line with its 95 % interval per CAM, a panel per sigma.
+
+    Above it, in thin lines, stands how well the orders agree at images within the radius, if that was looked at.
 
     Args:
         table: `certificates.CERTIFIED`.
@@ -51,6 +56,8 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
         return None
     counted = [name for name in SHOWN if table[name].count()]
     chosen = [choice("counted", counted, [SHOWN[name] for name in counted]), *choices(table, "model", "dataset")]
+    seen = [name for name in SEEN if table[name].count()]
+    looked = [choice("seen", seen, [SEEN[name] for name in seen])] if seen else []
     drawn = [cam for cam in cams if cam in table["cam"]]
     base = alt.Chart(source()).encode(
         x=alt.X("radius:Q", title="l2 radius", axis=alt.Axis(format=".2~g", tickCount=4)),
@@ -71,22 +78,29 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
             alt.Tooltip("n_images:Q", title="images"),
         ],
     )  # fmt: skip
+    above = base.mark_line(clip=True, strokeWidth=1, opacity=0.6).encode(
+        y=alt.Y("seen:Q", title="certified (0 = nothing is)"), strokeDash=in_dashes(drawn, controls)
+    )
     faceted = (
-        alt.layer(band, line, points)
+        alt.layer(band, *([above] if seen else []), line, points)
         .properties(width=250, height=170)
         .facet(facet=alt.Facet("sigma:O", title="sigma"), columns=3)
         .resolve_scale(x="independent")
         .transform_filter(picked(chosen[1:]))
         .transform_calculate(
-            value="datum[pick_counted]", lower="datum[pick_counted + '_lower']", upper="datum[pick_counted + '_upper']"
+            value="datum[pick_counted]",
+            lower="datum[pick_counted + '_lower']",
+            upper="datum[pick_counted + '_upper']",
+            **({"seen": f"datum[pick_seen + (pick_counted == '{ONLY}' ? '_only' : '')]"} if seen else {}),
         )
         .transform_filter("isValid(datum.value)")
         .properties(title=heading(f"Certified against the radius, {_alphas(table)}", table, "model", "dataset"))
-        .add_params(*chosen)
+        .add_params(*chosen, *looked)
     )
     keys = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "n_images", "n_certified", "samples", "alpha",
             "item")  # fmt: skip
     bounds = [f"{name}{end}" for name in SHOWN for end in ("", "_lower", "_upper")]
+    bounds += [f"{name}{end}" for name in seen for end in ("", "_only")]
     return Figure("certified", plain(faceted), table.select(*keys, *(pl.col(name).round(4) for name in bounds)))
 
 
@@ -127,6 +141,18 @@ def guarantee_sentences(table: pl.DataFrame | None, controls: Sequence[str]) -> 
         f"tried, {row['n_images'] - row['n_certified']} count as 0 there because their class is not certain, and 0 "
         "means that nothing is guaranteed, not that the map changes.",
     ]
+
+
+def seen_sentence(table: pl.DataFrame | None) -> str:
+    """What the thin lines of the figure are; empty where there are none."""
+    seen = [] if table is None else [where for name, where in SEEN.items() if table[name].count()]
+    if not seen:
+        return ""
+    return (
+        f"Thin lines: what was seen {' or '.join(seen)} at the same distance, where as many samples were drawn again; "
+        "at distance 0 they show the error of the samples alone. The least agreement at that distance lies between the "
+        "guarantee and what was seen, and where between is not known."
+    )
 
 
 def _alphas(table: pl.DataFrame) -> str:

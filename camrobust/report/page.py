@@ -15,7 +15,13 @@ from camrobust.report.diagrams import characteristics_chart, critical_difference
 from camrobust.report.figure import UNITS, Figure
 from camrobust.report.findings import accuracy_sentences, characteristics_sentences, test_sentences, test_tables
 from camrobust.report.gallery import Exhibit, Kind, exhibits
-from camrobust.report.guarantees import CertainMap, certain_maps, certified_curves, guarantee_sentences
+from camrobust.report.guarantees import (
+    CertainMap,
+    certain_maps,
+    certified_curves,
+    guarantee_sentences,
+    seen_sentence,
+)
 from camrobust.report.headline import headline, kept_thing, twins_of
 from camrobust.report.leaderboard import latex, lines, markdown
 from camrobust.report.measure import NAMES, leading_measure, ranked_by
@@ -127,6 +133,7 @@ def build_report(
             "explained": [] if traits is None else characteristics_sentences(traits, controls),
             "galleries": _galleries(run, ranked, scores, maps),
             "guarantees": guarantee_sentences(certified, controls),
+            "seen": seen_sentence(certified),
             "certain": _certain(run, ranked, certificates, maps),
             "ramp": ramp(),
             "segments": images["n_segments"].median() if images.height else None,

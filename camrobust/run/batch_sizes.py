@@ -50,9 +50,8 @@ def images_per_block(plan: Plan, pending: int, explainers: int, device: str) -> 
 def passes_per_image(plan: Plan) -> int:
     """About how many passes an image takes under all models, those of attacks and of noisy copies included."""
     each = 1 + sum(PASSES_OF_CAM[CAMS[name].cost] for name in plan.config.cams)
-    attacks = sum(variant.attack_passes for variant in plan.variants)
     passed = len(plan.variants) + len(plan.parts) + plan.noisy_copies
-    return len(plan.config.models) * (each * passed + attacks)
+    return len(plan.config.models) * (each * passed + plan.attack_passes)
 
 
 def longest_image_s(plan: Plan) -> float:

@@ -161,8 +161,7 @@ def _seconds_per_image(plan: Plan, config: ModelConfig, device: str) -> float:
         (explained,) = explain_variants(model, [ImageVariants(sample, pixels, planned)], settings)
         explained.confidences.sum().item()
         times.append(time.perf_counter() - start)
-    attack_passes = sum(variant.attack_passes for variant in plan.variants)
-    passes = len(plan.variants) + len(plan.parts) + plan.noisy_copies + ATTACK_COST * attack_passes
+    passes = len(plan.variants) + len(plan.parts) + plan.noisy_copies + ATTACK_COST * plan.attack_passes
     return min(times) / settings.batch * passes
 
 

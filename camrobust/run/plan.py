@@ -87,8 +87,13 @@ class Plan:
     @property
     def noisy_copies(self) -> int:
         """Noisy copies of one image that certificates need under one model, those of the pilot included."""
-        asked = self.config.certify
-        return 0 if asked is None else len(asked.sigma) * (asked.samples + asked.pilot)
+        return 0 if self.config.certify is None else self.config.certify.copies
+
+    @property
+    def attack_passes(self) -> int:
+        """Forward and backward passes of the attacks on one image under one model, those of certificates included."""
+        certifying = 0 if self.config.certify is None else self.config.certify.attack_passes
+        return certifying + sum(variant.attack_passes for variant in self.variants)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -139,7 +144,7 @@ class Plan:
             "cams": len(self.config.cams),
             "variants": len(self.variants),
             "parts": len(self.parts),
-            "attack_passes": images * models * sum(variant.attack_passes for variant in self.variants),
+            "attack_passes": images * models * self.attack_passes,
             "forwards": images * models * (len(self.variants) + len(self.parts)),
             "rows": images * models * self.rows_per_image,
             **(

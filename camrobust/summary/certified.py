@@ -11,7 +11,8 @@ from camrobust.summary.exact_sums import SMALL, Array, added, sums_at
 from camrobust.summary.intervals import interval
 
 GROUP = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "item", "n", "alpha")
-USED = (*GROUP, "class_radius", "abstained", "certified_rbo_adjusted", "flat_share", "undecided")
+USED = (*GROUP, "class_radius", "abstained", "certified_rbo_adjusted", "flat_share", "undecided", "agreement_random",
+        "agreement_attacked")  # fmt: skip
 """Columns that the summary reads."""
 
 
@@ -54,6 +55,8 @@ def class_is_certain(row: Mapping[str, Any]) -> bool:
 
 _CERTIFIED = (pl.col("class_radius") > pl.col("radius")).fill_null(value=False)
 _GUARANTEED = pl.col("certified_rbo_adjusted").cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1)
+SEEN = ("agreement_random", "agreement_attacked")
+_SEEN = {name: pl.col(name).cast(pl.Float64) for name in SEEN}
 _SUMMED = {
     "images": pl.lit(1.0),
     "certified": _CERTIFIED.cast(pl.Float64),
@@ -62,7 +65,12 @@ _SUMMED = {
     "abstained": pl.col("abstained").cast(pl.Float64),
     "flat_share": pl.col("flat_share").cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1),
     "undecided": pl.col("undecided").cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1),
+    **{name: seen.fill_nan(0).fill_null(0).clip(0, 1) for name, seen in _SEEN.items()},
+    **{f"{name}_only": seen.fill_nan(0).fill_null(0).clip(0, 1) * _CERTIFIED for name, seen in _SEEN.items()},
+    **{f"{name}_tried": seen.is_not_null().cast(pl.Float64) for name, seen in _SEEN.items()},
+    **{f"{name}_only_tried": (seen.is_not_null() & _CERTIFIED).cast(pl.Float64) for name, seen in _SEEN.items()},
 }
+_MEANS = [f"{name}{end}" for name in SEEN for end in ("", "_only")]
 _SCHEMA = dict.fromkeys(("dataset", "model", "cam"), pl.String) | {
     "sigma": pl.Float64, "radius_share": pl.Float64, "radius": pl.Float64, "item": pl.String, "n": pl.Int32,
     "alpha": pl.Float64,
@@ -78,6 +86,7 @@ def _table(groups: pl.DataFrame, sums: dict[str, Array]) -> pl.DataFrame:
         "abstained_share": sums["abstained"] / images,
         "flat_share": sums["flat_share"] / images,
         "undecided": sums["undecided"] / images,
+        **{name: sums[name] / np.where(sums[f"{name}_tried"], sums[f"{name}_tried"], np.nan) for name in _MEANS},
     }
     table = groups.rename({"n": "samples"}).with_columns(
         pl.col("samples").cast(pl.Int64),

@@ -10,19 +10,26 @@ from PIL import Image
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.errors import UserError
 from camrobust.contract.schema import MAPS
-from camrobust.report.guarantees import NO_CLASS, NOTHING, certain_maps, certified_curves, guarantee_sentences
+from camrobust.report.guarantees import (
+    NO_CLASS,
+    NOTHING,
+    certain_maps,
+    certified_curves,
+    guarantee_sentences,
+    seen_sentence,
+)
 from camrobust.report.pictures import membership
 from camrobust.results.arrow import make_table
 from camrobust.summary.certified import certified_consistency
 
 
-def table(guaranteed=0.4):
+def table(guaranteed=0.4, **more):
     rows = [
         {
             "dataset": "d", "model": "m", "image_id": str(image), "cam": cam, "sigma": 0.25, "radius_share": share,
             "radius": share * 0.25, "item": "rank", "n": 1000, "alpha": 0.01, "class_radius": 0.02 * image,
             "abstained": image == 0, "certified_rbo_adjusted": guaranteed if cam == "gradcam" else -0.2,
-            "flat_share": 0.0, "undecided": 0.5,
+            "flat_share": 0.0, "undecided": 0.5, **more,
         }
         for image in range(4) for cam in ("gradcam", "random") for share in (0.0, 0.1, 0.2)
     ]  # fmt: skip
@@ -69,6 +76,23 @@ def test_the_figure_has_every_radius_and_can_be_drawn():
     names = [name for name, content in figure.files() if content]
     assert names == ["certified.svg", "certified.png", "certified.pdf", "certified.csv"]
     assert certified_curves(table().clear(), ["gradcam"], []) is None
+
+
+def test_what_was_seen_at_the_same_distance_stands_above_what_is_certain():
+    tried = table(agreement_random=0.9, agreement_attacked=0.7)
+    figure = certified_curves(tried, ["gradcam", "random"], ["random"])
+    drawn = [dict(one) for one in figure.specification["params"] if one["name"] == "pick_seen"]
+    assert drawn[0]["value"] == "agreement_attacked"
+    assert drawn[0]["bind"]["options"] == ["agreement_attacked", "agreement_random"]
+    lines = dict(figure.files())["certified.svg"].decode().count('stroke-width="1" ')
+    assert figure.numbers["agreement_attacked"].to_list() == [0.7] * 6
+    assert figure.numbers["agreement_attacked_only"].null_count() == 0
+    plain_figure = certified_curves(table(), ["gradcam", "random"], ["random"])
+    assert dict(plain_figure.files())["certified.svg"].decode().count('stroke-width="1" ') < lines
+    assert "pick_seen" not in str(plain_figure.specification)
+    assert "agreement_attacked" not in plain_figure.numbers.columns
+    assert seen_sentence(tried).startswith("Thin lines: what was seen at an attacked image or at random images at the")
+    assert seen_sentence(table()) == seen_sentence(None) == ""
 
 
 def png(shades):

@@ -22,12 +22,15 @@ def rows():
             for share in SHARES:
                 for cam in ("gradcam", "random"):
                     adjusted = None if image % 7 == 0 else float(generator.uniform(-0.3, 1))
+                    seen, attacked = generator.uniform(-0.3, 1, 2).tolist()
                     made.append(
                         {
                             "dataset": "d", "model": "m", "image_id": str(image), "cam": cam, "sigma": sigma,
                             "radius_share": share, "radius": share * sigma, "item": "rank", "n": 500, "alpha": 0.01,
                             "class_radius": radius, "abstained": radius is None, "certified_rbo_adjusted": adjusted,
                             "flat_share": 0.25, "undecided": 0.5,
+                            "agreement_random": None if cam == "random" else seen,
+                            "agreement_attacked": None if image % 3 else attacked,
                         }
                     )  # fmt: skip
     return pl.DataFrame(make_table(CERTIFICATES, made))
@@ -43,11 +46,19 @@ def test_the_table_is_that_of_a_plain_loop():
             & (pl.col("radius_share") == group["radius_share"])
         )  # fmt: skip
         every, certified = [], []
+        seen = {name: ([], []) for name in ("agreement_random", "agreement_attacked")}
         for row in chosen.iter_rows(named=True):
             value = max(0.0, row["certified_rbo_adjusted"] or 0.0)
             sure = row["class_radius"] is not None and row["radius"] < row["class_radius"]
             every.append(value if sure else 0.0)
             certified += [value] if sure else []
+            for name, (of_all, of_certified) in seen.items():
+                if row[name] is not None:
+                    of_all.append(max(0.0, row[name]))
+                    of_certified += [max(0.0, row[name])] if sure else []
+        for name, means in seen.items():
+            for end, values in zip(("", "_only"), means, strict=True):
+                assert group[f"{name}{end}"] == (pytest.approx(np.mean(values)) if values else None)
         for name, values in (("certified_consistency", every), ("certified_only", certified)):
             low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
             found = [group[f"{name}{end}"] for end in ("", "_lower", "_upper")]

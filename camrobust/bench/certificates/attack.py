@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from camrobust.core.certify.bounds import item_bounds
 from camrobust.core.certify.certificate import IN, OUT, MapCertificate, estimated_order, map_certificate
 from camrobust.core.certify.items import ItemSums, item_sums, top_places
-from camrobust.core.certify.overlap import certified_rbo
+from camrobust.core.certify.overlap import certified_rbo, shared_overlaps
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.network import Network
@@ -137,10 +137,9 @@ def _broken(certified: MapCertificate, place: int, found: ItemSums, tail: float)
     L, U = certified.lower[:, place], certified.upper[:, place]
     mean = found.lower.double() / found.samples / found.scale
     least, most = item_bounds(found, tail)
-    S, depths = mean.shape[-1], torch.arange(mean.shape[-1])
-    ranks = estimated_order(found).argsort(dim=-1)
-    shared = (ranks.gather(-1, certified.order)[:, None] <= depths[:, None]).tril().sum(dim=-1)
-    inside = ranks < int(top_places(torch.tensor(S), TOP))
+    order = estimated_order(found)
+    shared = shared_overlaps(certified.order, order)
+    inside = order.argsort(dim=-1) < int(top_places(torch.tensor(mean.shape[-1]), TOP))
     members = certified.membership[:, place]
     return {
         "scores": ((most < L) | (least > U)).any(dim=-1),

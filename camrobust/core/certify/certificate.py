@@ -52,16 +52,6 @@ class MapCertificate:
         inside = torch.arange(M, device=self.sizes.device) < self.sizes[..., None, None]
         return ((self.membership == value) & inside).sum(dim=-1) / self.sizes[..., None].double()
 
-    def credited(self, class_within: Tensor) -> Tensor:
-        """The certified adjusted RBO as it counts in certified consistency, (…, R) float64 in [0, 1].
-
-        0 where nothing beyond chance is certain, where the map is flat, and where the class is not certified.
-
-        Args:
-            class_within: (…, R) bool, whether the class is certified at the radius; must broadcast.
-        """
-        return self.rbo_adjusted.nan_to_num(0).clamp(min=0) * class_within
-
 
 def estimated_order(sums: ItemSums) -> Tensor:
     """The items by their estimated smoothed score, highest first, equal ones by number; padding last: (…, M) int64."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from camrobust.core.certify.bounds import check_alpha, clopper_pearson
-from camrobust.core.certify.smoothing import check_shares
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,6 @@ class CertifiedClass:
     probability: Tensor
     radius: Tensor
     abstained: Tensor
-
-    def within(self, shares: Tensor) -> Tensor:
-        """Whether the class is certified at each radius ρ/σ, (R,) to (…, R) bool."""
-        check_shares(shares)
-        return ~self.abstained[..., None] & (shares.to(self.radius) < self.radius[..., None])
 
 
 def certified_class(hits: Tensor, samples: int, alpha: float) -> CertifiedClass:
