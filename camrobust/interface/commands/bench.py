@@ -236,8 +236,8 @@ REHEARSED = (
     argument("count", "images; 200,000 unless given", type=positive(int), nargs="?", metavar="N"),
     argument("--objects", "different objects that they are read from; N unless given", type=positive(int)),
     argument("--rounds", "streams, one after the other", type=positive(int), default=4),
-    argument("--kill-every", "mean seconds between two workers killed", type=positive(float), default=15.0),
-    argument("--lose-every", "mean seconds between two nodes lost", type=positive(float), default=60.0),
+    argument("--kill-every", "mean seconds between two workers killed", type=positive(float), default=45.0),
+    argument("--lose-every", "mean seconds between two nodes lost", type=positive(float), default=240.0),
 )
 CLOCK = argument(
     "--clock", "seconds of an outage of the store, and of the patience with it, in one second", type=positive(float),
