@@ -6,12 +6,16 @@ import polars.selectors as cs
 FORMULA = r"^[=+\-@\t\r\n]"
 """First character of a cell that a spreadsheet would compute (OWASP, "CSV Injection")."""
 
+CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+"""Characters that act on a terminal which shows the file."""
+
 
 def csv_of(table: pl.DataFrame) -> bytes:
     """A table as CSV: text in quotes, with an apostrophe before a text that looks like a formula; numbers unchanged.
 
-    A dataset called `=cmd|' /C calc'!A0` therefore stays a name. Parquet files hold every text exactly.
+    A character that acts on a terminal becomes a replacement character. A dataset called `=cmd|' /C calc'!A0` therefore stays a name. Parquet files hold every text exactly.
     """
     text = cs.by_dtype(pl.String, pl.Categorical, pl.Enum)
-    guarded = table.with_columns(text.cast(pl.String).str.replace(f"({FORMULA})", "'$1"))
+    shown = text.cast(pl.String).str.replace_all(CONTROL, "\ufffd")
+    guarded = table.with_columns(shown.str.replace(f"({FORMULA})", "'$1"))
     return guarded.write_csv(quote_style="non_numeric").encode()

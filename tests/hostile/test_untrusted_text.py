@@ -91,6 +91,8 @@ def test_a_spreadsheet_reads_text_as_text():
     assert [one or None for one in found["name"]] == [one or None for one in guarded]
     assert found["value"].to_list() == [-1.5] * len(CELLS)
     assert found["count"].to_list() == [-7] * len(CELLS)
+    shown = csv_of(pl.DataFrame({"name": ["a\x1b[2Jb\x9b\x00", "c\td"]})).decode()
+    assert shown == '"name"\n"a\ufffd[2Jb\ufffd\ufffd"\n"c\td"\n'
     # Text with a semicolon is quoted, so that it starts no new cell where semicolons separate cells.
     assert b'"a;=1",-1.5,-7\n' in written
 

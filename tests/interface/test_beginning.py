@@ -129,6 +129,7 @@ def test_the_schema_takes_every_shipped_configuration_and_refuses_slips(capsys):
 def test_the_tab_key_completes_commands_and_names(shell, capsys):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
+    assert script == f"{script.rstrip()}\n"
     assert "gradcam++" in script
     assert "--target-layer" in script or "target-layer" in script
     if shell == "bash":

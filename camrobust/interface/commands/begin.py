@@ -28,5 +28,5 @@ def completion(given: Given) -> int:
     """`camrobust completion`."""
     from camrobust.interface.completion import script
 
-    sys.stdout.write(script(given.parser, given.shell))
+    sys.stdout.write(f"{script(given.parser, given.shell).rstrip()}\n")
     return 0
