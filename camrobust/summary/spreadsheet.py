@@ -13,7 +13,8 @@ CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 def csv_of(table: pl.DataFrame) -> bytes:
     """A table as CSV: text in quotes, with an apostrophe before a text that looks like a formula; numbers unchanged.
 
-    A character that acts on a terminal becomes a replacement character. A dataset called `=cmd|' /C calc'!A0` therefore stays a name. Parquet files hold every text exactly.
+    A character that acts on a terminal becomes a replacement character. A dataset called `=cmd|' /C calc'!A0` therefore
+    stays a name. Parquet files hold every text exactly.
     """
     text = cs.by_dtype(pl.String, pl.Categorical, pl.Enum)
     shown = text.cast(pl.String).str.replace_all(CONTROL, "\ufffd")

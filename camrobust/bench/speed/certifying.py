@@ -70,7 +70,7 @@ def certifying(device: str = "cpu", samples: int = 48, repeats: int = 5) -> list
                 "copies": passes * batch,
                 "ratio to plain forwards": round(statistics.median(ratios), 3),
                 "plain ms per image": round(statistics.median(seconds[PLAIN]) * 1000 / passes / batch, 2),
-                "machine": machine(device),
+                **machine(device),
             }
         )
     return rows
