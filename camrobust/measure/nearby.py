@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camrobust.contract.certify_config import ATTACK_COPIES, ATTACK_STEPS
-from camrobust.core.certify.certificate import estimated_order
 from camrobust.core.certify.items import ItemSums
-from camrobust.core.certify.overlap import certified_rbo, shared_overlaps
 from camrobust.core.channels import held, unit
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect
+from camrobust.core.explain.shared_pass import NoGradientError
 from camrobust.core.memory import halving_on_oom
 from camrobust.core.perturb.attacks.on_rank import soft_overlap
 from camrobust.core.precision import repeatable
+from camrobust.core.ranks import agreement
 from camrobust.measure.noisy_copies import Copies, SegmentRanking
 from camrobust.measure.settings import CertifySettings
 
@@ -27,6 +27,8 @@ RANDOM, ATTACKED = 0, 1
 """Places of what was seen at random images, and at one that was attacked."""
 LAST = 0.1
 """Length of the last step of the attack, as a share of the first one's, which is the radius."""
+LISTS_BYTES = 64 * 2**20
+"""Largest size of a comparison of every segment with every other one, of the lists that are compared together."""
 Again = Callable[[str, Tensor], list[ItemSums]]
 """Draws the samples again: the noise's purpose and (S, C, H, W), what is added to the image; the sums at each sigma."""
 
@@ -37,8 +39,8 @@ def agreements(
 ) -> Tensor:  # fmt: skip
     """The least agreement seen at every radius, for all CAMs.
 
-    Of `asked.tries` images at a radius the first one is attacked, if a CAM of the run is differentiable, and the others
-    lie in random directions. At radius 0 the samples are drawn again once, which shows their own error.
+    Of `asked.tries` images at a radius the first one is attacked, if that is possible (`_climbed`), and the others lie
+    in random directions. At radius 0 the samples are drawn again once, which shows their own error.
 
     Args:
         copies: of the image.
@@ -54,7 +56,7 @@ def agreements(
     """
     S, K = len(sums), len(copies.settings.cams)
     found = torch.full((S, len(asked.radii), 2, K), torch.nan, dtype=torch.float64)
-    climbed = [place for place, name in enumerate(copies.settings.cams) if CAMS[name].differentiable]
+    climbed = _climbed(copies, ranking, explained, sums) if asked.tries and any(asked.radii) else []
     for radius, share in enumerate(asked.radii):
         for number in range(asked.tries if share else min(asked.tries, 1)):
             kind = ATTACKED if share and not number and climbed else RANDOM
@@ -69,10 +71,38 @@ def agreements(
     return found
 
 
+def _climbed(copies: Copies, ranking: SegmentRanking, explained: Tensor, sums: Sequence[ItemSums]) -> list[int]:
+    """Places of the CAMs that an attack climbs: the differentiable ones.
+
+    There are none where no gradient of the maps reaches the pixels, because layers let no gradient through or have no
+    second derivative. That is found by trying.
+    """
+    climbed = [place for place, name in enumerate(copies.settings.cams) if CAMS[name].differentiable]
+    if not climbed or not copies.model.network.differentiable:
+        return []
+    clean, here = _rank_sums(sums[0], climbed, copies), torch.zeros_like(copies.clean[0])
+    try:
+        next(_gradients(copies, ranking, explained[0], clean, climbed, here, 0, range(1)))
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, NoGradientError):
+        return []
+    return climbed
+
+
+def _rank_sums(sums: ItemSums, climbed: Sequence[int], copies: Copies) -> Tensor:
+    """The order of the samples under some CAMs as scores (K, M) float64, on the model's device."""
+    chosen: Tensor = (sums.lower + sums.upper)[climbed]
+    return chosen.to(copies.clean.device).double()
+
+
 def _agreement(here: ItemSums, there: ItemSums, p: float) -> Tensor:
-    """Adjusted rank-biased overlap of the orders of two sums, (K,) float64; 0 where one has none."""
-    shared = shared_overlaps(estimated_order(here), estimated_order(there))
-    _, adjusted = certified_rbo(shared, p, here.sizes)
+    """Adjusted rank-biased overlap of the orders of two sums, (K,) float64; 0 where one has none.
+
+    Segments with equal sums, as most are that are never in the top, count as in random order. In the order of their
+    numbers they would agree although nothing was seen of them.
+    """
+    _, adjusted = agreement(here.lower + here.upper, there.lower + there.upper, p, "a", here.sizes)
     flat = (here.flat == here.samples) | (there.flat == there.samples)
     found: Tensor = adjusted.nan_to_num(0).masked_fill(flat, 0)
     return found
@@ -96,18 +126,18 @@ def _attacked(
 
     It climbs minus the differentiable rank-biased overlap (`soft_overlap`) of the maps of noisy copies with the order
     of the samples, averaged over copies and over all CAMs that can be climbed, with new noise in every step. Gradients
-    pass the clipping and rounding of the copies as if there were none.
+    pass the clipping and rounding of the copies as if there were none. It starts in a random direction, so that it does
+    not end at the image itself where no gradient is.
     """
-    radii = _radii(copies, share)
-    ends = torch.zeros((len(sums), *copies.clean.shape[1:]), device=copies.clean.device)
+    radii, ends = _radii(copies, share), _random(copies, share, 0)
     for sigma, at_image in enumerate(sums):
-        clean = (at_image.lower + at_image.upper)[climbed].to(ends.device).double()
+        clean = _rank_sums(at_image, climbed, copies)
         for step in range(ATTACK_STEPS):
             gradient = torch.zeros_like(ends[sigma])
             numbers = range(step * ATTACK_COPIES, (step + 1) * ATTACK_COPIES)
             for part in _gradients(copies, ranking, explained[sigma], clean, climbed, ends[sigma], sigma, numbers):
                 gradient += part
-            length = radii[sigma] * (1 - (1 - LAST) * step / ATTACK_STEPS)
+            length = radii[sigma] * (1 - (1 - LAST) * step / (ATTACK_STEPS - 1))
             moved = ends[sigma] + gradient / gradient.norm().clamp(min=1e-30) * length
             ends[sigma] = moved * (radii[sigma] / moved.norm().clamp(min=1e-30)).clamp(max=1)
     return ends
@@ -130,9 +160,18 @@ def _gradients(
             evidence = collect(model.network, model.normalise(noisy), lambda _: classes, graph=True)
             maps = torch.stack([CAMS[name].function(evidence) for name in cams], dim=1)
             scores = ranking.scores(maps).flatten(0, 1)
-            sizes = ranking.count.expand(len(scores))
-            overlap = soft_overlap(clean.repeat(len(chosen), 1), scores, sizes, copies.settings.rbo_p)
-            (gradient,) = torch.autograd.grad(-overlap.sum(), noisy)
-        return gradient.nan_to_num(0).sum(dim=0)
+            apart = _apart(clean.repeat(len(chosen), 1), scores.detach(), ranking.count, copies.settings.rbo_p)
+            (gradient,) = torch.autograd.grad(scores, noisy, apart)
+        return gradient.nan_to_num(0, 0, 0).sum(dim=0)
 
     return halving_on_oom(numbers, model.pass_size(ATTACK_COPIES), one_pass)
+
+
+def _apart(clean: Tensor, scores: Tensor, count: Tensor, p: float) -> Tensor:
+    """The scores' gradient (N, M) of minus the soft overlap of N pairs of lists, (N, M) each, a few pairs at a time."""
+    parts: list[Tensor] = []
+    each = max(1, LISTS_BYTES // (8 * scores.shape[1] ** 2))
+    for first, second in zip(clean.split(each), scores.split(each), strict=True):
+        at = second.clone().requires_grad_()
+        parts += torch.autograd.grad(-soft_overlap(first, at, count.expand(len(at)), p).sum(), at)
+    return torch.cat(parts).nan_to_num(0, 0, 0)

@@ -92,7 +92,8 @@ class Plan:
     @property
     def attack_passes(self) -> int:
         """Forward and backward passes of the attacks on one image under one model, those of certificates included."""
-        certifying = 0 if self.config.certify is None else self.config.certify.attack_passes
+        asked, cams = self.config.certify, self.config.cams
+        certifying = asked.attack_passes if asked and any(CAMS[name].differentiable for name in cams) else 0
         return certifying + sum(variant.attack_passes for variant in self.variants)
 
     @property

@@ -1,6 +1,8 @@
 """Certificates in a run: every planned one is there once, whatever was stopped, and they are priced and told."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -10,15 +12,19 @@ from camrobust.contract.certificates import CERTIFICATE_KEYS, CERTIFIED
 from camrobust.contract.certify_config import CertifyConfig
 from camrobust.contract.config_file import load_config
 from camrobust.contract.errors import UserError
+from camrobust.contract.sharding import parse_shard
 from camrobust.interface.evaluation import load_run
 from camrobust.results.exact import compare_exactly
 from camrobust.results.folder import open_run
 from camrobust.results.lease import Lease
+from camrobust.results.shards import open_results
 from camrobust.results.verify import verify
 from camrobust.run.batch_sizes import images_per_block, longest_image_s
 from camrobust.run.plan import make_plan
+from camrobust.run.summarise import summaries
 from tests import in_process
 from tests.photos import write_photos
+from tests.results.test_hostile_parquet import name_sizes
 from tests.runs import SMALL, config, report
 
 ASKED = {"sigma": [0.02, 0.1], "samples": 40, "pilot": 4, "radii": [0.0, 0.1, 0.5], "alpha": 0.05}
@@ -102,6 +108,54 @@ def test_a_run_that_was_stopped_and_lost_a_file_is_in_the_end_equal_bit_for_bit(
     assert compare_exactly(half, done[0]).is_equal
 
 
+def test_a_run_in_shards_is_the_run_without_shards(done, path, tmp_path, capsys):
+    whole, out = done[0], tmp_path / "out"
+    config = load_config(str(path), output=str(out))
+    for shard in ("2/2", "1/2"):
+        assert in_process.run(config, shard=parse_shard(shard)).exit_code == 0
+    pooled = open_results(str(out))
+    assert min(rows_of(shard).height for shard in pooled.folders) > 0
+    exact = compare_exactly(pooled, whole)
+    assert exact.is_equal
+    assert exact.tables["certificates"].equal == ROWS
+    assert verify(pooled).as_dict() == verify(whole).as_dict()
+    assert in_process.camrobust(capsys, "aggregate", out)[0] == 0
+    assert summaries(pooled)["certificates"].equals(summaries(whole)["certificates"])
+    assert load_run(out).summary("certificates").equals(load_run(whole.uri).summary("certificates"))
+    assert in_process.camrobust(capsys, "report", out)[0] == 0
+    assert guarantees(out / pooled.place("report")) == guarantees(Path(whole.uri) / whole.place("report"))
+
+
+def guarantees(folder):
+    """What a page says of certificates, its pictures included."""
+    found = re.search(r'<h2 id="guarantees">.*?</section>', (folder / "index.html").read_text(), re.DOTALL)
+    return found[0]
+
+
+def test_a_run_from_before_something_was_tried_is_read_and_continued(done, path, tmp_path, capsys):
+    out = shutil.copytree(done[0].uri, tmp_path / "old")
+    columns = ["agreement_random", "agreement_attacked"]
+    for file in out.glob("certificates/*.parquet"):
+        pl.read_parquet(file).drop(columns).write_parquet(file)
+    for commit in out.glob("commits/*.parquet"):
+        name_sizes(commit, out)
+    for file in out.glob("summary/*/certificates.parquet"):
+        pl.read_parquet(file).drop(*columns, *(f"{name}_only" for name in columns)).write_parquet(file)
+    folder, again = open_run(str(out)), load_config(str(path), output=str(out))
+    document = json.loads((out / "run.json").read_text())
+    assert document["config"]["certify"].pop("tries") == 0
+    (out / "run.json").write_text(json.dumps(document))
+    assert verify(folder).complete
+    assert in_process.run(again).measured == 0
+    assert in_process.camrobust(capsys, "report", out)[0] == 0
+    assert compare_exactly(folder, done[0]).is_equal
+    (out / folder.committed().tables("certificates")[0]).unlink()
+    assert in_process.run(again).measured == 1
+    assert compare_exactly(folder, done[0]).is_equal
+    assert summaries(folder)["certificates"].equals(summaries(done[0])["certificates"])
+    assert "Thin lines" not in report(out).read_text()
+
+
 def test_a_run_prices_its_copies_and_takes_one_image_after_the_other(path, capsys):
     code, printed, _ = in_process.camrobust(
         capsys, "plan", path, "--forwards-per-s", "10", "--images", "100", "--dollars-per-hour", "36", "--json"
@@ -115,6 +169,9 @@ def test_a_run_prices_its_copies_and_takes_one_image_after_the_other(path, capsy
     assert longest_image_s(plan) > 90
     without = make_plan(load_config(str(path)).model_copy(update={"certify": None}))
     assert longest_image_s(without) == 0
+    # Two sigmas at two radii that are not 0; nothing can be attacked without a CAM that can be climbed.
+    assert make_plan(load_config(str(path), ["certify.tries=2"])).attack_passes == 2 * 2 * 80
+    assert make_plan(load_config(str(path), ["certify.tries=2", "cams=[eigencam,random]"])).attack_passes == 0
 
 
 def test_a_run_without_certificates_is_as_before(path):
