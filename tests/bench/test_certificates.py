@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from camrobust.bench import certificates
-from camrobust.bench.certificates import attack, balls, coverage, orders
+from camrobust.bench.certificates import attack, balls, contradictions, coverage, orders
+from camrobust.bench.certificates.contradictions import shared_overlaps
 from camrobust.core.certify import overlap
 from camrobust.interface.cli import main
 
@@ -24,6 +25,14 @@ def test_bounds_that_are_too_narrow_are_found(monkeypatch):
     monkeypatch.setattr(coverage, "ALPHA", 0.9)
     monkeypatch.setattr(coverage, "SHARES", (0.0,))
     assert min(row["bounds_hold"] for row in coverage.covered(300)) < 0.95
+
+
+def test_certificates_of_more_than_holds_are_found(monkeypatch):
+    held = {row["map"]: row["order_holds"] for row in coverage.covered(200) if row["bound"] == "hoeffding"}
+    monkeypatch.setattr(contradictions, "certified_rbo", lambda shared: (overlap.certified_rbo(shared)[0] - 0.5, None))
+    broken = {row["map"]: row["order_holds"] for row in coverage.covered(200) if row["bound"] == "hoeffding"}
+    assert held["halves"] == 1
+    assert broken["halves"] < 0.5
 
 
 def test_attacks_break_no_certificate_but_bounds_without_a_shift():
@@ -75,3 +84,12 @@ def test_the_ascent_stays_in_the_ball():
     wanted = torch.randn(3, 8, generator=generator)
     moved = attack.ascend(smoothed, images, torch.zeros(3, dtype=torch.int64), wanted, 0.05) - images
     assert moved.flatten(1).norm(dim=1).tolist() == pytest.approx([0.05] * 3, rel=1e-3)
+
+
+def test_shared_overlaps_are_those_of_sets():
+    scores = torch.rand(2, 3, 4, 9, generator=torch.Generator().manual_seed(0))
+    first, second = scores.argsort(dim=-1)
+    found = shared_overlaps(first, second)
+    for one, other, overlaps in zip(*(each.flatten(0, 1).tolist() for each in (first, second, found)), strict=True):
+        assert overlaps == [len({*one[:d]} & {*other[:d]}) for d in range(1, 10)]
+    assert shared_overlaps(first, first).flatten(0, 1).tolist() == [list(range(1, 10))] * 12

@@ -16,7 +16,7 @@ from camrobust.core.certify.certificate import IN, OUT, UNDECIDED, estimated_ord
 from camrobust.core.certify.classes import certified_class
 from camrobust.core.certify.items import KINDS, item_sums, top_places
 from camrobust.core.certify.membership import certified_membership, majority_membership, needed_hits, radius
-from camrobust.core.certify.overlap import certified_overlaps, certified_rbo, shared_overlaps
+from camrobust.core.certify.overlap import certified_overlaps, certified_rbo
 from camrobust.core.certify.smoothing import smoothed_bounds
 from tests.reference import certify as reference
 
@@ -372,12 +372,3 @@ def test_mistakes_get_a_sentence(call, sentence):
 def test_the_examples_run(module):
     failed, attempted = doctest.testmod(import_module(f"camrobust.core.certify.{module}"))
     assert attempted > 0 == failed
-
-
-def test_shared_overlaps_are_those_of_sets():
-    scores = torch.rand(2, 3, 4, 9, generator=stream())
-    first, second = scores.argsort(dim=-1)
-    found = shared_overlaps(first, second)
-    for one, other, overlaps in zip(*(each.flatten(0, 1).tolist() for each in (first, second, found)), strict=True):
-        assert overlaps == [len({*one[:d]} & {*other[:d]}) for d in range(1, 10)]
-    assert shared_overlaps(first, first).flatten(0, 1).tolist() == [list(range(1, 10))] * 12

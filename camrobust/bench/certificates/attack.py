@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camrobust.bench.certificates.contradictions import contradicted
 from camrobust.core.certify.bounds import item_bounds
-from camrobust.core.certify.certificate import IN, OUT, MapCertificate, estimated_order, map_certificate
-from camrobust.core.certify.items import ItemSums, item_sums, top_places
-from camrobust.core.certify.overlap import certified_rbo, shared_overlaps
+from camrobust.core.certify.certificate import MapCertificate, estimated_order, map_certificate
+from camrobust.core.certify.items import ItemSums, item_sums
 from camrobust.core.explain.cams import CAMS
 from camrobust.core.explain.evidence import collect
 from camrobust.core.explain.network import Network
@@ -137,16 +137,10 @@ def _broken(certified: MapCertificate, place: int, found: ItemSums, tail: float)
     L, U = certified.lower[:, place], certified.upper[:, place]
     mean = found.lower.double() / found.samples / found.scale
     least, most = item_bounds(found, tail)
-    order = estimated_order(found)
-    shared = shared_overlaps(certified.order, order)
-    inside = order.argsort(dim=-1) < int(top_places(torch.tensor(mean.shape[-1]), TOP))
-    members = certified.membership[:, place]
     return {
         "scores": ((most < L) | (least > U)).any(dim=-1),
         "scores_estimated": ((mean < L) | (mean > U)).any(dim=-1),
-        "rbo": certified.rbo[:, place] > certified_rbo(shared)[0] + 1e-9,
-        "overlaps": (certified.overlaps[:, place] > shared).any(dim=-1),
-        "memberships": (((members == IN) & ~inside) | ((members == OUT) & inside)).any(dim=-1),
+        **contradicted(certified, place, estimated_order(found), TOP),
     }
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camrobust.bench.certificates.contradictions import contradicted
 from camrobust.core.certify.bounds import item_bounds
-from camrobust.core.certify.certificate import IN, OUT, MapCertificate, map_certificate
-from camrobust.core.certify.items import ItemSums, item_sums, top_places
-from camrobust.core.certify.overlap import certified_rbo
+from camrobust.core.certify.certificate import map_certificate
+from camrobust.core.certify.items import ItemSums, item_sums
 
 SHARES = (0.0, 0.1, 0.5, 1.0)
 """Radii, shares of σ."""
@@ -108,19 +108,6 @@ def _truth(steps: Steps, kind: str, distance: float) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
-def _order_holds(certified: MapCertificate, place: int, scores: Tensor) -> Tensor:
-    """Whether what is certified about the order holds for the true scores (m,), (S,) bool."""
-    m = len(scores)
-    ranks, depths = scores.argsort(descending=True).argsort(), torch.arange(m)
-    # Of the first d places, how many hold one of the d highest: (S, depths, places).
-    shared = (ranks[certified.order][:, None] <= depths[:, None]).tril().sum(dim=-1)
-    sound = (certified.overlaps[:, place] <= shared).all(dim=-1)
-    sound &= certified.rbo[:, place] <= certified_rbo(shared)[0] + 1e-9
-    K = int(top_places(torch.tensor(m), TOP))
-    inside, members = ranks < K, certified.membership[:, place]
-    return sound & ~(((members == IN) & ~inside) | ((members == OUT) & inside)).any(dim=-1)
-
-
 def _held(steps: Steps, kind: str, bound: str, counts: Tensor) -> dict[str, Tensor]:
     """What held in each simulation, (S,) bool by column."""
     sums = sums_of(steps, kind, counts)
@@ -134,7 +121,8 @@ def _held(steps: Steps, kind: str, bound: str, counts: Tensor) -> dict[str, Tens
             bounds = bounds & ((lower >= L) & (upper <= U)).all(dim=-1)
             unshifted = unshifted & ((lower >= at_image[0]) & (upper <= at_image[1])).all(dim=-1)
             if steps.ordered and kind == "rank":
-                order = order & _order_holds(certified, place, lower)
+                true_order = lower.argsort(descending=True).expand(certified.order.shape)
+                order = order & ~torch.stack([*contradicted(certified, place, true_order, TOP).values()]).any(dim=0)
     return {"bounds_hold": bounds, "order_holds": order, "without_the_shift": unshifted}
 
 

@@ -48,29 +48,6 @@ def certified_overlaps(lower: Tensor, upper: Tensor, sizes: Tensor | None = None
     return found
 
 
-def shared_overlaps(order: Tensor, other: Tensor) -> Tensor:
-    """How many items the first d of two orders have in common, for every depth d.
-
-    Args:
-        order: (…, M) int64, the items, first ones first.
-        other: (…, M), the same items in another order. Padding comes last in both, in the same order.
-
-    Returns:
-        (…, M) int64.
-
-    Examples:
-        >>> import torch
-        >>> from camrobust.core.certify.overlap import shared_overlaps
-        >>> shared_overlaps(torch.tensor([2, 0, 1, 3]), torch.tensor([0, 2, 3, 1])).tolist()
-        [0, 2, 2, 4]
-    """
-    places = other.argsort(dim=-1).gather(-1, order)
-    depths = torch.arange(order.shape[-1], device=order.device)
-    # The first d of both: the later of an item's two places decides.
-    later = torch.maximum(places, depths.expand_as(places))
-    return torch.zeros_like(later).scatter_add(-1, later, torch.ones_like(later)).cumsum(dim=-1)
-
-
 def certified_rbo(overlaps: Tensor, p: float = 0.9, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The least rank-biased overlap of an order and the true one, raw and adjusted for chance.
 
