@@ -11,6 +11,7 @@ from camrobust.core.segments import quickshift, segment_matrix
 from camrobust.interface.certified_grid import certified_grid
 from camrobust.interface.demo import efficientnet_lite0, photos
 from camrobust.io.images import decode
+from camrobust.measure.certificates import certificates
 from camrobust.measure.image import measure
 from camrobust.measure.model import wrap
 from camrobust.measure.settings import CertifySettings, ImageVariants, MeasureSettings, Sample
@@ -59,7 +60,9 @@ def certificates_picture() -> Image.Image:
     model = wrap(efficientnet_lite0(), mean=(0.5,) * 3, std=(0.5,) * 3)
     image = ImageVariants(Sample("docs", photo.stem, None, quickshift(pixels)[0]), pixels, ())
     asked = CertifySettings(CERTIFIED_AT, 1000, 100, 0.01, (0.0, 0.02, 0.05, 0.1), "rank", 0.2)
-    return certified_grid(model, image, MeasureSettings(("gradcam", "layercam", "random"), batch=10), asked, ())
+    settings = MeasureSettings(("gradcam", "layercam", "random"), batch=10)
+    (rows,) = certificates(model, [image], settings, asked, drawn={0})
+    return certified_grid(rows, _photo(pixels[0]), ())
 
 
 def _photo(pixels: torch.Tensor) -> np.ndarray:

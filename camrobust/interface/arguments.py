@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from math import isfinite
+from types import MappingProxyType
 from typing import Any
 from warnings import warn
 
@@ -24,7 +25,8 @@ from camrobust.measure.model import Model, load_model, wrap
 from camrobust.measure.networks import plain, refuse_shapeless
 from camrobust.measure.settings import CertifySettings
 
-ONE_SIGMA = 0.12
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+ONE_SIGMA: Mapping[str, Any] = MappingProxyType({"sigma": [0.12]})
 """The sigma of a picture, where none is named."""
 TargetLayer = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by its dotted name, or the layer itself; a list may hold one of them."""
@@ -192,8 +194,14 @@ def check_evaluation(explained_class: str, precision: str, resave_jpeg_quality: 
         )
 
 
-def certify_settings(value: bool | Mapping[str, Any] | CertifyConfig | None) -> CertifySettings | None:
+def certify_settings(
+    value: bool | Mapping[str, Any] | CertifyConfig | None, usual: Mapping[str, Any] = NOTHING
+) -> CertifySettings | None:
     """What is to be certified: None for nothing, True for all defaults, or as in a configuration.
+
+    Args:
+        value: as the user gave it.
+        usual: values of keys that are not given; all others have the defaults of a configuration.
 
     Raises:
         UserError: an unknown key, or a value out of its range.
@@ -204,8 +212,9 @@ def certify_settings(value: bool | Mapping[str, Any] | CertifyConfig | None) -> 
         raise UserError(
             f"certify: must be True, or keys as in a configuration, got {shown(value)}; pass {{'samples': 500}}"
         )
-    config = value if isinstance(value, CertifyConfig) else parse_certify({} if value is True else value)
-    return CertifySettings(**config.model_dump())
+    if not isinstance(value, CertifyConfig):
+        value = parse_certify({**usual, **({} if value is True else value)})
+    return CertifySettings(**value.model_dump())
 
 
 def certify_options(options: Sequence[str]) -> CertifySettings:
@@ -214,7 +223,7 @@ def certify_options(options: Sequence[str]) -> CertifySettings:
     Raises:
         UserError: an option without =, an unknown key, or a value out of its range.
     """
-    data: dict[str, Any] = {"sigma": [ONE_SIGMA]}
+    data: dict[str, Any] = dict(ONE_SIGMA)
     for option in options:
         key, equals, text = option.partition("=")
         if not equals or not key:

@@ -5,49 +5,46 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from camrobust.contract.units import at_least
-from camrobust.core.channels import as_photo
 from camrobust.interface.picture_grid import WARNING, Cell, picture_grid
-from camrobust.measure.certificates import certificates
-from camrobust.measure.model import Model
-from camrobust.measure.settings import CertifySettings, ImageVariants, MeasureSettings
 from camrobust.report.gallery import spoken
 from camrobust.report.pictures import decoded, membership
 from camrobust.summary.certified import class_is_certain
 
 
-def certified_grid(
-    model: Model, image: ImageVariants, settings: MeasureSettings, asked: CertifySettings, names: Sequence[str]
-) -> Image.Image:
+def certified_grid(rows: Sequence[Mapping[str, Any]], photo: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
     """The photo with what is certain about each segment.
 
     Certainly in the top: in colour. Certainly not: dark. Undecided: grey, with stripes. Below each picture stands the
-    least adjusted rank-biased overlap, below the photo whether the class is certain.
+    least adjusted rank-biased overlap, and what was seen at other images of that distance; below the photo whether the
+    class is certain.
 
     Args:
-        model: the classifier.
-        image: only its clean pixels are used.
-        settings: the CAMs.
-        asked: what is certified.
+        rows: all of one image under one model, with masks; columns as `certificates.CERTIFICATES`.
+        photo: (H, W, 3), of the masks' size.
         names: of the classes.
     """
-    (rows,) = certificates(model, [image], settings, asked, drawn={0})
-    photo = np.ascontiguousarray(as_photo(image.pixels)[0].numpy().transpose(1, 2, 0))
+    cams = list(dict.fromkeys(row["cam"] for row in rows))
     columns = []
     ordered = sorted(rows, key=lambda row: (row["sigma"], row["radius"]))
     for (sigma, radius), of_cams in groupby(ordered, key=lambda row: (row["sigma"], row["radius"])):
         cells = {row["cam"]: row for row in of_cams}
-        first = cells[settings.cams[0]]
+        first = cells[cams[0]]
         sure = class_is_certain(first)
         above = (f"within {radius:.3g} (sigma {sigma:g})", _decision(first, names, sure=sure))
         columns.append([Cell(Image.fromarray(photo), above, "black" if sure else WARNING)])
-        for cam in settings.cams:
+        for cam in cams:
             row = cells[cam]
-            drawn = membership(photo, decoded(row["membership"], "PNG", "L"))
-            columns[-1].append(Cell(drawn, (_ranks(row), _shares(row))))
-    return picture_grid([f"certain, p {1 - asked.alpha:g}", *settings.cams], columns)
+            columns[-1].append(Cell(certain_segments(row, photo), (_ranks(row), _shares(row), *_seen(row))))
+    return picture_grid([f"certain, p {1 - rows[0]['alpha']:g}", *cams], columns)
+
+
+def certain_segments(row: Mapping[str, Any], photo: NDArray[np.uint8]) -> Image.Image:
+    """The photo with what one certificate says of each segment."""
+    return membership(photo, decoded(row["membership"], "PNG", "L"))
 
 
 def _decision(row: Mapping[str, Any], names: Sequence[str], *, sure: bool) -> str:
@@ -63,3 +60,10 @@ def _ranks(row: Mapping[str, Any]) -> str:
 
 def _shares(row: Mapping[str, Any]) -> str:
     return f"in {row['certainly_in']:.0%}, out {row['certainly_out']:.0%}, undecided {row['undecided']:.0%}"
+
+
+def _seen(row: Mapping[str, Any]) -> list[str]:
+    """A line about what was seen at that distance; none where nothing was tried."""
+    places = {"agreement_attacked": "attacked", "agreement_random": "random" if row["radius"] else "drawn again"}
+    seen = [f"{where} {row[name]:.3f}" for name, where in places.items() if row[name] is not None]
+    return [f"seen: {', '.join(seen)}"] if seen else []

@@ -24,6 +24,7 @@ from camrobust.interface.picture_grid import WARNING, Cell, picture_grid, stacke
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import ModelSpec
+from camrobust.measure.certificates import certificates
 from camrobust.measure.image import measure
 from camrobust.measure.model import load_model
 from camrobust.measure.settings import CertifySettings, ImageVariants, MeasureSettings, Sample, pass_size
@@ -116,8 +117,8 @@ def explain_picture(
     agreement = {name: scores[name].reshape(len(planned), len(cams)) for name in ("rbo", "rbo_adjusted")}
     picture = _grid(as_photo(explained.pixels).numpy(), explained.maps.cpu().numpy(), cams, columns, agreement)
     if certify is not None:
-        certified = certified_grid(ready, ImageVariants(sample, stack[:1], ()), settings, certify, names)
-        picture = stacked([picture, certified])
+        (rows,) = certificates(ready, [ImageVariants(sample, stack[:1], ())], settings, certify, drawn={0})
+        picture = stacked([picture, certified_grid(rows, as_photo(stack)[0].permute(1, 2, 0).numpy(), names)])
     write(output, picture)
 
 

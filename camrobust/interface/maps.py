@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from camrobust.contract.defaults import CROP, RESIZE
+from camrobust.contract.errors import UserError
 from camrobust.core.channels import as_photo
+from camrobust.interface.certified_grid import certain_segments, certified_grid
 from camrobust.interface.inputs import levels, photo
 from camrobust.interface.notebook import pictures
 from camrobust.report.pictures import overlay as overlaid
@@ -32,16 +35,25 @@ class Maps(dict[str, Tensor]):
         images: the images, (B, C, H, W) uint8 or in [0, 1]; the first `SHOWN` are kept.
         names: of the images, as `explain` names them; None for their numbers.
         predicted: what the model says of each of the first images, in words; None to say nothing.
+        certificates: rows with masks of every image, columns as `certificates.CERTIFICATES`, and then all images are
+            kept; None where none were asked for.
+        classes: names of the classes; empty where they are unknown.
+
+    Attributes:
+        certificates: as given.
     """
 
     def __init__(
         self, maps: Mapping[str, Tensor], images: Tensor, names: Sequence[str] | None = None,
-        predicted: Sequence[str] | None = None,
+        predicted: Sequence[str] | None = None, certificates: pl.DataFrame | None = None, classes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__(maps)
-        self._count = len(images)
-        self._photos = as_photo(images[:SHOWN]).permute(0, 2, 3, 1).cpu().numpy()
-        shown = range(len(self._photos))
+        self.certificates = certificates
+        self._by_image = [] if certificates is None else certificates.partition_by("image_id", maintain_order=True)
+        self._count, self._classes = len(images), classes
+        kept = images[:SHOWN] if certificates is None else images
+        self._photos = as_photo(kept).permute(0, 2, 3, 1).cpu().numpy()
+        shown = range(len(kept[:SHOWN]))
         self._names = [_title(number, names[number] if names else "") for number in shown]
         self._predicted = [predicted[number] if predicted else "" for number in shown]
 
@@ -52,7 +64,36 @@ class Maps(dict[str, Tensor]):
 
     def _repr_html_(self) -> str:
         maps = {name: maps[:SHOWN].float().cpu().numpy() for name, maps in self.items()}
-        return pictures(self._photos, maps, self._names, self._predicted, self._count)
+        photos = self._photos[:SHOWN]
+        certain = [_nearest(*pair) for pair in zip(self._by_image, photos, strict=False)]
+        return pictures(photos, maps, self._names, self._predicted, self._count, certain)
+
+    def certain(self, image: int = 0) -> Image.Image:
+        """What is certain about the segments of an image, for each CAM, sigma and radius.
+
+        In colour the segments that are certain to be in the top of the order that is averaged over noise, dark those
+        that are certain to be outside of it, striped the others (docs/certificates.md).
+
+        Args:
+            image: its number among the images.
+
+        Raises:
+            UserError: there are no certificates, or no such image.
+        """
+        if self.certificates is None:
+            raise UserError("certain: there are no certificates of these maps; call explain with certify=True")
+        if not 0 <= image < self._count:
+            raise UserError(f"certain: image must be a number from 0 to {self._count - 1}, got {image}")
+        return certified_grid(self._by_image[image].to_dicts(), self._photos[image], self._classes)
+
+
+def _nearest(rows: pl.DataFrame, photo: NDArray[np.uint8]) -> dict[str, Image.Image]:
+    """What is certain about each CAM of a photo at the smallest sigma and radius, by title."""
+    first = rows.sort("sigma", "radius", maintain_order=True).unique("cam", keep="first", maintain_order=True)
+    return {
+        f"{row['cam']}: certain within {row['radius']:.3g} (sigma {row['sigma']:g})": certain_segments(row, photo)
+        for row in first.iter_rows(named=True)
+    }
 
 
 def _title(number: int, name: str) -> str:

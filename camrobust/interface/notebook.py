@@ -23,6 +23,13 @@ ATTACKED = {
 }
 """Columns that are shown where a perturbation attacks maps."""
 
+CERTAIN = (
+    "<p>Certain: in colour the segments that are certain to be in the top of the order that is averaged over noise, "
+    "dark those that are certain to be outside of it, striped the others. <code>certain(0)</code> draws the first "
+    "image at every distance, <code>certificates</code> has the numbers.</p>"
+)
+"""What the pictures of certain segments are."""
+
 
 def notebook(
     by_cam: pl.DataFrame, by_level: pl.DataFrame, controls: Sequence[str], same_as: Mapping[str, Mapping[str, str]]
@@ -59,7 +66,7 @@ def _curves(curves: Figure | None, ranked: pl.DataFrame) -> str:
 
 def pictures(
     photos: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]], names: Sequence[str], predicted: Sequence[str],
-    count: int,
+    count: int, certain: Sequence[Mapping[str, Image.Image]] = (),
 ) -> str:  # fmt: skip
     """A table with one row per photo and its maps, as HTML without scripts; every name is escaped.
 
@@ -69,19 +76,21 @@ def pictures(
         names: of the B photos.
         predicted: what the model says of each, in words, or "".
         count: how many images there are; those that are not shown are counted below.
+        certain: of each photo, pictures of its certain segments by title, the same titles for all; empty without.
     """
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps))
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps, *(certain[0] if certain else ())))
     rows = []
     for number, photo in enumerate(photos):
         drawn = {"photo": Image.fromarray(photo)} | {
             cam: overlay(photo, values[number]) for cam, values in maps.items()
         }
+        drawn |= certain[number] if certain else {}
         cells = "".join(f'<td><img src="{data_uri(picture)}" alt="{escape(names[number])}, {escape(name)}"></td>'
                         for name, picture in drawn.items())  # fmt: skip
         said = f"<br>{escape(predicted[number])}" if predicted[number] else ""
         rows.append(f"<tr><td>{escape(names[number])}{said}</td>{cells}</tr>")
     more = f"<p>The first {len(photos)} of {count} images.</p>" if count > len(photos) else ""
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>{more}"
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>{CERTAIN if certain else ''}{more}"
 
 
 def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:

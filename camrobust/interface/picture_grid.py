@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 CELL = 224
-TEXT = 34
+LINE, LINES = 17, 2
+"""Height of a line of text, px, and how many lines there is always room for."""
 MARGIN = 8
 LEFT = 150
 ACROSS = 6
@@ -32,16 +33,17 @@ def picture_grid(names: Sequence[str], columns: Sequence[Sequence[Cell]]) -> Ima
         columns: of as many cells each.
     """
     across, rows = min(ACROSS, len(columns)), len(names)
+    text = LINE * max(LINES, *(len(cell.lines) for cells in columns for cell in cells))
     bands = -(-len(columns) // ACROSS)
-    step_x, step_y = CELL + MARGIN, CELL + TEXT + MARGIN
+    step_x, step_y = CELL + MARGIN, CELL + text + MARGIN
     picture = Image.new("RGB", (LEFT + step_x * across, MARGIN + step_y * rows * bands), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for column, cells in enumerate(columns):
         for row, cell in enumerate(cells):
             left, top = LEFT + column % ACROSS * step_x, MARGIN + (column // ACROSS * rows + row) * step_y
             picture.paste(cell.picture.resize((CELL, CELL)), (left, top))
-            text = "\n".join(_fitting(line, font) for line in cell.lines)
-            draw.text((left, top + CELL + 1), text, cell.colour, font)
+            below = "\n".join(_fitting(line, font) for line in cell.lines)
+            draw.text((left, top + CELL + 1), below, cell.colour, font)
     for row, name in enumerate([*names] * bands):
         draw.text((MARGIN, MARGIN + row * step_y + CELL // 2), name, "black", font)
     return picture
