@@ -15,7 +15,7 @@ from camrobust.io.image_listing import Found
 from camrobust.io.manifest_rows import label_column
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.picture_tables import Columns, has_pictures, pictures_in_table
-from camrobust.io.table_bytes import PARQUET
+from camrobust.io.table_bytes import ENCRYPTED, PARQUET, REFUSED
 from camrobust.io.tables import ROW, Table
 
 READERS = 16
@@ -40,9 +40,12 @@ class _Samples(Table):
 
 
 def tables_hold_pictures(found: Found, columns: Columns) -> bool:
-    """Whether the first of the tables that were found is one with pictures inside."""
+    """Whether the first of the tables that were found is one with pictures inside; raises UserError if encrypted."""
     key = found.tables[0]
-    if found.store.head(key, len(PARQUET)) != PARQUET:
+    head = found.store.head(key, len(PARQUET))
+    if head == ENCRYPTED:
+        raise UserError(f"images: {found.store.locate(key)} {REFUSED[ENCRYPTED]}")
+    if head != PARQUET:
         return False
     return has_pictures(found.store, key, _size(found, key), columns)
 
@@ -102,7 +105,7 @@ def photos_in_archives(found: Found, photos: Collection[str], numbers: Mapping[s
     several = _mapped(read, keys)
     remarks = [remark for _, inside in several for remark in inside.remarks]
     if len(remarks) > SHOWN_REMARKS:
-        remarks[SHOWN_REMARKS:] = [f"the same holds for {len(remarks) - SHOWN_REMARKS:,} more archives"]
+        remarks[SHOWN_REMARKS:] = [f"there are {len(remarks) - SHOWN_REMARKS:,} more remarks like these on archives"]
     left_out = together(inside.left_out for _, inside in several)
     return pl.concat([rows for rows, _ in several]).with_columns(_NO_ROW), left_out, tuple(remarks)
 

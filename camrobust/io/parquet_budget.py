@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
-from camrobust.io.parquet_pages import Opened, pages_of
+from camrobust.io.parquet_pages import Opened, check_columns, pages_of
 
 FLOOR_BYTES = 256 * 2**20
 """Allowed for files of any size."""
@@ -87,7 +87,7 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
     names = list(footer.schema_arrow.names)
     present = [name for name in names if name.strip() in wanted]
     for name, kind in zip(names, footer.schema_arrow.types, strict=True):
-        if name in present and pa.types.is_nested(kind):
+        if name in present and is_nested(kind):
             raise ValueError(f"the column '{name}' must hold one value in each row, not {kind}")
     budget.add(len(content))
     needed, _ = page_sizes(footer.metadata, set(present), file)
@@ -95,10 +95,18 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
     return names, present
 
 
+def is_nested(kind: pa.DataType) -> bool:
+    """Whether a cell of this type may hold several values, as a tensor does, too."""
+    while isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return bool(pa.types.is_nested(kind))
+
+
 def page_sizes(metadata: pq.FileMetaData, names: Collection[str], file: Opened) -> tuple[int, int]:
     """The most bytes that reading some columns can take, with texts as numbers; and those of their largest page."""
     if metadata.num_row_groups > MOST_GROUPS:
         raise ValueError(f"it has more than {MOST_GROUPS:,} row groups")
+    check_columns(file, metadata.num_columns)
     needed = largest = rows = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

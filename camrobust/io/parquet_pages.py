@@ -1,4 +1,4 @@
-"""How many bytes the pages of a parquet file unpack to, read from their headers alone.
+"""What the pages of a parquet file unpack to, and whether its columns can be read, from headers and footer alone.
 
 The footer of a parquet file states the size of its columns, and may lie. A reader allocates what each page header
 states, so these sizes are added up before anything is unpacked. Headers are Thrift structures in the compact protocol.
@@ -6,16 +6,23 @@ states, so these sizes are added up before anything is unpacked. Headers are Thr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import SEEK_END
 from typing import Any, Protocol
 
 HEADER_BYTES = 2**20
 """Longest header; it may repeat the smallest and the largest value of its page."""
 MOST_PAGES = 100_000
 """Most pages of one column in one row group."""
-DICTIONARY = 2
-"""Page type: the distinct values of a column."""
+DATA, DICTIONARY, DATA_2 = 0, 2, 3
+"""Types of pages: values, the distinct values of a column, and values in version 2 of the format."""
+INNER = {DATA: 5, DICTIONARY: 7, DATA_2: 8}
+"""By the type of a page, the field that counts of those that a header may hold beside each other."""
 BY_NUMBER = (2, 8)
 """Encodings whose values are numbers of distinct values."""
+ROW_GROUPS, CHUNKS, ENCRYPTION = 4, 1, 8
+"""Fields of the footer, of a row group, and of a column in one."""
+MOST_FIELDS = 2**15 - 1
+"""Highest number of a field."""
 DEEPEST = 8
 """Most levels of structures inside one another."""
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
@@ -25,7 +32,7 @@ STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9
 class Opened(Protocol):
     """An open file of bytes."""
 
-    def seek(self, offset: int, /) -> int:
+    def seek(self, offset: int, whence: int = 0, /) -> int:
         """Choose where the next read begins."""
 
     def tell(self) -> int:
@@ -41,14 +48,14 @@ class PageError(ValueError):
 
 @dataclass
 class _Compact:
-    """Reads structures of numbers and skips all other fields."""
+    """Reads structures and lists of numbers and skips all other fields."""
 
     content: bytes
     place: int = 0
 
     def byte(self) -> int:
         if self.place >= len(self.content):
-            raise PageError("the header of a page is cut off")
+            raise PageError("a header is cut off")
         self.place += 1
         return self.content[self.place - 1]
 
@@ -62,20 +69,23 @@ class _Compact:
             if byte < 0x80:
                 return value
             if shift > 63:
-                raise PageError("the header of a page holds a number of more than 64 bits")
+                raise PageError("a header holds a number of more than 64 bits")
 
     def signed(self) -> int:
         value = self.number()
         return (value >> 1) ^ -(value & 1)
 
     def structure(self, depth: int = 0) -> dict[int, Any]:
-        """Numbers and structures by field number."""
+        """Numbers, structures and lists by field number."""
         if depth > DEEPEST:
-            raise PageError("the header of a page is nested too deep")
+            raise PageError("a header is nested too deep")
         fields: dict[int, Any] = {}
         field = 0
-        while (head := self.byte()) != STOP:
+        while (head := self.byte()) & 0x0F != STOP:
             field = field + (head >> 4) if head >> 4 else self.signed()
+            if field in fields or not 0 < field <= MOST_FIELDS:
+                # Another reader might take the other one, or 16 bits of the number.
+                raise PageError("a header holds a field twice, or one of a strange number")
             fields[field] = self._value(head & 0x0F, depth)
         return fields
 
@@ -84,7 +94,7 @@ class _Compact:
             return kind == TRUE
         if kind == BYTE:
             return self.byte()
-        if kind < DOUBLE:
+        if STOP < kind < DOUBLE:
             return self.signed()
         if kind == STRUCT:
             return self.structure(depth + 1)
@@ -93,23 +103,20 @@ class _Compact:
             return None
         if kind in (LIST, SET):
             return self._list(depth)
-        raise PageError("the header of a page holds an unknown type")
+        raise PageError("a header holds an unknown type")
 
-    def _list(self, depth: int) -> None:
+    def _list(self, depth: int) -> list[Any]:
         head = self.byte()
         count = self.number() if head >> 4 == 0x0F else head >> 4
         if count > len(self.content):
-            raise PageError("the header of a page is cut off")
-        for _ in range(count):
-            if head & 0x0F in (TRUE, FALSE):
-                self.byte()
-            else:
-                self._value(head & 0x0F, depth + 1)
+            raise PageError("a header is cut off")
+        boolean = head & 0x0F in (TRUE, FALSE)
+        return [self.byte() if boolean else self._value(head & 0x0F, depth + 1) for _ in range(count)]
 
     def _skip(self, count: int) -> None:
         self.place += count
         if self.place > len(self.content):
-            raise PageError("the header of a page is cut off")
+            raise PageError("a header is cut off")
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,35 @@ class Page:
     refers: bool
 
 
+def check_columns(file: Opened, columns: int) -> None:
+    """Refuse a parquet file of whose columns pyarrow cannot be asked: it would end the process.
+
+    Args:
+        file: the parquet file.
+        columns: how many there are in its schema.
+
+    Raises:
+        PageError: a column is encrypted, or a row group has another number of them.
+    """
+    file.seek(-8, SEEK_END)
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(-8 - length, SEEK_END)
+    footer = _Compact(file.read(length)).structure()
+    for group in _structures(footer, ROW_GROUPS):
+        chunks = _structures(group, CHUNKS)
+        if len(chunks) != columns:
+            raise PageError("a row group has another number of columns than the schema")
+        if any(ENCRYPTION in chunk for chunk in chunks):
+            raise PageError("its columns are encrypted; write it without encryption")
+
+
+def _structures(fields: dict[int, Any], number: int) -> list[dict[int, Any]]:
+    found = fields.get(number, [])
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise PageError("its footer holds something else than row groups with columns")
+    return found
+
+
 def pages_of(file: Opened, start: int, length: int, values: int) -> Iterator[Page]:
     """The pages of a column.
 
@@ -152,20 +188,23 @@ def pages_of(file: Opened, start: int, length: int, values: int) -> Iterator[Pag
         file.seek(place)
         reader = _header(file, end - place)
         header = reader[0]
-        unpacked, packed = header.get(2, -1), header.get(3, -1)
-        inner: dict[int, Any] = next((header[field] for field in (5, 7, 8) if isinstance(header.get(field), dict)), {})
-        count = inner.get(1, -1)
-        if min(unpacked, packed, count) < 0 or place + reader[1] + packed > end:
+        kind, unpacked, packed = (_whole(header.get(field)) for field in (1, 2, 3))
+        inner = header.get(INNER.get(kind, 0))
+        if not isinstance(inner, dict) or min(unpacked, packed) < 0 or place + reader[1] + packed > end:
             raise PageError("the header of a page does not fit its column")
-        distinct = header.get(1) == DICTIONARY
-        if not distinct:
-            values -= count
-        elif count > unpacked:
-            raise PageError("the header of a page states more values than bytes")
-        encoding = inner.get(4 if 8 in header else 2)
-        yield Page(place, reader[1] + packed, unpacked, count, distinct, not distinct and encoding in BY_NUMBER)
+        distinct, count = kind == DICTIONARY, _whole(inner.get(1))
+        if not 0 <= count <= (unpacked if distinct else values):
+            raise PageError(f"the header of a page states more values than {'bytes' if distinct else 'its column'}")
+        values -= 0 if distinct else count
+        refers = not distinct and inner.get(4 if kind == DATA_2 else 2) in BY_NUMBER
+        yield Page(place, reader[1] + packed, unpacked, count, distinct, refers)
         place += reader[1] + packed
     raise PageError(f"a column has more than {MOST_PAGES:,} pages")
+
+
+def _whole(value: Any) -> int:
+    """A number of 32 bits, of which a reader keeps no more; -1 for anything else."""
+    return value if type(value) is int and 0 <= value < 2**31 else -1
 
 
 def _header(file: Opened, most: int) -> tuple[dict[int, Any], int]:

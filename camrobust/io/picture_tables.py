@@ -18,7 +18,7 @@ from camrobust.contract.quoting import first_line, short
 from camrobust.contract.secrecy import sentence
 from camrobust.io.manifest_rows import label_column
 from camrobust.io.objects import Store
-from camrobust.io.parquet_budget import Budget, chunk_start, page_sizes
+from camrobust.io.parquet_budget import Budget, chunk_start, is_nested, page_sizes
 from camrobust.io.parquet_excerpt import CODECS, Pages
 from camrobust.io.parquet_pages import pages_of
 from camrobust.io.places import ParquetPlace
@@ -74,13 +74,14 @@ def _is_feature(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False
     parts = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
-    return "path" in parts and _is_bytes(parts.get("bytes"))
+    return "path" in parts and not is_nested(parts["path"]) and _is_bytes(parts.get("bytes"))
 
 
 def _is_bytes(kind: pa.DataType | None) -> bool:
     if kind is not None and pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return kind is not None and any(fits(kind) for fits in kinds)
 
 
 @contextmanager
@@ -169,8 +170,10 @@ def _others(schema: pa.Schema, leaf: str, columns: Columns, where: str) -> dict[
     if columns.label is not None:
         found = {"label": columns.label} | ({"image_id": "image_id"} if "image_id" in schema.names else {})
     for path in found.values():
+        if schema.names.count(path) > 1:
+            raise UserError(f"images: {where} has the column '{short(path)}' twice; keep one")
         kind = schema.field(path).type
-        if pa.types.is_nested(kind):
+        if is_nested(kind):
             raise ValueError(f"the column '{short(path)}' must hold one value in each row, not {short(str(kind))}")
     if leaf.endswith(".bytes") and leaf not in schema.names:
         found["path"] = f"{leaf.removesuffix('.bytes')}.path"

@@ -11,7 +11,7 @@ from camrobust.io.parquet_budget import FLOOR_BYTES, RATIO
 MOST_BYTES = 2 * 2**30
 """Largest table, also unpacked: some ten million images."""
 CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
-PARQUET = b"PAR1"
+PARQUET, ENCRYPTED = b"PAR1", b"PARE"
 ENCODINGS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
@@ -22,6 +22,7 @@ REFUSED: Mapping[bytes, str] = {
     b"\xd0\xcf\x11\xe0": "is a workbook of an old Excel; save it as CSV (UTF-8)",
     b"\xfd7zXZ": "is compressed with xz; unpack it, or compress it with gzip or zstd",
     b"7z\xbc\xaf": "is a 7z archive; unpack it",
+    ENCRYPTED: "is an encrypted parquet file; write it without encryption",
     b"ARROW1": "is an Arrow or Feather file; save it as parquet",
     b"FEA1": "is a Feather file; save it as parquet",
     b"ORC": "is an ORC file; save it as parquet",
