@@ -15,6 +15,7 @@ from torch import Tensor
 
 from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import short
 from camrobust.core.channels import DEEP, held
 from camrobust.interface.arguments import per_image
 from camrobust.io.file_kinds import HIDDEN, holds_many
@@ -81,8 +82,10 @@ def photo(
         (C, crop, crop) as it is measured: uint8 for three channels, else float32.
 
     Raises:
-        UserError: the file is missing or is not a photo.
+        UserError: the file is missing or is not a photo, or the crop is larger than the resized photo.
     """
+    if not 8 <= crop <= resize:
+        raise UserError(f"{where}: crop must be from 8 px to resize ({resize} px), got {crop}; give both")
     try:
         if isinstance(image, Image.Image):
             return torch.from_numpy(prepare(image, resize, crop, channels).pixels)
@@ -169,20 +172,23 @@ def _several(images: Any, resize: int, crop: int, channels: int) -> list[tuple[s
         if left_out:
             warn(f"images: {in_words(left_out)}", UserWarning, stacklevel=4)
         rows = listed.images.select("image_id", "uri", "place").iter_rows()
-        return [(name, _listed(uri, place, resize, crop, channels)) for name, uri, place in rows]
+        return [(name, _listed(name, uri, place, resize, crop, channels)) for name, uri, place in rows]
     alone = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
     return [_single(image, resize, crop, channels) for image in ([images] if alone else images)]
 
 
-def _listed(uri: str, place: str | None, resize: int, crop: int, channels: int) -> Tensor:
+def _listed(name: str, uri: str, place: str | None, resize: int, crop: int, channels: int) -> Tensor:
     """Pixels of a listed image, which may lie inside a file with many."""
     if place is None:
         return _single(uri, resize, crop, channels)[1]
+    where = f"{short(name)} in {uri}"
     try:
         content = read_picture(uri, place)
+    except MissingObjectError as error:
+        raise UserError(f"images: {error}; correct the path") from error
     except ImageError as error:
-        raise UserError(f"images: an image in '{uri}' cannot be used: {error.message}") from error
-    return photo(uri, "images", resize, crop, content, channels)
+        raise UserError(f"images: '{where}' cannot be used: {error.message}") from error
+    return photo(where, "images", resize, crop, content, channels)
 
 
 def _file_id(image: str | Path, content: bytes) -> str:
@@ -198,8 +204,6 @@ def _single(
 ) -> tuple[str, Tensor]:
     """Id and pixels of one image."""
     if isinstance(image, (str, Path, Image.Image)):
-        if not 8 <= crop <= resize:
-            raise UserError(f"images: crop must be from 8 px to resize ({resize} px), got {crop}; give both")
         if isinstance(image, Image.Image):
             pixels = photo(image, "images", resize, crop, channels=channels)
             return _pixels_id(pixels), pixels

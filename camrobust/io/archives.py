@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tarfile import TarError
 from zipfile import BadZipFile
 
@@ -23,7 +23,7 @@ from camrobust.io.places import LOCAL_HEADER, Member
 from camrobust.io.ranges import OddArchiveError, Ranged
 from camrobust.io.table_bytes import CODECS
 from camrobust.io.tables import LABELS
-from camrobust.io.tar_members import is_tar, tar_members
+from camrobust.io.tar_members import ends_as_tar, is_tar, tar_members
 from camrobust.io.zip_members import zip_members
 
 HEAD_BYTES = 4096
@@ -64,16 +64,16 @@ def photos_in_archive(store: Store, key: str, size_bytes: int, photos: Collectio
     """
     file, where = Ranged(store, key, size_bytes), store.locate(key)
     with _explained(where):
-        return _sorted(_members(file, where), photos, where)
-
-
-def _members(file: Ranged, where: str) -> Iterator[Member]:
-    head = file.at(0, HEAD_BYTES)
-    if head.startswith((LOCAL_HEADER, b"PK\x05\x06")):
-        return zip_members(file)
-    if not is_tar(head):
-        raise _no_archive(head, where)
-    return tar_members(file)
+        head = file.at(0, HEAD_BYTES)
+        if head.startswith((LOCAL_HEADER, b"PK\x05\x06")):
+            return _sorted(zip_members(file), photos, where)
+        if not is_tar(head):
+            raise _no_archive(head, where)
+        found = _sorted(tar_members(file), photos, where)
+        if ends_as_tar(file):
+            return found
+    cut = f"{where} lacks the zeros that end a tar; if it was cut off, the photos behind are missing"
+    return replace(found, remarks=(*found.remarks, cut))
 
 
 def _no_archive(head: bytes, where: str) -> UserError:

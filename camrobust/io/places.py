@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from camrobust.io.image_errors import ImageError
 from camrobust.io.images import MAX_BYTES
-from camrobust.io.parquet_excerpt import Pages, values_of
+from camrobust.io.parquet_excerpt import CODECS, Pages, values_of
 
 LOCAL_HEADER = b"PK\x03\x04"
 LOCAL_BYTES = 30
@@ -29,7 +29,7 @@ _TAR = re.compile(rf"tar {_N}\+{_N} ([0-9a-f]{{8}})")
 NAME_BYTES = 100
 """Length of the name in a tar's header."""
 _ZIP = re.compile(rf"zip {_N}\+{_N} (stored|deflated) {_N} ([0-9a-f]{{8}})")
-_PARQUET = re.compile(rf"parquet {_N}\+{_N}(?: dictionary {_N}\+{_N})? (\w{{1,20}}) (\d) {_N} of {_N}")
+_PARQUET = re.compile(rf"parquet {_N}\+{_N}(?: dictionary {_N}\+{_N})? ({'|'.join(CODECS)}) (\d) {_N} of {_N}")
 MOST_BYTES = MAX_BYTES // 2
 """Largest picture in a file with many: for a moment there are two copies of it."""
 CHANGED = "the file that holds it has changed since it was listed, or is damaged"

@@ -72,7 +72,9 @@ class Ranged(io.RawIOBase):
         return content
 
     def at(self, start: int, count: int) -> bytes:
-        """Some bytes, wherever the next read begins."""
+        """Some bytes, wherever the next read begins; none behind the end, for which a store would send the whole."""
+        if start >= self.size_bytes or count <= 0:
+            return b""
         for begin, content in reversed(self._held):
             if begin <= start and start + count <= begin + len(content):
                 return content[start - begin : start - begin + count]

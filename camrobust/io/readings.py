@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from camrobust.io.image_errors import ImageError
 from camrobust.io.objects import Access
-from camrobust.io.places import CHANGED, Place, Span, parse_place, pictures
+from camrobust.io.places import CHANGED, MOST_BYTES, Place, Span, parse_place, pictures
 from camrobust.io.store import open_object
 
 GAP_BYTES = 256 * 2**10
@@ -78,6 +78,11 @@ def readings(wanted: Mapping[int, tuple[str, Place]]) -> list[Reading]:
     return found
 
 
+def too_large(uri: str) -> ImageError:
+    """What is said of a picture that takes more than `places.MOST_BYTES` of a file."""
+    return ImageError(f"it takes more than {MOST_BYTES} bytes of {uri}, and is not read", "too_large")
+
+
 def read_picture(uri: str, place: str, access: Access = "credentials") -> bytes:
     """One picture in a file with many.
 
@@ -86,6 +91,8 @@ def read_picture(uri: str, place: str, access: Access = "credentials") -> bytes:
         MissingObjectError: there is no such file.
     """
     (reading,) = readings({0: (uri, parse_place(place))})
+    if reading.size_bytes > MOST_BYTES:
+        raise too_large(uri)
     (found,) = reading.pictures(reading.read(access))
     if isinstance(found, ImageError):
         raise found

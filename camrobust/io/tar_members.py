@@ -25,6 +25,11 @@ def is_tar(head: bytes) -> bool:
     return True
 
 
+def ends_as_tar(file: Ranged) -> bool:
+    """Whether zeros end the file, as every finished tar has them; one that was cut off between two members has none."""
+    return not file.at(max(0, file.size_bytes - tarfile.BLOCKSIZE), tarfile.BLOCKSIZE).strip(b"\0")
+
+
 def tar_members(file: Ranged) -> Iterator[Member]:
     """Every member but folders; what is no regular file has no place.
 

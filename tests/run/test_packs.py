@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from camrobust.contract.config_file import load_config
+from camrobust.contract.errors import UserError
 from camrobust.interface.inputs import pixels_of
 from camrobust.io.manifest import list_dataset
 from camrobust.io.store import open_store
@@ -134,3 +135,11 @@ def test_python_functions_read_archives_too(photos, tmp_path):
         found = pixels_of(tmp_path / name, 72, 64)
         assert found[0] == names
         assert torch.equal(found[1], pixels)
+
+
+def test_a_bad_photo_in_an_archive_is_named(tmp_path):
+    tar_of(tmp_path / "x.tar", [("a/1.jpg", b"\xff\xd8\xff")])
+    with pytest.raises(UserError, match=rf"^images: 'a/1\.jpg in {tmp_path}/x\.tar' cannot be used: "):
+        pixels_of(tmp_path / "x.tar", 72, 64)
+    with pytest.raises(UserError, match=r"^images: crop must be from 8 px to resize \(8 px\), got 64; give both$"):
+        pixels_of(tmp_path / "x.tar", 8, 64)

@@ -20,7 +20,7 @@ from camrobust.io.images import MAX_BYTES, decode
 from camrobust.io.memory_limit import memory_limit, private_bytes
 from camrobust.io.objects import DeniedObjectError, MissingObjectError, TooLargeObjectError
 from camrobust.io.places import MOST_BYTES, Place, parse_place
-from camrobust.io.readings import Reading, readings
+from camrobust.io.readings import Reading, readings, too_large
 from camrobust.io.retries import patient
 from camrobust.io.store import read_object
 from camrobust.run.ledger import ImagePart, Watch
@@ -121,7 +121,7 @@ class Load:
             if job.reading is None:
                 return [read_object(job.uri, access, most)]
             if job.reading.size_bytes > min(most, MOST_BYTES):
-                return ImageError(f"it takes more than {MOST_BYTES} bytes of {job.uri}, and is not read", "too_large")
+                return too_large(job.uri)
             return job.reading.read(access)
         except MissingObjectError as error:
             return ImageError(str(error), "missing")
