@@ -1,5 +1,10 @@
-"""A report in the user's own folder: only files that camrobust wrote are replaced, and no link is followed."""
+"""A report in the user's own folder: only files that camrobust wrote are replaced, and no link is followed.
 
+A file is written beside its name and then renamed, so another name of the old one (a hard link, as in a snapshot of the
+folder) keeps the old content, and a report that is cut short leaves no half file.
+"""
+
+import secrets
 from collections.abc import Iterable
 from os import SEEK_END
 from pathlib import Path
@@ -26,8 +31,14 @@ def check_replaced(name: Path, option: str = "--output") -> None:
     Raises:
         UserError: there is such a file.
     """
-    if name.is_symlink() or (name.is_file() and not _is_ours(name)):
+    if name.is_symlink() or (name.exists() and not name.is_dir() and not _is_ours(name)):
         raise _foreign(name, option)
+
+
+def write_pdf(name: Path, content: bytes) -> None:
+    """Write a PDF; errors are those of `write_page`."""
+    check_replaced(name)
+    _write(name, content)
 
 
 def write_page(name: Path, files: Iterable[tuple[str, bytes]], option: str = "--output") -> None:
@@ -56,9 +67,19 @@ def write_page(name: Path, files: Iterable[tuple[str, bytes]], option: str = "--
         raise _foreign(foreign, option)
     below.mkdir(parents=True, exist_ok=True)
     # The page comes first: should writing be interrupted, it says whose the figures are.
-    name.write_bytes(page)
+    _write(name, page)
     for place, content in figures:
-        (folder / place).write_bytes(content)
+        _write(folder / place, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _has_page(folder: Path) -> bool:
@@ -66,8 +87,8 @@ def _has_page(folder: Path) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a page or a PDF that camrobust wrote."""
-    if not path.is_file():
+    """Whether a file is a page or a PDF that camrobust wrote; a link is none."""
+    if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
         if PAGE in file.read(HEAD_BYTES):

@@ -16,7 +16,7 @@ from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.contract.sharding import SHARDS
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.parquet_budget import Budget
-from camrobust.report.elsewhere import check_replaced, write_page
+from camrobust.report.elsewhere import check_replaced, write_page, write_pdf
 from camrobust.report.page import Report, build_report
 from camrobust.report.paper import printed
 from camrobust.report.pooled import pooled_sentences
@@ -207,7 +207,7 @@ def report_to(folder: RunFolder, output: Path, form: str) -> str:
         name.parent.mkdir(parents=True, exist_ok=True)
         drawn = drawn_report(folder)
         if form == "pdf":
-            name.write_bytes(printed(drawn.page))
+            write_pdf(name, printed(drawn.page))
             return str(name)
         write_page(name, drawn.files())
     except OSError as error:
