@@ -19,6 +19,8 @@ PATHS = {
     "models": {"weights": None, "classes": IMAGENET, "classes_kept": None},
 }
 """Settings that may be paths on this machine or patterns of them, and the word of each that is none."""
+LONGEST_BUILDER = 200
+"""Characters of a builder; one with a longer path stays as it is."""
 
 
 def save_configuration(store: Store, record: RunRecord) -> None:
@@ -46,4 +48,14 @@ def _absolute(entry: Mapping[str, Any], words: Mapping[str, str | None]) -> dict
         for name, word in words.items()
         if isinstance(value := entry.get(name), str) and value != word and "://" not in value and value[:1] != "~"
     }
+    if "builder" in entry:
+        changed["builder"] = _with_own_folder(entry["builder"])
     return {**entry, **changed}
+
+
+def _with_own_folder(builder: str) -> str:
+    """The builder hf:FOLDER[@REVISION] with the folder's absolute path; any other builder as it is."""
+    kind, _, rest = builder.partition(":")
+    name, at, revision = rest.rpartition("@") if "@" in rest and not Path(rest).is_dir() else (rest, "", "")
+    found = f"hf:{Path(name).absolute()}{at}{revision}"
+    return found if kind == "hf" and Path(name).is_dir() and len(found) <= LONGEST_BUILDER else builder

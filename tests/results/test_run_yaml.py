@@ -68,6 +68,21 @@ def test_every_path_and_pattern_becomes_absolute_and_no_word_does(config, tmp_pa
     ]
 
 
+def test_a_folder_of_hugging_face_s_holds_from_everywhere(config, tmp_path):
+    """Else the same words would name a model of the hub."""
+    for name in ("nets/vit", "nets/a@b"):
+        (tmp_path / name).mkdir(parents=True)
+    given = ["nets/vit", "./nets/vit@main", "nets/a@b", "google/vit", "google/vit@main", "~/nets/vit"]
+    builders = [*(f"hf:{name}" for name in given), "timm:nets/vit"]
+    models = [{"name": str(place), "builder": builder} for place, builder in enumerate(builders)]
+    whole = config.model_dump(mode="json") | {"models": models}
+    again = load_config(saved_configuration(begun(parse_config(whole)).store))
+    assert [one.builder for one in again.models] == [
+        f"hf:{tmp_path}/nets/vit", f"hf:{tmp_path}/nets/vit@main", f"hf:{tmp_path}/nets/a@b", "hf:google/vit",
+        "hf:google/vit@main", "hf:~/nets/vit", "timm:nets/vit",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("content", ["seed: 1\n", "x" * 1_000_000, ""])
 def test_a_file_of_the_users_own_stays_as_it_is_and_is_not_named(config, tmp_path, content):
     (tmp_path / "out").mkdir()
