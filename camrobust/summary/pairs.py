@@ -122,7 +122,7 @@ class Placed:
         flipped = ~rows.same
         happened = (
             flipped,
-            *(_is(status.codes, status.values, name) for name in ("flat_map", "not_finite", "ambiguous")),
+            *(_is(status.codes, status.values, name) for name in NOT_SCORED),
         )
         events = np.stack([*(_counted(cell, event & counted, len(cells)) for event in happened),
                            _counted(cell, ~counted, len(cells))])  # fmt: skip

@@ -3,11 +3,11 @@
 import polars as pl
 import polars.selectors as cs
 
-FORMULA = r"^[=+\-@\t\r\n]"
+FORMULA = r"^[=+\-@\t\n]"
 """First character of a cell that a spreadsheet would compute (OWASP, "CSV Injection")."""
 
-CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-"""Characters that act on a terminal which shows the file."""
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+"""Characters that act on a terminal which shows the file, as a carriage return hides what stands before it."""
 
 
 def csv_of(table: pl.DataFrame) -> bytes:

@@ -16,7 +16,6 @@ from torch.nn.functional import pad
 VALUE_BITS = 24
 WEIGHT_BITS = 26
 BLOCK = 32
-EDGES = ("nearest", "reflect", "mirror")
 
 
 def gaussian_weights(sigma: float, truncate: float = 4.0) -> np.ndarray:
@@ -113,7 +112,7 @@ def smooth(planes: Tensor, sigma: float, edge: str = "nearest") -> Tensor:
     Args:
         planes: (…, H, W) float32.
         sigma: standard deviation, px.
-        edge: rule for places outside, one of `EDGES`.
+        edge: rule for places outside: nearest, reflect or mirror, as in `continued`.
 
     Returns:
         (…, H, W) float32.
@@ -152,7 +151,7 @@ def smooth_exactly(
     Args:
         planes: (…, H, W), values below 8, rounded to multiples of 2**-24.
         sigma: standard deviation, px.
-        edge: rule for places outside, one of `EDGES`.
+        edge: rule for places outside: nearest, reflect or mirror, as in `continued`.
         truncate: where the kernel is cut, standard deviations.
         rounded: the planes already hold such multiples.
 
