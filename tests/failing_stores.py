@@ -13,10 +13,7 @@ from camrobust.io.retries import patient
 from camrobust.io.s3_client import forget_clients
 from camrobust.io.store import open_store
 from camrobust.results.lease import held
-from tests import in_process
 from tests.packs import write_pack
-from tests.photos import write_photos
-from tests.runs import config
 
 FORMS = ("tar", "zip", "parquet")
 
@@ -94,23 +91,3 @@ def outlive_outages(faults, address, seconds, monkeypatch, directly):
         lease._thread.join()
         with pytest.raises(RunFailed, match="another driver has taken it over"):
             lease.check()
-
-
-def run_through_an_outage(faults, output, seconds, folder):
-    """What a run says whose store is down from its plan on, for some seconds."""
-    write_photos(folder / "set", 3)
-    path = config(folder, folder / "set", models=["tests.toys:pooled"], output=output)
-    said, outages = [], []
-
-    def say(line):
-        said.append(line)
-        if line.startswith("images × models"):
-            # The next step takes the lease.
-            outages.append(down(faults, seconds))
-            outages[0].__enter__()
-
-    outcome = in_process.run(path, say=say)
-    outages[0].__exit__(None, None, None)
-    assert outcome.exit_code == 0
-    assert faults.struck["refuse"] > 1
-    return said

@@ -16,7 +16,7 @@ from camrobust.io.retries import patient
 from camrobust.io.store import open_store, read_object
 from camrobust.results.lease import held
 from tests.cloud_places import put, scheme_of, settle
-from tests.failing_stores import down, end_patience, outlive_outages, read_shards_through, run_through_an_outage
+from tests.failing_stores import down, end_patience, outlive_outages, read_shards_through
 
 pytestmark = [pytest.mark.s3, pytest.mark.parametrize("place", ["gs", "az"], indirect=True)]
 TURNS = 5
@@ -137,12 +137,6 @@ def test_patience_ends_with_one_sentence(faults, place, monkeypatch):
 def test_a_lease_outlives_a_store_that_fails_for_longer_than_its_term(faults, place, cloud, monkeypatch):
     monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "30")
     outlive_outages(faults, f"{place}/run", DOWN_S, monkeypatch, lambda: settle(monkeypatch, cloud(scheme_of(place))))
-
-
-def test_a_run_goes_on_after_the_store_was_down(faults, place, tmp_path, monkeypatch):
-    monkeypatch.setenv("CAMROBUST_STORE_PATIENCE_S", "30")
-    said = run_through_an_outage(faults, f"{place}/run", DOWN_S, tmp_path)
-    assert [line for line in said if re.search("answered (503|SlowDown), for ", line)]
 
 
 def test_what_does_not_pass_is_told_at_once_even_in_a_run(place, pauses):

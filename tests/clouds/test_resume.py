@@ -15,10 +15,12 @@ from tests.cloud_places import new_place, settle
 from tests.photos import write_photos
 from tests.runs import ROOT, SMALL, config, end, environment, wait_for
 
-pytestmark = pytest.mark.s3
+pytestmark = [
+    pytest.mark.s3,
+    pytest.mark.skipif(not os.environ.get("CAMROBUST_ALL"), reason="four processes that import torch"),
+]
 IMAGES = 4
 TERM_S = 5
-SELDOM = pytest.mark.skipif(not os.environ.get("CAMROBUST_ALL"), reason="a run through Ray is killed there, too")
 SLOW = SMALL | {
     "models": [{"name": "slow", "builder": "tests.toys:patient", "arguments": {"seconds": 1.0}}],
     "cams": ["gradcam", "random"],
@@ -48,7 +50,7 @@ def commits(output):
     return {entry.key for entry in open_store(output).list("commits/")}
 
 
-@pytest.mark.parametrize("store", [pytest.param("folder", marks=SELDOM), pytest.param("s3", marks=SELDOM), "gs", "az"])
+@pytest.mark.parametrize("store", ["folder", "s3", "gs", "az"])
 def test_a_run_that_is_killed_goes_on_in_every_store(bucket, cloud, whole, store, tmp_path, monkeypatch, capsys):
     settle(monkeypatch, {**cloud("gs"), **cloud("az")})
     monkeypatch.setenv("CAMROBUST_LEASE_TERM_S", str(TERM_S))

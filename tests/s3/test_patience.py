@@ -18,7 +18,7 @@ from camrobust.io.s3_client import forget_clients
 from camrobust.io.store import open_store
 from tests import in_process
 from tests.conftest import _moto
-from tests.failing_stores import down, end_patience, outlive_outages, run_through_an_outage
+from tests.failing_stores import down, end_patience, outlive_outages
 from tests.photos import write_photos
 from tests.runs import ROOT, config, environment
 
@@ -141,7 +141,21 @@ def test_waiting_for_the_store_is_no_hanging_image():
 
 
 def test_a_run_goes_on_after_the_store_was_down(faults, bucket, tmp_path):
-    said = run_through_an_outage(faults, f"s3://{bucket}/run", DOWN_S, tmp_path)
+    write_photos(tmp_path / "set", 3)
+    path = config(tmp_path, tmp_path / "set", models=["tests.toys:pooled"], output=f"s3://{bucket}/run")
+    said, outages = [], []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("images × models"):
+            # The next step takes the lease.
+            outages.append(down(faults, DOWN_S))
+            outages[0].__enter__()
+
+    outcome = in_process.run(path, say=say)
+    outages[0].__exit__(None, None, None)
+    assert outcome.exit_code == 0
+    assert faults.struck["refuse"] > 1
     assert [line for line in said if "answered SlowDown, for " in line]
 
 
