@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from shlex import quote
 
 import yaml
 
@@ -105,7 +106,7 @@ def begin(
         beside = f" and, for editors, {FILE} beside it" if _created(path.with_name(FILE), schema_text()) else ""
     except OSError as error:
         raise UserError(f"init: cannot write '{short(config)}' ({error.strerror}); choose another --config") from error
-    return [*said, f"wrote {config}{beside}", f"next: camrobust plan {config}"]
+    return [*said, f"wrote {config}{beside}", f"next: camrobust plan {quote(config)}"]
 
 
 def _created(path: Path, text: str) -> bool:
@@ -136,7 +137,7 @@ def _filled(
         for model, label, unique in zip(models, short_names, _names(short_names), strict=True)
     ]  # fmt: skip
     return TEMPLATE.format(
-        modeline=MODELINE, name=name, output=_scalar(output or f"runs/{names[0]}"), datasets="\n".join(datasets),
+        modeline=MODELINE, name=quote(name), output=_scalar(output or f"runs/{names[0]}"), datasets="\n".join(datasets),
         models="\n".join(entries),
     )  # fmt: skip
 
@@ -150,8 +151,11 @@ def _dataset_name(address: str) -> str:
 
 def _names(names: Sequence[str]) -> list[str]:
     """The same names, numbered where one occurs again."""
-    return [f"{name}-{names[:place].count(name) + 1}" if name in names[:place] else name
-            for place, name in enumerate(names)]  # fmt: skip
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in range(2, 2 * len(names) + 2))
+        found.append(name if name not in found else next(one for one in numbered if one not in {*found, *names}))
+    return found
 
 
 def _scalar(text: str) -> str:

@@ -111,7 +111,8 @@ def _agreement(here: ItemSums, there: ItemSums, p: float) -> Tensor:
 def _random(copies: Copies, share: float, number: int) -> Tensor:
     """A random direction, as long as the radius at each sigma, (S, C, H, W)."""
     direction = copies.draws("certify direction", repr(share), [number]).normal(copies.clean.shape[1:])
-    return direction / direction.norm().clamp(min=1e-30) * _radii(copies, share)
+    moved: Tensor = direction / direction.norm().clamp(min=1e-30) * _radii(copies, share)
+    return moved
 
 
 def _radii(copies: Copies, share: float) -> Tensor:

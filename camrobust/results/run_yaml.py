@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from camrobust.contract.imagenet import IMAGENET
+from camrobust.contract.plain_yaml import CONTROL
 from camrobust.contract.run_record import RunRecord
 from camrobust.contract.secrecy import masked
 from camrobust.io.class_numbers import FOLDERS
@@ -44,7 +45,7 @@ def saved_configuration(store: Store) -> str | None:
 def _absolute(entry: Mapping[str, Any], words: Mapping[str, str | None]) -> dict[str, Any]:
     """An entry whose relative paths hold from everywhere; ~ does already."""
     changed = {
-        name: str(Path(value).absolute())
+        name: _from_everywhere(value)
         for name, word in words.items()
         if isinstance(value := entry.get(name), str) and value != word and "://" not in value and value[:1] != "~"
     }
@@ -53,9 +54,15 @@ def _absolute(entry: Mapping[str, Any], words: Mapping[str, str | None]) -> dict
     return {**entry, **changed}
 
 
+def _from_everywhere(path: str) -> str:
+    """The absolute path; the same path where a configuration cannot hold that, as the current folder has odd bytes."""
+    found = str(Path(path).absolute())
+    return path if CONTROL.search(found) else found
+
+
 def _with_own_folder(builder: str) -> str:
     """The builder hf:FOLDER[@REVISION] with the folder's absolute path; any other builder as it is."""
     kind, _, rest = builder.partition(":")
     name, at, revision = rest.rpartition("@") if "@" in rest and not Path(rest).is_dir() else (rest, "", "")
-    found = f"hf:{Path(name).absolute()}{at}{revision}"
+    found = f"hf:{_from_everywhere(name)}{at}{revision}"
     return found if kind == "hf" and Path(name).is_dir() and len(found) <= LONGEST_BUILDER else builder

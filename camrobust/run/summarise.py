@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 import polars as pl
 
@@ -133,7 +134,7 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
             name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
         }
     except MissingObjectError as error:
-        raise UserError(f"report: {error}; run camrobust aggregate {folder.uri} first") from error
+        raise UserError(f"report: {error}; run camrobust aggregate {quote(folder.uri)} first") from error
     return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in tables.items()}
 
 

@@ -64,6 +64,17 @@ def test_init_quotes_what_yaml_would_read_otherwise(name, tmp_path, monkeypatch)
     assert len({one.name for one in config.models}) == 2
 
 
+def test_init_names_what_it_writes_as_a_shell_takes_it_and_gives_every_dataset_its_own_name(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x", "b/x", "a/x-2"):
+        write_photos(tmp_path / name, 1)
+    assert main(["init", "a/x", "b/x", "a/x-2", "--config", "my run.yaml"]) == 0
+    assert capsys.readouterr().err.endswith("\nnext: camrobust plan 'my run.yaml'\n")
+    assert [one.name for one in load_config("my run.yaml").datasets] == ["x", "x-3", "x-2"]
+
+
 def test_init_takes_no_secret_and_copies_examples(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "s3://user:SECRET@bucket/x"]) == 2

@@ -1,5 +1,7 @@
 """run.yaml in a run folder: it can be run again from anywhere, and nobody's own file is touched."""
 
+import os
+
 import pytest
 
 from camrobust.contract.config_file import load_config, parse_config
@@ -81,6 +83,16 @@ def test_a_folder_of_hugging_face_s_holds_from_everywhere(config, tmp_path):
         f"hf:{tmp_path}/nets/vit", f"hf:{tmp_path}/nets/vit@main", f"hf:{tmp_path}/nets/a@b", "hf:google/vit",
         "hf:google/vit@main", "hf:~/nets/vit", "timm:nets/vit",
     ]  # fmt: skip
+
+
+@pytest.mark.linux
+def test_below_a_folder_of_odd_bytes_paths_stay_as_they_are(config, tmp_path, monkeypatch):
+    """No configuration can hold the folder's name."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    again = load_config(saved_configuration(begun(config).store))
+    assert [one.images for one in again.datasets] == ["photos", "s3://b/photos"]
 
 
 @pytest.mark.parametrize("content", ["seed: 1\n", "x" * 1_000_000, ""])
