@@ -11,5 +11,8 @@ METRIC = 2
 float64, and tied if they differ by rounding only (`core.ties`)."""
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """Number formats in which a model's layers may compute, the default first. tf32 differs from fp32 on CUDA only."""
+PACKAGES = ("camrobust", "torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "scikit-image", "pillow",
+            "imagecorruptions-imaug")  # fmt: skip
+"""Packages on which numbers depend, so that their versions are recorded."""
 REPLACEMENT_S = 300.0
 """Seconds from the loss of a spot machine until another one works, for `camrobust plan`; assumed, not measured."""

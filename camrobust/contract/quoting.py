@@ -3,6 +3,7 @@
 import json
 import re
 import reprlib
+import shlex
 
 MOST = 120
 """Most characters of one quoted value."""
@@ -12,7 +13,8 @@ CONTROLS = (
     "\U000e0000-\U000e0fff"
 )
 UNSAFE = re.compile(f"[{CONTROLS}]")
-UNSAFE_IN_JSON = re.compile(f"(?!\n)[{CONTROLS}]")
+UNSAFE_IN_LINES = re.compile(f"(?!\n)[{CONTROLS}]")
+UNSAFE_IN_QUOTES = re.compile(rf"[!'\\{CONTROLS}]")
 
 
 class _Short(reprlib.Repr):
@@ -55,10 +57,33 @@ def harmless(text: str) -> str:
     return UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def harmless_lines(text: str) -> str:
+    """The same for text of several lines."""
+    return UNSAFE_IN_LINES.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def shell_word(place: str) -> str:
+    r"""A path or an address as one word of a shell line that can be pasted, and never an option.
+
+    Control characters, on which a terminal would act while it is pasted, become bytes as bash, zsh and ksh take them.
+
+    >>> print(shell_word("my run"), shell_word("it's\x15"))
+    'my run' $'it\x27s\x15'
+    """
+    text = f"./{place}" if place.startswith("-") else place
+    return f"$'{UNSAFE_IN_QUOTES.sub(_in_bytes, text)}'" if UNSAFE.search(text) else shlex.quote(text)
+
+
+def _in_bytes(match: re.Match[str]) -> str:
+    # A lone surrogate of this range stands for a byte in the name of a file.
+    errors = "surrogateescape" if "\udc80" <= match[0] <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in match[0].encode(errors=errors))
+
+
 def harmless_json(document: object) -> str:
     """A document as JSON, with control characters written as escapes."""
     written = json.dumps(document, indent=2, ensure_ascii=False)
-    return UNSAFE_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], written)
+    return UNSAFE_IN_LINES.sub(lambda match: json.dumps(match[0])[1:-1], written)
 
 
 def first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
+from camrobust.contract.quoting import harmless
 from camrobust.contract.schema import ADJUSTED
 from camrobust.report.charts import severity_curves
 from camrobust.report.figure import Figure
@@ -51,7 +52,7 @@ def notebook(
         without_transfers(by_level, same_as), ranked["cam"].unique(maintain_order=True).to_list(), controls
     )
     drawn = _curves(curves, ranked)
-    return f"<p>Adjusted: {ADJUSTED}. With 95 % intervals over images.</p>{table}{drawn}"
+    return _plain(f"<p>Adjusted: {ADJUSTED}. With 95 % intervals over images.</p>{table}{drawn}")
 
 
 def _curves(curves: Figure | None, ranked: pl.DataFrame) -> str:
@@ -59,7 +60,7 @@ def _curves(curves: Figure | None, ranked: pl.DataFrame) -> str:
     if curves is None:
         return "<p>No curves: no strength was given as a severity.</p>"
     several = [key for key in ("model", "dataset") if ranked[key].n_unique() > 1]
-    which = " and ".join(f"{key} {escape(str(curves.numbers[key][0]))}" for key in several)
+    which = " and ".join(f"{key} {_text(str(curves.numbers[key][0]))}" for key in several)
     note = f"<p>Curves of {which} alone; <code>chart('curves')</code> has a choice of all.</p>" if several else ""
     return note + next(iter(curves.files()))[1].decode()
 
@@ -78,23 +79,32 @@ def pictures(
         count: how many images there are; those that are not shown are counted below.
         certain: of each photo, pictures of its certain segments by title, the same titles for all; empty without.
     """
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("image", "photo", *maps, *(certain[0] if certain else ())))
+    head = "".join(f"<th>{_text(name)}</th>" for name in ("image", "photo", *maps, *(certain[0] if certain else ())))
     rows = []
     for number, photo in enumerate(photos):
         drawn = {"photo": Image.fromarray(photo)} | {
             cam: overlay(photo, values[number]) for cam, values in maps.items()
         }
         drawn |= certain[number] if certain else {}
-        cells = "".join(f'<td><img src="{data_uri(picture)}" alt="{escape(names[number])}, {escape(name)}"></td>'
+        cells = "".join(f'<td><img src="{data_uri(picture)}" alt="{_text(names[number])}, {_text(name)}"></td>'
                         for name, picture in drawn.items())  # fmt: skip
-        said = f"<br>{escape(predicted[number])}" if predicted[number] else ""
-        rows.append(f"<tr><td>{escape(names[number])}{said}</td>{cells}</tr>")
+        said = f"<br>{_text(predicted[number])}" if predicted[number] else ""
+        rows.append(f"<tr><td>{_text(names[number])}{said}</td>{cells}</tr>")
     more = f"<p>The first {len(photos)} of {count} images.</p>" if count > len(photos) else ""
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>{CERTAIN if certain else ''}{more}"
+    return _plain(f"<table><tr>{head}</tr>{''.join(rows)}</table>{CERTAIN if certain else ''}{more}")
+
+
+def _plain(html: str) -> str:
+    """HTML in which a notebook looks for no formulas: a name may hold $."""
+    return f'<div class="tex2jax_ignore mathjax_ignore">{html}</div>'
+
+
+def _text(name: str) -> str:
+    return escape(harmless(name))
 
 
 def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
-    names = [escape(str(row[name])) for name in ("dataset", "model", "cam")]
+    names = [_text(str(row[name])) for name in ("dataset", "model", "cam")]
     flips = row["flip_rate"]
     numbers = ["–" if flips is None else f"{flips:.0%}", str(row["n_images"])]
     return [f"<td>{text}</td>" for text in (*names, *(_number(row, name) for name in columns), *numbers)]

@@ -1,5 +1,6 @@
 """The leaderboard: lines for the page, and a table for a paper or a README. Names may come from strangers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,10 +21,15 @@ NUMBERS = len(COLUMNS) + 2
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
     "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "`": r"\char96{}", "'": r"\char39{}", '"': r"\char34{}",
 }  # fmt: skip
-"""What LaTeX would not take as text."""
-MARKDOWN = {letter: f"\\{letter}" for letter in "\\`*_[]<>|~&!$#"} | {"@": "&#64;", "/": "&#47;"}
+"""What LaTeX would not take as text; babel gives quotes a meaning of their own in some languages."""
+LIGATURE = re.compile(r"([-,])(?=\1)")
+"""Characters that LaTeX would join: two hyphens are a dash."""
+MARKDOWN = {letter: f"\\{letter}" for letter in "\\`*_[]<>|~&!$#:"} | {"@": "&#64;", "/": "&#47;"}
 """What Markdown, or a page around it, would not take as text: links and mentions, too."""
+WEB = re.compile(r"(www)\.", re.IGNORECASE)
+"""How an address begins that GitHub makes a link of."""
 Row = Mapping[str, Any]
 
 
@@ -142,7 +148,7 @@ def _interval(row: Row, name: str) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in harmless(text))
+    return LIGATURE.sub(r"\1{}", "".join(LATEX.get(letter, letter) for letter in harmless(text)))
 
 
 def _latex_number(text: str) -> str:
@@ -150,4 +156,4 @@ def _latex_number(text: str) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return "".join(MARKDOWN.get(letter, letter) for letter in harmless(text))
+    return WEB.sub(r"\1\.", "".join(MARKDOWN.get(letter, letter) for letter in harmless(text)))

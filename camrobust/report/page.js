@@ -15,7 +15,7 @@ const board = document.getElementById("board"), rows = find("tbody tr", board);
 const filters = find("#filters select");
 const filter = () => {
   for (const row of rows) row.hidden = filters.some(
-    one => one.value && !JSON.parse(row.dataset[one.name]).includes(one.value.slice(1)));
+    one => one.value && !JSON.parse(row.dataset[one.name]).includes(JSON.parse(one.value)));
   document.getElementById("shown").textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} rows`;
 };
 for (const one of filters) one.addEventListener("change", filter);

@@ -1,12 +1,22 @@
-"""How a run was made and how to make it again; secrets are hidden."""
+"""How a run was made and how to make it again; secrets are hidden.
 
-import shlex
+The lines are there to be pasted into a shell, and run.json may come from a stranger: nothing in it adds a line, an
+option or a package.
+"""
+
+import re
+from collections.abc import Mapping
 
 import yaml
 
+from camrobust.contract.defaults import PACKAGES
+from camrobust.contract.quoting import shell_word
 from camrobust.contract.run_documents import TimesPart
 from camrobust.contract.run_record import CombinedRecord, DescribedRecord, RunRecord
 from camrobust.contract.secrecy import masked
+
+RELEASE = re.compile(r"\d[\w.]*", re.ASCII)
+"""How a version begins; torch's `+cpu` behind it is on no index."""
 
 
 def configuration(run: DescribedRecord) -> str:
@@ -22,11 +32,8 @@ def commands(run: DescribedRecord, saved: str | None = None) -> list[str]:
         saved: path of its run.yaml on this machine; None where there is none, and the lines write it.
     """
     if isinstance(run, CombinedRecord):
-        return [f"camrobust aggregate {shlex.join(masked(run.combined))} --output again"]
-    versions = dict(run.versions)
-    own = [f"# Python {versions.pop('python', '')}"]
-    pinned = [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
-    install = [f"pip install {shlex.join(sorted(pinned, key=lambda pin: not pin.startswith('camrobust==')))}"]
+        return [f"camrobust aggregate {' '.join(map(shell_word, masked(run.combined)))} --output again"]
+    own = [f"# Python {_release(run.versions, 'python')}", f"pip install {' '.join(_pins(run.versions))}"]
     # Not `pip install`: the name of a private package may be a stranger's on the public index.
     plugins = [
         f"# install the plugin {module} yourself: package {plugin.package}, version {plugin.version}"
@@ -35,11 +42,23 @@ def commands(run: DescribedRecord, saved: str | None = None) -> list[str]:
     if not isinstance(run, RunRecord):
         # Measured by `camrobust.evaluate`: there is no configuration.
         cams, names = masked(run.cams), masked(list(dict.fromkeys(variant.perturbation for variant in run.variants)))
-        return [*own, *install, f"# camrobust.evaluate(model, images, cams={cams}, perturbations={names} at the "
+        return [*own, f"# camrobust.evaluate(model, images, cams={cams}, perturbations={names} at the "
                 f"strengths above, seed={run.config.seed})"]  # fmt: skip
     written = [] if saved else _here_document(configuration(run))
-    path = shlex.quote(saved or "run.yaml")
-    return [*own, *install, *plugins, *written, f"camrobust run {path} --output again", "camrobust verify again"]
+    path = shell_word(saved or "run.yaml")
+    return [*own, *plugins, *written, f"camrobust run {path} --output again", "camrobust verify again"]
+
+
+def _release(versions: Mapping[str, str], name: str) -> str:
+    """The version of a package; empty where none is told."""
+    found = RELEASE.match(versions.get(name, ""))
+    return found[0] if found else ""
+
+
+def _pins(versions: Mapping[str, str]) -> list[str]:
+    """The packages on which numbers depend, each at its version, camrobust first."""
+    known = [(name, _release(versions, name)) for name in PACKAGES if name == "camrobust" or name in versions]
+    return [f"{name}=={release}" if release else name for name, release in known]
 
 
 def _here_document(text: str) -> list[str]:

@@ -10,6 +10,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from camrobust.contract.quoting import harmless_lines
 from camrobust.report.findings import probability
 
 
@@ -44,7 +45,7 @@ SECTIONS = (
 
 
 def render(context: Mapping[str, Any]) -> str:
-    """The page as HTML; every text of the context is escaped."""
+    """The page as HTML; every text of the context is escaped, and no character in it steers a screen or turns words."""
     shown = [(section.id, section.title) for section in SECTIONS if not section.needs or context[section.needs]]
     fixed = {"style": Markup(_part("page.css")), "script": Markup(_part("page.js")), "vega": Markup(_vega())}
     return _template().render({**context, "sections": shown, **fixed})
@@ -53,11 +54,16 @@ def render(context: Mapping[str, Any]) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_part)
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_part), finalize=_harmless
     )
     environment.filters |= {"number": _number, "percent": _percent, "p_value": _p_value}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("page.html.jinja")
+
+
+def _harmless(value: object) -> object:
+    """Text in which no character changes the order of the words around it; what is HTML already stays."""
+    return harmless_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _part(name: str) -> str:

@@ -6,19 +6,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = (
-    "camrobust",
-    "torch",
-    "torchvision",
-    "timm",
-    "ray",
-    "polars",
-    "pyarrow",
-    "numpy",
-    "scikit-image",
-    "pillow",
-    "imagecorruptions-imaug",
-)
+from camrobust.contract.defaults import PACKAGES
 
 
 def utc() -> str:

@@ -3,7 +3,7 @@
 import polars as pl
 import polars.selectors as cs
 
-FORMULA = r"^[=+\-@\t\n]"
+FORMULA = r"^[=+\-@\t\n＝＋－＠]"
 """First character of a cell that a spreadsheet would compute (OWASP, "CSV Injection")."""
 
 CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"

@@ -217,11 +217,13 @@ def test_an_image_given_twice_is_refused(tmp_path):
 
 def test_an_evaluation_draws_itself_and_hostile_names_are_text():
     result = camrobust.evaluate(pooled(), images(2), cams=["gradcam", "random"], perturbations=["gaussian_noise:1-3"])
-    named = result.scores.with_columns(model=pl.lit("<script>alert(1)</script>"), dataset=pl.lit('"<b>&'))
+    named = result.scores.with_columns(model=pl.lit("<script>alert(1)</script>"), dataset=pl.lit('"<b>&$x$\u202e'))
     page = replace(result, scores=named)._repr_html_()
     assert "<script" not in page
     assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in page
-    assert "<td>&quot;&lt;b&gt;&amp;</td>" in page
+    assert r"<td>&quot;&lt;b&gt;&amp;$x$\u202e</td>" in page
+    # A notebook sets what stands between two $ as a formula, but not in here.
+    assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
     assert page.count("<svg") == 1
     by_parameter = camrobust.evaluate(pooled(), images(2), perturbations=["gaussian_noise:sigma=0.1"])
     assert "<svg" not in by_parameter._repr_html_()

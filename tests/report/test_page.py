@@ -1,4 +1,7 @@
+import json
+import os
 import re
+import subprocess
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -7,8 +10,10 @@ import polars as pl
 import pytest
 import yaml
 from PIL import Image
+from readme_renderer.markdown import variants
 
 from camrobust.bench.scale import rows as volume
+from camrobust.contract.quoting import UNSAFE, UNSAFE_IN_LINES, shell_word
 from camrobust.contract.schema import CLEAN, MAPS, SCORES
 from camrobust.report.gallery import exhibits
 from camrobust.report.leaderboard import latex, lines, markdown
@@ -194,6 +199,30 @@ def test_names_are_text_in_tables_for_papers():
         assert harm not in text
 
 
+INERT = [r"\input{/etc/passwd}", "`x'", '"a', "a--b---c,,d", "?`!`", "www.e.vil", "WWW.e.vil/x", "http://e.vil",
+         "a@e.vil", ":smile:", "- x", "1. x", "# x", "&amp;", "&#64;you", "<!--", "**b**", "``", "\\|", "a\\", "[^1]",
+         "$x$"]  # fmt: skip
+
+
+def test_markdown_shows_every_name_as_it_is():
+    """Through comrak, an implementation of GitHub's Markdown with its links, emoji and tables."""
+    table = scores(images=6, models=INERT, cams=("gradcam",), bad=0)
+    html = variants["GFM"](markdown(summarise(table.lazy())["by_cam"], [], {}))
+    reader = Reader(re.sub(r'<a href="mailto:[^"]*">([^<]*)</a>', r"\1", html))
+    assert {tag for tag, _ in reader.tags} == {"table", "thead", "tbody", "tr", "th", "td"}
+    shown = re.findall(r"<td>gradcam</td>\s*<td>(.*?)</td>", html)
+    assert sorted(Reader(cell).text for cell in shown) == sorted(INERT)
+
+
+def test_latex_joins_no_letters_and_gives_quotes_no_meaning():
+    table = scores(images=6, models=INERT, cams=("gradcam",), bad=0)
+    body = latex(summarise(table.lazy())["by_cam"], [], {}).split("\\midrule\n")[1]
+    for joined in ("`", "'", '"', "--", ",,"):
+        assert joined not in body
+    assert "a-{}-b-{}-{}-c,{},d" in body
+    assert r"\char96{}x\char39{}" in body
+
+
 def test_tables_for_papers_hold_the_leaderboards_numbers():
     table = scores(images=12, cams=("gradcam", "hirescam", "random"), bad=0, seed=2)
     by_cam = summarise(table.lazy())["by_cam"]
@@ -250,6 +279,41 @@ def test_the_commands_repeat_the_run():
     )
     both = combined_record({"runs/a b": run_of(), "runs/c": run_of(models=("n",))}, "today")
     assert commands(both) == ["camrobust aggregate 'runs/a b' runs/c --output again"]
+
+
+def test_nothing_of_a_strangers_run_adds_a_line_an_option_or_a_package():
+    versions = {"python": "3.11.2\ncurl x | sh", "camrobust": "0.2.0; id", "torch": "2.1\nid", "timm": "$(id)",
+                "--index-url=https://e.vil": "1", "evil": "6.6.6"}  # fmt: skip
+    assert commands(run_of(versions=versions), "-x \x15\ny'!") == [
+        "# Python 3.11.2",
+        "pip install camrobust==0.2.0 torch==2.1 timm",
+        r"camrobust run $'./-x \x15\x0ay\x27\x21' --output again",
+        "camrobust verify again",
+    ]
+    two = combined_record({"--output=/x": run_of(), "a\x1b[201~\nid": run_of(models=("n",))}, "today")
+    assert commands(two) == [r"camrobust aggregate ./--output=/x $'a\x1b[201~\x0aid' --output again"]
+
+
+def test_a_shell_takes_a_pasted_path_as_it_is():
+    paths = ["my run", "it's", "a\x1b[201~\nb", "\t$(id) `id` \\ ! \x7f'\"", "\u202e", "ü\udcff", "日本", "\x15f0", ""]
+    words = " ".join(map(shell_word, paths))
+    assert not UNSAFE.search(words)
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True).stdout
+    assert printed.split(b"\0")[:-1] == [*map(os.fsencode, paths)]
+
+
+def test_a_name_cannot_turn_the_words_around_it():
+    """A mark of direction in a name would reorder the numbers behind it; the lists filter by the name all the same."""
+    name = "m\u202ez\x1b"
+    page = build(scores(models=(name, "n")), run=run_of(models=(name, "n")))
+    head, *_ = page.partition('<script type="application/json"')
+    assert not UNSAFE_IN_LINES.search(re.sub(r"<script>.*?</script>", "", head, flags=re.DOTALL))
+    assert "m\\u202ez\\x1b" in head
+    tags = Reader(page).tags
+    offered = [json.loads(found["value"]) for tag, found in tags if tag == "option" and found["value"]]
+    rows = [json.loads(found["data-model"]) for tag, found in tags if tag == "tr" and "data-model" in found]
+    assert name in offered
+    assert [name] in rows
 
 
 def test_flipped_predictions_with_unmoved_maps_are_shown():
