@@ -42,10 +42,10 @@ reference: $(VENV)/dev
 	$(BIN)/python docs/reference.py $(VENV)/reference
 
 # The source distribution, and the wheel that is built from it and not from the checkout.
-dist: $(VENV)/dev
+dist: $(BIN)/python
 	rm -rf dist
-	$(BIN)/python -m hatchling build -t sdist -d dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --outdir dist
 
 # The wheel with its dependencies in an empty environment, far from the checkout, up to the demo's report. Several GB.
 dist-check: dist
