@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from shlex import quote
 
 import yaml
 
@@ -12,7 +11,7 @@ from camrobust.contract.config_file import parse_config
 from camrobust.contract.errors import UserError
 from camrobust.contract.model_config import short_name
 from camrobust.contract.plain_yaml import read_yaml
-from camrobust.contract.quoting import short
+from camrobust.contract.quoting import shell_word, short
 from camrobust.contract.registry import unknown
 from camrobust.interface.config_schema import FILE, MODELINE, schema_text
 from camrobust.interface.outputs import check_file, is_remote
@@ -86,7 +85,7 @@ def begin(
     check_file(config, "init", "--config")
     path = Path(config)
     exists = UserError(f"init: '{short(config)}' exists already; choose another file with --config, or remove it")
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise exists
     said: list[str] = []
     if example is not None:
@@ -101,19 +100,24 @@ def begin(
     # A secret in an address, or a name that no configuration takes, is told before anything is written.
     parse_config(read_yaml(text, "init: what was given"))
     try:
+        beside = f" and, for editors, {FILE} beside it" if _created(path.with_name(FILE), schema_text()) else ""
         if not _created(path, text):
             raise exists
-        beside = f" and, for editors, {FILE} beside it" if _created(path.with_name(FILE), schema_text()) else ""
     except OSError as error:
         raise UserError(f"init: cannot write '{short(config)}' ({error.strerror}); choose another --config") from error
-    return [*said, f"wrote {config}{beside}", f"next: camrobust plan {quote(config)}"]
+    return [*said, f"wrote {config}{beside}", f"next: camrobust plan {shell_word(config)}"]
 
 
 def _created(path: Path, text: str) -> bool:
-    """Write a new file; False where there is one already, or a link."""
+    """Write a new file; False where there is one already, or a link. A file that cannot be written whole is removed."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     except FileExistsError:
         return False
     return True
@@ -137,9 +141,12 @@ def _filled(
         for model, label, unique in zip(models, short_names, _names(short_names), strict=True)
     ]  # fmt: skip
     return TEMPLATE.format(
-        modeline=MODELINE, name=quote(name), output=_scalar(output or f"runs/{names[0]}"), datasets="\n".join(datasets),
+        modeline=MODELINE,
+        name=shell_word(name),
+        output=_scalar(output or f"runs/{names[0]}"),
+        datasets="\n".join(datasets),
         models="\n".join(entries),
-    )  # fmt: skip
+    )
 
 
 def _dataset_name(address: str) -> str:

@@ -6,6 +6,8 @@ mistake of the user. Of a run, `run.workflow.Outcome` decides between 0 and 1; o
 """
 
 import argparse
+import atexit
+import errno
 import os
 import sys
 import traceback
@@ -27,6 +29,17 @@ BENCH = "measure speed and scale, and test what survives faults"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _open_closed()
+    try:
+        exit_code = _carry_out(arguments)
+    except SystemExit:
+        if not _flushed():
+            raise SystemExit(1) from None
+        raise
+    return exit_code if _flushed(quiet=exit_code != 0) else 1
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
     verbose = False
     try:
         parser = _parser()
@@ -44,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _error("interrupted; run the same command again to resume")
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except SystemExit:
         raise
@@ -54,6 +66,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _error(_unforeseen(error))
         return 1
     return exit_code
+
+
+def _open_closed() -> None:
+    """Standard streams that were closed, as by `>&-`, lead nowhere: what is printed there is no error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+            atexit.register(nowhere.close)
+            setattr(sys, name, nowhere)
+
+
+def _flushed(*, quiet: bool = False) -> bool:
+    """Whether standard output took everything; what it did not take would become a traceback when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not quiet and not isinstance(error, BrokenPipeError):
+            _error(_unforeseen(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 class _Version(argparse.Action):
@@ -78,6 +111,8 @@ def _unforeseen(error: BaseException) -> str:
     """One sentence about an error that no other place has explained."""
     if isinstance(error, MemoryError):
         return "this machine has too little memory; measure less at once, or check that the given files are intact"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"a disk is full ({error.strerror}); free some space and run the same command again"
     if isinstance(error, RecursionError):
         return "something is nested too deep to be read; check that the given files are intact"
     return (

@@ -45,8 +45,9 @@ class Command:
 
 
 def argument(name: str, text: str, **settings: Any) -> Argument:
-    """An argument that takes one value."""
-    return Argument(name, {"help": text, **settings})
+    """An argument that takes one value; its help names the default, where it has one."""
+    told = settings.get("default") not in (None, argparse.SUPPRESS) and "default" not in text
+    return Argument(name, {"help": f"{text} (default: %(default)s)" if told else text, **settings})
 
 
 def several(name: str, text: str, **settings: Any) -> Argument:

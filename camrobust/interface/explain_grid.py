@@ -21,6 +21,7 @@ from camrobust.interface.certified_grid import certified_grid
 from camrobust.interface.inputs import photo
 from camrobust.interface.outputs import check_file
 from camrobust.interface.picture_grid import WARNING, Cell, picture_grid, stacked
+from camrobust.io.local_folder import write_file
 from camrobust.io.objects import MissingObjectError, TooLargeObjectError
 from camrobust.io.store import read_object
 from camrobust.measure.built import ModelSpec
@@ -161,9 +162,11 @@ def write(output: str, picture: Image.Image, command: str = "explain") -> None:
         raise UserError(f"{command}: a picture of {picture.width} × {picture.height} px cannot be written as "
                         f"'{short(output)}' ({first_line(error)}); choose .png") from error  # fmt: skip
     try:
-        Path(output).write_bytes(sink.getvalue())
+        write_file(Path(output), sink.getvalue())
     except OSError as error:
-        raise UserError(f"{command}: cannot write '{output}' ({error.strerror}); choose another --output") from error
+        raise UserError(
+            f"{command}: cannot write '{short(output)}' ({error.strerror}); choose another --output"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -41,25 +41,26 @@ def check_file(output: str, command: str, option: str = "--output") -> None:
         raise UserError(f"{command}: '{short(output)}' cannot be a file; {remedy}") from error
 
 
-def check_folder(output: str, where: str = "output", option: str = "--output") -> None:
+def check_folder(output: str, where: str = "output", option: str = "--output", remedy: str = "") -> None:
     """Refuse a local folder in which nothing can be written; it need not exist, and is not made.
 
     Args:
         output: path or address; addresses of stores are not looked at.
         where: first word of the message.
         option: which the user may set otherwise.
+        remedy: last words of the message; default: to choose another option.
 
     Raises:
         UserError: it, or what would hold it, is a file or may not be written.
     """
     if is_remote(output):
         return
-    path = Path(output.removeprefix("file://")).absolute()
+    path, remedy = Path(output.removeprefix("file://")).absolute(), remedy or f"choose another {option}"
     try:
         holder = next(place for place in (path, *path.parents) if place.exists() or place.is_symlink())
         if not holder.is_dir():
-            raise UserError(f"{where}: '{short(str(holder))}' is a file, not a folder; choose another {option}")
+            raise UserError(f"{where}: '{short(str(holder))}' is a file, not a folder; {remedy}")
         if not os.access(holder, os.W_OK | os.X_OK):
-            raise UserError(f"{where}: nothing may be written in '{short(str(holder))}'; choose another {option}")
+            raise UserError(f"{where}: nothing may be written in '{short(str(holder))}'; {remedy}")
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: '{short(output)}' cannot be a folder; choose another {option}") from error
+        raise UserError(f"{where}: '{short(output)}' cannot be a folder; {remedy}") from error

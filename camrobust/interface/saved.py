@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
@@ -13,7 +14,7 @@ from camrobust.contract.record import content_of, new_record, parse_record, prob
 from camrobust.contract.saved import KEY, SavedRecord
 from camrobust.contract.schema import SCORES
 from camrobust.interface.outputs import check_file
-from camrobust.io.local_folder import Folder
+from camrobust.io.local_folder import Folder, write_file
 from camrobust.io.objects import MissingObjectError
 from camrobust.results.tables import read_frame
 
@@ -29,8 +30,10 @@ def write_saved(path: str | Path, scores: pl.DataFrame, settings: Mapping[str, A
     record = new_record(SavedRecord, more_columns=[name for name in scores.columns if name not in known], **settings)
     # Arrow's newest form of text is not known to every reader of parquet.
     table = scores.to_arrow(compat_level=pl.CompatLevel.oldest()).replace_schema_metadata({KEY: content_of(record)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
     try:
-        pq.write_table(table, path, compression="zstd")
+        write_file(Path(path), sink.getvalue().to_pybytes())
     except OSError as error:
         raise UserError(f"save: cannot write '{short(str(path))}' ({error.strerror}); choose another path") from error
 

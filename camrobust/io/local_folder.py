@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -121,19 +122,44 @@ class Folder:
             RunFailed: the disk is full or faulty.
         """
         path = self._path(key)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            yield beside, path
+            with _written(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"), content) as beside:
+                yield beside, path
         except OSError as error:
             raise _unwritable(path, error) from error
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of the user's; where that fails, what was there before is still there, and nothing else.
+
+    A link is followed. A device, or a file in a folder that may not be written, is written in place.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    real = path.resolve()
+    if real.exists() and not (real.is_file() and os.access(real.parent, os.W_OK)):
+        real.write_bytes(content)
+        return
+    with _written(real.with_name(f".camrobust.{secrets.token_hex(8)}.tmp"), content) as beside:
+        if real.exists():
+            shutil.copymode(real, beside)
+        beside.replace(real)
+
+
+@contextmanager
+def _written(path: Path, content: bytes) -> Iterator[Path]:
+    """A new file that is on the disk as a whole; removed when the block ends, unless it has another name by then."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _check_regular(path: Path) -> int:

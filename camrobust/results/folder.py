@@ -3,7 +3,7 @@
 docs/protocol.md says who may write which file, and which files a reader trusts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
@@ -36,14 +36,16 @@ from camrobust.results.tables import read_frame
 from camrobust.summary.spreadsheet import csv_of
 
 MOST_DATASETS = 1000
+TOGETHER = "camrobust.together"
+"""Key in the metadata of tables that were written together."""
 FENCED = "fenced-"
 """Prefix of a run's digest since leases fence off late writers. Version 0.1 does not know such leases; the prefix makes
 it refuse the run."""
 
 
-def _parquet(table: pl.DataFrame) -> bytes:
+def _parquet(table: pl.DataFrame, metadata: dict[str, str] | None = None) -> bytes:
     sink = BytesIO()
-    table.write_parquet(sink, compression="zstd")
+    table.write_parquet(sink, compression="zstd", metadata=metadata)
     return sink.getvalue()
 
 
@@ -189,6 +191,12 @@ class RunFolder:
         """Write a parquet table and return its address."""
         self.store.write(name, _parquet(table))
         return self.store.locate(name)
+
+    def write_together(self, tables: Mapping[str, pl.DataFrame]) -> None:
+        """Write parquet tables; each holds a hash of all of them, so that a reader sees if only some were written."""
+        digest = sha256(b"".join(map(_parquet, tables.values()))).hexdigest()
+        for name, table in tables.items():
+            self.store.write(name, _parquet(table, {TOGETHER: digest}))
 
     def write_csv(self, name: str, table: pl.DataFrame) -> None:
         """Write a csv table."""

@@ -111,7 +111,7 @@ def read_coded(
         table.validate(full=True)
         missing = len({column.name for column in columns} - set(table.column_names))
         budget.take(WIDEST * table.num_rows * missing, where)
-        return _fitted(table, columns, where), dict(footer.schema_arrow.metadata or {})
+        return _fitted(table, columns, where), dict(footer.metadata.metadata or {})
 
 
 def read_frame(

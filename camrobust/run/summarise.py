@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 
 import polars as pl
 
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.errors import UserError
-from camrobust.contract.quoting import short
+from camrobust.contract.quoting import shell_word, short
 from camrobust.contract.record import MAX_AMOUNT, MAX_NUMBER, content_of
 from camrobust.contract.run_documents import MOST_STAGES, StageRecord, TimesPart
 from camrobust.contract.run_files import numbered
@@ -26,7 +25,7 @@ from camrobust.results.arrow import empty_frame
 from camrobust.results.counted import Committed
 from camrobust.results.documents import read_record
 from camrobust.results.environment import utc
-from camrobust.results.folder import RunFolder
+from camrobust.results.folder import TOGETHER, RunFolder
 from camrobust.results.progress import in_all, read_progress
 from camrobust.results.reduce import combined_record, reduce_runs
 from camrobust.results.run_yaml import saved_configuration
@@ -114,8 +113,8 @@ def _draw(folder: RunFolder, drawn: Report, place: str) -> str:
 
 def _written(folder: RunFolder, tables: dict[str, pl.DataFrame], place: str) -> dict[str, pl.DataFrame]:
     for name, table in tables.items():
-        folder.write_table(f"{place}{name}.parquet", table)
         folder.write_csv(f"{place}{name}.csv", table)
+    folder.write_together({f"{place}{name}.parquet": table for name, table in tables.items()})
     return tables
 
 
@@ -123,19 +122,26 @@ def summaries(folder: RunFolder, number: int | None = None) -> dict[str, pl.Data
     """The summary tables that were written under a lease; None for the newest.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or they were not written together.
     """
     record = folder.record()  # None in the folder of several runs together
     certified = ("certificates",) if record is not None and record.config.certify else ()
     names = (*SUMMARIES, "tests", "characteristics", *certified)
     place, budget = numbered("summary", folder.generation() if number is None else number), Budget()
     try:
-        tables = {
-            name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget)[0] for name in names
+        found = {
+            name: read_frame(folder.store, f"{place}{name}.parquet", summary_columns(name), budget) for name in names
         }
     except MissingObjectError as error:
-        raise UserError(f"report: {error}; run camrobust aggregate {quote(folder.uri)} first") from error
-    return {name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, table in tables.items()}
+        raise UserError(f"report: {error}; run camrobust aggregate {shell_word(folder.uri)} first") from error
+    if len({metadata.get(TOGETHER.encode()) for _, metadata in found.values()}) > 1:
+        raise UserError(
+            f"report: only some of the tables in {folder.store.locate(place)} were written again; run camrobust "
+            f"aggregate {shell_word(folder.uri)} first"
+        )
+    return {
+        name: checked(name, table, folder.store.locate(f"{place}{name}.parquet")) for name, (table, _) in found.items()
+    }
 
 
 def _masked(folder: RunFolder, committed: Committed) -> pl.DataFrame | None:

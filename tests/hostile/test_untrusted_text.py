@@ -242,13 +242,15 @@ def test_commands_that_read_a_run_never_import_what_it_names(command, tmp_path, 
 
 
 REPORT = "; if the given files are intact, this is a bug in camrobust: please report it with the output of --verbose"
+FULL = "a disk is full (No space left on device); free some space and run the same command again"
 MEMORY = "this machine has too little memory; measure less at once, or check that the given files are intact"
 DEPTH = "something is nested too deep to be read; check that the given files are intact"
 ERRORS = [
     (ValueError("x\x1b[2J\nsecond line"), f"stopped by ValueError: x\\x1b[2J{REPORT}"),
     (ValueError(), f"stopped by ValueError: ValueError{REPORT}"),
     (KeyError("numbers"), f"stopped by KeyError: 'numbers'{REPORT}"),
-    (OSError(28, "No space left on device"), f"stopped by OSError: [Errno 28] No space left on device{REPORT}"),
+    (OSError(5, "Input/output error"), f"stopped by OSError: [Errno 5] Input/output error{REPORT}"),
+    (OSError(28, "No space left on device"), FULL),
     (BaseException("a panic of Rust"), f"stopped by BaseException: a panic of Rust{REPORT}"),
     (MemoryError(), MEMORY),
     (RecursionError("deep"), DEPTH),

@@ -142,7 +142,7 @@ COMMANDS = {
         "drain this machine's Ray node when the cloud announces that it will take the machine back",
         (
             argument("--metadata", "address of the metadata service", default="http://169.254.169.254"),
-            argument("--interval", "seconds between two requests", type=float, default=5.0),
+            argument("--interval", "seconds between two requests", type=positive(float), default=5.0),
             argument("--node-id", "id of the Ray node; default: the node on this machine"),
             argument("--address", "address of the cluster; needs --node-id"),
         ),

@@ -124,7 +124,9 @@ def _form(given: Given) -> str:
         raise UserError(f"report: --output ends in .{ending}, but --format is {form}; give one of the two")
     if form == "pdf":
         needed_browser()
-    if given.output is not None:
+    if given.output is None:
+        check_folder(given.run, "report")
+    else:
         check_folder(str(path.parent if ending in ("html", "pdf") else path), "report")
     return form
 
@@ -148,8 +150,8 @@ def aggregate(given: Given) -> int:
 
     if (len(given.runs) > 1) != (given.output is not None):
         raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
-    if given.output is not None:
-        check_folder(given.output, "aggregate")
+    own = "" if given.output else "its tables belong into the run: correct the permissions, or copy it"
+    check_folder(given.output or given.runs[0], "aggregate", remedy=own)
     folders = [open_results(uri) for uri in given.runs]
     for folder in folders:
         completeness = _verified(folder, quiet=False)

@@ -1,10 +1,10 @@
 """The commands that plan, start or protect a run: run, demo, plan, watch-spot."""
 
 import signal
-from shlex import quote
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.quoting import shell_word
 from camrobust.interface.command_line import Given, print_json
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def _carry_out(config: "RunConfig", given: Given, **options: Any) -> int:
         show_leaderboard(summarise.summaries(folder)["by_cam"], record.same_as, record.controls)
         say(f"report: {folder.store.locate(folder.place('report') + 'index.html')}")
     if options.get("shard"):
-        say(
-            f"this is shard {options['shard']} alone; when all are complete: camrobust aggregate {quote(config.output)}"
-        )
+        word = shell_word(config.output)
+        say(f"this is shard {options['shard']} alone; when all are complete: camrobust aggregate {word}")
     if outcome.too_many_failures:
         say(
             f"{completeness.failure_share:.1%} of the images failed, more than max_failure_share "
