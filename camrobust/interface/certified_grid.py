@@ -65,5 +65,5 @@ def _shares(row: Mapping[str, Any]) -> str:
 def _seen(row: Mapping[str, Any]) -> list[str]:
     """A line about what was seen at that distance; none where nothing was tried."""
     places = {"agreement_attacked": "attacked", "agreement_random": "random" if row["radius"] else "drawn again"}
-    seen = [f"{where} {row[name]:.3f}" for name, where in places.items() if row[name] is not None]
+    seen = [f"{where} {row[name]:.2f}" for name, where in places.items() if row[name] is not None]
     return [f"seen: {', '.join(seen)}"] if seen else []

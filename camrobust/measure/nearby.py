@@ -127,10 +127,11 @@ def _attacked(
 
     It climbs minus the differentiable rank-biased overlap (`soft_overlap`) of the maps of noisy copies with the order
     of the samples, averaged over copies and over all CAMs that can be climbed, with new noise in every step. Gradients
-    pass the clipping and rounding of the copies as if there were none. It starts in a random direction, so that it does
-    not end at the image itself where no gradient is.
+    pass the clipping and rounding of the copies as if there were none. Without any gradient, as of maps that are always
+    flat, it ends in a random direction and not at the image itself.
     """
-    radii, ends = _radii(copies, share), _random(copies, share, 0)
+    radii = _radii(copies, share)
+    ends = torch.zeros((len(sums), *copies.clean.shape[1:]), device=copies.clean.device)
     for sigma, at_image in enumerate(sums):
         clean = _rank_sums(at_image, climbed, copies)
         for step in range(ATTACK_STEPS):
@@ -141,7 +142,8 @@ def _attacked(
             length = radii[sigma] * (1 - (1 - LAST) * step / (ATTACK_STEPS - 1))
             moved = ends[sigma] + gradient / gradient.norm().clamp(min=1e-30) * length
             ends[sigma] = moved * (radii[sigma] / moved.norm().clamp(min=1e-30)).clamp(max=1)
-    return ends
+    away = ends.flatten(1).norm(dim=1)[:, None, None, None] > 0
+    return torch.where(away, ends, _random(copies, share, 0))
 
 
 def _gradients(
