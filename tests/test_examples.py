@@ -12,13 +12,14 @@ from camrobust.core.ranks import agreement, rbo
 from camrobust.core.segments import quickshift, segment, segment_matrix
 from camrobust.interface import amounts
 from camrobust.interface.evaluation import Evaluation
+from camrobust.interface.maps import Maps
 from tests.results.test_reduce import write_run
 
 NO_EXAMPLE = ("__version__", "cam", "perturbation", "similarity")
 """The decorators would register methods in this process; docs/examples shows them, and a test runs it."""
 PUBLIC = [
     *(getattr(camrobust, name) for name in camrobust.__all__ if name not in NO_EXAMPLE),
-    *(Evaluation.chart, Evaluation.report, Evaluation.save),
+    *(Evaluation.chart, Evaluation.report, Evaluation.save, Maps.certain),
     *(agreement, perturb, quickshift, rbo, rbo_lists, segment, segment_matrix),
 ]
 

@@ -245,7 +245,6 @@ def explain(
         >>> maps = camrobust.explain(model, photos, certify={"samples": 20, "pilot": 5, "radii": [0, 0.1]})
         >>> maps.certificates.select("cam", "sigma", "radius_share", "n").rows()[:2]
         [('gradcam', 0.12, 0.0, 20), ('gradcam', 0.12, 0.1, 20)]
-        >>> picture = maps.certain(0)  # a notebook shows it
     """
     cams = as_list(cams)
     check_cams(cams)

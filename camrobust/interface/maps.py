@@ -79,6 +79,13 @@ class Maps(dict[str, Tensor]):
 
         Raises:
             UserError: there are no certificates, or no such image.
+
+        Examples:
+            >>> import camrobust, torch, torchvision
+            >>> model, photos = torchvision.models.squeezenet1_1(), torch.rand(2, 3, 64, 64)
+            >>> maps = camrobust.explain(model, photos, certify={"samples": 20, "pilot": 5, "radii": [0, 0.1]})
+            >>> maps.certain(1).size  # a notebook shows the picture itself
+            (614, 540)
         """
         if self.certificates is None:
             raise UserError("certain: there are no certificates of these maps; call explain with certify=True")
