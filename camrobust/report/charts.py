@@ -1,5 +1,7 @@
 """Charts of the summary tables: curves against severity, CAM × perturbation, models or datasets side by side."""
 
+import json
+import re
 from collections.abc import Sequence
 
 import altair as alt
@@ -11,6 +13,7 @@ from camrobust.report.figure import (
     PAIRS,
     TEXT,
     Figure,
+    choice,
     choices,
     heading,
     measure_choice,
@@ -25,9 +28,12 @@ BAND_IMAGES = 10
 """Fewest images for which an interval is drawn: one from two or three images is much wider than any value can be."""
 FEW_PAIRS = 10
 """A point with fewer pairs behind it is hollow."""
+MOST_BANDS = 3
+"""So many CAMs have their bands drawn at once; of more, bands would hide the lines, and one is picked."""
+ALL = "all CAMs"
 MOST_LABELS = 12
 """So many CAMs are named beside their lines; more are named in a legend."""
-CURVES = "Agreement of maps against severity; below each severity the fewest pairs behind a point"
+CURVES = "Agreement of maps against severity; along the bottom the fewest pairs behind a point"
 CELL_PX = (46, 26)
 BRIGHT = 0.45
 """Cells with a higher value are so light that their numbers are dark."""
@@ -61,6 +67,7 @@ def severity_curves(
         None where no strength was given as a severity.
     """
     keys = ("dataset", "model", "cam", "perturbation", "severity", "strength")
+    more: list[str] = []
     table = measured(by_level.drop_nulls("severity"), keys)
     if table.is_empty():
         return None
@@ -82,36 +89,51 @@ def severity_curves(
     band = base.mark_area(opacity=0.12, clip=True).encode(
         y=alt.Y("low:Q", title=MEASURED), y2="high:Q", tooltip=alt.value(None)
     )
-    line = base.mark_line(clip=True).encode(y=value, strokeDash=in_dashes(drawn, controls, **legend))
+    line = base.mark_line(clip=True).encode(y=value, strokeDash=in_dashes(drawn, controls))
     points = base.mark_point(clip=True, size=34, opacity=1).encode(
         y=value,
         shape=in_markers(drawn, controls, **legend),
         fill=hollow,
         tooltip=[alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("severity:O"), alt.Tooltip("strength:N"), *TIPS],
     )
+    layers, within = [line, points, _counts(x)], f"datum.n_images >= {BAND_IMAGES}"
     # A band of nothing would make Vega complain.
-    banded = (table["n_images"] >= BAND_IMAGES).any()
-    layers = [*([band] if banded else []), line, points, _counts(x)]
+    if (table["n_images"] >= BAND_IMAGES).any():
+        bands, is_shown, said = _banded(drawn, controls)
+        layers, within = [band, *layers], f"{within} && {is_shown}"
+        more.append(said)
+        chosen.append(bands)
     if named:
         layers += _names(drawn, controls, levels[-1], step)
     faceted = (
         alt.layer(*layers)
         .properties(width=300 if named else 250, height=190)
         .facet(facet=alt.Facet("perturbation:N", title=None), columns=COLUMNS)
-        .transform_filter(picked(chosen[1:]))
+        .resolve_axis(x="independent")
+        .transform_filter(picked([one for one in chosen if one.name in ("pick_model", "pick_dataset")]))
         .transform_calculate(**VALUES)
         .transform_filter("isValid(datum.value)")
         .transform_joinaggregate(least="min(value)", most="max(value)")
         .transform_calculate(room="max(0.04, 0.12 * (datum.most - datum.least))")
         .transform_calculate(
             bottom="datum.least - 2 * datum.room",
-            low=f"datum.n_images >= {BAND_IMAGES} ? max(datum.lower, datum.bottom) : null",
-            high=f"datum.n_images >= {BAND_IMAGES} ? min(datum.upper, datum.most + datum.room) : null",
+            low=f"{within} ? max(datum.lower, datum.bottom) : null",
+            high=f"{within} ? min(datum.upper, datum.most + datum.room) : null",
         )
-        .properties(title=heading(CURVES, table, "model", "dataset"))
+        .properties(title=heading(CURVES, table, "model", "dataset", more=more))
         .add_params(*chosen)
     )  # fmt: skip
     return Figure("curves", plain(faceted), table)
+
+
+def _banded(cams: Sequence[str], controls: Sequence[str]) -> tuple[alt.Parameter, str, str]:
+    """Whose bands are drawn beside the floor's: a list to pick from, and as expressions the condition and a line."""
+    names = [cam for cam in cams if cam not in controls]
+    options = [ALL, *names] if len(names) <= MOST_BANDS else [*names, ALL]
+    floors = json.dumps([cam for cam in cams if cam in controls])
+    is_shown = f"(pick_band === '{ALL}' || datum.cam === pick_band || indexof({floors}, datum.cam) >= 0)"
+    floor = f"(pick_band === '{ALL}' ? '' : ' and of the floor')" if floors != "[]" else "''"
+    return choice("band", options), is_shown, f"'bands: 95 % intervals of ' + pick_band + {floor}"
 
 
 def _counts(x: alt.X) -> alt.Chart:
@@ -126,7 +148,7 @@ def _counts(x: alt.X) -> alt.Chart:
 
 
 def _names(cams: Sequence[str], controls: Sequence[str], last: float, step: float) -> list[alt.Chart]:
-    """Every CAM's name at the end of its line, moved apart where lines end close together, and a thin line to it."""
+    """Every CAM's marker and name at the end of its line, moved apart where lines end close, and a thin line to it."""
     ends = (
         alt.Chart(source())
         .transform_joinaggregate(end="max(severity)", groupby=["cam", "perturbation"])
@@ -143,13 +165,27 @@ def _names(cams: Sequence[str], controls: Sequence[str], last: float, step: floa
         )
     )  # fmt: skip
     colour = in_colour(cams, controls, legend=None)
-    name = ends.mark_text(align="left", fontSize=10, limit=130).encode(
-        x="name_x:Q", y=alt.Y("slot:Q", title=MEASURED), text="cam:N", color=colour
+    y = alt.Y("slot:Q", title=MEASURED)
+    # The names are in the page's ink: small letters in some of the colours would be too pale, or too dark, to read.
+    name = ends.mark_text(align="left", fontSize=10, limit=120, dx=7, color=TEXT).encode(
+        x="name_x:Q", y=y, text="cam:N"
+    )
+    marker = ends.mark_point(filled=True, size=30, opacity=1).encode(
+        x="name_x:Q", y=y, color=colour, shape=in_markers(cams, controls, legend=None)
     )
     leader = ends.mark_rule(strokeWidth=0.6, opacity=0.6).encode(
         x="severity:Q", x2="stop_x:Q", y=alt.Y("value:Q", title=MEASURED), y2="slot:Q", color=colour
     )
-    return [leader, name]
+    return [leader, marker, name]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts resnet18 before resnet101.
+
+    >>> sorted(["resnet101", "resnet18", "alexnet"], key=_natural)
+    ['alexnet', 'resnet18', 'resnet101']
+    """
+    return [(len(part), part) if place % 2 else (0, part) for place, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def heat_map(by_perturbation: pl.DataFrame, cams: Sequence[str], measure: str | None = None) -> Figure | None:
@@ -179,7 +215,9 @@ def heat_map(by_perturbation: pl.DataFrame, cams: Sequence[str], measure: str | 
         color=alt.Color(
             "value:Q",
             scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True),
-            legend=alt.Legend(title=MEASURED, orient="bottom", direction="horizontal", gradientLength=220),
+            legend=alt.Legend(
+                title=MEASURED, titleLimit=0, orient="bottom", direction="horizontal", gradientLength=220
+            ),
         ),
         tooltip=[alt.Tooltip("cam:N", title="CAM"), alt.Tooltip("perturbation:N"), *TIPS],
     )
@@ -221,10 +259,15 @@ def forest(
     chosen = [measure_choice(table, measure, other), *choices(table, other)]
     drawn = [cam for cam in cams if cam in table["cam"]]
     base = alt.Chart(source()).encode(
-        y=alt.Y(f"{factor}:N", title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=150)),
+        y=alt.Y(
+            f"{factor}:N",
+            title=None,
+            sort=sorted(table[factor].unique(), key=_natural),
+            axis=alt.Axis(ticks=False, domain=False, labelLimit=150),
+        ),
         color=in_colour(drawn, controls, legend=None),
     )
-    scale = alt.Scale(zero=False, nice=True)
+    scale = alt.Scale(zero=False, nice=False, padding=8)
     span = base.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q", title=MEASURED, scale=scale), x2="high:Q")
     point = base.mark_point(filled=True, size=50, opacity=1).encode(
         x=alt.X("value:Q", title=MEASURED, scale=scale),
@@ -235,6 +278,7 @@ def forest(
         alt.layer(span, point)
         .properties(width=210, height=alt.Step(18))
         .facet(facet=alt.Facet("cam:N", title=None, sort=drawn), columns=COLUMNS)
+        .resolve_axis(x="independent")
         .transform_filter(picked(chosen[1:]))
         .transform_calculate(**VALUES)
         .transform_filter("isValid(datum.value)")

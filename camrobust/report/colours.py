@@ -56,10 +56,11 @@ def in_colour(cams: Sequence[str], controls: Sequence[str] = (), **options: Any)
     return alt.Color("cam:N", title="CAM", scale=_scale(cams, [look(cam, controls).colour for cam in cams]), **options)
 
 
-def in_dashes(cams: Sequence[str], controls: Sequence[str] = (), **options: Any) -> alt.StrokeDash:
-    """The encoding of CAMs by dashes."""
+def in_dashes(cams: Sequence[str], controls: Sequence[str] = ()) -> alt.StrokeDash:
+    """The encoding of CAMs by dashes; it has no legend, which would draw them around the markers."""
+    # Legends of scales with the same names would be one, so these have a name more.
     dashes = [list(look(cam, controls).dash) for cam in cams]
-    return alt.StrokeDash("cam:N", title="CAM", scale=_scale(cams, dashes), **options)
+    return alt.StrokeDash("cam:N", title="CAM", scale=_scale([*cams, ""], [*dashes, [1, 0]]), legend=None)
 
 
 def in_markers(cams: Sequence[str], controls: Sequence[str] = (), **options: Any) -> alt.Shape:

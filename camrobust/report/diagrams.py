@@ -50,7 +50,12 @@ def critical_differences(
     last = max(row["row"] for row in rows)
     base = alt.Chart(source()).encode(
         y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[last + 0.8, -1.8], nice=False)),
-        x=alt.X("from:Q", title="mean rank over images, 1 = best", scale=alt.Scale(domainMin=1, zero=False, nice=True)),
+        x=alt.X(
+            "from:Q",
+            title="mean rank over images, 1 = best",
+            scale=alt.Scale(domainMin=1, zero=False, nice=True),
+            axis=alt.Axis(tickMinStep=0.5),
+        ),
     )
     cam = base.transform_filter("datum.kind == 'cam'")
     level = base.transform_filter("datum.kind == 'level'")
@@ -142,6 +147,7 @@ def characteristics_chart(
         alt.layer(span, point)
         .properties(width=210, height=alt.Step(STEP_PX))
         .facet(facet=alt.Facet("property:N", title=None, sort=strongest), columns=COLUMNS)
+        .resolve_axis(x="independent")
         .transform_filter(picked(chosen))
         .transform_calculate(strength="abs(datum.effect)")
         .properties(

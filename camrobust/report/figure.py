@@ -25,26 +25,26 @@ NOT_IN_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0
 ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\u(?:00(?:0[0-8bcef]|1[0-9a-f])|fff[ef])", re.IGNORECASE)
 """The same characters as Vega's expressions write them."""
 MEASURES = {
-    "consistency_adjusted": "consistency (adjusted)",
-    "responsiveness_adjusted": "responsiveness (adjusted)",
-    "robustness_adjusted": "robustness RM (adjusted)",
-    "consistency": "consistency (raw)",
-    "responsiveness": "responsiveness (raw)",
-    "robustness": "robustness RM (raw)",
+    "consistency_adjusted": "adjusted consistency",
+    "responsiveness_adjusted": "adjusted responsiveness",
+    "robustness_adjusted": "adjusted RM",
+    "consistency": "raw consistency",
+    "responsiveness": "raw responsiveness",
+    "robustness": "raw RM",
     "flip_rate": "share of predictions that flipped",
     "accuracy_perturbed": "accuracy on the perturbed images",
 }
 UNITS = {
-    "consistency_adjusted": "adjusted consistency (0 = chance, 1 = same ranking)",
-    "responsiveness_adjusted": "adjusted responsiveness (0 = same ranking, 1 = chance)",
-    "robustness_adjusted": "adjusted RM (0 = chance)",
-    "consistency": "raw consistency (rank-biased overlap, 0 to 1)",
-    "responsiveness": "raw responsiveness (1 - rank-biased overlap, 0 to 1)",
-    "robustness": "raw RM (0 to 1)",
-    "flip_rate": "share of predictions that flipped (0 to 1)",
-    "accuracy_perturbed": "accuracy on the perturbed images (0 to 1)",
+    "consistency_adjusted": ("adjusted consistency", "(0 = chance, 1 = same ranking)"),
+    "responsiveness_adjusted": ("adjusted responsiveness", "(0 = same ranking, 1 = chance)"),
+    "robustness_adjusted": ("adjusted RM", "(0 = chance)"),
+    "consistency": ("raw consistency", "(rank-biased overlap, 0 to 1)"),
+    "responsiveness": ("raw responsiveness", "(1 - rank-biased overlap, 0 to 1)"),
+    "robustness": ("raw RM", "(0 to 1)"),
+    "flip_rate": ("share of predictions that flipped", "(0 to 1)"),
+    "accuracy_perturbed": ("accuracy on the perturbed images", "(0 to 1)"),
 }
-"""Measures with their range, for the axes."""
+"""Measures with their range, for the axes, in two lines: panels are narrow."""
 MEASURED = "@measure"
 """Stands for the picked measure in the title of an axis, which Vega-Lite cannot compute; see `with_measure`."""
 PAIRS = (
@@ -52,6 +52,8 @@ PAIRS = (
     "datum.n_flipped : indexof(pick_measure, 'robustness') == 0 ? min(datum.n_same, datum.n_flipped) : datum.n_pairs"
 )
 """How many pairs are behind a value: of RM those of the factor that has fewer."""
+KEYS = {"family": "perturbations", "counted": "counting", "seen": "thin lines: seen", "band": "bands of"}
+"""What a key is called in titles and beside its list, where its own name says too little."""
 COUNTS = ("n_images", "n_pairs", "n_same", "n_flipped")
 
 
@@ -125,7 +127,7 @@ def source() -> alt.NamedData:
 
 def choice(key: str, options: Sequence[str], labels: Sequence[str] | None = None) -> alt.Parameter:
     """A list from which one value of a key is picked."""
-    bind = alt.binding_select(options=list(options), labels=list(labels or options), name=f"{key} ")
+    bind = alt.binding_select(options=list(options), labels=list(labels or options), name=f"{KEYS.get(key, key)} ")
     return alt.param(name=f"pick_{key}", value=options[0], bind=bind)
 
 
@@ -151,22 +153,24 @@ def first_view(table: pl.DataFrame, *keys: str) -> pl.DataFrame:
     return table.filter(pl.col(key) == table[key][0] for key in keys) if keys else table
 
 
-def heading(what: str, table: pl.DataFrame, *keys: str) -> alt.Title:
+def heading(what: str, table: pl.DataFrame, *keys: str, more: Sequence[str] = ()) -> alt.Title:
     """A title that names what is drawn: the measure is said by the axis, each key by its picked or only value.
 
     Args:
         what: the first line.
         table: the figure's numbers.
-        keys: columns that are fixed in a view, "model" or "dataset".
+        keys: columns that are fixed in a view, "model", "dataset" or "family".
+        more: Vega expressions, a line each.
     """
     parts = []
     for key in keys:
         values = table[key].unique(maintain_order=True).to_list()
         value = f"pick_{key}" if len(values) > 1 else json.dumps(str(values[0]))
-        parts.append(f"'{key} ' + {value}")
-    images = f"'n = ' + {_images(table, keys)} + ' images'"
-    second = " + ', ' + ".join([*parts, images])
-    expression = alt.ExprRef(f"[{json.dumps(what)}, {second}]")
+        parts.append(f"'{KEYS.get(key, key)} ' + {value}")
+    images = _images(table, keys)
+    number = f"'n = ' + {images} + ({images} == 1 ? ' image' : ' images')"
+    second = " + ', ' + ".join([*parts, number])
+    expression = alt.ExprRef(f"[{', '.join([json.dumps(what), second, *more])}]")
     return alt.Title(expression, anchor="start", fontSize=12, fontWeight="normal", color=TEXT, limit=900, offset=10)
 
 
@@ -204,7 +208,12 @@ def measured(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
 def plain(chart: alt.FacetChart | alt.LayerChart) -> dict[str, Any]:
     """The specification of a chart in the page's colours."""
     configured = (
-        chart.configure(background="transparent", font="system-ui, sans-serif")
+        chart.configure(
+            background="transparent",
+            font="system-ui, sans-serif",
+            # Else a view that a reader picks is cut where it is larger than the first.
+            autosize=alt.AutoSizeParams(type="pad", resize=True),
+        )
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=TEXT,
@@ -216,7 +225,7 @@ def plain(chart: alt.FacetChart | alt.LayerChart) -> dict[str, Any]:
             labelLimit=220,
             titleFontWeight="normal",
         )
-        .configure_header(labelColor=TEXT, labelFontSize=13, labelFontWeight="bold", labelLimit=230)
+        .configure_header(labelColor=TEXT, titleColor=TEXT, labelFontSize=13, labelFontWeight="bold", labelLimit=230)
         .configure_legend(
             labelColor=TEXT,
             titleColor=TEXT,

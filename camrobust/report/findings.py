@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from camrobust.contract.units import counted
 from camrobust.report.measure import LEVEL, NAMES, Floor
 from camrobust.summary.floor import TEST
 
@@ -42,7 +43,8 @@ def accuracy_sentences(by_model: pl.DataFrame) -> list[str]:
         for row in known.head(SHOWN).iter_rows(named=True)
     ]
     if known.height > SHOWN:
-        sentences.append(f"The accuracy of {known.height - SHOWN} more models is in summary/by_model.csv.")
+        more = counted(known.height - SHOWN, "more model")
+        sentences.append(f"The accuracy of {more} is in summary/by_model.csv.")
     left_out, kept = int(by_model["n_left_out"].sum()), int(by_model["n_pairs"].sum())
     if left_out:
         sentences.append(
@@ -77,7 +79,9 @@ def test_sentences(tests: pl.DataFrame, measure: str) -> list[str]:
         where = f"{model} on {dataset}, {NAMES[measure]}"
         sentences += _cams(here, where) + floor_sentence(families.get((model, dataset), Floor([])), where)
     if groups.height > SHOWN:
-        sentences.append(f"{groups.height - SHOWN} more pairs of a model and a dataset are in summary/tests.csv.")
+        more = counted(groups.height - SHOWN, "more pair of a model and a dataset is",
+                       "more pairs of a model and a dataset are")  # fmt: skip
+        sentences.append(f"{more} in summary/tests.csv.")
     return [*sentences, *_others(tests, measure)]
 
 
@@ -86,7 +90,8 @@ def _cams(here: pl.DataFrame, where: str) -> list[str]:
     if ranks.is_empty():
         return []
     n, dropped = int(ranks["n_images"][0]), int(ranks["n_dropped"][0])
-    text = f"{where}, over {n:,} images that have a value for all {ranks.height} distinct CAMs"
+    images = counted(n, "image that has", "images that have")
+    text = f"{where}, over {images} a value for all {ranks.height} distinct CAMs"
     left_out = "1 other is" if dropped == 1 else f"{dropped:,} others are"
     text += f" ({left_out} left out): " if dropped else ": "
     omnibus = here.filter(pl.col("test") == "friedman")
@@ -99,12 +104,16 @@ def floor_sentence(family: Floor, where: str) -> list[str]:
     """How many CAMs lie above the control; why no number can be given where there are too few images."""
     if not family.rows:
         return []
-    controls, many = " and ".join(dict.fromkeys(row["second"] for row in family.rows)), len(family.cams)
+    controls = " and ".join(dict.fromkeys(row["second"] for row in family.rows))
+    cams, comparisons = counted(len(family.cams), "distinct CAM"), counted(family.comparisons, "comparison")
     if family.in_reach():
-        above = f"{len(family.above())} of {many} distinct CAMs exceed the control {controls}"
-        return [f"{where}: {above} (paired differences, 5 % level, Holm over {family.comparisons} comparisons)."]
-    clear = f"the intervals of {len(family.clear())} of {many} distinct CAMs' differences from the control {controls}"
-    return [f"{where}: {clear} lie above 0; {family.why_not()}."]
+        many = len(family.above())
+        above = f"{many} of {cams} {'exceeds' if many == 1 else 'exceed'} the control {controls}"
+        return [f"{where}: {above} (paired differences, 5 % level, Holm over {comparisons})."]
+    clear = (
+        f"the interval of the difference from the control {controls} lies above 0 for {len(family.clear())} of {cams}"
+    )
+    return [f"{where}: {clear}; {family.why_not()}."]
 
 
 def test_tables(tests: pl.DataFrame, measure: str) -> list[dict[str, Any]]:
@@ -149,7 +158,8 @@ def _test_row(row: Row) -> dict[str, Any]:
         for name in ("difference", "effect")
     }
     kept = {name: row[name] for name in ("first", "second", "p", "p_corrected", "n_images")}
-    return kept | cells | {"clear": row["p_corrected"] is not None and row["p_corrected"] < LEVEL}
+    # Not "clear": a template would find the method of that name.
+    return kept | cells | {"is_clear": row["p_corrected"] is not None and row["p_corrected"] < LEVEL}
 
 
 def _omnibus(friedman: Row, others: pl.DataFrame) -> str:
@@ -190,8 +200,14 @@ def _first_two(pairs: pl.DataFrame, ranks: pl.DataFrame) -> str:
     row = None if best is None or second is None else _pair(pairs, best, second)
     if row is None:
         return ""
+    first = ranks.filter(pl.col("first").is_in([best, second]))["effect"]
+    order = (
+        f"{best} ranks first of the CAMs, {second} second"
+        if first.n_unique() > 1
+        else f"{best} and {second} rank first"
+    )
     return (
-        f"{best} ranks first of the CAMs, {second} second; their difference is {estimate(row, 'difference', 3)}, "
+        f"{order}; their difference is {estimate(row, 'difference', 3)}, "
         f"rank-biserial {estimate(row, 'effect')}, {probability(row['p_corrected'])} after Holm."
     )
 
@@ -209,7 +225,7 @@ def _others(tests: pl.DataFrame, measure: str) -> list[str]:
             sentences.append(
                 f"The largest difference in {NAMES[measure]} between two {factor}s is that of {row['first']} and "
                 f"{row['second']} ({where}): {estimate(row, 'difference', 3)}, {name} {estimate(row, 'effect')}, "
-                f"{probability(row['p_corrected'])} after Holm, {row['n_images']:,} images."
+                f"{probability(row['p_corrected'])} after Holm, {counted(row['n_images'], 'image')}."
             )
     return sentences
 
@@ -257,8 +273,9 @@ def _strongest(rows: pl.DataFrame) -> list[str]:
     clear = int((alone["p_corrected"] < LEVEL).sum())
     return [
         f"The property most strongly tied to consistency is {row['property']}: rank correlation "
-        f"{estimate(row, 'effect')} for {row['cam']} of {row['model']} on {row['dataset']} ({row['n_images']:,} "
-        f"images); {clear} of {alone.height} correlations differ from 0 at 5 % after Holm."
+        f"{estimate(row, 'effect')} for {row['cam']} of {row['model']} on {row['dataset']} "
+        f"({counted(row['n_images'], 'image')}); {clear} of {alone.height} correlations differ from 0 at 5 % after "
+        "Holm."
     ]
 
 

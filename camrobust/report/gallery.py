@@ -92,7 +92,7 @@ class _Drawn:
             photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
             map=data_uri(overlay(photo, values)),
             label=spoken(variant["predicted"], self.names) if variant["value"] is None else f"{variant['value']:.4g}",
-            confidence="" if variant["confidence"] is None else f"{variant['confidence']:.0%}",
+            confidence="" if variant["confidence"] is None else f"{100 * variant['confidence']:.0f} %",
             agreement=agreement,
         )
 

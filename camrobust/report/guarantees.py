@@ -1,5 +1,6 @@
 """Certificates on the page: a figure, two sentences, and some maps with what is certain about them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import polars as pl
 
 from camrobust.contract.certify_config import MOST_SIGMAS
 from camrobust.contract.schema import CLEAN
-from camrobust.contract.units import at_least
+from camrobust.contract.units import at_least, counted
 from camrobust.report.colours import in_colour, in_dashes, in_markers
 from camrobust.report.figure import Figure, choice, choices, heading, picked, plain, source
 from camrobust.report.pictures import data_uri, decoded, membership
@@ -17,7 +18,7 @@ from camrobust.summary.certified import class_is_certain
 
 ONLY = "certified_only"
 SHOWN = {
-    "certified_consistency": "all images, 0 if the class is not certain",
+    "certified_consistency": "all images (0 if the class is not certain)",
     ONLY: "certain classes only",
 }
 NOTHING = (
@@ -33,6 +34,7 @@ NO_CLASS = (
 """Where no image has a certain class."""
 SEEN = {"agreement_attacked": "at an attacked image", "agreement_random": "at random images"}
 """Where the order was looked at; the columns' names, and with `_only` those over certain classes."""
+CERTIFIED = ["certified consistency", "(0 = nothing guaranteed)"]
 IMAGES = 4
 """Images whose certain segments are shown."""
 AVERAGED = {"rank": "the ranks of segments", "top": "whether segments are in the top"}
@@ -60,15 +62,16 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
     looked = [choice("seen", seen, [SEEN[name] for name in seen])] if seen else []
     drawn = [cam for cam in cams if cam in table["cam"]]
     base = alt.Chart(source()).encode(
-        x=alt.X("radius:Q", title="l2 radius", axis=alt.Axis(format=".2~g", tickCount=4)),
+        x=alt.X("radius:Q", title="l2 radius (pixels from 0 to 1)", axis=alt.Axis(format=".2~g", tickCount=4)),
         color=in_colour(drawn, controls),
     )
-    axis = alt.Y("value:Q", title="certified (0 = nothing is)", scale=alt.Scale(domain=[0, 1], nice=False))
+    dashes = in_dashes(drawn, controls)
+    axis = alt.Y("value:Q", title=CERTIFIED, scale=alt.Scale(domain=[0, 1], nice=False))
     band = base.mark_area(opacity=0.12, clip=True).encode(
-        y=alt.Y("lower:Q", title="certified (0 = nothing is)"), y2="upper:Q", tooltip=alt.value(None)
+        y=alt.Y("lower:Q", title=CERTIFIED), y2="upper:Q", tooltip=alt.value(None)
     )
-    line = base.mark_line(clip=True).encode(y=axis, strokeDash=in_dashes(drawn, controls))
-    points = base.mark_point(clip=True, size=34, opacity=1).encode(
+    line = base.mark_line(clip=True).encode(y=axis, strokeDash=dashes)
+    points = base.mark_point(size=34, opacity=1).encode(
         y=axis,
         shape=in_markers(drawn, controls),
         tooltip=[
@@ -79,22 +82,23 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
         ],
     )  # fmt: skip
     above = base.mark_line(clip=True, strokeWidth=1, opacity=0.6).encode(
-        y=alt.Y("seen:Q", title="certified (0 = nothing is)"), strokeDash=in_dashes(drawn, controls)
+        y=alt.Y("seen:Q", title=CERTIFIED), strokeDash=dashes
     )
     faceted = (
         alt.layer(band, *([above] if seen else []), line, points)
         .properties(width=250, height=170)
-        .facet(facet=alt.Facet("sigma:O", title="sigma"), columns=3)
+        .facet(facet=alt.Facet("panel:N", title=None, sort=alt.EncodingSortField("sigma", op="min")), columns=3)
         .resolve_scale(x="independent")
         .transform_filter(picked(chosen[1:]))
         .transform_calculate(
+            panel="'sigma ' + datum.sigma",
             value="datum[pick_counted]",
             lower="datum[pick_counted + '_lower']",
             upper="datum[pick_counted + '_upper']",
             **({"seen": f"datum[pick_seen + (pick_counted == '{ONLY}' ? '_only' : '')]"} if seen else {}),
         )
         .transform_filter("isValid(datum.value)")
-        .properties(title=heading(f"Certified against the radius, {_alphas(table)}", table, "model", "dataset"))
+        .properties(title=_title(table, seen))
         .add_params(*chosen, *looked)
     )
     keys = ("dataset", "model", "cam", "sigma", "radius_share", "radius", "n_images", "n_certified", "samples", "alpha",
@@ -102,6 +106,15 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
     bounds = [f"{name}{end}" for name in SHOWN for end in ("", "_lower", "_upper")]
     bounds += [f"{name}{end}" for name in seen for end in ("", "_only")]
     return Figure("certified", plain(faceted), table.select(*keys, *(pl.col(name).round(4) for name in bounds)))
+
+
+def _title(table: pl.DataFrame, seen: Sequence[str]) -> alt.Title:
+    """What the figure shows, so that its file needs no page around it."""
+    what = f"Certified consistency (adjusted for chance) against the radius; {_alphas(table)}"
+    more = f"'counting ' + ({json.dumps(SHOWN)})[pick_counted]"
+    if seen:
+        more += f" + '; thin lines: seen ' + ({json.dumps(SEEN)})[pick_seen]"
+    return heading(what, table, "model", "dataset", more=[more])
 
 
 def guarantee_sentences(table: pl.DataFrame | None, controls: Sequence[str]) -> list[str]:
@@ -137,10 +150,15 @@ def guarantee_sentences(table: pl.DataFrame | None, controls: Sequence[str]) -> 
     return [
         first,
         f"The highest guarantee is {at_least(row['certified_consistency'])}{beside}, for {row['cam']} of "
-        f"{row['model']}{where} at radius {row['radius']:.3g} and sigma {row['sigma']:g}; of {row['n_images']} images "
-        f"tried, {row['n_images'] - row['n_certified']} count as 0 there because their class is not certain, and 0 "
-        "means that nothing is guaranteed, not that the map changes.",
+        f"{row['model']}{where} at radius {row['radius']:.3g} and sigma {row['sigma']:g}; of "
+        f"{counted(row['n_images'], 'image')} tried, {_left_out(row['n_images'] - row['n_certified'])}, and 0 means "
+        "that nothing is guaranteed, not that the map changes.",
     ]
+
+
+def _left_out(many: int) -> str:
+    return counted(many, "counts as 0 there because its class is not certain",
+                   "count as 0 there because their class is not certain")  # fmt: skip
 
 
 def seen_sentence(table: pl.DataFrame | None) -> str:
@@ -201,7 +219,7 @@ def certain_maps(certificates: pl.DataFrame, maps: pl.DataFrame, model: str, cam
 
 def _told(row: Mapping[str, Any]) -> str:
     shares = ", ".join(
-        f"{word} {row[name]:.0%}"
+        f"{word} {100 * row[name]:.0f} %"
         for word, name in (("in", "certainly_in"), ("out", "certainly_out"), ("undecided", "undecided"))
         if row[name] is not None
     )

@@ -7,6 +7,7 @@ import polars as pl
 
 from camrobust.contract.heads import chooses_class
 from camrobust.contract.run_record import DescribedRecord
+from camrobust.contract.units import counted
 from camrobust.report.findings import estimate, probability
 from camrobust.report.measure import NAMES, Floor, leading_measure
 from camrobust.summary.treatments import treatments, twins_under
@@ -86,8 +87,8 @@ def _against_control(
         return []
     difference = f"Image by image it exceeds {line['second']} by {_interval(line, 'difference')}"
     if best["cam"] in family.above():
-        p, many = probability(line["p_corrected"]), family.comparisons
-        return [f"{difference}: more than chance ({p} after Holm over {many} comparison{'s' * (many > 1)})."]
+        p, many = probability(line["p_corrected"]), counted(family.comparisons, "comparison")
+        return [f"{difference}: more than chance ({p} after Holm over {many})."]
     above = {key: other.above() for key, other in families.items()}
     others = [
         f"{row['cam']} on {row['model']} ({row['dataset']})"
@@ -113,11 +114,12 @@ def _flips(rows: pl.DataFrame, measure: str, kept: str, left_out: Sequence[str])
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
     overlap = rows.drop_nulls(f"{measure}_lower")
     what = "their predicted class" if kept == "class" else f"the {kept}"
-    text = f"{flips:.0%} of the perturbed images changed {what}"
+    text = f"{100 * flips:.0f} % of the perturbed images changed {what}"
     if overlap.height > 1:
         reach = overlap[f"{measure}_lower"][0]
         level = int((overlap[f"{measure}_upper"][1:] >= reach).sum())
-        text += f"; the intervals of {level} of the other {overlap.height - 1} rows overlap with that of the first"
+        others = counted(overlap.height - 1, "other row")
+        text += f"; the first row's interval overlaps with that of {level} of {others}"
         text += f" ({', '.join(left_out)})" if left_out else ""
     return text + "."
 
@@ -129,7 +131,8 @@ def _worst(by_level: pl.DataFrame, best: Mapping[str, Any], kept: str) -> list[s
     if here.height < 2:
         return []
     worst = here.sort("consistency_adjusted").row(0, named=True)
+    level = worst["strength"] if worst["severity"] is None else f"severity {worst['severity']} ({worst['strength']})"
     return [
-        f"Its maps are least stable under {worst['perturbation']} at {worst['strength']}: where the {kept} was kept, "
-        f"they agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
+        f"The maps of {best['cam']} are least stable under {worst['perturbation']} at {level}: where the {kept} was "
+        f"kept, they agree to {worst['consistency_adjusted']:.2f} (1 = same ranking, 0 = chance)."
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from camrobust.contract.units import counted
 from camrobust.summary.floor import TEST
 from camrobust.summary.ranktests import least_p
 
@@ -87,7 +88,7 @@ class Floor:
         least = least_p(self.images)
         return (
             f"with {self.images} images the smallest possible p is {shown_p(least)}, and Holm's correction over "
-            f"{self.comparisons} comparison{'s' * (self.comparisons > 1)} makes that "
+            f"{counted(self.comparisons, 'comparison')} makes that "
             f"{shown_p(min(1.0, least * self.comparisons))}: no test can reach 5 %, however much the maps differ"
         )
 

@@ -37,6 +37,16 @@ find("thead th", board).forEach((heading, place) => heading.firstElementChild.ad
 }));
 
 // Figures: numbers come by column and are drawn as rows; as many panels side by side as there is room for.
+const views = [];
+// Vega-Lite writes the number of columns into two places; as a signal it can change when the page is printed.
+const flexible = vega => {
+  if (!vega.layout?.columns) return vega;
+  vega.signals = [...(vega.signals || []), {name: "columns", value: vega.layout.columns}];
+  vega.layout.columns = {signal: "columns"};
+  for (const one of vega.data) if (one.name === "facet_domain_row")
+    one.transform[0].stop.signal = 'ceil(length(data("facet_domain")) / columns)';
+  return vega;
+};
 const unpack = columns => {
   const names = Object.keys(columns);
   return columns[names[0]].map((_, place) => Object.fromEntries(names.map(one => [one, columns[one][place]])));
@@ -57,8 +67,15 @@ const draw = (id, {specification, columns}) => {
     return part;
   };
   specification.config.legend.columns = Math.max(2, Math.floor(width / 190));
-  const options = {renderer: "svg", actions: false, bind: figure.querySelector(".controls"), patch: titled};
-  return vegaEmbed(place, {...specification, datasets: {numbers: unpack(columns)}}, options).then(({view}) => {
+  if (width < 600) {  // a phone: lines and panels that fit
+    const lines = specification.title.text;
+    lines.expr = `split(replace(join(${lines.expr}, '\\n'), regexp('[,;] ', 'g'), '\\n'), '\\n')`;
+    const drawn = specification.spec || specification;
+    if (typeof drawn.width === "number") drawn.width = Math.min(drawn.width, width - (id === "curves" ? 75 : 150));
+  }
+  const options = {renderer: "svg", actions: false, bind: figure.querySelector(".controls"), patch: vega => flexible(titled(vega))};
+  return vegaEmbed(place, {...specification, datasets: {numbers: unpack(columns)}}, options).then(({view, vgSpec}) => {
+    if (vgSpec.layout?.columns) views.push([view, place]);
     figure.querySelector("button").addEventListener("click", async () => {
       const svg = (await view.toSVG()).replaceAll("currentColor", getComputedStyle(root).color);
       const link = document.createElement("a");
@@ -70,12 +87,24 @@ const draw = (id, {specification, columns}) => {
   });
 };
 const {units, figures} = JSON.parse(document.getElementById("figures").textContent);
-// On paper nothing is closed.
-let closed = [];
+// On paper nothing is closed, and a figure has the number of columns with which its panels are largest.
+const PAPER = {width: 1030, height: 530};  // px, as in page.css
+let closed = [], before = [];
+const forPaper = (view, place) => {
+  const many = view.data("facet_domain").length, now = view.signal("columns"), box = place.querySelector("svg").getBBox();
+  const width = box.width / Math.min(now, many), height = box.height / Math.ceil(many / now);
+  const size = columns => Math.min(1, PAPER.width / (columns * width), PAPER.height / (Math.ceil(many / columns) * height));
+  return [...Array(many).keys()].map(one => one + 1).reduce((a, b) => size(b) > size(a) ? b : a, now);
+};
 addEventListener("beforeprint", () => {
   closed = find("details:not([open])");
   for (const one of closed) one.open = true;
+  before = views.map(([view]) => view.signal("columns"));
+  for (const [view, place] of views) view.signal("columns", forPaper(view, place)).run();
 });
-addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
+addEventListener("afterprint", () => {
+  for (const one of closed) one.open = false;
+  views.forEach(([view], place) => view.signal("columns", before[place]).run());
+});
 Promise.all(Object.entries(figures).map(([id, figure]) => draw(id, figure)))
   .then(() => { root.dataset.drawn = "yes"; });

@@ -184,6 +184,7 @@ def _figures(
     order = ranked["cam"].unique(maintain_order=True).to_list()
     everywhere = treatments(order, *(run.same_as.get(model, {}) for model in run.models))
     alone = ranked.filter(pl.col("cam").is_in([*everywhere]))
+    summaries = {name: _led(table, ranked, controls) for name, table in summaries.items()}
     drawn = [
         forest(alone, "model", order, controls, measure),
         forest(alone, "dataset", order, controls, measure),
@@ -198,6 +199,13 @@ def _figures(
         explained = summaries["characteristics"].filter(~is_twin & ~pl.col("cam").is_in(controls))
         drawn.append(characteristics_chart(explained, order, controls))
     return [figure for figure in drawn if figure is not None and _drawable(figure)]
+
+
+def _led(table: pl.DataFrame, ranked: pl.DataFrame, controls: Sequence[str]) -> pl.DataFrame:
+    """The table with the rows of the leaderboard's first model and dataset first: figures begin with them."""
+    keys = [key for key in ("model", "dataset") if key in table.columns]
+    best = ranked.filter(~pl.col("cam").is_in(controls)).head(1).to_dicts()
+    return table.sort([pl.col(key).ne_missing(best[0][key]) for key in keys], maintain_order=True) if best else table
 
 
 def _drawable(figure: Figure) -> bool:

@@ -1,5 +1,6 @@
 """The page's template: its frame, and a file for each section."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,10 @@ import vl_convert
 from markupsafe import Markup
 
 from camrobust.contract.quoting import harmless_lines
+from camrobust.contract.units import counted
 from camrobust.report.findings import probability
+
+PERCENT = re.compile("([0-9]) %")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,13 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_part), finalize=_harmless
     )
-    environment.filters |= {"number": _number, "percent": _percent, "p_value": _p_value}
+    environment.filters |= {
+        "number": _number,
+        "percent": _percent,
+        "p_value": _p_value,
+        "counted": counted,
+        "unbroken": _unbroken,
+    }
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("page.html.jinja")
 
@@ -83,6 +93,11 @@ def _number(value: object, digits: int = 2) -> str:
 
 def _percent(share: object, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %" if isinstance(share, (int, float)) else "–"
+
+
+def _unbroken(text: str) -> str:
+    """The same with no line break between a number and its percent sign."""
+    return PERCENT.sub("\\1\N{NO-BREAK SPACE}%", text)
 
 
 def _p_value(p: float | None) -> str:

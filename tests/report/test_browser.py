@@ -29,6 +29,10 @@ LINES = """Object.fromEntries([...document.querySelectorAll('#board tbody th, #b
     range.selectNodeContents(one.firstChild);
     return [one.firstChild.textContent, new Set([...range.getClientRects()].map(box => box.top)).size];
 }))"""
+SHAPE = """(() => {
+    const box = document.querySelector('#curves svg').viewBox.baseVal;
+    return box.width / box.height;
+})()"""
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
 
@@ -156,7 +160,7 @@ def test_the_leaderboard_filters_and_sorts(open_page):
 
 def test_the_lists_of_a_figure_change_it(open_page):
     with open_page() as page:
-        for key, label in (("measure", "consistency (raw)"), ("model", MODELS[1])):
+        for key, label in (("measure", "raw consistency"), ("model", MODELS[0])):
             before = page.inner_html("#heatmap svg")
             page.locator("#heatmap .controls label", has_text=key).locator("select").select_option(label=label)
             page.wait_for_function("before => document.querySelector('#heatmap svg').innerHTML !== before", arg=before)
@@ -177,6 +181,16 @@ def test_at_1280_px_nothing_is_cut_and_no_name_is_broken(chromium, tmp_path):
         lines = page.evaluate(LINES)
         assert {"eigengradcam", "efficientnet_lite0"} <= {*lines}
         assert {*lines.values()} == {1}
+        # On a phone the panels stand below each other; on paper they stand side by side, and afterwards as before.
+        page.set_viewport_size(PHONE)
+        page.reload()
+        page.wait_for_selector("html[data-drawn]")
+        before = page.evaluate(SHAPE)
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(SHAPE) > 1.5 * before
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate(SHAPE) == pytest.approx(before, rel=0.02)
+        assert page.evaluate("document.querySelector('#curves svg').clientWidth") < 1.1 * PHONE["width"]
 
 
 def test_the_button_turns_light_to_dark_and_back(open_page):

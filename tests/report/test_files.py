@@ -1,5 +1,6 @@
 """The files of the figures: every one opens, and holds the numbers that are drawn."""
 
+import re
 from io import BytesIO
 from xml.etree import ElementTree
 
@@ -80,7 +81,32 @@ def test_every_picture_stands_alone(report, files):
         if figure.name != "models":
             assert "model it" in text
         assert "@measure" not in text
-        assert any(word in text for word in ("adjusted RM (0 = chance)", "mean rank", "rank correlation (-1 to 1)"))
+        assert any(word in text for word in (">adjusted RM<", "mean rank", "rank correlation (-1 to 1)"))
+
+
+@pytest.mark.parametrize("flip", [-1, 0.4])
+def test_no_text_is_cut_and_every_panel_has_its_axis(flip):
+    """Without flips the measure is consistency, whose title is the longest."""
+    names, noises = ("gradcam-elementwise", "eigengradcam", "random"), ("gaussian_noise", "jpeg_compression")
+    table = scores(images=12, cams=names, models=("efficientnet_lite0", "n"), perturbations=noises, flip=flip, bad=0)
+    pictures = photos(table)
+    reduction = reduce_frame(table.lazy(), SummarySettings())
+    tables = {
+        **reduction.tables,
+        "tests": significance_tests(reduction.profiles, ["random"]),
+        "characteristics": characterise(reduction.profiles, pictures),
+    }
+    run = run_of(cams=names, models=("efficientnet_lite0", "n"))
+    report = build_report(run, tables, table.lazy(), pictures, failures(), frame(MAPS, []))
+    drawn = dict(report.files())
+    panels = {"models": ("cam", "adjusted"), "curves": ("perturbation", "severity"), "traits": ("property", "rank ")}
+    for figure in report.figures:
+        texts = re.findall(r"<(?:text|tspan)\b[^>]*>([^<]+)<", drawn[f"figures/{figure.name}.svg"].decode())
+        assert not [text for text in texts if "…" in text]
+        key, title = panels.get(figure.name, ("", ""))
+        if key:
+            count = sum(text.startswith(title) for text in texts)
+            assert count == figure.numbers[key].n_unique(), figure.name
 
 
 def test_a_cam_has_one_colour_in_every_figure(report, files):

@@ -52,6 +52,11 @@ def test_two_sentences_say_what_is_certain_for_whom_and_what_counts_as_nothing()
     )
 
 
+def test_one_image_counts_and_does_not_count_as_one():
+    one = table().filter(pl.col("radius") > 0).with_columns(n_images=3, n_certified=2)
+    assert "of 3 images tried, 1 counts as 0 there because its class is not certain" in guarantee_sentences(one, [])[1]
+
+
 def test_a_guarantee_is_rounded_down_and_says_of_which_items_and_which_dataset_it_is():
     both = pl.concat([table(0.3998), table(0.1).with_columns(dataset=pl.lit("e"))])
     first, second = guarantee_sentences(both.with_columns(item=pl.lit("top")), ["random"])
@@ -72,7 +77,12 @@ def test_the_figure_has_every_radius_and_can_be_drawn():
     figure = certified_curves(table(), ["gradcam", "random"], ["random"])
     assert figure.numbers.height == 2 * 3
     assert set(figure.numbers.select("alpha", "samples", "item").rows()) == {(0.01, 1000, "rank")}
-    assert "alpha = 0.01" in dict(figure.files())["certified.svg"].decode()
+    drawn = dict(figure.files())["certified.svg"].decode()
+    what = "Certified consistency (adjusted for chance) against the radius; alpha = 0.01"
+    counting, unit = "counting all images (0 if the class is not certain)<", "l2 radius (pixels from 0 to 1)"
+    names = (">gradcam<", ">random<", "sigma 0.25")
+    for part in (what, "n = 4 images", counting, "(0 = nothing guaranteed)", unit, *names):
+        assert part in drawn
     names = [name for name, content in figure.files() if content]
     assert names == ["certified.svg", "certified.png", "certified.pdf", "certified.csv"]
     assert certified_curves(table().clear(), ["gradcam"], []) is None
@@ -91,6 +101,7 @@ def test_what_was_seen_at_the_same_distance_stands_above_what_is_certain():
     assert dict(plain_figure.files())["certified.svg"].decode().count('stroke-width="1" ') < lines
     assert "pick_seen" not in str(plain_figure.specification)
     assert "agreement_attacked" not in plain_figure.numbers.columns
+    assert "certain); thin lines: seen at an attacked image<" in dict(figure.files())["certified.svg"].decode()
     assert seen_sentence(tried).startswith("Thin lines: what was seen at an attacked image or at random images at the")
     assert seen_sentence(table()) == seen_sentence(None) == ""
 
@@ -124,7 +135,7 @@ def test_a_mask_of_another_size_is_one_sentence():
     rows = [row | {"membership": png(np.zeros((8, 8)))}, row | {"radius": 0.05, "membership": png(np.zeros((8, 8)))}]
     (shown,) = certain_maps(pl.DataFrame(make_table(CERTIFICATES, rows)), maps, "m", "gradcam")
     ((title, picture, told),) = shown.cells
-    assert (title, told) == ("sigma 0.1, radius 0.01", "in 25%, out 50%, undecided 25%; class certain")
+    assert (title, told) == ("sigma 0.1, radius 0.01", "in 25 %, out 50 %, undecided 25 %; class certain")
     assert picture.startswith("data:image/jpeg")
     wrong = pl.DataFrame(make_table(CERTIFICATES, [row | {"membership": png(np.zeros((4, 4)))}]))
     with pytest.raises(UserError, match="a mask in certificates/ is not of its photo's size"):

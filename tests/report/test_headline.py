@@ -89,7 +89,7 @@ def test_without_comparisons_nothing_is_claimed():
         "The highest adjusted RM is that of a on m (d): 0.50 (too few images for an interval); the control random has "
         "0.40 (too few images for an interval)."
     )
-    assert flips.startswith("30% ")
+    assert flips.startswith("30 % ")
 
 
 def test_the_control_is_that_of_the_same_model():
@@ -106,7 +106,7 @@ def test_without_flips_verdict_and_overlaps_speak_of_consistency():
         "No prediction flipped, so responsiveness and RM cannot be measured. "
         "The highest adjusted consistency is that of a on m (d): 0.50 (95 % interval 0.40 to 0.60)."
     )
-    assert "the intervals of 1 of the other 1 rows overlap" in flips
+    assert "the first row's interval overlaps with that of 1 of 1 other row" in flips
 
 
 def test_labels_and_values_are_decisions_and_no_classes():
@@ -114,17 +114,17 @@ def test_labels_and_values_are_decisions_and_no_classes():
     for head, words in (("binary", "their predicted class"), ("multilabel", "the decision"),
                         ("value:tolerance=1.0,explained=0", "the decision")):  # fmt: skip
         text = sentences(*rows, run=run_record(models=["m"], heads={"m": head}))[1]
-        assert text.startswith(f"30% of the perturbed images changed {words}; the intervals of 1 ")
+        assert text.startswith(f"30 % of the perturbed images changed {words}; the first row's interval overlaps")
 
 
 def test_who_is_left_out_of_the_overlaps_is_said():
     rows = [line("a", 0.5, 0.4, 0.6), line("b", 0.5, 0.4, 0.6), line("c", 0.3, 0.2, 0.45), line("e", 0.2, 0.1, 0.3)]
-    text = "30% of the perturbed images changed their predicted class; "
-    text += "the intervals of {} rows overlap with that of the first"
-    assert sentences(*rows, run=run_record())[1] == text.format("2 of the other 3") + "."
+    text = "30 % of the perturbed images changed their predicted class; "
+    text += "the first row's interval overlaps with that of {} rows"
+    assert sentences(*rows, run=run_record())[1] == text.format("2 of 3 other") + "."
     rows.append(line("random", 0.2, 0.1, 0.5))
-    assert sentences(*rows)[1] == text.format("2 of the other 3") + " (controls left out)."
+    assert sentences(*rows)[1] == text.format("2 of 3 other") + " (controls left out)."
     twins = run_record(cams=CAMS, same_as={"m": {"b": "a"}})
     assert sentences(*rows, run=twins)[1] == (
-        text.format("1 of the other 2") + " (controls left out, methods with the same maps counted once)."
+        text.format("1 of 2 other") + " (controls left out, methods with the same maps counted once)."
     )

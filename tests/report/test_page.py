@@ -23,7 +23,8 @@ from camrobust.report.reproduce import commands
 from camrobust.results.folder import open_run
 from camrobust.results.reduce import combined_record
 from camrobust.run.summarise import aggregate
-from camrobust.summary.aggregate import summarise
+from camrobust.summary.aggregate import SummarySettings, reduce_frame, summarise
+from camrobust.summary.significance import significance_tests
 from tests.documents import VARIANT, run_record
 from tests.synthetic import failures, frame, images, maps, scores
 
@@ -40,7 +41,8 @@ HOSTILE = [
 def run_of(models=("m<i>",), cams=("gradcam", "random"), **changes):
     """run.json of what `build` draws."""
     variants = [VARIANT | {"replicate": number} for number in range(3)]
-    return run_record(9, models=models, cams=cams, variants=variants, **{"config": {"gallery_images": 4}} | changes)
+    fixed = {"models": models, "cams": cams, "variants": variants, "config": {"gallery_images": 4}}
+    return run_record(9, **fixed | changes)
 
 
 class Reader(HTMLParser):
@@ -104,6 +106,38 @@ def test_numbers_of_the_leaderboard_are_those_of_the_summary():
     assert f"{line['consistency_lower']:.2f} to {line['consistency_upper']:.2f}" in page
     assert "floor: random weights" in page
     assert "responsiveness 0 = same ranking, 1 = as chance moves it; RM can exceed 1" in page
+
+
+def test_one_of_a_kind_has_no_plural():
+    """One image, one model, one CAM beside the control, one comparison."""
+    for count in (1, 2):
+        table = scores(images=count, models=("m",), bad=0)
+        reduction = reduce_frame(table.lazy(), SummarySettings())
+        tables = {**reduction.tables, "tests": significance_tests(reduction.profiles, ["random"])}
+        report = build_report(run_of(models=("m",), variants=[VARIANT]), tables, table.lazy(), images(table),
+                              failures("x"), frame(MAPS, []))  # fmt: skip
+        drawn = [content.decode() for name, content in report.files() if name.endswith(".svg")]
+        assert drawn
+        text = re.sub(r"\s+", " ", Reader(report.page.partition("<main>")[2]).text + " ".join(drawn))
+        assert not re.findall(r"(?<![\d,.])1 (?:images|models|variants|comparisons|rows|others|distinct CAMs)", text)
+        assert f"{count} image{'s' * (count > 1)}, 1 model, 2 CAM methods, 1 perturbed variant of each image" in text
+        assert f"n = {count} image{'s' * (count > 1)}<" in text
+
+
+def test_only_comparisons_below_5_percent_are_bold():
+    table = pl.concat([
+        scores(images=12, cams=("a", "b"), models=("m",), bad=0, seed=1),
+        scores(images=12, cams=("random",), models=("m",), bad=0, seed=1).with_columns(pl.col("rbo_adjusted") - 0.6),
+    ])  # fmt: skip
+    reduction = reduce_frame(table.lazy(), SummarySettings())
+    tests = significance_tests(reduction.profiles, ["random"])
+    run = run_of(models=("m",), cams=("a", "b", "random"))
+    page = build_report(run, {**reduction.tables, "tests": tests}, table.lazy(), images(table), failures(),
+                        frame(MAPS, [])).page  # fmt: skip
+    rows = re.findall(r'<tr( class="clear")?><th scope="row">.*?<td>([^<]*)</td><td>\d+</td></tr>', page)
+    assert len(rows) == 3
+    assert {bool(bold) for bold, _ in rows} == {True, False}
+    assert all(bool(bold) == (float(p.removeprefix("< ")) < 0.05) for bold, p in rows)
 
 
 def test_pairs_of_ambiguous_maps_are_told():
@@ -335,12 +369,12 @@ def test_classes_have_their_names_in_the_gallery():
     run = run_of(classes={"m": ["ant", HOSTILE[0], ""]})
     page = build(table, run=run)
     reader = Reader(page)
-    assert f"{HOSTILE[0]}, 80%" in reader.text
+    assert f"{HOSTILE[0]}, 80 %" in reader.text
     assert f"{HOSTILE[0]} became class 2" in reader.text
     assert HOSTILE[0] not in page
     labels = [attributes for tag, attributes in reader.tags if attributes.get("class") == "label"]
     assert {one["title"] for one in labels} == {HOSTILE[0], "class 2"}
-    assert "class 1, 80%" in Reader(build(table)).text
+    assert "class 1, 80 %" in Reader(build(table)).text
 
 
 def test_every_model_has_the_outlines_that_only_the_first_brings():
