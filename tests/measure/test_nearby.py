@@ -104,6 +104,8 @@ def test_trying_changes_nothing_that_is_certified():
     (rows,), (without,) = (certificates(model(), images, SETTINGS, asked) for asked in (ASKED, replace(ASKED, tries=0)))
     names = ("agreement_random", "agreement_attacked")
     assert [row | dict.fromkeys(names) for row in rows] == without
+    others = [ImageVariants(*image(1), ()), *images]
+    assert certificates(model(), others, SETTINGS, ASKED)[1] == rows  # a resumed run has other images beside it
     assert {row["radius_share"] for row in rows if row["agreement_attacked"] is None} == {0.0}
     assert all(row["agreement_random"] is not None for row in rows)
 
