@@ -1,14 +1,20 @@
 """Lists the members of a tar, whose headers alone are parsed, by Python's tarfile."""
 
+import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from camrobust.io.places import Member, TarPlace, name_check
-from camrobust.io.ranges import OddArchiveError, Ranged
+from camrobust.io.ranges import OddArchiveError, OddRangeError, Ranged
 
 LINKS, SPARSE, DEVICES = "links in archives", "sparse files in archives", "devices in archives"
 TAIL_BYTES = 2**20
 """So far behind the end of an archive is looked for another one."""
+MOST_HEADER = 2**20
+"""Largest header that is read: names and facts of one member."""
+MOST_DIGITS = 200
+DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
 def is_tar(head: bytes) -> bool:
@@ -25,6 +31,35 @@ def is_tar(head: bytes) -> bool:
     return True
 
 
+@dataclass(eq=False)
+class _Headers(io.RawIOBase):
+    """An archive as tarfile is given it, which reads nothing but headers."""
+
+    file: Ranged
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes.
+
+        Raises:
+            OddRangeError: a header is larger, or holds a longer number, than any archive needs. For the latter, tarfile
+                takes a time that grows with the square of its digits (CVE-2024-6232).
+        """
+        if size is None or not 0 <= size <= MOST_HEADER:
+            raise OddRangeError(f"it asks for {size or 0:,} bytes at once")
+        content = self.file.read(size)
+        if b"0" * MOST_DIGITS in content.translate(DIGITS):
+            raise OddRangeError(f"a header holds a number of {MOST_DIGITS} digits or more")
+        return content
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Choose where the next read begins."""
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self.file.tell()
+
+
 def ends_as_tar(file: Ranged) -> bool:
     """Whether zeros end the file, as every finished tar has them; one that was cut off between two members has none."""
     return not file.at(max(0, file.size_bytes - tarfile.BLOCKSIZE), tarfile.BLOCKSIZE).strip(b"\0")
@@ -37,7 +72,7 @@ def tar_members(file: Ranged) -> Iterator[Member]:
         TarError: the archive is damaged.
         OddArchiveError: it goes on behind its end.
     """
-    with tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8", errors="surrogateescape") as tar:
+    with tarfile.TarFile(fileobj=_Headers(file), mode="r", encoding="utf-8", errors="surrogateescape") as tar:
         last = -1
         while (info := tar.next()) is not None:
             # The list would grow with the archive.

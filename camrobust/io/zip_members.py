@@ -27,7 +27,8 @@ def zip_members(file: Ranged) -> Iterator[Member]:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         ends = [*(info.header_offset for info in infos), archive.start_dir][1:]
         for info, end in zip(infos, ends, strict=True):
-            if info.is_dir():
+            # Python's own is_dir fails where there is no name.
+            if info.filename.endswith("/"):
                 continue
 
             def read(count: int, info: zipfile.ZipInfo = info) -> bytes:

@@ -1,7 +1,9 @@
 """Archives and tables of pictures that are cut off, or made to be read beyond what they hold."""
 
+import tarfile
 from dataclasses import dataclass, field
 from random import Random
+from zipfile import ZipFile, ZipInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,3 +104,27 @@ def test_a_list_of_images_names_places_that_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(readings, "MOST_BYTES", 1000)
     with pytest.raises(ImageError, match=rf"it takes more than 1000 bytes of {row[0]}, and is not read"):
         read_picture(*row)
+
+
+@pytest.mark.parametrize("form", ["tar", "zip"])
+def test_a_member_without_a_name_is_a_sentence(form, tmp_path):
+    if form == "tar":
+        tar_of(tmp_path / "x.tar", [("", b"x"), *PHOTOS])
+    else:
+        with ZipFile(tmp_path / "x.zip", "w") as archive, archive.open(ZipInfo(""), "w") as member:
+            member.write(b"x")
+    assert refused(tmp_path / f"x.{form}") == (
+        f"images: {tmp_path}/x.{form} holds a file without a name; pack its files again"
+    )
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_long_number_in_a_header_takes_no_long_time(kind, tmp_path):
+    """Python's tarfile of this version would need minutes for a megabyte of digits."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 2**20
+    (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + b"7" * 2**20 + bytes(1024))
+    assert refused(tmp_path / "x.tar") == (
+        f"images: {tmp_path}/x.tar is not a readable archive (a header holds a number of 200 digits or more); get an "
+        "undamaged copy"
+    )
