@@ -33,7 +33,9 @@ MOST_BANDS = 3
 ALL = "all CAMs"
 MOST_LABELS = 12
 """So many CAMs are named beside their lines; more are named in a legend."""
-CURVES = "Agreement of maps against severity; along the bottom the fewest pairs behind a point"
+CURVES = (
+    f"Agreement of maps against severity; along the bottom the fewest pairs behind a point (hollow: below {FEW_PAIRS})"
+)
 CELL_PX = (46, 26)
 BRIGHT = 0.45
 """Cells with a higher value are so light that their numbers are dark."""
@@ -287,7 +289,7 @@ def forest(
         .transform_calculate(
             low="max(datum.lower, datum.least - datum.room)", high="min(datum.upper, datum.most + datum.room)"
         )
-        .properties(title=heading(f"{factor.capitalize()}s compared, one panel per CAM", table, other))
+        .properties(title=heading(f"{factor.capitalize()}s compared by CAM; lines: 95 % intervals", table, other))
         .add_params(*chosen)
     )
     return Figure(f"{factor}s", plain(faceted), table)

@@ -13,6 +13,7 @@ from camrobust.report.measure import LEVEL, NAMES
 from camrobust.summary.friedman import cliques
 
 MEASURES = NAMES | {"responsiveness_adjusted": "adjusted responsiveness"}
+TRAITS = "Properties of images against adjusted consistency; filled: not 0 after Holm; lines: 95 % intervals"
 ROW_PX = 22
 STEP_PX = 13
 
@@ -151,8 +152,7 @@ def characteristics_chart(
         .transform_filter(picked(chosen))
         .transform_calculate(strength="abs(datum.effect)")
         .properties(
-            title=heading("Properties of images against adjusted consistency; filled: not 0 after Holm",
-                          correlations, *keys)
+            title=heading(TRAITS, correlations, *keys)
         )
     )  # fmt: skip
     return Figure("traits", plain(faceted.add_params(*chosen) if chosen else faceted), correlations)

@@ -71,7 +71,7 @@ const draw = (id, {specification, columns}) => {
     const lines = specification.title.text;
     lines.expr = `split(replace(join(${lines.expr}, '\\n'), regexp('[,;] ', 'g'), '\\n'), '\\n')`;
     const drawn = specification.spec || specification;
-    if (typeof drawn.width === "number") drawn.width = Math.min(drawn.width, width - (id === "curves" ? 75 : 150));
+    if (typeof drawn.width === "number") drawn.width = Math.min(drawn.width, width - (id === "curves" ? 90 : 150));
   }
   const options = {renderer: "svg", actions: false, bind: figure.querySelector(".controls"), patch: vega => flexible(titled(vega))};
   return vegaEmbed(place, {...specification, datasets: {numbers: unpack(columns)}}, options).then(({view, vgSpec}) => {

@@ -101,6 +101,7 @@ def build_report(
     by_cam, controls = summaries["by_cam"], run.controls
     measure = leading_measure(by_cam, controls)
     ranked = ranked_by(by_cam, measure)
+    summaries = {name: _led(table, ranked, controls) for name, table in summaries.items()}
     tests, traits, certified = (summaries.get(name) for name in ("tests", "characteristics", "certificates"))
     by_level = without_transfers(summaries["by_level"], run.same_as)
     distinct = treatments(run.cams, *(run.same_as.get(model, {}) for model in run.models))
@@ -184,7 +185,6 @@ def _figures(
     order = ranked["cam"].unique(maintain_order=True).to_list()
     everywhere = treatments(order, *(run.same_as.get(model, {}) for model in run.models))
     alone = ranked.filter(pl.col("cam").is_in([*everywhere]))
-    summaries = {name: _led(table, ranked, controls) for name, table in summaries.items()}
     drawn = [
         forest(alone, "model", order, controls, measure),
         forest(alone, "dataset", order, controls, measure),
@@ -202,7 +202,7 @@ def _figures(
 
 
 def _led(table: pl.DataFrame, ranked: pl.DataFrame, controls: Sequence[str]) -> pl.DataFrame:
-    """The table with the rows of the leaderboard's first model and dataset first: figures begin with them."""
+    """The table with the rows of the leaderboard's first model and dataset first: figures and sentences begin there."""
     keys = [key for key in ("model", "dataset") if key in table.columns]
     best = ranked.filter(~pl.col("cam").is_in(controls)).head(1).to_dicts()
     return table.sort([pl.col(key).ne_missing(best[0][key]) for key in keys], maintain_order=True) if best else table

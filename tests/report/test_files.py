@@ -81,6 +81,12 @@ def test_every_picture_stands_alone(report, files):
         if figure.name != "models":
             assert "model it" in text
         assert "@measure" not in text
+        said = {
+            "models": "lines: 95 % intervals",
+            "traits": "lines: 95 % intervals",
+            "curves": "bands: 95 % intervals of ",
+        }
+        assert said.get(figure.name, "") in text
         assert any(word in text for word in (">adjusted RM<", "mean rank", "rank correlation (-1 to 1)"))
 
 
