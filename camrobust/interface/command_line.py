@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from camrobust.contract.quoting import harmless_json
+from camrobust.contract.quoting import harmless_json, short
 from camrobust.interface.parser import Parser
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def flag(name: str, text: str) -> Argument:
     return Argument(name, {"help": text, "action": "store_true"})
 
 
+MOST = 10**12
+"""Largest number of an argument; nothing can be counted or waited for beyond it."""
 JSON = flag("--json", "print data instead of text")
 VERBOSE = flag("--verbose", "show tracebacks and the output of Ray")
 
@@ -84,13 +86,14 @@ def add_commands(parser: argparse.ArgumentParser, metavar: str, commands: Mappin
     return subcommands
 
 
-def positive(kind: type) -> Callable[[str], Any]:
-    """A finite number above 0: the `type` of an argument."""
+def positive(kind: type, most: float = MOST) -> Callable[[str], Any]:
+    """A number above 0 and not above `most`: the `type` of an argument."""
 
     def read(text: str) -> Any:
         value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+        if not 0 < value <= most:
+            above = f" and at most {most:,}" if value > most else ""
+            raise argparse.ArgumentTypeError(f"must be a number above 0{above}, got {short(text)}")
         return value
 
     read.__name__ = kind.__name__

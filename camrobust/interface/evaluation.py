@@ -9,6 +9,7 @@ import polars as pl
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.heads import chooses_class
+from camrobust.contract.paths import is_file
 from camrobust.contract.quoting import short
 from camrobust.contract.run_record import DescribedRecord
 from camrobust.contract.schema import SUMMARIES
@@ -256,7 +257,7 @@ def load(path: str | Path) -> Evaluation:
         >>> result.controls
         ('random',)
     """
-    if not Path(path).is_file():
+    if not is_file(path):
         return load_run(path)
     scores, record = read_saved(path)
     return Evaluation(

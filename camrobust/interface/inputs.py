@@ -15,6 +15,7 @@ from torch import Tensor
 
 from camrobust.contract.defaults import RGB
 from camrobust.contract.errors import UserError
+from camrobust.contract.paths import is_folder
 from camrobust.contract.quoting import short
 from camrobust.core.channels import DEEP, held
 from camrobust.interface.arguments import per_image
@@ -166,7 +167,7 @@ def _pixels_id(pixels: Tensor) -> str:
 
 def _several(images: Any, resize: int, crop: int, channels: int) -> list[tuple[str, Tensor]]:
     """Ids and pixels of the images of a folder, or of files, pictures and arrays."""
-    if isinstance(images, (str, Path)) and (Path(images).is_dir() or holds_many(str(images))):
+    if isinstance(images, (str, Path)) and (is_folder(images) or holds_many(str(images))):
         listed = list_dataset("images", str(images), arrays=channels != RGB)
         left_out = {kind: count for kind, count in listed.left_out.items() if kind != HIDDEN}
         if left_out:

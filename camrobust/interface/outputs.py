@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from camrobust.contract.errors import UserError
@@ -27,6 +28,7 @@ def check_file(output: str, command: str, option: str = "--output") -> None:
     """
     path, remedy = Path(output), f"choose another {option}"
     try:
+        _check_possible(path)
         if path.is_dir():
             raise UserError(f"{command}: '{short(output)}' is a folder; name a file with {option}")
         folder = path.parent
@@ -39,6 +41,12 @@ def check_file(output: str, command: str, option: str = "--output") -> None:
             raise UserError(f"{command}: '{short(str(place))}' may not be written; {remedy}")
     except (OSError, ValueError) as error:
         raise UserError(f"{command}: '{short(output)}' cannot be a file; {remedy}") from error
+
+
+def _check_possible(path: Path) -> None:
+    """Raise ValueError or OSError for a path that no file can have, or at which one may not look."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
 
 
 def check_folder(output: str, where: str = "output", option: str = "--output", remedy: str = "") -> None:
@@ -57,6 +65,7 @@ def check_folder(output: str, where: str = "output", option: str = "--output", r
         return
     path, remedy = Path(output.removeprefix("file://")).absolute(), remedy or f"choose another {option}"
     try:
+        _check_possible(path)
         holder = next(place for place in (path, *path.parents) if place.exists() or place.is_symlink())
         if not holder.is_dir():
             raise UserError(f"{where}: '{short(str(holder))}' is a file, not a folder; {remedy}")

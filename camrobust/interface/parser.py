@@ -77,6 +77,12 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, str(unknown("command", value, action.choices)))
         raise argparse.ArgumentError(None, str(unknown(f"value of {_called(action)}", value, map(str, action.choices))))
 
+    def _get_values(self, action: argparse.Action, arg_strings: Any) -> Any:
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            # argparse would take the mark for no value, and give an empty list.
+            raise argparse.ArgumentError(action, "expected a value")
+        return super()._get_values(action, arg_strings)
+
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
             return super()._get_value(action, arg_string)

@@ -127,11 +127,18 @@ def _matching(images: str, access: Access) -> tuple[Store, Iterable[Entry]]:
 def _check_folder(name: str, images: str) -> None:
     """Raise UserError unless a path is a folder; a link that leads nowhere, a pipe or a device is told from it."""
     path = Path(images.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        return
-    if not (path.exists() or path.is_symlink()):
+    try:
+        if path.is_dir():
+            return
+        leads, there = path.exists(), path.exists() or path.is_symlink()
+    except OSError as error:
+        raise UserError(
+            f"dataset '{name}': {short(images)} cannot be looked at ({error.strerror}); correct the path or its "
+            "permissions"
+        ) from error
+    if not there:
         sentence = f"there is no file or folder {images}; give a folder, a prefix, an image or a table"
-    elif not path.exists():
+    elif not leads:
         sentence = f"{images} is a link that leads nowhere; correct it"
     else:
         sentence = f"{images} is not a regular file; give a folder, a prefix, an image or a table"

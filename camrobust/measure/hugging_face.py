@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
+from camrobust.contract.paths import is_file, is_folder
 from camrobust.contract.quoting import first_line, shown
 from camrobust.measure.built import UNTRAINED, Built, ModelSpec, some
 from camrobust.measure.zero_shot import with_prompts
@@ -60,7 +61,7 @@ def hugging_face(spec: ModelSpec, rest: str, *, own_weights: bool) -> Built:
         if prompts:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
             built = Built(with_prompts(spec, module.eval(), tokenizer, prompts), classes=tuple(prompts))
-        if spec.mean is None or spec.std is None or (Path(name) / "preprocessor_config.json").is_file():
+        if spec.mean is None or spec.std is None or is_file(Path(name) / "preprocessor_config.json"):
             return _with_processor(spec, built, processors.from_pretrained(name, **source))
     return built
 
@@ -75,7 +76,7 @@ def processor_of(spec: ModelSpec, rest: str) -> Any | None:
     import transformers
 
     name, revision = _place(spec, rest)
-    if revision == UNTRAINED or (Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").is_file()):
+    if revision == UNTRAINED or (is_folder(name) and not is_file(Path(name) / "preprocessor_config.json")):
         return None
     source: dict[str, Any] = {**SAFE, **({"revision": revision} if revision else {})}
     processors: Any = transformers.AutoImageProcessor
@@ -108,9 +109,9 @@ def _prompts(spec: ModelSpec) -> list[str]:
 def _place(spec: ModelSpec, rest: str) -> tuple[str, str]:
     """A folder's path or a name, and what stands behind its @."""
     folder = Path(rest).expanduser()
-    name, _, revision = rest.rpartition("@") if "@" in rest and not folder.is_dir() else (rest, "", "")
+    name, _, revision = rest.rpartition("@") if "@" in rest and not is_folder(folder) else (rest, "", "")
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         return str(folder), revision
     if name.count("/") > 1 or name[:1] in (".", "/", "~"):
         raise UserError(f"model '{spec.name}': there is no folder '{name}'; correct the path")

@@ -19,8 +19,8 @@ def read_record(store: Store, key: str, form: type[R], complaint: str = FOREIGN)
     Raises:
         UserError: the document is not of this form, is too large, or was written by a later version.
     """
-    where = store.locate(key)
     try:
+        where = store.locate(key)
         return parse_record(store.read(key, MAX_BYTES), form, where)
     except MissingObjectError:
         return None

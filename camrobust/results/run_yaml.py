@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from camrobust.contract.imagenet import IMAGENET
+from camrobust.contract.paths import is_folder
 from camrobust.contract.plain_yaml import CONTROL
 from camrobust.contract.run_record import RunRecord
 from camrobust.contract.secrecy import masked
@@ -63,6 +64,6 @@ def _from_everywhere(path: str) -> str:
 def _with_own_folder(builder: str) -> str:
     """The builder hf:FOLDER[@REVISION] with the folder's absolute path; any other builder as it is."""
     kind, _, rest = builder.partition(":")
-    name, at, revision = rest.rpartition("@") if "@" in rest and not Path(rest).is_dir() else (rest, "", "")
+    name, at, revision = rest.rpartition("@") if "@" in rest and not is_folder(rest) else (rest, "", "")
     found = f"hf:{_from_everywhere(name)}{at}{revision}"
-    return found if kind == "hf" and Path(name).is_dir() and len(found) <= LONGEST_BUILDER else builder
+    return found if kind == "hf" and is_folder(name) and len(found) <= LONGEST_BUILDER else builder

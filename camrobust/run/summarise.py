@@ -7,6 +7,7 @@ import polars as pl
 
 from camrobust.contract.certificates import CERTIFICATES
 from camrobust.contract.errors import UserError
+from camrobust.contract.paths import is_folder
 from camrobust.contract.quoting import shell_word, short
 from camrobust.contract.record import MAX_AMOUNT, MAX_NUMBER, content_of
 from camrobust.contract.run_documents import MOST_STAGES, StageRecord, TimesPart
@@ -207,7 +208,7 @@ def report_to(folder: RunFolder, output: Path, form: str) -> str:
     Raises:
         UserError: it cannot be written, or a file that camrobust did not write would be replaced.
     """
-    named = output.suffix.lower() == f".{form}" and not output.is_dir()
+    named = output.suffix.lower() == f".{form}" and not is_folder(output)
     name = output if named else output / ("index.html" if form == "html" else "report.pdf")
     try:
         check_replaced(name)

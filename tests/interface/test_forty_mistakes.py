@@ -1,6 +1,7 @@
 """Mistakes of a new user, and the sentence that each gets: read this table as they would. `…` stands for more words.
 
-Each is typed in a folder that holds two photos in photos/, photo.jpg, a configuration run.yaml, and the files below.
+Each is typed in a folder that holds two photos in photos/, photo.jpg, a configuration run.yaml, and the files below. `{long}` stands
+for a name that is too long for a file.
 """
 
 import re
@@ -43,6 +44,10 @@ $ camrobust plan run.yaml --workers two
 --workers: must be a whole number, got 'two'; see camrobust plan --help
 $ camrobust plan run.yaml --workers
 --workers needs a value; see camrobust plan --help
+$ camrobust plan run.yaml --workers=--
+--workers needs a value; see camrobust plan --help
+$ camrobust plan run.yaml --images 99999999999999999999
+--images: must be a number above 0 and at most 100,000,000, got 99999999999999999999; see camrobust plan --help
 $ camrobust plan run.yaml other.yaml
 there is no place for 'other.yaml'; see camrobust plan --help
 $ camrobust list cam
@@ -99,6 +104,8 @@ sheet: 'pgd' needs a model; leave it out here and use `camrobust explain`
 # Images and labels
 $ camrobust plan run.yaml --set datasets.0.images=foto
 dataset 'd': there is no file or folder foto; give a folder, a …
+$ camrobust plan run.yaml --set datasets.0.images={long}
+dataset 'd': … cannot be looked at (File name too long); correct the path or its permissions
 $ camrobust plan run.yaml --set datasets.0.images=empty
 dataset 'd': there are no images in empty; they must be photos …
 $ camrobust plan run.yaml --set datasets.0.images=no-uri.csv
@@ -137,12 +144,18 @@ $ camrobust explain photo.jpg --model m --cam gradcam --output grid
 explain: output must end in .png, .jpg or .webp, got …
 $ camrobust explain photo.jpg --model m --cam gradcam --output no/x.png
 explain: there is no folder 'no'; make it, or …
+$ camrobust report photos --output {long}
+report: '…' cannot be a folder; choose another --output
+$ camrobust init photos --config {long}.yaml
+init: '…' cannot be a file; choose another --config
 $ camrobust sheet photo.jpg --output folder.png
 sheet: 'folder.png' is a folder; name a file with --output
 $ camrobust init photos
 init: 'run.yaml' exists already; choose another file with --config, or remove it
 
 # Results
+$ camrobust status {long}
+…holds no run.json; give the output folder of a run
 $ camrobust status photos
 …photos holds no run.json; give the output folder of a run
 $ camrobust report nowhere
@@ -177,7 +190,7 @@ def test_a_mistake_gets_its_sentence(typed, sentence, folder, monkeypatch, capsy
     monkeypatch.chdir(folder)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert main(shlex.split(typed)) == 2
+    assert main(shlex.split(typed.replace("{long}", "é" * 300))) == 2
     out, err = capsys.readouterr()
     told = [line for line in err.splitlines() if line.startswith("camrobust: ")]
     pattern = ".*".join(map(re.escape, f"camrobust: {sentence}".split("…")))

@@ -25,6 +25,8 @@ RUNNING = (
 RUN = argument("run", "output folder of a run")
 SHARD = argument("--shard", "only the images of shard I of N, which has a driver of its own", type=shard, metavar="I/N")
 
+MOST_IMAGES = 100_000_000
+"""So many images can be planned without listing them; their ids take memory."""
 PLUGINS = several("--plugins", "modules of your own that register methods", metavar="MODULE")
 
 COMMANDS = {
@@ -69,7 +71,8 @@ COMMANDS = {
                 type=positive(float),
             ),
             argument("--workers", "number of Explain workers that share the work", type=positive(int), default=1),
-            argument("--images", "number of images to assume; default: list the datasets", type=positive(int)),
+            argument("--images", "number of images to assume; default: list the datasets",
+                     type=positive(int, MOST_IMAGES)),
             SHARD,
             argument(
                 "--dollars-per-hour", "price of one Explain worker's machine, for example of a spot GPU",

@@ -112,13 +112,14 @@ def _form(given: Given) -> str:
     Raises:
         UserError: the two disagree, the output cannot be written, or a PDF has no browser that prints it.
     """
+    from camrobust.contract.paths import is_folder
     from camrobust.interface.outputs import check_folder, is_remote
     from camrobust.report.paper import needed_browser
 
     if given.output is not None and is_remote(given.output):
         raise UserError("report: --output must be a folder or a file of this machine, not an address of a store")
     path = Path(given.output or "")
-    ending = "" if path.is_dir() else path.suffix.removeprefix(".").lower()
+    ending = "" if is_folder(path) else path.suffix.removeprefix(".").lower()
     form: str = given.format or (ending if ending in ("html", "pdf") else "html")
     if ending in ("html", "pdf") and ending != form:
         raise UserError(f"report: --output ends in .{ending}, but --format is {form}; give one of the two")
