@@ -1,7 +1,7 @@
 """Mistakes of a new user, and the sentence that each gets: read this table as they would. `…` stands for more words.
 
-Each is typed in a folder that holds two photos in photos/, photo.jpg, a configuration run.yaml, and the files below. `{long}` stands
-for a name that is too long for a file.
+Each is typed in a folder that holds two photos in photos/, photo.jpg, a configuration run.yaml, and the files below.
+`{long}` stands for a name that is too long for a file.
 """
 
 import re
