@@ -28,7 +28,7 @@ BAND_IMAGES = 10
 """Fewest images for which an interval is drawn: one from two or three images is much wider than any value can be."""
 FEW_PAIRS = 10
 """A point with fewer pairs behind it is hollow."""
-MOST_BANDS = 3
+MOST_BANDS = 2
 """So many CAMs have their bands drawn at once; of more, bands would hide the lines, and one is picked."""
 ALL = "all CAMs"
 MOST_LABELS = 12

@@ -128,6 +128,7 @@ def build_report(
             "filters": {key: ranked[key].unique().sort().to_list() for key in ("cam", "model", "dataset")},
             "figures": drawn_names,
             "compared": drawn_names & {"models", "datasets"},
+            "compared_title": " and ".join(name for name in ("models", "datasets") if name in drawn_names).capitalize(),
             "packed": {"units": UNITS, "figures": {figure.name: figure.packed() for figure in figures}},
             "tested": [] if tests is None else test_sentences(tests, measure),
             "test_tables": [] if tests is None else test_tables(tests, measure),

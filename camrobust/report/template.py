@@ -24,7 +24,7 @@ class Section:
 
     Attributes:
         id: of its heading, and the name of its file.
-        title: in the list of sections.
+        title: in the list of sections, unless the page's context has one as ID_title.
         needs: a key of the page's context; the section is there only where its value is true. Empty: always.
     """
 
@@ -50,7 +50,11 @@ SECTIONS = (
 
 def render(context: Mapping[str, Any]) -> str:
     """The page as HTML; every text of the context is escaped, and no character in it steers a screen or turns words."""
-    shown = [(section.id, section.title) for section in SECTIONS if not section.needs or context[section.needs]]
+    shown = [
+        (section.id, context.get(f"{section.id}_title", section.title))
+        for section in SECTIONS
+        if not section.needs or context[section.needs]
+    ]
     fixed = {"style": Markup(_part("page.css")), "script": Markup(_part("page.js")), "vega": Markup(_vega())}
     return _template().render({**context, "sections": shown, **fixed})
 

@@ -1,13 +1,16 @@
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 
 from camrobust.contract.schema import MAPS
+from camrobust.report.charts import severity_curves
 from camrobust.report.diagrams import characteristics_chart, critical_differences
 from camrobust.report.findings import characteristics_sentences, probability, test_sentences
 from camrobust.report.headline import headline
 from camrobust.report.page import build_report
-from camrobust.summary.aggregate import SummarySettings, reduce_frame
+from camrobust.summary.aggregate import SummarySettings, reduce_frame, summarise
 from camrobust.summary.characteristics import characterise
 from camrobust.summary.floor import TEST
 from camrobust.summary.significance import significance_tests
@@ -74,6 +77,14 @@ def test_the_verdict_and_the_count_agree_where_all_cams_lie_far_above_the_floor(
     tests = significance_tests(reduction.profiles, ["random"], twins)
     (floor,) = (one for one in sentences(tests, "consistency_adjusted") if "exceed the control" in one)
     assert floor.startswith("m on d, adjusted consistency: 5 of 5 distinct CAMs exceed the control random")
+
+
+def test_bands_are_those_of_one_cam_and_of_the_floor_where_all_would_hide_the_lines():
+    for names, bands in ((("a", "b", "random"), 3), (("a", "b", "c", "random"), 2)):
+        by_level = summarise(scores(images=14, cams=names, bad=0, flip=0.5, seed=1).lazy())["by_level"]
+        drawn = dict(severity_curves(by_level, names, ["random"]).files())["curves.svg"].decode()
+        assert len(re.findall(r'<path[^>]*"area mark" d="M[^"]', drawn)) == bands
+        assert f"bands: 95 % intervals of {'all CAMs' if bands == 3 else 'a and of the floor'}<" in drawn
 
 
 def test_dropped_images_are_said():

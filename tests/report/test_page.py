@@ -124,6 +124,27 @@ def test_one_of_a_kind_has_no_plural():
         assert f"n = {count} image{'s' * (count > 1)}<" in text
 
 
+def test_sections_have_one_name_and_begin_with_the_first_of_the_leaderboard():
+    """Model n has the better maps, dataset e the best of them."""
+    better = {("n", "d"): 0.05, ("n", "e"): 0.1}
+    table = pl.concat([
+        scores(images=8, models=(model,), datasets=(dataset,), bad=0, seed=1).with_columns(
+            pl.col("rbo_adjusted") + pl.when(pl.col("kept_class")).then(better.get((model, dataset), 0)).otherwise(0)
+        )
+        for model in ("m", "n") for dataset in ("d", "e")
+    ])  # fmt: skip
+    reduction = reduce_frame(table.lazy(), SummarySettings())
+    tables = {**reduction.tables, "tests": significance_tests(reduction.profiles, ["random"])}
+    report = build_report(run_of(models=("m", "n")), tables, table.lazy(), images(table), failures(), frame(MAPS, []))
+    assert report.leaderboard.row(0, named=True)["model"] == "n"
+    assert report.page.count(">Models and datasets<") == 2
+    for figure in report.figures:
+        if figure.name in ("curves", "heatmap", "ranks"):
+            assert figure.numbers.select("model", "dataset").row(0) == ("n", "e"), figure.name
+    bullets = re.findall("<li>(.*?)</li>", report.page)
+    assert bullets[0].startswith("n on e, adjusted RM")
+
+
 def test_only_comparisons_below_5_percent_are_bold():
     table = pl.concat([
         scores(images=12, cams=("a", "b"), models=("m",), bad=0, seed=1),
