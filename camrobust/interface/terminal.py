@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.box import SIMPLE_HEAD
@@ -54,20 +54,37 @@ def output() -> Console:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as `print_table` does, and a line that names the columns that are left out."""
+    say_left_out(print_table(title, columns, rows))
+
+
+def say_left_out(columns: Sequence[str]) -> None:
+    """Name the columns that found no room, if there are any."""
+    if columns:
+        say(f"left out for want of width: {', '.join(columns)}; a wider terminal or --json shows them")
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Collection[str] = ()
+) -> list[str]:
     """Print a table on standard output: numbers to three decimals, null as a dash.
 
-    Where it is too wide, long cells are folded; where that is not enough, the last columns are left out, and a line
-    names them.
+    Where it is too wide, long cells are folded; where that is not enough, the last columns are left out.
 
     Args:
         title: stands above it.
         columns: their names.
         rows: a value for each column.
+        whole: columns that are not folded, beside the first.
+
+    Returns:
+        The names of the columns that are left out.
     """
     console = output()
     cells = [[_cell(value) for value in row] for row in rows]
     # What a row is about stands first, and is not folded before it is very long.
-    uncut = [NAMED, *[WRAPPED] * (len(columns) - 1)]
+    unfolded = {columns[0], *whole}
+    uncut = [NAMED if name in unfolded else WRAPPED for name in columns]
     needs = [max([*(min(uncut[place], cell_len(row[place])) for row in cells), cell_len(name)]) + 3
              for place, name in enumerate(columns)]  # fmt: skip
     shown = len(columns)
@@ -78,13 +95,12 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for place, column in enumerate(columns[:shown]):
         table.add_column(
             plain(column), justify="right" if numeric[place] else "left", overflow="fold",
-            min_width=needs[0] - 3 if place == 0 else None,
+            min_width=needs[place] - 3 if column in unfolded else None,
         )  # fmt: skip
     for row in cells:
         table.add_row(*row[:shown])
     console.print(table)
-    if shown < len(columns):
-        say(f"left out for want of width: {', '.join(columns[shown:])}; a wider terminal or --json shows them")
+    return [*columns[shown:]]
 
 
 def _cell(value: object) -> str:

@@ -4,6 +4,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from rich.cells import cell_len
 from scipy import stats
 
 from camrobust.contract.comparison_schema import DIFFERENCES
@@ -225,7 +226,7 @@ def test_a_change_planted_under_one_perturbation_is_found_there_only():
     assert rows["p_corrected"][1:].to_list() == [1, 1, 1]
 
 
-def test_each_perturbation_alone_and_raw_on_the_command_line(tmp_path, capsys):
+def test_each_perturbation_alone_and_raw_on_the_command_line(tmp_path, monkeypatch, capsys):
     names = [str(tmp_path / name) for name in ("a", "b")]
     write_run(names[0], perturbations=("gaussian_noise", "gaussian_blur", "contrast"))
     write_run(names[1], perturbations=("gaussian_noise", "gaussian_blur"))
@@ -241,6 +242,15 @@ def test_each_perturbation_alone_and_raw_on_the_command_line(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "perturbation" not in out
     assert out.count("second minus first") == 3
+    for by in ([], ["--by", "perturbation"]):
+        monkeypatch.setenv("COLUMNS", "80")
+        assert main(["compare", *names, *by]) == 0
+        out, err = capsys.readouterr()
+        assert max(map(cell_len, out.splitlines())) <= 80
+        assert "robustness_adjusted: second minus first, m on d" in out
+        # What changed, and by how much for certain, is there at any width; what is left out is said once.
+        assert len(re.findall(r"[+-]0\.\d{3} \[[+-]0\.\d{3}, [+-]0\.\d{3}\]", out)) == 2 * 3 * (2 if by else 1)
+        assert err.count("left out for want of width") == 1
     runs = [open_run(name) for name in names]
     with pytest.raises(ValueError, match="compare: by must be 'perturbation' or None, got 'level'"):
         compare_runs(*runs, by="level")

@@ -176,7 +176,8 @@ def aggregate(given: Given) -> int:
 
 def compare(given: Given) -> int:
     """`camrobust compare`."""
-    from camrobust.interface.terminal import say, show_table
+    from camrobust.interface.differences import show_differences
+    from camrobust.interface.terminal import say
     from camrobust.results.compare import compare_runs
     from camrobust.results.shards import open_results
 
@@ -188,13 +189,7 @@ def compare(given: Given) -> int:
     if given.json:
         print_json(changes.as_dict())
         return 0
-    alone = (given.by,) if given.by else ()
-    columns = ("dataset", "model", "cam", *alone, "first", "second", "difference", "difference_lower",
-               "difference_upper", "effect", "p_corrected", "n_images")  # fmt: skip
-    titles = ("dataset", "model", "CAM", *alone, "first", "second", "difference", "lower", "upper", "r", "p (Holm)",
-              "images")  # fmt: skip
-    for (measure,), rows in changes.table.group_by("measure", maintain_order=True):
-        show_table(f"{measure}: second minus first", titles, rows.select(columns).rows())
+    show_differences(changes.table, given.by)
     for line in changes.lines():
         say(line)
     return 0
