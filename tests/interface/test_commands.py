@@ -1,6 +1,7 @@
 """What the commands print and draw; none of these needs a cluster."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -65,6 +66,23 @@ def test_plan_prices_machines_that_are_taken_away(base, tmp_path, capsys):
     assert found["interruptions_add_hours"] * 10 == pytest.approx(added, abs=0.02)
     assert main([*asked, "--interruptions", "-1"]) == 2
     assert "--interruptions" in capsys.readouterr().err
+
+
+def test_plan_of_a_number_of_images_needs_no_bucket(monkeypatch, capsys):
+    """As docs/running.md says, with the numbers that it says."""
+
+    def refuse(*_):
+        raise AssertionError("a store was asked")
+
+    monkeypatch.setattr("camrobust.io.s3.client", refuse)
+    text = (ROOT / "docs" / "running.md").read_text("utf-8")
+    (typed,) = re.findall(r"^camrobust (plan jobs/configs/imagenet-val\.yaml .*)$", text, re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    assert main([*typed.split(), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    told = (found["hours_with_interruptions"], found["dollars_with_interruptions"], found["interruptions"])
+    assert told == (0.841, 6.72, 0.67)
+    assert f"This says {told[0]} hours and {told[1]} dollars" in text
 
 
 @pytest.mark.parametrize(

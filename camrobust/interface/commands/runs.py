@@ -75,14 +75,16 @@ def plan(given: Given) -> int:
     """`camrobust plan`."""
     from camrobust.contract.config_file import load_config
     from camrobust.interface.amounts import in_units
-    from camrobust.interface.outputs import check_folder
+    from camrobust.interface.outputs import check_folder, is_remote
     from camrobust.interface.terminal import show_amounts
     from camrobust.run.estimate import estimate
     from camrobust.run.shards import open_output
 
     config = load_config(given.config, given.set, given.output)
     check_folder(config.output)
-    folder = open_output(config, given.shard)
+    # Before there is a bucket, the cost of a number of images is known all the same.
+    looked_at = given.images is None or not is_remote(config.output)
+    folder = open_output(config, given.shard) if looked_at else None
     rows = estimate(
         config,
         given.forwards_per_s,
@@ -93,7 +95,7 @@ def plan(given: Given) -> int:
         given.replacement_s,
         given.shard,
     )
-    if not folder.holds("run.json"):
+    if folder is not None and not folder.holds("run.json"):
         folder.check_ours()
     if given.json:
         print_json(rows)
