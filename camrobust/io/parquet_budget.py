@@ -1,25 +1,22 @@
 """A memory budget for parquet files, checked before a file is read, as it may come from anyone."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from threading import Lock
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
-from camrobust.io.parquet_pages import Opened, check_columns, pages_of
+from camrobust.io.parquet_footer import RowGroup, row_groups
+from camrobust.io.parquet_pages import Opened, pages_of
 
 FLOOR_BYTES = 256 * 2**20
 """Allowed for files of any size."""
 RATIO = 256
 """Allowed beside that, per byte of the files. Scores unpack to about ten times their size, a list of numbered images to
 up to two hundred times."""
-MOST_GROUPS = 100_000
-"""Most row groups of one file."""
-
 WIDEST = 8
 """Bytes per value while it is read. Texts and pictures are read as numbers of their distinct values."""
 
@@ -90,7 +87,7 @@ def columns_within_budget(content: bytes, wanted: Collection[str], where: str) -
         if name in present and is_nested(kind):
             raise ValueError(f"the column '{name}' must hold one value in each row, not {kind}")
     budget.add(len(content))
-    needed, _ = page_sizes(footer.metadata, set(present), file)
+    needed, _ = page_sizes(footer.metadata, row_groups(footer.metadata, file), set(present), file)
     budget.take(needed, where)
     return names, present
 
@@ -102,33 +99,20 @@ def is_nested(kind: pa.DataType) -> bool:
     return bool(pa.types.is_nested(kind))
 
 
-def page_sizes(metadata: pq.FileMetaData, names: Collection[str], file: Opened) -> tuple[int, int]:
+def page_sizes(
+    metadata: pq.FileMetaData, groups: Sequence[RowGroup], names: Collection[str], file: Opened
+) -> tuple[int, int]:
     """The most bytes that reading some columns can take, with texts as numbers; and those of their largest page."""
-    if metadata.num_row_groups > MOST_GROUPS:
-        raise ValueError(f"it has more than {MOST_GROUPS:,} row groups")
-    check_columns(file, metadata.num_columns)
-    needed = largest = rows = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        rows += group.num_rows
-        for place in range(group.num_columns):
-            chunk = group.column(place)
-            if chunk.path_in_schema not in names:
+    needed = largest = 0
+    for group in groups:
+        for chunk in group.chunks:
+            if chunk.path not in names:
                 continue
-            if chunk.num_values != group.num_rows or group.num_rows < 0:
-                raise ValueError(f"the column {chunk.path_in_schema} must have one value for each row")
-            pages = pages_of(file, chunk_start(chunk), chunk.total_compressed_size, chunk.num_values)
-            sizes = [page.unpacked_bytes for page in pages]
-            needed += sum(sizes) + WIDEST * group.num_rows
+            if chunk.values != group.rows:
+                raise ValueError(f"the column {chunk.path} must have one value for each row")
+            sizes = [page.unpacked_bytes for page in pages_of(file, chunk.start, chunk.length, chunk.values)]
+            needed += sum(sizes) + WIDEST * group.rows
             largest = max([largest, *sizes])
-    if rows != metadata.num_rows:
+    if sum(group.rows for group in groups) != metadata.num_rows:
         raise ValueError("its row groups do not add up to its number of rows")
     return needed, largest
-
-
-def chunk_start(chunk: Any) -> int:
-    """Where the first page of a column of a row group begins."""
-    start: int = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
-        start = chunk.dictionary_page_offset
-    return start

@@ -1,4 +1,4 @@
-"""What the pages of a parquet file unpack to, and whether its columns can be read, from headers and footer alone.
+"""How many bytes the pages of a parquet file unpack to, read from their headers alone.
 
 The footer of a parquet file states the size of its columns, and may lie. A reader allocates what each page header
 states, so these sizes are added up before anything is unpacked. Headers are Thrift structures in the compact protocol.
@@ -6,7 +6,6 @@ states, so these sizes are added up before anything is unpacked. Headers are Thr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os import SEEK_END
 from typing import Any, Protocol
 
 HEADER_BYTES = 2**20
@@ -19,8 +18,6 @@ INNER = {DATA: 5, DICTIONARY: 7, DATA_2: 8}
 """By the type of a page, the field that counts of those that a header may hold beside each other."""
 BY_NUMBER = (2, 8)
 """Encodings whose values are numbers of distinct values."""
-ROW_GROUPS, CHUNKS, ENCRYPTION = 4, 1, 8
-"""Fields of the footer, of a row group, and of a column in one."""
 MOST_FIELDS = 2**15 - 1
 """Highest number of a field."""
 DEEPEST = 8
@@ -47,13 +44,14 @@ class PageError(ValueError):
 
 
 @dataclass
-class _Compact:
+class Compact:
     """Reads structures and lists of numbers and skips all other fields."""
 
     content: bytes
     place: int = 0
 
     def byte(self) -> int:
+        """The next byte."""
         if self.place >= len(self.content):
             raise PageError("a header is cut off")
         self.place += 1
@@ -72,6 +70,7 @@ class _Compact:
                 raise PageError("a header holds a number of more than 64 bits")
 
     def signed(self) -> int:
+        """A signed number of variable length."""
         value = self.number()
         return (value >> 1) ^ -(value & 1)
 
@@ -140,35 +139,6 @@ class Page:
     refers: bool
 
 
-def check_columns(file: Opened, columns: int) -> None:
-    """Refuse a parquet file of whose columns pyarrow cannot be asked: it would end the process.
-
-    Args:
-        file: the parquet file.
-        columns: how many there are in its schema.
-
-    Raises:
-        PageError: a column is encrypted, or a row group has another number of them.
-    """
-    file.seek(-8, SEEK_END)
-    length = int.from_bytes(file.read(4), "little")
-    file.seek(-8 - length, SEEK_END)
-    footer = _Compact(file.read(length)).structure()
-    for group in _structures(footer, ROW_GROUPS):
-        chunks = _structures(group, CHUNKS)
-        if len(chunks) != columns:
-            raise PageError("a row group has another number of columns than the schema")
-        if any(ENCRYPTION in chunk for chunk in chunks):
-            raise PageError("its columns are encrypted; write it without encryption")
-
-
-def _structures(fields: dict[int, Any], number: int) -> list[dict[int, Any]]:
-    found = fields.get(number, [])
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise PageError("its footer holds something else than row groups with columns")
-    return found
-
-
 def pages_of(file: Opened, start: int, length: int, values: int) -> Iterator[Page]:
     """The pages of a column.
 
@@ -212,7 +182,7 @@ def _header(file: Opened, most: int) -> tuple[dict[int, Any], int]:
     start = file.tell()
     for size in (512, HEADER_BYTES):
         file.seek(start)
-        reader = _Compact(file.read(min(size, most)))
+        reader = Compact(file.read(min(size, most)))
         try:
             return reader.structure(), reader.place
         except PageError:

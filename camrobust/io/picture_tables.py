@@ -3,7 +3,7 @@
 Nothing is read of the pictures but the sizes of their pages, and of these only in row groups of more than 16 MiB.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from camrobust.contract.quoting import first_line, short
 from camrobust.contract.secrecy import sentence
 from camrobust.io.manifest_rows import label_column
 from camrobust.io.objects import Store
-from camrobust.io.parquet_budget import Budget, chunk_start, is_nested, page_sizes
-from camrobust.io.parquet_excerpt import CODECS, Pages
+from camrobust.io.parquet_budget import Budget, is_nested, page_sizes
+from camrobust.io.parquet_excerpt import BYTE_ARRAY, CODECS, Pages
+from camrobust.io.parquet_footer import Chunk, RowGroup, row_groups
 from camrobust.io.parquet_pages import pages_of
 from camrobust.io.places import ParquetPlace
 from camrobust.io.ranges import Ranged
@@ -119,11 +120,13 @@ def pictures_in_table(
         others = _others(footer.schema_arrow, leaf, columns, where)
         budget = Budget()
         budget.add(size_bytes)
-        needed, largest = page_sizes(footer.metadata, set(others.values()), file)
+        groups = row_groups(footer.metadata, file)
+        needed, largest = page_sizes(footer.metadata, groups, set(others.values()), file)
         budget.take(needed, where)
-        budget.take(PLACE_BYTES * _rows(footer.metadata), where)
+        budget.take(PLACE_BYTES * footer.metadata.num_rows, where)
         cells = _cells(footer, others, _batch_rows(largest))
-        places = [str(place) for place in _places(footer.metadata, leaf, Ranged(store, key, size_bytes), where)]
+        levels = _levels(footer.metadata, leaf, where)
+        places = [str(place) for place in _places(groups, leaf, levels, Ranged(store, key, size_bytes), where)]
     table = Table("manifest", where, list(footer.schema_arrow.names), cells.with_row_index(ROW, 1))
     labels = label_column(table if columns.label is None else _named(table), numbers)
     return pl.DataFrame(
@@ -202,31 +205,28 @@ def _cells(file: pq.ParquetFile, others: dict[str, str], rows: int) -> pl.DataFr
     return pl.DataFrame(cells).with_columns(pl.when(name.str.strip_chars() != "").then(name) for name in names)
 
 
-def _rows(metadata: pq.FileMetaData) -> int:
-    """How many rows the row groups state."""
-    several = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-    if min(several, default=0) < 0:
-        raise ValueError("a row group states a negative number of rows")
-    return sum(several)
+def _levels(metadata: pq.FileMetaData, leaf: str, where: str) -> int:
+    """How many of the column of pictures and the structures around it may be null."""
+    column = next((one for one in metadata.schema if one.path == leaf), None)
+    if column is None:
+        raise ValueError(f"it has no column {short(leaf)}")
+    if column.max_repetition_level or column.max_definition_level > MOST_LEVELS:
+        raise UserError(f"images: the column '{short(leaf)}' of {where} must hold one picture in each row")
+    return int(column.max_definition_level)
 
 
-def _places(metadata: pq.FileMetaData, leaf: str, file: Ranged, where: str) -> Iterator[ParquetPlace]:
+def _places(groups: Sequence[RowGroup], leaf: str, levels: int, file: Ranged, where: str) -> Iterator[ParquetPlace]:
     """Where the picture of each row lies."""
     nulls = rows = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunk = next(one for place in range(group.num_columns) if (one := group.column(place)).path_in_schema == leaf)
-        column = next(one for one in metadata.schema if one.path == leaf)
-        if column.max_repetition_level or chunk.num_values != group.num_rows or column.physical_type != "BYTE_ARRAY":
+    for group in groups:
+        chunk = next(one for one in group.chunks if one.path == leaf)
+        if chunk.values != group.rows or chunk.kind != BYTE_ARRAY:
             raise UserError(f"images: the column '{short(leaf)}' of {where} must hold one picture in each row")
-        if chunk.compression not in CODECS or column.max_definition_level > MOST_LEVELS:
-            raise UserError(
-                f"images: the pictures in {where} are compressed with {chunk.compression}; use snappy or zstd"
-            )
-        rows += group.num_rows
-        statistics = chunk.statistics
-        nulls += statistics.null_count if statistics is not None and statistics.has_null_count else 0
-        for pages in _units(chunk, column.max_definition_level, file):
+        if chunk.codec not in CODECS:
+            raise UserError(f"images: the pictures in {where} are compressed with {chunk.codec}; use snappy or zstd")
+        rows += group.rows
+        nulls += chunk.nulls or 0
+        for pages in _units(chunk, levels, file):
             yield from (ParquetPlace(pages, row) for row in range(pages.rows))
     if rows and nulls == rows:
         raise UserError(
@@ -235,13 +235,13 @@ def _places(metadata: pq.FileMetaData, leaf: str, file: Ranged, where: str) -> I
         )
 
 
-def _units(chunk: Any, levels: int, file: Ranged) -> Iterator[Pages]:
+def _units(chunk: Chunk, levels: int, file: Ranged) -> Iterator[Pages]:
     """The pages of a row group in runs that are read together."""
-    start, length, rows = chunk_start(chunk), chunk.total_compressed_size, chunk.num_values
-    if not 0 <= start <= start + length <= file.size_bytes or rows < 0:
+    start, length, rows = chunk.start, chunk.length, chunk.values
+    if start + length > file.size_bytes:
         raise ValueError("a row group lies outside the file")
     if length <= WHOLE_BYTES:
-        yield Pages(start, length, chunk.compression, levels, rows)
+        yield Pages(start, length, chunk.codec, levels, rows)
         return
     behind: tuple[int, int] | None = None
     begin = end = values = 0
@@ -251,9 +251,9 @@ def _units(chunk: Any, levels: int, file: Ranged) -> Iterator[Pages]:
             behind = (page.start, page.length)
             continue
         if values and (page.refers != refers or page.start + page.length - begin > RUN_BYTES):
-            yield Pages(begin, end - begin, chunk.compression, levels, values, behind if refers else None)
+            yield Pages(begin, end - begin, chunk.codec, levels, values, behind if refers else None)
             values = 0
         begin, refers = (page.start, page.refers) if not values else (begin, refers)
         end, values = page.start + page.length, values + page.values
     if values:
-        yield Pages(begin, end - begin, chunk.compression, levels, values, behind if refers else None)
+        yield Pages(begin, end - begin, chunk.codec, levels, values, behind if refers else None)

@@ -12,6 +12,7 @@ from io import BytesIO, TextIOWrapper
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import csv as arrow_csv
 
 from camrobust.contract.errors import UserError
@@ -143,7 +144,17 @@ def _parquet(content: bytes, uri: str) -> _Frame:
     names, known = columns_within_budget(content, KNOWN, uri)
     if not known or _repeated(names):
         return _Frame(names, _NOTHING)
-    return _Frame(names, pl.read_parquet(BytesIO(content), columns=known).with_row_index(ROW, 1))
+    # Texts as numbers of distinct ones, as a short file may repeat a long text; polars would panic at damaged pages.
+    table = pq.ParquetFile(BytesIO(content), read_dictionary=known).read(columns=known, use_threads=False)
+    cells = {name: pl.concat(map(_values, table[name].chunks or [pa.array([], table[name].type)])) for name in known}
+    return _Frame(names, pl.DataFrame(cells).with_row_index(ROW, 1))
+
+
+def _values(column: pa.Array) -> pl.Series:
+    """A column; equal texts share their memory."""
+    if not pa.types.is_dictionary(column.type):
+        return pl.Series(column)
+    return pl.Series(column.dictionary).gather(pl.Series(column.indices))
 
 
 def _from_text(content: bytes) -> _Frame:

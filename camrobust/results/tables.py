@@ -23,6 +23,7 @@ from camrobust.contract.quoting import first_line, short
 from camrobust.io.local_folder import Folder
 from camrobust.io.objects import MissingObjectError, Store
 from camrobust.io.parquet_budget import WIDEST, Budget, TableError, page_sizes
+from camrobust.io.parquet_footer import row_groups
 from camrobust.results.arrow import arrow_schema
 
 MOST_TEXT = 65_536
@@ -100,7 +101,7 @@ def read_coded(
         budget.add(size)
         footer = pq.ParquetFile(file)
         known = _known(footer, columns, where)
-        needed, _ = page_sizes(footer.metadata, set(known), file)
+        needed, _ = page_sizes(footer.metadata, row_groups(footer.metadata, file), set(known), file)
         budget.take(needed, where)
         texts = [name for name, column in known.items() if _varies(column)]
         # Opened again: which columns to read as codes is known only from the footer.

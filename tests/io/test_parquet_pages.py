@@ -1,7 +1,11 @@
 """Headers of pages that say one thing to us and another to pyarrow, which would unpack more than was allowed."""
 
+from collections import Counter
 from io import BytesIO
+from random import Random
 
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from camrobust.contract.errors import UserError
@@ -22,8 +26,10 @@ from camrobust.io.parquet_excerpt import (
     _text,
     values_of,
 )
-from camrobust.io.parquet_pages import PageError, check_columns, pages_of
+from camrobust.io.parquet_footer import row_groups
+from camrobust.io.parquet_pages import PageError, pages_of
 from camrobust.io.picture_tables import Columns
+from camrobust.io.tables import read_table
 
 TRUE, FALSE = 1, 2
 VALUE = bytes(40_000)
@@ -98,11 +104,12 @@ def test_a_page_holds_no_more_values_than_its_column(count):
         list(pages_of(BytesIO(content), 0, len(content), 3))
 
 
-def table(columns, *encryption):
-    """A file of one column, whose row group says that it has so many."""
-    facts = ((1, *size(6)), (2, LIST, _list(INT32, [_number(0)])), (3, LIST, _list(BINARY, [_text("row")])),
-             (4, *size(0)), *((field, INT64, _number(1)) for field in (5, 6, 7)), (9, INT64, _number(4)))  # fmt: skip
-    chunk = _structure((2, INT64, _number(4)), (3, STRUCT, _structure(*facts)), *encryption)
+def table(columns, *encryption, facts=()):
+    """A file of one column, whose row group says that it has so many; more fields of each, and of its facts."""
+    known = ((1, *size(6)), (2, LIST, _list(INT32, [_number(0)])), (3, LIST, _list(BINARY, [_text("row")])),
+             (4, *size(0)), *((field, INT64, _number(1)) for field in (5, 6, 7)), (9, INT64, _number(4)),
+             *facts)  # fmt: skip
+    chunk = _structure((2, INT64, _number(4)), (3, STRUCT, _structure(*known)), *encryption)
     chunks = [chunk] * columns
     group = _structure((1, LIST, _list(STRUCT, chunks)), (2, INT64, _number(1)), (3, INT64, _number(1)))
     footer = _structure((1, *size(2)), (2, LIST, _list(STRUCT, _schema(0))), (3, INT64, _number(1)),
@@ -122,7 +129,9 @@ KEY = _structure((2, STRUCT, _structure((1, LIST, _list(BINARY, [_text("row")]))
     ],
 )
 def test_of_columns_that_would_end_the_process_pyarrow_is_not_asked(content, why, tmp_path):
-    check_columns(BytesIO(table(1)), 1)
+    file = BytesIO(table(1))
+    ((chunk,),) = (group.chunks for group in row_groups(pq.ParquetFile(file).metadata, file))
+    assert (chunk.path, chunk.codec, chunk.start, chunk.nulls) == ("row", "UNCOMPRESSED", 4, None)
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(UserError) as told:
         list_dataset("d", str(tmp_path / "x.parquet"), columns=Columns("row", "row"))
@@ -136,3 +145,27 @@ def test_an_encrypted_file_is_told(columns, tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PARE" + bytes(100) + b"PARE")
     with pytest.raises(UserError, match=r"x\.parquet is an encrypted parquet file; write it without encryption$"):
         list_dataset("d", str(tmp_path / "x.parquet"), columns=columns)
+
+
+def test_facts_that_contradict_one_another_do_not_end_the_process(tmp_path):
+    """Of a column with three numbers where its levels have one, pyarrow is not asked either."""
+    levels = _structure((3, LIST, _list(INT64, [_number(0)] * 3)))
+    (tmp_path / "x.parquet").write_bytes(table(1, facts=((16, STRUCT, levels),)))
+    listed = list_dataset("d", str(tmp_path / "x.parquet"), columns=Columns("row")).images
+    assert listed["image_id"].to_list() == ["000000000"]
+
+
+def test_a_damaged_table_is_read_or_told(tmp_path):
+    """With one byte in some hundred, polars panics, and prints the places in its source."""
+    frame = pl.DataFrame({"image_id": [f"{number}.jpg" for number in range(9)], "label": range(9)})
+    frame.write_parquet(tmp_path / "x.parquet")
+    whole, dice, told = (tmp_path / "x.parquet").read_bytes(), Random(1), Counter()
+    for _ in range(400):
+        place, content = dice.randrange(4, len(whole) - 8), bytearray(whole)
+        content[place] = dice.randrange(256)
+        (tmp_path / "x.parquet").write_bytes(content)
+        try:
+            told[read_table(str(tmp_path / "x.parquet"), "labels").cells.height == 9] += 1
+        except UserError:
+            told["error"] += 1
+    assert set(told) == {True, "error"}
