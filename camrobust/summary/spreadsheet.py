@@ -6,7 +6,7 @@ import polars.selectors as cs
 FORMULA = r"^[=+\-@\t\n＝＋－＠]"
 """First character of a cell that a spreadsheet would compute (OWASP, "CSV Injection")."""
 
-CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\x{202a}-\x{202e}\x{2066}-\x{2069}]"
 """Characters that act on a terminal which shows the file, as a carriage return hides what stands before it."""
 
 

@@ -80,19 +80,34 @@ def test_commands_print_image_ids_without_control_characters(tmp_path, capsys):
     assert json.loads(printed.out)["examples"] == [f"d / {NASTY} / m"]
 
 
-CELLS = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "a;=1", 'a","=1', "plain", "é", None, ""]
+CELLS = [
+    "=cmd|' /C calc'!A0",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1",
+    "a;=1",
+    'a","=1',
+    "plain",
+    "é",
+    None,
+    "",
+]
 
 
 def test_a_spreadsheet_reads_text_as_text():
     table = pl.DataFrame({"name": CELLS, "value": [-1.5] * len(CELLS), "count": [-7] * len(CELLS)})
     written = csv_of(table)
     found = pl.read_csv(written, schema_overrides={"name": pl.String})
-    guarded = ["'" + one if one and one[0] in "=+-@\t\n" else one and one.replace("\r", "\ufffd") for one in CELLS]
+    guarded = ["'" + one if one and one[0] in "=+-@\t\n＝" else one and one.replace("\r", "\ufffd") for one in CELLS]
     assert [one or None for one in found["name"]] == [one or None for one in guarded]
     assert found["value"].to_list() == [-1.5] * len(CELLS)
     assert found["count"].to_list() == [-7] * len(CELLS)
-    shown = csv_of(pl.DataFrame({"name": ["a\x1b[2Jb\x9b\x00", "c\td\re"]})).decode()
-    assert shown == '"name"\n"a\ufffd[2Jb\ufffd\ufffd"\n"c\td\ufffde"\n'
+    shown = csv_of(pl.DataFrame({"name": ["a\x1b[2Jb\x9b\x00", "c\td\re\u202ef"]})).decode()
+    assert shown == '"name"\n"a\ufffd[2Jb\ufffd\ufffd"\n"c\td\ufffde\ufffdf"\n'
     # Text with a semicolon is quoted, so that it starts no new cell where semicolons separate cells.
     assert b'"a;=1",-1.5,-7\n' in written
 
