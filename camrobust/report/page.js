@@ -69,7 +69,7 @@ const draw = (id, {specification, columns}) => {
   specification.config.legend.columns = Math.max(2, Math.floor(width / 190));
   if (width < 600) {  // a phone: lines and panels that fit
     const lines = specification.title.text;
-    lines.expr = `split(replace(join(${lines.expr}, '\\n'), regexp('[,;] ', 'g'), '\\n'), '\\n')`;
+    lines.expr = `split(replace(join(${lines.expr}, '\\n'), regexp('[,;] | (?=[(])', 'g'), '\\n'), '\\n')`;
     const drawn = specification.spec || specification;
     if (typeof drawn.width === "number") drawn.width = Math.min(drawn.width, width - (id === "curves" ? 90 : 150));
   }
