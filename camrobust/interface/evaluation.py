@@ -17,10 +17,10 @@ from camrobust.contract.units import counted
 from camrobust.interface.notebook import notebook
 from camrobust.interface.outputs import check_folder
 from camrobust.interface.saved import read_saved, write_saved
-from camrobust.report.elsewhere import SUFFIXES, write_page
 from camrobust.report.leaderboard import latex, markdown
 from camrobust.report.measure import leading_measure, ranked_by
 from camrobust.results.shards import open_results
+from camrobust.run.report_elsewhere import SUFFIXES, write_page
 from camrobust.summary.aggregate import Reduction, SummarySettings, reduce_frame
 from camrobust.summary.certified import certified_consistency
 from camrobust.summary.map_attacks import MapAttacks

@@ -124,7 +124,7 @@ class Folder:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _written(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"), content) as beside:
+            with written(path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp"), content) as beside:
                 yield beside, path
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -142,14 +142,14 @@ def write_file(path: Path, content: bytes) -> None:
     if real.exists() and not (real.is_file() and os.access(real.parent, os.W_OK)):
         real.write_bytes(content)
         return
-    with _written(real.with_name(f".camrobust.{secrets.token_hex(8)}.tmp"), content) as beside:
+    with written(real.with_name(f".camrobust.{secrets.token_hex(8)}.tmp"), content) as beside:
         if real.exists():
             shutil.copymode(real, beside)
         beside.replace(real)
 
 
 @contextmanager
-def _written(path: Path, content: bytes) -> Iterator[Path]:
+def written(path: Path, content: bytes) -> Iterator[Path]:
     """A new file that is on the disk as a whole; removed when the block ends, unless it has another name by then."""
     try:
         with path.open("xb") as file:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
-from camrobust.report.elsewhere import PDF
 
+PDF = b"\n% camrobust report\n"
+"""How every PDF ends: a comment of the format."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge",
             "microsoft-edge-stable", "msedge", "brave-browser", "brave")  # fmt: skip
 APPLICATIONS = (

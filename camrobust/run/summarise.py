@@ -17,7 +17,6 @@ from camrobust.contract.schema import MAPS, SUMMARIES, summary_columns
 from camrobust.contract.sharding import SHARDS
 from camrobust.io.objects import MissingObjectError
 from camrobust.io.parquet_budget import Budget
-from camrobust.report.elsewhere import check_replaced, write_page, write_pdf
 from camrobust.report.page import Report, build_report
 from camrobust.report.paper import printed
 from camrobust.report.pooled import pooled_sentences
@@ -31,6 +30,7 @@ from camrobust.results.progress import in_all, read_progress
 from camrobust.results.reduce import combined_record, reduce_runs
 from camrobust.results.run_yaml import saved_configuration
 from camrobust.results.tables import read_frame
+from camrobust.run.report_elsewhere import check_replaced, write_page, write_pdf
 
 
 def times(folder: RunFolder, seconds: Mapping[str, float]) -> TimesPart:

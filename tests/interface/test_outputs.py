@@ -16,7 +16,7 @@ from camrobust.interface.cli import main
 from camrobust.interface.config_schema import FILE
 from camrobust.interface.evaluation import Evaluation
 from camrobust.io.local_folder import Folder, write_file
-from camrobust.report.elsewhere import PAGE
+from camrobust.run.report_elsewhere import PAGE
 from camrobust.run.summarise import aggregate, summaries
 from tests.photos import write_photos
 from tests.results.test_reduce import write_run

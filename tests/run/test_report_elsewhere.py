@@ -5,7 +5,8 @@ import os
 import pytest
 
 from camrobust.contract.errors import UserError
-from camrobust.report.elsewhere import PAGE, PDF, check_replaced, write_page, write_pdf
+from camrobust.report.paper import PDF
+from camrobust.run.report_elsewhere import PAGE, check_replaced, write_page, write_pdf
 
 
 def files(version):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
+from camrobust.io.local_folder import written
+from camrobust.report.paper import PDF
 
 PAGE = b": camrobust report</title>"
 """How the title of every page ends."""
 HEAD_BYTES = 16 * 2**10
 """The title ends before this."""
-PDF = b"\n% camrobust report\n"
-"""How every PDF ends: a comment of the format."""
 SUFFIXES = (".html", ".htm")
 
 
@@ -73,13 +73,8 @@ def write_page(name: Path, files: Iterable[tuple[str, bytes]], option: str = "--
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
+    with written(path.with_name(f".{secrets.token_hex(8)}.tmp"), content) as beside:
         beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _has_page(folder: Path) -> bool:
