@@ -13,6 +13,11 @@ ATTACK_STEPS, ATTACK_COPIES = 10, 8
 """Steps of the attack on an image's order, and noisy copies in each."""
 
 
+def tried_at(share: float, tries: int) -> int:
+    """At how many images of a radius the samples are drawn again: at radius 0 there is one, the image itself."""
+    return tries if share else min(tries, 1)
+
+
 class CertifyConfig(StrictPart):
     """Which guarantees are computed for every map, by randomised smoothing."""
 
@@ -47,7 +52,7 @@ class CertifyConfig(StrictPart):
     @property
     def copies(self) -> int:
         """Noisy copies of an image that pass, those of the pilot and of other images within the radii included."""
-        again = self.tries * sum(1 for share in self.radii if share) + min(self.tries, 1) * (0 in self.radii)
+        again = sum(tried_at(share, self.tries) for share in self.radii)
         return len(self.sigma) * (self.pilot + self.samples * (1 + again))
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camrobust.core.certify.items import ItemSums, item_sums
 from camrobust.measure.model import Model
-from camrobust.measure.nearby import agreements
+from camrobust.measure.nearby import Centre
 from camrobust.measure.noisy_copies import Copies, CopiesPass, SegmentRanking
 from camrobust.measure.settings import CertifySettings, MeasureSettings, Sample
 
@@ -28,7 +28,7 @@ class Smoothed:
         explained: the class, label or value whose map was made of every sample, by its number in the network.
         hits: samples with the decision that is certified: the class; for a label or a value, that on the clean image.
         items: what the samples say of every segment under every CAM, (K, M).
-        nearby: (R, 2, K) float64, see `nearby.agreements`; NaN where nothing was tried.
+        nearby: (R, 2, K) float64, see `Centre.agreements`; NaN where nothing was tried.
     """
 
     explained: int
@@ -65,9 +65,8 @@ def smoothed(
     ranking = SegmentRanking(sample, model.device)
     samples = _Samples(copies, ranking, asked, explained, clean_scores)
     hits, sums = samples.drawn(SAMPLES)
-    nearby = agreements(
-        copies, ranking, explained, sums, asked, lambda purpose, moved: samples.drawn(purpose, moved)[1]
-    )
+    centre = Centre(copies, ranking, explained, sums)
+    nearby = centre.agreements(asked, lambda purpose, moved: samples.drawn(purpose, moved)[1])
     numbers = zip(readout.numbers(explained).tolist(), hits.tolist(), strict=True)
     return [Smoothed(label, count, sums[sigma], nearby[sigma]) for sigma, (label, count) in enumerate(numbers)]
 

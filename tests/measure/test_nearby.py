@@ -92,10 +92,10 @@ def test_segments_that_were_never_in_the_top_do_not_agree_because_of_their_numbe
     here, there = (item_sums(scores, "top", top=0.125) for scores in (first, last))
     for one, other in ((here, there), (here, here)):
         wanted = plain_agreement(*((sums.lower + sums.upper)[0].numpy() for sums in (one, other)))
-        assert nearby._agreement(one, other, 0.9).tolist() == pytest.approx([wanted], abs=1e-12)
+        assert nearby.agreement_of(one, other, 0.9).tolist() == pytest.approx([wanted], abs=1e-12)
     # What both orders begin with has nothing in common, and of the rest nothing is known.
-    assert nearby._agreement(here, there, 0.9).item() < 0
-    assert 0 < nearby._agreement(here, here, 0.9).item() < 0.5
+    assert nearby.agreement_of(here, there, 0.9).item() < 0
+    assert 0 < nearby.agreement_of(here, here, 0.9).item() < 0.5
 
 
 def test_trying_changes_nothing_that_is_certified():
@@ -124,7 +124,7 @@ def test_an_attack_stays_within_the_radius_and_does_more_than_random_directions(
     copies = Copies(network, sample, pixels, SETTINGS, (0.05, 0.3), lambda: None)
     ranking = SegmentRanking(sample, torch.device("cpu"))
     sums = [one.items for one in smoothed(network, sample, pixels, SETTINGS, replace(asked, sigma=(0.05, 0.3)))]
-    moved = nearby._attacked(copies, ranking, torch.tensor([1, 1]), sums, [0], 0.5)
+    moved = nearby.Centre(copies, ranking, torch.tensor([1, 1]), sums).attacked([0], 0.5)
     assert moved.flatten(1).norm(dim=1).tolist() == pytest.approx([0.025, 0.15], rel=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_an_attack_without_a_gradient_ends_in_a_random_direction_and_not_at_the_
     (found,) = smoothed(network, sample, pixels, settings, ASKED)
     copies = Copies(network, sample, pixels, settings, (SIGMA,), lambda: None)
     ranking = SegmentRanking(sample, torch.device("cpu"))
-    moved = nearby._attacked(copies, ranking, torch.tensor([1]), [found.items], [0], 0.5)
+    moved = nearby.Centre(copies, ranking, torch.tensor([1]), [found.items]).attacked([0], 0.5)
     assert moved.norm().item() == pytest.approx(0.5 * SIGMA, rel=1e-5)
 
 
@@ -216,7 +216,7 @@ def test_many_segments_are_compared_a_few_lists_at_a_time(monkeypatch):
     (wanted,) = torch.autograd.grad(-soft_overlap(clean, at, count.expand(5)).sum(), at)
     sizes = []
     monkeypatch.setattr(nearby, "soft_overlap", lambda *lists: (sizes.append(len(lists[0])), soft_overlap(*lists))[1])
-    assert torch.equal(nearby._apart(clean, scores, count, 0.9), wanted)
+    assert torch.equal(nearby.pulled_apart(clean, scores, count, 0.9), wanted)
     monkeypatch.setattr(nearby, "LISTS_BYTES", 2 * 8 * 7**2)
-    assert torch.equal(nearby._apart(clean, scores, count, 0.9), wanted)
+    assert torch.equal(nearby.pulled_apart(clean, scores, count, 0.9), wanted)
     assert sizes == [5, 2, 2, 1]

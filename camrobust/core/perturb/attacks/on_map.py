@@ -6,7 +6,7 @@ derivative of a ReLU network is zero, and no softplus has to replace the ReLUs. 
 image's levels. Of those that keep the class, the one that moved the map furthest is the result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -225,12 +225,18 @@ def climb(
 
 def cam_map(victim: Victim, levels: Tensor, choose: Choose, cam: str) -> tuple[Tensor, Tensor]:
     """A CAM (B, h, w) of sum 1 and the logits (B, n); with a graph to the pixels if `levels` requires gradients."""
-    recorded = levels.requires_grad
+    with torch.set_grad_enabled(levels.requires_grad):
+        (maps,), logits = cam_maps(victim, levels / LEVELS, choose, [cam])
+        return maps / maps.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12), logits
+
+
+def cam_maps(victim: Victim, images: Tensor, choose: Choose, cams: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+    """Some CAMs, (B, h, w) each, of images in [0, 1], and the logits (B, n); with a graph if `images` have one."""
+    recorded = images.requires_grad
     # Fused attention has no second derivative.
     with torch.set_grad_enabled(recorded), sdpa_kernel(SDPBackend.MATH):
-        evidence = collect(victim.network, victim.normalise(levels / LEVELS), choose, graph=recorded)
-        maps = CAMS[cam].function(evidence)
-        return maps / maps.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12), evidence.logits
+        evidence = collect(victim.network, victim.normalise(images), choose, graph=recorded)
+        return [CAMS[cam].function(evidence) for cam in cams], evidence.logits
 
 
 _attack = partial(
