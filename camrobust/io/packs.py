@@ -14,8 +14,9 @@ from camrobust.io.file_kinds import together
 from camrobust.io.image_listing import Found
 from camrobust.io.manifest_rows import label_column
 from camrobust.io.objects import MissingObjectError
+from camrobust.io.parquet_thrift import MAGIC
 from camrobust.io.picture_tables import Columns, has_pictures, pictures_in_table
-from camrobust.io.table_bytes import ENCRYPTED, PARQUET, REFUSED
+from camrobust.io.table_bytes import ENCRYPTED, REFUSED
 from camrobust.io.tables import ROW, Table
 
 READERS = 16
@@ -42,10 +43,10 @@ class _Samples(Table):
 def tables_hold_pictures(found: Found, columns: Columns) -> bool:
     """Whether the first of the tables that were found is one with pictures inside; raises UserError if encrypted."""
     key = found.tables[0]
-    head = found.store.head(key, len(PARQUET))
+    head = found.store.head(key, len(MAGIC))
     if head == ENCRYPTED:
         raise UserError(f"images: {found.store.locate(key)} {REFUSED[ENCRYPTED]}")
-    if head != PARQUET:
+    if head != MAGIC:
         return False
     return has_pictures(found.store, key, _size(found, key), columns)
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from camrobust.contract.errors import UserError
 from camrobust.io.parquet_footer import RowGroup, row_groups
-from camrobust.io.parquet_pages import Opened, pages_of
+from camrobust.io.parquet_pages import pages_of
+from camrobust.io.parquet_thrift import Opened
 
 FLOOR_BYTES = 256 * 2**20
 """Allowed for files of any size."""

@@ -14,16 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from camrobust.io.image_errors import ImageError
-from camrobust.io.parquet_pages import Page, PageError, pages_of
+from camrobust.io.parquet_pages import Page, pages_of
+from camrobust.io.parquet_thrift import BINARY, INT32, INT64, LIST, MAGIC, STRUCT, PageError
+from camrobust.io.parquet_thrift import CODECS as ALL_CODECS
 
-CODECS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "BROTLI": 4, "ZSTD": 6, "LZ4": 7}
-"""Numbers of the codecs by pyarrow's names."""
-MAGIC = b"PAR1"
+CODECS = {name: number for name, number in ALL_CODECS.items() if name not in ("LZO", "LZ4 of Hadoop")}
+"""Those that pyarrow unpacks, by its names."""
 BYTE_ARRAY, OPTIONAL, REQUIRED = 6, 1, 0
 ENCODINGS = (0, 2, 3, 6, 7, 8)
 """Those of byte arrays and of levels; the pages say which they use."""
-INT32, INT64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12
-"""Types of fields."""
 MOST_UNPACKED = 512 * 2**20
 """Largest size of pages that are unpacked together."""
 ROW = "row"

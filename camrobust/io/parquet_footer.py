@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from camrobust.io.parquet_pages import Compact, Opened, PageError
+from camrobust.io.parquet_thrift import CODECS, Compact, Opened, PageError
 
-CODECS = {0: "UNCOMPRESSED", 1: "SNAPPY", 2: "GZIP", 3: "LZO", 4: "BROTLI", 5: "LZ4 of Hadoop", 6: "ZSTD", 7: "LZ4"}
+NAMES = {number: name for name, number in CODECS.items()}
 MOST_GROUPS = 100_000
 """Most row groups of one file."""
 ROW_GROUPS, CHUNKS, ROWS, FACTS, ENCRYPTION = 4, 1, 3, 3, 8
@@ -93,7 +93,7 @@ def _chunk(chunk: dict[int, Any], path: str) -> Chunk:
     nulls = _whole(statistics, NULLS) if isinstance(statistics, dict) and NULLS in statistics else None
     codec = _whole(facts, CODEC)
     return Chunk(
-        path, _whole(facts, TYPE), CODECS.get(codec, f"method {codec}"), _whole(facts, VALUES), start,
+        path, _whole(facts, TYPE), NAMES.get(codec, f"method {codec}"), _whole(facts, VALUES), start,
         _whole(facts, LENGTH), nulls,
     )  # fmt: skip
 

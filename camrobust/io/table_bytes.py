@@ -11,7 +11,7 @@ from camrobust.io.parquet_budget import FLOOR_BYTES, RATIO
 MOST_BYTES = 2 * 2**30
 """Largest table, also unpacked: some ten million images."""
 CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
-PARQUET, ENCRYPTED = b"PAR1", b"PARE"
+ENCRYPTED = b"PARE"
 ENCODINGS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",

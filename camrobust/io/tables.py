@@ -20,8 +20,9 @@ from camrobust.contract.quoting import first_line
 from camrobust.contract.secrecy import sentence
 from camrobust.io.objects import Access, MissingObjectError, TooLargeObjectError
 from camrobust.io.parquet_budget import FLOOR_BYTES, RATIO, columns_within_budget
+from camrobust.io.parquet_thrift import MAGIC
 from camrobust.io.store import read_object
-from camrobust.io.table_bytes import MOST_BYTES, PARQUET, NotATableError, as_utf8, check_utf8, unpacked
+from camrobust.io.table_bytes import MOST_BYTES, NotATableError, as_utf8, check_utf8, unpacked
 from camrobust.io.table_json import known_values
 
 NAMES = ("class_name", "wnid")
@@ -96,7 +97,7 @@ def read_table(uri: str, what: str, access: Access = "credentials") -> Table:
         raise UserError(f"{what}: {error}; correct the path") from error
     with _explained(what, uri):
         content = unpacked(content)
-        frame = _parquet(content, uri) if content.startswith(PARQUET) else _from_text(as_utf8(content))
+        frame = _parquet(content, uri) if content.startswith(MAGIC) else _from_text(as_utf8(content))
     names = [name.strip() for name in frame.names]
     twice = _repeated(names)
     if twice is not None:

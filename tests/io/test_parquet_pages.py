@@ -12,12 +12,6 @@ from camrobust.contract.errors import UserError
 from camrobust.io.image_errors import ImageError
 from camrobust.io.manifest import list_dataset
 from camrobust.io.parquet_excerpt import (
-    BINARY,
-    INT32,
-    INT64,
-    LIST,
-    MAGIC,
-    STRUCT,
     Pages,
     _list,
     _number,
@@ -27,11 +21,11 @@ from camrobust.io.parquet_excerpt import (
     values_of,
 )
 from camrobust.io.parquet_footer import row_groups
-from camrobust.io.parquet_pages import PageError, pages_of
+from camrobust.io.parquet_pages import pages_of
+from camrobust.io.parquet_thrift import BINARY, FALSE, INT32, INT64, LIST, MAGIC, STRUCT, TRUE, PageError
 from camrobust.io.picture_tables import Columns
 from camrobust.io.tables import read_table
 
-TRUE, FALSE = 1, 2
 VALUE = bytes(40_000)
 CONTENT = len(VALUE).to_bytes(4, "little") + VALUE
 
