@@ -51,6 +51,15 @@ def counted(count: float, one: str, several: str | None = None) -> str:
     return f"{count:,.0f} {one if count == 1 else several or one + 's'}"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share of 1 in percent.
+
+    >>> percent(0.547), percent(0.547, 1)
+    ('55 %', '54.7 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
 def at_least(value: float) -> str:
     """A lower bound with three decimals, rounded down.
 

@@ -130,7 +130,8 @@ def _check_folder(name: str, images: str) -> None:
     try:
         if path.is_dir():
             return
-        leads, there = path.exists(), path.exists() or path.is_symlink()
+        leads = path.exists()
+        there = leads or path.is_symlink()
     except OSError as error:
         raise UserError(
             f"dataset '{name}': {short(images)} cannot be looked at ({error.strerror}); correct the path or its "

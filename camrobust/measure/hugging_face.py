@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camrobust.contract.errors import UserError
-from camrobust.contract.paths import is_file, is_folder
+from camrobust.contract.paths import folder_and_revision, is_file, is_folder
 from camrobust.contract.quoting import first_line, shown
 from camrobust.measure.built import UNTRAINED, Built, ModelSpec, some
 from camrobust.measure.zero_shot import with_prompts
@@ -108,9 +108,8 @@ def _prompts(spec: ModelSpec) -> list[str]:
 
 def _place(spec: ModelSpec, rest: str) -> tuple[str, str]:
     """A folder's path or a name, and what stands behind its @."""
-    folder = Path(rest).expanduser()
-    name, _, revision = rest.rpartition("@") if "@" in rest and not is_folder(folder) else (rest, "", "")
-    folder = Path(name).expanduser()
+    name, marked = folder_and_revision(rest)
+    revision, folder = marked.removeprefix("@"), Path(name).expanduser()
     if is_folder(folder):
         return str(folder), revision
     if name.count("/") > 1 or name[:1] in (".", "/", "~"):

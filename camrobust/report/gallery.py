@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from camrobust.contract.errors import UserError
 from camrobust.contract.quoting import short
 from camrobust.contract.schema import CLEAN
+from camrobust.contract.units import percent
 from camrobust.report.pictures import MOST_SIDE_PX, data_uri, decoded, outlined, overlay
 
 EXTREMES = 3
@@ -92,7 +93,7 @@ class _Drawn:
             photo=data_uri(outlined(photo, variant["outlines"] if clean else None)),
             map=data_uri(overlay(photo, values)),
             label=spoken(variant["predicted"], self.names) if variant["value"] is None else f"{variant['value']:.4g}",
-            confidence="" if variant["confidence"] is None else f"{100 * variant['confidence']:.0f} %",
+            confidence="" if variant["confidence"] is None else percent(variant["confidence"]),
             agreement=agreement,
         )
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from camrobust.contract.certify_config import MOST_SIGMAS
 from camrobust.contract.schema import CLEAN
-from camrobust.contract.units import at_least, counted
+from camrobust.contract.units import at_least, counted, percent
 from camrobust.report.colours import in_colour, in_dashes, in_markers
 from camrobust.report.figure import Figure, choice, choices, heading, picked, plain, source
 from camrobust.report.pictures import data_uri, decoded, membership
@@ -56,8 +56,8 @@ def certified_curves(table: pl.DataFrame, cams: Sequence[str], controls: Sequenc
     """
     if table.is_empty():
         return None
-    counted = [name for name in SHOWN if table[name].count()]
-    chosen = [choice("counted", counted, [SHOWN[name] for name in counted]), *choices(table, "model", "dataset")]
+    means = [name for name in SHOWN if table[name].count()]
+    chosen = [choice("counted", means, [SHOWN[name] for name in means]), *choices(table, "model", "dataset")]
     seen = [name for name in SEEN if table[name].count()]
     looked = [choice("seen", seen, [SEEN[name] for name in seen])] if seen else []
     drawn = [cam for cam in cams if cam in table["cam"]]
@@ -219,7 +219,7 @@ def certain_maps(certificates: pl.DataFrame, maps: pl.DataFrame, model: str, cam
 
 def _told(row: Mapping[str, Any]) -> str:
     shares = ", ".join(
-        f"{word} {100 * row[name]:.0f} %"
+        f"{word} {percent(row[name])}"
         for word, name in (("in", "certainly_in"), ("out", "certainly_out"), ("undecided", "undecided"))
         if row[name] is not None
     )

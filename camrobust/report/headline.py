@@ -7,7 +7,7 @@ import polars as pl
 
 from camrobust.contract.heads import chooses_class
 from camrobust.contract.run_record import DescribedRecord
-from camrobust.contract.units import counted
+from camrobust.contract.units import counted, percent
 from camrobust.report.findings import estimate, probability
 from camrobust.report.measure import NAMES, Floor, leading_measure
 from camrobust.summary.treatments import treatments, twins_under
@@ -114,7 +114,7 @@ def _flips(rows: pl.DataFrame, measure: str, kept: str, left_out: Sequence[str])
     flips = float((rates * pairs).sum() / max(1, pairs.sum()))
     overlap = rows.drop_nulls(f"{measure}_lower")
     what = "their predicted class" if kept == "class" else f"the {kept}"
-    text = f"{100 * flips:.0f} % of the perturbed images changed {what}"
+    text = f"{percent(flips)} of the perturbed images changed {what}"
     if overlap.height > 1:
         reach = overlap[f"{measure}_lower"][0]
         level = int((overlap[f"{measure}_upper"][1:] >= reach).sum())

@@ -12,7 +12,7 @@ import vl_convert
 from markupsafe import Markup
 
 from camrobust.contract.quoting import harmless_lines
-from camrobust.contract.units import counted
+from camrobust.contract.units import counted, percent
 from camrobust.report.findings import probability
 
 PERCENT = re.compile("([0-9]) %")
@@ -96,7 +96,7 @@ def _number(value: object, digits: int = 2) -> str:
 
 
 def _percent(share: object, digits: int = 0) -> str:
-    return f"{100 * share:.{digits}f} %" if isinstance(share, (int, float)) else "–"
+    return percent(share, digits) if isinstance(share, (int, float)) else "–"
 
 
 def _unbroken(text: str) -> str:

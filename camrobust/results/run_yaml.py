@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from camrobust.contract.imagenet import IMAGENET
-from camrobust.contract.paths import is_folder
+from camrobust.contract.paths import folder_and_revision, is_file, is_folder
 from camrobust.contract.plain_yaml import CONTROL
 from camrobust.contract.run_record import RunRecord
 from camrobust.contract.secrecy import masked
@@ -37,7 +37,7 @@ def save_configuration(store: Store, record: RunRecord) -> None:
 def saved_configuration(store: Store) -> str | None:
     """The path of run.yaml in a run folder on this machine; None if there is none that camrobust wrote."""
     address = store.locate(NAME)
-    if "://" in address or not Path(address).is_file():
+    if "://" in address or not is_file(address):
         return None
     with Path(address).open(encoding="utf-8", errors="replace") as file:
         return str(Path(address).absolute()) if file.readline(len(HEAD)) == HEAD else None
@@ -64,6 +64,8 @@ def _from_everywhere(path: str) -> str:
 def _with_own_folder(builder: str) -> str:
     """The builder hf:FOLDER[@REVISION] with the folder's absolute path; any other builder as it is."""
     kind, _, rest = builder.partition(":")
-    name, at, revision = rest.rpartition("@") if "@" in rest and not is_folder(rest) else (rest, "", "")
-    found = f"hf:{_from_everywhere(name)}{at}{revision}"
-    return found if kind == "hf" and is_folder(name) and len(found) <= LONGEST_BUILDER else builder
+    if kind != "hf":
+        return builder
+    name, revision = folder_and_revision(rest)
+    found = f"hf:{_from_everywhere(name)}{revision}"
+    return found if is_folder(name) and len(found) <= LONGEST_BUILDER else builder

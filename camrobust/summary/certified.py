@@ -54,21 +54,27 @@ def class_is_certain(row: Mapping[str, Any]) -> bool:
 
 
 _CERTIFIED = (pl.col("class_radius") > pl.col("radius")).fill_null(value=False)
-_GUARANTEED = pl.col("certified_rbo_adjusted").cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1)
 SEEN = ("agreement_random", "agreement_attacked")
-_SEEN = {name: pl.col(name).cast(pl.Float64) for name in SEEN}
+
+
+def _counted(name: str) -> pl.Expr:
+    """A column as it counts in a mean: within [0, 1], and 0 where it is undefined."""
+    return pl.col(name).cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1)
+
+
+_GUARANTEED = _counted("certified_rbo_adjusted") * _CERTIFIED
 _SUMMED = {
     "images": pl.lit(1.0),
     "certified": _CERTIFIED.cast(pl.Float64),
-    "value": _GUARANTEED * _CERTIFIED,
-    "square": (_GUARANTEED * _CERTIFIED).pow(2),
+    "value": _GUARANTEED,
+    "square": _GUARANTEED.pow(2),
     "abstained": pl.col("abstained").cast(pl.Float64),
-    "flat_share": pl.col("flat_share").cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1),
-    "undecided": pl.col("undecided").cast(pl.Float64).fill_nan(0).fill_null(0).clip(0, 1),
-    **{name: seen.fill_nan(0).fill_null(0).clip(0, 1) for name, seen in _SEEN.items()},
-    **{f"{name}_only": seen.fill_nan(0).fill_null(0).clip(0, 1) * _CERTIFIED for name, seen in _SEEN.items()},
-    **{f"{name}_tried": seen.is_not_null().cast(pl.Float64) for name, seen in _SEEN.items()},
-    **{f"{name}_only_tried": (seen.is_not_null() & _CERTIFIED).cast(pl.Float64) for name, seen in _SEEN.items()},
+    "flat_share": _counted("flat_share"),
+    "undecided": _counted("undecided"),
+    **{name: _counted(name) for name in SEEN},
+    **{f"{name}_only": _counted(name) * _CERTIFIED for name in SEEN},
+    **{f"{name}_tried": pl.col(name).is_not_null().cast(pl.Float64) for name in SEEN},
+    **{f"{name}_only_tried": (pl.col(name).is_not_null() & _CERTIFIED).cast(pl.Float64) for name in SEEN},
 }
 _MEANS = [f"{name}{end}" for name in SEEN for end in ("", "_only")]
 _SCHEMA = dict.fromkeys(("dataset", "model", "cam"), pl.String) | {
