@@ -72,7 +72,7 @@ def photos_in_archive(store: Store, key: str, size_bytes: int, photos: Collectio
         found = _sorted(tar_members(file), photos, where)
         if ends_as_tar(file):
             return found
-    cut = f"{where} lacks the zeros that end a tar; if it was cut off, the photos behind are missing"
+    cut = f"{where} lacks the zeros that end a tar; if it was cut off, the photos behind the cut are missing"
     return replace(found, remarks=(*found.remarks, cut))
 
 

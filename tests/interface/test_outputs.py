@@ -113,7 +113,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_earlier_one(tmp_path, capsy
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        (["aggregate"], "aggregate: nothing may be written in '{run}'; its tables belong into the run: correct"),
+        (["aggregate"], "aggregate: nothing may be written in '{run}'; its tables belong in the run: correct"),
         (["report"], "report: nothing may be written in '{run}'; choose another --output"),
     ],
 )

@@ -60,7 +60,7 @@ def test_an_archive_that_is_cut_anywhere_never_looks_whole(form, tmp_path):
             assert found.names == [name for name, _ in PHOTOS][: len(found.names)]
             assert found.remarks or len(found.names) == len(PHOTOS)
         assert all(0 <= start < start + count <= end for start, count in store.asked)
-    unfinished = "s3://b/x.tar lacks the zeros that end a tar; if it was cut off, the photos behind are missing"
+    unfinished = "s3://b/x.tar lacks the zeros that end a tar; if it was cut off, the photos behind the cut are missing"
     assert said == {f"images: s3://b/x.{form} is "} | ({unfinished} if form == "tar" else set())
 
 

@@ -151,7 +151,7 @@ def aggregate(given: Given) -> int:
 
     if (len(given.runs) > 1) != (given.output is not None):
         raise UserError("aggregate: several runs need --output, a folder for their tables; one run keeps its own")
-    own = "" if given.output else "its tables belong into the run: correct the permissions, or copy it"
+    own = "" if given.output else "its tables belong in the run: correct the permissions, or copy it"
     check_folder(given.output or given.runs[0], "aggregate", remedy=own)
     folders = [open_results(uri) for uri in given.runs]
     for folder in folders:
